@@ -1,0 +1,100 @@
+"""Estimate of the lower level's solution by K rounds of projected gradient, eqs. (4)-(13).
+
+The consensus problem min sum_v g_v(p^(v)) s.t. p^(v) = z is approached through its augmented
+Lagrangian (7), from the current p^(v) and z with rho = 0. The iterates are a scratch copy:
+nobody's own variables change. The robust term psi * ||p - z||_1 (RSA; Li et al., AAAI 2019)
+bounds what a single worker can do to z.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from asyndbt_mpi.algorithm.simplex import project
+from asyndbt_mpi.algorithm.types import BoolArray, FloatArray
+
+Distance = Literal["l1", "l2sq"]
+
+
+@dataclass(frozen=True, slots=True)
+class LowerSteps:
+    """Step sizes and weights of the lower level: eta_z, eta_rho, mu and psi."""
+
+    z: float
+    rho: float
+    penalty: float
+    robust_weight: float
+
+
+@dataclass(slots=True)
+class LowerLevel:
+    """Scratch iterates of one estimation.
+
+    p, rho are (R, M, N), z is (M, N); ``live`` (R,) tells which workers still count (D5).
+    """
+
+    p: FloatArray
+    z: FloatArray
+    rho: FloatArray
+    live: BoolArray
+    steps: LowerSteps
+
+    @classmethod
+    def start(
+        cls, p: FloatArray, z: FloatArray, live: BoolArray, steps: LowerSteps
+    ) -> "LowerLevel":
+        """Round 0: the current p and z, and rho = 0."""
+        return cls(p.copy(), z.copy(), np.zeros_like(p), live, steps)
+
+    def worker_force(self, worker: int) -> FloatArray:
+        """What (11) adds to worker's own gradient of g; (M, N).
+
+        rho + mu (p - z) + psi sign(p - z): the sign is that of the penalty's subgradient in
+        p, which pulls p towards z; the published (8) prints it the other way round (D1).
+        """
+        gap = self.p[worker] - self.z
+        force: FloatArray = (
+            self.rho[worker] + self.steps.penalty * gap + self.steps.robust_weight * np.sign(gap)
+        )
+        return force
+
+    def server_step(self) -> None:
+        """After the workers' step (8): z by (9), (12), then rho by (10), (13)."""
+        gap = self.z - self.p[self.live]
+        gradient = (
+            -self.rho[self.live]
+            + self.steps.penalty * gap
+            + self.steps.robust_weight * np.sign(gap)
+        ).sum(axis=0)  # (12)
+        self.z = project(self.z - self.steps.z * gradient)  # (9)
+        self.rho[self.live] += self.steps.rho * (self.p[self.live] - self.z)  # (10), (13)
+
+
+def worker_step(
+    p: FloatArray, gradient: FloatArray, force: FloatArray, step_size: float
+) -> FloatArray:
+    """One worker's move on its scratch copy, eq. (8); all arrays (M, N)."""
+    return project(p - step_size * (gradient + force))  # (8), (11)
+
+
+def residual(
+    p: FloatArray, z: FloatArray, phi_p: FloatArray, phi_z: FloatArray, distance: Distance
+) -> FloatArray:
+    """h_i of eq. (5): distance of ({p_i^(v)}, z_i) from its estimate phi_i, per position.
+
+    p, phi_p are (R, M, N), z, phi_z are (M, N); the result is (M,).
+    """
+    if distance == "l1":
+        per_position: FloatArray = np.abs(p - phi_p).sum(axis=(0, 2)) + np.abs(z - phi_z).sum(
+            axis=1
+        )
+    else:
+        per_position = ((p - phi_p) ** 2).sum(axis=(0, 2)) + ((z - phi_z) ** 2).sum(axis=1)
+    return per_position
+
+
+def residual_gradient(x: FloatArray, phi: FloatArray, distance: Distance) -> FloatArray:
+    """Derivative of h in one of its arguments ``x`` (p or z), eqs. (31), (32); shape of x."""
+    derivative: FloatArray = np.sign(x - phi) if distance == "l1" else 2.0 * (x - phi)
+    return derivative

@@ -1,0 +1,260 @@
+"""The configuration: sections and keys of the TOML file, validated."""
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Count = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegativeCount = Annotated[int, Field(ge=0)]
+
+
+class ConfigurationError(ValueError):
+    """Bad configuration or usage: one line that says what is wrong and what would be right."""
+
+
+class Section(BaseModel):
+    """A table of the configuration file; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Run(Section):
+    """[run]: the run as a whole; `early_stopping_patience` counts evaluations, 0 is off."""
+
+    name: str = "run"
+    seed: NonNegativeCount = 0
+    iterations: Count = 100
+    output: str = "runs/{name}.h5"
+    evaluate_every: NonNegativeCount = 0
+    early_stopping_patience: NonNegativeCount = 0
+    dtype: Literal["float64"] = "float64"
+
+
+class Algorithm(Section):
+    """[algorithm]: S, tau, the polyhedron and the duals; names as in Algorithm 1."""
+
+    active_workers: Count = 1
+    max_delay: NonNegativeCount = 10
+    plane_period: Count = 10
+    plane_until: NonNegativeCount = 1000
+    lower_steps: Count = 3
+    lower_participation: Literal["all", "quorum"] = "all"
+    lower_distance: Literal["l1", "l2sq"] = "l1"
+    penalty: NonNegative = 1.0
+    robust_weight: NonNegative = 0.01
+    tolerance: NonNegative = 0.05
+    plane_threshold: NonNegative = 1e-3
+    dual_bound: Positive = 10.0
+    dual_regularisation: Literal["constant", "decay"] = "constant"
+    dual_regularisation_floor: NonNegative = 0.01
+    max_planes: Count = 20
+    min_workers: Count = 1
+
+
+class Steps(Section):
+    """[steps]: `optimizer` moves p, q and z; duals and the lower level take plain steps."""
+
+    optimizer: Literal["adam", "sgd", "mirror"] = "adam"
+    p: Positive = 0.05
+    q: Positive = 0.05
+    z: Positive = 0.05
+    lam: Positive = 0.1
+    rho: Positive = 0.05
+    lower_p: Positive = 0.05
+    lower_z: Positive = 0.05
+
+
+class EstimatorSection(Section):
+    """[estimator]: I samples of a prompt, each scored on the same `batch` queries."""
+
+    name: Literal["loo", "bdpl"] = "loo"
+    samples: Annotated[int, Field(ge=2)] = 8
+    batch: Count = 10
+
+
+class PromptSection(Section):
+    """[prompt]: M words out of N, and up to V demonstrations per class."""
+
+    fragment_length: Count = 4
+    vocabulary: str | list[str] = "instructions"
+    vocabulary_size: Annotated[int, Field(ge=1)] = 16
+    pool: Count = 8
+
+
+class TaskSection(Section):
+    """[task]: the data set (shipped by name, or a folder) and how it is put into words."""
+
+    name: str = "reviews"
+    path: str = ""
+    template: str = ""
+    labels: list[str] = []
+    train_per_class: Count = 10
+    validation_per_class: Count = 10
+    test: NonNegativeCount = 200
+    partition: Literal["iid", "dirichlet"] = "iid"
+    alpha: Positive = 1.0
+
+
+class Llm(Section):
+    """[llm]: the black box. `cache` bounds the answers kept, 0 keeps none; `threads` 0 is auto.
+
+    `heterogeneity` belongs to the synthetic backend: 0 gives all workers the same loss.
+    """
+
+    backend: Literal["transformers", "synthetic"] = "transformers"
+    model: str = "smollm2-135m-instruct"
+    device: str = "auto"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    max_tokens_per_batch: Count = 4096
+    cache: NonNegativeCount = 100_000
+    threads: NonNegativeCount = 0
+    heterogeneity: Annotated[float, Field(ge=0, le=1)] = 0.2
+
+
+class Delay(Section):
+    """[delay]: artificial seconds added to every assignment, drawn per worker."""
+
+    model: Literal["none", "constant", "lognormal", "pareto"] = "none"
+    mean: NonNegative = 0.0
+    sigma: Positive = 1.0
+    slow_workers: NonNegativeCount = 0
+    slow_factor: Annotated[float, Field(ge=1)] = 10.0
+
+    @model_validator(mode="after")
+    def _slow_needs_a_model(self) -> "Delay":
+        if self.slow_workers and self.model == "none":
+            raise ValueError("slow_workers needs a delay.model other than 'none'")
+        return self
+
+
+class LogSection(Section):
+    """[log]: `iterates` "all", or n for every n-th p, q and z; `compression` of the iterates."""
+
+    iterates: Literal["all"] | Count = "all"
+    compression: Literal["none", "gzip", "lzf"] = "none"
+
+
+class Config(Section):
+    """The whole configuration of a run."""
+
+    run: Run = Run()
+    algorithm: Algorithm = Algorithm()
+    steps: Steps = Steps()
+    estimator: EstimatorSection = EstimatorSection()
+    prompt: PromptSection = PromptSection()
+    task: TaskSection = TaskSection()
+    llm: Llm = Llm()
+    delay: Delay = Delay()
+    log: LogSection = LogSection()
+
+    def to_toml(self) -> str:
+        """The resolved configuration, every key written out."""
+        return tomli_w.dumps(self.model_dump(mode="json"))
+
+    @classmethod
+    def from_toml(cls, text: str) -> "Config":
+        """Inverse of `to_toml`."""
+        return parse(tomllib.loads(text), "the configuration")
+
+
+def presets() -> list[str]:
+    """Names of the configurations that the package ships."""
+    folder = resources.files("asyndbt_mpi") / "presets"
+    return sorted(Path(file.name).stem for file in folder.iterdir() if file.name.endswith(".toml"))
+
+
+def load(source: str, assignments: Iterable[str] = ()) -> Config:
+    """Read a TOML file or a preset, override keys by ``section.key=value``, and validate.
+
+    Raises
+    ------
+    ConfigurationError
+        One line naming the key, its value, what is allowed and, for a typo, the nearest key.
+    """
+    text = _read(source)
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{source}: not valid TOML: {error}") from error
+    for assignment in assignments:
+        _assign(table, assignment)
+    return parse(table, source)
+
+
+def _read(source: str) -> str:
+    if source in presets():
+        return (resources.files("asyndbt_mpi") / "presets" / f"{source}.toml").read_text("utf-8")
+    try:
+        return Path(source).read_text("utf-8")
+    except FileNotFoundError as error:
+        raise ConfigurationError(
+            f"no configuration {source!r}: neither a file nor a preset"
+            f"{_nearest(source, presets())}; presets are {', '.join(presets())}"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"cannot read {source}: {error}") from error
+
+
+def _assign(table: dict[str, Any], assignment: str) -> None:
+    """Put ``section.key=value`` into ``table``; the value is TOML, or else a bare string."""
+    path, separator, written = assignment.partition("=")
+    section, dot, key = path.strip().partition(".")
+    if not (separator and dot and section and key):
+        raise ConfigurationError(f"--set {assignment}: expected section.key=value")
+    try:
+        value = tomllib.loads(f"value = {written}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = written
+    if not isinstance(table.setdefault(section, {}), dict):
+        raise ConfigurationError(f"[{section}] must be a table, not {table[section]!r}")
+    table[section][key] = value
+
+
+def parse(table: Mapping[str, Any], source: str) -> Config:
+    """Validate a table of tables.
+
+    Raises
+    ------
+    ConfigurationError
+        For the first key that is wrong.
+    """
+    try:
+        return Config.model_validate(table)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ConfigurationError(f"{source}: {_explain(first)}") from error
+
+
+def _explain(error: Mapping[str, Any]) -> str:
+    """One validation error in one line."""
+    # Only the section and the key are the user's words; deeper parts name pydantic's branches.
+    location = [str(part) for part in error["loc"][:2]]
+    name = ".".join(location)
+    if error["type"] == "extra_forbidden":
+        known, what = _known(location)
+        return f"unknown {what} {name!r}{_nearest(location[-1], known)}"
+    allowed = str(error["msg"]).removeprefix("Value error, ")
+    allowed = allowed[:1].lower() + allowed[1:]
+    if isinstance(error["input"], dict):
+        return f"[{name}]: {allowed}"
+    return f"{name} = {error['input']!r}: {allowed}"
+
+
+def _known(location: list[str]) -> tuple[list[str], str]:
+    if len(location) == 1:
+        return list(Config.model_fields), "section"
+    section: Section = getattr(Config(), location[0])
+    return list(type(section).model_fields), "key"
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    matches = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {matches[0]!r}?" if matches else ""

@@ -1,0 +1,1 @@
+"""The HDF5 log: schema, writer, reader and verification."""

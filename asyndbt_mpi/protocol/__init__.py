@@ -1,0 +1,1 @@
+"""Server and worker as sans-I/O state machines, and the messages and records they exchange."""

@@ -1,0 +1,80 @@
+"""The server's side of one estimate of phi: K rounds of worker step (8), server step (9), (10)."""
+
+import numpy as np
+
+from asyndbt_mpi.algorithm.lower_level import LowerLevel
+from asyndbt_mpi.algorithm.types import FloatArray, IntArray
+from asyndbt_mpi.protocol.messages import LowerAssignment
+
+
+class LowerEstimation:
+    """Rounds of the lower level among ``participants``; the others keep their last p (D4).
+
+    Parameters
+    ----------
+    number : int
+        Number of the estimation; keys its demonstrations.
+    lower : LowerLevel
+        Its scratch copy, at round 0.
+    classes : int
+        U, the length of each realisation k.
+    """
+
+    def __init__(
+        self, number: int, lower: LowerLevel, participants: list[int], rounds: int, classes: int
+    ) -> None:
+        self.number = number
+        self.lower = lower
+        self.participants = participants
+        self.rounds = rounds
+        self.round = 0
+        self.k: IntArray = np.full((len(lower.p), classes), -1, dtype=np.int64)
+        self.awaited = set(participants)
+        self.calls = 0
+        self.prompt_tokens = 0
+
+    @property
+    def assignment_number(self) -> int:
+        """Number of this round's assignments, unique over the run."""
+        return self.number * self.rounds + self.round
+
+    @property
+    def finished(self) -> bool:
+        """All K rounds are done."""
+        return self.round == self.rounds
+
+    def assignments(self) -> list[tuple[int, LowerAssignment]]:
+        """What each participant is to do in this round."""
+        return [
+            (
+                worker,
+                LowerAssignment(
+                    self.assignment_number,
+                    self.number,
+                    self.lower.p[worker - 1].copy(),
+                    self.lower.worker_force(worker - 1),
+                ),
+            )
+            for worker in self.participants
+        ]
+
+    def accept(self, worker: int, p: FloatArray, k: IntArray) -> None:
+        """Take a participant's p after its step (8)."""
+        self.awaited.discard(worker)
+        self.lower.p[worker - 1] = p
+        self.k[worker - 1] = k
+
+    def exclude(self, worker: int) -> None:
+        """Go on without ``worker``, whose last p no longer counts."""
+        self.awaited.discard(worker)
+        self.participants = [other for other in self.participants if other != worker]
+        self.lower.live[worker - 1] = False
+
+    def advance(self) -> bool:
+        """Do the server's step if every participant has reported; True if a round ended."""
+        if self.awaited:
+            return False
+        self.lower.server_step()  # (9), (10)
+        self.round += 1
+        self.awaited = set(self.participants)
+        return True

@@ -1,0 +1,104 @@
+"""What the server has to tell: everything a log needs, as it happens."""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TypeAlias
+
+from asyndbt_mpi.algorithm.polyhedron import Drop, Plane
+from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
+from asyndbt_mpi.protocol.messages import Candidate, Report, Split
+
+
+class EventKind(IntEnum):
+    """What happened at the server; in this order the events determine a whole run."""
+
+    HELLO = 0
+    REPORT = 1
+    LOWER_REPORT = 2
+    EVALUATION = 3
+    EXCLUDED = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """``worker``'s message arrived, or it was excluded, while iteration ``iteration`` was open.
+
+    ``number`` is the number of the assignment that the message answers, -1 if none.
+    """
+
+    kind: EventKind
+    worker: int
+    number: int
+    iteration: int
+    time: float
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class UsedReport:
+    """A report and the moment at which an iteration used it."""
+
+    worker: int
+    report: Report
+    used_time: float
+
+
+@dataclass(frozen=True, slots=True)
+class Estimation:
+    """One estimate of phi at the end of an iteration, and what it did to the polyhedron.
+
+    k (R, U) is -1 for workers that took no part; phi_p (R, M, N), phi_z (M, N), h (M,).
+    """
+
+    iteration: int
+    k: IntArray
+    phi_p: FloatArray
+    phi_z: FloatArray
+    h: FloatArray
+    calls: int
+    prompt_tokens: int
+    plane: Plane | None
+    drops: list[Drop]
+
+
+@dataclass(frozen=True, slots=True)
+class Iteration:
+    """A committed iteration: its number (from 0), the iterates after it, and what it used.
+
+    z (M, N); active (R,) and delay (R,) per worker; planes (L,) and duals (L, M) after (22),
+    before the estimation that may follow.
+    """
+
+    number: int
+    z: FloatArray
+    active: BoolArray
+    delay: IntArray
+    time: float
+    objective: float
+    reports: list[UsedReport]
+    planes: IntArray
+    duals: FloatArray
+    estimation: Estimation | None
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """A prompt's accuracy and mean loss on a split; worker 0 stands for the consensus.
+
+    words (M,) and demonstrations (U,) are what was scored, -1 for none.
+    """
+
+    iteration: int
+    worker: int
+    split: Split
+    candidate: Candidate
+    accuracy: float
+    loss: float
+    words: IntArray
+    demonstrations: IntArray
+    calls: int
+    prompt_tokens: int
+    time: float
+
+
+Record: TypeAlias = Event | Iteration | Evaluation

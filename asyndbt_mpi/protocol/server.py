@@ -1,0 +1,487 @@
+"""The parameter server: a state machine whose only input is the order in which messages arrive.
+
+It never sends, waits, reads a clock or draws a random number that is not keyed: fed with the
+same messages in the same order it goes through the same iterates, bit for bit.
+
+    output = server.receive(worker, message, time)
+    # send output.messages, log output.records
+
+Workers are numbered 1..R; row v-1 of an array belongs to worker v.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from asyndbt_mpi.algorithm.lower_level import LowerLevel, LowerSteps, residual
+from asyndbt_mpi.algorithm.optimizer import OPTIMIZERS
+from asyndbt_mpi.algorithm.polyhedron import Polyhedron
+from asyndbt_mpi.algorithm.simplex import distance_to_simplex, project
+from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
+from asyndbt_mpi.algorithm.updates import DualSteps, update_duals
+from asyndbt_mpi.config import Config
+from asyndbt_mpi.protocol.closing import Closing
+from asyndbt_mpi.protocol.estimation import LowerEstimation
+from asyndbt_mpi.protocol.messages import (
+    Assignment,
+    Candidate,
+    EvaluationReport,
+    EvaluationRequest,
+    Failure,
+    Hello,
+    LowerReport,
+    MalformedMessage,
+    Report,
+    Shapes,
+    Split,
+    Stop,
+    ToServer,
+    ToWorker,
+)
+from asyndbt_mpi.protocol.records import (
+    Estimation,
+    Evaluation,
+    Event,
+    EventKind,
+    Iteration,
+    Record,
+    UsedReport,
+)
+from asyndbt_mpi.protocol.validation import Validation
+
+ON_SIMPLEX = 1e-9
+"""Rows this close to the simplex are taken as they are; others are projected first (D6)."""
+
+
+class WorkerFailed(RuntimeError):
+    """A worker cannot go on, and says why."""
+
+
+class TooFewWorkers(RuntimeError):
+    """Fewer live workers are left than `algorithm.min_workers`."""
+
+
+@dataclass(slots=True)
+class Output:
+    """What a step of the server gives its driver: messages to send, records to log."""
+
+    messages: list[tuple[int, ToWorker]] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Open:
+    """The iteration under way: its used reports and, once z and the duals moved, the rest."""
+
+    active: BoolArray
+    reports: list[UsedReport]
+    planes: IntArray
+    duals: FloatArray
+    duals_before: FloatArray
+
+
+class Server:
+    """Algorithm 1 of the paper, on the server's side.
+
+    Attributes
+    ----------
+    iteration : int
+        t, the number of committed iterations.
+    p, q, z : arrays (R, M, N), (R, U, V), (M, N)
+        The newest p and q used of every worker, and the consensus.
+    live, delay : arrays (R,)
+        Workers that count, and iterations since each one's last report was used.
+    finished : bool
+        Every worker has been told to stop.
+    """
+
+    def __init__(self, config: Config, shapes: Shapes, workers: int) -> None:
+        algorithm, steps = config.algorithm, config.steps
+        self.config = config
+        self.shapes = shapes
+        self.workers = workers
+        self.iteration = 0
+        self.z: FloatArray = np.full((shapes.positions, shapes.words), 1.0 / shapes.words)
+        self.p: FloatArray = np.repeat(self.z[None], workers, axis=0)
+        self.q: FloatArray = np.zeros((workers, shapes.classes, shapes.pool))
+        self.loss: FloatArray = np.full(workers, np.nan)
+        self.live: BoolArray = np.ones(workers, dtype=bool)
+        self.delay: IntArray = np.zeros(workers, dtype=np.int64)
+        self.calls = 0
+        self.prompt_tokens = 0
+        self.finished = False
+        self.polyhedron = Polyhedron(
+            workers, shapes.positions, shapes.words, algorithm.max_planes, algorithm.lower_distance
+        )
+        self.z_optimizer = OPTIMIZERS[steps.optimizer](steps.z)
+        self.dual_steps = DualSteps(
+            steps.lam,
+            algorithm.dual_bound,
+            algorithm.dual_regularisation,
+            algorithm.dual_regularisation_floor,
+        )
+        self.lower_steps = LowerSteps(
+            steps.lower_z, steps.rho, algorithm.penalty, algorithm.robust_weight
+        )
+        self.validation = Validation(
+            workers, config.run.evaluate_every, config.run.early_stopping_patience
+        )
+        self._initial_q = self.q.copy()
+        self._joined: set[int] = set()
+        self._reported: dict[int, Report] = {}
+        self._outstanding: dict[int, Assignment] = {}
+        self._assignments = np.zeros(workers, dtype=np.int64)
+        self._evaluations: dict[int, deque[EvaluationRequest]] = {
+            worker: deque() for worker in range(1, workers + 1)
+        }
+        self._estimations = 0
+        self._estimation: LowerEstimation | None = None
+        self._open: _Open | None = None
+        self._closing: Closing | None = None
+        self._working = set(range(1, workers + 1))
+        self._output = Output()
+        self._now = 0.0
+
+    # ------------------------------------------------------------ what the driver calls
+
+    def receive(self, worker: int, message: ToServer, time: float) -> Output:
+        """Take ``message`` of ``worker``, which arrived at ``time`` seconds of the run's clock.
+
+        Raises
+        ------
+        WorkerFailed
+            The message is a `Failure`.
+        MalformedMessage
+            The message answers nothing that was asked; the state is unchanged, and the driver
+            should call `exclude`.
+        TooFewWorkers
+            The run cannot go on.
+        """
+        self._begin(time)
+        if not self.live[worker - 1]:
+            return self._output  # an excluded worker's last words
+        match message:
+            case Hello():
+                self._record_event(EventKind.HELLO, worker, -1, message.description)
+                self._admit(worker, message)
+            case Report():
+                self._accept_report(worker, message)
+            case LowerReport():
+                self._accept_lower_report(worker, message)
+            case EvaluationReport():
+                self._accept_evaluation(worker, message)
+            case Failure(text=text):
+                raise WorkerFailed(text)
+        self._proceed()
+        return self._output
+
+    def exclude(self, worker: int, reason: str, time: float) -> Output:
+        """Go on without ``worker``: its values stay, it is neither waited for nor answered.
+
+        Raises
+        ------
+        TooFewWorkers
+            Fewer than `algorithm.min_workers` are left.
+        """
+        self._begin(time)
+        if not self.live[worker - 1]:
+            return self._output
+        self.live[worker - 1] = False
+        self._reported.pop(worker, None)
+        self._outstanding.pop(worker, None)
+        self._record_event(EventKind.EXCLUDED, worker, -1, reason)
+        if self._estimation:
+            self._estimation.exclude(worker)
+        self._stop(worker)
+        left = int(self.live.sum())
+        if left < self.config.algorithm.min_workers:
+            raise TooFewWorkers(
+                f"{left} workers are left, algorithm.min_workers is"
+                f" {self.config.algorithm.min_workers}; the last to go was worker {worker}:"
+                f" {reason}"
+            )
+        self._proceed()
+        return self._output
+
+    def interrupt(self, time: float) -> Output:
+        """Tell every worker to stop, now; the committed iterations are what there is."""
+        self._begin(time)
+        for worker in sorted(self._working):
+            self._stop(worker)
+        return self._output
+
+    # ------------------------------------------------------------ messages in
+
+    def _admit(self, worker: int, message: Hello) -> None:
+        if worker in self._joined:
+            raise MalformedMessage(f"worker {worker} said hello twice")
+        self._joined.add(worker)
+        self.q[worker - 1] = self._initial_q[worker - 1] = _on_simplex(message.q)
+        self._assign(worker)
+
+    def _accept_report(self, worker: int, report: Report) -> None:
+        assigned = self._outstanding.get(worker)
+        if assigned is None or (report.number, report.iteration) != (
+            assigned.number,
+            assigned.iteration,
+        ):
+            raise MalformedMessage(
+                f"report {report.number} (read at iteration {report.iteration}) answers no"
+                f" outstanding assignment of worker {worker}"
+            )
+        self._record_event(EventKind.REPORT, worker, report.number)
+        self._count(report)
+        del self._outstanding[worker]
+        if self._closing:
+            self._close_worker(worker)  # it was too late to be used
+        else:
+            self._reported[worker] = report
+
+    def _accept_lower_report(self, worker: int, report: LowerReport) -> None:
+        estimation = self._estimation
+        if (
+            estimation is None
+            or worker not in estimation.awaited
+            or report.number != estimation.assignment_number
+        ):
+            raise MalformedMessage(
+                f"lower-level report {report.number} of worker {worker} was not asked for"
+            )
+        if (report.k < 0).any() or (report.k >= self.shapes.pool).any():
+            raise MalformedMessage(f"demonstrations {report.k} are outside the pool")
+        self._record_event(EventKind.LOWER_REPORT, worker, report.number)
+        self._count(report)
+        estimation.calls += report.costs.calls
+        estimation.prompt_tokens += report.costs.prompt_tokens
+        estimation.accept(worker, _on_simplex(report.p), report.k)
+
+    def _accept_evaluation(self, worker: int, report: EvaluationReport) -> None:
+        asked = self._evaluations[worker]
+        request = asked[0] if asked else None
+        if request is None or (report.iteration, report.split, report.candidate) != (
+            request.iteration,
+            request.split,
+            request.candidate,
+        ):
+            raise MalformedMessage(f"evaluation of worker {worker} was not asked for")
+        asked.popleft()
+        self._record_event(EventKind.EVALUATION, worker, request.iteration)
+        self._count(report)
+        self._output.records.append(
+            Evaluation(
+                iteration=request.iteration,
+                worker=worker,
+                split=request.split,
+                candidate=request.candidate,
+                accuracy=report.accuracy,
+                loss=report.loss,
+                words=request.words,
+                demonstrations=request.demonstrations,
+                calls=report.costs.calls,
+                prompt_tokens=report.costs.prompt_tokens,
+                time=self._now,
+            )
+        )
+        if request.split is Split.VALIDATION:
+            self.validation.add(
+                worker, report.loss, request.words, request.demonstrations, int(self.live.sum())
+            )
+        elif self._closing:
+            self._close_worker(worker)
+
+    # ------------------------------------------------------------ Algorithm 1
+
+    def _proceed(self) -> None:
+        """Everything that the messages so far allow."""
+        if self._estimation and self._advance_estimation(self._estimation):
+            self._conclude()
+        while self._ready():
+            self._update()
+            if self._starts_estimation():
+                return
+            self._conclude()
+
+    def _ready(self) -> bool:
+        """At least min(S, live) have reported, and no live worker's delay would exceed tau."""
+        if self._open or self._closing or self.finished or not self._reported:
+            return False
+        reported = np.zeros(self.workers, dtype=bool)
+        reported[[worker - 1 for worker in self._reported]] = True
+        late = self.live & ~reported & (self.delay + 1 > self.config.algorithm.max_delay)
+        quorum = min(self.config.algorithm.active_workers, int(self.live.sum()))
+        return len(self._reported) >= quorum and not late.any()
+
+    def _update(self) -> None:
+        """Use the reports, then (21) and (22)."""
+        used: list[UsedReport] = []
+        active = np.zeros(self.workers, dtype=bool)
+        for worker in sorted(self._reported):
+            report = self._reported.pop(worker)
+            index = worker - 1
+            report = replace(report, p=_on_simplex(report.p), q=_on_simplex(report.q))
+            self.polyhedron.move_worker(index, report.p - self.p[index])
+            self.p[index], self.q[index], self.loss[index] = report.p, report.q, report.loss
+            active[index] = True
+            used.append(UsedReport(worker, report, self._now))
+        self.delay += 1
+        self.delay[active] = 0
+        if len(self.polyhedron):
+            gradient = self.polyhedron.consensus_gradient()  # (25)
+            self.z = self.z_optimizer.step(self.z, gradient)  # (21)
+        before = update_duals(self.polyhedron, self.z, self.dual_steps, self.iteration)  # (22)
+        slots = self.polyhedron.slots
+        self._open = _Open(
+            active,
+            used,
+            self.polyhedron.identifier[slots],
+            self.polyhedron.dual[slots],
+            before,
+        )
+
+    def _starts_estimation(self) -> bool:
+        """Start to estimate phi if it is time to; False if not, or if it took no waiting."""
+        algorithm = self.config.algorithm
+        due = (self.iteration + 1) % algorithm.plane_period == 0
+        if not due or self.iteration >= algorithm.plane_until:
+            return False
+        busy = set() if algorithm.lower_participation == "all" else set(self._outstanding)
+        participants = sorted((self._joined & self._working) - busy)
+        lower = LowerLevel.start(self.p, self.z, self.live.copy(), self.lower_steps)
+        self._estimation = LowerEstimation(
+            self._estimations, lower, participants, algorithm.lower_steps, self.shapes.classes
+        )
+        self._estimations += 1
+        self._output.messages.extend(self._estimation.assignments())
+        return True
+
+    def _advance_estimation(self, estimation: LowerEstimation) -> bool:
+        """Close a round if it is complete; True once all K rounds are done."""
+        while not estimation.finished and estimation.advance():
+            if not estimation.finished:
+                self._output.messages.extend(estimation.assignments())
+        return estimation.finished
+
+    def _conclude(self) -> None:
+        """Cut, drop, log the iterate, count it, and answer the workers whose reports it used."""
+        assert self._open is not None
+        opened, self._open = self._open, None
+        estimation, self._estimation = self._estimation, None
+        self._output.records.append(
+            Iteration(
+                number=self.iteration,
+                z=self.z.copy(),
+                active=opened.active,
+                delay=self.delay.copy(),
+                time=self._now,
+                objective=float(np.nanmean(self.loss)),
+                reports=opened.reports,
+                planes=opened.planes,
+                duals=opened.duals,
+                estimation=self._cut(estimation, opened.duals_before) if estimation else None,
+            )
+        )
+        self.iteration += 1
+        if self.iteration == self.config.run.iterations or self.validation.exhausted:
+            self._close()
+        else:
+            for used in opened.reports:
+                if self.live[used.worker - 1]:
+                    self._assign(used.worker)
+
+    def _cut(self, estimation: LowerEstimation, duals_before: FloatArray) -> Estimation:
+        """Update the polyhedron with a finished estimate of phi, eqs. (28)-(33)."""
+        algorithm = self.config.algorithm
+        phi_p, phi_z = estimation.lower.p, estimation.lower.z
+        h = residual(self.p, self.z, phi_p, phi_z, algorithm.lower_distance)  # (5)
+        drops = self.polyhedron.drop_slack(duals_before, algorithm.plane_threshold)
+        plane, displaced = self.polyhedron.add(
+            self.p, self.z, phi_p, phi_z, h, algorithm.tolerance, self.iteration
+        )
+        return Estimation(
+            iteration=self.iteration,
+            k=estimation.k,
+            phi_p=phi_p,
+            phi_z=phi_z,
+            h=h,
+            calls=estimation.calls,
+            prompt_tokens=estimation.prompt_tokens,
+            plane=plane,
+            drops=drops + displaced,
+        )
+
+    # ------------------------------------------------------------ messages out
+
+    def _assign(self, worker: int) -> None:
+        """Give ``worker`` its next upper step, after its validation if that is due."""
+        index = worker - 1
+        if self._closing:
+            self._close_worker(worker)
+            return
+        if self.validation.due(worker, self.iteration):
+            words, demonstrations = self._prompt(worker)
+            self._evaluate(
+                worker,
+                EvaluationRequest(
+                    self.iteration, Split.VALIDATION, Candidate.TUNED, words, demonstrations
+                ),
+            )
+        self._assignments[index] += 1
+        assignment = Assignment(
+            int(self._assignments[index]), self.iteration, self.polyhedron.force(index)
+        )
+        self._outstanding[worker] = assignment
+        self._output.messages.append((worker, assignment))
+
+    def _prompt(self, worker: int) -> tuple[IntArray, IntArray]:
+        """The most probable words (M,) and demonstrations (U,) of ``worker``."""
+        return self.p[worker - 1].argmax(axis=1), self.q[worker - 1].argmax(axis=1)
+
+    def _evaluate(self, worker: int, request: EvaluationRequest) -> None:
+        self._evaluations[worker].append(request)
+        self._output.messages.append((worker, request))
+
+    def _close(self) -> None:
+        """The iterations are over: score the test split where evaluation is on, then stop."""
+        joined = [worker for worker in sorted(self._working) if worker in self._joined]
+        tuned = {}
+        for worker in joined:
+            best = self.validation.best.get(worker)
+            tuned[worker] = (best.words, best.demonstrations) if best else self._prompt(worker)
+        self._closing = Closing(
+            self.iteration, tuned, self.z.argmax(axis=1), self._initial_q, self.config.run.seed
+        )
+        for worker in joined:
+            if worker not in self._outstanding:  # the others when their last report is in
+                self._close_worker(worker)
+
+    def _close_worker(self, worker: int) -> None:
+        assert self._closing is not None
+        request = self._closing.next(worker) if self.validation.every else None
+        if request:
+            self._evaluate(worker, request)
+        else:
+            self._stop(worker)
+
+    def _stop(self, worker: int) -> None:
+        self._working.discard(worker)
+        self._output.messages.append((worker, Stop()))
+        self.finished = not self._working
+
+    # ------------------------------------------------------------ bookkeeping
+
+    def _begin(self, time: float) -> None:
+        self._output = Output()
+        self._now = time
+
+    def _record_event(self, kind: EventKind, worker: int, number: int, text: str = "") -> None:
+        self._output.records.append(Event(kind, worker, number, self.iteration, self._now, text))
+
+    def _count(self, report: Report | LowerReport | EvaluationReport) -> None:
+        self.calls += report.costs.calls
+        self.prompt_tokens += report.costs.prompt_tokens
+
+
+def _on_simplex(x: FloatArray) -> FloatArray:
+    """``x`` itself where its rows are on the simplex, else its projection (D6)."""
+    return x if distance_to_simplex(x) <= ON_SIMPLEX else project(x)

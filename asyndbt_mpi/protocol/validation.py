@@ -1,0 +1,62 @@
+"""Validation during a run: whose turn it is, the best iterate so far, and when to stop early."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from asyndbt_mpi.algorithm.types import FloatArray, IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The prompt with the lowest validation loss of a worker: its words and demonstrations."""
+
+    loss: float
+    words: IntArray
+    demonstrations: IntArray
+
+
+class Validation:
+    """Keeps each worker's best prompt, and counts evaluations without improvement.
+
+    The mean over workers of the newest validation losses is compared once a round, a round
+    being one evaluation of every live worker.
+    """
+
+    def __init__(self, workers: int, every: int, patience: int) -> None:
+        self.every = every
+        self.patience = patience
+        self.best: dict[int, Best] = {}
+        self.latest: FloatArray = np.full(workers, np.nan)
+        self._asked_at = np.zeros(workers, dtype=np.int64)
+        self._heard: set[int] = set()
+        self._best_mean = np.inf
+        self._rounds_without_improvement = 0
+
+    def due(self, worker: int, iteration: int) -> bool:
+        """Whether ``worker`` should evaluate now; counts as asked if so."""
+        if not self.every or iteration - self._asked_at[worker - 1] < self.every:
+            return False
+        self._asked_at[worker - 1] = iteration
+        return True
+
+    def add(
+        self, worker: int, loss: float, words: IntArray, demonstrations: IntArray, live: int
+    ) -> None:
+        """Take one evaluation of a worker's own prompt, of ``live`` workers in all."""
+        if worker not in self.best or loss < self.best[worker].loss:
+            self.best[worker] = Best(loss, words.copy(), demonstrations.copy())
+        self.latest[worker - 1] = loss
+        self._heard.add(worker)
+        if len(self._heard) < live:
+            return
+        self._heard.clear()
+        mean = float(np.nanmean(self.latest))
+        improved = mean < self._best_mean
+        self._best_mean = min(mean, self._best_mean)
+        self._rounds_without_improvement = 0 if improved else self._rounds_without_improvement + 1
+
+    @property
+    def exhausted(self) -> bool:
+        """Early stopping: patience is over."""
+        return 0 < self.patience <= self._rounds_without_improvement

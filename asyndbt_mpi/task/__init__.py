@@ -1,0 +1,1 @@
+"""Data sets, prompt templates, vocabularies and the split over workers."""

@@ -1,0 +1,151 @@
+"""The split of a data set over workers, following the paper's protocol."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from asyndbt_mpi.algorithm.random import Purpose, stream
+from asyndbt_mpi.algorithm.types import FloatArray, IntArray
+from asyndbt_mpi.config import ConfigurationError, TaskSection
+from asyndbt_mpi.task.dataset import DEV, TRAIN, Dataset, Row
+
+EVERYBODY = 0
+"""Worker of the streams that the workers' shares are dealt from; ranks start at 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerData:
+    """What one worker holds. ``pool`` (U lists) has the demonstrations of each class.
+
+    ``train``, ``pool`` and ``validation`` are the worker's alone; ``test`` is everybody's.
+    """
+
+    train: list[Row]
+    pool: list[list[Row]]
+    validation: list[Row]
+    test: list[Row]
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many rows of each class every worker gets, (R, U) each."""
+
+    train: IntArray
+    pool: IntArray
+    validation: IntArray
+
+
+def split(
+    dataset: Dataset, task: TaskSection, pool: int, workers: int, seed: int
+) -> list[WorkerData]:
+    """Deal the rows to ``workers`` (R), whose first is rank 1; deterministic in ``seed``.
+
+    Per class and worker: ``task.train_per_class`` rows and up to ``pool`` (V) demonstrations
+    of the training file, ``task.validation_per_class`` rows of the development file. The test
+    set is up to ``task.test`` of the development rows that nobody validates on.
+
+    Raises
+    ------
+    ConfigurationError
+        A file has too few rows of a class, or none are left to test on.
+    """
+    classes = len(task.labels)
+    counts = _counts(task, pool, workers, seed)
+    taken = counts.train + counts.pool
+    train = [_deal(dataset.train, cls, taken[:, cls], seed, TRAIN) for cls in range(classes)]
+    dev = [
+        _deal(dataset.dev, cls, counts.validation[:, cls], seed, DEV) for cls in range(classes)
+    ]
+    test = _test([rows[-1] for rows in dev], task.test, seed)
+    return [
+        WorkerData(
+            train=[row for cls in range(classes) for row in train[cls][v][counts.pool[v, cls] :]],
+            pool=[train[cls][v][: counts.pool[v, cls]] for cls in range(classes)],
+            validation=[row for cls in range(classes) for row in dev[cls][v]],
+            test=test,
+        )
+        for v in range(workers)
+    ]
+
+
+# ---------------------------------------------------------------- how many
+
+
+def _counts(task: TaskSection, pool: int, workers: int, seed: int) -> Counts:
+    """The same counts for all, or counts that follow a draw of Dirichlet(alpha) per worker.
+
+    Under Dirichlet the totals of training and validation rows stay as they are. The pool of a
+    class holds at least 1 and at most V demonstrations, for the prompt shows one of each
+    class and q has V columns; the total of the pools is therefore smaller.
+    """
+    classes = len(task.labels)
+    if task.partition == "iid":
+        shape = workers, classes
+        return Counts(
+            train=np.full(shape, task.train_per_class),
+            pool=np.full(shape, pool),
+            validation=np.full(shape, task.validation_per_class),
+        )
+    shares = np.stack(
+        [
+            stream(seed, rank, 0, Purpose.SPLIT).dirichlet(np.full(classes, task.alpha))
+            for rank in range(1, workers + 1)
+        ]
+    )
+    return Counts(
+        train=_apportion(shares, classes * task.train_per_class),
+        pool=np.clip(_apportion(shares, classes * pool), 1, pool),
+        validation=_apportion(shares, classes * task.validation_per_class),
+    )
+
+
+def _apportion(shares: FloatArray, total: int) -> IntArray:
+    """Whole numbers near ``shares`` (R, U) times ``total``, each row summing to ``total``.
+
+    Largest remainders: the parts are rounded down, and what is missing goes one by one to
+    those that lost most.
+    """
+    exact = shares * total
+    counts = np.floor(exact).astype(np.int64)
+    # Place of every part when the remainders are sorted from the largest.
+    places = np.argsort(np.argsort(counts - exact, axis=1, kind="stable"), axis=1)
+    missing = total - counts.sum(axis=1, keepdims=True)
+    return counts + (places < missing)
+
+
+# ---------------------------------------------------------------- which
+
+
+def _deal(
+    rows: Sequence[Row], cls: int, needed: IntArray, seed: int, file: str
+) -> list[list[Row]]:
+    """Disjoint draws of ``needed`` (R,) rows of one class, and as the last list what is left."""
+    own = [row for row in rows if row.label == cls]
+    if needed.sum() > len(own):
+        raise ConfigurationError(_shortage(cls, needed, len(own), file))
+    # One stream per file and class: what one of them draws never shifts another's.
+    number = 2 * cls + 1 + (file == DEV)
+    order = stream(seed, EVERYBODY, number, Purpose.SPLIT).permutation(len(own))
+    ends = np.cumsum(needed)
+    return [[own[place] for place in part] for part in np.split(order, ends)]
+
+
+def _shortage(cls: int, needed: IntArray, there: int, file: str) -> str:
+    keys = "task.validation_per_class" if file == DEV else "task.train_per_class, prompt.pool"
+    return (
+        f"task: {file} has {there} rows of class {cls}, but the {len(needed)} workers need "
+        f"{needed.sum()}; lower {keys} or the number of workers"
+    )
+
+
+def _test(left: Sequence[Sequence[Row]], wanted: int, seed: int) -> list[Row]:
+    """Up to ``wanted`` rows of what is ``left`` of each class, all rows equally likely."""
+    rows = [row for part in left for row in part]
+    if wanted and not rows:
+        raise ConfigurationError(
+            f"task.test = {wanted}: no row of {DEV} is left after validation; lower "
+            "task.validation_per_class or the number of workers, or set task.test = 0"
+        )
+    order = stream(seed, EVERYBODY, 0, Purpose.SPLIT).permutation(len(rows))
+    return [rows[place] for place in order[:wanted]]

@@ -1,0 +1,116 @@
+"""The black box of a worker: its texts, put into prompts and scored by a language model."""
+
+import numpy as np
+
+from asyndbt_mpi.algorithm.types import FloatArray, IntArray
+from asyndbt_mpi.llm.base import LanguageModel, Prompt
+from asyndbt_mpi.protocol.blackbox import Answer, Holdings, Query
+from asyndbt_mpi.protocol.messages import WITHOUT, Split
+from asyndbt_mpi.task.dataset import Row
+from asyndbt_mpi.task.partition import WorkerData
+from asyndbt_mpi.task.template import Template
+
+BETWEEN = "\n\n"
+"""Stands between two demonstrations."""
+
+
+class PromptBlackBox:
+    """Scores prompts, given by their indices, on one worker's rows.
+
+    Parameters
+    ----------
+    vocabulary : list[str]
+        The words (N,) that ``words`` of a query point at; its ``demonstrations`` point into
+        the pools of ``data``, one for each class.
+    """
+
+    def __init__(
+        self, data: WorkerData, template: Template, vocabulary: list[str], model: LanguageModel
+    ) -> None:
+        self.template = template
+        self.vocabulary = vocabulary
+        self.model = model
+        self.pool = data.pool
+        self.rows = {
+            Split.TRAIN: data.train,
+            Split.VALIDATION: data.validation,
+            Split.TEST: data.test,
+        }
+        self.holdings = Holdings(
+            pool=np.array([len(rows) for rows in data.pool], dtype=np.int64),
+            rows={split: len(rows) for split, rows in self.rows.items()},
+        )
+        self.description = model.description
+
+    def answer(self, query: Query) -> Answer:
+        """Loss (1) and accuracy of each of I prompts on B rows, in one call to the model.
+
+        Raises
+        ------
+        IndexError
+            A row, word or demonstration does not exist.
+        ValueError
+            No rows are asked for.
+        FloatingPointError
+            The model's answer to a prompt is not finite.
+        """
+        self._check(query)
+        rows = [self.rows[query.split][row] for row in query.rows]
+        prompts = [
+            prompt
+            for words, demonstrations in zip(query.words, query.demonstrations, strict=True)
+            for prompt in self._prompts(words, demonstrations, rows)
+        ]
+        scores = self.model.label_log_probabilities(prompts, self.template.labels)
+        shape = len(query.words), len(rows), len(self.template.labels)
+        log_probabilities = scores.log_probabilities.reshape(shape)
+        _check_finite(log_probabilities)
+        labels = np.array([row.label for row in rows])
+        of_label = log_probabilities[:, np.arange(len(rows)), labels]
+        return Answer(
+            losses=-of_label.mean(axis=1),  # (1)
+            accuracies=(log_probabilities.argmax(axis=2) == labels).mean(axis=1),
+            calls=scores.calls,
+            prompt_tokens=scores.prompt_tokens,
+        )
+
+    def _prompts(self, words: IntArray, demonstrations: IntArray, rows: list[Row]) -> list[Prompt]:
+        """The prompts of one realisation: ``words`` (M,), ``demonstrations`` (U,)."""
+        fragment = None if (words == WITHOUT).all() else [self.vocabulary[word] for word in words]
+        shown: list[Row] = []
+        if not (demonstrations == WITHOUT).all():
+            shown = [pool[k] for pool, k in zip(self.pool, demonstrations, strict=True)]
+        context = BETWEEN.join(self.template.demonstrate(row, fragment) for row in shown)
+        return [Prompt(context, self.template.render(row, fragment)) for row in rows]
+
+    def _check(self, query: Query) -> None:
+        if not len(query.rows):
+            raise ValueError("a query needs at least one row")
+        _check_range(f"{query.split.name} row", query.rows, self.holdings.rows[query.split])
+        for words, demonstrations in zip(query.words, query.demonstrations, strict=True):
+            if (words != WITHOUT).any():
+                _check_range("word", words, len(self.vocabulary))
+            if (demonstrations != WITHOUT).any():
+                _check_range("demonstration", demonstrations, self.holdings.pool)
+
+
+def _check_range(what: str, indices: IntArray, end: int | IntArray) -> None:
+    # Negative ones too: Python would silently count them from the back.
+    wrong = np.flatnonzero((indices < 0) | (indices >= end))
+    if len(wrong):
+        limit = np.broadcast_to(end, indices.shape)[wrong[0]]
+        raise IndexError(
+            f"{what} {indices[wrong[0]]} at place {wrong[0]} is out of range; "
+            f"there are {limit}, counted from 0"
+        )
+
+
+def _check_finite(log_probabilities: FloatArray) -> None:
+    wrong = np.argwhere(~np.isfinite(log_probabilities))
+    if len(wrong):
+        prompt, row, label = wrong[0]
+        # By number alone: the texts are private.
+        raise FloatingPointError(
+            f"the language model gave {log_probabilities[prompt, row, label]} as "
+            f"log-probability of label {label}, for prompt {prompt} on row {row} of the query"
+        )

@@ -1,0 +1,90 @@
+"""Templates: how a row, a prompt fragment and a label are put into words."""
+
+import re
+from collections.abc import Sequence
+
+from asyndbt_mpi.config import ConfigurationError
+from asyndbt_mpi.task.dataset import Row
+
+PLACEHOLDER = re.compile(r"\{(\w+)\}")
+KNOWN = ("sentence1", "sentence2", "fragment")
+EXAMPLE = r'"[[Note: {fragment}\n]]Review: {sentence1}\nSentiment:"'
+
+
+class Template:
+    """Text with {sentence1}, perhaps {sentence2}, and [[a part that holds the {fragment}]].
+
+    The part in double square brackets is left out when there is no fragment. ``labels`` (U,)
+    are appended as they are: a label brings its own leading space. ``pairs`` says whether the
+    text shows {sentence2}.
+
+    Raises
+    ------
+    ConfigurationError
+        The text or the labels break a rule; names the key and the rule.
+    """
+
+    def __init__(self, text: str, labels: Sequence[str]) -> None:
+        self._before, self._inside, self._after = _divide(text)
+        _check_placeholders(self._before + self._after, self._inside)
+        _check_labels(labels)
+        self.labels = list(labels)
+        self.pairs = "{sentence2}" in text
+
+    def render(self, row: Row, words: Sequence[str] | None) -> str:
+        """The row as a query; ``words`` (M,) of the fragment, or None to leave its part out."""
+        values = {"sentence1": row.sentence1, "sentence2": row.sentence2 or ""}
+        text = self._before + self._after
+        if words is not None:
+            values["fragment"] = " ".join(words)
+            text = self._before + self._inside + self._after
+        # One pass, so that braces in what is put in are never taken for placeholders.
+        return PLACEHOLDER.sub(lambda found: values[found[1]], text)
+
+    def demonstrate(self, row: Row, words: Sequence[str] | None) -> str:
+        """The row as a demonstration: the query and its right label."""
+        return self.render(row, words) + self.labels[row.label]
+
+
+def _divide(text: str) -> tuple[str, str, str]:
+    """What stands before, in and after the part in double square brackets."""
+    before, opening, rest = text.partition("[[")
+    inside, closing, after = rest.partition("]]")
+    parts = before, inside, after
+    if not (opening and closing) or any("[[" in part or "]]" in part for part in parts):
+        raise ConfigurationError(
+            "task.template: must have exactly one part in double square brackets, as in " + EXAMPLE
+        )
+    return parts
+
+
+def _check_placeholders(outside: str, inside: str) -> None:
+    names = PLACEHOLDER.findall(outside)
+    for name in names + PLACEHOLDER.findall(inside):
+        if name not in KNOWN:
+            known = ", ".join(f"{{{name}}}" for name in KNOWN)
+            raise ConfigurationError(
+                f"task.template: unknown placeholder {{{name}}}; known are {known}"
+            )
+    if "sentence1" not in names:
+        raise ConfigurationError(
+            "task.template: needs {sentence1} outside the square brackets, as in " + EXAMPLE
+        )
+    if "fragment" in names or "{fragment}" not in inside:
+        raise ConfigurationError(
+            "task.template: needs {fragment} within the double square brackets and nowhere else, "
+            "as in " + EXAMPLE
+        )
+
+
+def _check_labels(labels: Sequence[str]) -> None:
+    if len(labels) < 2:
+        raise ConfigurationError(
+            f"task.labels = {list(labels)}: at least 2 are needed, one for each class, "
+            'as in [" negative", " positive"]'
+        )
+    for number, label in enumerate(labels):
+        if not label.strip():
+            raise ConfigurationError(f"task.labels[{number}] = {label!r}: must not be empty")
+        if label in labels[:number]:
+            raise ConfigurationError(f"task.labels[{number}] = {label!r}: must occur only once")

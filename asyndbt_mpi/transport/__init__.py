@@ -1,0 +1,1 @@
+"""Drivers of the state machines: MPI and artificial delays."""
