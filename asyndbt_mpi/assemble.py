@@ -1,0 +1,95 @@
+"""From a configuration to the objects of a run: the one place that chooses implementations."""
+
+from dataclasses import dataclass
+
+from asyndbt_mpi.config import Config, ConfigurationError
+from asyndbt_mpi.protocol.blackbox import BlackBox
+from asyndbt_mpi.protocol.messages import Shapes
+from asyndbt_mpi.protocol.worker import Worker
+from asyndbt_mpi.task.dataset import load
+from asyndbt_mpi.task.partition import WorkerData, split
+from asyndbt_mpi.task.template import Template
+from asyndbt_mpi.task.vocabulary import load_vocabulary
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a worker runs: its number among the workers of the node, and its cores."""
+
+    local_rank: int
+    cores: int
+
+
+@dataclass(frozen=True, slots=True)
+class Materials:
+    """What every rank can work out for itself from the configuration."""
+
+    shapes: Shapes
+    vocabulary: list[str]
+    template: Template | None
+    data: list[WorkerData] | None
+
+
+def prepare(config: Config, workers: int) -> Materials:
+    """Load and check all that needs no language model.
+
+    Raises
+    ------
+    ConfigurationError
+        What is wrong with the configuration, given ``workers``, or with the data.
+    """
+    algorithm, prompt = config.algorithm, config.prompt
+    for name, value in (
+        ("algorithm.active_workers", algorithm.active_workers),
+        ("algorithm.min_workers", algorithm.min_workers),
+        ("delay.slow_workers", config.delay.slow_workers),
+    ):
+        if value > workers:
+            raise ConfigurationError(f"{name} = {value}: the run has only {workers} workers")
+    vocabulary = load_vocabulary(prompt.vocabulary, prompt.vocabulary_size)
+    template = data = None
+    classes = SYNTHETIC_CLASSES
+    if config.llm.backend != "synthetic":
+        template = Template(config.task.template, config.task.labels)
+        dataset = load(config.task, template)
+        data = split(dataset, config.task, prompt.pool, workers, config.run.seed)
+        classes = len(config.task.labels)
+    shapes = Shapes(prompt.fragment_length, prompt.vocabulary_size, classes, prompt.pool)
+    return Materials(shapes, vocabulary, template, data)
+
+
+SYNTHETIC_CLASSES = 2
+
+
+def black_box(config: Config, materials: Materials, worker: int, place: Place) -> BlackBox:
+    """The black box of ``worker``; loads the language model, which can take a while."""
+    if materials.data is None or materials.template is None:
+        from asyndbt_mpi.llm.synthetic import Synthetic
+
+        return Synthetic(config.run.seed, materials.shapes, worker, config.llm.heterogeneity)
+    from asyndbt_mpi.llm.cache import CachedModel
+    from asyndbt_mpi.llm.transformers import TransformersModel
+    from asyndbt_mpi.task.prompts import PromptBlackBox
+
+    model = TransformersModel(
+        config.llm.model,
+        device=config.llm.device,
+        precision=config.llm.precision,
+        max_tokens_per_batch=config.llm.max_tokens_per_batch,
+        threads=config.llm.threads or place.cores,
+        local_rank=place.local_rank,
+    )
+    return PromptBlackBox(
+        materials.data[worker - 1],
+        materials.template,
+        materials.vocabulary,
+        CachedModel(model, config.llm.cache) if config.llm.cache else model,
+    )
+
+
+def worker_with_black_box(
+    config: Config, materials: Materials, worker: int, place: Place
+) -> tuple[Worker, BlackBox]:
+    """A worker's state machine and the black box that answers it."""
+    box = black_box(config, materials, worker, place)
+    return Worker(config, materials.shapes, worker, box.holdings), box

@@ -1,0 +1,1 @@
+"""What a person sees: the progress bar and the tables."""

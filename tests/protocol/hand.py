@@ -1,0 +1,72 @@
+"""Drives a server and its workers by hand, one message at a time."""
+
+from collections import deque
+from typing import Any
+
+from asyndbt_mpi.config import Config, parse
+from asyndbt_mpi.llm.synthetic import Synthetic
+from asyndbt_mpi.protocol.messages import Shapes, Stop, ToServer, ToWorker
+from asyndbt_mpi.protocol.records import Record
+from asyndbt_mpi.protocol.server import Output, Server
+from asyndbt_mpi.protocol.worker import Worker
+
+SHAPES = Shapes(positions=3, words=4, classes=2, pool=5)
+
+
+def configuration(**sections: dict[str, Any]) -> Config:
+    base: dict[str, dict[str, Any]] = {
+        "run": {"iterations": 50},
+        "algorithm": {"active_workers": 2, "max_delay": 3, "plane_period": 1000},
+        "steps": {"optimizer": "sgd"},
+        "estimator": {"samples": 4, "batch": 3},
+    }
+    for name, section in sections.items():
+        base.setdefault(name, {}).update(section)
+    return parse(base, "test")
+
+
+class Hand:
+    """Messages to a worker wait in its inbox until `work` lets it answer the oldest."""
+
+    def __init__(self, config: Config, workers: int) -> None:
+        self.server = Server(config, SHAPES, workers)
+        self.boxes = [Synthetic(0, SHAPES, v, 0.3) for v in range(1, workers + 1)]
+        self.workers = [
+            Worker(config, SHAPES, v, box.holdings) for v, box in enumerate(self.boxes, start=1)
+        ]
+        self.inbox: dict[int, deque[ToWorker]] = {v: deque() for v in range(1, workers + 1)}
+        self.records: list[Record] = []
+        self.time = 0.0
+
+    def take(self, output: Output) -> None:
+        for worker, message in output.messages:
+            self.inbox[worker].append(message)
+        self.records.extend(output.records)
+
+    def hello(self, *workers: int) -> None:
+        for v in workers or range(1, len(self.workers) + 1):
+            self.deliver(v, self.workers[v - 1].hello("by hand"))
+
+    def deliver(self, worker: int, message: ToServer) -> None:
+        self.time += 1.0
+        self.take(self.server.receive(worker, message, self.time))
+
+    def reply(self, worker: int) -> ToServer | None:
+        """What ``worker`` answers to the oldest message in its inbox; None after a stop."""
+        message = self.inbox[worker].popleft()
+        query = self.workers[worker - 1].receive(message)
+        if query is None:
+            assert isinstance(message, Stop)
+            return None
+        answer = self.boxes[worker - 1].answer(query)
+        return self.workers[worker - 1].answer(answer, 0.1, self.time)
+
+    def work(self, *workers: int) -> None:
+        """Let each of ``workers`` answer one message and deliver the answer."""
+        for worker in workers:
+            reply = self.reply(worker)
+            if reply is not None:
+                self.deliver(worker, reply)
+
+    def of_type(self, kind: type) -> list[Any]:
+        return [record for record in self.records if isinstance(record, kind)]

@@ -1,0 +1,121 @@
+import dataclasses
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asyndbt_mpi.protocol.messages import (
+    HEADER,
+    KINDS,
+    Assignment,
+    Candidate,
+    Codec,
+    Costs,
+    EvaluationReport,
+    EvaluationRequest,
+    Failure,
+    Hello,
+    LowerAssignment,
+    LowerReport,
+    MalformedMessage,
+    Report,
+    Shapes,
+    Split,
+    Stop,
+)
+
+SHAPES = Shapes(positions=3, words=5, classes=2, pool=4)
+CODEC = Codec(SHAPES)
+RNG = np.random.default_rng(0)
+FRAGMENT, POOL = RNG.random((3, 5)), RNG.random((2, 4))
+WORDS, SHOWN = np.array([4, 0, 2]), np.array([3, 1])
+COSTS = Costs(calls=80, prompt_tokens=1234, compute_seconds=0.25)
+
+MESSAGES = [
+    Assignment(7, 42, FRAGMENT),
+    LowerAssignment(9, 3, FRAGMENT, FRAGMENT + 1),
+    EvaluationRequest(11, Split.TEST, Candidate.RANDOM, WORDS, SHOWN),
+    Stop(),
+    Hello(POOL, "node-1: größer"),
+    Report(7, 42, -1.5, 0.1, 0.2, COSTS, 3.5, FRAGMENT, POOL),
+    LowerReport(9, 3, 2.5, COSTS, FRAGMENT, SHOWN),
+    EvaluationReport(11, Split.VALIDATION, Candidate.TUNED, 0.5, float("nan"), COSTS),
+    Failure("worker 3 on node-1: out of memory\ntrace"),
+]
+
+
+def same(one: object, other: object) -> bool:
+    if isinstance(one, np.ndarray):
+        return np.array_equal(one, other) and one.dtype == other.dtype
+    if dataclasses.is_dataclass(one):
+        fields = dataclasses.fields(one)
+        return type(one) is type(other) and all(
+            same(getattr(one, f.name), getattr(other, f.name)) for f in fields
+        )
+    return one == other or (one != one and other != other)
+
+
+def test_every_kind_has_an_example() -> None:
+    assert {type(message) for message in MESSAGES} == set(KINDS)
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda m: type(m).__name__)
+def test_round_trip(message) -> None:
+    buffer = CODEC.encode(message)
+    assert buffer.dtype == np.uint8
+    assert len(buffer) <= CODEC.longest
+    assert same(CODEC.decode(buffer), message)
+
+
+def test_the_buffer_is_independent_of_the_message() -> None:
+    p = FRAGMENT.copy()
+    buffer = CODEC.encode(Assignment(1, 0, p))
+    p[:] = -1
+    assert np.array_equal(CODEC.decode(buffer).force, FRAGMENT)
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda m: type(m).__name__)
+def test_a_wrong_length_is_refused(message) -> None:
+    buffer = CODEC.encode(message)
+    if not isinstance(message, Hello | Failure):  # these end with free text
+        with pytest.raises(MalformedMessage, match="are due"):
+            CODEC.decode(np.append(buffer, np.uint8(0)))
+    if len(buffer) > HEADER.itemsize and not isinstance(message, Failure):
+        with pytest.raises(MalformedMessage, match="are due"):
+            CODEC.decode(buffer[: HEADER.itemsize + 3])
+
+
+def test_another_runs_shapes_are_refused() -> None:
+    other = Codec(Shapes(4, 5, 2, 4))
+    with pytest.raises(MalformedMessage, match=r"Report carries \d+ bytes of arrays, \d+ are due"):
+        CODEC.decode(other.encode(Report(1, 0, 0, 0, 0, COSTS, 0, RNG.random((4, 5)), POOL)))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ["p", "q", "loss"])
+def test_a_report_that_is_not_finite_is_refused(name: str, value: float) -> None:
+    bad = value if name == "loss" else np.full_like({"p": FRAGMENT, "q": POOL}[name], value)
+    report = dataclasses.replace(MESSAGES[5], **{name: bad})
+    with pytest.raises(MalformedMessage, match=rf"Report\.{name}"):
+        CODEC.decode(CODEC.encode(report))
+
+
+@given(st.binary(max_size=600))
+def test_noise_is_refused_and_never_executed(noise: bytes) -> None:
+    with pytest.raises(MalformedMessage):
+        CODEC.decode(np.frombuffer(noise, np.uint8))
+
+
+def test_a_pickle_is_refused() -> None:
+    with pytest.raises(MalformedMessage):
+        CODEC.decode(np.frombuffer(pickle.dumps({"a": np.zeros(100)}), np.uint8))
+
+
+@pytest.mark.parametrize("field", ["split", "candidate"])
+def test_an_unknown_split_or_candidate_is_refused(field: str) -> None:
+    buffer = CODEC.encode(MESSAGES[7])
+    buffer[: HEADER.itemsize].view(HEADER)[field] = 99
+    with pytest.raises(MalformedMessage, match="99"):
+        CODEC.decode(buffer)
