@@ -6,10 +6,12 @@ from asyndbt_mpi.config import Config, ConfigurationError
 from asyndbt_mpi.protocol.blackbox import BlackBox
 from asyndbt_mpi.protocol.messages import Shapes
 from asyndbt_mpi.protocol.worker import Worker
-from asyndbt_mpi.task.dataset import load
+from asyndbt_mpi.task.dataset import load, locate
 from asyndbt_mpi.task.partition import WorkerData, split
 from asyndbt_mpi.task.template import Template
 from asyndbt_mpi.task.vocabulary import load_vocabulary
+
+SYNTHETIC_CLASSES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +53,11 @@ def prepare(config: Config, workers: int) -> Materials:
     classes = SYNTHETIC_CLASSES
     if config.llm.backend != "synthetic":
         template = Template(config.task.template, config.task.labels)
-        dataset = load(config.task, template)
+        dataset = load(locate(config.task), len(config.task.labels), template.pairs)
         data = split(dataset, config.task, prompt.pool, workers, config.run.seed)
         classes = len(config.task.labels)
     shapes = Shapes(prompt.fragment_length, prompt.vocabulary_size, classes, prompt.pool)
     return Materials(shapes, vocabulary, template, data)
-
-
-SYNTHETIC_CLASSES = 2
 
 
 def black_box(config: Config, materials: Materials, worker: int, place: Place) -> BlackBox:

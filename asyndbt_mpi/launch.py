@@ -10,10 +10,11 @@ from mpi4py import MPI
 
 from asyndbt_mpi.assemble import Materials, Place, prepare, worker_with_black_box
 from asyndbt_mpi.config import Config, ConfigurationError, load
+from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.writer import Writer
 from asyndbt_mpi.protocol.messages import Codec
 from asyndbt_mpi.protocol.records import Event, EventKind, Record
-from asyndbt_mpi.protocol.server import Server, TooFewWorkers, WorkerFailed
+from asyndbt_mpi.protocol.server import Server, WorkerFailed
 from asyndbt_mpi.transport.delay import DelayModel
 from asyndbt_mpi.transport.mpi import (
     GRACE_SECONDS,
@@ -26,6 +27,7 @@ from asyndbt_mpi.transport.mpi import (
     work,
 )
 from asyndbt_mpi.view.progress import Progress
+from asyndbt_mpi.view.summary import print_summary
 
 DONE, FAILED, BAD_USAGE = 0, 1, 2
 
@@ -42,8 +44,11 @@ class LogAndProgress:
         for record in records:
             self.writer.write(record)
             self.progress.update(record)
-            if isinstance(record, Event) and record.kind is EventKind.EXCLUDED:
-                self.progress.say(f"worker {record.worker} is excluded: {record.text}")
+            match record:
+                case Event(kind=EventKind.HELLO):
+                    self.writer.describe(record.worker, record.text)
+                case Event(kind=EventKind.EXCLUDED):
+                    self.progress.say(f"worker {record.worker} is excluded: {record.text}")
 
     def idle(self) -> None:
         """Nothing arrives: what is buffered may as well be written."""
@@ -147,9 +152,9 @@ def _run_server(
     problem: str | None = None
     with Progress(config.run.iterations, workers) as progress:
         try:
-            if not serve(channel, server, LogAndProgress(writer, progress)):
-                problem = "interrupted"
-        except (WorkerFailed, TooFewWorkers) as error:
+            whole = serve(channel, server, LogAndProgress(writer, progress))
+            problem = server.failure if whole else "interrupted"
+        except WorkerFailed as error:
             problem = str(error)
         finally:
             writer.close("finished" if server.finished and not problem else "interrupted")
@@ -160,7 +165,11 @@ def _run_server(
     if not channel.close(GRACE_SECONDS):
         # Somebody is deep in a computation and has not seen the stop.
         channel.comm.Abort(FAILED)
-    return FAILED if problem else DONE
+    if problem:
+        return FAILED
+    with Log(path) as log:
+        print_summary(log)
+    return DONE
 
 
 def _say(problem: str, debug: bool) -> None:

@@ -106,14 +106,13 @@ class Polyhedron:
     def force(self, worker: int) -> FloatArray:
         """sum_l lambda^l a^l(v), the one (M, N) array that (19) needs of all planes."""
         slots = self.slots
-        weighted = self.dual[slots, :, None] * self.a[slots, worker]
-        force: FloatArray = weighted.sum(axis=0)
+        force: FloatArray = np.einsum("li,lij->ij", self.dual[slots], self.a[slots, worker])
         return force
 
     def consensus_gradient(self) -> FloatArray:
         """sum_l lambda^l b^l of (21); (M, N)."""
         slots = self.slots
-        gradient: FloatArray = (self.dual[slots, :, None] * self.b[slots]).sum(axis=0)  # (25)
+        gradient: FloatArray = np.einsum("li,lij->ij", self.dual[slots], self.b[slots])  # (25)
         return gradient
 
     def move_worker(self, worker: int, change: FloatArray) -> None:

@@ -24,6 +24,7 @@ from asyndbt_mpi.config import Config
 from asyndbt_mpi.protocol.closing import Closing
 from asyndbt_mpi.protocol.estimation import LowerEstimation
 from asyndbt_mpi.protocol.messages import (
+    WITHOUT,
     Assignment,
     Candidate,
     EvaluationReport,
@@ -50,16 +51,15 @@ from asyndbt_mpi.protocol.records import (
 )
 from asyndbt_mpi.protocol.validation import Validation
 
+CONSENSUS = 0
+"""The worker that evaluations of the consensus are logged under."""
+
 ON_SIMPLEX = 1e-9
 """Rows this close to the simplex are taken as they are; others are projected first (D6)."""
 
 
 class WorkerFailed(RuntimeError):
     """A worker cannot go on, and says why."""
-
-
-class TooFewWorkers(RuntimeError):
-    """Fewer live workers are left than `algorithm.min_workers`."""
 
 
 @dataclass(slots=True)
@@ -94,6 +94,8 @@ class Server:
         Workers that count, and iterations since each one's last report was used.
     finished : bool
         Every worker has been told to stop.
+    failure : str or None
+        Why the run had to end before its time.
     """
 
     def __init__(self, config: Config, shapes: Shapes, workers: int) -> None:
@@ -111,6 +113,7 @@ class Server:
         self.calls = 0
         self.prompt_tokens = 0
         self.finished = False
+        self.failure: str | None = None
         self.polyhedron = Polyhedron(
             workers, shapes.positions, shapes.words, algorithm.max_planes, algorithm.lower_distance
         )
@@ -139,6 +142,7 @@ class Server:
         self._estimation: LowerEstimation | None = None
         self._open: _Open | None = None
         self._closing: Closing | None = None
+        self._of_consensus: list[EvaluationReport] = []
         self._working = set(range(1, workers + 1))
         self._output = Output()
         self._now = 0.0
@@ -155,8 +159,6 @@ class Server:
         MalformedMessage
             The message answers nothing that was asked; the state is unchanged, and the driver
             should call `exclude`.
-        TooFewWorkers
-            The run cannot go on.
         """
         self._begin(time)
         if not self.live[worker - 1]:
@@ -179,10 +181,7 @@ class Server:
     def exclude(self, worker: int, reason: str, time: float) -> Output:
         """Go on without ``worker``: its values stay, it is neither waited for nor answered.
 
-        Raises
-        ------
-        TooFewWorkers
-            Fewer than `algorithm.min_workers` are left.
+        With fewer than `algorithm.min_workers` left the run ends; `failure` then says why.
         """
         self._begin(time)
         if not self.live[worker - 1]:
@@ -194,21 +193,21 @@ class Server:
         if self._estimation:
             self._estimation.exclude(worker)
         self._stop(worker)
-        left = int(self.live.sum())
-        if left < self.config.algorithm.min_workers:
-            raise TooFewWorkers(
-                f"{left} workers are left, algorithm.min_workers is"
-                f" {self.config.algorithm.min_workers}; the last to go was worker {worker}:"
-                f" {reason}"
-            )
-        self._proceed()
+        left, needed = int(self.live.sum()), self.config.algorithm.min_workers
+        if left >= needed:
+            self._proceed()
+            return self._output
+        self.failure = (
+            f"{left} workers are left, algorithm.min_workers is {needed};"
+            f" the last to go was worker {worker}: {reason}"
+        )
+        self._stop_all()
         return self._output
 
     def interrupt(self, time: float) -> Output:
         """Tell every worker to stop, now; the committed iterations are what there is."""
         self._begin(time)
-        for worker in sorted(self._working):
-            self._stop(worker)
+        self._stop_all()
         return self._output
 
     # ------------------------------------------------------------ messages in
@@ -288,6 +287,8 @@ class Server:
                 worker, report.loss, request.words, request.demonstrations, int(self.live.sum())
             )
         elif self._closing:
+            if request.candidate is Candidate.CONSENSUS:
+                self._of_consensus.append(report)
             self._close_worker(worker)
 
     # ------------------------------------------------------------ Algorithm 1
@@ -463,10 +464,34 @@ class Server:
         else:
             self._stop(worker)
 
+    def _stop_all(self) -> None:
+        for worker in sorted(self._working):
+            self._stop(worker)
+
     def _stop(self, worker: int) -> None:
         self._working.discard(worker)
         self._output.messages.append((worker, Stop()))
         self.finished = not self._working
+        if self.finished and self._of_consensus:
+            self._record_consensus(self._of_consensus)
+
+    def _record_consensus(self, reports: list[EvaluationReport]) -> None:
+        """The consensus' words over all workers, each with its own demonstrations."""
+        self._output.records.append(
+            Evaluation(
+                iteration=self.iteration,
+                worker=CONSENSUS,
+                split=Split.TEST,
+                candidate=Candidate.CONSENSUS,
+                accuracy=float(np.mean([report.accuracy for report in reports])),
+                loss=float(np.mean([report.loss for report in reports])),
+                words=self.z.argmax(axis=1),
+                demonstrations=np.full(self.shapes.classes, WITHOUT),
+                calls=0,
+                prompt_tokens=0,
+                time=self._now,
+            )
+        )
 
     # ------------------------------------------------------------ bookkeeping
 

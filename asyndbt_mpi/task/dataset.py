@@ -122,4 +122,5 @@ def _sentence(record: dict[str, Any], key: str) -> str:
     sentence = record[key]
     if not isinstance(sentence, str) or not sentence.strip():
         raise ValueError(f"{key} must be a text that is not empty, not {json.dumps(sentence)}")
+    sentence.encode()  # JSON can hold half of a surrogate pair, a tokenizer cannot.
     return sentence

@@ -54,9 +54,7 @@ def split(
     counts = _counts(task, pool, workers, seed)
     taken = counts.train + counts.pool
     train = [_deal(dataset.train, cls, taken[:, cls], seed, TRAIN) for cls in range(classes)]
-    dev = [
-        _deal(dataset.dev, cls, counts.validation[:, cls], seed, DEV) for cls in range(classes)
-    ]
+    dev = [_deal(dataset.dev, cls, counts.validation[:, cls], seed, DEV) for cls in range(classes)]
     test = _test([rows[-1] for rows in dev], task.test, seed)
     return [
         WorkerData(
@@ -111,15 +109,14 @@ def _apportion(shares: FloatArray, total: int) -> IntArray:
     # Place of every part when the remainders are sorted from the largest.
     places = np.argsort(np.argsort(counts - exact, axis=1, kind="stable"), axis=1)
     missing = total - counts.sum(axis=1, keepdims=True)
-    return counts + (places < missing)
+    rounded: IntArray = counts + (places < missing)
+    return rounded
 
 
 # ---------------------------------------------------------------- which
 
 
-def _deal(
-    rows: Sequence[Row], cls: int, needed: IntArray, seed: int, file: str
-) -> list[list[Row]]:
+def _deal(rows: Sequence[Row], cls: int, needed: IntArray, seed: int, file: str) -> list[list[Row]]:
     """Disjoint draws of ``needed`` (R,) rows of one class, and as the last list what is left."""
     own = [row for row in rows if row.label == cls]
     if needed.sum() > len(own):

@@ -10,8 +10,8 @@ from asyndbt_mpi.task.dataset import Row
 from asyndbt_mpi.task.partition import WorkerData
 from asyndbt_mpi.task.template import Template
 
-BETWEEN = "\n\n"
-"""Stands between two demonstrations."""
+AFTER = "\n\n"
+"""Follows each demonstration; the model reads context and query as one text."""
 
 
 class PromptBlackBox:
@@ -80,7 +80,7 @@ class PromptBlackBox:
         shown: list[Row] = []
         if not (demonstrations == WITHOUT).all():
             shown = [pool[k] for pool, k in zip(self.pool, demonstrations, strict=True)]
-        context = BETWEEN.join(self.template.demonstrate(row, fragment) for row in shown)
+        context = "".join(self.template.demonstrate(row, fragment) + AFTER for row in shown)
         return [Prompt(context, self.template.render(row, fragment)) for row in rows]
 
     def _check(self, query: Query) -> None:

@@ -35,9 +35,10 @@ from asyndbt_mpi.protocol.worker import Worker
 from asyndbt_mpi.transport.delay import DelayModel
 
 SERVER = 0
-SPIN_SECONDS = 2e-4
-"""A wait this long only yields the core; after it, sleeps grow from the first to the last."""
-FIRST_SLEEP, LAST_SLEEP = 5e-5, 5e-3
+SPIN_SECONDS = 5e-5
+"""A wait shorter than this only yields the core; a longer one sleeps."""
+SLEEP_SHARE = 1 / 16
+SHORTEST_SLEEP, LONGEST_SLEEP = 5e-5, 5e-3
 GRACE_SECONDS = 5.0
 """How long ranks may take to answer a stop before the job is aborted."""
 
@@ -129,16 +130,19 @@ class Channel:
 
 
 def backoff() -> Iterator[None]:
-    """Yields at growing intervals: at once, then after yielding the core, then after sleeps."""
-    spin_until = time.perf_counter() + SPIN_SECONDS
-    while time.perf_counter() < spin_until:
-        yield
-        os.sched_yield()
-    pause = FIRST_SLEEP
+    """Yields at growing intervals: after yielding the core at first, then after sleeps.
+
+    A sleep is a fixed share of the wait so far: what comes late is noticed late by no more
+    than that share, and a long wait costs next to nothing.
+    """
+    started = time.perf_counter()
     while True:
         yield
-        time.sleep(pause)
-        pause = min(2 * pause, LAST_SLEEP)
+        waited = time.perf_counter() - started
+        if waited < SPIN_SECONDS:
+            os.sched_yield()
+        else:
+            time.sleep(min(max(waited * SLEEP_SHARE, SHORTEST_SLEEP), LONGEST_SLEEP))
 
 
 # ---------------------------------------------------------------- server

@@ -19,7 +19,7 @@ from asyndbt_mpi.protocol.messages import (
     Stop,
 )
 from asyndbt_mpi.protocol.records import Evaluation, Event, EventKind, Iteration
-from asyndbt_mpi.protocol.server import TooFewWorkers, WorkerFailed
+from asyndbt_mpi.protocol.server import WorkerFailed
 from tests.protocol.hand import SHAPES, Hand, configuration
 
 
@@ -273,8 +273,14 @@ def test_too_few_workers_end_the_run() -> None:
     hand = Hand(configuration(algorithm={"min_workers": 2}), 3)
     hand.hello()
     hand.take(hand.server.exclude(3, "a", 1.0))
-    with pytest.raises(TooFewWorkers, match=r"1 workers are left.*min_workers is 2.*worker 2: b"):
-        hand.server.exclude(2, "b", 2.0)
+    assert hand.server.failure is None
+    hand.take(hand.server.exclude(2, "b", 2.0))
+    assert hand.server.failure == (
+        "1 workers are left, algorithm.min_workers is 2; the last to go was worker 2: b"
+    )
+    assert hand.server.finished
+    assert all(isinstance(inbox[-1], Stop) for inbox in hand.inbox.values())
+    assert [e.worker for e in hand.of_type(Event) if e.kind is EventKind.EXCLUDED] == [3, 2]
 
 
 # ---------------------------------------------------------------- evaluation and the end
@@ -314,6 +320,10 @@ def test_closing_scores_every_kind_of_prompt_on_the_test_split() -> None:
     until_finished(hand)
     evaluations = [e for e in hand.of_type(Evaluation) if e.split is Split.TEST]
     kinds = sorted((e.candidate, e.worker) for e in evaluations)
+    (consensus,) = (e for e in evaluations if e.worker == 0)
+    of_workers = [e for e in evaluations if e.candidate is Candidate.CONSENSUS and e.worker]
+    assert consensus.loss == pytest.approx(np.mean([e.loss for e in of_workers]))
+    kinds.remove((Candidate.CONSENSUS, 0))
     own = [(c, v) for c in (Candidate.TUNED, Candidate.RANDOM, Candidate.CONSENSUS) for v in (1, 2, 3)]
     assert [k for k in kinds if k[0] is not Candidate.UNTUNED] == sorted(own)
     assert [k[0] for k in kinds].count(Candidate.UNTUNED) == 1
@@ -322,7 +332,7 @@ def test_closing_scores_every_kind_of_prompt_on_the_test_split() -> None:
             assert (e.words == -1).all()
         if e.candidate is Candidate.UNTUNED:
             assert (e.demonstrations == -1).all()
-        else:
+        elif e.worker:
             assert (e.demonstrations >= 0).all()
         if e.candidate is Candidate.CONSENSUS:
             np.testing.assert_array_equal(e.words, hand.server.z.argmax(axis=1))

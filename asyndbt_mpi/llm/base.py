@@ -1,0 +1,56 @@
+"""What the rest of the package knows of a language model: one method, its input and its answer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class ModelError(Exception):
+    """A model cannot be found, loaded, or used for what is asked; says what would be right."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt in two parts: the model reads ``context + query``, as one text."""
+
+    context: str
+    """What the queries of one sample share: the fragment and the demonstrations."""
+
+    query: str
+    """The rest, up to where the label is to follow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Log-probabilities of U labels after each of P prompts, and what they cost."""
+
+    log_probabilities: NDArray[np.float64]
+    """(P, U), in nats; each row is normalised over the U labels."""
+
+    calls: int
+    """Prompts that were really sent to the model."""
+
+    prompt_tokens: int
+    """Tokens that really went through the model; a shared context counts once, pads never."""
+
+
+class LanguageModel(Protocol):
+    """A black box that says how probable each label is as the continuation of a prompt."""
+
+    description: str
+    """One line: model, device, precision, threads."""
+
+    def label_log_probabilities(self, prompts: Sequence[Prompt], labels: Sequence[str]) -> Scores:
+        """Score every label after every prompt, in the order given.
+
+        Raises
+        ------
+        ValueError
+            The labels cannot be told apart, or a prompt or a label is empty.
+        ModelError
+            A prompt is longer than the model can read.
+        """
+        ...

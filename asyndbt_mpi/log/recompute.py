@@ -1,0 +1,189 @@
+"""The server's mathematics done again from what a log says went into it."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from asyndbt_mpi.algorithm.lower_level import residual
+from asyndbt_mpi.algorithm.optimizer import OPTIMIZERS
+from asyndbt_mpi.algorithm.polyhedron import cut
+from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
+from asyndbt_mpi.algorithm.updates import DualSteps, ascend_duals
+from asyndbt_mpi.log.reader import Log
+
+TOLERANCE = 1e-9
+BLOCK_BYTES = 1 << 23
+
+
+def recompute(log: Log) -> Iterator[str]:
+    """Everything in a log with all its iterates that differs from its equation, line by line.
+
+    Each iteration is computed from the logged state before it, so that one wrong number shows
+    where it stands and where it was used, and nowhere else.
+    """
+    algorithm, steps = log.config.algorithm, log.config.steps
+    dual_steps = DualSteps(
+        steps.lam,
+        algorithm.dual_bound,
+        algorithm.dual_regularisation,
+        algorithm.dual_regularisation_floor,
+    )
+    optimizer = OPTIMIZERS[steps.optimizer](steps.z)
+    planes, estimates = _Planes(log), _Estimates(log)
+    logged_z, logged_p = _InOrder(log, "iteration/z"), _InOrder(log, "report/p")
+    workers = log["report/worker"] - 1
+    ends = np.searchsorted(log["report/iteration"], np.arange(log.committed + 1))
+    z = logged_z[0]
+    p = np.repeat(z[None], log.workers, axis=0)  # every worker starts from z
+    for iteration in range(log.committed):
+        expected_z = z
+        if planes.identifier.size:  # without planes (21) moves nothing, nor Adam's averages
+            expected_z = optimizer.step(z, planes.consensus_gradient())  # (21)
+        z = logged_z[iteration + 1]
+        yield from _compare(f"iteration {iteration}: z differs from (21)", z, expected_z)
+        for row in range(ends[iteration], ends[iteration + 1]):
+            p[workers[row]] = logged_p[row]
+        expected = ascend_duals(
+            planes.dual, planes.values(p, z), planes.active(iteration), dual_steps, iteration
+        )  # (22)
+        planes.read_duals(iteration)
+        difference = np.abs(planes.dual - expected).max(axis=1, initial=0.0)
+        for index in np.flatnonzero(~(difference <= TOLERANCE)):
+            plane = planes.identifier[index]
+            yield (
+                f"iteration {iteration}, plane {plane}: lambda differs from (22) by "
+                f"{difference[index]:.1e}"
+            )
+        yield from estimates.check(iteration, p, z)
+        planes.end(iteration)
+
+
+def _compare(what: str, logged: np.ndarray, expected: np.ndarray) -> Iterator[str]:
+    difference = float(np.abs(logged - expected).max())
+    if not difference <= TOLERANCE:  # NaN is a difference, too
+        yield f"{what} by {difference:.1e}"
+
+
+class _InOrder:
+    """Rows of one dataset; asked for one after the other, they are read a block at a time."""
+
+    def __init__(self, log: Log, path: str) -> None:
+        self.log = log
+        self.path = path
+        self.start = 0
+        self.block = log.rows(path, 0, 1)
+        self.step = max(1, BLOCK_BYTES // max(1, self.block.nbytes))
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        if not self.start <= row < self.start + len(self.block):
+            self.start = row
+            self.block = self.log.rows(self.path, row, row + self.step)
+        found: np.ndarray = self.block[row - self.start]
+        return found
+
+
+class _Planes:
+    """The planes that take part in an iteration, oldest first, and their duals before it.
+
+    identifier (L,); a (L, R, M, N); b (L, M, N); c, dual (L, M).
+    """
+
+    def __init__(self, log: Log) -> None:
+        self.created, self.positions = log["plane/created"], log["plane/positions"]
+        self.dropped = log["plane/dropped"]
+        self.changes = {*self.created.tolist(), *np.unique(self.dropped).tolist()}
+        self.dual_plane, self.dual_value = log["dual/plane"], log["dual/value"]
+        self.dual_ends = np.searchsorted(log["dual/iteration"], np.arange(log.committed + 1))
+        self.logged_a, self.logged_b = _InOrder(log, "plane/a"), _InOrder(log, "plane/b")
+        self.logged_c = log["plane/c"]
+        positions, words = log.shapes.positions, log.shapes.words
+        self.identifier: IntArray = np.zeros(0, dtype=np.int64)
+        self.a: FloatArray = np.zeros((0, log.workers, positions, words))
+        self.b: FloatArray = np.zeros((0, positions, words))
+        self.c: FloatArray = np.zeros((0, positions))
+        self.dual: FloatArray = np.zeros((0, positions))
+
+    def active(self, iteration: int) -> BoolArray:
+        """Positions that count in ``iteration``; (L, M)."""
+        dropped = self.dropped[self.identifier]
+        active: BoolArray = self.positions[self.identifier] & (
+            (dropped < 0) | (dropped >= iteration)
+        )
+        return active
+
+    def consensus_gradient(self) -> FloatArray:
+        """sum_l lambda^l b^l of (21); (M, N)."""
+        gradient: FloatArray = (self.dual[:, :, None] * self.b).sum(axis=0)  # (25)
+        return gradient
+
+    def values(self, p: FloatArray, z: FloatArray) -> FloatArray:
+        """Left-hand side of every plane at p (R, M, N) and z (M, N); (L, M)."""
+        values: FloatArray = (
+            np.einsum("lvij,vij->li", self.a, p) + np.einsum("lij,ij->li", self.b, z) + self.c
+        )
+        return values
+
+    def read_duals(self, iteration: int) -> None:
+        """The duals become those that the log has for ``iteration``; 0 where it has none."""
+        self.dual = np.zeros_like(self.dual)
+        index = {plane: index for index, plane in enumerate(self.identifier.tolist())}
+        for row in range(self.dual_ends[iteration], self.dual_ends[iteration + 1]):
+            plane = int(self.dual_plane[row])
+            if plane in index:
+                self.dual[index[plane]] = self.dual_value[row]
+
+    def end(self, iteration: int) -> None:
+        """Let go of what ``iteration`` dropped, and take in the plane that it made."""
+        if iteration not in self.changes:
+            return
+        active = self.active(iteration + 1)
+        stays = active.any(axis=1)
+        self.identifier, self.a, self.b = self.identifier[stays], self.a[stays], self.b[stays]
+        self.c, self.dual = self.c[stays], np.where(active, self.dual, 0.0)[stays]
+        for plane in np.flatnonzero(self.created == iteration).tolist():
+            self.identifier = np.append(self.identifier, plane)
+            self.a = np.concatenate([self.a, self.logged_a[plane][None]])
+            self.b = np.concatenate([self.b, self.logged_b[plane][None]])
+            self.c = np.concatenate([self.c, self.logged_c[plane][None]])
+            self.dual = np.concatenate([self.dual, np.zeros_like(self.c[:1])])
+
+
+class _Estimates:
+    """The estimates of phi and the planes that came of them."""
+
+    def __init__(self, log: Log) -> None:
+        algorithm = log.config.algorithm
+        self.tolerance, self.distance = algorithm.tolerance, algorithm.lower_distance
+        self.row = {int(iteration): row for row, iteration in enumerate(log["lower/iteration"])}
+        self.plane = {int(iteration): row for row, iteration in enumerate(log["plane/created"])}
+        self.phi_p, self.phi_z = _InOrder(log, "lower/phi_p"), _InOrder(log, "lower/phi_z")
+        self.h, self.positions = log["lower/h"], log["plane/positions"]
+        self.coefficients = [_InOrder(log, f"plane/{name}") for name in "abc"]
+
+    def check(self, iteration: int, p: FloatArray, z: FloatArray) -> Iterator[str]:
+        """What is wrong with h and the plane of ``iteration``, if it made an estimate.
+
+        p (R, M, N) and z (M, N) are those at its end.
+        """
+        if iteration not in self.row:
+            if iteration in self.plane:
+                yield f"iteration {iteration}: a plane without an estimate of phi"
+            return
+        row, place = self.row[iteration], f"iteration {iteration}"
+        phi_p, phi_z, h = self.phi_p[row], self.phi_z[row], self.h[row]
+        expected_h = residual(p, z, phi_p, phi_z, self.distance)
+        yield from _compare(f"{place}: h differs from (5)", h, expected_h)
+        positions, *expected = cut(p, z, phi_p, phi_z, h, self.tolerance, self.distance)
+        if iteration not in self.plane:
+            if positions.any():
+                yield f"{place}: h exceeds the tolerance, but there is no plane"
+            return
+        plane = self.plane[iteration]
+        if not np.array_equal(self.positions[plane], positions):
+            yield f"{place}: the plane is not at the positions where h exceeds the tolerance"
+        equations = ("a", "(31)"), ("b", "(32)"), ("c", "(33)")
+        for (name, equation), logged, due in zip(
+            equations, self.coefficients, expected, strict=True
+        ):
+            what = f"{place}: {name} of the plane differs from {equation}"
+            yield from _compare(what, logged[plane], due)

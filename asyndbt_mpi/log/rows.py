@@ -1,0 +1,107 @@
+"""Records turned into rows: one value for each column of `schema.groups`, in its order.
+
+Arrays are copied, for a record may lend the server's own state, which moves on.
+"""
+
+from typing import TypeAlias
+
+import numpy as np
+
+from asyndbt_mpi.algorithm.polyhedron import Plane
+from asyndbt_mpi.protocol.records import Estimation, Evaluation, Event, Iteration, UsedReport
+
+Row: TypeAlias = tuple[object, ...]
+"""Values of the columns; None leaves it out."""
+
+
+def iteration_row(iteration: Iteration, keep: bool) -> Row:
+    """Row of /iteration; z only if ``keep``."""
+    return (
+        iteration.z.copy() if keep else None,
+        iteration.active.copy(),
+        iteration.delay.copy(),
+        iteration.time,
+        iteration.objective,
+    )
+
+
+def report_row(used: UsedReport, iteration: int, keep: bool) -> Row:
+    """Row of /report; p and q only if ``keep``."""
+    report = used.report
+    return (
+        used.worker,
+        report.number,
+        iteration,
+        report.iteration,
+        report.p.copy() if keep else None,
+        report.q.copy() if keep else None,
+        report.loss,
+        report.grad_p_norm,
+        report.grad_q_norm,
+        report.costs.calls,
+        report.costs.prompt_tokens,
+        report.costs.compute_seconds,
+        report.sent_time,
+        used.used_time,
+    )
+
+
+def dual_rows(iteration: Iteration) -> list[Row]:
+    """Rows of /dual, one for each plane in force."""
+    planes, duals = iteration.planes.tolist(), iteration.duals.copy()
+    return [(iteration.number, plane, dual) for plane, dual in zip(planes, duals, strict=True)]
+
+
+def lower_row(estimation: Estimation) -> Row:
+    """Row of /lower."""
+    return (
+        estimation.iteration,
+        estimation.k.copy(),
+        estimation.phi_p.copy(),
+        estimation.phi_z.copy(),
+        estimation.h.copy(),
+        estimation.calls,
+        estimation.prompt_tokens,
+    )
+
+
+def plane_row(plane: Plane) -> Row:
+    """Row of /plane, with nothing dropped yet."""
+    return (
+        plane.identifier,
+        plane.created,
+        plane.positions.copy(),
+        plane.a.copy(),
+        plane.b.copy(),
+        plane.c.copy(),
+        np.full(len(plane.positions), -1),
+    )
+
+
+def evaluation_row(evaluation: Evaluation) -> Row:
+    """Row of /evaluation."""
+    return (
+        evaluation.iteration,
+        evaluation.worker,
+        int(evaluation.split),
+        int(evaluation.candidate),
+        evaluation.accuracy,
+        evaluation.loss,
+        evaluation.words.copy(),
+        evaluation.demonstrations.copy(),
+        evaluation.calls,
+        evaluation.prompt_tokens,
+        evaluation.time,
+    )
+
+
+def event_row(event: Event) -> Row:
+    """Row of /event; no text is left out rather than stored empty."""
+    return (
+        int(event.kind),
+        event.worker,
+        event.number,
+        event.iteration,
+        event.time,
+        event.text or None,
+    )

@@ -1,0 +1,270 @@
+"""Is a log whole, and does it keep what the algorithm promises?"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import h5py
+import numpy as np
+
+from asyndbt_mpi.algorithm.types import BoolArray, IntArray
+from asyndbt_mpi.log import schema
+from asyndbt_mpi.log.reader import Log, LogError
+from asyndbt_mpi.log.recompute import TOLERANCE, recompute
+from asyndbt_mpi.protocol.records import EventKind
+
+MOST_LINES = 10
+"""Violations that one check may list; the rest are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What is wrong with a log, and (``notes``) what could not be checked; one line each."""
+
+    violations: list[str]
+    notes: list[str]
+
+
+def verify(path: str | os.PathLike[str]) -> Verification:
+    """Check every invariant of the log at ``path``.
+
+    Raises
+    ------
+    LogError
+        The file is no log at all.
+    """
+    with Log(path) as log:
+        violations = _listed(_columns(log)) or _listed(_lengths(log)) or _listed(_references(log))
+        if violations:
+            return Verification(violations, ["what the rows say, for they cannot be matched"])
+        notes = []
+        for check in (_simplex, _quorum, _delays, _reports, _duals, _objective):
+            violations += _listed(check(log))
+        if log.every == 1:
+            violations += _listed(recompute(log))
+        else:
+            notes.append(
+                "whether z obeys (21), lambda (22) and the planes (31)-(33), for "
+                f"log.iterates is {log.every}"
+            )
+        if log.status == "running":
+            notes.append(
+                f"what is beyond the {log.committed} committed iterations, for the run goes on "
+                "or was killed"
+            )
+    return Verification(violations, notes)
+
+
+def _listed(lines: Iterator[str]) -> list[str]:
+    listed = list(islice(lines, MOST_LINES))
+    rest = sum(1 for _ in lines)
+    return [*listed, f"... and {rest} more like these"] if rest else listed
+
+
+# ---------------------------------------------------------------- the file's structure
+
+
+def _columns(log: Log) -> Iterator[str]:
+    """Datasets that are missing, or of another type or row shape."""
+    for group in log.groups.values():
+        for column in group:
+            yield from _column(log, column)
+    for path in schema.FIXED:
+        yield from _column(log, schema.Column(path, "", schema.TEXT))
+
+
+def _column(log: Log, column: schema.Column) -> Iterator[str]:
+    try:
+        dtype, row = log.type_and_row(column.path)
+    except LogError:
+        yield f"/{column.path} is missing"
+        return
+    if _kind(dtype) != _kind(column.dtype):
+        yield f"/{column.path} is of type {dtype}, not {column.dtype}"
+    due = column.row_shape(log.shapes, log.workers)
+    if row != due:
+        yield f"/{column.path} has rows of shape {row}, not {due}"
+
+
+def _kind(dtype: np.dtype) -> tuple[object, ...]:
+    """What makes two types the same: numpy's comparison knows no names and no text."""
+    return dtype, h5py.check_enum_dtype(dtype), h5py.check_string_dtype(dtype)
+
+
+def _references(log: Log) -> Iterator[str]:
+    """Rows that name an iteration, a worker or a plane that does not exist."""
+    for path in schema.KEY.values():
+        iterations = log.rows(path)
+        for row in np.flatnonzero(np.diff(iterations, prepend=0) < 0):
+            yield f"/{path} row {row}: iteration {iterations[row]} is out of order"
+    for path, least in (("report/worker", 1), ("event/worker", 1), ("evaluation/worker", 0)):
+        workers = log[path]
+        for row in np.flatnonzero((workers < least) | (workers > log.workers)):
+            yield f"/{path} row {row}: there is no worker {workers[row]}"
+    identifiers = log["plane/id"]
+    for row in np.flatnonzero(identifiers != np.arange(len(identifiers))):
+        yield f"/plane/id row {row}: plane {identifiers[row]} is not numbered like its row"
+    planes = log["dual/plane"]
+    for row in np.flatnonzero((planes < 0) | (planes >= len(identifiers))):
+        yield f"/dual/plane row {row}: there is no plane {planes[row]}"
+
+
+def _lengths(log: Log) -> Iterator[str]:
+    """Columns that are too short or, in a log that was closed, too long."""
+    closed = log.status != "running"
+    for path, axes in schema.FIXED.items():
+        (due,) = schema.Column(path, axes, schema.TEXT).row_shape(log.shapes, log.workers)
+        if log.length(path) != due:
+            yield f"/{path} has {log.length(path)} rows, not {due}"
+    for group, columns in log.groups.items():
+        lengths = {column.path: log.length(column.path) for column in columns}
+        for path, length in lengths.items():
+            due = log.count(path) if group == "iteration" else max(lengths.values())
+            if (length < due and group == "iteration") or (length != due and closed):
+                yield f"/{path} has {length} rows, not {due}"
+        if closed and group in schema.KEY and log.count(group) < min(lengths.values()):
+            yield f"/{group} has rows of iterations that were not committed"
+
+
+# ---------------------------------------------------------------- the invariants
+
+
+def _simplex(log: Log) -> Iterator[str]:
+    """Rows of p, q and z off the simplex, or not there although they are due."""
+    used_in = log["report/iteration"]
+    of_row = {
+        "iteration/z": np.arange(log.committed + 1) - 1,
+        "report/p": used_in,
+        "report/q": used_in,
+    }
+    for path, iterations in of_row.items():
+        for start, block in log.blocks(path):
+            off = np.maximum(-block.min(axis=(1, 2)), np.abs(block.sum(axis=2) - 1).max(axis=1))
+            absent = np.isnan(block).all(axis=(1, 2)) & ~_due(log, iterations[start:][: len(block)])
+            for row in np.flatnonzero(~(off <= TOLERANCE) & ~absent):
+                place = _place(log, path, start + int(row), int(iterations[start + row]))
+                yield f"{place} is off the simplex by {off[row]:.1e} (nan: not there)"
+
+
+def _due(log: Log, iterations: IntArray) -> BoolArray:
+    """Whether the iterates of ``iterations`` must be there; the last ones come on closing."""
+    due: BoolArray = np.array([schema.kept(int(t), log.every) for t in iterations], dtype=bool)
+    if log.status != "running":
+        due |= iterations == log.committed - 1
+    return due
+
+
+def _place(log: Log, path: str, row: int, iteration: int) -> str:
+    if path == "iteration/z":
+        return f"iteration {iteration}: z" if row else "the start: z"
+    worker = log.rows("report/worker", row, row + 1)[0]
+    return f"iteration {iteration}, worker {worker}: {path.removeprefix('report/')}"
+
+
+def _live(log: Log) -> BoolArray:
+    """Which workers were not excluded when an iteration was committed; (T, R)."""
+    live = np.ones((log.committed, log.workers), dtype=bool)
+    excluded = log["event/kind"] == EventKind.EXCLUDED
+    places = log["event/iteration"][excluded], log["event/worker"][excluded]
+    for iteration, worker in zip(*places, strict=True):
+        live[iteration:, worker - 1] = False
+    return live
+
+
+def _quorum(log: Log) -> Iterator[str]:
+    """Iterations that went on with fewer than min(S, live) reports."""
+    counts = log["iteration/active"].sum(axis=1)
+    due = np.minimum(log.active_workers, _live(log).sum(axis=1))
+    for iteration in np.flatnonzero(counts < due):
+        yield f"iteration {iteration}: {counts[iteration]} active workers, {due[iteration]} are due"
+
+
+def _delays(log: Log) -> Iterator[str]:
+    """Delays beyond tau, or other than the iterations since the worker was last active."""
+    logged = log["iteration/delay"]
+    number = np.arange(log.committed)[:, None]
+    last_active = np.maximum.accumulate(np.where(log["iteration/active"], number, -1), axis=0)
+    delay = number - last_active
+    for iteration, worker in np.argwhere(logged != delay):
+        yield (
+            f"iteration {iteration}, worker {worker + 1}: delay {logged[iteration, worker]} is "
+            f"logged, {delay[iteration, worker]} iterations have passed"
+        )
+    for iteration, worker in np.argwhere((delay > log.max_delay) & _live(log)):
+        yield (
+            f"iteration {iteration}, worker {worker + 1}: delay {delay[iteration, worker]} "
+            f"exceeds max_delay {log.max_delay}"
+        )
+
+
+def _reports(log: Log) -> Iterator[str]:
+    """Reports that do not agree with who was active, or are older or newer than they can be."""
+    worker, iteration = log["report/worker"], log["report/iteration"]
+    counts = np.zeros((log.committed, log.workers), dtype=int)
+    np.add.at(counts, (iteration, worker - 1), 1)
+    active = log["iteration/active"]
+    for at, index in np.argwhere(counts != active):
+        state = "active" if active[at, index] else "not active"
+        yield f"iteration {at}, worker {index + 1}: {state}, with {counts[at, index]} reports"
+    read = log["report/read_iteration"]
+    for row in np.flatnonzero(read > iteration):
+        yield (
+            f"iteration {iteration[row]}, worker {worker[row]}: its report comes of iteration "
+            f"{read[row]}, which is later"
+        )
+    number = log["report/seq"]
+    for each in range(1, log.workers + 1):
+        rows = np.flatnonzero(worker == each)
+        for row in rows[1:][np.diff(number[rows]) <= 0]:
+            yield (
+                f"iteration {iteration[row]}, worker {each}: report {number[row]} does not "
+                "follow the one before"
+            )
+
+
+def _duals(log: Log) -> Iterator[str]:
+    """Duals out of bounds, of planes that take no part, or missing."""
+    iteration, plane, value = log["dual/iteration"], log["dual/plane"], log["dual/value"]
+    created, positions, dropped = log["plane/created"], log["plane/positions"], log["plane/dropped"]
+    bound = log.config.algorithm.dual_bound
+    for row, position in np.argwhere(~((value >= 0) & (value <= bound))):
+        yield (
+            f"iteration {iteration[row]}, plane {plane[row]}, position {position}: "
+            f"lambda {value[row, position]:.6g} is outside [0, {bound:g}]"
+        )
+    gone = (dropped[plane] >= 0) & (dropped[plane] < iteration[:, None])
+    for row, position in np.argwhere((value != 0) & (gone | ~positions[plane])):
+        yield (
+            f"iteration {iteration[row]}, plane {plane[row]}, position {position}: "
+            f"lambda {value[row, position]:.6g} where the plane has no such position (any more)"
+        )
+    for row in np.flatnonzero(iteration <= created[plane]):
+        yield (
+            f"iteration {iteration[row]}, plane {plane[row]}: a dual before the plane takes part"
+        )
+    logged = set(zip(plane.tolist(), iteration.tolist(), strict=True))
+    stands = (positions & (dropped < 0)).any(axis=1)
+    last = np.where(stands, log.committed - 1, dropped.max(axis=1, initial=-1))
+    for each in range(len(created)):
+        for due in range(created[each] + 1, last[each] + 1):
+            if (each, due) not in logged:
+                yield f"iteration {due}, plane {each}: its dual is missing"
+
+
+def _objective(log: Log) -> Iterator[str]:
+    """Objectives other than the mean of the newest loss of every worker that has reported."""
+    loss = log["report/loss"]
+    newest = np.full((log.committed, log.workers), -1)
+    newest[log["report/iteration"], log["report/worker"] - 1] = np.arange(len(loss))
+    newest = np.maximum.accumulate(newest, axis=0)
+    known = newest >= 0
+    total = np.where(known, np.append(loss, 0.0)[newest], 0.0).sum(axis=1)
+    expected = total / np.maximum(1, known.sum(axis=1))
+    logged = log["iteration/objective"]
+    wrong = ~(np.abs(logged - expected) <= TOLERANCE * np.maximum(1.0, np.abs(expected)))
+    for iteration in np.flatnonzero(wrong):
+        yield (
+            f"iteration {iteration}: objective {logged[iteration]:.12g} is logged, the newest "
+            f"losses give {expected[iteration]:.12g}"
+        )

@@ -1,0 +1,270 @@
+"""Writes the log of a run, so that whatever ends the run leaves a file that can be read.
+
+The file is in HDF5's default format, for the newer ones need repair after a kill. Rows are
+gathered in memory and written in batches: the data, then a flush, then the attribute
+``committed``, then a flush. Rows beyond ``committed`` may exist at any moment and do not count.
+"""
+
+import errno
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+import h5py
+import numpy as np
+
+from asyndbt_mpi import __version__
+from asyndbt_mpi.algorithm.types import FloatArray
+from asyndbt_mpi.config import Config
+from asyndbt_mpi.log import rows, schema
+from asyndbt_mpi.log.schema import Column, Transport
+from asyndbt_mpi.protocol.messages import Shapes
+from asyndbt_mpi.protocol.records import Estimation, Evaluation, Event, Iteration, Record
+
+SECONDS_BETWEEN_BATCHES = 0.2
+LARGEST_BATCH = 64
+"""Iterations; fewer where their iterates would exceed `LARGEST_BATCH_BYTES`."""
+LARGEST_BATCH_BYTES = 1 << 25
+CHUNK_BYTES = 1 << 18
+LONGEST_CHUNK = 512
+
+
+class Writer:
+    """Log of one run, made anew at ``path``; its folder is made if need be.
+
+    Parameters
+    ----------
+    shapes, workers : sizes M, N, U, V and R
+    vocabulary : N words
+    z0 : array (M, N), the consensus before iteration 0
+    clock : seconds; paces the batches
+
+    Raises
+    ------
+    FileExistsError
+        ``path`` exists; a log is never overwritten.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        config: Config,
+        shapes: Shapes,
+        workers: int,
+        vocabulary: Sequence[str],
+        transport: Transport,
+        z0: FloatArray,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.every = schema.period(config)
+        self.groups = schema.groups(config.algorithm.lower_distance)
+        self.waiting: dict[str, list[rows.Row]] = {group: [] for group in self.groups}
+        self.lengths = dict.fromkeys(self.groups, 0)
+        self.clock = clock
+        iteration_bytes = 8 * (workers + 1) * shapes.positions * shapes.words
+        self.batch = max(1, min(LARGEST_BATCH, LARGEST_BATCH_BYTES // iteration_bytes))
+        # The newest iterates where log.iterates left them out: close() stores the last ones.
+        self._withheld: list[tuple[str, int, FloatArray]] = []
+        # What to enter into /plane/dropped: plane, position, iteration.
+        self._drops: list[tuple[int, int, int]] = []
+
+        self.file = _create(Path(path))
+        self._describe_run(config, shapes, workers, transport)
+        for name, axes in schema.FIXED.items():
+            length = Column(name, axes, schema.TEXT).row_shape(shapes, workers)
+            self.file.create_dataset(name, length, schema.TEXT, maxshape=(None,))
+        self.file["vocabulary"][:] = list(vocabulary)
+        self.datasets = {
+            column.path: self._dataset(column, config, column.row_shape(shapes, workers))
+            for columns in self.groups.values()
+            for column in columns
+        }
+        self.datasets["iteration/z"].resize(1, axis=0)
+        self.datasets["iteration/z"][0] = z0
+        self.file.flush()
+        self._written = clock()
+
+    def _describe_run(
+        self, config: Config, shapes: Shapes, workers: int, transport: Transport
+    ) -> None:
+        self.file.attrs.update(
+            {
+                "format": schema.FORMAT,
+                "format_version": schema.FORMAT_VERSION,
+                "package_version": __version__,
+                "config": config.to_toml(),
+                "seed": config.run.seed,
+                "workers": workers,
+                "active_workers": config.algorithm.active_workers,
+                "max_delay": config.algorithm.max_delay,
+                "positions": shapes.positions,
+                "words": shapes.words,
+                "classes": shapes.classes,
+                "pool": shapes.pool,
+                "transport": transport,
+                "status": "running",
+                "committed": np.int64(0),
+            }
+        )
+
+    def _dataset(self, column: Column, config: Config, row: tuple[int, ...]) -> h5py.Dataset:
+        """The empty dataset of ``column``, in chunks that suit the run."""
+        fitting = CHUNK_BYTES // (column.dtype.itemsize * int(np.prod(row)))
+        chunk = max(1, min(fitting, LONGEST_CHUNK, config.run.iterations))
+        if column.iterate and self.every > 1:
+            chunk = 1  # so that rows left out take no room
+        compression: dict[str, object] = {}
+        if column.iterate and config.log.compression != "none":
+            compression = {"compression": config.log.compression, "shuffle": True}
+            if config.log.compression == "gzip":
+                compression["compression_opts"] = 1  # more costs time and saves next to nothing
+        return self.file.create_dataset(
+            column.path,
+            (0, *row),
+            column.dtype,
+            maxshape=(None, *row),
+            chunks=(chunk, *row),
+            fillvalue=None if column.dtype == schema.TEXT else column.fill,
+            **compression,
+        )
+
+    def describe(self, worker: int, text: str) -> None:
+        """Keep what ``worker`` (1..R) says of itself."""
+        self.file["worker/description"][worker - 1] = text
+
+    def write(self, record: Record) -> None:
+        """Take a record in; what has waited long enough, or is too much, goes to the file."""
+        match record:
+            case Event():
+                self.waiting["event"].append(rows.event_row(record))
+            case Evaluation():
+                self.waiting["evaluation"].append(rows.evaluation_row(record))
+            case Iteration():
+                self._gather(record)
+        if len(self.waiting["iteration"]) >= self.batch:
+            self.flush()
+        else:
+            self.flush_if_due()
+
+    def flush_if_due(self) -> None:
+        """Write what has waited for `SECONDS_BETWEEN_BATCHES`; also for idle moments."""
+        # Events alone cause no batch: the iteration that they belong to follows at once.
+        waiting = self.waiting["iteration"] or self.waiting["evaluation"]
+        if waiting and self.clock() - self._written >= SECONDS_BETWEEN_BATCHES:
+            self.flush()
+
+    def _gather(self, iteration: Iteration) -> None:
+        keep = schema.kept(iteration.number, self.every)
+        first_report = self.lengths["report"] + len(self.waiting["report"])
+        self.waiting["iteration"].append(rows.iteration_row(iteration, keep))
+        self.waiting["report"].extend(
+            rows.report_row(used, iteration.number, keep) for used in iteration.reports
+        )
+        self.waiting["dual"].extend(rows.dual_rows(iteration))
+        if iteration.estimation is not None:
+            self._gather_estimation(iteration.estimation)
+        self._withheld = []
+        if not keep:
+            self._withheld.append(("iteration/z", iteration.number + 1, iteration.z.copy()))
+            for row, used in enumerate(iteration.reports, first_report):
+                self._withheld.append(("report/p", row, used.report.p.copy()))
+                self._withheld.append(("report/q", row, used.report.q.copy()))
+
+    def _gather_estimation(self, estimation: Estimation) -> None:
+        self.waiting["lower"].append(rows.lower_row(estimation))
+        self._drops.extend(
+            (drop.identifier, drop.position, estimation.iteration) for drop in estimation.drops
+        )
+        if estimation.plane is not None:
+            self.waiting["plane"].append(rows.plane_row(estimation.plane))
+
+    def flush(self) -> None:
+        """Write and commit everything that was taken in."""
+        for group, columns in self.groups.items():
+            gathered, self.waiting[group] = self.waiting[group], []
+            if gathered:
+                self._append_rows(group, columns, gathered)
+        if self._drops:
+            self._enter_drops()
+        self.file.flush()
+        self.file.attrs.modify("committed", np.int64(self.lengths["iteration"]))
+        self.file.flush()
+        self._written = self.clock()
+
+    def _append_rows(
+        self, group: str, columns: tuple[Column, ...], gathered: list[rows.Row]
+    ) -> None:
+        for column, values in zip(columns, zip(*gathered, strict=True), strict=True):
+            dataset = self.datasets[column.path]
+            start = self.lengths[group] + (column.path == "iteration/z")  # its row 0: the start
+            if column.dtype == schema.TEXT or (column.iterate and self.every > 1):
+                _append_some(dataset, start, values)
+            else:
+                _append(dataset, column, start, values)
+        self.lengths[group] += len(gathered)
+
+    def _enter_drops(self) -> None:
+        """Bring /plane/dropped up to date, from the oldest plane that is concerned."""
+        planes, positions, iterations = np.array(self._drops).T
+        self._drops = []
+        first = int(planes.min())
+        dropped = self.datasets["plane/dropped"][first:]
+        dropped[planes - first, positions] = iterations
+        self.datasets["plane/dropped"][first:] = dropped
+
+    def close(self, status: Literal["finished", "interrupted"]) -> None:
+        """Write what waits, and the last iterates if log.iterates left them out; then close."""
+        self.flush()
+        for path, row, iterate in self._withheld:
+            self.datasets[path][row] = iterate
+        self.file.attrs["status"] = status
+        self.file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self.file:  # not closed yet
+            self.close("finished" if error is None else "interrupted")
+
+
+def _create(path: Path) -> h5py.File:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        # A file that is made exclusively needs no lock, which some parallel file systems
+        # lack, and without one anybody may look into the log of a running job.
+        return h5py.File(path, "x", locking=False)
+    except OSError as error:
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
+        raise
+
+
+def _append(dataset: h5py.Dataset, column: Column, start: int, values: Sequence[object]) -> None:
+    """Write one row for each of ``values`` from row ``start``, which is the dataset's end.
+
+    h5py's low-level calls: with batches this small, its indexing would cost more than HDF5.
+    """
+    block = np.array(values, dtype=column.dtype)
+    row = block.shape[1:]
+    end = (start + len(values), *row)
+    dataset.id.set_extent(end)
+    space = h5py.h5s.create_simple(end)
+    space.select_hyperslab((start, *(0 for _ in row)), block.shape)
+    dataset.id.write(h5py.h5s.create_simple(block.shape), space, block)
+
+
+def _append_some(dataset: h5py.Dataset, start: int, values: Sequence[object]) -> None:
+    """As `_append`, but None leaves a row at the fill value, where it takes no room."""
+    dataset.resize(start + len(values), axis=0)
+    for number, value in enumerate(values, start):
+        if value is not None:
+            dataset[number] = value

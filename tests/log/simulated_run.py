@@ -1,0 +1,200 @@
+"""A small honest run of the algorithm, as the records that a server would give to the log.
+
+Exact gradients of 0.5 * ||p - target_v||^2 stand in for the black box; everything that the log
+is checked against (planes, duals, z, delays) is done by the package's own functions.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from asyndbt_mpi.algorithm.lower_level import LowerLevel, LowerSteps, residual, worker_step
+from asyndbt_mpi.algorithm.optimizer import OPTIMIZERS
+from asyndbt_mpi.algorithm.polyhedron import Polyhedron
+from asyndbt_mpi.algorithm.simplex import project
+from asyndbt_mpi.algorithm.updates import DualSteps, update_duals
+from asyndbt_mpi.config import Config
+from asyndbt_mpi.log.writer import Writer
+from asyndbt_mpi.protocol.messages import Candidate, Costs, Report, Shapes, Split
+from asyndbt_mpi.protocol.records import (
+    Estimation,
+    Evaluation,
+    Event,
+    EventKind,
+    Iteration,
+    Record,
+    UsedReport,
+)
+
+WORKERS = 4
+SHAPES = Shapes(positions=3, words=5, classes=2, pool=4)
+VOCABULARY = ["plain", "naïve", "日本", "", "a b"]
+EXCLUDED_WORKER, EXCLUDED_IN = 2, 30
+
+
+def configuration(**sections: dict[str, object]) -> Config:
+    """Plain steps, a plane every 4 iterations, at most 3 of them; ``sections`` override keys."""
+    table: dict[str, dict[str, object]] = {
+        "run": {"iterations": 40, "seed": 7},
+        "algorithm": {
+            "active_workers": 2,
+            "max_delay": 3,
+            "plane_period": 4,
+            "max_planes": 3,
+            "tolerance": 0.25,
+            "dual_bound": 0.1,
+            "dual_regularisation_floor": 0.5,
+            "plane_threshold": 0.02,
+        },
+        "steps": {"optimizer": "sgd", "p": 0.1},
+    }
+    for section, keys in sections.items():
+        table.setdefault(section, {}).update(keys)
+    return Config.model_validate(table)
+
+
+@dataclass
+class Run:
+    """The state that server and workers share in this miniature."""
+
+    config: Config
+    generator: np.random.Generator = field(default_factory=lambda: np.random.default_rng(3))
+
+    def __post_init__(self) -> None:
+        fragment = (SHAPES.positions, SHAPES.words)
+        algorithm = self.config.algorithm
+        self.z0 = self.generator.dirichlet(np.ones(fragment[1]), fragment[0])
+        self.targets = self.generator.dirichlet(np.full(fragment[1], 0.3), (WORKERS, fragment[0]))
+        self.z = self.z0.copy()
+        self.p = np.repeat(self.z[None], WORKERS, axis=0)
+        self.q = np.full((WORKERS, SHAPES.classes, SHAPES.pool), 1 / SHAPES.pool)
+        self.polyhedron = Polyhedron(
+            WORKERS, *fragment, algorithm.max_planes, algorithm.lower_distance
+        )
+        self.optimizer = OPTIMIZERS[self.config.steps.optimizer](self.config.steps.z)
+        self.delay = np.zeros(WORKERS, dtype=np.int64)
+        self.live = np.ones(WORKERS, dtype=bool)
+        self.force = np.zeros((WORKERS, *fragment))
+        self.read = np.zeros(WORKERS, dtype=np.int64)
+        self.number = np.zeros(WORKERS, dtype=np.int64)
+        self.loss = np.full(WORKERS, np.nan)
+
+    def records(self, iterations: int | None = None) -> Iterator[Record]:
+        """Records of so many iterations, or of an endless run."""
+        for worker in range(WORKERS):
+            yield Event(EventKind.HELLO, worker + 1, -1, 0, 0.0)
+        iteration = 0
+        while iterations is None or iteration < iterations:
+            yield from self.iteration(iteration)
+            iteration += 1
+
+    def iteration(self, t: int) -> Iterator[Record]:
+        """What happens in one iteration."""
+        if t == EXCLUDED_IN:
+            self.live[EXCLUDED_WORKER - 1] = False
+            yield Event(EventKind.EXCLUDED, EXCLUDED_WORKER, -1, t, t + 0.1, "died, signal 9")
+        active = self._active()
+        if len(self.polyhedron):
+            self.z = self.optimizer.step(self.z, self.polyhedron.consensus_gradient())
+        used = [self._report(int(worker), t) for worker in np.flatnonzero(active)]
+        for report in used:
+            yield Event(EventKind.REPORT, report.worker, report.report.number, t, t + 0.5)
+        before = update_duals(self.polyhedron, self.z, self._dual_steps(), t)
+        self.delay = np.where(active, 0, self.delay + 1)
+        slots = self.polyhedron.slots
+        # The duals before the estimation, which may drop some of them.
+        planes, duals = self.polyhedron.identifier[slots], self.polyhedron.dual[slots]
+        estimation = None
+        if (t + 1) % self.config.algorithm.plane_period == 0:
+            estimation = self._estimate(t, before)
+        for worker in np.flatnonzero(active):
+            self.force[worker] = self.polyhedron.force(int(worker))
+            self.read[worker] = t + 1
+        objective = float(np.nanmean(self.loss))
+        yield Iteration(
+            t, self.z, active, self.delay, t + 0.75, objective, used, planes, duals, estimation
+        )
+        if t % 8 == 0:
+            yield from self._evaluations(t)
+
+    def _active(self) -> np.ndarray:
+        algorithm = self.config.algorithm
+        active: np.ndarray = self.live & (self.delay + 1 > algorithm.max_delay)
+        others = self.generator.permutation(np.flatnonzero(self.live & ~active))
+        active[others[: max(0, algorithm.active_workers - active.sum())]] = True
+        return active
+
+    def _report(self, worker: int, t: int) -> UsedReport:
+        step, p, q = self.config.steps.p, self.p[worker].copy(), self.q[worker]
+        gap = p - self.targets[worker]
+        self.p[worker] = project(p - step * (gap + self.force[worker]))
+        self.q[worker] = project(q - step * self.generator.normal(size=q.shape))
+        self.polyhedron.move_worker(worker, self.p[worker] - p)
+        self.loss[worker] = 0.5 * float((gap**2).sum())
+        report = Report(
+            number=int(self.number[worker]),
+            iteration=int(self.read[worker]),
+            loss=float(self.loss[worker]),
+            grad_p_norm=float(np.linalg.norm(gap)),
+            grad_q_norm=1.5,
+            costs=Costs(80, 4000 + t, 0.25),
+            sent_time=t + 0.25,
+            p=self.p[worker].copy(),
+            q=self.q[worker].copy(),
+        )
+        self.number[worker] += 1
+        return UsedReport(worker + 1, report, t + 0.5)
+
+    def _dual_steps(self) -> DualSteps:
+        algorithm = self.config.algorithm
+        return DualSteps(
+            self.config.steps.lam,
+            algorithm.dual_bound,
+            algorithm.dual_regularisation,
+            algorithm.dual_regularisation_floor,
+        )
+
+    def _estimate(self, t: int, before: np.ndarray) -> Estimation:
+        algorithm, steps = self.config.algorithm, self.config.steps
+        weights = LowerSteps(steps.lower_z, steps.rho, algorithm.penalty, algorithm.robust_weight)
+        lower = LowerLevel.start(self.p, self.z, self.live, weights)
+        for _ in range(algorithm.lower_steps):
+            for worker in np.flatnonzero(self.live):
+                gradient = lower.p[worker] - self.targets[worker]
+                force = lower.worker_force(int(worker))
+                lower.p[worker] = worker_step(lower.p[worker], gradient, force, steps.lower_p)
+            lower.server_step()
+        h = residual(self.p, self.z, lower.p, lower.z, algorithm.lower_distance)
+        drops = self.polyhedron.drop_slack(before, algorithm.plane_threshold)
+        plane, more = self.polyhedron.add(
+            self.p, self.z, lower.p, lower.z, h, algorithm.tolerance, t
+        )
+        k = np.where(self.live[:, None], np.arange(SHAPES.classes), -1)
+        return Estimation(t, k, lower.p, lower.z, h, 240, 9000 + t, plane, drops + more)
+
+    def _evaluations(self, t: int) -> Iterator[Evaluation]:
+        words = self.z.argmax(axis=1)
+        none = np.full(SHAPES.classes, -1)
+        for worker, candidate, demonstrations in (
+            (0, Candidate.CONSENSUS, none),
+            (t % WORKERS + 1, Candidate.TUNED, self.q[t % WORKERS].argmax(axis=1)),
+        ):
+            yield Evaluation(
+                t + 1, worker, Split.VALIDATION, candidate, 0.5 + t / 1000, 0.7, words,
+                demonstrations, 20, 900 + t, t + 0.9,
+            )  # fmt: skip
+
+
+def write_log(path: Path, config: Config, iterations: int = 40) -> list[Record]:
+    """A finished log at ``path``, and the records that went into it."""
+    run = Run(config)
+    kept = []
+    with Writer(path, config, SHAPES, WORKERS, VOCABULARY, "virtual", run.z0) as writer:
+        for worker in range(1, WORKERS + 1):
+            writer.describe(worker, f"host{worker}, cpu")
+        for record in run.records(iterations):
+            writer.write(record)
+            kept.append(record)
+    return kept

@@ -1,0 +1,121 @@
+"""The reader: one clear error for whatever cannot be read."""
+
+import re
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from asyndbt_mpi.log import reader
+from asyndbt_mpi.log.reader import Log, LogError
+from tests.log.conftest import LogCopy
+from tests.log.simulated_run import SHAPES, VOCABULARY, WORKERS
+
+
+def test_attributes(log_copy: LogCopy) -> None:
+    with Log(log_copy("sparse")) as log:
+        assert (log.workers, log.active_workers, log.max_delay, log.seed) == (WORKERS, 2, 3, 7)
+        assert (log.shapes, log.vocabulary, log.every) == (SHAPES, VOCABULARY, 6)
+        assert (log.committed, log.status, log.transport) == (40, "finished", "virtual")
+        assert log.config.run.iterations == 40
+
+
+def test_blocks_are_the_whole(log_copy: LogCopy, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Log(log_copy("whole")) as log:
+        z = log["iteration/z"]
+        monkeypatch.setattr(reader, "BLOCK_BYTES", 7 * z[0].nbytes)
+        blocks = list(log.blocks("iteration/z"))
+        assert [start for start, _ in blocks] == [0, 7, 14, 21, 28, 35]
+        np.testing.assert_array_equal(np.concatenate([block for _, block in blocks]), z)
+        np.testing.assert_array_equal(log.rows("iteration/z", 3, 5), z[3:5])
+
+
+def read_all(path: Path) -> None:
+    with Log(path) as log:
+        for columns in log.groups.values():
+            for column in columns:
+                log[column.path]
+
+
+def refusal(path: Path) -> str:
+    """The one line with which ``path`` is refused, without the path that it begins with."""
+    with pytest.raises(LogError) as caught:
+        read_all(path)
+    line = str(caught.value)
+    assert "\n" not in line
+    assert line.startswith(f"{path}: ")
+    return line.removeprefix(f"{path}: ")
+
+
+def test_no_such_file(tmp_path: Path) -> None:
+    assert refusal(tmp_path / "none.h5") == "no such file"
+
+
+def test_a_folder(tmp_path: Path) -> None:
+    assert "cannot be read" in refusal(tmp_path)
+
+
+def test_not_hdf5(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text("[run]\n")
+    assert refusal(path) == "not an HDF5 file"
+
+
+def test_another_hdf5_file(tmp_path: Path) -> None:
+    path = tmp_path / "other.h5"
+    h5py.File(path, "w").close()
+    assert "not an asyndbt log" in refusal(path)
+
+
+def test_a_newer_version(log_copy: LogCopy) -> None:
+    path = log_copy("whole")
+    with h5py.File(path, "r+") as file:
+        file.attrs["format_version"] = 2
+    assert refusal(path) == "has format version 2; this program reads 1"
+
+
+def test_a_missing_dataset(log_copy: LogCopy) -> None:
+    path = log_copy("whole")
+    with h5py.File(path, "r+") as file:
+        del file["report/q"]
+    assert refusal(path) == "the dataset 'report/q' is missing"
+
+
+def test_a_missing_attribute(log_copy: LogCopy) -> None:
+    path = log_copy("whole")
+    with h5py.File(path, "r+") as file:
+        del file.attrs["workers"]
+    assert re.match("an attribute is missing: .*workers", refusal(path))
+
+
+def test_a_bad_configuration(log_copy: LogCopy) -> None:
+    path = log_copy("whole")
+    with h5py.File(path, "r+") as file:
+        file.attrs["config"] = "[algorithm]\nactive_worker = 3\n"
+    assert "active_workers" in refusal(path)
+
+
+def test_a_truncated_file(log_copy: LogCopy) -> None:
+    path = log_copy("whole")
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    assert "truncated" in refusal(path)
+
+
+def test_an_unknown_dataset(log_copy: LogCopy) -> None:
+    with Log(log_copy("whole")) as log, pytest.raises(LogError, match="'nothing' is missing"):
+        log["nothing"]
+
+
+def test_evaluations_may_come_in_any_order(log_copy: LogCopy) -> None:
+    """Workers answer when they can: evaluations of an earlier iteration may come later."""
+    path = log_copy("whole")
+    with h5py.File(path, "r+") as file:
+        file.attrs["committed"] = 20
+        file.attrs["status"] = "running"
+        file["evaluation/iteration"][:] = file["evaluation/iteration"][:][::-1]
+        expected = file["evaluation/worker"][:][file["evaluation/iteration"][:] <= 20]
+    with Log(path) as log:
+        assert log["evaluation/iteration"].max() <= 20
+        np.testing.assert_array_equal(log["evaluation/worker"], expected)

@@ -1,0 +1,325 @@
+"""Verification: silent on honest logs, and each fault is found where it is."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from asyndbt_mpi.log.reader import LogError
+from asyndbt_mpi.log.verify import verify
+from asyndbt_mpi.protocol.records import EventKind
+from tests.log.conftest import CONFIGURATIONS, LogCopy
+from tests.log.simulated_run import EXCLUDED_IN, EXCLUDED_WORKER, write_log
+
+Edit = Callable[[h5py.File], None]
+LAST = 39
+GROUPS = ("iteration", "report", "plane", "dual", "lower", "evaluation", "event")
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_an_honest_log_is_whole(log_copy: LogCopy, name: str) -> None:
+    found = verify(log_copy(name))
+    assert found.violations == []
+    assert len(found.notes) == (name == "sparse")
+
+
+def test_a_run_without_iterations_is_whole(tmp_path: Path) -> None:
+    write_log(tmp_path / "run.h5", CONFIGURATIONS["whole"], iterations=0)
+    assert verify(tmp_path / "run.h5").violations == []
+
+
+def test_something_else_is_not_verified(tmp_path: Path) -> None:
+    with pytest.raises(LogError):
+        verify(tmp_path / "none.h5")
+
+
+def violations(path: Path, edit: Edit) -> list[str]:
+    with h5py.File(path, "r+") as file:
+        edit(file)
+    return verify(path).violations
+
+
+def assert_only(found: list[str], *patterns: str) -> None:
+    """Every line matches one of the patterns, and every pattern a line."""
+    lines = [line for line in found if not line.startswith("... and")]
+    for line in lines:
+        assert any(re.search(pattern, line) for pattern in patterns), line
+    for pattern in patterns:
+        assert any(re.search(pattern, line) for line in lines), (pattern, lines)
+
+
+def add(path: str, index: object, change: float) -> Edit:
+    """Add ``change`` to one number (or row) of a dataset."""
+
+    def edit(file: h5py.File) -> None:
+        file[path][index] += change
+
+    return edit
+
+
+def put(path: str, index: object, value: object) -> Edit:
+    """Overwrite one number (or row) of a dataset."""
+
+    def edit(file: h5py.File) -> None:
+        file[path][index] = value
+
+    return edit
+
+
+def attribute(name: str, value: object) -> Edit:
+    """Change an attribute of the file."""
+
+    def edit(file: h5py.File) -> None:
+        file.attrs[name] = value
+
+    return edit
+
+
+def remove_row(file: h5py.File, group: str, row: int) -> None:
+    for dataset in file[group].values():
+        kept = np.delete(dataset[:], row, axis=0)
+        dataset.resize(len(kept), axis=0)
+        dataset[:] = kept
+
+
+# ---------------------------------------------------------------- structure
+
+
+def without_a_dataset(file: h5py.File) -> None:
+    del file["lower/h"]
+
+
+def of_another_type(file: h5py.File) -> None:
+    values = file["iteration/delay"][:]
+    del file["iteration/delay"]
+    file["iteration/delay"] = values.astype("i8")
+
+
+def codes_without_names(file: h5py.File) -> None:
+    values = file["event/kind"][:]
+    del file["event/kind"]
+    file["event/kind"] = values.astype("i1")
+
+
+def of_another_shape(file: h5py.File) -> None:
+    values = file["report/p"][:]
+    del file["report/p"]
+    file["report/p"] = values[:, :, :-1]
+
+
+def with_a_row_too_many(file: h5py.File) -> None:
+    file["report/loss"].resize(len(file["report/loss"]) + 1, axis=0)
+
+
+def with_a_row_too_few(file: h5py.File) -> None:
+    file["iteration/z"].resize(len(file["iteration/z"]) - 1, axis=0)
+
+
+def with_rows_not_committed(file: h5py.File) -> None:
+    file["dual/iteration"][-1] = LAST + 1
+
+
+def with_a_short_vocabulary(file: h5py.File) -> None:
+    file["vocabulary"].resize(4, axis=0)
+
+
+@pytest.mark.parametrize(
+    ("edit", "pattern"),
+    [
+        (without_a_dataset, "^/lower/h is missing"),
+        (of_another_type, "^/iteration/delay is of type int64, not int32"),
+        (codes_without_names, "^/event/kind is of type"),
+        (of_another_shape, r"^/report/p has rows of shape \(3, 4\), not \(3, 5\)"),
+        (with_a_row_too_many, "^/report/.* has .* rows, not "),
+        (with_a_row_too_few, "^/iteration/z has 40 rows, not 41"),
+        (with_rows_not_committed, "^/dual has rows of iterations that were not committed"),
+        (with_a_short_vocabulary, "^/vocabulary has 4 rows, not 5"),
+        (attribute("committed", LAST + 2), "^/iteration/.* has .* rows, not 4[12]"),
+        (attribute("committed", LAST), "^/.* has "),
+        (put("report/worker", 5, 0), "^/report/worker row 5: there is no worker 0"),
+        (put("event/worker", 5, 5), "^/event/worker row 5: there is no worker 5"),
+        (put("evaluation/worker", 1, -1), "^/evaluation/worker row 1: there is no worker -1"),
+        (put("plane/id", 2, 7), "^/plane/id row 2: plane 7"),
+        (put("dual/plane", 0, 99), "^/dual/plane row 0: there is no plane 99"),
+        (put("report/iteration", 9, 0), "^/report/iteration row 9: iteration 0 is out of order"),
+    ],
+)
+def test_structure(log_copy: LogCopy, edit: Edit, pattern: str) -> None:
+    assert_only(violations(log_copy("whole"), edit), pattern)
+
+
+def test_rows_beyond_the_counter_are_no_fault_of_a_killed_run(log_copy: LogCopy) -> None:
+    def edit(file: h5py.File) -> None:
+        file.attrs["status"] = "running"
+        file.attrs["committed"] = LAST - 1
+        with_a_row_too_many(file)
+
+    assert violations(log_copy("whole"), edit) == []
+
+
+# ---------------------------------------------------------------- invariants of the protocol
+
+# Without all iterates nothing is computed again, so each fault stands alone.
+
+
+@pytest.mark.parametrize(
+    ("edit", "pattern"),
+    [
+        (add("iteration/z", (6, 1, 2), 1e-8), "^iteration 5: z is off the simplex"),
+        (add("iteration/z", 0, 1e-8), "^the start: z is off the simplex"),
+        (put("iteration/z", 6, np.nan), "^iteration 5: z is off the simplex by nan"),
+        (put("iteration/z", LAST + 1, np.nan), "^iteration 39: z is off the simplex by nan"),
+        (put("iteration/z", (3, 0, 0), 0.5), "^iteration 2: z is off the simplex by nan"),
+        (add("report/p", (-1, 0, 0), 1e-8), r"^iteration 39, worker \d: p is off the simplex"),
+        (add("report/q", (-1, 0, 0), -2.0), r"^iteration 39, worker \d: q is off the simplex"),
+        (put("report/p", -1, np.nan), r"^iteration 39, worker \d: p is off the simplex by nan"),
+        (add("iteration/delay", (10, 1), 1), "^iteration 10, worker 2: delay . is logged"),
+        (attribute("max_delay", 1), r"^iteration \d+, worker .: delay [23] exceeds max_delay 1"),
+        (attribute("active_workers", 3), "active workers, 3 are due"),
+        (add("report/read_iteration", 20, 40), "its report comes of iteration .* later"),
+        (put("report/seq", -1, 0), r"^iteration 39, worker \d: report 0 does not follow"),
+        (add("iteration/objective", 20, 1e-6), "^iteration 20: objective"),
+        (add("plane/created", -2, 1), "^iteration 36, plane .: a dual before the plane"),
+    ],
+)
+def test_invariants(log_copy: LogCopy, edit: Edit, pattern: str) -> None:
+    assert_only(violations(log_copy("sparse"), edit), pattern)
+
+
+def test_who_was_excluded_need_not_report(log_copy: LogCopy) -> None:
+    def edit(file: h5py.File) -> None:
+        kinds = file["event/kind"][:]
+        kinds[kinds == EventKind.EXCLUDED] = EventKind.HELLO
+        file["event/kind"][:] = kinds
+
+    assert_only(
+        violations(log_copy("synchronous"), edit),
+        f"^iteration {EXCLUDED_IN}: 3 active workers, 4 are due",
+        r"^iteration 3\d: 3 active workers, 4 are due",
+        rf"^iteration 3\d, worker {EXCLUDED_WORKER}: delay \d+ exceeds max_delay 3",
+    )
+
+
+def test_reports_are_those_of_the_active_workers(log_copy: LogCopy) -> None:
+    def edit(file: h5py.File) -> None:
+        file["report/loss"][:] = 1.0  # so that the objective does not depend on who reported
+        file["iteration/objective"][:] = 1.0
+        file["report/worker"][-1] = EXCLUDED_WORKER
+        file["report/seq"][-1] = 1000
+
+    assert_only(
+        violations(log_copy("sparse"), edit),
+        r"^iteration 39, worker \d: active, with 0 reports",
+        f"^iteration 39, worker {EXCLUDED_WORKER}: not active, with 1 reports",
+    )
+
+
+def standing_dual(file: h5py.File) -> tuple[int, int]:
+    """A row of /dual and a position at which its plane counts."""
+    row = len(file["dual/plane"]) - 1
+    plane = file["dual/plane"][row]
+    counts = file["plane/positions"][plane] & (file["plane/dropped"][plane] < 0)
+    counts |= file["plane/dropped"][plane] >= file["dual/iteration"][row]
+    return row, int(np.flatnonzero(counts)[0])
+
+
+@pytest.mark.parametrize("value", [-1e-6, 0.100001, np.nan])
+def test_duals_stay_within_their_bounds(log_copy: LogCopy, value: float) -> None:
+    def edit(file: h5py.File) -> None:
+        file["dual/value"][standing_dual(file)] = value
+
+    assert_only(violations(log_copy("sparse"), edit), r"^iteration 39, .* is outside \[0, 0.1\]")
+
+
+def test_duals_are_zero_where_there_is_no_position(log_copy: LogCopy) -> None:
+    def edit(file: h5py.File) -> None:
+        positions = file["plane/positions"][:][file["dual/plane"][:]]
+        row, position = np.argwhere(~positions)[0]
+        file["dual/value"][row, position] = 0.05
+
+    assert_only(violations(log_copy("sparse"), edit), "no such position")
+
+
+def test_duals_are_zero_where_a_position_was_dropped(log_copy: LogCopy) -> None:
+    def edit(file: h5py.File) -> None:
+        row, position = standing_dual(file)
+        file["dual/value"][row, position] = 0.05
+        file["plane/dropped"][file["dual/plane"][row], position] = LAST - 1
+
+    assert_only(violations(log_copy("sparse"), edit), "^iteration 39, .* no such position")
+
+
+def test_duals_are_there_for_every_plane(log_copy: LogCopy) -> None:
+    found = violations(log_copy("sparse"), lambda file: remove_row(file, "dual", -1))
+    assert_only(found, r"^iteration 39, plane \d: its dual is missing")
+
+
+# ---------------------------------------------------------------- the mathematics
+
+
+def off_by_a_tangent(file: h5py.File) -> None:
+    """z after iteration 1, still on the simplex; there are no planes yet."""
+    file["iteration/z"][2, 0, :2] += (1e-6, -1e-6)
+
+
+def with_another_dual(file: h5py.File) -> None:
+    row, position = standing_dual(file)
+    value = file["dual/value"][row, position]
+    file["dual/value"][row, position] = value + (1e-6 if value < 0.05 else -1e-6)
+
+
+def with_another_position(file: h5py.File) -> None:
+    position = int(np.flatnonzero(file["plane/positions"][-1])[0])
+    file["plane/positions"][-1, position] = False
+
+
+def without_its_plane(file: h5py.File) -> None:
+    remove_row(file, "plane", -1)
+
+
+def without_its_estimate(file: h5py.File) -> None:
+    remove_row(file, "lower", -1)
+
+
+@pytest.mark.parametrize(
+    ("edit", "patterns"),
+    [
+        (off_by_a_tangent, ["^iteration 1: z differs from", "^iteration 2: z differs from"]),
+        (with_another_dual, [r"^iteration 39, plane \d: lambda differs from \(22\) by 1.0e-06"]),
+        (with_another_position, ["^iteration 39: the plane is not at the positions"]),
+        (
+            add("plane/a", (-1, 0, 0, 0), 1),
+            [r"^iteration 39: a of the plane .* \(31\) by 1.0e\+00"],
+        ),
+        (add("plane/b", (-1, 0, 0), 1e-6), [r"^iteration 39: b of the plane .* \(32\)"]),
+        (add("plane/c", (-1, 0), 1e-6), [r"^iteration 39: c of the plane .* \(33\)"]),
+        (add("lower/phi_z", (-1, 0, 0), 1e-6), [r"^iteration 39: h differs from \(5\)"]),
+        (
+            add("lower/h", -1, 1e-6),
+            [r"^iteration 39: h differs from \(5\)", r"^iteration 39: c of the plane .* \(33\)"],
+        ),
+        (without_its_plane, ["^iteration 39: h exceeds the tolerance, but there is no plane"]),
+        (without_its_estimate, ["^iteration 39: a plane without an estimate"]),
+    ],
+)
+def test_mathematics(log_copy: LogCopy, edit: Edit, patterns: list[str]) -> None:
+    assert_only(violations(log_copy("whole"), edit), *patterns)
+
+
+@pytest.mark.parametrize("name", ["whole", "adam", "mirror"])
+def test_another_step_of_z_would_be_noticed(log_copy: LogCopy, name: str) -> None:
+    def edit(file: h5py.File) -> None:
+        config = file.attrs["config"]
+        assert "z = 0.05" in config
+        file.attrs["config"] = config.replace("\nz = 0.05", "\nz = 0.04")
+
+    assert_only(violations(log_copy(name), edit), r"z differs from \(21\)")
+
+
+def test_long_lists_are_cut(log_copy: LogCopy) -> None:
+    found = violations(log_copy("sparse"), put("iteration/objective", slice(None), 9.0))
+    assert len(found) == 11
+    assert found[-1] == "... and 30 more like these"

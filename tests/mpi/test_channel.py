@@ -1,0 +1,124 @@
+import numpy as np
+import pytest
+from mpi4py import MPI
+
+from asyndbt_mpi.protocol.messages import (
+    Assignment,
+    Codec,
+    EvaluationRequest,
+    Failure,
+    MalformedMessage,
+    Shapes,
+    Stop,
+)
+from asyndbt_mpi.transport.mpi import Channel, agree, node_share
+
+SHAPES = Shapes(positions=75, words=100, classes=2, pool=50)
+
+
+@pytest.fixture
+def channel():
+    made = Channel(MPI.COMM_WORLD, Codec(SHAPES))
+    yield made
+    assert made.close(30.0)
+
+
+def force(rank: int, number: int) -> np.ndarray:
+    return np.full((75, 100), rank + number / 1000)
+
+
+@pytest.mark.mpi(min_size=2)
+def test_messages_arrive_whole_and_in_order_however_busy_the_receiver(channel: Channel) -> None:
+    count = 50
+    if channel.rank != 0:
+        for number in range(count):
+            channel.send(0, Assignment(number, channel.rank, force(channel.rank, number)))
+        return
+    following = dict.fromkeys(range(1, channel.size), 0)
+    while any(number < count for number in following.values()):
+        rank, buffer = channel.receive()
+        message = channel.codec.decode(buffer)
+        assert (message.iteration, message.number) == (rank, following[rank])
+        np.testing.assert_array_equal(message.force, force(rank, message.number))
+        following[rank] += 1
+
+
+@pytest.mark.mpi(min_size=2)
+def test_a_buffer_may_be_changed_as_soon_as_it_was_sent(channel: Channel) -> None:
+    if channel.rank == 0:
+        array = np.zeros((75, 100))
+        for rank in range(1, channel.size):
+            array[:] = rank
+            channel.send(rank, Assignment(1, 0, array))
+        array[:] = np.nan
+        return
+    _, buffer = channel.receive()
+    assert (channel.codec.decode(buffer).force == channel.rank).all()
+
+
+@pytest.mark.mpi(min_size=2)
+def test_kinds_are_told_apart_by_content_not_by_order(channel: Channel) -> None:
+    sent = [
+        Stop(),
+        EvaluationRequest(3, 1, 0, np.arange(75), np.arange(2)),
+        Failure("worker 1: broken"),
+        Assignment(1, 2, force(0, 0)),
+    ]
+    if channel.rank == 0:
+        for rank in range(1, channel.size):
+            for message in sent[rank % 4 :] + sent[: rank % 4]:
+                channel.send(rank, message)
+        return
+    received = [type(channel.codec.decode(channel.receive()[1])) for _ in sent]
+    start = channel.rank % 4
+    assert received == [type(message) for message in sent[start:] + sent[:start]]
+
+
+@pytest.mark.mpi(min_size=2)
+def test_an_endless_message_is_refused_and_the_next_one_still_arrives(channel: Channel) -> None:
+    if channel.rank == 1:
+        noise = np.full(channel.codec.longest * 3, 7, np.uint8)
+        request = channel.comm.Isend([noise, MPI.BYTE], 0)
+        channel.send(0, Stop())
+        request.Wait()
+    elif channel.rank == 0:
+        _, buffer = channel.receive()
+        assert len(buffer) == channel.codec.longest
+        with pytest.raises(MalformedMessage):
+            channel.codec.decode(buffer)
+        assert isinstance(channel.codec.decode(channel.receive()[1]), Stop)
+
+
+@pytest.mark.mpi(min_size=2)
+def test_waiting_can_be_given_up(channel: Channel) -> None:
+    asked = []
+    assert channel.receive(until=lambda: len(asked) > 3 or bool(asked.append(0))) is None
+
+
+@pytest.mark.mpi(min_size=2)
+def test_its_messages_do_not_meet_those_of_the_world(channel: Channel) -> None:
+    rank, size = channel.rank, channel.size
+    number, other = np.array([rank]), np.empty(1, int)
+    request = MPI.COMM_WORLD.Isend(number, (rank + 1) % size)
+    assert channel.poll() is None
+    MPI.COMM_WORLD.Recv(other, (rank - 1) % size)
+    request.Wait()
+    assert other[0] == (rank - 1) % size
+
+
+@pytest.mark.mpi(min_size=3)
+def test_the_first_rank_that_is_not_ok_speaks() -> None:
+    rank = MPI.COMM_WORLD.Get_rank()
+    assert agree(MPI.COMM_WORLD, True) == (True, False)
+    assert agree(MPI.COMM_WORLD, rank == 0) == (False, rank == 1)
+
+
+@pytest.mark.mpi(min_size=2)
+def test_workers_of_a_node_share_its_cores() -> None:
+    comm = MPI.COMM_WORLD
+    local, cores = node_share(comm)
+    assert cores >= 1
+    gathered = np.empty(comm.Get_size(), int)
+    comm.Allgather(np.array([local]), gathered)
+    # All on one machine here: workers are numbered 0, 1, ...
+    assert gathered[1:].tolist() == list(range(comm.Get_size() - 1))

@@ -1,0 +1,277 @@
+"""Whole runs over MPI on the synthetic black box."""
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+
+from asyndbt_mpi.config import Config, parse
+from asyndbt_mpi.llm.synthetic import Synthetic
+from asyndbt_mpi.log.reader import Log
+from asyndbt_mpi.log.verify import verify
+from asyndbt_mpi.log.writer import Writer
+from asyndbt_mpi.protocol.blackbox import Answer, BlackBox, Query
+from asyndbt_mpi.protocol.messages import Codec, Report, Shapes, ToServer
+from asyndbt_mpi.protocol.records import Record
+from asyndbt_mpi.protocol.server import Server, WorkerFailed
+from asyndbt_mpi.protocol.worker import Worker
+from asyndbt_mpi.transport.delay import DelayModel
+from asyndbt_mpi.transport.mpi import Channel, serve, stop_all, work
+
+COMM = MPI.COMM_WORLD
+SHAPES = Shapes(positions=5, words=7, classes=2, pool=4)
+LAST = COMM.Get_size() - 1
+pytestmark = pytest.mark.mpi(min_size=3)
+
+
+def configuration(**sections: dict[str, Any]) -> Config:
+    base: dict[str, dict[str, Any]] = {
+        "run": {"iterations": 100},
+        "algorithm": {"active_workers": LAST - 1, "max_delay": 6, "tolerance": 0.0},
+        "steps": {"optimizer": "sgd"},
+        "estimator": {"samples": 4, "batch": 3},
+    }
+    for name, section in sections.items():
+        base.setdefault(name, {}).update(section)
+    return parse(base, "test")
+
+
+class LogOnly:
+    def __init__(self, writer: Writer) -> None:
+        self.writer = writer
+
+    def write(self, records: list[Record]) -> None:
+        for record in records:
+            self.writer.write(record)
+
+    def idle(self) -> None:
+        self.writer.flush_if_due()
+
+
+class Lying(Worker):
+    """Replaces its third report by what ``lie`` makes of it."""
+
+    lie: Any = None
+
+    def answer(self, answer: Answer, compute_seconds: float, sent_time: float) -> ToServer:
+        reply = super().answer(answer, compute_seconds, sent_time)
+        if self.lie is not None and isinstance(reply, Report) and reply.number == 3:
+            return self.lie(reply)
+        return reply
+
+
+def run(config: Config, path: Path, lie: Any = None, wrap: Any = None) -> Server | None:
+    """Run on all ranks; the last one lies, or has its black box wrapped. Rank 0: the server."""
+    channel = Channel(COMM, Codec(SHAPES))
+    try:
+        if channel.rank == 0:
+            server = Server(config, SHAPES, LAST)
+            words = [f"w{i}" for i in range(SHAPES.words)]
+            writer = Writer(path, config, SHAPES, LAST, words, "mpi", server.z)
+            try:
+                assert serve(channel, server, LogOnly(writer))
+                return server
+            finally:
+                writer.close("finished" if server.finished else "interrupted")
+                stop_all(channel, server)
+
+        def prepare() -> tuple[Worker, BlackBox]:
+            box: BlackBox = Synthetic(0, SHAPES, channel.rank, 0.2)
+            if channel.rank == LAST and wrap:
+                box = wrap(box)
+            worker = Lying(config, SHAPES, channel.rank, box.holdings)
+            worker.lie = lie if channel.rank == LAST else None
+            return worker, box
+
+        work(channel, prepare, DelayModel(config.delay, 0, channel.rank, LAST))
+        return None
+    finally:
+        assert channel.close(60.0), "the ranks did not meet again"
+
+
+def on_server(check: Any) -> None:
+    if COMM.Get_rank() == 0:
+        check()
+
+
+@pytest.mark.parametrize("participation", ["all", "quorum"])
+def test_s_and_tau_hold_with_one_rank_twenty_times_slower(
+    shared_path: Path, participation: str
+) -> None:
+    config = configuration(
+        algorithm={"lower_participation": participation},
+        delay={"model": "lognormal", "mean": 0.002, "slow_workers": 1, "slow_factor": 20},
+    )
+    path = shared_path / f"{participation}.h5"
+    run(config, path)
+
+    def check() -> None:
+        result = verify(path)
+        assert result.violations == []
+        with Log(path) as log:
+            assert (log.status, log.committed) == ("finished", 100)
+            assert (log["iteration/active"].sum(axis=1) >= LAST - 1).all()
+            assert log["iteration/delay"].max() <= 6
+            assert log["iteration/delay"][:, -1].max() >= 2, "the slow rank was never late"
+            used = log["iteration/active"].sum(axis=0)
+            assert used[-1] < used[:-1].min(), "the slow rank took as large a part as the others"
+            assert len(log["plane/id"]) > 0
+            gap = np.diff(log["report/seq"][log["report/worker"] == LAST])
+            assert (gap == 1).all(), "a report of the slow rank was dropped"
+
+    on_server(check)
+
+
+def test_the_synchronous_algorithm_is_a_parameter(shared_path: Path) -> None:
+    config = configuration(algorithm={"active_workers": LAST, "max_delay": 0})
+    path = shared_path / "synchronous.h5"
+    run(config, path)
+
+    def check() -> None:
+        assert verify(path).violations == []
+        with Log(path) as log:
+            assert log["iteration/active"].all()
+
+    on_server(check)
+
+
+def test_an_mpi_run_repeats_bit_by_bit_when_it_is_synchronous(shared_path: Path) -> None:
+    config = configuration(algorithm={"active_workers": LAST, "max_delay": 0})
+    paths = [shared_path / "one.h5", shared_path / "two.h5"]
+    for path in paths:
+        run(config, path)
+
+    def check() -> None:
+        with Log(paths[0]) as one, Log(paths[1]) as two:
+            np.testing.assert_array_equal(one["iteration/z"], two["iteration/z"])
+            np.testing.assert_array_equal(one["report/p"], two["report/p"])
+
+    on_server(check)
+
+
+def nan(report: Report) -> Report:
+    return dataclasses.replace(report, p=np.full_like(report.p, np.nan))
+
+
+@pytest.mark.parametrize(
+    ("lie", "reason"),
+    [
+        (nan, "Report.p holds a NaN"),
+        (lambda report: dataclasses.replace(report, loss=float("inf")), "Report.loss is inf"),
+        (lambda report: dataclasses.replace(report, number=99), "answers no outstanding"),
+    ],
+)
+def test_a_worker_that_sends_garbage_is_excluded_and_the_run_goes_on(
+    shared_path: Path, lie: Any, reason: str
+) -> None:
+    path = shared_path / "garbage.h5"
+    run(configuration(), path, lie=lie)
+
+    def check() -> None:
+        assert verify(path).violations == []
+        with Log(path) as log:
+            assert (log.status, log.committed) == ("finished", 100)
+            excluded = [text for text in log["event/text"] if reason in text]
+            assert len(excluded) == 1
+            last = log["report/worker"] == LAST
+            assert last.sum() == 2, "its two honest reports, and no more"
+            assert np.isfinite(log["iteration/z"]).all()
+
+    on_server(check)
+    if COMM.Get_rank() == 0:
+        path.unlink()
+
+
+def test_a_report_of_the_wrong_shape_is_refused(shared_path: Path) -> None:
+    path = shared_path / "shape.h5"
+
+    def transposed(report: Report) -> Report:
+        # The codec would not notice a transposed array of the same size, so make it shorter.
+        return dataclasses.replace(report, p=report.p[:-1])
+
+    run(configuration(), path, lie=transposed)
+
+    def check() -> None:
+        with Log(path) as log:
+            assert log.status == "finished"
+            assert any("bytes of arrays" in text for text in log["event/text"])
+
+    on_server(check)
+
+
+def test_too_few_honest_workers_end_the_run(shared_path: Path) -> None:
+    path = shared_path / "few.h5"
+    server = run(configuration(algorithm={"min_workers": LAST}), path, lie=nan)
+
+    def check() -> None:
+        assert "NaN" in server.failure
+        assert verify(path).violations == []
+        with Log(path) as log:
+            assert log.committed > 0
+
+    on_server(check)
+
+
+class Broken:
+    """A black box that raises at its fifth question."""
+
+    def __init__(self, box: BlackBox) -> None:
+        self.box, self.asked = box, 0
+        self.holdings, self.description = box.holdings, box.description
+
+    def answer(self, query: Query) -> Answer:
+        self.asked += 1
+        if self.asked == 5:
+            raise ZeroDivisionError("the fifth question")
+        return self.box.answer(query)
+
+
+def test_a_worker_that_raises_ends_the_run_with_its_rank_and_host(shared_path: Path) -> None:
+    path = shared_path / "broken.h5"
+    if COMM.Get_rank() == 0:
+        with pytest.raises(WorkerFailed) as caught:
+            run(configuration(), path, wrap=Broken)
+        first, *trace = str(caught.value).splitlines()
+        assert first.startswith(f"worker {LAST} on {MPI.Get_processor_name().split('.')[0]}")
+        assert first.endswith("ZeroDivisionError: the fifth question")
+        assert any("in answer" in line for line in trace)
+        assert verify(path).violations == []
+    else:
+        run(configuration(), path, wrap=Broken)
+
+
+def test_a_worker_that_cannot_start_ends_the_run(shared_path: Path) -> None:
+    def refuse(box: BlackBox) -> BlackBox:
+        raise OSError("no such model")
+
+    if COMM.Get_rank() == 0:
+        with pytest.raises(WorkerFailed, match=f"worker {LAST} on .*: OSError: no such model"):
+            run(configuration(), shared_path / "refused.h5", wrap=refuse)
+    else:
+        run(configuration(), shared_path / "refused.h5", wrap=refuse)
+
+
+class Slow(Broken):
+    """A black box that takes its time once."""
+
+    def answer(self, query: Query) -> Answer:
+        self.asked += 1
+        if self.asked == 3:
+            time.sleep(0.5)  # what is tested is slowness itself
+        return self.box.answer(query)
+
+
+def test_the_others_go_on_to_tau_while_one_is_away(shared_path: Path) -> None:
+    path = shared_path / "slow.h5"
+    run(configuration(algorithm={"active_workers": 1, "plane_period": 1000}), path, wrap=Slow)
+
+    def check() -> None:
+        with Log(path) as log:
+            assert log["iteration/delay"][:, -1].max() == 6
+            assert verify(path).violations == []
+
+    on_server(check)

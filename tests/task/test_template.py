@@ -1,0 +1,87 @@
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asyndbt_mpi.config import ConfigurationError
+from asyndbt_mpi.task.dataset import Row
+from asyndbt_mpi.task.template import Template
+
+REVIEW = "[[Note: {fragment}\n]]Review: {sentence1}\nSentiment:"
+LABELS = [" negative", " positive"]
+
+
+def test_the_fragment_and_its_part_come_and_go() -> None:
+    template = Template(REVIEW, LABELS)
+    row = Row("Dull.", None, 0)
+    assert template.render(row, ["judge", "tone"]) == "Note: judge tone\nReview: Dull.\nSentiment:"
+    assert template.render(row, None) == "Review: Dull.\nSentiment:"
+    assert template.demonstrate(row, None) == "Review: Dull.\nSentiment: negative"
+    assert not template.pairs
+
+
+def test_pairs_show_both_sentences() -> None:
+    template = Template("{sentence2} / {sentence1}[[ ({fragment})]]?", [" No", " Yes"])
+    assert template.pairs
+    assert template.demonstrate(Row("a", "b", 1), ["c"]) == "b / a (c)? Yes"
+
+
+@given(first=st.text(), second=st.text(), word=st.text(min_size=1))
+@settings(deadline=None)
+def test_whatever_is_put_in_survives(first: str, second: str, word: str) -> None:
+    template = Template("<[[{fragment}|]]{sentence1}|{sentence2}>", LABELS)
+    assert template.render(Row(first, second, 0), [word]) == f"<{word}|{first}|{second}>"
+
+
+@pytest.mark.parametrize(
+    "braces", ["{fragment}", "{sentence2}", "{}", "{{x}}", "[[a]]", r"\1 \g<0>"]
+)
+def test_placeholders_in_a_sentence_are_plain_text(braces: str) -> None:
+    text = Template(REVIEW, LABELS).render(Row(braces, None, 0), ["w"])
+    assert text == f"Note: w\nReview: {braces}\nSentiment:"
+
+
+def test_other_braces_and_brackets_of_a_template_are_plain_text() -> None:
+    template = Template('{"text": {sentence1}} [yes/no] {}[[{fragment}]]', LABELS)
+    assert template.render(Row("a", None, 0), None) == '{"text": a} [yes/no] {}'
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("", "exactly one part in double square brackets"),
+        ("{sentence1} {fragment}", "exactly one part in double square brackets"),
+        ("[[{fragment} {sentence1}", "exactly one part in double square brackets"),
+        ("{fragment}]][[ {sentence1}", "exactly one part in double square brackets"),
+        ("[[{fragment}]] {sentence1} [[x]]", "exactly one part in double square brackets"),
+        ("[[{fragment} [[x]]]] {sentence1}", "exactly one part in double square brackets"),
+        ("[[{fragment}]] {sentence}", "unknown placeholder {sentence}; known are {sentence1}"),
+        ("[[{fragment} {label}]] {sentence1}", "unknown placeholder {label}"),
+        ("[[{fragment}]] x", "needs {sentence1} outside"),
+        ("[[{fragment} {sentence1}]]", "needs {sentence1} outside"),
+        ("[[Note: ]]{sentence1}", "needs {fragment} within"),
+        ("[[Note: ]]{sentence1}{fragment}", "needs {fragment} within"),
+        ("[[{fragment}]]{sentence1}{fragment}", "needs {fragment} within"),
+    ],
+)
+def test_a_wrong_template_is_explained(text: str, fault: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(fault)) as caught:
+        Template(text, LABELS)
+    assert str(caught.value).startswith("task.template: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "fault"),
+    [
+        ([], "task.labels = []: at least 2"),
+        ([" yes"], "task.labels = [' yes']: at least 2"),
+        ([" yes", ""], "task.labels[1] = '': must not be empty"),
+        ([" yes", " "], "task.labels[1] = ' ': must not be empty"),
+        ([" yes", " no", " yes"], "task.labels[2] = ' yes': must occur only once"),
+    ],
+)
+def test_wrong_labels_are_explained(labels: list[str], fault: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(fault)):
+        Template(REVIEW, labels)

@@ -1,0 +1,70 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from asyndbt_mpi.config import ConfigurationError
+from asyndbt_mpi.task.vocabulary import load_vocabulary, shipped
+
+
+def test_a_list_is_cut_to_size() -> None:
+    assert load_vocabulary(["a", "b", "c"], 2) == ["a", "b"]
+
+
+def test_a_file_has_one_word_a_line(tmp_path: Path) -> None:
+    file = tmp_path / "words.txt"
+    file.write_text("tone\nGefühl\nd'accord", "utf-8")
+    assert load_vocabulary(str(file), 3) == ["tone", "Gefühl", "d'accord"]
+
+
+@pytest.mark.parametrize(
+    ("name", "least"), [("instructions", 200), ("reviews", 120), ("english", 300)]
+)
+def test_shipped_vocabularies_are_plain_lower_case_words(name: str, least: int) -> None:
+    words = load_vocabulary(name, least)
+    assert len(words) == least
+    assert all(re.fullmatch(r"[a-z]+", word) for word in words)
+
+
+def test_everything_shipped_is_known() -> None:
+    assert shipped() == ["english", "instructions", "reviews"]
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        (["a"], "prompt.vocabulary_size = 2: the vocabulary has only 1 words"),
+        (["a", "b", "a"], "prompt.vocabulary, entry 3: 'a' was there before, as number 1"),
+        (["a", ""], "prompt.vocabulary, entry 2: empty"),
+        (["a", "b c"], "prompt.vocabulary, entry 2: 'b c' holds white space"),
+        (["a", "b\n"], "prompt.vocabulary, entry 2: 'b\\n' holds white space"),
+        (["a", "b\0"], "prompt.vocabulary, entry 2: 'b\\x00' holds white space or a control"),
+    ],
+)
+def test_wrong_words_are_named(words: list[str], fault: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(fault)):
+        load_vocabulary(words, 2)
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (b"", "the vocabulary has only 0 words"),
+        (b"a\n\nb\n", "words.txt', line 2: empty"),
+        (b"a\nb c\n", "words.txt', line 2: 'b c' holds white space"),
+        (b"a\nb\na\n", "words.txt', line 3: 'a' was there before, as number 1"),
+        (b"\xff\n", "words.txt': cannot be read as UTF-8 text"),
+    ],
+)
+def test_a_wrong_file_is_named(tmp_path: Path, content: bytes, fault: str) -> None:
+    file = tmp_path / "words.txt"
+    file.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=re.escape(fault)):
+        load_vocabulary(str(file), 2)
+
+
+def test_an_unknown_vocabulary_lists_the_shipped_ones(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="shipped are english, instructions, reviews"):
+        load_vocabulary(str(tmp_path / "instruction"), 2)
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        load_vocabulary(str(tmp_path), 2)
