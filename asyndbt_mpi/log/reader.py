@@ -38,6 +38,7 @@ class Log:
     Attributes
     ----------
     committed : how many iterations count
+    committed_rows : by group, how many rows are in the file for certain
     status : "running", "finished" or "interrupted"
     config : Config, as resolved by the run
     shapes : Shapes, the sizes M, N, U and V
@@ -125,12 +126,11 @@ class Log:
         if group not in self.groups:
             return self.length(path)
         if group not in self._counts:
-            # A batch that was cut short may have reached some columns and not others.
-            whole = min(self.length(column.path) for column in self.groups[group])
+            count = self.committed_rows[group]
             if group in schema.KEY:
-                key = self._read(schema.KEY[group], 0, whole)
-                whole = int(np.searchsorted(key, self.committed))
-            self._counts[group] = whole
+                key = self._read(schema.KEY[group], 0, count)
+                count = int(np.searchsorted(key, self.committed))
+            self._counts[group] = count
         return self._counts[group]
 
     def length(self, path: str) -> int:
@@ -190,6 +190,8 @@ class Log:
             )
         try:
             self.committed = int(attributes["committed"])
+            rows = attributes["committed_rows"]
+            self.committed_rows = {group: int(rows[group]) for group in rows.dtype.names}
             self.workers = int(attributes["workers"])
             self.active_workers = int(attributes["active_workers"])
             self.max_delay = int(attributes["max_delay"])

@@ -147,6 +147,11 @@ def groups(distance: Distance) -> dict[str, tuple[Column, ...]]:
     }
 
 
+COMMITTED_ROWS = np.dtype([(group, "i8") for group in groups("l1")])
+"""Type of the root attribute ``committed_rows``: the rows of each group that are in the file
+for certain. It is written before ``committed``, so it may already count rows of iterations that
+are not committed; rows beyond it may be damaged after a kill, and nobody reads them."""
+
 FIXED = {"vocabulary": "N", "worker/description": "R"}
 """Columns of text that have their full length, spelt like a row's shape, from the start."""
 

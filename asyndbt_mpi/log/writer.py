@@ -1,8 +1,9 @@
 """Writes the log of a run, so that whatever ends the run leaves a file that can be read.
 
 The file is in HDF5's default format, for the newer ones need repair after a kill. Rows are
-gathered in memory and written in batches: the data, then a flush, then the attribute
-``committed``, then a flush. Rows beyond ``committed`` may exist at any moment and do not count.
+gathered in memory and written in batches: the data, then the attribute ``committed_rows``, then
+``committed``, with a flush after each. What lies beyond them may exist at any moment, in some
+columns and not in others, and does not count.
 """
 
 import errno
@@ -106,6 +107,7 @@ class Writer:
                 "pool": shapes.pool,
                 "transport": transport,
                 "status": "running",
+                "committed_rows": np.zeros((), dtype=schema.COMMITTED_ROWS),
                 "committed": np.int64(0),
             }
         )
@@ -190,6 +192,9 @@ class Writer:
         if self._drops:
             self._enter_drops()
         self.file.flush()
+        lengths = np.array(tuple(self.lengths.values()), dtype=schema.COMMITTED_ROWS)
+        self.file.attrs.modify("committed_rows", lengths)
+        self.file.flush()
         self.file.attrs.modify("committed", np.int64(self.lengths["iteration"]))
         self.file.flush()
         self._written = self.clock()
@@ -241,7 +246,7 @@ def _create(path: Path) -> h5py.File:
     try:
         # A file that is made exclusively needs no lock, which some parallel file systems
         # lack, and without one anybody may look into the log of a running job.
-        return h5py.File(path, "x", locking=False)
+        return h5py.File(path, "x", locking=False, rdcc_nbytes=2 * CHUNK_BYTES)
     except OSError as error:
         if path.exists():
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error

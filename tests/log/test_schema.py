@@ -123,6 +123,7 @@ def test_attributes_are_those_of_the_contract(path: Path) -> None:
         attributes = dict(file.attrs)
     assert attributes.pop("config").startswith("[run]")
     assert attributes.pop("package_version")
+    assert attributes.pop("committed_rows")["iteration"] == ITERATIONS
     assert attributes == ATTRIBUTES
 
 

@@ -1,0 +1,160 @@
+"""The commands as a user types them: exit codes and messages."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from asyndbt_mpi.log.reader import Log
+
+MPIEXEC = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+needs_mpiexec = pytest.mark.skipif(MPIEXEC is None, reason="no mpiexec here")
+# What a machine with few cores, or a test run as root, needs of Open MPI.
+ENVIRONMENT = os.environ | {
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "PRTE_ALLOW_RUN_AS_ROOT": "1",
+    "PRTE_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+    "PRTE_MCA_hwloc_default_binding_policy": "none",
+}
+ASYNDBT = [sys.executable, "-m", "asyndbt_mpi"]
+
+
+def asyndbt(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*ASYNDBT, *arguments], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True,
+        timeout=120,
+    )  # fmt: skip
+
+
+def mpi(ranks: int, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    assert MPIEXEC is not None
+    return subprocess.run(
+        [MPIEXEC, "-n", str(ranks), *ASYNDBT, *arguments], cwd=folder, env=ENVIRONMENT,
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+
+
+def said(result: subprocess.CompletedProcess[str]) -> list[str]:
+    """The lines in which the program itself complains."""
+    lines = (result.stderr + result.stdout).replace("\r", "\n").splitlines()
+    return [line for line in lines if line.startswith("asyndbt:")]
+
+
+@needs_mpiexec
+def test_run_verify_and_show(tmp_path: Path) -> None:
+    result = mpi(4, "run", "synthetic", "--set", "run.evaluate_every=50", folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "What was learnt" in result.stdout
+    verified = asyndbt("verify", "runs/synthetic.h5", folder=tmp_path)
+    assert verified.returncode == 0
+    assert "every invariant holds" in verified.stdout
+    shown = asyndbt("show", "runs/synthetic.h5", folder=tmp_path)
+    assert shown.returncode == 0
+    assert "3 workers of which 2 active" in " ".join(shown.stdout.split())
+    again = mpi(4, "run", "synthetic", folder=tmp_path)
+    assert again.returncode == 2
+    assert said(again) == [
+        "asyndbt: runs/synthetic.h5 is there already; give another --output,"
+        " or --overwrite to replace it"
+    ]
+
+
+@needs_mpiexec
+def test_one_process_is_told_how_to_start_more(tmp_path: Path) -> None:
+    result = asyndbt("run", "synthetic", folder=tmp_path)
+    assert result.returncode == 2
+    assert "mpiexec -n 4 asyndbt run synthetic" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@needs_mpiexec
+@pytest.mark.parametrize(
+    ("setting", "line"),
+    [
+        (
+            "algorithm.max_dealy=3",
+            "synthetic: unknown key 'algorithm.max_dealy'; did you mean 'max_delay'?",
+        ),
+        ("algorithm.active_workers=5", "algorithm.active_workers = 5: the run has only 2 workers"),
+        ("run.iterations=0", "greater than or equal to 1"),
+    ],
+)
+def test_a_bad_configuration_is_one_line_said_once(
+    tmp_path: Path, setting: str, line: str
+) -> None:
+    result = mpi(3, "run", "synthetic", "--set", setting, folder=tmp_path)
+    assert result.returncode == 2
+    (complaint,) = said(result)
+    assert line in complaint
+    assert "Traceback" not in result.stderr
+    assert not list(tmp_path.rglob("*.h5"))
+
+
+@needs_mpiexec
+def test_a_worker_that_cannot_load_its_model_ends_the_job(tmp_path: Path) -> None:
+    result = mpi(3, "run", "demo", "--set", "llm.model=/no/such/folder", folder=tmp_path)
+    assert result.returncode == 1
+    complaint = said(result)
+    assert "worker" in complaint[0]
+    assert "/no/such/folder" in complaint[0]
+    assert "Traceback" not in result.stderr
+    with Log(tmp_path / "runs" / "demo.h5") as log:
+        assert log.status == "interrupted"
+
+
+@needs_mpiexec
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_and_keeps_its_iterations(tmp_path: Path, number: int) -> None:
+    assert MPIEXEC is not None
+    path = tmp_path / "long.h5"
+    process = subprocess.Popen(
+        [MPIEXEC, "-n", "3", *ASYNDBT, "run", "synthetic", "--output", str(path),
+         "--set", "run.iterations=100000000"],
+        env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    wait_for_iterations(path, 50, process)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    verified = asyndbt("verify", str(path), folder=tmp_path)
+    assert verified.returncode == 0, verified.stdout
+    with Log(path) as log:
+        assert log.status == "interrupted"
+        assert log.committed >= 50
+
+
+def wait_for_iterations(path: Path, count: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()
+        if path.exists():
+            try:
+                with Log(path) as log:
+                    if log.committed >= count:
+                        return
+            except ValueError:
+                pass  # caught in the middle of being created
+        time.sleep(0.05)
+    raise AssertionError("no iterations in time")
+
+
+def test_show_and_verify_refuse_what_is_no_log(tmp_path: Path) -> None:
+    (tmp_path / "noise.h5").write_bytes(b"not hdf5")
+    for command in ("show", "verify"):
+        for name, reason in (("noise.h5", "not an HDF5 file"), ("absent.h5", "no such file")):
+            result = asyndbt(command, name, folder=tmp_path)
+            assert result.returncode == 2
+            assert result.stderr.splitlines() == [f"asyndbt: {name}: {reason}"]
+
+
+def test_an_unknown_command_or_option_is_bad_usage(tmp_path: Path) -> None:
+    assert asyndbt("rnu", folder=tmp_path).returncode == 2
+    assert asyndbt("run", "demo", "--no-such-option", folder=tmp_path).returncode == 2
+    assert asyndbt("--version", folder=tmp_path).stdout.startswith("asyndbt, version ")
