@@ -7,9 +7,11 @@ greatest worker.
 """
 
 import argparse
+import itertools
 import sys
 from pathlib import Path
 
+import h5py
 import matplotlib
 import numpy as np
 
@@ -17,29 +19,39 @@ from asyndbt_mpi.log.reader import Log, LogError
 
 matplotlib.use("agg")
 
-from matplotlib import pyplot as plt  # noqa: E402  (after the backend is chosen)
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.cm import ScalarMappable  # noqa: E402
-from matplotlib.colors import Normalize  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
 
 LOSS, ACCURACY, REFERENCE = "#1b6ca8", "#2f7d4f", "#8a8a8a"
-CANDIDATE = {"untuned": 1, "random demonstrations": 2}
-TUNED, VALIDATION, TEST = 0, 1, 2
+
+
+def evaluations(log: Log, split: str, candidate: str) -> np.ndarray:
+    """Which rows of /evaluation are of workers' ``candidate`` prompts on ``split``."""
+    chosen: np.ndarray = log["evaluation/worker"] > 0
+    for column, name in (("split", split), ("candidate", candidate)):
+        codes = h5py.check_enum_dtype(log.type_and_row(f"evaluation/{column}")[0])
+        chosen = chosen & (log[f"evaluation/{column}"] == codes[name])
+    return chosen
 
 
 def newest_losses(log: Log) -> np.ndarray:
     """Array (T, R): the newest reported loss of every worker after every iteration."""
     losses = np.full((log.committed, log.workers), np.nan)
     losses[log["report/iteration"], log["report/worker"] - 1] = log["report/loss"]
-    for previous, current in zip(losses[:-1], losses[1:], strict=True):
+    for previous, current in itertools.pairwise(losses):
         np.copyto(current, previous, where=np.isnan(current))
     return losses
 
 
 def validation(log: Log) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Newest validation accuracy of each worker, (E, R), at E moments: iterations and seconds."""
-    chosen = (log["evaluation/split"] == VALIDATION) & (log["evaluation/worker"] > 0)
+    """Newest validation accuracy of every worker, (E, R), at E moments: iterations and seconds.
+
+    The moments begin when every worker that ever was evaluated has been so once.
+    """
+    chosen = evaluations(log, "validation", "tuned")
     workers = log["evaluation/worker"][chosen]
     accuracies = np.full((len(workers), log.workers), np.nan)
     for row, (worker, accuracy) in enumerate(
@@ -47,7 +59,10 @@ def validation(log: Log) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     ):
         accuracies[row] = accuracies[row - 1] if row else np.nan
         accuracies[row, worker - 1] = accuracy
-    return log["evaluation/iteration"][chosen], log["evaluation/time"][chosen], accuracies
+    known = (~np.isnan(accuracies)).sum(axis=1)
+    whole = known == known.max(initial=0)
+    iterations, times = (log[f"evaluation/{name}"][chosen][whole] for name in ("iteration", "time"))
+    return iterations, times, accuracies[whole]
 
 
 def band(axes: Axes, x: np.ndarray, values: np.ndarray, colour: str, label: str) -> None:
@@ -62,30 +77,23 @@ def band(axes: Axes, x: np.ndarray, values: np.ndarray, colour: str, label: str)
     axes.plot(x, np.nanmean(values, axis=1), color=colour, label=label)
 
 
-def references(log: Log) -> dict[str, float]:
-    """Test accuracy of prompts that were not tuned, where the run measured it."""
-    found = {}
-    for name, code in CANDIDATE.items():
-        chosen = (log["evaluation/candidate"] == code) & (log["evaluation/split"] == TEST)
-        if chosen.any():
-            found[name] = float(log["evaluation/accuracy"][chosen].mean())
-    return found
-
-
-def tuned_accuracy(log: Log) -> float | None:
-    """Mean test accuracy of the workers' tuned prompts, if the run measured it."""
-    chosen = (log["evaluation/candidate"] == TUNED) & (log["evaluation/split"] == TEST)
+def test_accuracy(log: Log, candidate: str) -> float | None:
+    """Mean test accuracy of a kind of prompt over workers, if the run measured it."""
+    chosen = evaluations(log, "test", candidate)
     return float(log["evaluation/accuracy"][chosen].mean()) if chosen.any() else None
 
 
 def draw_accuracy(log: Log, axes: Axes, x: np.ndarray, accuracies: np.ndarray) -> None:
     """Validation accuracy along ``x``, beside the test accuracies as levels."""
     band(axes, x, 100 * accuracies, ACCURACY, "tuned, validation")
-    for (name, accuracy), style in zip(references(log).items(), ("--", ":"), strict=False):
-        axes.axhline(100 * accuracy, color=REFERENCE, ls=style, lw=1.2, label=f"{name}, test")
-    tuned = tuned_accuracy(log)
-    if tuned is not None:
-        axes.axhline(100 * tuned, color=ACCURACY, ls="-.", lw=1.2, label="tuned, test")
+    for candidate, name, colour, style in (
+        ("tuned", "tuned, test", ACCURACY, "-."),
+        ("random", "random demonstrations, test", REFERENCE, ":"),
+        ("untuned", "untuned, test", REFERENCE, "--"),
+    ):
+        accuracy = test_accuracy(log, candidate)
+        if accuracy is not None:
+            axes.axhline(100 * accuracy, color=colour, ls=style, lw=1.2, label=name)
     axes.set_ylabel("accuracy, %")
 
 
@@ -123,8 +131,7 @@ def draw(log: Log) -> Figure:
     iterations, times = np.arange(1, log.committed + 1), log["iteration/time"]
     losses = newest_losses(log)
     evaluated, evaluated_at, accuracies = validation(log)
-    evaluations = len(evaluated) > 0
-    rows = 3 if evaluations else 2
+    rows = 3 if len(evaluated) else 2
     figure, grid = plt.subplots(
         rows,
         2,
@@ -136,7 +143,7 @@ def draw(log: Log) -> Figure:
         band(axes, x, losses, LOSS, "newest loss, training")
         axes.set(xlabel=name, ylabel="loss")
         axes.legend(frameon=False, fontsize=8)
-    if evaluations:
+    if len(evaluated):
         for axes, x in ((grid[1, 0], evaluated), (grid[1, 1], evaluated_at)):
             draw_accuracy(log, axes, x, accuracies)
         grid[1, 0].set_xlabel("iteration")

@@ -6,8 +6,6 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
-from mpi4py import MPI
-
 from asyndbt_mpi.assemble import Materials, Place, prepare, worker_with_black_box
 from asyndbt_mpi.config import Config, ConfigurationError, load
 from asyndbt_mpi.log.reader import Log
@@ -19,6 +17,7 @@ from asyndbt_mpi.transport.delay import DelayModel
 from asyndbt_mpi.transport.mpi import (
     GRACE_SECONDS,
     SERVER,
+    WORLD,
     Channel,
     agree,
     node_share,
@@ -68,31 +67,30 @@ class Request:
 
 def run(request: Request) -> int:
     """Run a configuration on all ranks; the exit code of this rank."""
-    comm = MPI.COMM_WORLD
     try:
-        return _run(comm, request)
+        return _run(request)
     except Exception as error:
         # Nothing can be said about the other ranks any more: only an abort ends them all.
-        where = f"rank {comm.Get_rank()} on {socket.gethostname()}"
+        where = f"rank {WORLD.Get_rank()} on {socket.gethostname()}"
         text = f"{where}: {type(error).__name__}: {error}\n{traceback.format_exc()}"
         _say(text, request.debug)
-        comm.Abort(FAILED)
+        WORLD.Abort(FAILED)
         raise
 
 
-def _run(comm: MPI.Intracomm, request: Request) -> int:
+def _run(request: Request) -> int:
     problem: str | None = None
     writer: Writer | None = None
     try:
-        workers = _workers(comm, request.source)
+        workers = _workers(request.source)
         config = load(request.source, request.assignments)
         materials = prepare(config, workers)
         path = Path(request.output or config.run.output.replace("{name}", config.run.name))
-        if comm.Get_rank() == SERVER:
+        if WORLD.Get_rank() == SERVER:
             writer = _open_log(path, config, materials, workers, request.overwrite)
     except (ConfigurationError, OSError) as error:
         problem = str(error)
-    everyone_ok, speaks = agree(comm, problem is None)
+    everyone_ok, speaks = agree(WORLD, problem is None)
     if not everyone_ok:
         if speaks:
             _say(problem or "", request.debug)
@@ -100,11 +98,11 @@ def _run(comm: MPI.Intracomm, request: Request) -> int:
             writer.close("interrupted")
             path.unlink()
         return BAD_USAGE
-    channel = Channel(comm, Codec(materials.shapes))
-    place = Place(*node_share(comm))
+    channel = Channel(WORLD, Codec(materials.shapes))
+    place = Place(*node_share(WORLD))
     if writer is not None:
         return _run_server(channel, config, materials, workers, writer, path, request.debug)
-    rank = comm.Get_rank()
+    rank = WORLD.Get_rank()
     work(
         channel,
         lambda: worker_with_black_box(config, materials, rank, place),
@@ -114,8 +112,8 @@ def _run(comm: MPI.Intracomm, request: Request) -> int:
     return DONE
 
 
-def _workers(comm: MPI.Intracomm, source: str) -> int:
-    workers = comm.Get_size() - 1
+def _workers(source: str) -> int:
+    workers = WORLD.Get_size() - 1
     if workers < 1:
         raise ConfigurationError(
             "one process is not enough: rank 0 is the server, every other rank a worker."

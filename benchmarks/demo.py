@@ -14,7 +14,7 @@ from machine import describe
 
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.protocol.messages import Candidate
-from asyndbt_mpi.view.summary import accuracies_on_test
+from asyndbt_mpi.view.summary import on_test
 
 SHOWN = (Candidate.UNTUNED, Candidate.RANDOM, Candidate.TUNED, Candidate.CONSENSUS)
 
@@ -31,11 +31,10 @@ def run(seed: int, settings: list[str]) -> tuple[dict[Candidate, list[float]], f
         seconds = time.monotonic() - started
         with Log(path) as log:
             calls = sum(int(log[f"{g}/llm_calls"].sum()) for g in ("report", "lower", "evaluation"))
-            found = accuracies_on_test(log)
+            found = on_test(log, "accuracy")
     accuracies: dict[Candidate, list[float]] = {}
     for candidate in SHOWN:
-        accuracies[candidate] = [a for (c, v), a in found.items() if c is candidate and (
-            v > 0 or c is not Candidate.CONSENSUS)]  # fmt: skip
+        accuracies[candidate] = [a for (c, _), a in found.items() if c is candidate]
     return accuracies, seconds, calls
 
 

@@ -61,7 +61,7 @@ def test_a_malformed_assignment_says_the_form(assignment: str) -> None:
 
 
 def test_a_missing_configuration_names_the_presets() -> None:
-    with pytest.raises(ConfigurationError, match="did you mean 'synthetic'.*presets are .*demo"):
+    with pytest.raises(ConfigurationError, match=r"did you mean 'synthetic'.*presets are .*demo"):
         load("synthetik")
 
 

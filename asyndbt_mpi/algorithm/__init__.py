@@ -1,1 +1,1 @@
-"""The mathematics of AsynDBT: numpy and scipy only; no messages, files, clocks or language models."""
+"""The mathematics of AsynDBT: numpy and scipy only, no messages, files, clocks or models."""

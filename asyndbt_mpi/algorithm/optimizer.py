@@ -24,6 +24,7 @@ class Sgd:
         self.allowed = allowed
 
     def step(self, x: FloatArray, gradient: FloatArray) -> FloatArray:
+        """One plain step, projected."""
         return project(x - self.step_size * gradient, self.allowed)
 
 
@@ -42,6 +43,7 @@ class Adam:
         self.second: FloatArray | float = 0.0
 
     def step(self, x: FloatArray, gradient: FloatArray) -> FloatArray:
+        """One step scaled by the moments of past gradients, projected."""
         self.count += 1
         self.first = self.first_decay * self.first + (1 - self.first_decay) * gradient
         self.second = self.second_decay * self.second + (1 - self.second_decay) * gradient**2
@@ -59,6 +61,7 @@ class Mirror:
         self.allowed = allowed
 
     def step(self, x: FloatArray, gradient: FloatArray) -> FloatArray:
+        """One multiplicative step; what has no mass never gains any."""
         exponent = -self.step_size * gradient
         exponent = exponent - exponent.max(axis=1, keepdims=True)
         weighted = x * np.exp(exponent)

@@ -1,0 +1,1 @@
+"""Language models: label log-probabilities of prompts, and what they cost."""

@@ -59,8 +59,8 @@ class Synthetic:
         own_demonstrations = generator.uniform(-1, 1, demonstrations.shape)
         self.unary: FloatArray = (1 - heterogeneity) * unary + heterogeneity * own_unary
         self.demonstrations: FloatArray = (
-            (1 - heterogeneity) * demonstrations + heterogeneity * own_demonstrations
-        )
+            1 - heterogeneity
+        ) * demonstrations + heterogeneity * own_demonstrations
         self.difficulty = {split: generator.uniform(-1, 1, rows) for split, rows in ROWS.items()}
         self.holdings = Holdings(np.full(shapes.classes, shapes.pool), ROWS)
         self.description = f"synthetic, heterogeneity {heterogeneity:g}"

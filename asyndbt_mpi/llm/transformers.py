@@ -135,11 +135,12 @@ class TransformersModel:
         sequences: list[list[int]] = self._tokenizer(texts, verbose=False)["input_ids"]
         lengths = [len(sequence) for sequence in sequences]
         if not all(lengths):
-            raise ValueError(f"prompt {lengths.index(0)} has no tokens")
-        if self._longest is not None and max(lengths) + behind > self._longest:
+            raise ValueError("a prompt has no tokens")
+        needed = max(lengths) + behind
+        if self._longest is not None and needed > self._longest:
             raise ModelError(
-                f"prompt {lengths.index(max(lengths))} has {max(lengths) + behind} tokens with its"
-                f" label, and model {self.name!r} reads {self._longest} at most"
+                f"a prompt has {needed} tokens with its label, and model {self.name!r} reads"
+                f" {self._longest} at most"
             )
         return sequences
 

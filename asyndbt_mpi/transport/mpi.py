@@ -34,6 +34,7 @@ from asyndbt_mpi.protocol.server import Output, Server
 from asyndbt_mpi.protocol.worker import Worker
 from asyndbt_mpi.transport.delay import DelayModel
 
+WORLD = MPI.COMM_WORLD
 SERVER = 0
 SPIN_SECONDS = 5e-5
 """A wait shorter than this only yields the core; a longer one sleeps."""
@@ -55,7 +56,6 @@ class Sink(Protocol):
         ...
 
 
-
 class Interrupted(Exception):
     """The process was asked to end by a signal."""
 
@@ -65,7 +65,7 @@ class Channel:
 
     Parameters
     ----------
-    comm : MPI.Intracomm
+    comm
         Duplicated, so that the messages never meet another library's.
     """
 

@@ -71,7 +71,8 @@ def test_gradients_of_the_lagrangian_by_finite_differences(distance) -> None:
 
     def lagrangian() -> float:
         values = [
-            polyhedron.dual[s] @ plane_value(polyhedron.a[s], polyhedron.b[s], polyhedron.c[s], p, z)
+            polyhedron.dual[s]
+            @ plane_value(polyhedron.a[s], polyhedron.b[s], polyhedron.c[s], p, z)
             - steps.floor / 2 * (polyhedron.dual[s] ** 2).sum()
             for s in polyhedron.slots
         ]

@@ -83,7 +83,7 @@ def test_s_and_tau_hold_whatever_the_order_of_arrivals(order, active_workers, ma
     for worker in order:
         if hand.inbox[worker]:
             hand.work(worker)
-    used = {v: 0 for v in range(1, 5)}
+    used = dict.fromkeys(range(1, 5), 0)
     for number, iteration in enumerate(hand.of_type(Iteration)):
         assert iteration.number == number
         assert iteration.active.sum() >= active_workers
@@ -324,7 +324,9 @@ def test_closing_scores_every_kind_of_prompt_on_the_test_split() -> None:
     of_workers = [e for e in evaluations if e.candidate is Candidate.CONSENSUS and e.worker]
     assert consensus.loss == pytest.approx(np.mean([e.loss for e in of_workers]))
     kinds.remove((Candidate.CONSENSUS, 0))
-    own = [(c, v) for c in (Candidate.TUNED, Candidate.RANDOM, Candidate.CONSENSUS) for v in (1, 2, 3)]
+    own = [
+        (c, v) for c in (Candidate.TUNED, Candidate.RANDOM, Candidate.CONSENSUS) for v in (1, 2, 3)
+    ]
     assert [k for k in kinds if k[0] is not Candidate.UNTUNED] == sorted(own)
     assert [k[0] for k in kinds].count(Candidate.UNTUNED) == 1
     for e in evaluations:

@@ -1,0 +1,98 @@
+"""Who may import whom, read from the sources: imports go downward only."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = "asyndbt_mpi"
+
+# Each room and what of the package it may use, besides itself.
+ALLOWED = {
+    "algorithm": set(),
+    "config": set(),
+    "protocol": {"algorithm", "config"},
+    "transport": {"protocol", "algorithm", "config"},
+    "log": {"protocol", "algorithm", "config"},
+    "llm": {"protocol", "algorithm"},
+    "task": {"llm", "protocol", "algorithm", "config"},
+    "view": {"log", "protocol", "algorithm", "config"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module is not None
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def files(room: str) -> list[Path]:
+    place = ROOT / PACKAGE / room
+    return sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
+
+
+def test_every_room_is_known() -> None:
+    rooms = {path.name for path in (ROOT / PACKAGE).iterdir() if (path / "__init__.py").exists()}
+    assert rooms | {"config"} == set(ALLOWED)
+
+
+@pytest.mark.parametrize("room", ALLOWED)
+def test_imports_go_downward(room: str) -> None:
+    for path in files(room):
+        for name in imports(path):
+            parts = name.split(".")
+            if parts[0] == PACKAGE and parts[1] != "__version__":
+                assert parts[1] in ALLOWED[room] | {room}, f"{path} imports {name}"
+
+
+def test_the_algorithm_needs_numpy_and_scipy_alone() -> None:
+    for path in files("algorithm"):
+        outside = {name.split(".")[0] for name in imports(path)}
+        outside -= set(sys.stdlib_module_names) | {PACKAGE}
+        assert outside <= {"numpy", "scipy"}, path
+
+
+def test_only_the_mpi_driver_imports_mpi4py() -> None:
+    users = {
+        path.relative_to(ROOT / PACKAGE).as_posix()
+        for path in (ROOT / PACKAGE).rglob("*.py")
+        if any(name.split(".")[0] == "mpi4py" for name in imports(path))
+    }
+    assert users == {"transport/mpi.py"}
+
+
+def test_the_analysis_reads_logs_and_nothing_else() -> None:
+    for path in (ROOT / "analysis").glob("*.py"):
+        own = {name for name in imports(path) if name.split(".")[0] == PACKAGE}
+        assert all(name.startswith(f"{PACKAGE}.log.reader.") for name in own), path
+
+
+def test_nothing_is_pickled() -> None:
+    """Unpickling a worker's message would let it run code on the server."""
+    lower_case = {"send", "recv", "isend", "irecv", "bcast", "gather", "allgather", "scatter"}
+    for path in (ROOT / PACKAGE).rglob("*.py"):
+        assert not {"pickle", "dill", "cloudpickle"} & {n.split(".")[0] for n in imports(path)}
+        if "mpi4py" in path.read_text():
+            calls = {
+                node.func.attr
+                for node in ast.walk(ast.parse(path.read_text()))
+                if isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and isinstance(node.func.value, ast.Name | ast.Attribute)
+                and "comm" in ast.unparse(node.func.value).lower()
+            }
+            assert not calls & lower_case, path
+
+
+def test_modules_stay_readable() -> None:
+    for path in (ROOT / PACKAGE).rglob("*.py"):
+        assert len(path.read_text().splitlines()) <= 560, path
