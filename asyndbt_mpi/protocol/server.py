@@ -9,7 +9,6 @@ same messages in the same order it goes through the same iterates, bit for bit.
 Workers are numbered 1..R; row v-1 of an array belongs to worker v.
 """
 
-from collections import deque
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -23,8 +22,8 @@ from asyndbt_mpi.algorithm.updates import DualSteps, update_duals
 from asyndbt_mpi.config import Config
 from asyndbt_mpi.protocol.closing import Closing
 from asyndbt_mpi.protocol.estimation import LowerEstimation
+from asyndbt_mpi.protocol.evaluations import Evaluations
 from asyndbt_mpi.protocol.messages import (
-    WITHOUT,
     Assignment,
     Candidate,
     EvaluationReport,
@@ -42,7 +41,6 @@ from asyndbt_mpi.protocol.messages import (
 )
 from asyndbt_mpi.protocol.records import (
     Estimation,
-    Evaluation,
     Event,
     EventKind,
     Iteration,
@@ -50,9 +48,6 @@ from asyndbt_mpi.protocol.records import (
     UsedReport,
 )
 from asyndbt_mpi.protocol.validation import Validation
-
-CONSENSUS = 0
-"""The worker that evaluations of the consensus are logged under."""
 
 ON_SIMPLEX = 1e-9
 """Rows this close to the simplex are taken as they are; others are projected first (D6)."""
@@ -135,14 +130,11 @@ class Server:
         self._reported: dict[int, Report] = {}
         self._outstanding: dict[int, Assignment] = {}
         self._assignments = np.zeros(workers, dtype=np.int64)
-        self._evaluations: dict[int, deque[EvaluationRequest]] = {
-            worker: deque() for worker in range(1, workers + 1)
-        }
+        self.evaluations = Evaluations()
         self._estimations = 0
         self._estimation: LowerEstimation | None = None
         self._open: _Open | None = None
         self._closing: Closing | None = None
-        self._of_consensus: list[EvaluationReport] = []
         self._working = set(range(1, workers + 1))
         self._output = Output()
         self._now = 0.0
@@ -256,39 +248,19 @@ class Server:
         estimation.accept(worker, _on_simplex(report.p), report.k)
 
     def _accept_evaluation(self, worker: int, report: EvaluationReport) -> None:
-        asked = self._evaluations[worker]
-        request = asked[0] if asked else None
-        if request is None or (report.iteration, report.split, report.candidate) != (
-            request.iteration,
-            request.split,
-            request.candidate,
-        ):
-            raise MalformedMessage(f"evaluation of worker {worker} was not asked for")
-        asked.popleft()
-        self._record_event(EventKind.EVALUATION, worker, request.iteration)
+        evaluation = self.evaluations.accept(worker, report, self._now)
+        self._record_event(EventKind.EVALUATION, worker, evaluation.iteration)
         self._count(report)
-        self._output.records.append(
-            Evaluation(
-                iteration=request.iteration,
-                worker=worker,
-                split=request.split,
-                candidate=request.candidate,
-                accuracy=report.accuracy,
-                loss=report.loss,
-                words=request.words,
-                demonstrations=request.demonstrations,
-                calls=report.costs.calls,
-                prompt_tokens=report.costs.prompt_tokens,
-                time=self._now,
-            )
-        )
-        if request.split is Split.VALIDATION:
+        self._output.records.append(evaluation)
+        if evaluation.split is Split.VALIDATION:
             self.validation.add(
-                worker, report.loss, request.words, request.demonstrations, int(self.live.sum())
+                worker,
+                evaluation.loss,
+                evaluation.words,
+                evaluation.demonstrations,
+                int(self.live.sum()),
             )
         elif self._closing:
-            if request.candidate is Candidate.CONSENSUS:
-                self._of_consensus.append(report)
             self._close_worker(worker)
 
     # ------------------------------------------------------------ Algorithm 1
@@ -439,7 +411,7 @@ class Server:
         return self.p[worker - 1].argmax(axis=1), self.q[worker - 1].argmax(axis=1)
 
     def _evaluate(self, worker: int, request: EvaluationRequest) -> None:
-        self._evaluations[worker].append(request)
+        self.evaluations.ask(worker, request)
         self._output.messages.append((worker, request))
 
     def _close(self) -> None:
@@ -472,26 +444,11 @@ class Server:
         self._working.discard(worker)
         self._output.messages.append((worker, Stop()))
         self.finished = not self._working
-        if self.finished and self._of_consensus:
-            self._record_consensus(self._of_consensus)
-
-    def _record_consensus(self, reports: list[EvaluationReport]) -> None:
-        """The consensus' words over all workers, each with its own demonstrations."""
-        self._output.records.append(
-            Evaluation(
-                iteration=self.iteration,
-                worker=CONSENSUS,
-                split=Split.TEST,
-                candidate=Candidate.CONSENSUS,
-                accuracy=float(np.mean([report.accuracy for report in reports])),
-                loss=float(np.mean([report.loss for report in reports])),
-                words=self.z.argmax(axis=1),
-                demonstrations=np.full(self.shapes.classes, WITHOUT),
-                calls=0,
-                prompt_tokens=0,
-                time=self._now,
-            )
-        )
+        if self.finished:
+            words, classes = self.z.argmax(axis=1), self.shapes.classes
+            of_consensus = self.evaluations.consensus(words, classes, self._now)
+            if of_consensus:
+                self._output.records.append(of_consensus)
 
     # ------------------------------------------------------------ bookkeeping
 

@@ -120,6 +120,7 @@ PROMPTS = {
     "groups": prompts_of(
         ("It is good bad\n\nYes", QUERIES),
         ("A much longer context, " * 4, QUERIES[:3]),
+        ("A context about as long, " * 3, QUERIES[::2]),
         ("Ok", QUERIES[1:]),
         ("by itself, but long " * 3, QUERIES[:1]),
         ("another by itself", QUERIES[2:3]),

@@ -1,0 +1,86 @@
+"""Evaluations asked for and answered: which answer belongs to which request."""
+
+from collections import deque
+
+import numpy as np
+
+from asyndbt_mpi.algorithm.types import IntArray
+from asyndbt_mpi.protocol.messages import (
+    WITHOUT,
+    Candidate,
+    EvaluationReport,
+    EvaluationRequest,
+    MalformedMessage,
+    Split,
+)
+from asyndbt_mpi.protocol.records import Evaluation
+
+CONSENSUS = 0
+"""The worker that evaluations of the consensus are logged under."""
+
+
+class Evaluations:
+    """Requests on their way, by worker; a worker answers them in the order of asking."""
+
+    def __init__(self) -> None:
+        self._asked: dict[int, deque[EvaluationRequest]] = {}
+        self._of_consensus: list[EvaluationReport] = []
+
+    def ask(self, worker: int, request: EvaluationRequest) -> None:
+        """Note that ``request`` is sent to ``worker``."""
+        self._asked.setdefault(worker, deque()).append(request)
+
+    def accept(self, worker: int, report: EvaluationReport, time: float) -> Evaluation:
+        """The record of an answer.
+
+        Raises
+        ------
+        MalformedMessage
+            It answers nothing that was asked; nothing is changed.
+        """
+        asked = self._asked.get(worker)
+        request = asked[0] if asked else None
+        if not asked or request is None or _key(report) != _key(request):
+            raise MalformedMessage(f"evaluation of worker {worker} was not asked for")
+        asked.popleft()
+        if request.candidate is Candidate.CONSENSUS:
+            self._of_consensus.append(report)
+        return Evaluation(
+            iteration=request.iteration,
+            worker=worker,
+            split=request.split,
+            candidate=request.candidate,
+            accuracy=report.accuracy,
+            loss=report.loss,
+            words=request.words,
+            demonstrations=request.demonstrations,
+            calls=report.costs.calls,
+            prompt_tokens=report.costs.prompt_tokens,
+            time=time,
+        )
+
+    def consensus(self, words: IntArray, classes: int, time: float) -> Evaluation | None:
+        """The consensus' words (M,) over all workers, each with its own demonstrations.
+
+        None if no worker has scored them.
+        """
+        reports = self._of_consensus
+        if not reports:
+            return None
+        return Evaluation(
+            iteration=reports[0].iteration,
+            worker=CONSENSUS,
+            split=Split.TEST,
+            candidate=Candidate.CONSENSUS,
+            accuracy=float(np.mean([report.accuracy for report in reports])),
+            loss=float(np.mean([report.loss for report in reports])),
+            words=words,
+            demonstrations=np.full(classes, WITHOUT),
+            calls=0,  # counted with the workers' own rows
+            prompt_tokens=0,
+            time=time,
+        )
+
+
+def _key(message: EvaluationReport | EvaluationRequest) -> tuple[int, Split, Candidate]:
+    return message.iteration, message.split, message.candidate
