@@ -7,7 +7,7 @@ import click
 
 from asyndbt_mpi import __version__
 from asyndbt_mpi.config import ConfigurationError, presets
-from asyndbt_mpi.log.reader import LogError
+from asyndbt_mpi.log.reader import Log, LogError
 
 DONE, FAILED, BAD_USAGE = 0, 1, 2
 
@@ -57,14 +57,28 @@ def run(
 
 @cli.command()
 @LOG_FILE
-def show(run: Path) -> int:
+@click.option("--prompts", is_flag=True, help="Also each worker's prompt in full, from its data.")
+def show(run: Path, prompts: bool) -> int:
     """What a run has learnt: words, demonstrations, accuracy before and after, costs."""
-    from asyndbt_mpi.log.reader import Log
     from asyndbt_mpi.view.summary import print_summary
 
     with Log(run) as log:
         print_summary(log)
+        if prompts:
+            _print_prompts(log)
     return DONE
+
+
+def _print_prompts(log: Log) -> None:
+    """The log has row numbers only; the texts come from where the run took its data."""
+    from asyndbt_mpi.assemble import prepare
+    from asyndbt_mpi.view.prompts import full_prompts
+
+    materials = prepare(log.config, log.workers)
+    if materials.template is None or materials.data is None:
+        raise ConfigurationError(f"--prompts: {log.path} is of a synthetic task without texts")
+    for worker, prompt in full_prompts(log, materials.template, materials.data):
+        click.echo(f"\n--- worker {worker}\n{prompt}")
 
 
 @cli.command()

@@ -18,7 +18,7 @@ ALLOWED = {
     "log": {"protocol", "algorithm", "config"},
     "llm": {"protocol", "algorithm"},
     "task": {"llm", "protocol", "algorithm", "config"},
-    "view": {"log", "protocol", "algorithm", "config"},
+    "view": {"log", "task", "protocol", "algorithm", "config"},
 }
 
 

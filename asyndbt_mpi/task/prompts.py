@@ -10,9 +10,6 @@ from asyndbt_mpi.task.dataset import Row
 from asyndbt_mpi.task.partition import WorkerData
 from asyndbt_mpi.task.template import Template
 
-AFTER = "\n\n"
-"""Follows each demonstration; the model reads context and query as one text."""
-
 
 class PromptBlackBox:
     """Scores prompts, given by their indices, on one worker's rows.
@@ -80,7 +77,7 @@ class PromptBlackBox:
         shown: list[Row] = []
         if not (demonstrations == WITHOUT).all():
             shown = [pool[k] for pool, k in zip(self.pool, demonstrations, strict=True)]
-        context = "".join(self.template.demonstrate(row, fragment) + AFTER for row in shown)
+        context = self.template.context(shown, fragment)
         return [Prompt(context, self.template.render(row, fragment)) for row in rows]
 
     def _check(self, query: Query) -> None:

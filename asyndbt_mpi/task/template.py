@@ -8,6 +8,7 @@ from asyndbt_mpi.task.dataset import Row
 
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 KNOWN = ("sentence1", "sentence2", "fragment")
+BLANK_LINE = "\n\n"
 EXAMPLE = r'"[[Note: {fragment}\n]]Review: {sentence1}\nSentiment:"'
 
 
@@ -44,6 +45,10 @@ class Template:
     def demonstrate(self, row: Row, words: Sequence[str] | None) -> str:
         """The row as a demonstration: the query and its right label."""
         return self.render(row, words) + self.labels[row.label]
+
+    def context(self, rows: Sequence[Row], words: Sequence[str] | None) -> str:
+        """The rows as demonstrations, each followed by a blank line; "" if there are none."""
+        return "".join(self.demonstrate(row, words) + BLANK_LINE for row in rows)
 
 
 def _divide(text: str) -> tuple[str, str, str]:

@@ -36,7 +36,7 @@ def print_summary(log: Log, console: Console | None = None) -> None:
     """Print what the run did, what it cost, what it learnt and how much better that is."""
     console = console or Console()
     _print_run(log, console)
-    prompts = {v: prompt for v in range(1, log.workers + 1) if (prompt := _prompt(log, v))}
+    prompts = learnt_prompts(log)
     if not prompts:
         console.print("No worker's report has been used yet.")
         return
@@ -44,6 +44,11 @@ def print_summary(log: Log, console: Console | None = None) -> None:
     accuracies = on_test(log, "accuracy")
     if accuracies:
         console.print(_accuracy(log, accuracies))
+
+
+def learnt_prompts(log: Log) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """Words (M,) and demonstrations (U,) of every worker that has reported, as indices."""
+    return {v: prompt for v in range(1, log.workers + 1) if (prompt := _prompt(log, v))}
 
 
 def _prompt(log: Log, worker: int) -> tuple[np.ndarray, np.ndarray] | None:

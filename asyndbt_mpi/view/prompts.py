@@ -1,0 +1,24 @@
+"""The learnt prompts in full, put together again from the log and the data it points into."""
+
+from collections.abc import Iterator, Sequence
+
+from asyndbt_mpi.log.reader import Log
+from asyndbt_mpi.task.dataset import Row
+from asyndbt_mpi.task.partition import WorkerData
+from asyndbt_mpi.task.template import Template
+from asyndbt_mpi.view.summary import learnt_prompts
+
+QUERY = "<sentence1>", "<sentence2>"
+"""Stand where a query's texts go."""
+
+
+def full_prompts(
+    log: Log, template: Template, data: Sequence[WorkerData]
+) -> Iterator[tuple[int, str]]:
+    """Every worker's number and prompt; ``data`` (R) is the split that the run was made with."""
+    query = Row(*QUERY, label=0)
+    for worker, (words, demonstrations) in learnt_prompts(log).items():
+        fragment = [log.vocabulary[word] for word in words]
+        pools = data[worker - 1].pool
+        shown = [pool[row] for pool, row in zip(pools, demonstrations, strict=True)]
+        yield worker, template.context(shown, fragment) + template.render(query, fragment)

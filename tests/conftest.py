@@ -1,0 +1,43 @@
+"""A whole run under the virtual clock, for tests of what reads logs."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asyndbt_mpi.config import parse
+from asyndbt_mpi.llm.synthetic import Synthetic
+from asyndbt_mpi.log.writer import Writer
+from asyndbt_mpi.protocol.messages import Shapes
+from asyndbt_mpi.protocol.server import Server
+from asyndbt_mpi.protocol.worker import Worker
+from asyndbt_mpi.transport.delay import DelayModel
+from asyndbt_mpi.transport.virtual import VirtualCluster
+
+SHAPES = Shapes(positions=4, words=6, classes=2, pool=3)
+
+
+@pytest.fixture
+def virtual_run(tmp_path: Path) -> Callable[..., Path]:
+    """Runs a configuration, given by its tables, on the synthetic black box; the log's path."""
+
+    def run(workers: int = 3, name: str = "run", **tables: Any) -> Path:
+        tables.setdefault("delay", {"model": "lognormal", "mean": 1.0})
+        tables.setdefault("algorithm", {"active_workers": 2, "max_delay": 5})
+        config = parse({"steps": {"optimizer": "sgd"}, **tables}, "test")
+        server = Server(config, SHAPES, workers)
+        members = []
+        for v in range(1, workers + 1):
+            box = Synthetic(config.run.seed, SHAPES, v, 0.2)
+            delays = DelayModel(config.delay, config.run.seed, v, workers)
+            members.append((Worker(config, SHAPES, v, box.holdings), box, delays))
+        path = tmp_path / f"{name}.h5"
+        words = [f"word{j}" for j in range(SHAPES.words)]
+        with Writer(path, config, SHAPES, workers, words, "virtual", server.z) as writer:
+            VirtualCluster(server, members).run(
+                lambda records: [writer.write(record) for record in records]
+            )
+        return path
+
+    return run

@@ -1,0 +1,104 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from asyndbt_mpi.assemble import prepare
+from asyndbt_mpi.config import load
+from asyndbt_mpi.log.reader import Log
+from asyndbt_mpi.protocol.messages import Candidate
+from asyndbt_mpi.protocol.records import Event, EventKind
+from asyndbt_mpi.view.progress import Progress
+from asyndbt_mpi.view.prompts import full_prompts
+from asyndbt_mpi.view.summary import learnt_prompts, on_test, print_summary
+
+Run = Callable[..., Path]
+
+
+def summary(log: Log) -> str:
+    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    print_summary(log, console)
+    return console.export_text()
+
+
+def test_the_summary_shows_what_the_log_says(virtual_run: Run) -> None:
+    with Log(virtual_run(run={"iterations": 12, "evaluate_every": 4, "name": "mine"})) as log:
+        text = summary(log)
+        assert "mine" in text
+        assert "finished after 12 iterations" in text
+        calls = sum(int(log[f"{g}/llm_calls"].sum()) for g in ("report", "lower", "evaluation"))
+        assert f"{calls:,} calls" in text
+        for worker, (words, _) in learnt_prompts(log).items():
+            line = next(line for line in text.splitlines() if line.startswith(f"│{worker:10} "))
+            assert " ".join(f"word{j}" for j in words) in line
+        losses = on_test(log, "loss")
+        tuned = np.mean([loss for (c, _), loss in losses.items() if c is Candidate.TUNED])
+        assert f"{tuned:.3f}" in text
+
+
+def test_without_evaluation_the_last_iterate_is_shown(virtual_run: Run) -> None:
+    with Log(virtual_run(run={"iterations": 12})) as log:
+        text = summary(log)
+        assert "Test accuracy" not in text
+        last = np.flatnonzero(log["report/worker"] == 2)[-1]
+        words, demonstrations = learnt_prompts(log)[2]
+        np.testing.assert_array_equal(words, log["report/p"][last].argmax(axis=1))
+        np.testing.assert_array_equal(demonstrations, log["report/q"][last].argmax(axis=1))
+
+
+def test_iterates_that_were_left_out_are_not_shown(virtual_run: Run) -> None:
+    path = virtual_run(run={"iterations": 10}, log={"iterates": 1000})
+    with Log(path) as log:
+        assert 0 < len(learnt_prompts(log)) < 4
+        summary(log)
+
+
+def test_full_prompts_put_the_texts_together_again() -> None:
+    config = load("demo")
+    materials = prepare(config, 3)
+
+    class OneWorker:
+        vocabulary = materials.vocabulary
+        workers = 1
+
+        def __getitem__(self, name: str) -> np.ndarray:
+            values = {"worker": [1], "candidate": [Candidate.TUNED], "split": [2],
+                      "words": [[0, 3]], "demonstrations": [[2, 5]]}  # fmt: skip
+            return np.array(values[name.removeprefix("evaluation/")])
+
+    ((worker, prompt),) = full_prompts(OneWorker(), materials.template, materials.data)
+    pools, words = materials.data[0].pool, materials.vocabulary
+    assert worker == 1
+    fragment = f"{words[0]} {words[3]}"
+    assert prompt == (
+        f"Review: {pools[0][2].sentence1}\n{fragment} sentiment: negative\n\n"
+        f"Review: {pools[1][5].sentence1}\n{fragment} sentiment: positive\n\n"
+        f"Review: <sentence1>\n{fragment} sentiment:"
+    )
+
+
+def test_progress_shows_everything_there_is_to_know(
+    virtual_run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from asyndbt_mpi.protocol.messages import Costs, Report
+    from asyndbt_mpi.protocol.records import Iteration, UsedReport
+
+    with Progress(2, 2) as progress:
+        progress.update(Event(EventKind.HELLO, 1, -1, 0, 0.0, "here"))
+        assert progress.ready == 1
+        progress.update(Event(EventKind.HELLO, 2, -1, 0, 0.0, "there"))
+        report = Report(1, 0, 0.5, 0.0, 0.0, Costs(20, 300, 1.0), 0.0, np.eye(2), np.eye(2))
+        for number in range(2):
+            progress.update(
+                Iteration(
+                    number, np.eye(2), np.array([False, True]), np.array([3, 0]), 1.0, 0.4321,
+                    [UsedReport(2, report, 1.0)], np.array([]), np.zeros((0, 2)), None,
+                )
+            )  # fmt: skip
+        progress.say("worker 1 is excluded: NaN")
+    error = capsys.readouterr().err
+    assert "2/2" in error
+    assert "loss 0.432, active 2, delay <= 3, 40 calls" in error
+    assert "worker 1 is excluded: NaN" in error
