@@ -103,31 +103,37 @@ class Polyhedron:
         used = np.flatnonzero(self.identifier >= 0)
         return used[np.argsort(self.identifier[used])]
 
+    @property
+    def _used(self) -> slice:
+        """All slots up to the last that holds a plane; free ones between are all zeros.
+
+        Views of these cost no copy, and new planes fill the gaps first.
+        """
+        return slice(0, int(np.flatnonzero(self.identifier >= 0).max(initial=-1)) + 1)
+
     def force(self, worker: int) -> FloatArray:
         """sum_l lambda^l a^l(v), the one (M, N) array that (19) needs of all planes."""
-        slots = self.slots
-        force: FloatArray = np.einsum("li,lij->ij", self.dual[slots], self.a[slots, worker])
+        used = self._used
+        force: FloatArray = np.einsum("li,lij->ij", self.dual[used], self.a[used, worker])
         return force
 
     def consensus_gradient(self) -> FloatArray:
         """sum_l lambda^l b^l of (21); (M, N)."""
-        slots = self.slots
-        gradient: FloatArray = np.einsum("li,lij->ij", self.dual[slots], self.b[slots])  # (25)
+        used = self._used
+        gradient: FloatArray = np.einsum("li,lij->ij", self.dual[used], self.b[used])  # (25)
         return gradient
 
     def move_worker(self, worker: int, change: FloatArray) -> None:
         """Take notice that p^(worker) moved by ``change`` (M, N)."""
-        slots = self.slots
-        if slots.size:
-            self._worker_terms[slots] += np.einsum("lij,ij->li", self.a[slots, worker], change)
+        used = self._used
+        self._worker_terms[used] += np.einsum("lij,ij->li", self.a[used, worker], change)
 
     def values(self, z: FloatArray) -> FloatArray:
         """Left-hand side of every plane at the newest p and ``z``; (capacity, M)."""
-        slots = self.slots
+        used = self._used
         values = np.zeros_like(self.dual)
-        values[slots] = (
-            self._worker_terms[slots] + np.einsum("lij,ij->li", self.b[slots], z) + self.c[slots]
-        )
+        of_z = np.einsum("lij,ij->li", self.b[used], z)
+        values[used] = self._worker_terms[used] + of_z + self.c[used]
         return values
 
     def add(
@@ -155,7 +161,7 @@ class Polyhedron:
         dropped: list[Drop] = []
         if len(self) == len(self.identifier):
             smallest = self.slots[np.argmin(self.dual[self.slots].sum(axis=1))]
-            dropped = self._drop(smallest, self.active[smallest])
+            dropped = self._drop(smallest, self.active[smallest].copy())
         slot = int(np.flatnonzero(self.identifier < 0)[0])
         plane = Plane(self.created, iteration, positions, a, b, c)
         self.created += 1
