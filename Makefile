@@ -20,6 +20,8 @@ export OMPI_MCA_rmaps_base_oversubscribe := 1
 export OMPI_MCA_btl := ^ofi
 export OMPI_MCA_osc := ^ucx
 
+export PATH := $(abspath $(BIN)):$(PATH)
+
 MPIEXEC := $(BIN)/mpiexec
 MPI_PYTEST = timeout 300 $(MPIEXEC) -n $(1) $(BIN)/python -m pytest --with-mpi --only-mpi -p no:cacheprovider tests/mpi
 
@@ -29,6 +31,7 @@ venv: $(VENV)/installed
 
 $(VENV)/installed: setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
+	@echo "installing into $(VENV): a minute or more"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet $(TORCH)

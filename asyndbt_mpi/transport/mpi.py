@@ -94,11 +94,11 @@ class Channel:
         matched = self.comm.Improbe(MPI.ANY_SOURCE, MPI.ANY_TAG, status)
         if matched is None:
             return None
-        length = status.Get_count(MPI.BYTE)
-        # A message longer than any of the protocol's is cut; decoding then refuses it.
-        buffer: Buffer = np.empty(length, np.uint8)
+        # Received whole, however long: a matched receive into a shorter buffer crashes Open MPI 5.
+        buffer: Buffer = np.empty(status.Get_count(MPI.BYTE), np.uint8)
         matched.Recv([buffer, MPI.BYTE])
-        return status.Get_source(), buffer[: self.codec.longest]
+        # None of the protocol's is longer; what is gets cut, and decoding then refuses it.
+        return status.Get_source(), buffer[: self.codec.longest + 1]
 
     def receive(self, until: Callable[[], bool] = lambda: False) -> tuple[int, Buffer] | None:
         """Wait for a message; None if ``until`` became true first."""
