@@ -3,11 +3,14 @@
 from dataclasses import dataclass
 
 from asyndbt_mpi.config import Config, ConfigurationError
+from asyndbt_mpi.llm.base import LanguageModel
+from asyndbt_mpi.llm.synthetic import Synthetic
 from asyndbt_mpi.protocol.blackbox import BlackBox
 from asyndbt_mpi.protocol.messages import Shapes
 from asyndbt_mpi.protocol.worker import Worker
 from asyndbt_mpi.task.dataset import load, locate
 from asyndbt_mpi.task.partition import WorkerData, split
+from asyndbt_mpi.task.prompts import PromptBlackBox
 from asyndbt_mpi.task.template import Template
 from asyndbt_mpi.task.vocabulary import load_vocabulary
 
@@ -60,15 +63,12 @@ def prepare(config: Config, workers: int) -> Materials:
     return Materials(shapes, vocabulary, template, data)
 
 
-def black_box(config: Config, materials: Materials, worker: int, place: Place) -> BlackBox:
-    """The black box of ``worker``; loads the language model, which can take a while."""
-    if materials.data is None or materials.template is None:
-        from asyndbt_mpi.llm.synthetic import Synthetic
-
-        return Synthetic(config.run.seed, materials.shapes, worker, config.llm.heterogeneity)
+def language_model(config: Config, place: Place) -> LanguageModel | None:
+    """The run's language model, which can take a while to load; None for a synthetic task."""
+    if config.llm.backend == "synthetic":
+        return None
     from asyndbt_mpi.llm.cache import CachedModel
     from asyndbt_mpi.llm.transformers import TransformersModel
-    from asyndbt_mpi.task.prompts import PromptBlackBox
 
     model = TransformersModel(
         config.llm.model,
@@ -78,17 +78,17 @@ def black_box(config: Config, materials: Materials, worker: int, place: Place) -
         threads=config.llm.threads or place.cores,
         local_rank=place.local_rank,
     )
-    return PromptBlackBox(
-        materials.data[worker - 1],
-        materials.template,
-        materials.vocabulary,
-        CachedModel(model, config.llm.cache) if config.llm.cache else model,
-    )
+    return CachedModel(model, config.llm.cache) if config.llm.cache else model
 
 
 def worker_with_black_box(
-    config: Config, materials: Materials, worker: int, place: Place
+    config: Config, materials: Materials, worker: int, model: LanguageModel | None
 ) -> tuple[Worker, BlackBox]:
-    """A worker's state machine and the black box that answers it."""
-    box = black_box(config, materials, worker, place)
+    """The state machine of ``worker``, and the black box that answers it."""
+    box: BlackBox
+    if model is None or materials.data is None or materials.template is None:
+        box = Synthetic(config.run.seed, materials.shapes, worker, config.llm.heterogeneity)
+    else:
+        data = materials.data[worker - 1]
+        box = PromptBlackBox(data, materials.template, materials.vocabulary, model)
     return Worker(config, materials.shapes, worker, box.holdings), box

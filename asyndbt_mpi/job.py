@@ -1,0 +1,98 @@
+"""What a run needs whatever carries its messages: configuration, materials, log and progress."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from asyndbt_mpi.algorithm.types import FloatArray
+from asyndbt_mpi.assemble import Materials, prepare
+from asyndbt_mpi.config import Config, ConfigurationError, load
+from asyndbt_mpi.log.schema import Transport
+from asyndbt_mpi.log.writer import Writer
+from asyndbt_mpi.protocol.records import Event, EventKind, Record
+from asyndbt_mpi.view.progress import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the command line asked for; ``debug`` shows the tracebacks of errors."""
+
+    source: str
+    assignments: tuple[str, ...]
+    output: str | None
+    overwrite: bool
+    debug: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A checked request: all that can be known before a model is loaded or a log opened."""
+
+    config: Config
+    materials: Materials
+    workers: int
+    path: Path
+
+    @classmethod
+    def of(cls, request: Request, workers: int) -> "Job":
+        """Load and check the configuration and the data.
+
+        Raises
+        ------
+        ConfigurationError
+            What is wrong with them, or the log is there already and is not to be replaced.
+        """
+        config = load(request.source, request.assignments)
+        materials = prepare(config, workers)
+        path = Path(request.output or config.run.output.replace("{name}", config.run.name))
+        if path.exists() and not request.overwrite:
+            raise ConfigurationError(
+                f"{path} is there already; give another --output, or --overwrite to replace it"
+            )
+        return cls(config, materials, workers, path)
+
+    def open_log(self, transport: Transport, start: FloatArray) -> Writer:
+        """The log, in place of one that may be there; ``start`` (M, N) is z before iteration 0.
+
+        Raises
+        ------
+        ConfigurationError
+            The log cannot be written there.
+        """
+        try:
+            self.path.unlink(missing_ok=True)
+            return Writer(
+                self.path,
+                self.config,
+                self.materials.shapes,
+                self.workers,
+                self.materials.vocabulary,
+                transport,
+                start,
+            )
+        except OSError as error:
+            raise ConfigurationError(
+                f"run.output: {self.path} cannot be written: {error}"
+            ) from error
+
+
+class LogAndProgress:
+    """The sink of a run: every record goes to the log and to the progress bar."""
+
+    def __init__(self, writer: Writer, progress: Progress) -> None:
+        self.writer = writer
+        self.progress = progress
+
+    def write(self, records: list[Record]) -> None:
+        """Log the records, and show what they say."""
+        for record in records:
+            self.writer.write(record)
+            self.progress.update(record)
+            match record:
+                case Event(kind=EventKind.HELLO):
+                    self.writer.describe(record.worker, record.text)
+                case Event(kind=EventKind.EXCLUDED):
+                    self.progress.say(f"worker {record.worker} is excluded: {record.text}")
+
+    def idle(self) -> None:
+        """Nothing arrives: what is buffered may as well be written."""
+        self.writer.flush_if_due()

@@ -1,0 +1,104 @@
+"""`asyndbt replay`: run again from a log's record of arrivals, and compare every iterate."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from asyndbt_mpi.algorithm.types import FloatArray
+from asyndbt_mpi.assemble import Place, language_model, prepare, worker_with_black_box
+from asyndbt_mpi.log.reader import Log, LogError
+from asyndbt_mpi.protocol.records import Event, EventKind, Iteration, Record
+from asyndbt_mpi.protocol.server import Server
+from asyndbt_mpi.transport.replay import Replay, ReplayError
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How many iterations were compared, and the first difference, if there is one."""
+
+    iterations: int
+    difference: str | None
+
+
+class _Differs(Exception):
+    """The first difference, in one line."""
+
+
+class _Comparer:
+    """Holds every iterate against the log's, row by row."""
+
+    def __init__(self, log: Log) -> None:
+        self.log = log
+        self.iterations = 0
+        self.reports = 0
+
+    def write(self, records: list[Record]) -> None:
+        for record in records:
+            if isinstance(record, Iteration) and record.number < self.log.committed:
+                self._compare(record)
+
+    def _compare(self, iteration: Iteration) -> None:
+        where = f"iteration {iteration.number}"
+        active = self.log.rows("iteration/active", iteration.number, iteration.number + 1)[0]
+        if not np.array_equal(active, iteration.active):
+            raise _Differs(f"{where}: other workers are active")
+        for used in iteration.reports:
+            of_worker = f"{where}, worker {used.worker}"
+            self._same("report/p", self.reports, used.report.p, of_worker)
+            self._same("report/q", self.reports, used.report.q, of_worker)
+            self.reports += 1
+        self._same("iteration/z", iteration.number + 1, iteration.z, where)
+        self.iterations += 1
+
+    def _same(self, path: str, row: int, value: FloatArray, where: str) -> None:
+        logged = self.log.rows(path, row, row + 1)[0]
+        if np.isnan(logged).all():
+            return  # log.iterates left it out
+        if not np.array_equal(logged, value):
+            largest = float(np.abs(logged - value).max())
+            raise _Differs(f"{where}: {path} differs by up to {largest:.3g}")
+
+
+def replay(path: str | os.PathLike[str]) -> Comparison:
+    """Run the log at ``path`` again in this process.
+
+    Raises
+    ------
+    LogError
+        The file is no log.
+    ConfigurationError
+        Its data or its language model are not to be had here.
+    """
+    with Log(path) as log:
+        materials = prepare(log.config, log.workers)
+        if materials.shapes != log.shapes or materials.vocabulary != log.vocabulary:
+            raise LogError(f"{log.path}: was made with another vocabulary or other sizes")
+        server = Server(log.config, materials.shapes, log.workers)
+        model = language_model(log.config, Place(0, len(os.sched_getaffinity(0))))
+        members = [
+            worker_with_black_box(log.config, materials, worker, model)
+            for worker in range(1, log.workers + 1)
+        ]
+        comparer = _Comparer(log)
+        try:
+            Replay(server, members).run(_events(log), comparer.write)
+        except (_Differs, ReplayError) as error:
+            return Comparison(comparer.iterations, str(error))
+        if comparer.iterations < log.committed:
+            return Comparison(
+                comparer.iterations,
+                f"the recorded arrivals end at iteration {comparer.iterations} of {log.committed}",
+            )
+        return Comparison(comparer.iterations, None)
+
+
+def _events(log: Log) -> Iterator[Event]:
+    columns = (
+        log[f"event/{name}"] for name in ("kind", "worker", "number", "iteration", "time", "text")
+    )
+    for kind, worker, number, iteration, time, text in zip(*columns, strict=True):
+        yield Event(
+            EventKind(int(kind)), int(worker), int(number), int(iteration), float(time), str(text)
+        )

@@ -1,0 +1,38 @@
+"""`asyndbt simulate`: a run in one process, under a virtual clock."""
+
+import os
+
+from asyndbt_mpi.assemble import Place, language_model, worker_with_black_box
+from asyndbt_mpi.job import Job, LogAndProgress
+from asyndbt_mpi.log.reader import Log
+from asyndbt_mpi.protocol.server import Server
+from asyndbt_mpi.transport.delay import DelayModel
+from asyndbt_mpi.transport.virtual import VirtualCluster
+from asyndbt_mpi.view.progress import Progress
+from asyndbt_mpi.view.summary import print_summary
+
+
+def simulate(job: Job) -> None:
+    """Run ``job`` to its end; the delays of [delay] are all the time there is.
+
+    Raises
+    ------
+    ConfigurationError
+        The log cannot be written.
+    """
+    server = Server(job.config, job.materials.shapes, job.workers)
+    model = language_model(job.config, Place(0, len(os.sched_getaffinity(0))))
+    members = [
+        (
+            *worker_with_black_box(job.config, job.materials, worker, model),
+            DelayModel(job.config.delay, job.config.run.seed, worker, job.workers),
+        )
+        for worker in range(1, job.workers + 1)
+    ]
+    with (
+        job.open_log("virtual", server.z) as writer,
+        Progress(job.config.run.iterations, job.workers) as progress,
+    ):
+        VirtualCluster(server, members).run(LogAndProgress(writer, progress).write)
+    with Log(job.path) as log:
+        print_summary(log)
