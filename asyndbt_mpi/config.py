@@ -10,10 +10,13 @@ from typing import Annotated, Any, Literal
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-Count = Annotated[int, Field(ge=1)]
+LARGEST = 2**63 - 1
+"""What HDF5 and the generators of random numbers can hold."""
+
+Count = Annotated[int, Field(ge=1, le=LARGEST)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
-NonNegativeCount = Annotated[int, Field(ge=0)]
+NonNegativeCount = Annotated[int, Field(ge=0, le=LARGEST)]
 
 
 class ConfigurationError(ValueError):
@@ -23,7 +26,8 @@ class ConfigurationError(ValueError):
 class Section(BaseModel):
     """A table of the configuration file; unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    # Strict: no silent true for 1, nor "7" for 7.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
 
 class Run(Section):
@@ -36,6 +40,12 @@ class Run(Section):
     evaluate_every: NonNegativeCount = 0
     early_stopping_patience: NonNegativeCount = 0
     dtype: Literal["float64"] = "float64"
+
+    @model_validator(mode="after")
+    def _patience_needs_evaluation(self) -> "Run":
+        if self.early_stopping_patience and not self.evaluate_every:
+            raise ValueError("early_stopping_patience needs an evaluate_every greater than 0")
+        return self
 
 
 class Algorithm(Section):

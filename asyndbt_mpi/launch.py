@@ -4,6 +4,8 @@ import socket
 import sys
 import traceback
 
+from rich.console import Console
+
 from asyndbt_mpi.assemble import Place, language_model, worker_with_black_box
 from asyndbt_mpi.config import ConfigurationError
 from asyndbt_mpi.job import Job, LogAndProgress, Request
@@ -15,7 +17,6 @@ from asyndbt_mpi.protocol.server import Server, WorkerFailed
 from asyndbt_mpi.protocol.worker import Worker
 from asyndbt_mpi.transport.delay import DelayModel
 from asyndbt_mpi.transport.mpi import (
-    GRACE_SECONDS,
     SERVER,
     WORLD,
     Channel,
@@ -29,6 +30,11 @@ from asyndbt_mpi.view.progress import Progress
 from asyndbt_mpi.view.summary import print_summary
 
 DONE, FAILED, BAD_USAGE = 0, 1, 2
+
+GRACE_SECONDS = 5.0
+"""How long workers may take to end after a problem ..."""
+PATIENCE_SECONDS = 60.0
+"""... and when all is well, where only an excluded worker can still be at work."""
 
 
 def run(request: Request) -> int:
@@ -54,19 +60,19 @@ def _run(request: Request) -> int:
     if not _all_well(problem) or job is None:
         return BAD_USAGE
     # Only now, when no rank has anything against the run, is an older log replaced.
-    server = Server(job.config, job.materials.shapes, job.workers)
-    writer: Writer | None = None
+    opened: tuple[Server, Writer] | None = None
     if WORLD.Get_rank() == SERVER:
         try:
-            writer = job.open_log("mpi", server.z)
-        except ConfigurationError as error:
+            server = Server(job.config, job.materials.shapes, job.workers)
+            opened = server, job.open_log("mpi", server.z)
+        except (ConfigurationError, MemoryError) as error:
             problem = str(error)
     if not _all_well(problem):
         return BAD_USAGE
     channel = Channel(WORLD, Codec(job.materials.shapes))
     place = Place(*node_share(WORLD))
-    if writer is not None:
-        return _run_server(channel, job, server, writer, request.debug)
+    if opened is not None:
+        return _run_server(channel, job, *opened, request.debug)
     return _run_worker(channel, job, place)
 
 
@@ -115,14 +121,15 @@ def _run_server(channel: Channel, job: Job, server: Server, writer: Writer, debu
     if problem:
         _say(problem, debug)
         _say(f"{server.iteration} iterations are in {job.path}", debug)
-    if not channel.close(GRACE_SECONDS):
-        # Somebody is deep in a computation and has not seen the stop.
+    else:
+        with Log(job.path) as log:
+            # A rank's output is a terminal of the launcher's even if it ends up in a file.
+            print_summary(log, Console(force_terminal=False, color_system=None))
+    # After a problem somebody may be deep in a computation, and so may an excluded worker ever be.
+    if not channel.close(GRACE_SECONDS if problem else PATIENCE_SECONDS):
+        _say("a worker does not answer: the job is aborted", debug)
         channel.comm.Abort(FAILED)
-    if problem:
-        return FAILED
-    with Log(job.path) as log:
-        print_summary(log)
-    return DONE
+    return FAILED if problem else DONE
 
 
 def _say(problem: str, debug: bool) -> None:

@@ -32,6 +32,10 @@ def test_every_key_is_written_out() -> None:
         ({"steps": {"optimizer": "adm"}}, "steps.optimizer = 'adm': input should be 'adam', 'sgd' or 'mirror'"),
         ({"estimator": {"samples": 1}}, "estimator.samples = 1: input should be greater than or equal to 2"),
         ({"delay": {"slow_workers": 1}}, "slow_workers needs a delay.model"),
+        ({"run": {"early_stopping_patience": 2}}, "early_stopping_patience needs an evaluate_every"),
+        ({"run": {"iterations": True}}, "run.iterations = True: input should be a valid integer"),
+        ({"run": {"iterations": "7"}}, "run.iterations = '7': input should be a valid integer"),
+        ({"run": {"seed": 10**30}}, "run.seed = 1000000000000000000000000000000: "),
         ({"log": {"iterates": "some"}}, "log.iterates = 'some': input should be"),
     ],
 )  # fmt: skip

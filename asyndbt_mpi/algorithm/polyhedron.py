@@ -191,6 +191,6 @@ class Polyhedron:
         return drops
 
     def _refresh(self, p: FloatArray) -> None:
-        """Recompute the worker terms from scratch, so that round-off cannot build up."""
+        """Recompute the worker terms from scratch, to be rid of the moves' round-off."""
         for slot in self.slots:
             self._worker_terms[slot] = np.einsum("vij,vij->i", self.a[slot], p)

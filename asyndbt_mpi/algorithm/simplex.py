@@ -14,7 +14,7 @@ def project(x: FloatArray, allowed: BoolArray | None = None) -> FloatArray:
 
     Parameters
     ----------
-    x : array (rows, n), finite
+    x : array (rows, n), finite, of any size
     allowed : array (rows, n) of bool, optional
         Entries that may carry mass (every row needs one); the others become 0.
 
@@ -24,6 +24,10 @@ def project(x: FloatArray, allowed: BoolArray | None = None) -> FloatArray:
     """
     if allowed is not None:
         x = np.where(allowed, x, -np.inf)
+    # A shift of a row changes nothing, and what lies 1 below its greatest entry gets no mass.
+    # Huge numbers would otherwise swallow the 1 that is to be shared out.
+    with np.errstate(over="ignore"):
+        x = np.maximum(x - x.max(axis=1, keepdims=True), -1.0)
     descending = -np.sort(-x, axis=1)
     excess = np.cumsum(descending, axis=1) - 1.0
     count = np.arange(1, x.shape[1] + 1)

@@ -295,7 +295,10 @@ def _tokens(groups: list[Group], tree: LabelTree) -> int:
 
 def _device(name: str, local_rank: int) -> torch.device:
     if name != "auto":
-        return torch.device(name)
+        try:
+            return torch.device(name)
+        except RuntimeError as error:
+            raise ModelError(f"llm.device = {name!r}: give auto, cpu, cuda or cuda:N") from error
     if torch.cuda.is_available():
         return torch.device("cuda", local_rank % torch.cuda.device_count())
     return torch.device("cpu")

@@ -25,6 +25,7 @@ class LowerEstimation:
     ) -> None:
         self.number = number
         self.lower = lower
+        self._start = lower.p.copy()
         self.participants = participants
         self.rounds = rounds
         self.round = 0
@@ -65,10 +66,11 @@ class LowerEstimation:
         self.k[worker - 1] = k
 
     def exclude(self, worker: int) -> None:
-        """Go on without ``worker``, whose last p no longer counts."""
+        """Go on without ``worker``: its p is back where it started, and so adds nothing to h."""
         self.awaited.discard(worker)
         self.participants = [other for other in self.participants if other != worker]
         self.lower.live[worker - 1] = False
+        self.lower.p[worker - 1] = self._start[worker - 1]
 
     def advance(self) -> bool:
         """Do the server's step if every participant has reported; True if a round ended."""

@@ -304,6 +304,19 @@ class Codec:
         return arrays, body[start:]
 
 
+def _check_numbers(kind: type, header: np.void) -> None:
+    """Refuse what is not finite or is negative where it cannot be.
+
+    An accuracy may be NaN: a synthetic task classifies nothing.
+    """
+    for name in ("loss", "grad_p_norm", "grad_q_norm", "sent_time", "compute_seconds"):
+        if not np.isfinite(header[name]):
+            raise MalformedMessage(f"{kind.__name__}.{name} is {header[name]}")
+    for name in ("calls", "prompt_tokens", "compute_seconds"):
+        if header[name] < 0:
+            raise MalformedMessage(f"{kind.__name__}.{name} is {header[name]}")
+
+
 def _build(kind: type, header: np.void, arrays: dict[str, np.ndarray], rest: Buffer) -> Message:
     number, iteration = int(header["number"]), int(header["iteration"])
     loss = float(header["loss"])
@@ -320,8 +333,7 @@ def _build(kind: type, header: np.void, arrays: dict[str, np.ndarray], rest: Buf
         return Failure(rest.tobytes().decode(errors="replace"))
     if kind is Hello:
         return Hello(arrays["q"], rest.tobytes().decode(errors="replace"))
-    if kind in (Report, LowerReport) and not np.isfinite(loss):
-        raise MalformedMessage(f"{kind.__name__}.loss is {loss}")
+    _check_numbers(kind, header)
     if kind is Report:
         return Report(
             number,

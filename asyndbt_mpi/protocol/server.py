@@ -313,7 +313,7 @@ class Server:
         )
 
     def _starts_estimation(self) -> bool:
-        """Start to estimate phi if it is time to; False if not, or if it took no waiting."""
+        """Start to estimate phi if it is time to; whether it was."""
         algorithm = self.config.algorithm
         due = (self.iteration + 1) % algorithm.plane_period == 0
         if not due or self.iteration >= algorithm.plane_until:
@@ -430,7 +430,8 @@ class Server:
 
     def _close_worker(self, worker: int) -> None:
         assert self._closing is not None
-        request = self._closing.next(worker) if self.validation.every else None
+        scored = self.validation.every and self.config.task.test
+        request = self._closing.next(worker) if scored else None
         if request:
             self._evaluate(worker, request)
         else:

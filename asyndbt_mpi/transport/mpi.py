@@ -40,8 +40,8 @@ SPIN_SECONDS = 5e-5
 """A wait shorter than this only yields the core; a longer one sleeps."""
 SLEEP_SHARE = 1 / 16
 SHORTEST_SLEEP, LONGEST_SLEEP = 5e-5, 5e-3
-GRACE_SECONDS = 5.0
-"""How long ranks may take to answer a stop before the job is aborted."""
+STOP_SECONDS = 2.5
+"""How long a worker that was signalled waits for the server's stop before it reports itself."""
 
 
 class Sink(Protocol):
@@ -161,7 +161,7 @@ def serve(channel: Channel, server: Server, sink: Sink) -> bool:
             return bool(signalled)
 
         while not server.finished:
-            arrived = channel.receive(until=waiting)
+            arrived = None if signalled else channel.receive(until=waiting)
             if arrived is None:
                 return False
             worker, buffer = arrived
@@ -225,7 +225,7 @@ def work(
         except Interrupted as error:
             reason = f"worker {channel.rank} on {socket.gethostname()}: stopped by {error}"
             # If the whole job was signalled, the server is about to say stop.
-            if _await_stop(channel, GRACE_SECONDS / 2):
+            if _await_stop(channel, STOP_SECONDS):
                 return
         except Exception as error:
             where = f"worker {channel.rank} on {socket.gethostname()}"
@@ -269,6 +269,9 @@ def _signals_raised() -> Iterator[None]:
     """Turn SIGINT and SIGTERM into `Interrupted`, which also ends a long computation."""
 
     def interrupt(number: int, _: FrameType | None) -> None:
+        # Once: a second signal would break into the orderly end that the first one starts.
+        for other in previous:
+            signal.signal(other, signal.SIG_IGN)
         raise Interrupted(signal.Signals(number).name)
 
     previous = {

@@ -1,5 +1,6 @@
 """The progress bar of a run."""
 
+import os
 import sys
 import time
 from types import TracebackType
@@ -11,15 +12,18 @@ from asyndbt_mpi.protocol.records import Evaluation, Event, EventKind, Iteration
 
 MOST_NAMES = 8
 """With more workers than this, the active ones are counted and not named."""
-PIPE_SECONDS = 10.0
-"""Between two lines where the output is not a terminal."""
+SECONDS = 0.5
+"""Between two refreshes. Under mpiexec a rank cannot tell a terminal from a file, for its output
+goes through a pipe to the launcher either way ..."""
+BATCH_SECONDS = 30.0
+"""... but in a batch job nobody is watching."""
+WIDTH = 80
 
 
 class Progress:
     """Shows iteration, objective, active workers, worst delay, calls, tokens/s and time left."""
 
     def __init__(self, iterations: int, workers: int) -> None:
-        terminal = sys.stderr.isatty()
         self.workers = workers
         self.ready = 0
         self.calls = 0
@@ -28,11 +32,11 @@ class Progress:
         self._bar = tqdm(
             total=iterations,
             unit="it",
-            dynamic_ncols=terminal,
-            mininterval=0.2 if terminal else PIPE_SECONDS,
-            bar_format="{desc} {n_fmt}/{total_fmt} |{bar:16}| {elapsed}<{remaining}{postfix}",
+            ncols=int(os.environ.get("COLUMNS", WIDTH)),
+            mininterval=BATCH_SECONDS if "SLURM_JOB_ID" in os.environ else SECONDS,
+            bar_format="{desc}{n_fmt}/{total_fmt} |{bar:8}| {elapsed}<{remaining}{postfix}",
         )
-        self._bar.set_description_str(f"waiting for {workers} workers")
+        self._bar.set_description_str(f"waiting for {workers} workers ")
 
     def __enter__(self) -> "Progress":
         return self
@@ -55,8 +59,8 @@ class Progress:
             case Event(kind=EventKind.HELLO):
                 self.ready += 1
                 waiting = self.ready < self.workers
-                ready = f"{self.ready}/{self.workers} workers ready"
-                self._bar.set_description_str(ready if waiting else "tuning")
+                ready = f"{self.ready}/{self.workers} workers ready "
+                self._bar.set_description_str(ready if waiting else "")
             case Iteration():
                 self._show(record)
             case Evaluation():
@@ -71,8 +75,8 @@ class Progress:
         named = " ".join(active) if self.workers <= MOST_NAMES else str(len(active))
         rate = self.prompt_tokens / (time.perf_counter() - self._started)
         self._bar.set_postfix_str(
-            f"loss {iteration.objective:.3f}, active {named}, delay <= {iteration.delay.max()},"
-            f" {self.calls} calls, {rate:.0f} tokens/s",
+            f"loss {iteration.objective:.3f}, active {named}, late {iteration.delay.max()},"
+            f" {self.calls} calls, {rate:.0f} tok/s",
             refresh=False,
         )
         self._bar.update(1)

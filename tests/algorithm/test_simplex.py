@@ -54,6 +54,27 @@ def test_result_is_on_the_simplex_and_optimal(x: np.ndarray) -> None:
     assert ((gap.max(axis=1) - (gap * y).sum(axis=1)) < 1e-9 * (1 + np.abs(x).max())).all()
 
 
+huge = hnp.arrays(
+    np.float64,
+    st.tuples(st.integers(1, 3), st.integers(1, 6)),
+    elements=st.floats(allow_nan=False, allow_infinity=False),
+)
+
+
+@given(huge)
+def test_numbers_of_any_size_come_out_on_the_simplex(x: np.ndarray) -> None:
+    y = project(x)
+    assert distance_to_simplex(y) < 1e-12
+    # The greatest entry never gets less than another.
+    rows = np.arange(len(x))
+    assert (y[rows, x.argmax(axis=1)] == y.max(axis=1)).all()
+
+
+def test_huge_numbers_by_hand() -> None:
+    x = np.array([[1e17, 0.0, 1.0], [1e16, 1e16, 0.0], [1e308, -1e308, 0.0]])
+    np.testing.assert_array_equal(project(x), [[1, 0, 0], [0.5, 0.5, 0], [1, 0, 0]])
+
+
 @given(rows)
 def test_leaves_points_of_the_simplex_where_they_are(x: np.ndarray) -> None:
     y = project(x)

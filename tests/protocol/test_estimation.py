@@ -173,6 +173,8 @@ def test_a_participant_that_is_excluded_holds_nobody_up(participation: str) -> N
         driven.work(*(v for v in (1, 3) if isinstance(driven.inbox[v][0], LowerAssignment)))
     estimation = driven.of_type(Iteration)[-1].estimation
     assert estimation.plane is not None
+    np.testing.assert_array_equal(estimation.phi_p[1], driven.server.p[1])
+    assert not estimation.plane.a[1].any(), "nobody can reduce the residual of one who is gone"
     assert driven.server.iteration == 2
 
 

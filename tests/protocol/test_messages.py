@@ -102,6 +102,24 @@ def test_a_report_that_is_not_finite_is_refused(name: str, value: float) -> None
         CODEC.decode(CODEC.encode(report))
 
 
+@pytest.mark.parametrize(
+    ("name", "bad"),
+    [("grad_p_norm", np.nan), ("grad_q_norm", np.inf), ("sent_time", np.nan),
+     ("costs", Costs(-1, 0, 0.0)), ("costs", Costs(0, -1, 0.0)), ("costs", Costs(0, 0, np.nan)),
+     ("costs", Costs(0, 0, -0.5))],
+)  # fmt: skip
+def test_norms_times_and_costs_are_checked_too(name: str, bad) -> None:
+    report = dataclasses.replace(MESSAGES[5], **{name: bad})
+    with pytest.raises(MalformedMessage, match=r"Report\.\w+ is"):
+        CODEC.decode(CODEC.encode(report))
+
+
+def test_an_evaluation_without_a_finite_loss_is_refused() -> None:
+    report = dataclasses.replace(MESSAGES[7], loss=float("nan"))
+    with pytest.raises(MalformedMessage, match=r"EvaluationReport\.loss is nan"):
+        CODEC.decode(CODEC.encode(report))
+
+
 @given(st.binary(max_size=600))
 def test_noise_is_refused_and_never_executed(noise: bytes) -> None:
     with pytest.raises(MalformedMessage):

@@ -342,6 +342,24 @@ def test_closing_scores_every_kind_of_prompt_on_the_test_split() -> None:
                for worker in hand.workers)  # fmt: skip
 
 
+def test_without_test_rows_everybody_stops_after_the_last_iteration() -> None:
+    hand = Hand(configuration(run={"iterations": 6, "evaluate_every": 2}, task={"test": 0}), 2)
+    hand.hello()
+    until_finished(hand)
+    splits = {e.split for e in hand.of_type(Evaluation)}
+    assert splits == {Split.VALIDATION}
+
+
+def test_a_huge_report_is_tamed(recwarn: pytest.WarningsRecorder) -> None:
+    hand = Hand(configuration(algorithm={"active_workers": 1}), 2)
+    hand.hello()
+    p = np.zeros((3, 4))
+    p[:, 0], p[:, 1] = 1e308, -1e308
+    hand.deliver(1, dataclasses.replace(next_report(hand, 1), p=p))
+    np.testing.assert_array_equal(hand.server.p[0], np.eye(4)[[0, 0, 0]])
+    assert not recwarn.list
+
+
 def test_the_tuned_prompt_is_the_one_with_the_lowest_validation_loss() -> None:
     hand = Hand(configuration(run={"iterations": 9, "evaluate_every": 2}), 2)
     hand.hello()

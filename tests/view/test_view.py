@@ -100,5 +100,5 @@ def test_progress_shows_everything_there_is_to_know(
         progress.say("worker 1 is excluded: NaN")
     error = capsys.readouterr().err
     assert "2/2" in error
-    assert "loss 0.432, active 2, delay <= 3, 40 calls" in error
+    assert "loss 0.432, active 2, late 3, 40 calls" in error
     assert "worker 1 is excluded: NaN" in error
