@@ -16,6 +16,9 @@ BDPL_NORM = 3.0
 
 SMALLEST_PROBABILITY = 1e-12
 
+LARGEST_UNIFORM = 1.0 - 1e-11
+"""Far enough below 1 that adding a row's number cannot round it up into the next row."""
+
 Estimator: TypeAlias = Callable[[FloatArray, IntArray, FloatArray], FloatArray]
 
 
@@ -26,12 +29,14 @@ def sample(probabilities: FloatArray, samples: int, generator: np.random.Generat
     -------
     array (samples, rows): category indices, by inversion of the cumulative distribution.
     """
+    rows, categories = probabilities.shape
     cumulative = np.cumsum(probabilities, axis=1)
-    total = cumulative[:, -1]
-    uniform = generator.random((samples, len(probabilities))) * total
-    # Rounding must not carry a draw past the last category that has mass.
-    uniform = np.minimum(uniform, np.nextafter(total, 0.0))
-    drawn: IntArray = (uniform[:, :, None] >= cumulative).sum(axis=2)
+    cumulative /= cumulative[:, -1:]
+    # One search for all rows: row r's distribution function runs from r to r + 1.
+    offset = np.arange(rows)
+    uniform = np.minimum(generator.random((samples, rows)), LARGEST_UNIFORM) + offset
+    found = np.searchsorted((cumulative + offset[:, None]).ravel(), uniform, side="right")
+    drawn: IntArray = found - offset * categories
     return drawn
 
 
@@ -48,15 +53,20 @@ def leave_one_out(probabilities: FloatArray, drawn: IntArray, losses: FloatArray
     -------
     array (rows, n): estimate of the gradient of E[loss] with respect to ``probabilities``.
     """
-    samples, rows = drawn.shape
     # Centring by the mean and dividing by I - 1 is the leave-one-out baseline.
-    weights = (losses - losses.mean()) / (samples - 1)
-    row = np.arange(rows)
-    chosen = np.maximum(probabilities[row, drawn], SMALLEST_PROBABILITY)
-    gradient = np.zeros_like(probabilities)
+    weights = (losses - losses.mean()) / (len(losses) - 1)
     # d log Cat(j; p) / dp = e_j / p_j for the drawn category j.
-    np.add.at(gradient, (np.broadcast_to(row, drawn.shape), drawn), weights[:, None] / chosen)
+    weight_drawn = _weight_drawn(probabilities, drawn, weights)
+    gradient: FloatArray = weight_drawn / np.maximum(probabilities, SMALLEST_PROBABILITY)
     return gradient
+
+
+def _weight_drawn(probabilities: FloatArray, drawn: IntArray, weights: FloatArray) -> FloatArray:
+    """Sum of the ``weights`` (I,) of the samples that drew each category; (rows, n)."""
+    rows, categories = probabilities.shape
+    cells = (drawn + categories * np.arange(rows)).ravel()
+    total = np.bincount(cells, np.repeat(weights, rows), minlength=rows * categories)
+    return total.reshape(rows, categories)
 
 
 def bdpl(probabilities: FloatArray, drawn: IntArray, losses: FloatArray) -> FloatArray:
@@ -65,12 +75,8 @@ def bdpl(probabilities: FloatArray, drawn: IntArray, losses: FloatArray) -> Floa
     Kept for comparison. Its mean before clipping is twice the gradient centred by the
     baseline, at a far higher variance. Parameters and result as in `leave_one_out`.
     """
-    samples, rows = drawn.shape
-    weights = (losses - losses.mean()) / (samples - 1)
-    drawn_weight = np.zeros_like(probabilities)
-    index = (np.broadcast_to(np.arange(rows), drawn.shape), drawn)
-    np.add.at(drawn_weight, index, np.broadcast_to(weights[:, None], drawn.shape))
-    signed = 2.0 * drawn_weight - weights.sum()
+    weights = (losses - losses.mean()) / (len(losses) - 1)
+    signed = 2.0 * _weight_drawn(probabilities, drawn, weights) - weights.sum()
     gradient: FloatArray = signed / np.maximum(probabilities, SMALLEST_PROBABILITY)
     norm = float(np.linalg.norm(gradient))
     return gradient * (BDPL_NORM / norm) if norm > BDPL_NORM else gradient

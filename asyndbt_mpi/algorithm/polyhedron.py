@@ -82,9 +82,9 @@ class Polyhedron:
         self, workers: int, positions: int, words: int, capacity: int, distance: Distance
     ) -> None:
         self.distance: Distance = distance
-        coefficient = np.int8 if distance == "l1" else np.float64
-        self.a = np.zeros((capacity, workers, positions, words), dtype=coefficient)
-        self.b = np.zeros((capacity, positions, words))
+        # Positions first: for each of them, sums over planes or words are a matrix product.
+        self.a = np.zeros((workers, positions, capacity, words))
+        self.b = np.zeros((positions, capacity, words))
         self.c = np.zeros((capacity, positions))
         self.dual = np.zeros((capacity, positions))
         self.active = np.zeros((capacity, positions), dtype=bool)
@@ -113,27 +113,32 @@ class Polyhedron:
 
     def force(self, worker: int) -> FloatArray:
         """sum_l lambda^l a^l(v), the one (M, N) array that (19) needs of all planes."""
-        used = self._used
-        force: FloatArray = np.einsum("li,lij->ij", self.dual[used], self.a[used, worker])
-        return force
+        return self._weighted(self.a[worker])
 
     def consensus_gradient(self) -> FloatArray:
         """sum_l lambda^l b^l of (21); (M, N)."""
+        return self._weighted(self.b)  # (25)
+
+    def _weighted(self, coefficients: FloatArray) -> FloatArray:
+        """Sum over planes of dual times ``coefficients`` (M, capacity, N); (M, N)."""
         used = self._used
-        gradient: FloatArray = np.einsum("li,lij->ij", self.dual[used], self.b[used])  # (25)
-        return gradient
+        weighted: FloatArray = self.dual[used].T[:, None, :] @ coefficients[:, used]
+        return weighted[:, 0]
+
+    def _applied(self, coefficients: FloatArray, x: FloatArray) -> FloatArray:
+        """Products of ``coefficients`` (M, capacity, N) and x (M, N); (used, M)."""
+        applied: FloatArray = coefficients[:, self._used] @ x[:, :, None]
+        return applied[:, :, 0].T
 
     def move_worker(self, worker: int, change: FloatArray) -> None:
         """Take notice that p^(worker) moved by ``change`` (M, N)."""
-        used = self._used
-        self._worker_terms[used] += np.einsum("lij,ij->li", self.a[used, worker], change)
+        self._worker_terms[self._used] += self._applied(self.a[worker], change)
 
     def values(self, z: FloatArray) -> FloatArray:
         """Left-hand side of every plane at the newest p and ``z``; (capacity, M)."""
         used = self._used
         values = np.zeros_like(self.dual)
-        of_z = np.einsum("lij,ij->li", self.b[used], z)
-        values[used] = self._worker_terms[used] + of_z + self.c[used]
+        values[used] = self._worker_terms[used] + self._applied(self.b, z) + self.c[used]
         return values
 
     def add(
@@ -165,7 +170,7 @@ class Polyhedron:
         slot = int(np.flatnonzero(self.identifier < 0)[0])
         plane = Plane(self.created, iteration, positions, a, b, c)
         self.created += 1
-        self.a[slot], self.b[slot], self.c[slot] = a, b, c
+        self.a[:, :, slot], self.b[:, slot], self.c[slot] = a, b, c
         self.dual[slot] = 0.0
         self.active[slot] = positions
         self.identifier[slot] = plane.identifier
@@ -183,9 +188,10 @@ class Polyhedron:
     def _drop(self, slot: int, positions: BoolArray) -> list[Drop]:
         drops = [Drop(int(self.identifier[slot]), int(i)) for i in np.flatnonzero(positions)]
         self.active[slot, positions] = False
-        for array in (self.b, self.c, self.dual, self._worker_terms):
+        for array in (self.c, self.dual, self._worker_terms):
             array[slot, positions] = 0
-        self.a[slot][:, positions] = 0
+        self.b[positions, slot] = 0
+        self.a[:, positions, slot] = 0
         if not self.active[slot].any():
             self.identifier[slot] = -1  # a plane without positions frees its slot
         return drops
@@ -193,4 +199,4 @@ class Polyhedron:
     def _refresh(self, p: FloatArray) -> None:
         """Recompute the worker terms from scratch, to be rid of the moves' round-off."""
         for slot in self.slots:
-            self._worker_terms[slot] = np.einsum("vij,vij->i", self.a[slot], p)
+            self._worker_terms[slot] = np.einsum("vij,vij->i", self.a[:, :, slot], p)

@@ -13,15 +13,13 @@ import numpy as np
 class Purpose(IntEnum):
     """What a stream is used for; part of its key."""
 
-    PROMPTS = 0
-    BATCH = 1
-    LOWER_PROMPTS = 2
-    LOWER_DEMONSTRATIONS = 3
-    LOWER_BATCH = 4
-    DELAY = 5
-    SPLIT = 6
-    RANDOM_DEMONSTRATIONS = 7
-    BLACK_BOX = 8
+    UPPER_STEP = 0
+    LOWER_STEP = 1
+    LOWER_DEMONSTRATIONS = 2
+    DELAY = 3
+    SPLIT = 4
+    RANDOM_DEMONSTRATIONS = 5
+    BLACK_BOX = 6
 
 
 def stream(seed: int, worker: int, number: int, purpose: Purpose) -> np.random.Generator:

@@ -28,12 +28,9 @@ def project(x: FloatArray, allowed: BoolArray | None = None) -> FloatArray:
     # Huge numbers would otherwise swallow the 1 that is to be shared out.
     with np.errstate(over="ignore"):
         x = np.maximum(x - x.max(axis=1, keepdims=True), -1.0)
-    descending = -np.sort(-x, axis=1)
-    excess = np.cumsum(descending, axis=1) - 1.0
-    count = np.arange(1, x.shape[1] + 1)
-    # The support is a prefix of the sorted row: entries that exceed the threshold it implies.
-    support = np.count_nonzero(descending * count > excess, axis=1)
-    threshold = np.take_along_axis(excess, support[:, None] - 1, axis=1) / support[:, None]
+    # The threshold is the greatest of those that the k greatest entries would need, each k.
+    excess = np.cumsum(np.sort(x, axis=1)[:, ::-1], axis=1) - 1.0
+    threshold = (excess / np.arange(1, x.shape[1] + 1)).max(axis=1, keepdims=True)
     projected: FloatArray = np.maximum(x - threshold, 0.0)
     return projected
 

@@ -111,11 +111,11 @@ class Worker:
     # ------------------------------------------------------------ upper level
 
     def _ask_upper(self, message: Assignment) -> Query:
-        generator = stream(self.seed, self.worker, message.number, Purpose.PROMPTS)
+        generator = stream(self.seed, self.worker, message.number, Purpose.UPPER_STEP)
+        rows = self._draw_rows(generator)
         words = sample(self.p, self.samples, generator)
         demonstrations = sample(self.q, self.samples, generator)
         self._drawn = _Drawn(message, words, demonstrations)
-        rows = self._draw_rows(message.number, Purpose.BATCH)
         return Query(Split.TRAIN, rows, words, demonstrations)
 
     def _step(
@@ -146,11 +146,11 @@ class Worker:
             self.seed, self.worker, message.estimation, Purpose.LOWER_DEMONSTRATIONS
         )
         k = sample(self.q, 1, realisation)
-        generator = stream(self.seed, self.worker, message.number, Purpose.LOWER_PROMPTS)
+        generator = stream(self.seed, self.worker, message.number, Purpose.LOWER_STEP)
+        rows = self._draw_rows(generator)
         words = sample(message.p, self.samples, generator)
         demonstrations = np.repeat(k, self.samples, axis=0)
         self._drawn = _Drawn(message, words, demonstrations)
-        rows = self._draw_rows(message.number, Purpose.LOWER_BATCH)
         return Query(Split.TRAIN, rows, words, demonstrations)
 
     def _lower_step(
@@ -171,6 +171,5 @@ class Worker:
         rows = np.arange(self.holdings.rows[message.split])
         return Query(message.split, rows, words, demonstrations)
 
-    def _draw_rows(self, number: int, purpose: Purpose) -> IntArray:
-        generator = stream(self.seed, self.worker, number, purpose)
-        return generator.choice(self.holdings.rows[Split.TRAIN], self.batch, replace=False)
+    def _draw_rows(self, generator: np.random.Generator) -> IntArray:
+        return generator.permutation(self.holdings.rows[Split.TRAIN])[: self.batch]

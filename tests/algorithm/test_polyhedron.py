@@ -51,6 +51,10 @@ def test_a_cut_removes_the_current_point_by_h_minus_epsilon(seed, distance) -> N
     assert a.dtype == (np.int8 if distance == "l1" else np.float64)
 
 
+def of_slot(polyhedron: Polyhedron, slot: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return polyhedron.a[:, :, slot], polyhedron.b[:, slot], polyhedron.c[slot]
+
+
 def polyhedron_with_planes(count: int, capacity: int = 5, distance="l1"):
     generator = np.random.default_rng(3)
     p, z = points(generator)
@@ -71,8 +75,7 @@ def test_gradients_of_the_lagrangian_by_finite_differences(distance) -> None:
 
     def lagrangian() -> float:
         values = [
-            polyhedron.dual[s]
-            @ plane_value(polyhedron.a[s], polyhedron.b[s], polyhedron.c[s], p, z)
+            polyhedron.dual[s] @ plane_value(*of_slot(polyhedron, s), p, z)
             - steps.floor / 2 * (polyhedron.dual[s] ** 2).sum()
             for s in polyhedron.slots
         ]
@@ -111,7 +114,7 @@ def test_values_follow_the_moves_of_p() -> None:
         polyhedron.move_worker(worker, new - p[worker])
         p[worker] = new
     for slot in polyhedron.slots:
-        expected = plane_value(polyhedron.a[slot], polyhedron.b[slot], polyhedron.c[slot], p, z)
+        expected = plane_value(*of_slot(polyhedron, slot), p, z)
         np.testing.assert_allclose(polyhedron.values(z)[slot], expected, atol=1e-12)
 
 
@@ -147,7 +150,7 @@ def test_drops_only_what_was_slack_before_and_after() -> None:
     drops = polyhedron.drop_slack(before, 0.01)
     assert [(drop.identifier, drop.position) for drop in drops] == [(identifier, 0)]
     assert polyhedron.active[slot].tolist() == [False, True, True]
-    assert not polyhedron.a[slot, :, 0].any()
+    assert not polyhedron.a[:, 0, slot].any()
     assert polyhedron.dual[slot, 0] == 0
 
 
