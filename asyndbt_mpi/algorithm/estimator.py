@@ -65,7 +65,9 @@ def _weight_drawn(probabilities: FloatArray, drawn: IntArray, weights: FloatArra
     """Sum of the ``weights`` (I,) of the samples that drew each category; (rows, n)."""
     rows, categories = probabilities.shape
     cells = (drawn + categories * np.arange(rows)).ravel()
-    total = np.bincount(cells, np.repeat(weights, rows), minlength=rows * categories)
+    total: FloatArray = np.bincount(
+        cells, np.repeat(weights, rows), minlength=rows * categories
+    ).astype(np.float64, copy=False)
     return total.reshape(rows, categories)
 
 

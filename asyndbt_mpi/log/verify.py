@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 from asyndbt_mpi.algorithm.types import BoolArray, IntArray
-from asyndbt_mpi.log import schema
+from asyndbt_mpi.log import conduct, schema, values
 from asyndbt_mpi.log.reader import Log, LogError
 from asyndbt_mpi.log.recompute import TOLERANCE, recompute
 from asyndbt_mpi.protocol.records import EventKind
@@ -35,11 +35,13 @@ def verify(path: str | os.PathLike[str]) -> Verification:
         The file is no log at all.
     """
     with Log(path) as log:
-        violations = _listed(_columns(log)) or _listed(_lengths(log)) or _listed(_references(log))
-        if violations:
+        violations = _listed(values.attributes(log))
+        structure = _listed(_columns(log)) or _listed(_lengths(log)) or _listed(_references(log))
+        if structure:
+            violations += structure
             return Verification(violations, ["what the rows say, for they cannot be matched"])
         notes = []
-        for check in (_simplex, _quorum, _delays, _reports, _duals, _objective):
+        for check in CHECKS:
             violations += _listed(check(log))
         if log.every == 1:
             violations += _listed(recompute(log))
@@ -177,7 +179,7 @@ def _live(log: Log) -> BoolArray:
 def _quorum(log: Log) -> Iterator[str]:
     """Iterations that went on with fewer than min(S, live) reports."""
     counts = log["iteration/active"].sum(axis=1)
-    due = np.minimum(log.active_workers, _live(log).sum(axis=1))
+    due = np.minimum(log.config.algorithm.active_workers, _live(log).sum(axis=1))
     for iteration in np.flatnonzero(counts < due):
         yield f"iteration {iteration}: {counts[iteration]} active workers, {due[iteration]} are due"
 
@@ -193,15 +195,16 @@ def _delays(log: Log) -> Iterator[str]:
             f"iteration {iteration}, worker {worker + 1}: delay {logged[iteration, worker]} is "
             f"logged, {delay[iteration, worker]} iterations have passed"
         )
-    for iteration, worker in np.argwhere((delay > log.max_delay) & _live(log)):
+    max_delay = log.config.algorithm.max_delay
+    for iteration, worker in np.argwhere((delay > max_delay) & _live(log)):
         yield (
             f"iteration {iteration}, worker {worker + 1}: delay {delay[iteration, worker]} "
-            f"exceeds max_delay {log.max_delay}"
+            f"exceeds max_delay {max_delay}"
         )
 
 
 def _reports(log: Log) -> Iterator[str]:
-    """Reports that do not agree with who was active, or are older or newer than they can be."""
+    """Iterations whose reports are not those of its active workers."""
     worker, iteration = log["report/worker"], log["report/iteration"]
     counts = np.zeros((log.committed, log.workers), dtype=int)
     np.add.at(counts, (iteration, worker - 1), 1)
@@ -209,20 +212,6 @@ def _reports(log: Log) -> Iterator[str]:
     for at, index in np.argwhere(counts != active):
         state = "active" if active[at, index] else "not active"
         yield f"iteration {at}, worker {index + 1}: {state}, with {counts[at, index]} reports"
-    read = log["report/read_iteration"]
-    for row in np.flatnonzero(read > iteration):
-        yield (
-            f"iteration {iteration[row]}, worker {worker[row]}: its report comes of iteration "
-            f"{read[row]}, which is later"
-        )
-    number = log["report/seq"]
-    for each in range(1, log.workers + 1):
-        rows = np.flatnonzero(worker == each)
-        for row in rows[1:][np.diff(number[rows]) <= 0]:
-            yield (
-                f"iteration {iteration[row]}, worker {each}: report {number[row]} does not "
-                "follow the one before"
-            )
 
 
 def _duals(log: Log) -> Iterator[str]:
@@ -270,3 +259,23 @@ def _objective(log: Log) -> Iterator[str]:
             f"iteration {iteration}: objective {logged[iteration]:.12g} is logged, the newest "
             f"losses give {expected[iteration]:.12g}"
         )
+
+
+CHECKS = (
+    values.times,
+    values.moments,
+    values.measured,
+    values.losses,
+    values.evaluations,
+    values.demonstrations,
+    _simplex,
+    _quorum,
+    _delays,
+    _reports,
+    _duals,
+    _objective,
+    conduct.reports,
+    conduct.estimates,
+    conduct.drops,
+)
+"""What every log must keep, with or without all its iterates."""

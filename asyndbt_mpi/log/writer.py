@@ -4,12 +4,20 @@ The file is in HDF5's default format, for the newer ones need repair after a kil
 gathered in memory and written in batches: the data, then the attribute ``committed_rows``, then
 ``committed``, with a flush after each. What lies beyond them may exist at any moment, in some
 columns and not in others, and does not count.
+
+Room for a batch is reserved on the disk before HDF5 hears of the batch: HDF5 leaves a damaged
+file, and can crash the process, when a write fails for want of room. So a full disk, a quota or a
+limit on a file's size end the run with a whole log of the iterations committed until then. That
+holds where the file system can reserve room and overwrites in place; any other failure to write
+(a disk that breaks, say) may leave a log that cannot be read.
 """
 
+import contextlib
 import errno
+import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -31,6 +39,13 @@ LARGEST_BATCH = 64
 LARGEST_BATCH_BYTES = 1 << 25
 CHUNK_BYTES = 1 << 18
 LONGEST_CHUNK = 512
+SPARE_BYTES = 1 << 20
+"""Reserved beyond a batch's rows: HDF5's own bookkeeping, and what closing the file takes."""
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class LogWriteError(OSError):
+    """The log cannot be written any more; one line that names it and says what is safe."""
 
 
 class Writer:
@@ -47,6 +62,8 @@ class Writer:
     ------
     FileExistsError
         ``path`` exists; a log is never overwritten.
+    LogWriteError
+        No room for a batch, or it cannot be written; from then on only `close` is of use.
     """
 
     def __init__(
@@ -72,21 +89,89 @@ class Writer:
         # What to enter into /plane/dropped: plane, position, iteration.
         self._drops: list[tuple[int, int, int]] = []
 
-        self.file = _create(Path(path))
-        self._describe_run(config, shapes, workers, transport)
-        for name, axes in schema.FIXED.items():
-            length = Column(name, axes, schema.TEXT).row_shape(shapes, workers)
-            self.file.create_dataset(name, length, schema.TEXT, maxshape=(None,))
-        self.file["vocabulary"][:] = list(vocabulary)
-        self.datasets = {
-            column.path: self._dataset(column, config, column.row_shape(shapes, workers))
-            for columns in self.groups.values()
-            for column in columns
-        }
-        self.datasets["iteration/z"].resize(1, axis=0)
-        self.datasets["iteration/z"][0] = z0
-        self.file.flush()
+        self._reserved = 0
+        self._committed = 0
+        self._failure: LogWriteError | None = None
+        self._closed = False
+
+        self.path = Path(path)
+        self.file = _create(self.path)
+        try:
+            self._lay_out(config, shapes, workers, vocabulary, transport, z0)
+        except BaseException:
+            self._let_go("interrupted")
+            self.path.unlink(missing_ok=True)
+            raise
         self._written = clock()
+
+    def _lay_out(
+        self,
+        config: Config,
+        shapes: Shapes,
+        workers: int,
+        vocabulary: Sequence[str],
+        transport: Transport,
+        z0: FloatArray,
+    ) -> None:
+        """Everything that a log has before its first iteration."""
+        text = len(config.to_toml()) + sum(16 + len(word.encode()) for word in vocabulary)
+        with self._writing():
+            self._reserve(2 * text + z0.nbytes + CHUNK_BYTES)
+            self._describe_run(config, shapes, workers, transport)
+            for name, axes in schema.FIXED.items():
+                length = Column(name, axes, schema.TEXT).row_shape(shapes, workers)
+                self.file.create_dataset(name, length, schema.TEXT, maxshape=(None,))
+            self.file["vocabulary"][:] = list(vocabulary)
+            self.datasets = {
+                column.path: self._dataset(column, config, column.row_shape(shapes, workers))
+                for columns in self.groups.values()
+                for column in columns
+            }
+            self.datasets["iteration/z"].resize(1, axis=0)
+            self.datasets["iteration/z"][0] = z0
+            self.file.flush()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Failures to write become a `LogWriteError`; after one, nothing is written any more."""
+        if self._failure is not None:
+            raise self._failure
+        try:
+            yield
+        except LogWriteError as error:
+            self._failure = error
+            raise
+        except (OSError, RuntimeError) as error:  # h5py raises either
+            reason = str(error).splitlines()[0]
+            self._failure = LogWriteError(
+                f"{self.path}: cannot be written ({reason}); its {self._committed} iterations "
+                "may be damaged"
+            )
+            raise self._failure from error
+
+    def _reserve(self, size: int) -> None:
+        """Have the file system set aside room for ``size`` more bytes and a spare.
+
+        Raises
+        ------
+        LogWriteError
+            There is none; HDF5 knows nothing of it, and the file is whole.
+        """
+        end = self.file.id.get_filesize()
+        needed = end + size + SPARE_BYTES
+        if needed <= self._reserved or not hasattr(os, "posix_fallocate"):
+            return
+        needed += SPARE_BYTES // 2  # so that not every batch has to ask
+        try:
+            os.posix_fallocate(self.file.id.get_vfd_handle(), end, needed - end)
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                return  # the file system cannot reserve: then writing will tell
+            raise LogWriteError(
+                f"{self.path}: cannot be written ({error.strerror}); {self._committed} iterations "
+                "are safe in it"
+            ) from error
+        self._reserved = needed
 
     def _describe_run(
         self, config: Config, shapes: Shapes, workers: int, transport: Transport
@@ -135,7 +220,9 @@ class Writer:
 
     def describe(self, worker: int, text: str) -> None:
         """Keep what ``worker`` (1..R) says of itself."""
-        self.file["worker/description"][worker - 1] = text
+        with self._writing():
+            self._reserve(len(text.encode()))
+            self.file["worker/description"][worker - 1] = text
 
     def write(self, record: Record) -> None:
         """Take a record in; what has waited long enough, or is too much, goes to the file."""
@@ -185,19 +272,34 @@ class Writer:
 
     def flush(self) -> None:
         """Write and commit everything that was taken in."""
-        for group, columns in self.groups.items():
-            gathered, self.waiting[group] = self.waiting[group], []
-            if gathered:
-                self._append_rows(group, columns, gathered)
-        if self._drops:
-            self._enter_drops()
-        self.file.flush()
-        lengths = np.array(tuple(self.lengths.values()), dtype=schema.COMMITTED_ROWS)
-        self.file.attrs.modify("committed_rows", lengths)
-        self.file.flush()
-        self.file.attrs.modify("committed", np.int64(self.lengths["iteration"]))
-        self.file.flush()
+        with self._writing():
+            self._reserve(self._waiting_bytes())
+            for group, columns in self.groups.items():
+                gathered, self.waiting[group] = self.waiting[group], []
+                if gathered:
+                    self._append_rows(group, columns, gathered)
+            if self._drops:
+                self._enter_drops()
+            self.file.flush()
+            lengths = np.array(tuple(self.lengths.values()), dtype=schema.COMMITTED_ROWS)
+            self.file.attrs.modify("committed_rows", lengths)
+            self.file.flush()
+            self.file.attrs.modify("committed", np.int64(self.lengths["iteration"]))
+            self.file.flush()
+        self._committed = self.lengths["iteration"]
         self._written = self.clock()
+
+    def _waiting_bytes(self) -> int:
+        """Room that the waiting rows may take: each column may begin a chunk for them."""
+        size = sum(len(str(row[-1]).encode()) for row in self.waiting["event"])  # their text
+        for group, columns in self.groups.items():
+            rows_waiting = len(self.waiting[group])
+            if rows_waiting:
+                datasets = [self.datasets[column.path] for column in columns]
+                row_bytes = sum(d.dtype.itemsize * math.prod(d.shape[1:]) for d in datasets)
+                chunk_bytes = sum(d.dtype.itemsize * math.prod(d.chunks) for d in datasets)
+                size += rows_waiting * row_bytes + chunk_bytes
+        return size
 
     def _append_rows(
         self, group: str, columns: tuple[Column, ...], gathered: list[rows.Row]
@@ -221,12 +323,37 @@ class Writer:
         self.datasets["plane/dropped"][first:] = dropped
 
     def close(self, status: Literal["finished", "interrupted"]) -> None:
-        """Write what waits, and the last iterates if log.iterates left them out; then close."""
-        self.flush()
-        for path, row, iterate in self._withheld:
-            self.datasets[path][row] = iterate
-        self.file.attrs["status"] = status
-        self.file.close()
+        """Write what waits, and the last iterates if log.iterates left them out; then close.
+
+        After a `LogWriteError` the file is closed as it is, as interrupted. Once closed, it
+        stays so: to close it again does nothing.
+        """
+        if self._closed:
+            return
+        try:
+            if self._failure is None:
+                self.flush()
+                self._store_withheld()
+        finally:
+            self._let_go(status)
+
+    def _store_withheld(self) -> None:
+        with self._writing():
+            self._reserve(2 * sum(iterate.nbytes for _, _, iterate in self._withheld))
+            for path, row, iterate in self._withheld:
+                self.datasets[path][row] = iterate
+
+    def _let_go(self, status: schema.Status) -> None:
+        """Close the file; after a failure without another."""
+        self._closed = True
+        failed_before = self._failure is not None
+        try:
+            with contextlib.nullcontext() if failed_before else self._writing():
+                self.file.attrs["status"] = "interrupted" if failed_before else status
+                self.file.close()
+        except (OSError, RuntimeError):
+            if not failed_before:
+                raise
 
     def __enter__(self) -> Self:
         return self
@@ -237,8 +364,7 @@ class Writer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self.file:  # not closed yet
-            self.close("finished" if error is None else "interrupted")
+        self.close("finished" if error is None else "interrupted")
 
 
 def _create(path: Path) -> h5py.File:

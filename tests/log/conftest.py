@@ -12,6 +12,7 @@ from tests.log.simulated_run import configuration, write_log
 CONFIGURATIONS = {
     "whole": configuration(),
     "sparse": configuration(log={"iterates": 6}),
+    "crowded": configuration(algorithm={"max_planes": 1}, log={"iterates": 6}),
     "adam": configuration(steps={"optimizer": "adam"}),
     "mirror": configuration(steps={"optimizer": "mirror"}),
     "l2sq": configuration(

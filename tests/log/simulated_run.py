@@ -49,6 +49,7 @@ def configuration(**sections: dict[str, object]) -> Config:
             "plane_threshold": 0.02,
         },
         "steps": {"optimizer": "sgd", "p": 0.1},
+        "prompt": {"fragment_length": 3, "vocabulary_size": 5, "pool": 4},
     }
     for section, keys in sections.items():
         table.setdefault(section, {}).update(keys)
@@ -133,6 +134,7 @@ class Run:
         self.q[worker] = project(q - step * self.generator.normal(size=q.shape))
         self.polyhedron.move_worker(worker, self.p[worker] - p)
         self.loss[worker] = 0.5 * float((gap**2).sum())
+        self.number[worker] += 1
         report = Report(
             number=int(self.number[worker]),
             iteration=int(self.read[worker]),
@@ -144,7 +146,6 @@ class Run:
             p=self.p[worker].copy(),
             q=self.q[worker].copy(),
         )
-        self.number[worker] += 1
         return UsedReport(worker + 1, report, t + 0.5)
 
     def _dual_steps(self) -> DualSteps:

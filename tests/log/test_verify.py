@@ -23,7 +23,7 @@ GROUPS = ("iteration", "report", "plane", "dual", "lower", "evaluation", "event"
 def test_an_honest_log_is_whole(log_copy: LogCopy, name: str) -> None:
     found = verify(log_copy(name))
     assert found.violations == []
-    assert len(found.notes) == (name == "sparse")
+    assert len(found.notes) == (name in ("sparse", "crowded"))
 
 
 def test_a_run_without_iterations_is_whole(tmp_path: Path) -> None:
@@ -74,6 +74,27 @@ def attribute(name: str, value: object) -> Edit:
 
     def edit(file: h5py.File) -> None:
         file.attrs[name] = value
+
+    return edit
+
+
+def configured(line: str, other: str) -> Edit:
+    """Change one line of the stored configuration."""
+
+    def edit(file: h5py.File) -> None:
+        config = file.attrs["config"]
+        assert f"\n{line}\n" in config
+        file.attrs["config"] = config.replace(f"\n{line}\n", f"\n{other}\n", 1)
+
+    return edit
+
+
+def together(*edits: Edit) -> Edit:
+    """Several edits as one."""
+
+    def edit(file: h5py.File) -> None:
+        for each in edits:
+            each(file)
 
     return edit
 
@@ -180,10 +201,17 @@ def test_rows_beyond_the_counter_are_no_fault_of_a_killed_run(log_copy: LogCopy)
         (add("report/q", (-1, 0, 0), -2.0), r"^iteration 39, worker \d: q is off the simplex"),
         (put("report/p", -1, np.nan), r"^iteration 39, worker \d: p is off the simplex by nan"),
         (add("iteration/delay", (10, 1), 1), "^iteration 10, worker 2: delay . is logged"),
-        (attribute("max_delay", 1), r"^iteration \d+, worker .: delay [23] exceeds max_delay 1"),
-        (attribute("active_workers", 3), "active workers, 3 are due"),
-        (add("report/read_iteration", 20, 40), "its report comes of iteration .* later"),
-        (put("report/seq", -1, 0), r"^iteration 39, worker \d: report 0 does not follow"),
+        (
+            together(attribute("max_delay", 1), configured("max_delay = 3", "max_delay = 1")),
+            r"^iteration \d+, worker .: delay [23] exceeds max_delay 1",
+        ),
+        (
+            together(
+                attribute("active_workers", 3),
+                configured("active_workers = 2", "active_workers = 3"),
+            ),
+            "active workers, 3 are due",
+        ),
         (add("iteration/objective", 20, 1e-6), "^iteration 20: objective"),
         (add("plane/created", -2, 1), "^iteration 36, plane .: a dual before the plane"),
     ],
@@ -195,7 +223,7 @@ def test_invariants(log_copy: LogCopy, edit: Edit, pattern: str) -> None:
 def test_who_was_excluded_need_not_report(log_copy: LogCopy) -> None:
     def edit(file: h5py.File) -> None:
         kinds = file["event/kind"][:]
-        kinds[kinds == EventKind.EXCLUDED] = EventKind.HELLO
+        kinds[kinds == EventKind.EXCLUDED] = EventKind.LOWER_REPORT
         file["event/kind"][:] = kinds
 
     assert_only(
@@ -217,6 +245,10 @@ def test_reports_are_those_of_the_active_workers(log_copy: LogCopy) -> None:
         violations(log_copy("sparse"), edit),
         r"^iteration 39, worker \d: active, with 0 reports",
         f"^iteration 39, worker {EXCLUDED_WORKER}: not active, with 1 reports",
+        rf"^iteration 39, worker {EXCLUDED_WORKER}: report 1000 is its number \d+",
+        rf"^iteration 39, worker {EXCLUDED_WORKER}: its report comes of iteration",
+        rf"^iteration 39, worker {EXCLUDED_WORKER}: its report has no event",
+        rf"^iteration 39, worker {EXCLUDED_WORKER}: a report, but it was excluded",
     )
 
 
@@ -252,12 +284,177 @@ def test_duals_are_zero_where_a_position_was_dropped(log_copy: LogCopy) -> None:
         file["dual/value"][row, position] = 0.05
         file["plane/dropped"][file["dual/plane"][row], position] = LAST - 1
 
-    assert_only(violations(log_copy("sparse"), edit), "^iteration 39, .* no such position")
+    assert_only(
+        violations(log_copy("sparse"), edit),
+        "^iteration 39, .* no such position",
+        r"^iteration 38, plane \d, .*: dropped, but phi is not estimated",
+    )
 
 
 def test_duals_are_there_for_every_plane(log_copy: LogCopy) -> None:
     found = violations(log_copy("sparse"), lambda file: remove_row(file, "dual", -1))
     assert_only(found, r"^iteration 39, plane \d: its dual is missing")
+
+
+# ---------------------------------------------------------------- single numbers
+
+
+@pytest.mark.parametrize(
+    ("edit", "pattern"),
+    [
+        (attribute("seed", 8), "^the attribute seed is 8, the configuration says 7"),
+        (attribute("active_workers", 3), "^the attribute active_workers is 3"),
+        (attribute("max_delay", 9), "^the attribute max_delay is 9"),
+        (configured("fragment_length = 3", "fragment_length = 4"), "^the attribute positions is 3"),
+        (configured("vocabulary_size = 5", "vocabulary_size = 6"), "^the attribute words is 5"),
+        (configured("pool = 4", "pool = 5"), "^the attribute pool is 4"),
+        (attribute("transport", "tcp"), "^the attribute transport is 'tcp', none of mpi, virtual"),
+        (attribute("status", "done"), "^the attribute status is 'done', none of running"),
+        (put("report/sent_time", 7, np.nan), r"^iteration \d, worker \d: sent_time is nan"),
+        (put("report/used_time", 7, 30.0), r"^iteration \d, worker \d: used_time 30 is not in"),
+        (put("report/loss", -1, np.nan), "^iteration 39(, worker .: loss is nan|: objective)"),
+        (put("report/grad_p_norm", 7, np.inf), r"worker \d: grad_p_norm is inf, not a number"),
+        (put("report/grad_q_norm", 7, -1.0), r"worker \d: grad_q_norm is -1.0, not a number"),
+        (put("report/llm_calls", 7, -1), r"worker \d: llm_calls is -1, not a number"),
+        (put("report/prompt_tokens", 7, -1), r"worker \d: prompt_tokens is -1, not a number"),
+        (put("report/compute_seconds", 7, np.nan), r"worker \d: compute_seconds is nan"),
+        (put("lower/llm_calls", 1, -1), "^/lower/llm_calls row 1 is -1"),
+        (put("lower/prompt_tokens", 1, -1), "^/lower/prompt_tokens row 1 is -1"),
+        (put("evaluation/llm_calls", 1, -1), "^/evaluation/llm_calls row 1 is -1"),
+        (put("evaluation/prompt_tokens", 1, -1), "^/evaluation/prompt_tokens row 1 is -1"),
+        (put("evaluation/accuracy", 1, 1.01), "^/evaluation/accuracy row 1: 1.01 is outside"),
+        (put("evaluation/accuracy", 1, -0.01), "^/evaluation/accuracy row 1: -0.01 is outside"),
+        (put("evaluation/iteration", 1, 41), "^/evaluation/iteration row 1: .* iteration 41"),
+        (put("evaluation/iteration", 1, -1), "^/evaluation/iteration row 1: .* iteration -1"),
+        (put("evaluation/words", (1, 2), 5), r"^/evaluation/words row 1: .* \[-1, 5\)"),
+        (put("evaluation/words", (1, 2), -2), r"^/evaluation/words row 1: .* \[-1, 5\)"),
+        (put("evaluation/demonstrations", (1, 1), 4), r"^/evaluation/demonstrations row 1: "),
+        (put("lower/k", (1, 2, 0), 4), r"^iteration 7, worker 3: the k \[4, 1\] .* \[-1, 4\)"),
+        (put("lower/k", (1, 2, 0), -2), r"^iteration 7, worker 3: the k \[-2, 1\] .* \[-1, 4\)"),
+        (put("lower/k", (1, 2, 0), -1), "^iteration 7, worker 3: its estimate has a k for a part"),
+    ],
+)
+def test_numbers(log_copy: LogCopy, edit: Edit, pattern: str) -> None:
+    assert_only(violations(log_copy("sparse"), edit), pattern)
+
+
+@pytest.mark.parametrize(("backend", "violated"), [("transformers", 1), ("synthetic", 0)])
+def test_only_synthetic_losses_may_be_negative(
+    log_copy: LogCopy, backend: str, violated: int
+) -> None:
+    def edit(file: h5py.File) -> None:
+        file["report/loss"][:] = -1.0
+        file["iteration/objective"][:] = -1.0
+        configured('backend = "transformers"', f'backend = "{backend}"')(file)
+
+    found = violations(log_copy("sparse"), edit)
+    assert bool(found) == violated
+    assert all("loss is -1.0" in line for line in found if not line.startswith("... and"))
+
+
+def test_evaluations_without_accuracy_are_no_fault(log_copy: LogCopy) -> None:
+    assert violations(log_copy("sparse"), put("evaluation/accuracy", 1, np.nan)) == []
+
+
+@pytest.mark.parametrize(
+    ("time", "pattern"),
+    [
+        (np.nan, "^iteration 0: its time nan is no time of a run"),
+        (-1.0, "^iteration 0: its time -1 is no time of a run"),
+        (1e9, "^iteration 1: its time 1.75 is before the one before"),
+    ],
+)
+def test_times(log_copy: LogCopy, time: float, pattern: str) -> None:
+    # Reports are used between the times of two iterations, so theirs are wrong as well.
+    found = violations(log_copy("sparse"), put("iteration/time", 0, time))
+    assert_only(found, pattern, r"^iteration [01], worker \d: used_time .* is not in its iteration")
+
+
+# ---------------------------------------------------------------- what was done when
+
+
+def of_event(kind: EventKind, worker: int, column: str, value: int) -> Edit:
+    """Overwrite a column of a worker's last event of a kind."""
+
+    def edit(file: h5py.File) -> None:
+        which = (file["event/kind"][:] == kind) & (file["event/worker"][:] == worker)
+        file[f"event/{column}"][np.flatnonzero(which)[-1]] = value
+
+    return edit
+
+
+def remove_estimate(file: h5py.File) -> None:
+    remove_row(file, "lower", 1)
+
+
+def repeat_estimate(file: h5py.File) -> None:
+    file["lower/iteration"][1] = file["lower/iteration"][2]
+
+
+def drop_nothing(file: h5py.File) -> None:
+    """A drop where a plane has no position, in the iteration of an honest drop."""
+    plane, position = np.argwhere(~file["plane/positions"][:])[0]
+    file["plane/dropped"][plane, position] = LAST
+
+
+def without_the_last_arrival(file: h5py.File) -> None:
+    (last,) = file["report/worker"][-1:]
+    of_event(EventKind.REPORT, last, "kind", EventKind.LOWER_REPORT)(file)
+
+
+@pytest.mark.parametrize(
+    ("edit", "pattern"),
+    [
+        (add("report/read_iteration", 20, 40), "its report comes of iteration .* answered in"),
+        (add("report/read_iteration", 20, -1), "its report comes of iteration .* answered in"),
+        (put("report/read_iteration", 0, 1), "^iteration 0, .* of iteration 1, .* answered in 0"),
+        (add("report/seq", -1, 1), r"^iteration 39, worker \d: report (\d+) is its number"),
+        (put("report/seq", -1, 0), r"^iteration 39, worker \d: report 0 is its number"),
+        (of_event(EventKind.HELLO, 1, "kind", 2), "worker 1: a report, but it never said hello"),
+        (
+            of_event(EventKind.REPORT, 1, "number", 77),
+            r"^/event row \d+: worker 1's report 77 arrives as its number \d+",
+        ),
+        (without_the_last_arrival, r"^iteration 39, worker \d: its report has no event"),
+        (
+            of_event(EventKind.REPORT, 1, "iteration", 40),
+            r"^iteration \d+, worker 1: its report arrived in iteration 40, which is later",
+        ),
+        (remove_estimate, "^iteration 7: an estimate of phi is due, but there is none"),
+        (
+            configured("plane_until = 1000", "plane_until = 39"),
+            "^iteration 39: an estimate of phi that was not due|^iteration 39, .* not estimated",
+        ),
+        (repeat_estimate, "^iteration 11: more than one estimate of phi|^iteration 7: .* due, but"),
+    ],
+)
+def test_conduct(log_copy: LogCopy, edit: Edit, pattern: str) -> None:
+    assert_only(violations(log_copy("sparse"), edit), pattern)
+
+
+def test_who_was_excluded_reports_no_more(log_copy: LogCopy) -> None:
+    found = violations(
+        log_copy("sparse"), of_event(EventKind.EXCLUDED, EXCLUDED_WORKER, "iteration", 20)
+    )
+    assert_only(found, rf"worker {EXCLUDED_WORKER}: a report, but it was excluded in iteration 20")
+
+
+@pytest.mark.parametrize(
+    ("edit", "pattern"),
+    [
+        (configured("plane_threshold = 0.02", "plane_threshold = 0.05"), "is due to be dropped$"),
+        (configured("plane_threshold = 0.02", "plane_threshold = 0"), "dropped without a reason$"),
+        (configured("max_planes = 3", "max_planes = 2"), "is due to be dropped$"),
+        (drop_nothing, "dropped, but it takes no part"),
+    ],
+)
+def test_drops(log_copy: LogCopy, edit: Edit, pattern: str) -> None:
+    assert_only(violations(log_copy("sparse"), edit), pattern)
+
+
+def test_a_plane_is_dropped_whole_only_where_there_is_no_room(log_copy: LogCopy) -> None:
+    found = violations(log_copy("crowded"), configured("max_planes = 1", "max_planes = 9"))
+    assert_only(found, "dropped without a reason$")
 
 
 # ---------------------------------------------------------------- the mathematics
@@ -305,7 +502,13 @@ def without_its_estimate(file: h5py.File) -> None:
             [r"^iteration 39: h differs from \(5\)", r"^iteration 39: c of the plane .* \(33\)"],
         ),
         (without_its_plane, ["^iteration 39: h exceeds the tolerance, but there is no plane"]),
-        (without_its_estimate, ["^iteration 39: a plane without an estimate"]),
+        (
+            without_its_estimate,
+            [
+                "^iteration 39: a plane without an estimate",
+                "^iteration 39: an estimate of phi is due, but there is none",
+            ],
+        ),
     ],
 )
 def test_mathematics(log_copy: LogCopy, edit: Edit, patterns: list[str]) -> None:

@@ -1,9 +1,10 @@
 """The writer: nothing is lost or changed, and whatever ends the run leaves a good file."""
 
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,7 +15,7 @@ import pytest
 from asyndbt_mpi.config import Config
 from asyndbt_mpi.log.reader import Log, LogError
 from asyndbt_mpi.log.verify import verify
-from asyndbt_mpi.log.writer import LARGEST_BATCH, Writer
+from asyndbt_mpi.log.writer import LARGEST_BATCH, LogWriteError, Writer
 from asyndbt_mpi.protocol.records import Evaluation, Event, EventKind, Iteration, Record, UsedReport
 from tests.log.simulated_run import SHAPES, VOCABULARY, WORKERS, Run, configuration, write_log
 
@@ -384,3 +385,92 @@ def test_one_second_of_a_fast_run_costs_little(tmp_path: Path) -> None:
             writer.write(record)
         writer.flush()
         assert (time.process_time() - start) / 200 < 2e-3
+
+
+# ---------------------------------------------------------------- when there is no room
+
+LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (3 << 20, 3 << 20))
+from tests.log.test_writer import write_until_full
+print(write_until_full(sys.argv[1]))
+"""
+
+
+def write_until_full(path: str) -> str:
+    """Write to ``path`` until that fails, and close; what the error says."""
+    run = Run(configuration())
+    writer = open_writer(Path(path), run)
+    with pytest.raises(LogWriteError) as caught:
+        for record in run.records():
+            writer.write(record)
+    with pytest.raises(LogWriteError):
+        writer.flush()
+    writer.close("finished")
+    writer.close("finished")
+    return str(caught.value)
+
+
+def assert_safe(path: Path, message: str, reason: str) -> None:
+    with Log(path) as log:
+        assert log.committed > 100
+        assert log.status == "interrupted"
+        safe = f"{log.committed} iterations are safe in it"
+        assert message == f"{path}: cannot be written ({reason}); {safe}"
+    assert verify(path).violations == []
+
+
+def test_a_limit_on_the_size_leaves_a_whole_log(tmp_path: Path) -> None:
+    path = tmp_path / "run.h5"
+    command = [sys.executable, "-c", LIMITED, str(path)]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=DEADLINE)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert_safe(path, done.stdout.strip(), "File too large")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("a small disk cannot be mounted here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_leaves_a_whole_log(small_disk: Path) -> None:
+    path = small_disk / "run.h5"
+    message = write_until_full(str(path))
+    assert_safe(path, message, "No space left on device")
+
+
+def test_no_room_for_the_beginning_leaves_no_file(small_disk: Path) -> None:
+    (small_disk / "other").write_bytes(bytes(5 << 19))
+    with pytest.raises(LogWriteError, match="No space left on device"):
+        open_writer(small_disk / "run.h5", Run(configuration()))
+    assert [each.name for each in small_disk.iterdir()] == ["other"]
+
+
+def test_a_beginning_that_fails_leaves_no_file(tmp_path: Path) -> None:
+    run = Run(configuration())
+    with pytest.raises(TypeError):
+        Writer(tmp_path / "run.h5", run.config, SHAPES, WORKERS, ["a"] * 9, "mpi", run.z0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_failure_promises_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("Unable to write\nmore about it")
+
+    path, run = tmp_path / "run.h5", Run(configuration())
+    writer = open_writer(path, run)
+    for record in run.records(3):
+        writer.write(record)
+    monkeypatch.setattr(writer, "_append_rows", fail)
+    expected = r"run\.h5: cannot be written \(Unable to write\); its 0 iterations may be damaged$"
+    with pytest.raises(LogWriteError, match=expected):
+        writer.close("finished")
+    writer.close("finished")
+    assert not writer.file
