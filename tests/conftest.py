@@ -25,6 +25,7 @@ def virtual_run(tmp_path: Path) -> Callable[..., Path]:
     def run(workers: int = 3, name: str = "run", **tables: Any) -> Path:
         tables.setdefault("delay", {"model": "lognormal", "mean": 1.0})
         tables.setdefault("algorithm", {"active_workers": 2, "max_delay": 5})
+        tables.setdefault("llm", {"backend": "synthetic"})
         prompt = {"fragment_length": 4, "vocabulary_size": 6, "pool": 3}
         config = parse({"steps": {"optimizer": "sgd"}, "prompt": prompt, **tables}, "test")
         server = Server(config, SHAPES, workers)

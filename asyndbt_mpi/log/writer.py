@@ -350,7 +350,10 @@ class Writer:
         try:
             with contextlib.nullcontext() if failed_before else self._writing():
                 self.file.attrs["status"] = "interrupted" if failed_before else status
+                self.file.flush()
+                size = self.file.id.get_filesize()
                 self.file.close()
+                os.truncate(self.path, size)  # HDF5 does not give back what was reserved
         except (OSError, RuntimeError):
             if not failed_before:
                 raise

@@ -108,7 +108,8 @@ class Run:
         # The duals before the estimation, which may drop some of them.
         planes, duals = self.polyhedron.identifier[slots], self.polyhedron.dual[slots]
         estimation = None
-        if (t + 1) % self.config.algorithm.plane_period == 0:
+        algorithm = self.config.algorithm
+        if (t + 1) % algorithm.plane_period == 0 and t < algorithm.plane_until:
             estimation = self._estimate(t, before)
         for worker in np.flatnonzero(active):
             self.force[worker] = self.polyhedron.force(int(worker))
@@ -183,7 +184,7 @@ class Run:
             (t % WORKERS + 1, Candidate.TUNED, self.q[t % WORKERS].argmax(axis=1)),
         ):
             yield Evaluation(
-                t + 1, worker, Split.VALIDATION, candidate, 0.5 + t / 1000, 0.7, words,
+                t + 1, worker, Split.VALIDATION, candidate, 0.5 + t % 500 / 1000, 0.7, words,
                 demonstrations, 20, 900 + t, t + 0.9,
             )  # fmt: skip
 

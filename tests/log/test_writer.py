@@ -401,9 +401,13 @@ def write_until_full(path: str) -> str:
     """Write to ``path`` until that fails, and close; what the error says."""
     run = Run(configuration())
     writer = open_writer(Path(path), run)
-    with pytest.raises(LogWriteError) as caught:
+
+    def write_all() -> None:
         for record in run.records():
             writer.write(record)
+
+    with pytest.raises(LogWriteError) as caught:
+        write_all()
     with pytest.raises(LogWriteError):
         writer.flush()
     writer.close("finished")

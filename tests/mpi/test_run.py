@@ -34,6 +34,7 @@ def configuration(**sections: dict[str, Any]) -> Config:
         "algorithm": {"active_workers": LAST - 1, "max_delay": 6, "tolerance": 0.0},
         "steps": {"optimizer": "sgd"},
         "prompt": {"fragment_length": 5, "vocabulary_size": 7, "pool": 4},
+        "llm": {"backend": "synthetic"},
         "estimator": {"samples": 4, "batch": 3},
     }
     for name, section in sections.items():

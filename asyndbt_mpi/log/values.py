@@ -1,0 +1,130 @@
+"""Checks of a log's single numbers: what they may be, whatever else happened."""
+
+from collections.abc import Iterator
+from typing import get_args
+
+import numpy as np
+
+from asyndbt_mpi.algorithm.types import BoolArray
+from asyndbt_mpi.log import schema
+from asyndbt_mpi.log.reader import Log
+
+MEASURED = (
+    "report/grad_p_norm",
+    "report/grad_q_norm",
+    "report/llm_calls",
+    "report/prompt_tokens",
+    "report/compute_seconds",
+    "lower/llm_calls",
+    "lower/prompt_tokens",
+    "evaluation/llm_calls",
+    "evaluation/prompt_tokens",
+)
+"""Columns whose numbers are finite and at least 0."""
+
+
+def attributes(log: Log) -> Iterator[str]:
+    """Root attributes that differ from the stored configuration or mean nothing."""
+    config = log.config
+    due = {
+        "seed": (log.seed, config.run.seed),
+        "active_workers": (log.active_workers, config.algorithm.active_workers),
+        "max_delay": (log.max_delay, config.algorithm.max_delay),
+        "positions": (log.shapes.positions, config.prompt.fragment_length),
+        "words": (log.shapes.words, config.prompt.vocabulary_size),
+        "pool": (log.shapes.pool, config.prompt.pool),
+    }
+    for name, (logged, configured) in due.items():
+        if logged != configured:
+            yield f"the attribute {name} is {logged}, the configuration says {configured}"
+    known = {
+        "transport": (log.transport, get_args(schema.Transport)),
+        "status": (log.status, get_args(schema.Status)),
+    }
+    for name, (value, values) in known.items():
+        if value not in values:
+            yield f"the attribute {name} is {value!r}, none of {', '.join(values)}"
+
+
+def times(log: Log) -> Iterator[str]:
+    """Times of iterations that are none or run backwards, and reports used at another time."""
+    time = log["iteration/time"]
+    for iteration in np.flatnonzero(~(np.isfinite(time) & (time >= 0))):
+        yield f"iteration {iteration}: its time {time[iteration]:.6g} is no time of a run"
+    for iteration in np.flatnonzero(np.diff(time) < 0) + 1:
+        yield f"iteration {iteration}: its time {time[iteration]:.6g} is before the one before"
+
+
+def moments(log: Log) -> Iterator[str]:
+    """Reports used outside the time of their iteration, or sent at no time."""
+    time, iteration = log["iteration/time"], log["report/iteration"]
+    used, sent = log["report/used_time"], log["report/sent_time"]
+    opened = np.append(0.0, time)[iteration]
+    for row in np.flatnonzero(~((used >= opened) & (used <= time[iteration]))).tolist():
+        yield f"{_of_report(log, row)}: used_time {used[row]:.6g} is not in its iteration"
+    for row in np.flatnonzero(~np.isfinite(sent)).tolist():
+        yield f"{_of_report(log, row)}: sent_time is {sent[row]}"
+
+
+def measured(log: Log) -> Iterator[str]:
+    """Norms and costs that are negative or not finite."""
+    for path in MEASURED:
+        values = log[path]
+        for row in np.flatnonzero(~(np.isfinite(values) & (values >= 0))).tolist():
+            place = f"/{path} row {row}"
+            if path.startswith("report/"):
+                place = f"{_of_report(log, row)}: {path.removeprefix('report/')}"
+            yield f"{place} is {values[row]}, not a number from 0 up"
+
+
+def losses(log: Log) -> Iterator[str]:
+    """Losses that are not finite or, being mean negative log-probabilities, negative."""
+    loss = log["report/loss"]
+    synthetic = log.config.llm.backend == "synthetic"  # its losses have no least value
+    for row in np.flatnonzero(~(np.isfinite(loss) & (synthetic | (loss >= 0)))).tolist():
+        yield f"{_of_report(log, row)}: loss is {loss[row]}, no loss of the backend"
+
+
+def _of_report(log: Log, row: int) -> str:
+    iteration, worker = (
+        log.rows(path, row, row + 1)[0] for path in ("report/iteration", "report/worker")
+    )
+    return f"iteration {iteration}, worker {worker}"
+
+
+def evaluations(log: Log) -> Iterator[str]:
+    """Evaluations of an iteration that is not there, or with impossible results or prompts."""
+    rows = log.rows("evaluation/iteration")
+    # Beside a run, or after a kill, evaluations may be ahead of the iterations that count.
+    last = log.committed if log.status != "running" else np.iinfo(rows.dtype).max
+    for row in np.flatnonzero((rows < 0) | (rows > last)):
+        yield f"/evaluation/iteration row {row}: there is no iteration {rows[row]}"
+    accuracy = log.rows("evaluation/accuracy")
+    for row in np.flatnonzero((accuracy < 0) | (accuracy > 1)):
+        yield f"/evaluation/accuracy row {row}: {accuracy[row]:.6g} is outside [0, 1]"
+    for name, size in (("words", log.shapes.words), ("demonstrations", log.shapes.pool)):
+        shown = log.rows(f"evaluation/{name}")
+        for row in np.flatnonzero(_outside(shown, size).any(axis=1)):
+            yield f"/evaluation/{name} row {row}: {shown[row].tolist()} is outside [-1, {size})"
+
+
+def demonstrations(log: Log) -> Iterator[str]:
+    """Demonstrations of an estimate of phi outside the pool, or of a part of the classes."""
+    iteration, k, pool = log["lower/iteration"], log["lower/k"], log.shapes.pool
+    for row, worker in np.argwhere(_outside(k, pool).any(axis=2)):
+        yield (
+            f"iteration {iteration[row]}, worker {worker + 1}: the k {k[row, worker].tolist()} of "
+            f"its estimate is outside [-1, {pool})"
+        )
+    none = k == -1
+    for row, worker in np.argwhere(none.any(axis=2) & ~none.all(axis=2)):
+        yield (
+            f"iteration {iteration[row]}, worker {worker + 1}: its estimate has a k for a part "
+            "of the classes only"
+        )
+
+
+def _outside(indices: np.ndarray, size: int) -> BoolArray:
+    """Where ``indices`` are neither of ``size`` things nor -1, which stands for none."""
+    outside: BoolArray = (indices < -1) | (indices >= size)
+    return outside
