@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from types import TracebackType
+from typing import TextIO
 
 import numpy as np
 from tqdm import tqdm
@@ -12,12 +13,49 @@ from asyndbt_mpi.protocol.records import Evaluation, Event, EventKind, Iteration
 
 MOST_NAMES = 8
 """With more workers than this, the active ones are counted and not named."""
-SECONDS = 0.5
-"""Between two refreshes. Under mpiexec a rank cannot tell a terminal from a file, for its output
-goes through a pipe to the launcher either way ..."""
-BATCH_SECONDS = 30.0
-"""... but in a batch job nobody is watching."""
 WIDTH = 80
+SECONDS = 0.5
+"""Between two refreshes where somebody is watching, ..."""
+PLAIN_SECONDS = 15.0
+"""... and in a batch job or another place without a terminal."""
+ERASE_LINE_ABOVE = "\x1b[1A\x1b[2K"
+
+
+class LineByLine:
+    """A stream for the bar that writes each of its states as a line of its own.
+
+    mpiexec passes on what a rank writes when a line is complete, never before: a bar that only
+    returns to the start of its line would show when the run is over. On a terminal, each line
+    first erases the one before.
+    """
+
+    encoding = "utf-8"
+
+    def __init__(self, stream: TextIO, erase: bool) -> None:
+        self.stream = stream
+        self.erase = erase
+        self._bar_above = False
+
+    def write(self, text: str) -> None:
+        """Write a state of the bar."""
+        line = text.strip("\r\n").rstrip()
+        if line:
+            self._print(line)
+            self._bar_above = True
+
+    def say(self, line: str) -> None:
+        """Write a line that stays; the bar goes on below it."""
+        self._print(line)
+        self._bar_above = False
+
+    def flush(self) -> None:
+        """Hand on what was written."""
+        self.stream.flush()
+
+    def _print(self, line: str) -> None:
+        erasure = ERASE_LINE_ABOVE if self.erase and self._bar_above else ""
+        self.stream.write(f"{erasure}{line}\n")
+        self.stream.flush()
 
 
 class Progress:
@@ -29,14 +67,17 @@ class Progress:
         self.calls = 0
         self.prompt_tokens = 0
         self._started = time.perf_counter()
+        # Under mpiexec a rank's output is a pipe, whether or not a terminal is at its other end.
+        watched = not {"CI", "SLURM_JOB_ID"} & set(os.environ) and "TERM" in os.environ
+        self._stream = LineByLine(sys.stderr, erase=watched)
         self._bar = tqdm(
             total=iterations,
-            unit="it",
+            desc=f"waiting for {workers} workers ",
+            file=self._stream,
             ncols=int(os.environ.get("COLUMNS", WIDTH)),
-            mininterval=BATCH_SECONDS if "SLURM_JOB_ID" in os.environ else SECONDS,
+            mininterval=SECONDS if watched else PLAIN_SECONDS,
             bar_format="{desc}{n_fmt}/{total_fmt} |{bar:8}| {elapsed}<{remaining}{postfix}",
         )
-        self._bar.set_description_str(f"waiting for {workers} workers ")
 
     def __enter__(self) -> "Progress":
         return self
@@ -51,7 +92,7 @@ class Progress:
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""
-        self._bar.write(line, file=sys.stderr)
+        self._stream.say(line)
 
     def update(self, record: Record) -> None:
         """Show what ``record`` says."""
@@ -76,7 +117,7 @@ class Progress:
         rate = self.prompt_tokens / (time.perf_counter() - self._started)
         self._bar.set_postfix_str(
             f"loss {iteration.objective:.3f}, active {named}, late {iteration.delay.max()},"
-            f" {self.calls} calls, {rate:.0f} tok/s",
+            f" {tqdm.format_sizeof(self.calls)} calls, {rate:.0f} tok/s",
             refresh=False,
         )
         self._bar.update(1)

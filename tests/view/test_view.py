@@ -79,9 +79,8 @@ def test_full_prompts_put_the_texts_together_again() -> None:
     )
 
 
-def test_progress_shows_everything_there_is_to_know(
-    virtual_run: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
+def show_progress() -> None:
+    """Two workers come, two iterations pass, one worker goes."""
     from asyndbt_mpi.protocol.messages import Costs, Report
     from asyndbt_mpi.protocol.records import Iteration, UsedReport
 
@@ -91,14 +90,42 @@ def test_progress_shows_everything_there_is_to_know(
         progress.update(Event(EventKind.HELLO, 2, -1, 0, 0.0, "there"))
         report = Report(1, 0, 0.5, 0.0, 0.0, Costs(20, 300, 1.0), 0.0, np.eye(2), np.eye(2))
         for number in range(2):
+            if number:
+                progress.say("worker 1 is excluded: NaN")
             progress.update(
                 Iteration(
                     number, np.eye(2), np.array([False, True]), np.array([3, 0]), 1.0, 0.4321,
                     [UsedReport(2, report, 1.0)], np.array([]), np.zeros((0, 2)), None,
                 )
             )  # fmt: skip
-        progress.say("worker 1 is excluded: NaN")
-    error = capsys.readouterr().err
-    assert "2/2" in error
-    assert "loss 0.432, active 2, late 3, 40 calls" in error
-    assert "worker 1 is excluded: NaN" in error
+
+
+def test_progress_shows_everything_there_is_to_know(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CI", "true")
+    monkeypatch.setenv("COLUMNS", "120")
+    show_progress()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("waiting for 2 workers 0/2")
+    assert "worker 1 is excluded: NaN" in lines
+    assert lines[-1].startswith("2/2 ")
+    assert "loss 0.432, active 2, late 3, 40.0 calls, " in lines[-1]
+    assert lines[-1].endswith(" tok/s")
+
+
+def test_every_state_of_the_bar_is_a_line_that_replaces_the_one_before(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else mpiexec would hold it all back until the end."""
+    for name in ("CI", "SLURM_JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    show_progress()
+    text = capsys.readouterr().err
+    assert "\r" not in text
+    lines = text.splitlines()
+    assert all(line.startswith("\x1b[1A\x1b[2K") for line in lines[1:3])
+    after = lines[[line.endswith("NaN") for line in lines].index(True) + 1]
+    assert not after.startswith("\x1b"), "a line that is to stay must not be erased"
+    assert all(len(line) <= 80 + len("\x1b[1A\x1b[2K") for line in lines)
