@@ -3,13 +3,15 @@
 Example: python analysis/convergence.py runs/demo.h5 -o runs/demo.png
 
 Reads the log and nothing else. Lines are means over workers, bands run from the least to the
-greatest worker.
+greatest worker. The training loss is that of few rows and therefore noisy: the bold line is its
+moving average.
 """
 
 import argparse
 import itertools
 import sys
 from pathlib import Path
+from typing import Any
 
 import h5py
 import matplotlib
@@ -46,26 +48,46 @@ def newest_losses(log: Log) -> np.ndarray:
     return losses
 
 
-def validation(log: Log) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Newest validation accuracy of every worker, (E, R), at E moments: iterations and seconds.
+def validation(log: Log, column: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """E moments, in iterations and in seconds, and every worker's newest ``column`` then, (E, R).
+
+    ``column`` is the accuracy or loss of the most probable prompt on the validation rows.
 
     The moments begin when every worker that ever was evaluated has been so once.
     """
     chosen = evaluations(log, "validation", "tuned")
     workers = log["evaluation/worker"][chosen]
-    accuracies = np.full((len(workers), log.workers), np.nan)
-    for row, (worker, accuracy) in enumerate(
-        zip(workers, log["evaluation/accuracy"][chosen], strict=True)
+    newest = np.full((len(workers), log.workers), np.nan)
+    for row, (worker, value) in enumerate(
+        zip(workers, log[f"evaluation/{column}"][chosen], strict=True)
     ):
-        accuracies[row] = accuracies[row - 1] if row else np.nan
-        accuracies[row, worker - 1] = accuracy
-    known = (~np.isnan(accuracies)).sum(axis=1)
+        newest[row] = newest[row - 1] if row else np.nan
+        newest[row, worker - 1] = value
+    known = (~np.isnan(newest)).sum(axis=1)
     whole = known == known.max(initial=0)
     iterations, times = (log[f"evaluation/{name}"][chosen][whole] for name in ("iteration", "time"))
-    return iterations, times, accuracies[whole]
+    return iterations, times, newest[whole]
 
 
-def band(axes: Axes, x: np.ndarray, values: np.ndarray, colour: str, label: str) -> None:
+def moving_average(values: np.ndarray) -> np.ndarray:
+    """Mean over the last tenth of the run, at least 5 values where there are so many."""
+    window = max(5, len(values) // 10)
+    sums = np.cumsum(np.insert(values, 0, 0.0))
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(ends - window, 0)
+    averages: np.ndarray = (sums[ends] - sums[starts]) / (ends - starts)
+    return averages
+
+
+def draw_loss(axes: Axes, x: np.ndarray, losses: np.ndarray) -> None:
+    """Training losses (T, R) along ``x``, and the moving average of their mean."""
+    band(axes, x, losses, LOSS, "training, newest", lw=0.7, alpha=0.6)
+    axes.plot(x, moving_average(np.nanmean(losses, axis=1)), color=LOSS, lw=2, label="average")
+
+
+def band(
+    axes: Axes, x: np.ndarray, values: np.ndarray, colour: str, label: str, **line: Any
+) -> None:
     """Mean over workers of ``values`` (len(x), R), with a band from the least to the greatest."""
     known = ~np.isnan(values).all(axis=1)
     x, values = x[known], values[known]
@@ -74,7 +96,7 @@ def band(axes: Axes, x: np.ndarray, values: np.ndarray, colour: str, label: str)
     axes.fill_between(
         x, np.nanmin(values, axis=1), np.nanmax(values, axis=1), color=colour, alpha=0.18, lw=0
     )
-    axes.plot(x, np.nanmean(values, axis=1), color=colour, label=label)
+    axes.plot(x, np.nanmean(values, axis=1), color=colour, label=label, **line)
 
 
 def test_accuracy(log: Log, candidate: str) -> float | None:
@@ -130,8 +152,10 @@ def draw(log: Log) -> Figure:
     """The whole figure."""
     iterations, times = np.arange(1, log.committed + 1), log["iteration/time"]
     losses = newest_losses(log)
-    evaluated, evaluated_at, accuracies = validation(log)
-    rows = 3 if len(evaluated) else 2
+    *moments, accuracies = validation(log, "accuracy")
+    *loss_moments, validation_losses = validation(log, "loss")
+    classified = bool(np.isfinite(accuracies).any())  # a synthetic task classifies nothing
+    rows = 3 if classified else 2
     figure, grid = plt.subplots(
         rows,
         2,
@@ -139,16 +163,19 @@ def draw(log: Log) -> Figure:
         layout="constrained",
         height_ratios=[1] * (rows - 1) + [0.8],
     )
-    for axes, x, name in ((grid[0, 0], iterations, "iteration"), (grid[0, 1], times, clock(log))):
-        band(axes, x, losses, LOSS, "newest loss, training")
-        axes.set(xlabel=name, ylabel="loss")
+    for column, (x, name) in enumerate(((iterations, "iteration"), (times, clock(log)))):
+        draw_loss(grid[0, column], x, losses)
+        grid[0, column].set(xlabel=name, ylabel="loss")
+        if len(validation_losses):
+            mean = validation_losses.mean(axis=1)
+            grid[0, column].plot(
+                loss_moments[column], mean, color=ACCURACY, marker=".", label="validation"
+            )
+        if classified:
+            draw_accuracy(log, grid[1, column], moments[column], accuracies)
+            grid[1, column].set_xlabel(name)
+    for axes in grid[: rows - 1, 1]:
         axes.legend(frameon=False, fontsize=8)
-    if len(evaluated):
-        for axes, x in ((grid[1, 0], evaluated), (grid[1, 1], evaluated_at)):
-            draw_accuracy(log, axes, x, accuracies)
-        grid[1, 0].set_xlabel("iteration")
-        grid[1, 1].set_xlabel(clock(log))
-        grid[1, 1].legend(frameon=False, fontsize=8)
     below = grid[-1, 0].get_gridspec()
     for axes in grid[-1]:
         axes.remove()
