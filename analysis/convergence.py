@@ -26,6 +26,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 LOSS, ACCURACY, REFERENCE = "#1b6ca8", "#2f7d4f", "#8a8a8a"
 
@@ -132,14 +133,19 @@ def draw_activity(log: Log, figure: Figure, axes: Axes) -> None:
             [(start, length) for start, length in bars],
             (worker - 0.4, 0.8),
             facecolors=colours(shade(staleness[mine])),
-            edgecolor="white",
-            linewidth=0.3,
+            edgecolor="none",
+            snap=False,  # else bars thinner than a pixel would vanish
         )
     axes.set(ylim=(log.workers + 0.6, 0.4), ylabel="worker", xlabel=clock(log))
     if log.workers <= 16:
         axes.set_yticks(range(1, log.workers + 1))
     figure.colorbar(
-        ScalarMappable(shade, colours), ax=axes, label="iterations late", pad=0.01, aspect=12
+        ScalarMappable(shade, colours),
+        ax=axes,
+        label="iterations late",
+        pad=0.01,
+        aspect=12,
+        ticks=MaxNLocator(integer=True),
     )
 
 
@@ -203,7 +209,7 @@ def main() -> None:
                 parser.exit(2, f"convergence: {arguments.run}: no iteration is committed yet\n")
             figure = draw(log)
             figure.savefig(arguments.output, dpi=150)
-    except (LogError, OSError) as error:
+    except (LogError, OSError, ValueError) as error:  # ValueError: an unknown kind of picture
         print(f"convergence: {error}", file=sys.stderr)
         sys.exit(2)
     print(arguments.output)

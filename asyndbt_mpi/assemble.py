@@ -27,7 +27,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Materials:
-    """What every rank can work out for itself from the configuration."""
+    """What every rank can work out for itself; a synthetic task has neither template nor data."""
 
     shapes: Shapes
     vocabulary: list[str]
@@ -53,12 +53,11 @@ def prepare(config: Config, workers: int) -> Materials:
             raise ConfigurationError(f"{name} = {value}: the run has only {workers} workers")
     vocabulary = load_vocabulary(prompt.vocabulary, prompt.vocabulary_size)
     template = data = None
-    classes = SYNTHETIC_CLASSES
+    classes = len(config.task.labels) or SYNTHETIC_CLASSES
     if config.llm.backend != "synthetic":
         template = Template(config.task.template, config.task.labels)
         dataset = load(locate(config.task), len(config.task.labels), template.pairs)
         data = split(dataset, config.task, prompt.pool, workers, config.run.seed)
-        classes = len(config.task.labels)
     shapes = Shapes(prompt.fragment_length, prompt.vocabulary_size, classes, prompt.pool)
     return Materials(shapes, vocabulary, template, data)
 

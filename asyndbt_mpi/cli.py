@@ -70,7 +70,7 @@ def run(
 
 @cli.command(epilog=PRESETS)
 @run_options
-@click.option("--workers", type=click.IntRange(min=1), default=4, show_default=True)
+@click.option("--workers", type=click.IntRange(min=1), default=3, show_default=True)
 @click.pass_obj
 def simulate(
     debug: bool,

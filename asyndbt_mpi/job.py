@@ -44,6 +44,8 @@ class Job:
         config = load(request.source, request.assignments)
         materials = prepare(config, workers)
         path = Path(request.output or config.run.output.replace("{name}", config.run.name))
+        if path.is_dir():
+            raise ConfigurationError(f"run.output = {str(path)!r}: is a folder; give a file")
         if path.exists() and not request.overwrite:
             raise ConfigurationError(
                 f"{path} is there already; give another --output, or --overwrite to replace it"

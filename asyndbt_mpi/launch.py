@@ -120,7 +120,10 @@ def _run_server(channel: Channel, job: Job, server: Server, writer: Writer, debu
             stop_all(channel, server)
     if problem:
         _say(problem, debug)
-        _say(f"{server.iteration} iterations are in {job.path}", debug)
+        if server.iteration:
+            _say(f"{server.iteration} iterations are in {job.path}", debug)
+        else:
+            job.path.unlink()  # an empty log would only be in the way of the next try
     else:
         with Log(job.path) as log:
             # A rank's output is a terminal of the launcher's even if it ends up in a file.

@@ -61,14 +61,15 @@ class LowerLevel:
 
     def server_step(self) -> None:
         """After the workers' step (8): z by (9), (12), then rho by (10), (13)."""
-        gap = self.z - self.p[self.live]
-        gradient = (
-            -self.rho[self.live]
-            + self.steps.penalty * gap
-            + self.steps.robust_weight * np.sign(gap)
-        ).sum(axis=0)  # (12)
+        # Indexing by a mask copies; while all are live there is no need to.
+        live = slice(None) if self.live.all() else self.live
+        p, rho = self.p[live], self.rho[live]
+        gap = self.z - p
+        gradient = (-rho + self.steps.penalty * gap + self.steps.robust_weight * np.sign(gap)).sum(
+            axis=0
+        )  # (12)
         self.z = project(self.z - self.steps.z * gradient)  # (9)
-        self.rho[self.live] += self.steps.rho * (self.p[self.live] - self.z)  # (10), (13)
+        self.rho[live] = rho + self.steps.rho * (p - self.z)  # (10), (13)
 
 
 def worker_step(

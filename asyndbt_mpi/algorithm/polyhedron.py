@@ -198,5 +198,6 @@ class Polyhedron:
 
     def _refresh(self, p: FloatArray) -> None:
         """Recompute the worker terms from scratch, to be rid of the moves' round-off."""
-        for slot in self.slots:
-            self._worker_terms[slot] = np.einsum("vij,vij->i", self.a[:, :, slot], p)
+        used = self._used
+        of_workers = (self.a[:, :, used] @ p[..., None])[..., 0]  # (R, M, used)
+        self._worker_terms[used] = of_workers.sum(axis=0).T

@@ -46,7 +46,11 @@ def resolve(model: str) -> str:
             raise ModelError(f"model {model!r}: there is no such file")
         return str(_converted(path))
     folder = Path(model).expanduser()
-    return str(folder) if folder.is_dir() else model
+    if folder.is_dir():
+        return str(folder)
+    if model.startswith(("/", "./", "../", "~")):
+        raise ModelError(f"model {model!r}: there is no such folder; give {ACCEPTED}")
+    return model
 
 
 def load(model: str, dtype: Any) -> tuple[Any, Any]:

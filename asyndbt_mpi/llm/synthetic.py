@@ -63,7 +63,7 @@ class Synthetic:
         ) * demonstrations + heterogeneity * own_demonstrations
         self.difficulty = {split: generator.uniform(-1, 1, rows) for split, rows in ROWS.items()}
         self.holdings = Holdings(np.full(shapes.classes, shapes.pool), ROWS)
-        self.description = f"synthetic, heterogeneity {heterogeneity:g}"
+        self.description = f"synthetic, without data, heterogeneity {heterogeneity:g}"
         self._position = np.arange(shapes.positions)
         self._class = np.arange(shapes.classes)
         self._partner = self._class % shapes.positions

@@ -221,6 +221,8 @@ def _is_hdf5(path: str) -> bool:
 def _why_not(path: str, error: Exception) -> str:
     if not os.path.exists(path):
         return "no such file"
+    if os.path.isdir(path):
+        return "is a folder"
     if os.path.isfile(path) and os.access(path, os.R_OK) and not _is_hdf5(path):
         return "not an HDF5 file"
     return f"cannot be read: {str(error).splitlines()[0]}"

@@ -62,7 +62,7 @@ def load(folder: Traversable, classes: int, pairs: bool) -> Dataset:
     """Read `TRAIN` and `DEV` from ``folder``.
 
     A line is a JSON object with ``sentence1``, ``label`` in 0..``classes``-1 and, where the
-    template shows ``pairs``, ``sentence2``. Other keys are passed over.
+    template shows ``pairs``, ``sentence2``. Other keys and empty lines are passed over.
 
     Raises
     ------
@@ -90,6 +90,8 @@ def _read(file: Traversable, classes: int, pairs: bool) -> list[Row]:
     lines = content.removesuffix(b"\n").split(b"\n") if content else []
     rows = []
     for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
         try:
             rows.append(_row(line, classes, pairs))
         except ValueError as error:

@@ -109,12 +109,16 @@ def _learnt(log: Log, prompts: dict[int, tuple[np.ndarray, np.ndarray]]) -> Tabl
 
 
 def _accuracy(log: Log, accuracies: dict[tuple[Candidate, int], float]) -> Table:
-    table = Table(title="Test accuracy in per cent, and mean loss", title_justify="left")
+    table = Table(title="On the test rows: accuracy in per cent, mean loss", title_justify="left")
     table.add_column("prompt")
-    single = range(1, log.workers + 1) if log.workers <= MOST_COLUMNS else ()
+    # A synthetic task classifies nothing: its accuracies are all NaN.
+    classified = not all(math.isnan(accuracy) for accuracy in accuracies.values())
+    few = classified and log.workers <= MOST_COLUMNS
+    single = range(1, log.workers + 1) if few else ()
     for worker in single:
         table.add_column(f"worker {worker}", justify="right")
-    table.add_column("mean", justify="right")
+    if classified:
+        table.add_column("mean", justify="right")
     table.add_column("loss", justify="right")
     losses = on_test(log, "loss")
     for candidate, name in ROWS:
@@ -126,8 +130,9 @@ def _accuracy(log: Log, accuracies: dict[tuple[Candidate, int], float]) -> Table
         if candidate is Candidate.UNTUNED:
             cells = ["" for _ in single]
         loss = np.mean([loss for (c, _), loss in losses.items() if c is candidate])
-        mean = float(np.mean(list(of_workers.values())))
-        table.add_row(name, *cells, _percent(mean), f"{loss:.3f}")
+        if classified:
+            cells.append(_percent(float(np.mean(list(of_workers.values())))))
+        table.add_row(name, *cells, f"{loss:.3f}")
     return table
 
 

@@ -103,8 +103,7 @@ def test_a_worker_that_cannot_load_its_model_ends_the_job(tmp_path: Path) -> Non
     assert "worker" in complaint[0]
     assert "/no/such/folder" in complaint[0]
     assert "Traceback" not in result.stderr
-    with Log(tmp_path / "runs" / "demo.h5") as log:
-        assert log.status == "interrupted"
+    assert not list(tmp_path.rglob("*.h5")), "an empty log would be in the way of the next try"
 
 
 @needs_mpiexec

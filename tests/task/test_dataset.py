@@ -35,10 +35,14 @@ def test_an_empty_file_has_no_rows(tmp_path: Path) -> None:
     assert load(folder_with(tmp_path, b""), classes=2, pairs=False).train == []
 
 
+def test_empty_lines_are_passed_over(tmp_path: Path) -> None:
+    data = load(folder_with(tmp_path, GOOD + b"\n" + GOOD + b" \n", GOOD), 2, pairs=False)
+    assert len(data.train) == 2
+
+
 @pytest.mark.parametrize(
     ("line", "fault"),
     [
-        (b"", "not valid JSON"),
         (b"{", "not valid JSON"),
         (b'{"sentence1": "\xff", "label": 0}', "utf-8"),
         (rb'{"sentence1": "\ud800", "label": 0}', "surrogates not allowed"),
