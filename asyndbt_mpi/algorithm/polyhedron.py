@@ -93,6 +93,9 @@ class Polyhedron:
         # sum_v a^l(v) . p^(v), kept up to date by the moves of p: an iteration then costs
         # S rows, not R.
         self._worker_terms = np.zeros((capacity, positions))
+        # All slots up to the last that holds a plane; free ones between are all zeros. Views of
+        # these cost no copy, and new planes fill the gaps first.
+        self._used = slice(0, 0)
 
     def __len__(self) -> int:
         return int(np.count_nonzero(self.identifier >= 0))
@@ -102,14 +105,6 @@ class Polyhedron:
         """Slots that hold a plane, oldest first."""
         used = np.flatnonzero(self.identifier >= 0)
         return used[np.argsort(self.identifier[used])]
-
-    @property
-    def _used(self) -> slice:
-        """All slots up to the last that holds a plane; free ones between are all zeros.
-
-        Views of these cost no copy, and new planes fill the gaps first.
-        """
-        return slice(0, int(np.flatnonzero(self.identifier >= 0).max(initial=-1)) + 1)
 
     def force(self, worker: int) -> FloatArray:
         """sum_l lambda^l a^l(v), the one (M, N) array that (19) needs of all planes."""
@@ -174,6 +169,7 @@ class Polyhedron:
         self.dual[slot] = 0.0
         self.active[slot] = positions
         self.identifier[slot] = plane.identifier
+        self._used = slice(0, max(self._used.stop, slot + 1))
         self._worker_terms[slot] = np.einsum("vij,vij->i", a, p)
         return plane, dropped
 
@@ -194,6 +190,7 @@ class Polyhedron:
         self.a[:, positions, slot] = 0
         if not self.active[slot].any():
             self.identifier[slot] = -1  # a plane without positions frees its slot
+            self._used = slice(0, int(np.flatnonzero(self.identifier >= 0).max(initial=-1)) + 1)
         return drops
 
     def _refresh(self, p: FloatArray) -> None:
