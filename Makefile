@@ -23,7 +23,7 @@ export OMPI_MCA_osc := ^ucx
 export PATH := $(abspath $(BIN)):$(PATH)
 
 MPIEXEC := $(BIN)/mpiexec
-MPI_PYTEST = timeout 300 $(MPIEXEC) -n $(1) $(BIN)/python -m pytest --with-mpi --only-mpi -p no:cacheprovider tests/mpi
+MPI_PYTEST = timeout 300 $(MPIEXEC) -n $(1) $(BIN)/python -m pytest --with-mpi --only-mpi --color=no -p no:cacheprovider tests/mpi
 
 .PHONY: venv demo test unit mpi lint bench clean
 
