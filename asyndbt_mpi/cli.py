@@ -9,12 +9,10 @@ import click
 
 from asyndbt_mpi import __version__
 from asyndbt_mpi.config import ConfigurationError, presets
-from asyndbt_mpi.job import Request
+from asyndbt_mpi.job import BAD_USAGE, DONE, FAILED, Job, Request
 from asyndbt_mpi.log.reader import Log, LogError
 
 Command: TypeAlias = Callable[..., Any]
-
-DONE, FAILED, BAD_USAGE = 0, 1, 2
 
 PRESETS = f"Presets: {', '.join(presets())}."
 
@@ -86,7 +84,6 @@ def simulate(
 
         asyndbt simulate synthetic --set delay.model=lognormal --set delay.mean=1
     """
-    from asyndbt_mpi.job import Job
     from asyndbt_mpi.simulate import simulate
 
     simulate(Job.of(Request(config, assignments, output, overwrite, debug), workers))

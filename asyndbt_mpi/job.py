@@ -11,6 +11,9 @@ from asyndbt_mpi.log.writer import Writer
 from asyndbt_mpi.protocol.records import Event, EventKind, Record
 from asyndbt_mpi.view.progress import Progress
 
+DONE, FAILED, BAD_USAGE = 0, 1, 2
+"""Exit codes of every command."""
+
 
 @dataclass(frozen=True, slots=True)
 class Request:

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from asyndbt_mpi.assemble import Place, language_model, worker_with_black_box
 from asyndbt_mpi.config import ConfigurationError
-from asyndbt_mpi.job import Job, LogAndProgress, Request
+from asyndbt_mpi.job import BAD_USAGE, DONE, FAILED, Job, LogAndProgress, Request
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.writer import Writer
 from asyndbt_mpi.protocol.blackbox import BlackBox
@@ -28,8 +28,6 @@ from asyndbt_mpi.transport.mpi import (
 )
 from asyndbt_mpi.view.progress import Progress
 from asyndbt_mpi.view.summary import print_summary
-
-DONE, FAILED, BAD_USAGE = 0, 1, 2
 
 GRACE_SECONDS = 5.0
 """How long workers may take to end after a problem ..."""

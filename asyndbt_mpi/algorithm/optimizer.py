@@ -1,19 +1,9 @@
 """Steps on the simplex: plain and Adam (then projected), and mirror descent."""
 
-from typing import Protocol
-
 import numpy as np
 
 from asyndbt_mpi.algorithm.simplex import project
 from asyndbt_mpi.algorithm.types import BoolArray, FloatArray
-
-
-class Optimizer(Protocol):
-    """Takes a point with rows on the simplex and a gradient to the next such point."""
-
-    def step(self, x: FloatArray, gradient: FloatArray) -> FloatArray:
-        """The point after one step down ``gradient``; ``x`` and the result are (rows, n)."""
-        ...
 
 
 class Sgd:
