@@ -100,5 +100,10 @@ def _events(log: Log) -> Iterator[Event]:
     )
     for kind, worker, number, iteration, time, text in zip(*columns, strict=True):
         yield Event(
-            EventKind(int(kind)), int(worker), int(number), int(iteration), float(time), str(text)
+            EventKind(int(kind)),
+            int(worker),
+            int(number),
+            int(iteration),
+            float(time),
+            text=str(text),
         )

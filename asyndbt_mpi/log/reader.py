@@ -7,6 +7,7 @@ knew of. Rows that count never change, so it opens the file anew and tries again
 import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from types import TracebackType
 from typing import Self, TypeVar
@@ -29,6 +30,28 @@ class LogError(ValueError):
     """The file is no log that this version can read; one line that names it and says why."""
 
 
+@dataclass(frozen=True, slots=True)
+class Stationarity:
+    """What `asyndbt stationarity` has added to a log: squared norms of the parts of the gradient.
+
+    Row n of p, q, z and lam (Q,) is of the state after iteration ``iteration[n]`` (Q,).
+    ``kind`` is "exact" or "estimated"; an estimate may be below 0.
+    """
+
+    kind: str
+    iteration: np.ndarray
+    p: np.ndarray
+    q: np.ndarray
+    z: np.ndarray
+    lam: np.ndarray
+
+    @property
+    def squared_norm(self) -> np.ndarray:
+        """||grad G^t||^2, all parts together; (Q,)."""
+        total: np.ndarray = self.p + self.q + self.z + self.lam
+        return total
+
+
 class Log:
     """A log as it stood when it was opened.
 
@@ -45,6 +68,7 @@ class Log:
     workers, active_workers, max_delay, seed : R, S, tau and the seed
     transport : "mpi", "virtual" or "replay"
     package_version : what wrote it
+    logging_seconds : what writing the log took rank 0, of the wall clock
     every : p, q and z are there for every so-manieth iteration; the others read as NaN
 
     Raises
@@ -98,6 +122,20 @@ class Log:
     def descriptions(self) -> list[str]:
         """What the R workers said of themselves."""
         return list(self.rows("worker/description"))
+
+    @cached_property
+    def stationarity(self) -> Stationarity | None:
+        """How far from stationary the iterates are; None if nobody has worked it out."""
+
+        def kind(file: h5py.File) -> str | None:
+            group = file.get("stationarity")
+            return None if group is None else str(group.attrs["kind"])
+
+        found = self._attempt(kind)
+        if found is None:
+            return None
+        columns = (self.rows(f"stationarity/{name}") for name in schema.STATIONARITY)
+        return Stationarity(found, self.rows("stationarity/iteration"), *columns)
 
     def rows(self, path: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Rows ``start`` to ``stop`` of those of ``path`` that count.
@@ -198,6 +236,7 @@ class Log:
             self.seed = int(attributes["seed"])
             self.transport = str(attributes["transport"])
             self.package_version = str(attributes["package_version"])
+            self.logging_seconds = float(attributes["logging_seconds"])
             self.shapes = Shapes(
                 *(int(attributes[name]) for name in ("positions", "words", "classes", "pool"))
             )

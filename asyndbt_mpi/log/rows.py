@@ -103,5 +103,6 @@ def event_row(event: Event) -> Row:
         event.number,
         event.iteration,
         event.time,
+        event.compute_seconds,
         event.text or None,
     )

@@ -142,6 +142,7 @@ def groups(distance: Distance) -> dict[str, tuple[Column, ...]]:
             Column("event/number", "", INTEGER),
             Column("event/iteration", "", INTEGER),
             Column("event/time", "", REAL),
+            Column("event/compute_seconds", "", REAL),
             Column("event/text", "", TEXT),
         ),
     }
@@ -154,6 +155,9 @@ are not committed; rows beyond it may be damaged after a kill, and nobody reads 
 
 FIXED = {"vocabulary": "N", "worker/description": "R"}
 """Columns of text that have their full length, spelt like a row's shape, from the start."""
+
+STATIONARITY = ("p", "q", "z", "lam")
+"""Parts of /stationarity, which is added to a log after its run, beside the column iteration."""
 
 KEY = {
     "report": "report/iteration",

@@ -19,6 +19,7 @@ MEASURED = (
     "lower/prompt_tokens",
     "evaluation/llm_calls",
     "evaluation/prompt_tokens",
+    "event/compute_seconds",
 )
 """Columns whose numbers are finite and at least 0."""
 

@@ -91,6 +91,7 @@ class Writer:
 
         self._reserved = 0
         self._committed = 0
+        self._seconds = 0.0
         self._failure: LogWriteError | None = None
         self._closed = False
 
@@ -192,6 +193,7 @@ class Writer:
                 "pool": shapes.pool,
                 "transport": transport,
                 "status": "running",
+                "logging_seconds": 0.0,
                 "committed_rows": np.zeros((), dtype=schema.COMMITTED_ROWS),
                 "committed": np.int64(0),
             }
@@ -226,6 +228,7 @@ class Writer:
 
     def write(self, record: Record) -> None:
         """Take a record in; what has waited long enough, or is too much, goes to the file."""
+        started = self.clock()
         match record:
             case Event():
                 self.waiting["event"].append(rows.event_row(record))
@@ -233,6 +236,7 @@ class Writer:
                 self.waiting["evaluation"].append(rows.evaluation_row(record))
             case Iteration():
                 self._gather(record)
+        self._seconds += self.clock() - started
         if len(self.waiting["iteration"]) >= self.batch:
             self.flush()
         else:
@@ -272,6 +276,7 @@ class Writer:
 
     def flush(self) -> None:
         """Write and commit everything that was taken in."""
+        started = self.clock()
         with self._writing():
             self._reserve(self._waiting_bytes())
             for group, columns in self.groups.items():
@@ -283,11 +288,13 @@ class Writer:
             self.file.flush()
             lengths = np.array(tuple(self.lengths.values()), dtype=schema.COMMITTED_ROWS)
             self.file.attrs.modify("committed_rows", lengths)
+            self.file.attrs.modify("logging_seconds", self._seconds)
             self.file.flush()
             self.file.attrs.modify("committed", np.int64(self.lengths["iteration"]))
             self.file.flush()
         self._committed = self.lengths["iteration"]
         self._written = self.clock()
+        self._seconds += self._written - started
 
     def _waiting_bytes(self) -> int:
         """Room that the waiting rows may take: each column may begin a chunk for them."""
@@ -350,6 +357,7 @@ class Writer:
         try:
             with contextlib.nullcontext() if failed_before else self._writing():
                 self.file.attrs["status"] = "interrupted" if failed_before else status
+                self.file.attrs.modify("logging_seconds", self._seconds)
                 self.file.flush()
                 size = self.file.id.get_filesize()
                 self.file.close()

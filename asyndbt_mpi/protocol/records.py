@@ -23,7 +23,8 @@ class EventKind(IntEnum):
 class Event:
     """``worker``'s message arrived, or it was excluded, while iteration ``iteration`` was open.
 
-    ``number`` is the number of the assignment that the message answers, -1 if none.
+    ``number`` is the number of the assignment that the message answers, -1 if none, and
+    ``compute_seconds`` what the worker took to answer it.
     """
 
     kind: EventKind
@@ -31,6 +32,7 @@ class Event:
     number: int
     iteration: int
     time: float
+    compute_seconds: float = 0.0
     text: str = ""
 
 

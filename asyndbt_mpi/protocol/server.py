@@ -26,6 +26,7 @@ from asyndbt_mpi.protocol.evaluations import Evaluations
 from asyndbt_mpi.protocol.messages import (
     Assignment,
     Candidate,
+    Costs,
     EvaluationReport,
     EvaluationRequest,
     Failure,
@@ -51,6 +52,9 @@ from asyndbt_mpi.protocol.validation import Validation
 
 ON_SIMPLEX = 1e-9
 """Rows this close to the simplex are taken as they are; others are projected first (D6)."""
+
+
+NO_COSTS = Costs()
 
 
 class WorkerFailed(RuntimeError):
@@ -157,7 +161,7 @@ class Server:
             return self._output  # an excluded worker's last words
         match message:
             case Hello():
-                self._record_event(EventKind.HELLO, worker, -1, message.description)
+                self._record_event(EventKind.HELLO, worker, -1, text=message.description)
                 self._admit(worker, message)
             case Report():
                 self._accept_report(worker, message)
@@ -181,7 +185,7 @@ class Server:
         self.live[worker - 1] = False
         self._reported.pop(worker, None)
         self._outstanding.pop(worker, None)
-        self._record_event(EventKind.EXCLUDED, worker, -1, reason)
+        self._record_event(EventKind.EXCLUDED, worker, -1, text=reason)
         if self._estimation:
             self._estimation.exclude(worker)
         self._stop(worker)
@@ -221,7 +225,7 @@ class Server:
                 f"report {report.number} (read at iteration {report.iteration}) answers no"
                 f" outstanding assignment of worker {worker}"
             )
-        self._record_event(EventKind.REPORT, worker, report.number)
+        self._record_event(EventKind.REPORT, worker, report.number, report.costs)
         self._count(report)
         del self._outstanding[worker]
         if self._closing:
@@ -241,7 +245,7 @@ class Server:
             )
         if (report.k < 0).any() or (report.k >= self.shapes.pool).any():
             raise MalformedMessage(f"demonstrations {report.k} are outside the pool")
-        self._record_event(EventKind.LOWER_REPORT, worker, report.number)
+        self._record_event(EventKind.LOWER_REPORT, worker, report.number, report.costs)
         self._count(report)
         estimation.calls += report.costs.calls
         estimation.prompt_tokens += report.costs.prompt_tokens
@@ -249,7 +253,7 @@ class Server:
 
     def _accept_evaluation(self, worker: int, report: EvaluationReport) -> None:
         evaluation = self.evaluations.accept(worker, report, self._now)
-        self._record_event(EventKind.EVALUATION, worker, evaluation.iteration)
+        self._record_event(EventKind.EVALUATION, worker, evaluation.iteration, report.costs)
         self._count(report)
         self._output.records.append(evaluation)
         if evaluation.split is Split.VALIDATION:
@@ -457,8 +461,12 @@ class Server:
         self._output = Output()
         self._now = time
 
-    def _record_event(self, kind: EventKind, worker: int, number: int, text: str = "") -> None:
-        self._output.records.append(Event(kind, worker, number, self.iteration, self._now, text))
+    def _record_event(
+        self, kind: EventKind, worker: int, number: int, costs: Costs = NO_COSTS, text: str = ""
+    ) -> None:
+        self._output.records.append(
+            Event(kind, worker, number, self.iteration, self._now, costs.compute_seconds, text)
+        )
 
     def _count(self, report: Report | LowerReport | EvaluationReport) -> None:
         self.calls += report.costs.calls

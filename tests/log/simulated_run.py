@@ -95,13 +95,13 @@ class Run:
         """What happens in one iteration."""
         if t == EXCLUDED_IN:
             self.live[EXCLUDED_WORKER - 1] = False
-            yield Event(EventKind.EXCLUDED, EXCLUDED_WORKER, -1, t, t + 0.1, "died, signal 9")
+            yield Event(EventKind.EXCLUDED, EXCLUDED_WORKER, -1, t, t + 0.1, text="died, signal 9")
         active = self._active()
         if len(self.polyhedron):
             self.z = self.optimizer.step(self.z, self.polyhedron.consensus_gradient())
         used = [self._report(int(worker), t) for worker in np.flatnonzero(active)]
         for report in used:
-            yield Event(EventKind.REPORT, report.worker, report.report.number, t, t + 0.5)
+            yield Event(EventKind.REPORT, report.worker, report.report.number, t, t + 0.5, 0.25)
         before = update_duals(self.polyhedron, self.z, self._dual_steps(), t)
         self.delay = np.where(active, 0, self.delay + 1)
         slots = self.polyhedron.slots

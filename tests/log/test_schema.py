@@ -66,6 +66,7 @@ CONTRACT = {
     "event/number": ("", "i8"),
     "event/iteration": ("", "i8"),
     "event/time": ("", "f8"),
+    "event/compute_seconds": ("", "f8"),
     "event/text": ("", "text"),
     "vocabulary": ("", "text"),
     "worker/description": ("", "text"),
@@ -124,6 +125,7 @@ def test_attributes_are_those_of_the_contract(path: Path) -> None:
     assert attributes.pop("config").startswith("[run]")
     assert attributes.pop("package_version")
     assert attributes.pop("committed_rows")["iteration"] == ITERATIONS
+    assert attributes.pop("logging_seconds") >= 0
     assert attributes == ATTRIBUTES
 
 
