@@ -1,18 +1,24 @@
 """From a configuration to the objects of a run: the one place that chooses implementations."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from asyndbt_mpi.algorithm.types import FloatArray
 from asyndbt_mpi.config import Config, ConfigurationError
 from asyndbt_mpi.llm.base import LanguageModel
 from asyndbt_mpi.llm.synthetic import Synthetic
+from asyndbt_mpi.log.reader import Log, LogError
 from asyndbt_mpi.protocol.blackbox import BlackBox
 from asyndbt_mpi.protocol.messages import Shapes
-from asyndbt_mpi.protocol.worker import Worker
+from asyndbt_mpi.protocol.worker import Workers
 from asyndbt_mpi.task.dataset import load, locate
 from asyndbt_mpi.task.partition import WorkerData, split
 from asyndbt_mpi.task.prompts import PromptBlackBox
 from asyndbt_mpi.task.template import Template
 from asyndbt_mpi.task.vocabulary import load_vocabulary
+from asyndbt_mpi.transport.delay import Delays
 
 SYNTHETIC_CLASSES = 2
 
@@ -27,12 +33,16 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Materials:
-    """What every rank can work out for itself; a synthetic task has neither template nor data."""
+    """What every rank can work out for itself; a synthetic task has neither template nor data.
+
+    ``data`` and ``delays`` are by number of the worker.
+    """
 
     shapes: Shapes
     vocabulary: list[str]
     template: Template | None
-    data: list[WorkerData] | None
+    data: dict[int, WorkerData] | None
+    delays: dict[int, Delays]
 
 
 def prepare(config: Config, workers: int) -> Materials:
@@ -57,9 +67,33 @@ def prepare(config: Config, workers: int) -> Materials:
     if config.llm.backend != "synthetic":
         template = Template(config.task.template, config.task.labels)
         dataset = load(locate(config.task), len(config.task.labels), template.pairs)
-        data = split(dataset, config.task, prompt.pool, workers, config.run.seed)
+        parts = split(dataset, config.task, prompt.pool, workers, config.run.seed)
+        data = dict(enumerate(parts, start=1))
     shapes = Shapes(prompt.fragment_length, prompt.vocabulary_size, classes, prompt.pool)
-    return Materials(shapes, vocabulary, template, data)
+    return Materials(shapes, vocabulary, template, data, _delays(config, workers))
+
+
+def _delays(config: Config, workers: int) -> dict[int, Delays]:
+    """The delays of every worker; a trace's workers take turns if it has fewer."""
+    traces = _traces(config.delay.trace) if config.delay.model == "trace" else [None]
+    return {
+        worker: Delays(
+            config.delay, config.run.seed, worker, workers, traces[(worker - 1) % len(traces)]
+        )
+        for worker in range(1, workers + 1)
+    }
+
+
+def _traces(path: str) -> list[FloatArray | None]:
+    """The seconds that each worker of the log at ``path`` took for its reports."""
+    try:
+        with Log(path) as log:
+            worker, seconds = log["report/worker"], log["report/compute_seconds"]
+    except LogError as error:
+        raise ConfigurationError(f"delay.trace: {error}") from error
+    if not len(worker):
+        raise ConfigurationError(f"delay.trace: {path}: has no reports to take the seconds from")
+    return [seconds[worker == each] for each in np.unique(worker)]
 
 
 def language_model(config: Config, place: Place) -> LanguageModel | None:
@@ -80,14 +114,14 @@ def language_model(config: Config, place: Place) -> LanguageModel | None:
     return CachedModel(model, config.llm.cache) if config.llm.cache else model
 
 
-def worker_with_black_box(
-    config: Config, materials: Materials, worker: int, model: LanguageModel | None
-) -> tuple[Worker, BlackBox]:
-    """The state machine of ``worker``, and the black box that answers it."""
+def workers_with_black_box(
+    config: Config, materials: Materials, workers: Sequence[int], model: LanguageModel | None
+) -> tuple[Workers, BlackBox]:
+    """The state machine of the ``workers`` of this process, and the black box that answers it."""
     box: BlackBox
     if model is None or materials.data is None or materials.template is None:
-        box = Synthetic(config.run.seed, materials.shapes, worker, config.llm.heterogeneity)
+        box = Synthetic(config.run.seed, materials.shapes, workers, config.llm.heterogeneity)
     else:
-        data = materials.data[worker - 1]
+        data = {worker: materials.data[worker] for worker in workers}
         box = PromptBlackBox(data, materials.template, materials.vocabulary, model)
-    return Worker(config, materials.shapes, worker, box.holdings), box
+    return Workers(config, materials.shapes, box.holdings), box

@@ -83,9 +83,12 @@ class Steps(Section):
 
 
 class EstimatorSection(Section):
-    """[estimator]: I samples of a prompt, each scored on the same `batch` queries."""
+    """[estimator]: I samples of a prompt, each scored on the same `batch` queries.
 
-    name: Literal["loo", "bdpl"] = "loo"
+    "exact" samples nothing: the synthetic backend knows its gradients.
+    """
+
+    name: Literal["loo", "bdpl", "exact"] = "loo"
     samples: Annotated[int, Field(ge=2)] = 8
     batch: Count = 10
 
@@ -130,9 +133,13 @@ class Llm(Section):
 
 
 class Delay(Section):
-    """[delay]: artificial seconds added to every assignment, drawn per worker."""
+    """[delay]: artificial seconds added to every assignment, drawn per worker.
 
-    model: Literal["none", "constant", "lognormal", "pareto"] = "none"
+    `trace` is a log whose `compute_seconds` are drawn from, worker by worker.
+    """
+
+    model: Literal["none", "constant", "lognormal", "pareto", "trace"] = "none"
+    trace: str = ""
     mean: NonNegative = 0.0
     sigma: Positive = 1.0
     slow_workers: NonNegativeCount = 0
@@ -142,6 +149,12 @@ class Delay(Section):
     def _slow_needs_a_model(self) -> "Delay":
         if self.slow_workers and self.model == "none":
             raise ValueError("slow_workers needs a delay.model other than 'none'")
+        if self.model == "trace" and not self.trace:
+            raise ValueError("model 'trace' needs a trace, the log to take the seconds from")
+        if self.model != "trace" and self.trace:
+            raise ValueError(f"trace belongs to model 'trace', which is {self.model!r}")
+        if self.model == "trace" and self.mean:
+            raise ValueError("mean belongs to other models: a trace has its own")
         return self
 
 
@@ -164,6 +177,12 @@ class Config(Section):
     llm: Llm = Llm()
     delay: Delay = Delay()
     log: LogSection = LogSection()
+
+    @model_validator(mode="after")
+    def _exact_needs_a_closed_form(self) -> "Config":
+        if self.estimator.name == "exact" and self.llm.backend != "synthetic":
+            raise ValueError("estimator.name = 'exact' needs llm.backend = 'synthetic'")
+        return self
 
     def to_toml(self) -> str:
         """The resolved configuration, every key written out."""

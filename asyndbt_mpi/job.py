@@ -92,11 +92,8 @@ class LogAndProgress:
         for record in records:
             self.writer.write(record)
             self.progress.update(record)
-            match record:
-                case Event(kind=EventKind.HELLO):
-                    self.writer.describe(record.worker, record.text)
-                case Event(kind=EventKind.EXCLUDED):
-                    self.progress.say(f"worker {record.worker} is excluded: {record.text}")
+            if isinstance(record, Event) and record.kind is EventKind.EXCLUDED:
+                self.progress.say(f"worker {record.worker} is excluded: {record.text}")
 
     def idle(self) -> None:
         """Nothing arrives: what is buffered may as well be written."""

@@ -6,7 +6,7 @@ import traceback
 
 from rich.console import Console
 
-from asyndbt_mpi.assemble import Place, language_model, worker_with_black_box
+from asyndbt_mpi.assemble import Place, language_model, workers_with_black_box
 from asyndbt_mpi.config import ConfigurationError
 from asyndbt_mpi.job import BAD_USAGE, DONE, FAILED, Job, LogAndProgress, Request
 from asyndbt_mpi.log.reader import Log
@@ -14,8 +14,7 @@ from asyndbt_mpi.log.writer import Writer
 from asyndbt_mpi.protocol.blackbox import BlackBox
 from asyndbt_mpi.protocol.messages import Codec
 from asyndbt_mpi.protocol.server import Server, WorkerFailed
-from asyndbt_mpi.protocol.worker import Worker
-from asyndbt_mpi.transport.delay import DelayModel
+from asyndbt_mpi.protocol.worker import Workers
 from asyndbt_mpi.transport.mpi import (
     SERVER,
     WORLD,
@@ -95,11 +94,11 @@ def _all_well(problem: str | None) -> bool:
 def _run_worker(channel: Channel, job: Job, place: Place) -> int:
     rank = WORLD.Get_rank()
 
-    def prepare() -> tuple[Worker, BlackBox]:
+    def prepare() -> tuple[Workers, BlackBox]:
         model = language_model(job.config, place)
-        return worker_with_black_box(job.config, job.materials, rank, model)
+        return workers_with_black_box(job.config, job.materials, [rank], model)
 
-    work(channel, prepare, DelayModel(job.config.delay, job.config.run.seed, rank, job.workers))
+    work(channel, prepare, job.materials.delays[rank])
     channel.close(float("inf"))
     return DONE
 

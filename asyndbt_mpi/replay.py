@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from asyndbt_mpi.algorithm.types import FloatArray
-from asyndbt_mpi.assemble import Place, language_model, prepare, worker_with_black_box
+from asyndbt_mpi.assemble import Place, language_model, prepare, workers_with_black_box
 from asyndbt_mpi.log.reader import Log, LogError
 from asyndbt_mpi.protocol.records import Event, EventKind, Iteration, Record
 from asyndbt_mpi.protocol.server import Server
@@ -77,13 +77,11 @@ def replay(path: str | os.PathLike[str]) -> Comparison:
             raise LogError(f"{log.path}: was made with another vocabulary or other sizes")
         server = Server(log.config, materials.shapes, log.workers)
         model = language_model(log.config, Place(0, len(os.sched_getaffinity(0))))
-        members = [
-            worker_with_black_box(log.config, materials, worker, model)
-            for worker in range(1, log.workers + 1)
-        ]
+        everyone = range(1, log.workers + 1)
+        workers, black_box = workers_with_black_box(log.config, materials, everyone, model)
         comparer = _Comparer(log)
         try:
-            Replay(server, members).run(_events(log), comparer.write)
+            Replay(server, workers, black_box).run(_events(log), comparer.write)
         except (_Differs, ReplayError) as error:
             return Comparison(comparer.iterations, str(error))
         if comparer.iterations < log.committed:

@@ -2,11 +2,10 @@
 
 import os
 
-from asyndbt_mpi.assemble import Place, language_model, worker_with_black_box
+from asyndbt_mpi.assemble import Place, language_model, workers_with_black_box
 from asyndbt_mpi.job import Job, LogAndProgress
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.protocol.server import Server
-from asyndbt_mpi.transport.delay import DelayModel
 from asyndbt_mpi.transport.virtual import VirtualCluster
 from asyndbt_mpi.view.progress import Progress
 from asyndbt_mpi.view.summary import print_summary
@@ -22,17 +21,13 @@ def simulate(job: Job) -> None:
     """
     server = Server(job.config, job.materials.shapes, job.workers)
     model = language_model(job.config, Place(0, len(os.sched_getaffinity(0))))
-    members = [
-        (
-            *worker_with_black_box(job.config, job.materials, worker, model),
-            DelayModel(job.config.delay, job.config.run.seed, worker, job.workers),
-        )
-        for worker in range(1, job.workers + 1)
-    ]
+    everyone = range(1, job.workers + 1)
+    workers, black_box = workers_with_black_box(job.config, job.materials, everyone, model)
+    cluster = VirtualCluster(server, workers, black_box, job.materials.delays)
     with (
         job.open_log("virtual", server.z) as writer,
         Progress(job.config.run.iterations, job.workers) as progress,
     ):
-        VirtualCluster(server, members).run(LogAndProgress(writer, progress).write)
+        cluster.run(LogAndProgress(writer, progress).write)
     with Log(job.path) as log:
         print_summary(log)

@@ -11,8 +11,8 @@ from asyndbt_mpi.llm.synthetic import Synthetic
 from asyndbt_mpi.log.writer import Writer
 from asyndbt_mpi.protocol.messages import Shapes
 from asyndbt_mpi.protocol.server import Server
-from asyndbt_mpi.protocol.worker import Worker
-from asyndbt_mpi.transport.delay import DelayModel
+from asyndbt_mpi.protocol.worker import Workers
+from asyndbt_mpi.transport.delay import Delays
 from asyndbt_mpi.transport.virtual import VirtualCluster
 
 SHAPES = Shapes(positions=4, words=6, classes=2, pool=3)
@@ -29,17 +29,14 @@ def virtual_run(tmp_path: Path) -> Callable[..., Path]:
         prompt = {"fragment_length": 4, "vocabulary_size": 6, "pool": 3}
         config = parse({"steps": {"optimizer": "sgd"}, "prompt": prompt, **tables}, "test")
         server = Server(config, SHAPES, workers)
-        members = []
-        for v in range(1, workers + 1):
-            box = Synthetic(config.run.seed, SHAPES, v, 0.2)
-            delays = DelayModel(config.delay, config.run.seed, v, workers)
-            members.append((Worker(config, SHAPES, v, box.holdings), box, delays))
+        everyone = range(1, workers + 1)
+        box = Synthetic(config.run.seed, SHAPES, everyone, 0.2)
+        delays = {v: Delays(config.delay, config.run.seed, v, workers) for v in everyone}
+        cluster = VirtualCluster(server, Workers(config, SHAPES, box.holdings), box, delays)
         path = tmp_path / f"{name}.h5"
         words = [f"word{j}" for j in range(SHAPES.words)]
         with Writer(path, config, SHAPES, workers, words, "virtual", server.z) as writer:
-            VirtualCluster(server, members).run(
-                lambda records: [writer.write(record) for record in records]
-            )
+            cluster.run(lambda records: [writer.write(record) for record in records])
         return path
 
     return run

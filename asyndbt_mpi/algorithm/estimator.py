@@ -1,7 +1,8 @@
 """Gradients of an expected loss from sampled losses alone, eq. (27).
 
 A prompt draws one category per row of a stack of categorical distributions: a word for each
-position of the fragment (rows of p), a demonstration for each class (rows of q).
+position of the fragment (rows of p), a demonstration for each class (rows of q). Every function
+also takes several workers at once, along leading axes of all its arrays.
 """
 
 from collections.abc import Callable
@@ -16,27 +17,23 @@ BDPL_NORM = 3.0
 
 SMALLEST_PROBABILITY = 1e-12
 
-LARGEST_UNIFORM = 1.0 - 1e-11
-"""Far enough below 1 that adding a row's number cannot round it up into the next row."""
-
 Estimator: TypeAlias = Callable[[FloatArray, IntArray, FloatArray], FloatArray]
 
 
-def sample(probabilities: FloatArray, samples: int, generator: np.random.Generator) -> IntArray:
-    """Draw ``samples`` categories from each row of ``probabilities`` (rows, n).
+def sample(probabilities: FloatArray, uniform: FloatArray) -> IntArray:
+    """Turn uniform draws into categories of each row of ``probabilities`` (..., rows, n).
+
+    Parameters
+    ----------
+    uniform : array (..., I, rows) in [0, 1)
 
     Returns
     -------
-    array (samples, rows): category indices, by inversion of the cumulative distribution.
+    array (..., I, rows): category indices, by inversion of the cumulative distribution.
     """
-    rows, categories = probabilities.shape
-    cumulative = np.cumsum(probabilities, axis=1)
-    cumulative /= cumulative[:, -1:]
-    # One search for all rows: row r's distribution function runs from r to r + 1.
-    offset = np.arange(rows)
-    uniform = np.minimum(generator.random((samples, rows)), LARGEST_UNIFORM) + offset
-    found = np.searchsorted((cumulative + offset[:, None]).ravel(), uniform, side="right")
-    drawn: IntArray = found - offset * categories
+    cumulative = np.cumsum(probabilities, axis=-1)
+    cumulative /= cumulative[..., -1:]
+    drawn: IntArray = (cumulative[..., None, :, :] > uniform[..., None]).argmax(axis=-1)
     return drawn
 
 
@@ -45,30 +42,36 @@ def leave_one_out(probabilities: FloatArray, drawn: IntArray, losses: FloatArray
 
     Parameters
     ----------
-    probabilities : array (rows, n), rows on the simplex
-    drawn : array (I, rows), the categories of each of the I >= 2 samples
-    losses : array (I,)
+    probabilities : array (..., rows, n), rows on the simplex
+    drawn : array (..., I, rows), the categories of each of the I >= 2 samples
+    losses : array (..., I)
 
     Returns
     -------
-    array (rows, n): estimate of the gradient of E[loss] with respect to ``probabilities``.
+    array (..., rows, n): estimate of the gradient of E[loss] in ``probabilities``.
     """
-    # Centring by the mean and dividing by I - 1 is the leave-one-out baseline.
-    weights = (losses - losses.mean()) / (len(losses) - 1)
     # d log Cat(j; p) / dp = e_j / p_j for the drawn category j.
-    weight_drawn = _weight_drawn(probabilities, drawn, weights)
+    weight_drawn = _weight_drawn(probabilities.shape, drawn, _weights(losses))
     gradient: FloatArray = weight_drawn / np.maximum(probabilities, SMALLEST_PROBABILITY)
     return gradient
 
 
-def _weight_drawn(probabilities: FloatArray, drawn: IntArray, weights: FloatArray) -> FloatArray:
-    """Sum of the ``weights`` (I,) of the samples that drew each category; (rows, n)."""
-    rows, categories = probabilities.shape
-    cells = (drawn + categories * np.arange(rows)).ravel()
+def _weights(losses: FloatArray) -> FloatArray:
+    """Weight of each sample: centring by the mean, over I - 1, is the leave-one-out baseline."""
+    weights: FloatArray = (losses - losses.mean(axis=-1, keepdims=True)) / (losses.shape[-1] - 1)
+    return weights
+
+
+def _weight_drawn(shape: tuple[int, ...], drawn: IntArray, weights: FloatArray) -> FloatArray:
+    """Sum of the ``weights`` (..., I) of the samples that drew each category; ``shape``."""
+    *stack, rows, categories = shape
+    row = np.arange(int(np.prod(stack)) * rows).reshape(*stack, 1, rows)
     total: FloatArray = np.bincount(
-        cells, np.repeat(weights, rows), minlength=rows * categories
+        (drawn + categories * row).ravel(),
+        np.repeat(weights.ravel(), rows),
+        minlength=row.size * categories,
     ).astype(np.float64, copy=False)
-    return total.reshape(rows, categories)
+    return total.reshape(shape)
 
 
 def bdpl(probabilities: FloatArray, drawn: IntArray, losses: FloatArray) -> FloatArray:
@@ -77,11 +80,15 @@ def bdpl(probabilities: FloatArray, drawn: IntArray, losses: FloatArray) -> Floa
     Kept for comparison. Its mean before clipping is twice the gradient centred by the
     baseline, at a far higher variance. Parameters and result as in `leave_one_out`.
     """
-    weights = (losses - losses.mean()) / (len(losses) - 1)
-    signed = 2.0 * _weight_drawn(probabilities, drawn, weights) - weights.sum()
-    gradient: FloatArray = signed / np.maximum(probabilities, SMALLEST_PROBABILITY)
-    norm = float(np.linalg.norm(gradient))
-    return gradient * (BDPL_NORM / norm) if norm > BDPL_NORM else gradient
+    weights = _weights(losses)
+    drawn_less_others = (
+        2.0 * _weight_drawn(probabilities.shape, drawn, weights)
+        - weights.sum(axis=-1)[..., None, None]
+    )
+    gradient: FloatArray = drawn_less_others / np.maximum(probabilities, SMALLEST_PROBABILITY)
+    norm = np.linalg.norm(gradient, axis=(-2, -1), keepdims=True)
+    gradient *= np.minimum(1.0, BDPL_NORM / np.maximum(norm, SMALLEST_PROBABILITY))
+    return gradient
 
 
 ESTIMATORS: dict[str, Estimator] = {"loo": leave_one_out, "bdpl": bdpl}

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from asyndbt_mpi.algorithm.simplex import project
-from asyndbt_mpi.algorithm.types import BoolArray, FloatArray
+from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
 
 Distance = Literal["l1", "l2sq"]
 
@@ -47,17 +47,19 @@ class LowerLevel:
         """Round 0: the current p and z, and rho = 0."""
         return cls(p.copy(), z.copy(), np.zeros_like(p), live, steps)
 
-    def worker_force(self, worker: int) -> FloatArray:
-        """What (11) adds to worker's own gradient of g; (M, N).
+    def forces(self, workers: IntArray) -> FloatArray:
+        """What (11) adds to each worker's own gradient of g; (len(workers), M, N).
+
+        ``workers`` are indices from 0.
 
         rho + mu (p - z) + psi sign(p - z): the sign is that of the penalty's subgradient in
         p, which pulls p towards z; the published (8) prints it the other way round (D1).
         """
-        gap = self.p[worker] - self.z
-        force: FloatArray = (
-            self.rho[worker] + self.steps.penalty * gap + self.steps.robust_weight * np.sign(gap)
+        gap = self.p[workers] - self.z
+        forces: FloatArray = (
+            self.rho[workers] + self.steps.penalty * gap + self.steps.robust_weight * np.sign(gap)
         )
-        return force
+        return forces
 
     def server_step(self) -> None:
         """After the workers' step (8): z by (9), (12), then rho by (10), (13)."""
@@ -75,7 +77,7 @@ class LowerLevel:
 def worker_step(
     p: FloatArray, gradient: FloatArray, force: FloatArray, step_size: float
 ) -> FloatArray:
-    """One worker's move on its scratch copy, eq. (8); all arrays (M, N)."""
+    """The workers' moves on their scratch copies, eq. (8); all arrays (..., M, N)."""
     return project(p - step_size * (gradient + force))  # (8), (11)
 
 

@@ -1,68 +1,85 @@
-"""Steps on the simplex: plain and Adam (then projected), and mirror descent."""
+"""Steps on the simplex: plain and Adam (then projected), and mirror descent.
+
+An optimizer moves one variable, or a stack of them with the same shape whose members take their
+steps at different times: ``members`` says which of them ``x`` and ``gradient`` are of. What a
+member's step gives does not depend on who else is in the stack.
+"""
+
+from types import EllipsisType
+from typing import TypeAlias
 
 import numpy as np
 
 from asyndbt_mpi.algorithm.simplex import project
-from asyndbt_mpi.algorithm.types import BoolArray, FloatArray
+from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
+
+Members: TypeAlias = IntArray | EllipsisType
+"""Indices into the stack, or ``...`` for all there is."""
 
 
 class Sgd:
-    """x <- proj(x - eta * gradient)."""
+    """x <- proj(x - eta * gradient).
 
-    def __init__(self, step_size: float, allowed: BoolArray | None = None) -> None:
+    Parameters
+    ----------
+    step_size : eta
+    shape : of the variable (rows, n), or of the stack (members, rows, n)
+    allowed : array of that shape, optional; entries that may carry mass
+    """
+
+    def __init__(
+        self, step_size: float, shape: tuple[int, ...], allowed: BoolArray | None = None
+    ) -> None:
         self.step_size = step_size
         self.allowed = allowed
 
-    def step(self, x: FloatArray, gradient: FloatArray) -> FloatArray:
+    def step(self, x: FloatArray, gradient: FloatArray, members: Members = ...) -> FloatArray:
         """One plain step, projected."""
-        return project(x - self.step_size * gradient, self.allowed)
+        return self._projected(x - self.step_size * gradient, members)
+
+    def _projected(self, x: FloatArray, members: Members) -> FloatArray:
+        return project(x, None if self.allowed is None else self.allowed[members])
 
 
-class Adam:
-    """Adam (Kingma & Ba, 2015), then the projection."""
+class Adam(Sgd):
+    """Adam (Kingma & Ba, 2015), then the projection; parameters as of `Sgd`."""
 
     first_decay = 0.9
     second_decay = 0.999
     stabiliser = 1e-8
 
-    def __init__(self, step_size: float, allowed: BoolArray | None = None) -> None:
-        self.step_size = step_size
-        self.allowed = allowed
-        self.count = 0
-        self.first: FloatArray | float = 0.0
-        self.second: FloatArray | float = 0.0
+    def __init__(
+        self, step_size: float, shape: tuple[int, ...], allowed: BoolArray | None = None
+    ) -> None:
+        super().__init__(step_size, shape, allowed)
+        self.count = np.zeros((*shape[:-2], 1, 1))
+        self.first = np.zeros(shape)
+        self.second = np.zeros(shape)
 
-    def step(self, x: FloatArray, gradient: FloatArray) -> FloatArray:
+    def step(self, x: FloatArray, gradient: FloatArray, members: Members = ...) -> FloatArray:
         """One step scaled by the moments of past gradients, projected."""
-        self.count += 1
-        self.first = self.first_decay * self.first + (1 - self.first_decay) * gradient
-        self.second = self.second_decay * self.second + (1 - self.second_decay) * gradient**2
-        mean = self.first / (1 - self.first_decay**self.count)
-        variance = self.second / (1 - self.second_decay**self.count)
+        count = self.count[members] + 1
+        first = self.first_decay * self.first[members] + (1 - self.first_decay) * gradient
+        second = self.second_decay * self.second[members] + (1 - self.second_decay) * gradient**2
+        self.count[members], self.first[members], self.second[members] = count, first, second
+        mean = first / (1 - self.first_decay**count)
+        variance = second / (1 - self.second_decay**count)
         move = self.step_size * mean / (np.sqrt(variance) + self.stabiliser)
-        return project(x - move, self.allowed)
+        return self._projected(x - move, members)
 
 
-class Mirror:
-    """Entropic mirror descent: x <- x * exp(-eta * gradient), rows normalised."""
+class Mirror(Sgd):
+    """Entropic mirror descent: x <- x * exp(-eta * gradient), rows normalised; as of `Sgd`."""
 
-    def __init__(self, step_size: float, allowed: BoolArray | None = None) -> None:
-        self.step_size = step_size
-        self.allowed = allowed
-
-    def step(self, x: FloatArray, gradient: FloatArray) -> FloatArray:
+    def step(self, x: FloatArray, gradient: FloatArray, members: Members = ...) -> FloatArray:
         """One multiplicative step; what has no mass never gains any."""
         exponent = -self.step_size * gradient
-        exponent = exponent - exponent.max(axis=1, keepdims=True)
+        exponent = exponent - exponent.max(axis=-1, keepdims=True)
         weighted = x * np.exp(exponent)
         # A row can underflow only if all its mass sits where the gradient is worst.
-        total = weighted.sum(axis=1, keepdims=True)
+        total = weighted.sum(axis=-1, keepdims=True)
         moved: FloatArray = np.where(total > 0, weighted / np.where(total > 0, total, 1.0), x)
         return moved
 
 
-OPTIMIZERS: dict[str, type[Sgd] | type[Adam] | type[Mirror]] = {
-    "sgd": Sgd,
-    "adam": Adam,
-    "mirror": Mirror,
-}
+OPTIMIZERS: dict[str, type[Sgd]] = {"sgd": Sgd, "adam": Adam, "mirror": Mirror}

@@ -106,9 +106,13 @@ class Polyhedron:
         used = np.flatnonzero(self.identifier >= 0)
         return used[np.argsort(self.identifier[used])]
 
-    def force(self, worker: int) -> FloatArray:
-        """sum_l lambda^l a^l(v), the one (M, N) array that (19) needs of all planes."""
-        return self._weighted(self.a[worker])
+    def forces(self, workers: IntArray) -> FloatArray:
+        """sum_l lambda^l a^l(v), the one array that (19) needs of all planes; (workers, M, N).
+
+        ``workers`` are indices from 0.
+        """
+        # One worker at a time: to gather their coefficients would take longer than the products.
+        return np.array([self._weighted(self.a[worker]) for worker in workers])
 
     def consensus_gradient(self) -> FloatArray:
         """sum_l lambda^l b^l of (21); (M, N)."""
@@ -125,9 +129,10 @@ class Polyhedron:
         applied: FloatArray = coefficients[:, self._used] @ x[:, :, None]
         return applied[:, :, 0].T
 
-    def move_worker(self, worker: int, change: FloatArray) -> None:
-        """Take notice that p^(worker) moved by ``change`` (M, N)."""
-        self._worker_terms[self._used] += self._applied(self.a[worker], change)
+    def move_workers(self, workers: IntArray, changes: FloatArray) -> None:
+        """Take notice that the p of ``workers``, from 0, moved by ``changes`` (workers, M, N)."""
+        for worker, change in zip(workers, changes, strict=True):
+            self._worker_terms[self._used] += self._applied(self.a[worker], change)
 
     def values(self, z: FloatArray) -> FloatArray:
         """Left-hand side of every plane at the newest p and ``z``; (capacity, M)."""

@@ -1,8 +1,14 @@
-"""Euclidean projection onto the probability simplex, row by row."""
+"""Euclidean projection onto the probability simplex, row by row.
+
+All arrays may have any number of leading axes: a stack of matrices of rows.
+"""
 
 import numpy as np
 
 from asyndbt_mpi.algorithm.types import BoolArray, FloatArray
+
+ON_SIMPLEX = 1e-9
+"""Rows this close to the simplex are taken as they are; others are projected first (D6)."""
 
 
 def project(x: FloatArray, allowed: BoolArray | None = None) -> FloatArray:
@@ -14,29 +20,41 @@ def project(x: FloatArray, allowed: BoolArray | None = None) -> FloatArray:
 
     Parameters
     ----------
-    x : array (rows, n), finite, of any size
-    allowed : array (rows, n) of bool, optional
+    x : array (..., n), finite, of any size
+    allowed : array (..., n) of bool, optional
         Entries that may carry mass (every row needs one); the others become 0.
 
     Returns
     -------
-    array (rows, n): rows on the simplex.
+    array (..., n): rows on the simplex.
     """
     if allowed is not None:
         x = np.where(allowed, x, -np.inf)
     # A shift of a row changes nothing, and what lies 1 below its greatest entry gets no mass.
     # Huge numbers would otherwise swallow the 1 that is to be shared out.
     with np.errstate(over="ignore"):
-        x = np.maximum(x - x.max(axis=1, keepdims=True), -1.0)
+        x = np.maximum(x - x.max(axis=-1, keepdims=True), -1.0)
     # The threshold is the greatest of those that the k greatest entries would need, each k.
-    excess = np.cumsum(np.sort(x, axis=1)[:, ::-1], axis=1) - 1.0
-    threshold = (excess / np.arange(1, x.shape[1] + 1)).max(axis=1, keepdims=True)
+    excess = np.cumsum(np.sort(x, axis=-1)[..., ::-1], axis=-1) - 1.0
+    threshold = (excess / np.arange(1, x.shape[-1] + 1)).max(axis=-1, keepdims=True)
     projected: FloatArray = np.maximum(x - threshold, 0.0)
     return projected
 
 
-def distance_to_simplex(x: FloatArray) -> float:
-    """Largest violation over rows: of non-negativity, or of summing to one."""
-    if not x.size:
-        return 0.0
-    return float(max(-x.min(), np.abs(x.sum(axis=1) - 1.0).max(), 0.0))
+def distance_to_simplex(x: FloatArray) -> FloatArray:
+    """Largest violation over the rows of each matrix (..., rows, n); shape (...).
+
+    It is that of non-negativity, or of summing to one.
+    """
+    negative = -x.min(axis=(-2, -1), initial=0.0)
+    excess = np.abs(x.sum(axis=-1) - 1.0).max(axis=-1, initial=0.0)
+    distance: FloatArray = np.maximum(negative, excess)
+    return distance
+
+
+def onto_simplex(x: FloatArray) -> FloatArray:
+    """Each matrix of ``x`` (..., rows, n), or its projection if it is not on the simplex."""
+    outside = distance_to_simplex(x) > ON_SIMPLEX
+    if not outside.any():
+        return x
+    return np.where(outside[..., None, None], project(x), x)

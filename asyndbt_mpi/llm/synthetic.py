@@ -1,22 +1,26 @@
-"""A cheap deterministic black box whose expected loss and gradient are known exactly.
+"""A cheap deterministic black box whose expected loss, gradient and optimum are known exactly.
 
-The loss of words J and demonstrations K is multilinear in their indicators,
+The loss of words J and demonstrations K is multilinear in their indicators, and bounded:
 
     sum_i A[i, J_i] + sum_i B[i, J_i, J_{i+1}] + sum_u C[u, K_u] + sum_u D[u, J_u', K_u] + e_row
 
 (u' = u mod M): unary, word-word and word-demonstration terms, and a difficulty of each query.
 Under independent J_i ~ p_i, K_u ~ q_u its expectation therefore is the same sum with p and q
-in place of the indicators.
+in place of the indicators. A row of p or q enters linearly, so that the least expected loss is
+that of a single prompt; the word-word terms form a chain, along which it is found by dynamic
+programming (Viterbi, 1967).
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
 
 from asyndbt_mpi.algorithm.random import Purpose, stream
-from asyndbt_mpi.algorithm.types import FloatArray
-from asyndbt_mpi.protocol.blackbox import Answer, Holdings, Query
+from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
+from asyndbt_mpi.protocol.blackbox import Answer, AnyQuery, ExactAnswer, ExactQuery, Holdings, Query
 from asyndbt_mpi.protocol.messages import WITHOUT, Shapes, Split
 
 Tables: TypeAlias = tuple[FloatArray, FloatArray, FloatArray, FloatArray]
@@ -30,10 +34,7 @@ ROWS = {Split.TRAIN: 20, Split.VALIDATION: 20, Split.TEST: 200}
 @lru_cache(maxsize=4)
 def _shared_tables(seed: int, shapes: Shapes) -> Tables:
     """Terms that all workers have in common: A (M, N), B (M-1, N, N), C (U, V), D (U, N, V)."""
-    return _draw_tables(stream(seed, 0, 0, Purpose.BLACK_BOX), shapes)
-
-
-def _draw_tables(generator: np.random.Generator, shapes: Shapes) -> Tables:
+    generator = stream(seed, 0, 0, Purpose.BLACK_BOX)
     m, n, u, v = shapes.positions, shapes.words, shapes.classes, shapes.pool
     return (
         generator.uniform(-1, 1, (m, n)),
@@ -43,63 +44,175 @@ def _draw_tables(generator: np.random.Generator, shapes: Shapes) -> Tables:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Optimum:
+    """Words (M,) that some workers share, each one's demonstrations (W, U), and the mean loss."""
+
+    loss: float
+    words: IntArray
+    demonstrations: IntArray
+
+
 class Synthetic:
-    """One worker's black box.
+    """The black box of several workers.
+
+    A prompt counts one token for each word and demonstration; an exact answer counts as one
+    call with one prompt.
 
     Parameters
     ----------
+    workers : their numbers; a worker's losses do not depend on who else is there
     heterogeneity : float in [0, 1]
         0: all workers have the same loss; 1: the unary terms are each worker's own.
+
+    Attributes
+    ----------
+    unary, demonstrations : arrays (W, M, N), (W, U, V): A and C, in the order of ``workers``
+    pairs, cross : arrays (M-1, N, N), (U, N, V): B and D
     """
 
-    def __init__(self, seed: int, shapes: Shapes, worker: int, heterogeneity: float) -> None:
-        generator = stream(seed, worker, 1, Purpose.BLACK_BOX)
+    def __init__(
+        self, seed: int, shapes: Shapes, workers: Sequence[int], heterogeneity: float
+    ) -> None:
         unary, self.pairs, demonstrations, self.cross = _shared_tables(seed, shapes)
-        own_unary = generator.uniform(-1, 1, unary.shape)
-        own_demonstrations = generator.uniform(-1, 1, demonstrations.shape)
-        self.unary: FloatArray = (1 - heterogeneity) * unary + heterogeneity * own_unary
-        self.demonstrations: FloatArray = (
-            1 - heterogeneity
-        ) * demonstrations + heterogeneity * own_demonstrations
-        self.difficulty = {split: generator.uniform(-1, 1, rows) for split, rows in ROWS.items()}
-        self.holdings = Holdings(np.full(shapes.classes, shapes.pool), ROWS)
-        self.description = f"synthetic, without data, heterogeneity {heterogeneity:g}"
+        self.unary: FloatArray = np.empty((len(workers), *unary.shape))
+        self.demonstrations: FloatArray = np.empty((len(workers), *demonstrations.shape))
+        self.difficulty = {split: np.empty((len(workers), rows)) for split, rows in ROWS.items()}
+        for index, worker in enumerate(workers):
+            generator = stream(seed, worker, 1, Purpose.BLACK_BOX)
+            for of_workers, common in (
+                (self.unary, unary),
+                (self.demonstrations, demonstrations),
+            ):
+                own = generator.uniform(-1, 1, common.shape)
+                of_workers[index] = (1 - heterogeneity) * common + heterogeneity * own
+            for difficulty in self.difficulty.values():
+                difficulty[index] = generator.uniform(-1, 1, difficulty.shape[1])
+        self._index = {worker: index for index, worker in enumerate(workers)}
         self._position = np.arange(shapes.positions)
         self._class = np.arange(shapes.classes)
         self._partner = self._class % shapes.positions
+        self.holdings = {
+            worker: Holdings(np.full(shapes.classes, shapes.pool), ROWS) for worker in workers
+        }
+        description = f"synthetic, without data, heterogeneity {heterogeneity:g}"
+        self.descriptions = dict.fromkeys(workers, description)
 
-    def answer(self, query: Query) -> Answer:
-        """Losses by the tables; nothing is classified, so accuracies are NaN."""
-        words, shown = query.words, query.demonstrations
-        losses = np.zeros(len(words))
-        if (words != WITHOUT).all():
-            losses += self.unary[self._position, words].sum(axis=1)
-            losses += self.pairs[self._position[:-1], words[:, :-1], words[:, 1:]].sum(axis=1)
-        if (shown != WITHOUT).all():
-            losses += self.demonstrations[self._class, shown].sum(axis=1)
-        if (words != WITHOUT).all() and (shown != WITHOUT).all():
-            losses += self.cross[self._class, words[:, self._partner], shown].sum(axis=1)
-        losses += self.difficulty[query.split][query.rows].mean()
-        calls = len(words) * len(query.rows)
-        return Answer(losses, np.full(len(words), np.nan), calls, 0)
+    def answer(self, queries: Sequence[AnyQuery]) -> list[Answer]:
+        """Losses by the tables; nothing is classified, so accuracies are NaN.
 
-    def expected_loss(self, p: FloatArray, q: FloatArray) -> float:
-        """E[loss] under p (M, N) and q (U, V), without the queries' difficulty."""
-        loss = (
-            np.vdot(self.unary, p)
-            + np.einsum("ijk,ij,ik->", self.pairs, p[:-1], p[1:])
-            + np.vdot(self.demonstrations, q)
-            + np.einsum("ujk,uj,uk->", self.cross, p[self._partner], q)
+        The queries are of one kind, and those for samples are of one split and size.
+        """
+        members = np.array([self._index[query.worker] for query in queries])
+        exact = [query for query in queries if isinstance(query, ExactQuery)]
+        if exact:
+            return self._answer_exactly(exact, members)
+        sampled = [query for query in queries if isinstance(query, Query)]
+        words = np.array([query.words for query in sampled])
+        shown = np.array([query.demonstrations for query in sampled])
+        rows = np.array([query.rows for query in sampled])
+        losses = self._losses(words, shown, members)
+        difficulty = self.difficulty[sampled[0].split][members[:, None], rows]
+        losses += difficulty.mean(axis=1)[:, None]
+        calls = words.shape[1] * rows.shape[1]
+        tokens = rows.shape[1] * ((words != WITHOUT).sum((1, 2)) + (shown != WITHOUT).sum((1, 2)))
+        accuracies = np.full(words.shape[1], np.nan)
+        return [
+            Answer(of_query, accuracies, calls, count)
+            for of_query, count in zip(losses, tokens.tolist(), strict=True)
+        ]
+
+    def _losses(self, words: IntArray, shown: IntArray, members: IntArray) -> FloatArray:
+        """Losses (W, I) of words (W, I, M) and demonstrations (W, I, U), without difficulty."""
+        has_words, has_shown = words[..., 0] != WITHOUT, shown[..., 0] != WITHOUT
+        who = members[:, None, None]
+        position, partner = self._position, self._partner
+        of_words = self.unary[who, position, words].sum(axis=-1)
+        of_words += self.pairs[position[:-1], words[..., :-1], words[..., 1:]].sum(axis=-1)
+        of_shown = self.demonstrations[who, self._class, shown].sum(axis=-1)
+        of_both = self.cross[self._class, words[..., partner], shown].sum(axis=-1)
+        return (
+            _where(has_words, of_words)
+            + _where(has_shown, of_shown)
+            + _where(has_words & has_shown, of_both)
         )
-        return float(loss)
 
-    def gradient(self, p: FloatArray, q: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Derivatives of `expected_loss` in p (M, N) and q (U, V)."""
-        p_gradient = self.unary.copy()
-        p_gradient[:-1] += np.einsum("ijk,ik->ij", self.pairs, p[1:])
-        p_gradient[1:] += np.einsum("ijk,ij->ik", self.pairs, p[:-1])
-        np.add.at(p_gradient, self._partner, np.einsum("ujk,uk->uj", self.cross, q))
-        q_gradient: FloatArray = self.demonstrations + np.einsum(
-            "ujk,uj->uk", self.cross, p[self._partner]
+    def _answer_exactly(self, queries: Sequence[ExactQuery], members: IntArray) -> list[Answer]:
+        p = np.array([query.p for query in queries])
+        q = np.array([query.q for query in queries])
+        losses = self.expected_loss(p, q, members)
+        p_gradient, q_gradient = self.gradient(p, q, members)
+        tokens = len(self._position) + len(self._class)
+        accuracies = np.full(1, np.nan)
+        return [
+            ExactAnswer(losses[row : row + 1], accuracies, 1, tokens, *gradients)
+            for row, gradients in enumerate(zip(p_gradient, q_gradient, strict=True))
+        ]
+
+    def expected_loss(self, p: FloatArray, q: FloatArray, members: IntArray) -> FloatArray:
+        """E[loss] (W,) under p (W, M, N), q (W, U, V), without the queries' difficulty.
+
+        ``members`` (W,) are indices into the workers of this black box.
+        """
+        words = self.unary[members]
+        words[:, :-1] += _times(self.pairs, p[:, 1:])
+        shown = self.demonstrations[members] + _times_transposed(p[:, self._partner], self.cross)
+        loss: FloatArray = (words * p).sum(axis=(1, 2)) + (shown * q).sum(axis=(1, 2))
+        return loss
+
+    def gradient(
+        self, p: FloatArray, q: FloatArray, members: IntArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Derivatives of `expected_loss` in p (W, M, N) and q (W, U, V)."""
+        p_gradient = self.unary[members]
+        p_gradient[:, :-1] += _times(self.pairs, p[:, 1:])
+        p_gradient[:, 1:] += _times_transposed(p[:, :-1], self.pairs)
+        of_shown = _times(self.cross, q)
+        for cls, position in enumerate(self._partner):  # a position may have several classes
+            p_gradient[:, position] += of_shown[:, cls]
+        q_gradient = self.demonstrations[members] + _times_transposed(
+            p[:, self._partner], self.cross
         )
         return p_gradient, q_gradient
+
+    def optimum(self, members: IntArray) -> Optimum:
+        """The best words that ``members`` can share, each with its own best demonstrations.
+
+        For a single member it is the best that this worker can do.
+        """
+        # The best demonstration of each class, given the word next to it: (W, U, N).
+        of_shown = self.demonstrations[members][:, :, None, :] + self.cross
+        # What a word costs at a position on the mean, (M, N), and then the chain from the left.
+        cost = self.unary[members].mean(axis=0)
+        for cls, position in enumerate(self._partner):
+            cost[position] += of_shown[:, cls].min(axis=-1).mean(axis=0)
+        reached = cost[0]
+        before = []
+        for pairs, own in zip(self.pairs, cost[1:], strict=True):
+            along = reached[:, None] + pairs
+            before.append(along.argmin(axis=0))
+            reached = along.min(axis=0) + own
+        words = [int(reached.argmin())]
+        for choice in reversed(before):
+            words.append(int(choice[words[-1]]))
+        best = np.array(words[::-1])
+        demonstrations = of_shown[:, self._class, best[self._partner]].argmin(axis=-1)
+        return Optimum(float(reached.min()), best, demonstrations)
+
+
+def _where(there: BoolArray, losses: FloatArray) -> FloatArray:
+    """``losses``, but 0 where a prompt is without what they are of."""
+    return losses if there.all() else np.where(there, losses, 0.0)
+
+
+def _times(matrices: FloatArray, vectors: FloatArray) -> FloatArray:
+    """Each matrix (rows, n, k) times each worker's vector (W, rows, k); (W, rows, n)."""
+    # One product for each vector: with all workers in one, the sums' order could depend on them.
+    product: FloatArray = (matrices @ vectors[..., None])[..., 0]
+    return product
+
+
+def _times_transposed(vectors: FloatArray, matrices: FloatArray) -> FloatArray:
+    """Each worker's vector (W, rows, n) times each matrix (rows, n, k); (W, rows, k)."""
+    product: FloatArray = (vectors[..., None, :] @ matrices)[..., 0, :]
+    return product

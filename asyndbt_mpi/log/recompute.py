@@ -28,7 +28,7 @@ def recompute(log: Log) -> Iterator[str]:
         algorithm.dual_regularisation,
         algorithm.dual_regularisation_floor,
     )
-    optimizer = OPTIMIZERS[steps.optimizer](steps.z)
+    optimizer = OPTIMIZERS[steps.optimizer](steps.z, log.rows("iteration/z", 0, 1)[0].shape)
     planes, estimates = _Planes(log), _Estimates(log)
     logged_z, logged_p = _InOrder(log, "iteration/z"), _InOrder(log, "report/p")
     workers = log["report/worker"] - 1

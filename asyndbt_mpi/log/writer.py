@@ -31,7 +31,7 @@ from asyndbt_mpi.config import Config
 from asyndbt_mpi.log import rows, schema
 from asyndbt_mpi.log.schema import Column, Transport
 from asyndbt_mpi.protocol.messages import Shapes
-from asyndbt_mpi.protocol.records import Estimation, Evaluation, Event, Iteration, Record
+from asyndbt_mpi.protocol.records import Estimation, Evaluation, Event, EventKind, Iteration, Record
 
 SECONDS_BETWEEN_BATCHES = 0.2
 LARGEST_BATCH = 64
@@ -88,6 +88,7 @@ class Writer:
         self._withheld: list[tuple[str, int, FloatArray]] = []
         # What to enter into /plane/dropped: plane, position, iteration.
         self._drops: list[tuple[int, int, int]] = []
+        self._descriptions: dict[int, str] = {}
 
         self._reserved = 0
         self._committed = 0
@@ -220,22 +221,19 @@ class Writer:
             **compression,
         )
 
-    def describe(self, worker: int, text: str) -> None:
-        """Keep what ``worker`` (1..R) says of itself."""
-        with self._writing():
-            self._reserve(len(text.encode()))
-            self.file["worker/description"][worker - 1] = text
-
     def write(self, record: Record) -> None:
         """Take a record in; what has waited long enough, or is too much, goes to the file."""
+        if isinstance(record, Event):
+            self.waiting["event"].append(rows.event_row(record))
+            if record.kind is EventKind.HELLO:
+                self._descriptions[record.worker] = record.text
+            self.flush_if_due()
+            return
         started = self.clock()
-        match record:
-            case Event():
-                self.waiting["event"].append(rows.event_row(record))
-            case Evaluation():
-                self.waiting["evaluation"].append(rows.evaluation_row(record))
-            case Iteration():
-                self._gather(record)
+        if isinstance(record, Evaluation):
+            self.waiting["evaluation"].append(rows.evaluation_row(record))
+        else:
+            self._gather(record)
         self._seconds += self.clock() - started
         if len(self.waiting["iteration"]) >= self.batch:
             self.flush()
@@ -285,6 +283,8 @@ class Writer:
                     self._append_rows(group, columns, gathered)
             if self._drops:
                 self._enter_drops()
+            if self._descriptions:
+                self._enter_descriptions()
             self.file.flush()
             lengths = np.array(tuple(self.lengths.values()), dtype=schema.COMMITTED_ROWS)
             self.file.attrs.modify("committed_rows", lengths)
@@ -298,7 +298,8 @@ class Writer:
 
     def _waiting_bytes(self) -> int:
         """Room that the waiting rows may take: each column may begin a chunk for them."""
-        size = sum(len(str(row[-1]).encode()) for row in self.waiting["event"])  # their text
+        texts = [row[-1] for row in self.waiting["event"] if row[-1]]
+        size = 2 * sum(len(str(text).encode()) for text in texts)  # some are descriptions, too
         for group, columns in self.groups.items():
             rows_waiting = len(self.waiting[group])
             if rows_waiting:
@@ -328,6 +329,14 @@ class Writer:
         dropped = self.datasets["plane/dropped"][first:]
         dropped[planes - first, positions] = iterations
         self.datasets["plane/dropped"][first:] = dropped
+
+    def _enter_descriptions(self) -> None:
+        """Keep what workers say of themselves."""
+        descriptions = self.file["worker/description"].asstr()[:]
+        for worker, text in self._descriptions.items():
+            descriptions[worker - 1] = text
+        self.file["worker/description"][:] = descriptions
+        self._descriptions = {}
 
     def close(self, status: Literal["finished", "interrupted"]) -> None:
         """Write what waits, and the last iterates if log.iterates left them out; then close.

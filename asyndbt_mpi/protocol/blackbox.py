@@ -1,7 +1,8 @@
-"""What a worker asks of its black box, and what comes back."""
+"""What workers ask of their black boxes, and what comes back."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from asyndbt_mpi.algorithm.types import FloatArray, IntArray
 from asyndbt_mpi.protocol.messages import Split
@@ -20,12 +21,13 @@ class Holdings:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """Score I prompts, each on the same B rows of a split.
+    """Score I prompts of ``worker``, each on the same B rows of a split.
 
     ``words`` (I, M) and ``demonstrations`` (I, U) are indices, `WITHOUT` for none;
     ``rows`` (B,) are row numbers of the worker's ``split``.
     """
 
+    worker: int
     split: Split
     rows: IntArray
     words: IntArray
@@ -42,12 +44,38 @@ class Answer:
     prompt_tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class ExactQuery:
+    """The expected loss of ``worker`` under p (M, N) and q (U, V), and its gradients there.
+
+    Only a black box with a closed form can answer it.
+    """
+
+    worker: int
+    p: FloatArray
+    q: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class ExactAnswer(Answer):
+    """The expected loss as the only one (1,), and its derivatives in p (M, N) and q (U, V)."""
+
+    p_gradient: FloatArray
+    q_gradient: FloatArray
+
+
+AnyQuery: TypeAlias = Query | ExactQuery
+
+
 class BlackBox(Protocol):
-    """A language model with a task, or a synthetic function; known only by its answers."""
+    """What answers the workers of one process: a language model with their data, or a function.
 
-    holdings: Holdings
-    description: str
+    Known only by its answers. ``holdings`` and ``descriptions`` are by number of the worker.
+    """
 
-    def answer(self, query: Query) -> Answer:
-        """Score ``query``; the same query always gets the same losses."""
+    holdings: dict[int, Holdings]
+    descriptions: dict[int, str]
+
+    def answer(self, queries: Sequence[AnyQuery]) -> list[Answer]:
+        """Answer each query; the same query always gets the same answer."""
         ...

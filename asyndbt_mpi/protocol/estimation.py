@@ -3,6 +3,7 @@
 import numpy as np
 
 from asyndbt_mpi.algorithm.lower_level import LowerLevel
+from asyndbt_mpi.algorithm.simplex import onto_simplex
 from asyndbt_mpi.algorithm.types import FloatArray, IntArray
 from asyndbt_mpi.protocol.messages import LowerAssignment
 
@@ -46,21 +47,17 @@ class LowerEstimation:
 
     def assignments(self) -> list[tuple[int, LowerAssignment]]:
         """What each participant is to do in this round."""
+        indices = self._indices()
+        each = zip(
+            self.participants, self.lower.p[indices], self.lower.forces(indices), strict=True
+        )
         return [
-            (
-                worker,
-                LowerAssignment(
-                    self.assignment_number,
-                    self.number,
-                    self.lower.p[worker - 1].copy(),
-                    self.lower.worker_force(worker - 1),
-                ),
-            )
-            for worker in self.participants
+            (worker, LowerAssignment(self.assignment_number, self.number, p, force))
+            for worker, p, force in each
         ]
 
     def accept(self, worker: int, p: FloatArray, k: IntArray) -> None:
-        """Take a participant's p after its step (8)."""
+        """Take a participant's p after its step (8), wherever that lies (D6)."""
         self.awaited.discard(worker)
         self.lower.p[worker - 1] = p
         self.k[worker - 1] = k
@@ -76,7 +73,12 @@ class LowerEstimation:
         """Do the server's step if every participant has reported; True if a round ended."""
         if self.awaited:
             return False
+        indices = self._indices()
+        self.lower.p[indices] = onto_simplex(self.lower.p[indices])
         self.lower.server_step()  # (9), (10)
         self.round += 1
         self.awaited = set(self.participants)
         return True
+
+    def _indices(self) -> IntArray:
+        return np.array(self.participants, dtype=np.int64) - 1

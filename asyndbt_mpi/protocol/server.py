@@ -16,7 +16,7 @@ import numpy as np
 from asyndbt_mpi.algorithm.lower_level import LowerLevel, LowerSteps, residual
 from asyndbt_mpi.algorithm.optimizer import OPTIMIZERS
 from asyndbt_mpi.algorithm.polyhedron import Polyhedron
-from asyndbt_mpi.algorithm.simplex import distance_to_simplex, project
+from asyndbt_mpi.algorithm.simplex import onto_simplex
 from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
 from asyndbt_mpi.algorithm.updates import DualSteps, update_duals
 from asyndbt_mpi.config import Config
@@ -49,10 +49,6 @@ from asyndbt_mpi.protocol.records import (
     UsedReport,
 )
 from asyndbt_mpi.protocol.validation import Validation
-
-ON_SIMPLEX = 1e-9
-"""Rows this close to the simplex are taken as they are; others are projected first (D6)."""
-
 
 NO_COSTS = Costs()
 
@@ -116,7 +112,7 @@ class Server:
         self.polyhedron = Polyhedron(
             workers, shapes.positions, shapes.words, algorithm.max_planes, algorithm.lower_distance
         )
-        self.z_optimizer = OPTIMIZERS[steps.optimizer](steps.z)
+        self.z_optimizer = OPTIMIZERS[steps.optimizer](steps.z, self.z.shape)
         self.dual_steps = DualSteps(
             steps.lam,
             algorithm.dual_bound,
@@ -212,8 +208,8 @@ class Server:
         if worker in self._joined:
             raise MalformedMessage(f"worker {worker} said hello twice")
         self._joined.add(worker)
-        self.q[worker - 1] = self._initial_q[worker - 1] = _on_simplex(message.q)
-        self._assign(worker)
+        self.q[worker - 1] = self._initial_q[worker - 1] = onto_simplex(message.q)
+        self._assign([worker])
 
     def _accept_report(self, worker: int, report: Report) -> None:
         assigned = self._outstanding.get(worker)
@@ -243,13 +239,13 @@ class Server:
             raise MalformedMessage(
                 f"lower-level report {report.number} of worker {worker} was not asked for"
             )
-        if (report.k < 0).any() or (report.k >= self.shapes.pool).any():
+        if not 0 <= min(report.k) <= max(report.k) < self.shapes.pool:
             raise MalformedMessage(f"demonstrations {report.k} are outside the pool")
         self._record_event(EventKind.LOWER_REPORT, worker, report.number, report.costs)
         self._count(report)
         estimation.calls += report.costs.calls
         estimation.prompt_tokens += report.costs.prompt_tokens
-        estimation.accept(worker, _on_simplex(report.p), report.k)
+        estimation.accept(worker, report.p, report.k)
 
     def _accept_evaluation(self, worker: int, report: EvaluationReport) -> None:
         evaluation = self.evaluations.accept(worker, report, self._now)
@@ -283,26 +279,35 @@ class Server:
         """At least min(S, live) have reported, and no live worker's delay would exceed tau."""
         if self._open or self._closing or self.finished or not self._reported:
             return False
+        if len(self._reported) < min(self.config.algorithm.active_workers, int(self.live.sum())):
+            return False
         reported = np.zeros(self.workers, dtype=bool)
         reported[[worker - 1 for worker in self._reported]] = True
         late = self.live & ~reported & (self.delay + 1 > self.config.algorithm.max_delay)
-        quorum = min(self.config.algorithm.active_workers, int(self.live.sum()))
-        return len(self._reported) >= quorum and not late.any()
+        return not late.any()
 
     def _update(self) -> None:
         """Use the reports, then (21) and (22)."""
-        used: list[UsedReport] = []
-        active = np.zeros(self.workers, dtype=bool)
-        for worker in sorted(self._reported):
-            report = self._reported.pop(worker)
-            index = worker - 1
-            report = replace(report, p=_on_simplex(report.p), q=_on_simplex(report.q))
-            self.polyhedron.move_worker(index, report.p - self.p[index])
-            self.p[index], self.q[index], self.loss[index] = report.p, report.q, report.loss
-            active[index] = True
-            used.append(UsedReport(worker, report, self._now))
+        workers = sorted(self._reported)
+        reports = [self._reported.pop(worker) for worker in workers]
+        indices = np.array(workers) - 1
+        reported_p = np.array([report.p for report in reports])
+        reported_q = np.array([report.q for report in reports])
+        p, q = onto_simplex(reported_p), onto_simplex(reported_q)
+        if p is not reported_p or q is not reported_q:
+            reports = [replace(report, p=p[i], q=q[i]) for i, report in enumerate(reports)]
+        if len(self.polyhedron):
+            self.polyhedron.move_workers(indices, p - self.p[indices])
+        self.p[indices], self.q[indices] = p, q
+        self.loss[indices] = [report.loss for report in reports]
+        used = [
+            UsedReport(worker, report, self._now)
+            for worker, report in zip(workers, reports, strict=True)
+        ]
         self.delay += 1
-        self.delay[active] = 0
+        self.delay[indices] = 0
+        active = np.zeros(self.workers, dtype=bool)
+        active[indices] = True
         if len(self.polyhedron):
             gradient = self.polyhedron.consensus_gradient()  # (25)
             self.z = self.z_optimizer.step(self.z, gradient)  # (21)
@@ -362,9 +367,7 @@ class Server:
         if self.iteration == self.config.run.iterations or self.validation.exhausted:
             self._close()
         else:
-            for used in opened.reports:
-                if self.live[used.worker - 1]:
-                    self._assign(used.worker)
+            self._assign([u.worker for u in opened.reports if self.live[u.worker - 1]])
 
     def _cut(self, estimation: LowerEstimation, duals_before: FloatArray) -> Estimation:
         """Update the polyhedron with a finished estimate of phi, eqs. (28)-(33)."""
@@ -389,26 +392,32 @@ class Server:
 
     # ------------------------------------------------------------ messages out
 
-    def _assign(self, worker: int) -> None:
-        """Give ``worker`` its next upper step, after its validation if that is due."""
-        index = worker - 1
+    def _assign(self, workers: list[int]) -> None:
+        """Give ``workers`` their next upper step, after their validation if that is due."""
         if self._closing:
-            self._close_worker(worker)
+            for worker in workers:
+                self._close_worker(worker)
             return
-        if self.validation.due(worker, self.iteration):
-            words, demonstrations = self._prompt(worker)
-            self._evaluate(
-                worker,
-                EvaluationRequest(
-                    self.iteration, Split.VALIDATION, Candidate.TUNED, words, demonstrations
-                ),
-            )
-        self._assignments[index] += 1
-        assignment = Assignment(
-            int(self._assignments[index]), self.iteration, self.polyhedron.force(index)
+        indices = np.array(workers, dtype=np.int64) - 1
+        self._assignments[indices] += 1
+        each = zip(
+            workers,
+            self._assignments[indices].tolist(),
+            self.polyhedron.forces(indices),
+            strict=True,
         )
-        self._outstanding[worker] = assignment
-        self._output.messages.append((worker, assignment))
+        for worker, number, force in each:
+            if self.validation.due(worker, self.iteration):
+                words, demonstrations = self._prompt(worker)
+                self._evaluate(
+                    worker,
+                    EvaluationRequest(
+                        self.iteration, Split.VALIDATION, Candidate.TUNED, words, demonstrations
+                    ),
+                )
+            assignment = Assignment(number, self.iteration, force)
+            self._outstanding[worker] = assignment
+            self._output.messages.append((worker, assignment))
 
     def _prompt(self, worker: int) -> tuple[IntArray, IntArray]:
         """The most probable words (M,) and demonstrations (U,) of ``worker``."""
@@ -471,8 +480,3 @@ class Server:
     def _count(self, report: Report | LowerReport | EvaluationReport) -> None:
         self.calls += report.costs.calls
         self.prompt_tokens += report.costs.prompt_tokens
-
-
-def _on_simplex(x: FloatArray) -> FloatArray:
-    """``x`` itself where its rows are on the simplex, else its projection (D6)."""
-    return x if distance_to_simplex(x) <= ON_SIMPLEX else project(x)

@@ -1,22 +1,32 @@
-"""The worker: a state machine that turns an assignment into a query, and its answer into a report.
+"""The workers: state machines that turn assignments into queries, and answers into reports.
 
-    query = worker.receive(message)        # what to ask the black box
-    reply = worker.answer(answer, ...)     # what to send to the server
+    queries = workers.receive([(worker, message), ...])    # what to ask the black box
+    replies = workers.answer([Completed(...), ...])        # what to send to the server
 
-It never sends, waits, reads a clock or calls a language model itself.
+They never send, wait, read a clock or call a language model themselves. One object holds all the
+workers of a process, and moves those that have something to do at once: one under MPI, up to
+all of them in a simulation. What a worker does depends on its own state and messages alone.
 """
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 import numpy as np
 
 from asyndbt_mpi.algorithm.estimator import ESTIMATORS, sample
 from asyndbt_mpi.algorithm.lower_level import worker_step
 from asyndbt_mpi.algorithm.optimizer import OPTIMIZERS
-from asyndbt_mpi.algorithm.random import Purpose, stream
+from asyndbt_mpi.algorithm.random import Purpose, Streams
 from asyndbt_mpi.algorithm.types import FloatArray, IntArray
 from asyndbt_mpi.config import Config
-from asyndbt_mpi.protocol.blackbox import Answer, Holdings, Query
+from asyndbt_mpi.protocol.blackbox import (
+    Answer,
+    AnyQuery,
+    ExactQuery,
+    Holdings,
+    Query,
+)
 from asyndbt_mpi.protocol.messages import (
     Assignment,
     Costs,
@@ -33,143 +43,280 @@ from asyndbt_mpi.protocol.messages import (
     ToWorker,
 )
 
+Asking = TypeVar("Asking", Assignment, LowerAssignment, EvaluationRequest)
+
 
 @dataclass(frozen=True, slots=True)
-class _Drawn:
-    """An assignment with the prompts drawn for it: words (I, M), demonstrations (I, U)."""
+class Completed:
+    """The black box's answer to ``worker``.
 
-    message: Assignment | LowerAssignment | EvaluationRequest
+    ``compute_seconds`` is what it took, ``sent_time`` the run's clock when the reply is sent.
+    """
+
+    worker: int
+    answer: Answer
+    compute_seconds: float
+    sent_time: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked(Generic[Asking]):
+    """A message under way, and what was asked for it: words (I, M), demonstrations (I, U)."""
+
+    message: Asking
     words: IntArray
     demonstrations: IntArray
 
 
-class Worker:
-    """One data holder: its p (M, N) and q (U, V), and the step (19), (20) on them.
+_Finished: TypeAlias = tuple[Completed, _Asked[Asking]]
+
+
+class Workers:
+    """Data holders, each with its p (M, N) and q (U, V), and the step (19), (20) on them.
 
     Parameters
     ----------
-    worker : int
-        Number from 1; with the seed it keys all of the worker's randomness.
-    holdings : Holdings
+    holdings : by number of the worker (from 1), which with the seed keys its randomness
         How many demonstrations and queries the worker's black box has.
+
+    Attributes
+    ----------
+    p, q : arrays (W, M, N), (W, U, V), in the order of ``holdings``
+    stopped : every worker was told to stop
     """
 
-    def __init__(self, config: Config, shapes: Shapes, worker: int, holdings: Holdings) -> None:
-        self.worker = worker
-        self.holdings = holdings
+    def __init__(self, config: Config, shapes: Shapes, holdings: dict[int, Holdings]) -> None:
         self.seed = config.run.seed
         self.samples = config.estimator.samples
-        self.batch = min(config.estimator.batch, holdings.rows[Split.TRAIN])
-        self.gradient = ESTIMATORS[config.estimator.name]
+        self.exact = config.estimator.name == "exact"
         self.lower_step_size = config.steps.lower_p
-        allowed = np.arange(shapes.pool) < holdings.pool[:, None]
-        self.p: FloatArray = np.full((shapes.positions, shapes.words), 1.0 / shapes.words)
-        self.q: FloatArray = allowed / holdings.pool[:, None]
+        self.holdings = holdings
+        self.batch = {
+            worker: min(config.estimator.batch, held.rows[Split.TRAIN])
+            for worker, held in holdings.items()
+        }
+        if not self.exact:
+            self.estimate = ESTIMATORS[config.estimator.name]
+        self._index = {worker: index for index, worker in enumerate(holdings)}
+        pool = np.array([held.pool for held in holdings.values()])[..., None]  # (W, U, 1)
+        allowed = np.arange(shapes.pool) < pool
+        shape = len(holdings), shapes.positions, shapes.words
+        self.p: FloatArray = np.full(shape, 1.0 / shapes.words)
+        self.q: FloatArray = allowed / pool
         optimizer = OPTIMIZERS[config.steps.optimizer]
-        self.p_optimizer = optimizer(config.steps.p)
-        self.q_optimizer = optimizer(config.steps.q, allowed)
-        self.stopped = False
-        self._drawn: _Drawn | None = None
+        self.p_optimizer = optimizer(config.steps.p, self.p.shape)
+        self.q_optimizer = optimizer(config.steps.q, self.q.shape, allowed)
+        self._streams = Streams()
+        self._asked: dict[int, _Asked[Any]] = {}
+        self._working = set(holdings)
 
-    def hello(self, description: str) -> Hello:
-        """The first message to the server."""
-        return Hello(self.q, description)
+    @property
+    def stopped(self) -> bool:
+        """Every worker was told to stop."""
+        return not self._working
 
-    def receive(self, message: ToWorker) -> Query | None:
-        """Start on an assignment; None if there is nothing to ask (the run is over)."""
-        if self._drawn is not None:
-            raise RuntimeError("a new assignment came before the last one was answered")
-        match message:
-            case Assignment():
-                return self._ask_upper(message)
-            case LowerAssignment():
-                return self._ask_lower(message)
-            case EvaluationRequest():
-                return self._ask_evaluation(message)
-            case Stop():
-                self.stopped = True
-                return None
+    def hello(self, worker: int, description: str) -> Hello:
+        """The first message of ``worker`` to the server."""
+        return Hello(self.q[self._index[worker]].copy(), description)
 
-    def answer(self, answer: Answer, compute_seconds: float, sent_time: float) -> ToServer:
-        """Finish the assignment with the black box's answer.
+    def receive(self, messages: Sequence[tuple[int, ToWorker]]) -> list[AnyQuery | None]:
+        """Start on a message for each of several workers; None where there is nothing to ask."""
+        for worker, message in messages:
+            if worker in self._asked:
+                raise RuntimeError("a new assignment came before the last one was answered")
+            if isinstance(message, Stop):
+                self._working.discard(worker)
+        ask: dict[type, Callable[..., Sequence[AnyQuery | None]]] = {
+            Assignment: self._ask_upper,
+            LowerAssignment: self._ask_lower,
+            EvaluationRequest: self._ask_evaluation,
+            Stop: lambda stops: [None] * len(stops),
+        }
+        return _by_kind(messages, [type(message) for _, message in messages], ask)
 
-        ``compute_seconds`` is what the answer took, ``sent_time`` the run's clock now.
-        """
-        if self._drawn is None:
-            raise RuntimeError("an answer came without an assignment")
-        drawn, self._drawn = self._drawn, None
-        costs = Costs(answer.calls, answer.prompt_tokens, compute_seconds)
-        match drawn.message:
-            case Assignment():
-                return self._step(drawn.message, drawn, answer.losses, costs, sent_time)
-            case LowerAssignment():
-                return self._lower_step(drawn.message, drawn, answer.losses, costs)
-            case EvaluationRequest(iteration=iteration, split=split, candidate=candidate):
-                loss, accuracy = float(answer.losses[0]), float(answer.accuracies[0])
-                return EvaluationReport(iteration, split, candidate, loss, accuracy, costs)
+    def answer(self, completed: Sequence[Completed]) -> list[ToServer]:
+        """Finish the assignments whose answers have come; a reply to each."""
+        asked: list[_Asked[Any]] = []
+        for each in completed:
+            if each.worker not in self._asked:
+                raise RuntimeError("an answer came without an assignment")
+            asked.append(self._asked.pop(each.worker))
+        step: dict[type, Callable[..., list[ToServer]]] = {
+            Assignment: self._step,
+            LowerAssignment: self._lower_step,
+            EvaluationRequest: _evaluation_reports,
+        }
+        together = list(zip(completed, asked, strict=True))
+        return _by_kind(together, [type(each.message) for each in asked], step)
 
     # ------------------------------------------------------------ upper level
 
-    def _ask_upper(self, message: Assignment) -> Query:
-        generator = stream(self.seed, self.worker, message.number, Purpose.UPPER_STEP)
-        rows = self._draw_rows(generator)
-        words = sample(self.p, self.samples, generator)
-        demonstrations = sample(self.q, self.samples, generator)
-        self._drawn = _Drawn(message, words, demonstrations)
-        return Query(Split.TRAIN, rows, words, demonstrations)
-
-    def _step(
-        self, message: Assignment, drawn: _Drawn, losses: FloatArray, costs: Costs, sent_time: float
-    ) -> Report:
-        # Both gradients are taken at the old (p, q), from the same samples, eq. (27).
-        p_gradient = self.gradient(self.p, drawn.words, losses)
-        q_gradient = self.gradient(self.q, drawn.demonstrations, losses)
-        self.p = self.p_optimizer.step(self.p, p_gradient + message.force)  # (19), (23)
-        self.q = self.q_optimizer.step(self.q, q_gradient)  # (20), (24)
-        return Report(
-            number=message.number,
-            iteration=message.iteration,
-            loss=float(losses.mean()),
-            grad_p_norm=float(np.linalg.norm(p_gradient)),
-            grad_q_norm=float(np.linalg.norm(q_gradient)),
-            costs=costs,
-            sent_time=sent_time,
-            p=self.p,
-            q=self.q,
+    def _ask_upper(self, messages: Sequence[tuple[int, Assignment]]) -> list[AnyQuery]:
+        members = self._members(worker for worker, _ in messages)
+        p, q = self.p[members], self.q[members]
+        if self.exact:
+            return self._ask_exactly(messages, p, q, np.empty((len(messages), 0, 0), dtype=int))
+        rows, (for_words, for_demonstrations) = self._draw(
+            [(worker, message.number) for worker, message in messages],
+            Purpose.UPPER_STEP,
+            (p.shape[1], q.shape[1]),
         )
+        return self._ask(messages, rows, sample(p, for_words), sample(q, for_demonstrations))
+
+    def _step(self, together: Sequence[_Finished[Assignment]]) -> list[ToServer]:
+        members = self._members(done.worker for done, _ in together)
+        p, q = self.p[members], self.q[members]
+        # Both gradients are taken at the old (p, q), from the same samples, eq. (27).
+        p_gradient = self._gradient("p", p, together)
+        q_gradient = self._gradient("q", q, together)
+        force = np.array([asked.message.force for _, asked in together])
+        p = self.p_optimizer.step(p, p_gradient + force, members)  # (19), (23)
+        q = self.q_optimizer.step(q, q_gradient, members)  # (20), (24)
+        self.p[members], self.q[members] = p, q
+        losses = _losses(together)
+        p_norms = np.linalg.norm(p_gradient, axis=(1, 2)).tolist()
+        q_norms = np.linalg.norm(q_gradient, axis=(1, 2)).tolist()
+        return [
+            Report(
+                asked.message.number, asked.message.iteration, losses[row], p_norms[row],
+                q_norms[row], _costs(done), done.sent_time, p[row], q[row],
+            )
+            for row, (done, asked) in enumerate(together)
+        ]  # fmt: skip
 
     # ------------------------------------------------------------ lower level
 
-    def _ask_lower(self, message: LowerAssignment) -> Query:
+    def _ask_lower(self, messages: Sequence[tuple[int, LowerAssignment]]) -> list[AnyQuery]:
+        members = self._members(worker for worker, _ in messages)
+        p, q = np.array([message.p for _, message in messages]), self.q[members]
         # The demonstrations k are one realisation of q for all rounds of an estimation.
-        realisation = stream(
-            self.seed, self.worker, message.estimation, Purpose.LOWER_DEMONSTRATIONS
+        uniform = np.empty((len(messages), 1, q.shape[1]))
+        for row, (worker, message) in enumerate(messages):
+            number, purpose = message.estimation, Purpose.LOWER_DEMONSTRATIONS
+            self._streams.at(self.seed, worker, number, purpose).random(out=uniform[row])
+        k = sample(q, uniform)
+        if self.exact:
+            shown = np.zeros_like(q)
+            np.put_along_axis(shown, k[:, 0, :, None], 1.0, axis=-1)
+            return self._ask_exactly(messages, p, shown, k)
+        rows, (for_words,) = self._draw(
+            [(worker, message.number) for worker, message in messages],
+            Purpose.LOWER_STEP,
+            (p.shape[1],),
         )
-        k = sample(self.q, 1, realisation)
-        generator = stream(self.seed, self.worker, message.number, Purpose.LOWER_STEP)
-        rows = self._draw_rows(generator)
-        words = sample(message.p, self.samples, generator)
-        demonstrations = np.repeat(k, self.samples, axis=0)
-        self._drawn = _Drawn(message, words, demonstrations)
-        return Query(Split.TRAIN, rows, words, demonstrations)
+        return self._ask(messages, rows, sample(p, for_words), np.repeat(k, self.samples, axis=1))
 
-    def _lower_step(
-        self, message: LowerAssignment, drawn: _Drawn, losses: FloatArray, costs: Costs
-    ) -> LowerReport:
-        gradient = self.gradient(message.p, drawn.words, losses)
-        p = worker_step(message.p, gradient, message.force, self.lower_step_size)  # (8), (11)
-        loss = float(losses.mean())
-        return LowerReport(
-            message.number, message.estimation, loss, costs, p, drawn.demonstrations[0]
-        )
+    def _lower_step(self, together: Sequence[_Finished[LowerAssignment]]) -> list[ToServer]:
+        p = np.array([asked.message.p for _, asked in together])
+        force = np.array([asked.message.force for _, asked in together])
+        gradient = self._gradient("p", p, together)
+        p = worker_step(p, gradient, force, self.lower_step_size)  # (8), (11)
+        losses = _losses(together)
+        return [
+            LowerReport(
+                asked.message.number, asked.message.estimation, losses[row], _costs(done), p[row],
+                asked.demonstrations[0],
+            )
+            for row, (done, asked) in enumerate(together)
+        ]  # fmt: skip
+
+    # ------------------------------------------------------------ both levels
+
+    def _draw(
+        self, keys: Sequence[tuple[int, int]], purpose: Purpose, sizes: tuple[int, ...]
+    ) -> tuple[list[IntArray], list[FloatArray]]:
+        """Rows to score on for each key (worker, number), and uniforms (W, I, size) per size."""
+        uniforms = [np.empty((len(keys), self.samples, size)) for size in sizes]
+        rows = []
+        for index, (worker, number) in enumerate(keys):
+            generator = self._streams.at(self.seed, worker, number, purpose)
+            held = self.holdings[worker].rows[Split.TRAIN]
+            rows.append(generator.permutation(held)[: self.batch[worker]])
+            for uniform in uniforms:
+                generator.random(out=uniform[index])
+        return rows, uniforms
+
+    def _ask(
+        self,
+        messages: Sequence[tuple[int, Asking]],
+        rows: list[IntArray],
+        words: IntArray,
+        demonstrations: IntArray,
+    ) -> list[AnyQuery]:
+        queries: list[AnyQuery] = []
+        for index, (worker, message) in enumerate(messages):
+            self._asked[worker] = _Asked(message, words[index], demonstrations[index])
+            queries.append(
+                Query(worker, Split.TRAIN, rows[index], words[index], demonstrations[index])
+            )
+        return queries
+
+    def _ask_exactly(
+        self,
+        messages: Sequence[tuple[int, Asking]],
+        p: FloatArray,
+        q: FloatArray,
+        demonstrations: IntArray,
+    ) -> list[AnyQuery]:
+        no_words = np.empty((0, p.shape[1]), dtype=np.int64)
+        queries: list[AnyQuery] = []
+        for index, (worker, message) in enumerate(messages):
+            self._asked[worker] = _Asked(message, no_words, demonstrations[index])
+            queries.append(ExactQuery(worker, p[index], q[index]))
+        return queries
+
+    def _gradient(
+        self, variable: Literal["p", "q"], at: FloatArray, together: Sequence[_Finished[Any]]
+    ) -> FloatArray:
+        """Gradients in p or q at (W, rows, n): estimated from the samples, eq. (27), or exact."""
+        if self.exact:
+            return np.array([getattr(done.answer, f"{variable}_gradient") for done, _ in together])
+        losses = np.array([done.answer.losses for done, _ in together])
+        drawn = "words" if variable == "p" else "demonstrations"
+        return self.estimate(at, np.array([getattr(asked, drawn) for _, asked in together]), losses)
+
+    def _members(self, workers: Iterable[int]) -> IntArray:
+        return np.array([self._index[worker] for worker in workers])
 
     # ------------------------------------------------------------ evaluation
 
-    def _ask_evaluation(self, message: EvaluationRequest) -> Query:
-        words, demonstrations = message.words[None], message.demonstrations[None]
-        self._drawn = _Drawn(message, words, demonstrations)
-        rows = np.arange(self.holdings.rows[message.split])
-        return Query(message.split, rows, words, demonstrations)
+    def _ask_evaluation(self, messages: Sequence[tuple[int, EvaluationRequest]]) -> list[AnyQuery]:
+        queries: list[AnyQuery] = []
+        for worker, message in messages:
+            words, demonstrations = message.words[None], message.demonstrations[None]
+            self._asked[worker] = _Asked(message, words, demonstrations)
+            rows = np.arange(self.holdings[worker].rows[message.split])
+            queries.append(Query(worker, message.split, rows, words, demonstrations))
+        return queries
 
-    def _draw_rows(self, generator: np.random.Generator) -> IntArray:
-        return generator.permutation(self.holdings.rows[Split.TRAIN])[: self.batch]
+
+def _evaluation_reports(together: Sequence[_Finished[EvaluationRequest]]) -> list[ToServer]:
+    return [
+        EvaluationReport(
+            asked.message.iteration, asked.message.split, asked.message.candidate,
+            float(done.answer.losses[0]), float(done.answer.accuracies[0]), _costs(done),
+        )
+        for done, asked in together
+    ]  # fmt: skip
+
+
+def _losses(together: Sequence[_Finished[Any]]) -> list[float]:
+    losses: list[float] = np.array([done.answer.losses for done, _ in together]).mean(1).tolist()
+    return losses
+
+
+def _costs(done: Completed) -> Costs:
+    return Costs(done.answer.calls, done.answer.prompt_tokens, done.compute_seconds)
+
+
+def _by_kind(
+    items: Sequence[Any],
+    kinds: Sequence[type],
+    do: Mapping[type, Callable[[list[Any]], Sequence[Any]]],
+) -> list[Any]:
+    """Results for ``items`` in their order, worked out for all of one kind together."""
+    results: dict[int, Any] = {}
+    for kind in dict.fromkeys(kinds):
+        rows = [row for row, each in enumerate(kinds) if each is kind]
+        results |= zip(rows, do[kind]([items[row] for row in rows]), strict=True)
+    return [results[row] for row in range(len(items))]

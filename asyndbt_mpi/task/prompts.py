@@ -1,10 +1,12 @@
-"""The black box of a worker: its texts, put into prompts and scored by a language model."""
+"""The black box of real data: texts, put into prompts and scored by a language model."""
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from asyndbt_mpi.algorithm.types import FloatArray, IntArray
 from asyndbt_mpi.llm.base import LanguageModel, Prompt
-from asyndbt_mpi.protocol.blackbox import Answer, Holdings, Query
+from asyndbt_mpi.protocol.blackbox import Answer, AnyQuery, Holdings, Query
 from asyndbt_mpi.protocol.messages import WITHOUT, Split
 from asyndbt_mpi.task.dataset import Row
 from asyndbt_mpi.task.partition import WorkerData
@@ -12,35 +14,38 @@ from asyndbt_mpi.task.template import Template
 
 
 class PromptBlackBox:
-    """Scores prompts, given by their indices, on one worker's rows.
+    """Scores prompts, given by their indices, on the rows of the worker who asks.
 
     Parameters
     ----------
+    data : by number of the worker
     vocabulary : list[str]
         The words (N,) that ``words`` of a query point at; its ``demonstrations`` point into
         the pools of ``data``, one for each class.
     """
 
     def __init__(
-        self, data: WorkerData, template: Template, vocabulary: list[str], model: LanguageModel
+        self,
+        data: Mapping[int, WorkerData],
+        template: Template,
+        vocabulary: list[str],
+        model: LanguageModel,
     ) -> None:
         self.template = template
         self.vocabulary = vocabulary
         self.model = model
-        self.pool = data.pool
-        self.rows = {
-            Split.TRAIN: data.train,
-            Split.VALIDATION: data.validation,
-            Split.TEST: data.test,
+        self.data = data
+        self.holdings = {
+            worker: Holdings(
+                pool=np.array([len(rows) for rows in held.pool], dtype=np.int64),
+                rows={split: len(_rows(held, split)) for split in Split},
+            )
+            for worker, held in data.items()
         }
-        self.holdings = Holdings(
-            pool=np.array([len(rows) for rows in data.pool], dtype=np.int64),
-            rows={split: len(rows) for split, rows in self.rows.items()},
-        )
-        self.description = model.description
+        self.descriptions = dict.fromkeys(data, model.description)
 
-    def answer(self, query: Query) -> Answer:
-        """Loss (1) and accuracy of each of I prompts on B rows, in one call to the model.
+    def answer(self, queries: Sequence[AnyQuery]) -> list[Answer]:
+        """Loss (1) and accuracy of each of I prompts on B rows, a call to the model per query.
 
         Raises
         ------
@@ -50,13 +55,21 @@ class PromptBlackBox:
             No rows are asked for.
         FloatingPointError
             The model's answer to a prompt is not finite.
+        TypeError
+            An exact gradient is asked for.
         """
+        return [self._answer(query) for query in queries]
+
+    def _answer(self, query: AnyQuery) -> Answer:
+        if not isinstance(query, Query):
+            raise TypeError("a language model has no exact gradient")
         self._check(query)
-        rows = [self.rows[query.split][row] for row in query.rows]
+        data = self.data[query.worker]
+        rows = [_rows(data, query.split)[row] for row in query.rows]
         prompts = [
             prompt
             for words, demonstrations in zip(query.words, query.demonstrations, strict=True)
-            for prompt in self._prompts(words, demonstrations, rows)
+            for prompt in self._prompts(words, demonstrations, data.pool, rows)
         ]
         scores = self.model.label_log_probabilities(prompts, self.template.labels)
         shape = len(query.words), len(rows), len(self.template.labels)
@@ -71,24 +84,34 @@ class PromptBlackBox:
             prompt_tokens=scores.prompt_tokens,
         )
 
-    def _prompts(self, words: IntArray, demonstrations: IntArray, rows: list[Row]) -> list[Prompt]:
+    def _prompts(
+        self, words: IntArray, demonstrations: IntArray, pools: list[list[Row]], rows: list[Row]
+    ) -> list[Prompt]:
         """The prompts of one realisation: ``words`` (M,), ``demonstrations`` (U,)."""
         fragment = None if (words == WITHOUT).all() else [self.vocabulary[word] for word in words]
         shown: list[Row] = []
         if not (demonstrations == WITHOUT).all():
-            shown = [pool[k] for pool, k in zip(self.pool, demonstrations, strict=True)]
+            shown = [pool[k] for pool, k in zip(pools, demonstrations, strict=True)]
         context = self.template.context(shown, fragment)
         return [Prompt(context, self.template.render(row, fragment)) for row in rows]
 
     def _check(self, query: Query) -> None:
         if not len(query.rows):
             raise ValueError("a query needs at least one row")
-        _check_range(f"{query.split.name} row", query.rows, self.holdings.rows[query.split])
+        held = self.holdings[query.worker]
+        _check_range(f"{query.split.name} row", query.rows, held.rows[query.split])
         for words, demonstrations in zip(query.words, query.demonstrations, strict=True):
             if (words != WITHOUT).any():
                 _check_range("word", words, len(self.vocabulary))
             if (demonstrations != WITHOUT).any():
-                _check_range("demonstration", demonstrations, self.holdings.pool)
+                _check_range("demonstration", demonstrations, held.pool)
+
+
+def _rows(data: WorkerData, split: Split) -> list[Row]:
+    """A worker's rows of a split."""
+    if split is Split.TRAIN:
+        return data.train
+    return data.validation if split is Split.VALIDATION else data.test
 
 
 def _check_range(what: str, indices: IntArray, end: int | IntArray) -> None:

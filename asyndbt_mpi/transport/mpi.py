@@ -31,8 +31,8 @@ from asyndbt_mpi.protocol.messages import (
 )
 from asyndbt_mpi.protocol.records import Record
 from asyndbt_mpi.protocol.server import Output, Server
-from asyndbt_mpi.protocol.worker import Worker
-from asyndbt_mpi.transport.delay import DelayModel
+from asyndbt_mpi.protocol.worker import Completed, Workers
+from asyndbt_mpi.transport.delay import Delays
 
 WORLD = MPI.COMM_WORLD
 SERVER = 0
@@ -207,9 +207,7 @@ def _signals_noted() -> Iterator[list[int]]:
 # ---------------------------------------------------------------- worker
 
 
-def work(
-    channel: Channel, prepare: Callable[[], tuple[Worker, BlackBox]], delays: DelayModel
-) -> None:
+def work(channel: Channel, prepare: Callable[[], tuple[Workers, BlackBox]], delays: Delays) -> None:
     """Run a worker until the server says stop; its errors are the server's to show.
 
     ``prepare`` loads what the worker needs; it is called here so that a failure to load
@@ -217,10 +215,11 @@ def work(
     """
     with _signals_raised():
         try:
-            worker, black_box = prepare()
-            channel.send(SERVER, worker.hello(_describe(black_box)))
-            while not worker.stopped:
-                _serve_assignment(channel, worker, black_box, delays)
+            workers, black_box = prepare()
+            host, description = socket.gethostname(), black_box.descriptions[channel.rank]
+            channel.send(SERVER, workers.hello(channel.rank, f"{host}: {description}"))
+            while not workers.stopped:
+                _serve_assignment(channel, workers, black_box, delays)
             return
         except Interrupted as error:
             reason = f"worker {channel.rank} on {socket.gethostname()}: stopped by {error}"
@@ -235,22 +234,23 @@ def work(
 
 
 def _serve_assignment(
-    channel: Channel, worker: Worker, black_box: BlackBox, delays: DelayModel
+    channel: Channel, workers: Workers, black_box: BlackBox, delays: Delays
 ) -> None:
     arrived = channel.receive()
     assert arrived is not None
     message = channel.codec.decode(arrived[1])
     assert isinstance(message, ToWorker)
-    query = worker.receive(message)
+    [query] = workers.receive([(channel.rank, message)])
     if query is None:
         return
     started = time.perf_counter()
-    answer = black_box.answer(query)
+    [answer] = black_box.answer([query])
     pause = delays.draw()
     if pause:
         time.sleep(pause)
     seconds = time.perf_counter() - started
-    channel.send(SERVER, worker.answer(answer, seconds, channel.now()))
+    completed = Completed(channel.rank, answer, seconds, channel.now())
+    channel.send(SERVER, *workers.answer([completed]))
 
 
 def _await_stop(channel: Channel, seconds: float) -> bool:
@@ -282,10 +282,6 @@ def _signals_raised() -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def _describe(black_box: BlackBox) -> str:
-    return f"{socket.gethostname()}: {black_box.description}"
 
 
 # ---------------------------------------------------------------- the node

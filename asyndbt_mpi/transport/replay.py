@@ -5,13 +5,13 @@ both again what the log says arrived must therefore give the same iterates, bit 
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 from asyndbt_mpi.protocol.blackbox import BlackBox
 from asyndbt_mpi.protocol.messages import ToServer, ToWorker
 from asyndbt_mpi.protocol.records import Event, EventKind, Record
 from asyndbt_mpi.protocol.server import Output, Server
-from asyndbt_mpi.protocol.worker import Worker
+from asyndbt_mpi.protocol.worker import Completed, Workers
 
 
 class ReplayError(RuntimeError):
@@ -19,17 +19,15 @@ class ReplayError(RuntimeError):
 
 
 class Replay:
-    """A server and its workers in one process, whose messages arrive as recorded.
+    """A server and its workers in one process, whose messages arrive as recorded."""
 
-    Parameters
-    ----------
-    members : one (worker, black box) for each of the workers 1..R
-    """
-
-    def __init__(self, server: Server, members: Sequence[tuple[Worker, BlackBox]]) -> None:
+    def __init__(self, server: Server, workers: Workers, black_box: BlackBox) -> None:
         self.server = server
-        self.members = members
-        self._inboxes: list[deque[ToWorker]] = [deque() for _ in members]
+        self.workers = workers
+        self.black_box = black_box
+        self._inboxes: dict[int, deque[ToWorker]] = {
+            worker: deque() for worker in black_box.holdings
+        }
 
     def run(self, events: Iterable[Event], write: Callable[[list[Record]], None]) -> None:
         """Let ``events`` happen in their order; ``write`` takes the records they cause.
@@ -49,19 +47,20 @@ class Replay:
             write(output.records)
 
     def _answer(self, event: Event) -> ToServer:
-        worker, black_box = self.members[event.worker - 1]
         if event.kind is EventKind.HELLO:
-            return worker.hello(event.text)
-        inbox = self._inboxes[event.worker - 1]
-        query = worker.receive(inbox.popleft()) if inbox else None
-        if query is None:
+            return self.workers.hello(event.worker, event.text)
+        inbox = self._inboxes[event.worker]
+        asked = self.workers.receive([(event.worker, inbox.popleft())]) if inbox else [None]
+        if asked[0] is None:
             raise ReplayError(
                 f"worker {event.worker} has nothing to answer in iteration {event.iteration}, where"
                 f" the log has its {event.kind.name.lower()} {event.number}"
             )
-        # What it cost and how long it took is not part of the iterates.
-        return worker.answer(black_box.answer(query), 0.0, event.time)
+        [answer] = self.black_box.answer([asked[0]])
+        # How long it took is not part of the iterates.
+        [reply] = self.workers.answer([Completed(event.worker, answer, 0.0, event.time)])
+        return reply
 
     def _deliver(self, output: Output) -> None:
         for number, message in output.messages:
-            self._inboxes[number - 1].append(message)
+            self._inboxes[number].append(message)

@@ -1,62 +1,83 @@
 """The virtual clock: server and workers in one process, time passing only in an event queue."""
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 
 from asyndbt_mpi.protocol.blackbox import BlackBox
 from asyndbt_mpi.protocol.messages import ToServer, ToWorker
 from asyndbt_mpi.protocol.records import Record
-from asyndbt_mpi.protocol.server import Output, Server
-from asyndbt_mpi.protocol.worker import Worker
-from asyndbt_mpi.transport.delay import DelayModel
+from asyndbt_mpi.protocol.server import Server
+from asyndbt_mpi.protocol.worker import Completed, Workers
+from asyndbt_mpi.transport.delay import Delays
 
 
 class VirtualCluster:
-    """Workers whose answers take as many virtual seconds as their delay models draw.
+    """Workers whose answers take as many virtual seconds as their delays say.
 
     A message takes no time to travel, and a worker works through its messages in the order
     in which they were sent; ties between arrivals go to the message that was sent first.
 
     Parameters
     ----------
-    members : one (worker, black box, delay model) for each of the workers 1..R
+    delays : by number of the worker, 1..R
     """
 
     def __init__(
-        self, server: Server, members: Sequence[tuple[Worker, BlackBox, DelayModel]]
+        self,
+        server: Server,
+        workers: Workers,
+        black_box: BlackBox,
+        delays: Mapping[int, Delays],
     ) -> None:
         self.server = server
-        self.members = members
+        self.workers = workers
+        self.black_box = black_box
+        self.delays = delays
         self.now = 0.0
-        self._free_at = [0.0] * len(members)
+        self._free_at = dict.fromkeys(delays, 0.0)
         self._arrivals: list[tuple[float, int, int, ToServer]] = []
         self._sent = 0
 
     def run(self, write: Callable[[list[Record]], None]) -> None:
         """Run until the server has finished; ``write`` takes the records as they come."""
-        for number, (worker, black_box, _) in enumerate(self.members, start=1):
-            self._arrive(0.0, number, worker.hello(black_box.description))
+        for worker in self.delays:
+            hello = self.workers.hello(worker, self.black_box.descriptions[worker])
+            self._arrive(0.0, worker, hello)
         while not self.server.finished:
-            self.now, _, number, message = heapq.heappop(self._arrivals)
-            output = self.server.receive(number, message, self.now)
-            self._deliver(output)
+            self.now, _, worker, message = heapq.heappop(self._arrivals)
+            output = self.server.receive(worker, message, self.now)
+            if output.messages:
+                for together in _first_to_last(output.messages):
+                    self._work(together)
             write(output.records)
 
-    def _deliver(self, output: Output) -> None:
-        for number, message in output.messages:
-            self._work(number, message)
-
-    def _work(self, number: int, message: ToWorker) -> None:
-        """Let a worker answer at once; its reply arrives when the work would have been done."""
-        worker, black_box, delay = self.members[number - 1]
-        query = worker.receive(message)
-        if query is None:
+    def _work(self, messages: list[tuple[int, ToWorker]]) -> None:
+        """Let workers answer at once; their replies arrive when the work would have been done."""
+        queries = [query for query in self.workers.receive(messages) if query is not None]
+        if not queries:
             return
-        seconds = delay.draw()
-        done = max(self.now, self._free_at[number - 1]) + seconds
-        self._free_at[number - 1] = done
-        self._arrive(done, number, worker.answer(black_box.answer(query), seconds, done))
+        completed = []
+        for query, answer in zip(queries, self.black_box.answer(queries), strict=True):
+            seconds = self.delays[query.worker].draw()
+            done = max(self.now, self._free_at[query.worker]) + seconds
+            self._free_at[query.worker] = done
+            completed.append(Completed(query.worker, answer, seconds, done))
+        for each, reply in zip(completed, self.workers.answer(completed), strict=True):
+            self._arrive(each.sent_time, each.worker, reply)
 
-    def _arrive(self, time: float, number: int, message: ToServer) -> None:
+    def _arrive(self, time: float, worker: int, message: ToServer) -> None:
         self._sent += 1
-        heapq.heappush(self._arrivals, (time, self._sent, number, message))
+        heapq.heappush(self._arrivals, (time, self._sent, worker, message))
+
+
+def _first_to_last(messages: list[tuple[int, ToWorker]]) -> list[list[tuple[int, ToWorker]]]:
+    """``messages`` in turns: every worker's first, then every worker's second, and so on.
+
+    The messages of a turn are of one kind, for a black box to answer together.
+    """
+    turns: dict[tuple[int, type], list[tuple[int, ToWorker]]] = {}
+    seen: dict[int, int] = {}
+    for worker, message in messages:
+        turn = seen[worker] = seen.get(worker, -1) + 1
+        turns.setdefault((turn, type(message)), []).append((worker, message))
+    return [turns[key] for key in sorted(turns, key=lambda key: key[0])]

@@ -97,11 +97,12 @@ class Progress:
     def update(self, record: Record) -> None:
         """Show what ``record`` says."""
         match record:
-            case Event(kind=EventKind.HELLO):
-                self.ready += 1
-                waiting = self.ready < self.workers
-                ready = f"{self.ready}/{self.workers} workers ready "
-                self._bar.set_description_str(ready if waiting else "")
+            case Event():
+                if record.kind is EventKind.HELLO:
+                    self.ready += 1
+                    waiting = self.ready < self.workers
+                    ready = f"{self.ready}/{self.workers} workers ready "
+                    self._bar.set_description_str(ready if waiting else "")
             case Iteration():
                 self._show(record)
             case Evaluation():

@@ -1,6 +1,6 @@
 """The learnt prompts in full, put together again from the log and the data it points into."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.task.dataset import Row
@@ -13,12 +13,12 @@ QUERY = "<sentence1>", "<sentence2>"
 
 
 def full_prompts(
-    log: Log, template: Template, data: Sequence[WorkerData]
+    log: Log, template: Template, data: Mapping[int, WorkerData]
 ) -> Iterator[tuple[int, str]]:
-    """Every worker's number and prompt; ``data`` (R) is the split that the run was made with."""
+    """Every worker's number and prompt; ``data`` is the split that the run was made with."""
     query = Row(*QUERY, label=0)
     for worker, (words, demonstrations) in learnt_prompts(log).items():
         fragment = [log.vocabulary[word] for word in words]
-        pools = data[worker - 1].pool
+        pools = data[worker].pool
         shown = [pool[row] for pool, row in zip(pools, demonstrations, strict=True)]
         yield worker, template.context(shown, fragment) + template.render(query, fragment)

@@ -1,6 +1,7 @@
 """The closing tables of a run, made from its log alone."""
 
 import math
+from typing import TypeAlias
 
 import numpy as np
 from rich.console import Console
@@ -14,6 +15,10 @@ MOST_ROWS = 32
 MOST_COLUMNS = 8
 """With more workers than this, only their mean accuracy is shown."""
 NOTHING = "-"
+
+Prompt: TypeAlias = tuple[np.ndarray, np.ndarray]
+"""Words (M,) and demonstrations (U,), as indices."""
+
 ROWS = (
     (Candidate.UNTUNED, "untuned prompt"),
     (Candidate.RANDOM, "random demonstrations"),
@@ -36,7 +41,7 @@ def print_summary(log: Log, console: Console | None = None) -> None:
     """Print what the run did, what it cost, what it learnt and how much better that is."""
     console = console or Console()
     _print_run(log, console)
-    prompts = learnt_prompts(log)
+    prompts = learnt_prompts(log, MOST_ROWS)
     if not prompts:
         console.print("No worker's report has been used yet.")
         return
@@ -46,27 +51,29 @@ def print_summary(log: Log, console: Console | None = None) -> None:
         console.print(_accuracy(log, accuracies))
 
 
-def learnt_prompts(log: Log) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """Words (M,) and demonstrations (U,) of every worker that has reported, as indices."""
-    return {v: prompt for v in range(1, log.workers + 1) if (prompt := _prompt(log, v))}
-
-
-def _prompt(log: Log, worker: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """Words (M,) and demonstrations (U,): tuned if the run got that far, else the newest."""
-    tuned = np.flatnonzero(
-        (log["evaluation/worker"] == worker)
-        & (log["evaluation/candidate"] == Candidate.TUNED)
-        & (log["evaluation/split"] == Split.TEST)
+def learnt_prompts(log: Log, most: int | None = None) -> dict[int, Prompt]:
+    """What the first ``most`` workers that have reported have learnt: tuned, else the newest."""
+    tuned = (log["evaluation/candidate"] == Candidate.TUNED) & (
+        log["evaluation/split"] == Split.TEST
     )
-    if len(tuned):
-        return log["evaluation/words"][tuned[-1]], log["evaluation/demonstrations"][tuned[-1]]
-    mine = np.flatnonzero(log["report/worker"] == worker)
-    if not len(mine):
-        return None
-    p, q = (log.rows(f"report/{name}", mine[-1], mine[-1] + 1)[0] for name in "pq")
-    if np.isnan(p).any():
-        return None  # log.iterates left this one out
-    return p.argmax(axis=1), q.argmax(axis=1)
+    rows = np.flatnonzero(tuned)
+    row_tuned = dict(zip(log["evaluation/worker"][rows].tolist(), rows.tolist(), strict=True))
+    reporting = log["report/worker"]
+    row_newest = dict(zip(reporting.tolist(), range(len(reporting)), strict=True))
+    prompts: dict[int, Prompt] = {}
+    for worker in range(1, log.workers + 1)[:most]:
+        if worker in row_tuned:
+            chosen = row_tuned[worker]
+            prompts[worker] = (
+                log["evaluation/words"][chosen],
+                log["evaluation/demonstrations"][chosen],
+            )
+        elif worker in row_newest:
+            newest = row_newest[worker]
+            p, q = (log.rows(f"report/{name}", newest, newest + 1)[0] for name in "pq")
+            if not np.isnan(p).any():  # else log.iterates left this one out
+                prompts[worker] = p.argmax(axis=1), q.argmax(axis=1)
+    return prompts
 
 
 def _print_run(log: Log, console: Console) -> None:
@@ -89,7 +96,7 @@ def _print_run(log: Log, console: Console) -> None:
         console.print(line, highlight=False, markup=False)
 
 
-def _learnt(log: Log, prompts: dict[int, tuple[np.ndarray, np.ndarray]]) -> Table:
+def _learnt(log: Log, prompts: dict[int, Prompt]) -> Table:
     table = Table(
         title="What was learnt",
         caption="demonstrations: the row of each class's pool, from 0",
@@ -99,7 +106,7 @@ def _learnt(log: Log, prompts: dict[int, tuple[np.ndarray, np.ndarray]]) -> Tabl
     table.add_column("worker", justify="right")
     table.add_column("words")
     table.add_column("demonstrations")
-    for worker, (words, demonstrations) in list(prompts.items())[:MOST_ROWS]:
+    for worker, (words, demonstrations) in prompts.items():
         table.add_row(str(worker), _words(log, words), ", ".join(map(str, demonstrations)))
     consensus = log.rows("iteration/z", log.committed, log.committed + 1)[0]
     if not np.isnan(consensus).any():

@@ -61,16 +61,23 @@ def test_equal_losses_give_no_gradient() -> None:
 
 def test_sample_follows_the_probabilities() -> None:
     p = np.array([[0.0, 0.25, 0.75, 0.0], [1.0, 0.0, 0.0, 0.0]])
-    drawn = sample(p, 20_000, np.random.default_rng(0))
+    drawn = sample(p, np.random.default_rng(0).random((20_000, 2)))
     frequencies = np.array([np.bincount(drawn[:, row], minlength=4) for row in (0, 1)]) / 20_000
     np.testing.assert_allclose(frequencies, p, atol=0.015)
     assert frequencies[p == 0].sum() == 0
 
 
 def test_sample_never_draws_past_the_last_category_with_mass() -> None:
-    class AlmostOne:
-        def random(self, shape):
-            return np.full(shape, np.nextafter(1.0, 0.0))
-
     p = np.array([[1 / 3, 1 / 3, 1 / 3, 0.0], [0.1, 0.2, 0.7, 0.0]])
-    assert sample(p, 1, AlmostOne()).tolist() == [[2, 2]]
+    assert sample(p, np.full((1, 2), np.nextafter(1.0, 0.0))).tolist() == [[2, 2]]
+
+
+@pytest.mark.parametrize("estimator", [leave_one_out, bdpl])
+def test_workers_together_get_what_each_gets_alone(estimator) -> None:
+    generator = np.random.default_rng(3)
+    p = generator.dirichlet(np.full(32, 0.3), size=(5, 16))
+    drawn, losses = sample(p, generator.random((5, 8, 16))), 9 * generator.normal(size=(5, 8))
+    together = estimator(p, drawn, losses)
+    for worker in range(5):
+        alone = estimator(p[worker : worker + 1], drawn[worker][None], losses[worker][None])
+        np.testing.assert_array_equal(together[worker], alone[0])

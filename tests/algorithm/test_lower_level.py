@@ -54,12 +54,14 @@ def derivative(lower: LowerLevel, array: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("robust_weight", [0.0, 0.4])
-def test_worker_force_is_the_derivative_of_the_lagrangian_in_p(robust_weight: float) -> None:
+def test_a_force_is_the_derivative_of_the_lagrangian_in_p(robust_weight: float) -> None:
     """Also settles the sign of the robust term, which the published (8) has the other way (D1)."""
     lower = start(robust_weight)
     numerical = derivative(lower, lower.p)
     for worker in range(R):
-        np.testing.assert_allclose(lower.worker_force(worker), numerical[worker], atol=1e-6)
+        np.testing.assert_allclose(
+            lower.forces(np.array([worker]))[0], numerical[worker], atol=1e-6
+        )
 
 
 @pytest.mark.parametrize("live", [[True, True, True], [True, False, True]])
@@ -86,7 +88,7 @@ def test_converges_to_the_known_consensus(robust_weight: float) -> None:
         np.full((R, M, N), 1 / N), np.full((M, N), 1 / N), np.ones(R, dtype=bool), steps
     )
     for _ in range(3000):
-        forces = [lower.worker_force(worker) for worker in range(R)]
+        forces = [*lower.forces(np.arange(R))]
         for worker in range(R):
             p = lower.p[worker]
             lower.p[worker] = worker_step(p, p - targets[worker], forces[worker], 0.1)
@@ -101,7 +103,9 @@ def test_start_is_a_scratch_copy() -> None:
     kept_p, kept_z = p.copy(), z.copy()
     lower = LowerLevel.start(p, z, np.ones(R, dtype=bool), LowerSteps(0.1, 0.1, 1.0, 0.1))
     assert not lower.rho.any()
-    lower.p[0] = worker_step(lower.p[0], RNG.normal(size=(M, N)), lower.worker_force(0), 0.1)
+    lower.p[0] = worker_step(
+        lower.p[0], RNG.normal(size=(M, N)), lower.forces(np.array([0]))[0], 0.1
+    )
     lower.server_step()
     np.testing.assert_array_equal(p, kept_p)
     np.testing.assert_array_equal(z, kept_z)

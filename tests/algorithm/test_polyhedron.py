@@ -91,7 +91,7 @@ def test_gradients_of_the_lagrangian_by_finite_differences(distance) -> None:
         return (above - below) / 2e-6
 
     for worker in range(R):
-        force = polyhedron.force(worker)
+        force = polyhedron.forces(np.array([worker]))[0]
         for index in np.ndindex(M, N):
             assert force[index] == pytest.approx(derivative(p, (worker, *index)), abs=1e-6)
     gradient = polyhedron.consensus_gradient()
@@ -111,7 +111,7 @@ def test_values_follow_the_moves_of_p() -> None:
     for _ in range(10):
         worker = int(generator.integers(R))
         new = generator.dirichlet(np.ones(N), M)
-        polyhedron.move_worker(worker, new - p[worker])
+        polyhedron.move_workers(np.array([worker]), (new - p[worker])[None])
         p[worker] = new
     for slot in polyhedron.slots:
         expected = plane_value(*of_slot(polyhedron, slot), p, z)

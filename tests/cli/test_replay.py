@@ -25,10 +25,10 @@ SETTINGS = (
 )
 
 
-def simulated(folder: Path, *settings: str) -> Path:
+def simulated(folder: Path, *settings: str, workers: int = 4) -> Path:
     path = folder / "run.h5"
     request = Request("synthetic", (*SETTINGS, *settings), str(path), True, False)
-    simulate(Job.of(request, 4))
+    simulate(Job.of(request, workers))
     return path
 
 
@@ -48,6 +48,25 @@ def test_a_simulated_run_replays_bit_by_bit(
     with Log(path) as log:
         assert log.transport == "virtual"
         assert len(log["plane/id"]) > 5
+
+
+@pytest.mark.parametrize("estimator", ["loo", "bdpl", "exact"])
+@pytest.mark.parametrize("workers", [1, 7, 33])
+def test_workers_that_compute_together_compute_the_same_alone(
+    tmp_path: Path, estimator: str, workers: int
+) -> None:
+    """A simulation moves many workers at once, a replay one after the other."""
+    path = simulated(
+        tmp_path,
+        f"estimator.name={estimator}",
+        f"algorithm.active_workers={1 + workers // 4}",
+        "run.iterations=20",
+        "prompt.fragment_length=5",
+        "prompt.vocabulary_size=31",
+        "prompt.pool=9",
+        workers=workers,
+    )
+    assert replay(path).difference is None
 
 
 def test_the_first_difference_is_named(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ class Run:
         self.polyhedron = Polyhedron(
             WORKERS, *fragment, algorithm.max_planes, algorithm.lower_distance
         )
-        self.optimizer = OPTIMIZERS[self.config.steps.optimizer](self.config.steps.z)
+        self.optimizer = OPTIMIZERS[self.config.steps.optimizer](self.config.steps.z, self.z.shape)
         self.delay = np.zeros(WORKERS, dtype=np.int64)
         self.live = np.ones(WORKERS, dtype=bool)
         self.force = np.zeros((WORKERS, *fragment))
@@ -85,7 +85,8 @@ class Run:
     def records(self, iterations: int | None = None) -> Iterator[Record]:
         """Records of so many iterations, or of an endless run."""
         for worker in range(WORKERS):
-            yield Event(EventKind.HELLO, worker + 1, -1, 0, 0.0)
+            description = f"host{worker + 1}, cpu"
+            yield Event(EventKind.HELLO, worker + 1, -1, 0, 0.0, text=description)
         iteration = 0
         while iterations is None or iteration < iterations:
             yield from self.iteration(iteration)
@@ -112,7 +113,7 @@ class Run:
         if (t + 1) % algorithm.plane_period == 0 and t < algorithm.plane_until:
             estimation = self._estimate(t, before)
         for worker in np.flatnonzero(active):
-            self.force[worker] = self.polyhedron.force(int(worker))
+            self.force[worker] = self.polyhedron.forces(np.array([worker]))[0]
             self.read[worker] = t + 1
         objective = float(np.nanmean(self.loss))
         yield Iteration(
@@ -133,7 +134,7 @@ class Run:
         gap = p - self.targets[worker]
         self.p[worker] = project(p - step * (gap + self.force[worker]))
         self.q[worker] = project(q - step * self.generator.normal(size=q.shape))
-        self.polyhedron.move_worker(worker, self.p[worker] - p)
+        self.polyhedron.move_workers(np.array([worker]), (self.p[worker] - p)[None])
         self.loss[worker] = 0.5 * float((gap**2).sum())
         self.number[worker] += 1
         report = Report(
@@ -165,7 +166,7 @@ class Run:
         for _ in range(algorithm.lower_steps):
             for worker in np.flatnonzero(self.live):
                 gradient = lower.p[worker] - self.targets[worker]
-                force = lower.worker_force(int(worker))
+                force = lower.forces(np.array([worker]))[0]
                 lower.p[worker] = worker_step(lower.p[worker], gradient, force, steps.lower_p)
             lower.server_step()
         h = residual(self.p, self.z, lower.p, lower.z, algorithm.lower_distance)
@@ -194,8 +195,6 @@ def write_log(path: Path, config: Config, iterations: int = 40) -> list[Record]:
     run = Run(config)
     kept = []
     with Writer(path, config, SHAPES, WORKERS, VOCABULARY, "virtual", run.z0) as writer:
-        for worker in range(1, WORKERS + 1):
-            writer.describe(worker, f"host{worker}, cpu")
         for record in run.records(iterations):
             writer.write(record)
             kept.append(record)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,12 @@ from asyndbt_mpi.llm.synthetic import Synthetic
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.log.writer import Writer
-from asyndbt_mpi.protocol.blackbox import Answer, BlackBox, Query
+from asyndbt_mpi.protocol.blackbox import Answer, AnyQuery, BlackBox
 from asyndbt_mpi.protocol.messages import Codec, Report, Shapes, ToServer
 from asyndbt_mpi.protocol.records import Record
 from asyndbt_mpi.protocol.server import Server, WorkerFailed
-from asyndbt_mpi.protocol.worker import Worker
-from asyndbt_mpi.transport.delay import DelayModel
+from asyndbt_mpi.protocol.worker import Completed, Workers
+from asyndbt_mpi.transport.delay import Delays
 from asyndbt_mpi.transport.mpi import Channel, serve, stop_all, work
 
 COMM = MPI.COMM_WORLD
@@ -54,16 +55,16 @@ class LogOnly:
         self.writer.flush_if_due()
 
 
-class Lying(Worker):
+class Lying(Workers):
     """Replaces its third report by what ``lie`` makes of it."""
 
     lie: Any = None
 
-    def answer(self, answer: Answer, compute_seconds: float, sent_time: float) -> ToServer:
-        reply = super().answer(answer, compute_seconds, sent_time)
+    def answer(self, completed: Sequence[Completed]) -> list[ToServer]:
+        [reply] = super().answer(completed)
         if self.lie is not None and isinstance(reply, Report) and reply.number == 3:
-            return self.lie(reply)
-        return reply
+            return [self.lie(reply)]
+        return [reply]
 
 
 def run(config: Config, path: Path, lie: Any = None, wrap: Any = None) -> Server | None:
@@ -81,15 +82,15 @@ def run(config: Config, path: Path, lie: Any = None, wrap: Any = None) -> Server
                 writer.close("finished" if server.finished else "interrupted")
                 stop_all(channel, server)
 
-        def prepare() -> tuple[Worker, BlackBox]:
-            box: BlackBox = Synthetic(0, SHAPES, channel.rank, 0.2)
+        def prepare() -> tuple[Workers, BlackBox]:
+            box: BlackBox = Synthetic(0, SHAPES, [channel.rank], 0.2)
             if channel.rank == LAST and wrap:
                 box = wrap(box)
-            worker = Lying(config, SHAPES, channel.rank, box.holdings)
+            worker = Lying(config, SHAPES, box.holdings)
             worker.lie = lie if channel.rank == LAST else None
             return worker, box
 
-        work(channel, prepare, DelayModel(config.delay, 0, channel.rank, LAST))
+        work(channel, prepare, Delays(config.delay, 0, channel.rank, LAST))
         return None
     finally:
         assert channel.close(60.0), "the ranks did not meet again"
@@ -223,13 +224,13 @@ class Broken:
 
     def __init__(self, box: BlackBox) -> None:
         self.box, self.asked = box, 0
-        self.holdings, self.description = box.holdings, box.description
+        self.holdings, self.descriptions = box.holdings, box.descriptions
 
-    def answer(self, query: Query) -> Answer:
+    def answer(self, queries: Sequence[AnyQuery]) -> list[Answer]:
         self.asked += 1
         if self.asked == 5:
             raise ZeroDivisionError("the fifth question")
-        return self.box.answer(query)
+        return self.box.answer(queries)
 
 
 def test_a_worker_that_raises_ends_the_run_with_its_rank_and_host(shared_path: Path) -> None:
@@ -260,11 +261,11 @@ def test_a_worker_that_cannot_start_ends_the_run(shared_path: Path) -> None:
 class Slow(Broken):
     """A black box that takes its time once."""
 
-    def answer(self, query: Query) -> Answer:
+    def answer(self, queries: Sequence[AnyQuery]) -> list[Answer]:
         self.asked += 1
         if self.asked == 3:
             time.sleep(0.5)  # what is tested is slowness itself
-        return self.box.answer(query)
+        return self.box.answer(queries)
 
 
 def test_the_others_go_on_to_tau_while_one_is_away(shared_path: Path) -> None:

@@ -8,7 +8,7 @@ from asyndbt_mpi.llm.synthetic import Synthetic
 from asyndbt_mpi.protocol.messages import Shapes, Stop, ToServer, ToWorker
 from asyndbt_mpi.protocol.records import Record
 from asyndbt_mpi.protocol.server import Output, Server
-from asyndbt_mpi.protocol.worker import Worker
+from asyndbt_mpi.protocol.worker import Completed, Workers
 
 SHAPES = Shapes(positions=3, words=4, classes=2, pool=5)
 
@@ -30,10 +30,8 @@ class Hand:
 
     def __init__(self, config: Config, workers: int) -> None:
         self.server = Server(config, SHAPES, workers)
-        self.boxes = [Synthetic(0, SHAPES, v, 0.3) for v in range(1, workers + 1)]
-        self.workers = [
-            Worker(config, SHAPES, v, box.holdings) for v, box in enumerate(self.boxes, start=1)
-        ]
+        self.box = Synthetic(0, SHAPES, range(1, workers + 1), 0.3)
+        self.workers = Workers(config, SHAPES, self.box.holdings)
         self.inbox: dict[int, deque[ToWorker]] = {v: deque() for v in range(1, workers + 1)}
         self.records: list[Record] = []
         self.time = 0.0
@@ -44,8 +42,8 @@ class Hand:
         self.records.extend(output.records)
 
     def hello(self, *workers: int) -> None:
-        for v in workers or range(1, len(self.workers) + 1):
-            self.deliver(v, self.workers[v - 1].hello("by hand"))
+        for v in workers or self.box.holdings:
+            self.deliver(v, self.workers.hello(v, "by hand"))
 
     def deliver(self, worker: int, message: ToServer) -> None:
         self.time += 1.0
@@ -54,12 +52,13 @@ class Hand:
     def reply(self, worker: int) -> ToServer | None:
         """What ``worker`` answers to the oldest message in its inbox; None after a stop."""
         message = self.inbox[worker].popleft()
-        query = self.workers[worker - 1].receive(message)
+        [query] = self.workers.receive([(worker, message)])
         if query is None:
             assert isinstance(message, Stop)
             return None
-        answer = self.boxes[worker - 1].answer(query)
-        return self.workers[worker - 1].answer(answer, 0.1, self.time)
+        [answer] = self.box.answer([query])
+        [reply] = self.workers.answer([Completed(worker, answer, 0.1, self.time)])
+        return reply
 
     def work(self, *workers: int) -> None:
         """Let each of ``workers`` answer one message and deliver the answer."""

@@ -111,7 +111,7 @@ def test_one_worker_is_the_centralised_algorithm() -> None:
     for _ in range(5):
         hand.work(1)
     assert hand.server.iteration == 5
-    np.testing.assert_array_equal(hand.server.p[0], hand.workers[0].p)
+    np.testing.assert_array_equal(hand.server.p[0], hand.workers.p[0])
 
 
 def with_planes(participation: str = "all", **algorithm) -> Hand:
@@ -338,8 +338,11 @@ def test_closing_scores_every_kind_of_prompt_on_the_test_split() -> None:
             assert (e.demonstrations >= 0).all()
         if e.candidate is Candidate.CONSENSUS:
             np.testing.assert_array_equal(e.words, hand.server.z.argmax(axis=1))
-    assert all(worker.stopped or isinstance(hand.inbox[worker.worker][0], Stop)
-               for worker in hand.workers)  # fmt: skip
+    for worker, inbox in hand.inbox.items():
+        while inbox:
+            assert isinstance(inbox[0], Stop)
+            hand.reply(worker)
+    assert hand.workers.stopped
 
 
 def test_without_test_rows_everybody_stops_after_the_last_iteration() -> None:

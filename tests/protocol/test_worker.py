@@ -19,7 +19,7 @@ from asyndbt_mpi.protocol.messages import (
     Split,
     Stop,
 )
-from asyndbt_mpi.protocol.worker import Worker
+from asyndbt_mpi.protocol.worker import Completed, Workers
 
 SHAPES = Shapes(positions=3, words=4, classes=2, pool=5)
 HOLDINGS = Holdings(
@@ -35,8 +35,24 @@ CONFIG = parse(
 )
 
 
-def worker(number: int = 1) -> Worker:
-    return Worker(CONFIG, SHAPES, number, HOLDINGS)
+class One(Workers):
+    """A single worker, one message at a time."""
+
+    def __init__(self, number: int = 1) -> None:
+        super().__init__(CONFIG, SHAPES, {number: HOLDINGS})
+        self.number = number
+
+    def ask(self, message):
+        [query] = self.receive([(self.number, message)])
+        return query
+
+    def reply(self, answer, compute_seconds, sent_time):
+        [reply] = self.answer([Completed(self.number, answer, compute_seconds, sent_time)])
+        return reply
+
+
+def worker(number: int = 1) -> One:
+    return One(number)
 
 
 def answer(losses) -> Answer:
@@ -48,7 +64,7 @@ LOSSES = [0.5, -1.0, 2.0, 0.25, 0.0, 1.0]
 
 
 def test_starts_uniform_over_what_it_holds() -> None:
-    hello = worker().hello("here")
+    hello = worker().hello(1, "here")
     np.testing.assert_allclose(hello.q, [[0.2] * 5, [1 / 3] * 3 + [0, 0]])
     np.testing.assert_allclose(worker().p, 0.25)
 
@@ -56,14 +72,14 @@ def test_starts_uniform_over_what_it_holds() -> None:
 def test_an_upper_step_is_19_and_20() -> None:
     v = worker()
     force = np.random.default_rng(1).normal(size=(3, 4))
-    p, q = v.p, v.q
-    query = v.receive(Assignment(1, 0, force))
+    p, q = v.p[0].copy(), v.q[0].copy()
+    query = v.ask(Assignment(1, 0, force))
     assert query.split is Split.TRAIN
     assert query.words.shape == (6, 3)
     assert query.demonstrations.shape == (6, 2)
     assert query.demonstrations[:, 1].max() < 3  # the second class has only three
     assert len(set(query.rows)) == 4
-    report = v.answer(answer(LOSSES), compute_seconds=0.5, sent_time=2.0)
+    report = v.reply(answer(LOSSES), 0.5, 2.0)
     assert isinstance(report, Report)
     losses = np.array(LOSSES)
     p_gradient = leave_one_out(p, query.words, losses)
@@ -75,7 +91,7 @@ def test_an_upper_step_is_19_and_20() -> None:
     assert report.grad_p_norm == pytest.approx(np.linalg.norm(p_gradient))
     assert (report.costs.calls, report.costs.prompt_tokens) == (24, 100)
     assert (report.costs.compute_seconds, report.sent_time) == (0.5, 2.0)
-    assert report.p is v.p
+    np.testing.assert_array_equal(report.p, v.p[0])
 
 
 def test_a_lower_step_moves_only_the_scratch_copy() -> None:
@@ -83,9 +99,9 @@ def test_a_lower_step_moves_only_the_scratch_copy() -> None:
     generator = np.random.default_rng(1)
     scratch, force = generator.dirichlet(np.ones(4), 3), generator.normal(size=(3, 4))
     before = v.p.copy(), v.q.copy()
-    query = v.receive(LowerAssignment(0, 0, scratch, force))
+    query = v.ask(LowerAssignment(0, 0, scratch, force))
     assert len(np.unique(query.demonstrations, axis=0)) == 1  # one realisation k
-    report = v.answer(answer(LOSSES), 0.5, 2.0)
+    report = v.reply(answer(LOSSES), 0.5, 2.0)
     assert isinstance(report, LowerReport)
     gradient = leave_one_out(scratch, query.words, np.array(LOSSES))
     np.testing.assert_allclose(report.p, project(scratch - 0.3 * (gradient + force)))
@@ -98,10 +114,10 @@ def test_demonstrations_stay_the_same_over_the_rounds_of_an_estimation() -> None
     v = worker()
     shown, words = [], []
     for number, estimation in [(0, 0), (1, 0), (2, 0), (3, 1), (6, 2), (9, 3)]:
-        query = v.receive(LowerAssignment(number, estimation, v.p, np.zeros((3, 4))))
+        query = v.ask(LowerAssignment(number, estimation, v.p[0], np.zeros((3, 4))))
         shown.append(query.demonstrations[0].tolist())
         words.append(query.words.tolist())
-        v.answer(answer(LOSSES), 0, 0)
+        v.reply(answer(LOSSES), 0, 0)
     assert shown[0] == shown[1] == shown[2]
     assert len({tuple(k) for k in shown[2:]}) > 1
     assert words[0] != words[1]
@@ -112,10 +128,10 @@ def test_an_evaluation_scores_the_whole_split() -> None:
     request = EvaluationRequest(
         4, Split.TEST, Candidate.TUNED, np.array([1, 2, 3]), np.array([0, 2])
     )
-    query = v.receive(request)
+    query = v.ask(request)
     assert query.rows.tolist() == list(range(9))
     assert query.words.tolist() == [[1, 2, 3]]
-    report = v.answer(answer([0.75]), 0, 0)
+    report = v.reply(answer([0.75]), 0, 0)
     assert isinstance(report, EvaluationReport)
     assert (report.loss, report.accuracy) == (0.75, 0.5)
     assert (report.iteration, report.candidate) == (4, Candidate.TUNED)
@@ -125,34 +141,34 @@ def test_a_step_is_a_function_of_state_and_assignment() -> None:
     one, other = worker(), worker()
     for number in (1, 2, 3):
         assignment = Assignment(number, 0, np.zeros((3, 4)))
-        queries = [v.receive(assignment) for v in (one, other)]
+        queries = [v.ask(assignment) for v in (one, other)]
         np.testing.assert_array_equal(queries[0].words, queries[1].words)
         np.testing.assert_array_equal(queries[0].rows, queries[1].rows)
         for v in (one, other):
-            v.answer(answer(LOSSES), 0, 0)
+            v.reply(answer(LOSSES), 0, 0)
         # Evaluations in between change nothing.
-        other.receive(EvaluationRequest(
+        other.ask(EvaluationRequest(
             0, Split.TEST, Candidate.TUNED, np.zeros(3, int), np.zeros(2, int)
         ))  # fmt: skip
-        other.answer(answer([1.0]), 0, 0)
+        other.reply(answer([1.0]), 0, 0)
     np.testing.assert_array_equal(one.p, other.p)
 
 
 def test_workers_draw_independently() -> None:
-    queries = [worker(v).receive(Assignment(1, 0, np.zeros((3, 4)))) for v in (1, 2)]
+    queries = [worker(v).ask(Assignment(1, 0, np.zeros((3, 4)))) for v in (1, 2)]
     assert queries[0].words.tolist() != queries[1].words.tolist()
 
 
 def test_stop_ends_it() -> None:
     v = worker()
-    assert v.receive(Stop()) is None
+    assert v.ask(Stop()) is None
     assert v.stopped
 
 
 def test_misuse_is_an_error() -> None:
     v = worker()
     with pytest.raises(RuntimeError, match="without an assignment"):
-        v.answer(answer(LOSSES), 0, 0)
-    v.receive(Assignment(1, 0, np.zeros((3, 4))))
+        v.reply(answer(LOSSES), 0, 0)
+    v.ask(Assignment(1, 0, np.zeros((3, 4))))
     with pytest.raises(RuntimeError, match="before the last one was answered"):
-        v.receive(Assignment(2, 0, np.zeros((3, 4))))
+        v.ask(Assignment(2, 0, np.zeros((3, 4))))

@@ -40,7 +40,7 @@ class Fake:
 def black_box(probabilities: list[list[float]]) -> tuple[PromptBlackBox, Fake]:
     model = Fake(probabilities)
     template = Template("[[{fragment}: ]]{sentence1}?", [" no", " yes"])
-    return PromptBlackBox(DATA, template, ["w0", "w1", "w2"], model), model
+    return PromptBlackBox({1: DATA}, template, ["w0", "w1", "w2"], model), model
 
 
 def query(
@@ -49,20 +49,20 @@ def query(
     rows: list[int],
     split: Split = Split.TRAIN,
 ) -> Query:
-    return Query(split, np.array(rows, dtype=int), np.array(words), np.array(demonstrations))
+    return Query(1, split, np.array(rows, dtype=int), np.array(words), np.array(demonstrations))
 
 
 def test_holdings_count_pools_and_rows() -> None:
     box, _ = black_box([])
-    assert box.holdings.pool.tolist() == [1, 2]
-    assert box.holdings.rows == {Split.TRAIN: 2, Split.VALIDATION: 1, Split.TEST: 3}
-    assert box.description == "fake"
+    assert box.holdings[1].pool.tolist() == [1, 2]
+    assert box.holdings[1].rows == {Split.TRAIN: 2, Split.VALIDATION: 1, Split.TEST: 3}
+    assert box.descriptions[1] == "fake"
 
 
 def test_losses_and_accuracies_by_hand() -> None:
     # Two prompts on rows 1 (label 1) and 0 (label 0).
     box, model = black_box([[0.2, 0.8], [0.5, 0.5], [0.9, 0.1], [0.3, 0.7]])
-    answer = box.answer(query([[0, 2], [1, 1]], [[0, 1], [0, 0]], [1, 0]))
+    [answer] = box.answer([query([[0, 2], [1, 1]], [[0, 1], [0, 0]], [1, 0])])
     assert answer.losses == pytest.approx(
         [-(math.log(0.8) + math.log(0.5)) / 2, -(math.log(0.1) + math.log(0.3)) / 2]
     )
@@ -73,7 +73,7 @@ def test_losses_and_accuracies_by_hand() -> None:
 
 def test_prompts_hold_demonstrations_fragment_and_query() -> None:
     box, model = black_box([[0.5, 0.5]] * 4)
-    box.answer(query([[0, 2], [1, 1]], [[0, 1], [0, 0]], [1, 0]))
+    box.answer([query([[0, 2], [1, 1]], [[0, 1], [0, 0]], [1, 0])])
     first = "w0 w2: a0? no\n\nw0 w2: b1? yes\n\n"
     second = "w1 w1: a0? no\n\nw1 w1: b0? yes\n\n"
     assert model.asked[0] == [
@@ -86,7 +86,7 @@ def test_prompts_hold_demonstrations_fragment_and_query() -> None:
 
 def test_without_words_or_demonstrations() -> None:
     box, model = black_box([[0.5, 0.5]] * 3)
-    box.answer(query([NONE, [0, 1], NONE], [[0, 0], NONE, NONE], [2], Split.TEST))
+    box.answer([query([NONE, [0, 1], NONE], [[0, 0], NONE, NONE], [2], Split.TEST)])
     assert model.asked[0] == [
         Prompt("a0? no\n\nb0? yes\n\n", "s2?"),
         Prompt("", "w0 w1: s2?"),
@@ -111,14 +111,14 @@ def test_without_words_or_demonstrations() -> None:
 def test_an_index_out_of_range_is_an_error(wrong: Query, fault: str) -> None:
     box, model = black_box([[0.5, 0.5]])
     with pytest.raises(IndexError, match=fault):
-        box.answer(wrong)
+        box.answer([wrong])
     assert not model.asked
 
 
 def test_no_rows_are_an_error() -> None:
     box, _ = black_box([])
     with pytest.raises(ValueError, match="at least one row"):
-        box.answer(query([[0, 1]], [NONE], []))
+        box.answer([query([[0, 1]], [NONE], [])])
 
 
 @pytest.mark.parametrize(("probability", "shown"), [(math.nan, "nan"), (0.0, "-inf")])
@@ -128,7 +128,7 @@ def test_a_log_probability_that_is_not_finite_is_named_without_its_text(
     good = [0.5, 0.5]
     box, _ = black_box([good, good, good, [0.5, probability]])
     with pytest.raises(FloatingPointError) as caught:
-        box.answer(query([[0, 1], [1, 2]], [[0, 1], [0, 0]], [0, 1]))
+        box.answer([query([[0, 1], [1, 2]], [[0, 1], [0, 0]], [0, 1])])
     message = str(caught.value)
     assert f"gave {shown} as log-probability of label 1, for prompt 1 on row 1" in message
     assert not any(text in message for text in ("t1", "a0", "b0", "w1"))

@@ -7,7 +7,7 @@ import pytest
 from asyndbt_mpi.config import Delay
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify
-from asyndbt_mpi.transport.delay import DelayModel
+from asyndbt_mpi.transport.delay import Delays
 
 Run = Callable[..., Path]
 
@@ -56,7 +56,7 @@ def test_constant_delays_give_the_hand_worked_schedule(virtual_run: Run) -> None
 
 def draws(model: str, worker: int, workers: int = 4, **settings: float) -> np.ndarray:
     delay = Delay(model=model, mean=2.0, **settings)
-    model_of_worker = DelayModel(delay, 0, worker, workers)
+    model_of_worker = Delays(delay, 0, worker, workers)
     return np.array([model_of_worker.draw() for _ in range(4000)])
 
 
