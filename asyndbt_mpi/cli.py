@@ -90,6 +90,63 @@ def simulate(
     return DONE
 
 
+@cli.command(epilog=PRESETS)
+@click.argument("config")
+@click.option(
+    "--vary",
+    multiple=True,
+    metavar="SECTION.KEY=VALUE,...",
+    help="Values to try, or workers=R,...; several of these make a grid.",
+)
+@click.option(
+    "--seeds",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Seeds for each point of the grid, from run.seed on.",
+)
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="SECTION.KEY=VALUE",
+    help="Override a key of the configuration; may be given several times.",
+)
+@click.option("--workers", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option(
+    "--output",
+    "-o",
+    "folder",
+    metavar="DIR",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder for the logs; those that are there already are kept.",
+)
+def sweep(
+    config: str,
+    vary: tuple[str, ...],
+    seeds: int,
+    assignments: tuple[str, ...],
+    workers: int,
+    folder: Path,
+) -> int:
+    """Simulate CONFIG over a grid of settings and seeds, on all cores.
+
+    \b
+        asyndbt sweep synthetic --workers 8 --seeds 10 -o runs/sweep \\
+            --vary algorithm.active_workers=1,2,4,8
+
+    Logs of a synthetic task also get their stationarity. To go on with a half-done folder, give
+    the same command again.
+    """
+    from asyndbt_mpi.sweep import Sweep, sweep
+
+    failures = sweep(Sweep(config, assignments, vary, workers, seeds, folder))
+    for failure in failures:
+        click.echo(f"failed: {failure}", err=True)
+    return FAILED if failures else DONE
+
+
 @cli.command()
 @LOG_FILE
 def replay(run: Path) -> int:
@@ -144,6 +201,40 @@ def verify(run: Path) -> int:
     if result.violations:
         return FAILED
     click.echo(f"{run}: whole, every invariant holds")
+    return DONE
+
+
+@cli.command()
+@click.argument(
+    "runs", metavar="RUN.h5...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
+@click.option(
+    "--every",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Only every N-th iterate, and the last.",
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(min=2),
+    default=16,
+    show_default=True,
+    metavar="I",
+    help="Of a language model: prompts for each of two estimates, per worker and iterate.",
+)
+def stationarity(runs: tuple[Path, ...], every: int, samples: int) -> int:
+    """Add to finished logs how far from stationary their iterates are, ||grad G||^2.
+
+    Exact for a synthetic task, estimated (and costing calls) for a language model:
+
+        asyndbt stationarity runs/synthetic.h5
+    """
+    from asyndbt_mpi.stationarity import add
+
+    for run in runs:
+        click.echo(add(run, every, samples))
     return DONE
 
 

@@ -19,15 +19,26 @@ def simulate(job: Job) -> None:
     ConfigurationError
         The log cannot be written.
     """
-    server = Server(job.config, job.materials.shapes, job.workers)
-    model = language_model(job.config, Place(0, len(os.sched_getaffinity(0))))
-    everyone = range(1, job.workers + 1)
-    workers, black_box = workers_with_black_box(job.config, job.materials, everyone, model)
-    cluster = VirtualCluster(server, workers, black_box, job.materials.delays)
+    cluster = _cluster(job, len(os.sched_getaffinity(0)))
     with (
-        job.open_log("virtual", server.z) as writer,
+        job.open_log("virtual", cluster.server.z) as writer,
         Progress(job.config.run.iterations, job.workers) as progress,
     ):
         cluster.run(LogAndProgress(writer, progress).write)
     with Log(job.path) as log:
         print_summary(log)
+
+
+def simulate_silently(job: Job, cores: int) -> None:
+    """As `simulate`, without a word, on ``cores`` cores."""
+    cluster = _cluster(job, cores)
+    with job.open_log("virtual", cluster.server.z) as writer:
+        cluster.run(writer.write_all)
+
+
+def _cluster(job: Job, cores: int) -> VirtualCluster:
+    server = Server(job.config, job.materials.shapes, job.workers)
+    model = language_model(job.config, Place(0, cores))
+    everyone = range(1, job.workers + 1)
+    workers, black_box = workers_with_black_box(job.config, job.materials, everyone, model)
+    return VirtualCluster(server, workers, black_box, job.materials.delays)

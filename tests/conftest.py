@@ -36,7 +36,7 @@ def virtual_run(tmp_path: Path) -> Callable[..., Path]:
         path = tmp_path / f"{name}.h5"
         words = [f"word{j}" for j in range(SHAPES.words)]
         with Writer(path, config, SHAPES, workers, words, "virtual", server.z) as writer:
-            cluster.run(lambda records: [writer.write(record) for record in records])
+            cluster.run(writer.write_all)
         return path
 
     return run

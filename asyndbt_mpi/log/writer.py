@@ -17,7 +17,7 @@ import errno
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -239,6 +239,11 @@ class Writer:
             self.flush()
         else:
             self.flush_if_due()
+
+    def write_all(self, records: Iterable[Record]) -> None:
+        """Take several records in."""
+        for record in records:
+            self.write(record)
 
     def flush_if_due(self) -> None:
         """Write what has waited for `SECONDS_BETWEEN_BATCHES`; also for idle moments."""

@@ -1,0 +1,213 @@
+"""`asyndbt stationarity`: how far from stationary the iterates of a finished run are."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from tqdm import tqdm
+
+from asyndbt_mpi.algorithm.estimator import leave_one_out, sample
+from asyndbt_mpi.algorithm.random import Purpose, stream
+from asyndbt_mpi.algorithm.stationarity import of_duals, on_simplex, squared_norm
+from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
+from asyndbt_mpi.assemble import Place, language_model, prepare, workers_with_black_box
+from asyndbt_mpi.llm.synthetic import Synthetic
+from asyndbt_mpi.log.addition import add_stationarity
+from asyndbt_mpi.log.iterates import InOrder, Planes
+from asyndbt_mpi.log.reader import Log, LogError, Stationarity
+from asyndbt_mpi.protocol.blackbox import BlackBox, Query
+from asyndbt_mpi.protocol.messages import Split
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """Server and workers after an iteration: p (R, M, N), q (R, U, V), z (M, N) and the planes.
+
+    ``changed`` are the workers, from 0, whose p and q are new since the last state.
+    """
+
+    iteration: int
+    p: FloatArray
+    q: FloatArray
+    z: FloatArray
+    planes: Planes
+    changed: IntArray
+
+
+class _Gradients(Protocol):
+    """Derivatives of the expected loss: two answers, the same one twice if they are exact."""
+
+    kind: str
+
+    def at(
+        self, state: _State, workers: IntArray
+    ) -> tuple[tuple[FloatArray, FloatArray], tuple[FloatArray, FloatArray]]:
+        """Gradients in p, (W, M, N) twice, and in q, (W, U, V) twice, of ``workers``, from 0."""
+        ...
+
+
+def add(path: str | os.PathLike[str], every: int, samples: int, quiet: bool = False) -> str:
+    """Work out ||grad G^t||^2 for every ``every``-th iterate of a log, and add it to the log.
+
+    Of a synthetic task it is exact; of a language model it is estimated, by twice ``samples``
+    prompts for each worker and iterate on all its training rows.
+
+    Returns
+    -------
+    one line of what was found.
+
+    Raises
+    ------
+    LogError
+        The log is not over, empty, or has not all its iterates; it is left as it was.
+    ConfigurationError
+        Its data or its language model are not to be had here.
+    """
+    with Log(path) as log:
+        _check(log)
+        materials = prepare(log.config, log.workers)
+        if materials.shapes != log.shapes:
+            raise LogError(f"{log.path}: was made with other sizes than its data give here")
+        model = language_model(log.config, Place(0, len(os.sched_getaffinity(0))))
+        everyone = range(1, log.workers + 1)
+        _, black_box = workers_with_black_box(log.config, materials, everyone, model)
+        gradients: _Gradients = (
+            _Exact(black_box)
+            if isinstance(black_box, Synthetic)
+            else _Estimated(black_box, log.seed, samples)
+        )
+        allowed = np.array(
+            [
+                np.arange(log.shapes.pool) < held.pool[:, None]
+                for held in black_box.holdings.values()
+            ]
+        )
+        found = _measure(log, gradients, allowed, every, quiet)
+    add_stationarity(path, found)
+    norms = found.squared_norm
+    return (
+        f"{os.fspath(path)}: {found.kind}, ||grad G||^2 is {norms[0]:.3g} after iteration"
+        f" {found.iteration[0] + 1}, {norms[-1]:.3g} after {found.iteration[-1] + 1};"
+        f" least {norms.min():.3g}, after {found.iteration[norms.argmin()] + 1}"
+    )
+
+
+def _check(log: Log) -> None:
+    if log.status == "running":
+        raise LogError(
+            f"{log.path}: the run is not over (or was killed), its log must stay as it is"
+        )
+    if not log.committed:
+        raise LogError(f"{log.path}: no iteration is committed")
+    if log.every > 1:
+        raise LogError(
+            f"{log.path}: has only every {log.every}th iterate; log.iterates = 'all' is needed"
+        )
+
+
+def _measure(
+    log: Log, gradients: _Gradients, allowed: BoolArray, every: int, quiet: bool
+) -> Stationarity:
+    """All parts of the gradient mapping along the run; ``allowed`` (R, U, V)."""
+    config = log.config
+    steps, bound = config.steps, config.algorithm.dual_bound
+    shape = log.workers, log.shapes.positions, log.shapes.words
+    of_p = [np.empty(shape), np.empty(shape)]
+    of_q = [np.empty(allowed.shape), np.empty(allowed.shape)]
+    rows = []
+    progress = tqdm(_states(log, allowed, every), total=log.committed // every, disable=quiet)
+    for state in progress:
+        changed = state.changed
+        p_gradients, q_gradients = gradients.at(state, changed)
+        for half in range(2):
+            of_p[half][changed], of_q[half][changed] = p_gradients[half], q_gradients[half]
+        planes, force = state.planes, state.planes.worker_forces()
+        p, q = (
+            [on_simplex(state.p, of_p[half] + force, steps.p) for half in range(2)],
+            [on_simplex(state.q, of_q[half], steps.q, allowed) for half in range(2)],
+        )
+        z = on_simplex(state.z, planes.consensus_gradient(), steps.z)
+        dual = of_duals(
+            planes.dual,
+            planes.values(state.p, state.z),
+            planes.active(state.iteration),
+            steps.lam,
+            bound,
+        )
+        rows.append(
+            (state.iteration, *(squared_norm(*each) for each in (p, q, (z, z), (dual, dual))))
+        )
+    columns = np.array(rows).T
+    return Stationarity(gradients.kind, columns[0].astype(np.int64), *columns[1:])
+
+
+def _states(log: Log, allowed: BoolArray, every: int) -> Iterator[_State]:
+    """The state after every ``every``-th iteration, and the last."""
+    planes = Planes(log)
+    logged_z, logged_p, logged_q = (
+        InOrder(log, path) for path in ("iteration/z", "report/p", "report/q")
+    )
+    workers = log["report/worker"] - 1
+    ends = np.searchsorted(log["report/iteration"], np.arange(log.committed + 1))
+    p = np.repeat(logged_z[0][None], log.workers, axis=0)  # every worker starts from z
+    q = allowed / allowed.sum(axis=2, keepdims=True)  # and uniform over its demonstrations
+    changed = set(range(log.workers))
+    for iteration in range(log.committed):
+        for row in range(ends[iteration], ends[iteration + 1]):
+            p[workers[row]], q[workers[row]] = logged_p[row], logged_q[row]
+            changed.add(int(workers[row]))
+        planes.read_duals(iteration)
+        if (iteration + 1) % every == 0 or iteration + 1 == log.committed:
+            z = logged_z[iteration + 1]
+            yield _State(iteration, p, q, z, planes, np.array(sorted(changed)))
+            changed.clear()
+        planes.end(iteration)
+
+
+class _Exact:
+    """The closed form of a synthetic task."""
+
+    kind = "exact"
+
+    def __init__(self, black_box: Synthetic) -> None:
+        self.black_box = black_box
+
+    def at(
+        self, state: _State, workers: IntArray
+    ) -> tuple[tuple[FloatArray, FloatArray], tuple[FloatArray, FloatArray]]:
+        p, q = self.black_box.gradient(state.p[workers], state.q[workers], workers)
+        return (p, p), (q, q)
+
+
+class _Estimated:
+    """Two independent estimates by eq. (27), on all training rows of each worker."""
+
+    kind = "estimated"
+
+    def __init__(self, black_box: BlackBox, seed: int, samples: int) -> None:
+        self.black_box = black_box
+        self.seed = seed
+        self.samples = samples
+
+    def at(
+        self, state: _State, workers: IntArray
+    ) -> tuple[tuple[FloatArray, FloatArray], tuple[FloatArray, FloatArray]]:
+        halves = zip(*(self._of_worker(state, int(index)) for index in workers), strict=True)
+        first_p, second_p, first_q, second_q = (np.array(half) for half in halves)
+        return (first_p, second_p), (first_q, second_q)
+
+    def _of_worker(self, state: _State, index: int) -> list[FloatArray]:
+        """Gradients in p by either half of the samples, then in q."""
+        worker, halves = index + 1, 2 * self.samples
+        generator = stream(self.seed, worker, state.iteration, Purpose.STATIONARITY)
+        variables = state.p[index], state.q[index]
+        words, shown = (sample(x, generator.random((halves, len(x)))) for x in variables)
+        rows = np.arange(self.black_box.holdings[worker].rows[Split.TRAIN])
+        [answer] = self.black_box.answer([Query(worker, Split.TRAIN, rows, words, shown)])
+        return [
+            leave_one_out(x, drawn[half], answer.losses[half])
+            for x, drawn in zip(variables, (words, shown), strict=True)
+            for half in (slice(self.samples), slice(self.samples, None))
+        ]
