@@ -102,9 +102,7 @@ def _check(log: Log) -> None:
     if not log.committed:
         raise LogError(f"{log.path}: no iteration is committed")
     if log.every > 1:
-        raise LogError(
-            f"{log.path}: has only every {log.every}th iterate; log.iterates = 'all' is needed"
-        )
+        raise LogError(f"{log.path}: has only every n-th iterate; log.iterates = 'all' is needed")
 
 
 def _measure(

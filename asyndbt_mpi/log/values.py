@@ -47,6 +47,20 @@ def attributes(log: Log) -> Iterator[str]:
             yield f"the attribute {name} is {value!r}, none of {', '.join(values)}"
 
 
+def stationarity(log: Log) -> Iterator[str]:
+    """What was added to the log and is of no iteration, or cannot be a squared norm."""
+    found = log.stationarity
+    if found is None:
+        return
+    iteration, norm = found.iteration, found.squared_norm
+    ordered = (np.diff(iteration) > 0).all() and (iteration[:1] >= 0).all()
+    if not ordered or iteration.max(initial=-1) >= log.committed:
+        yield "the iterations of /stationarity are not some of the run's, in their order"
+    wrong = ~np.isfinite(norm) | ((norm < 0) & (found.kind == "exact"))
+    for row in np.flatnonzero(wrong):
+        yield f"iteration {iteration[row]}: ||grad G||^2 is {norm[row]:.6g}"
+
+
 def times(log: Log) -> Iterator[str]:
     """Times of iterations that are none or run backwards, and reports used at another time."""
     time = log["iteration/time"]

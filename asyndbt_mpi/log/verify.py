@@ -262,6 +262,7 @@ def _objective(log: Log) -> Iterator[str]:
 
 
 CHECKS = (
+    values.stationarity,
     values.times,
     values.moments,
     values.measured,

@@ -20,6 +20,11 @@ class VirtualCluster:
     Parameters
     ----------
     delays : by number of the worker, 1..R
+
+    Attributes
+    ----------
+    now : seconds of the virtual clock
+    free_at : by number of the worker, when it has done all that it was asked for so far
     """
 
     def __init__(
@@ -34,7 +39,7 @@ class VirtualCluster:
         self.black_box = black_box
         self.delays = delays
         self.now = 0.0
-        self._free_at = dict.fromkeys(delays, 0.0)
+        self.free_at = dict.fromkeys(delays, 0.0)
         self._arrivals: list[tuple[float, int, int, ToServer]] = []
         self._sent = 0
 
@@ -59,8 +64,8 @@ class VirtualCluster:
         completed = []
         for query, answer in zip(queries, self.black_box.answer(queries), strict=True):
             seconds = self.delays[query.worker].draw()
-            done = max(self.now, self._free_at[query.worker]) + seconds
-            self._free_at[query.worker] = done
+            done = max(self.now, self.free_at[query.worker]) + seconds
+            self.free_at[query.worker] = done
             completed.append(Completed(query.worker, answer, seconds, done))
         for each, reply in zip(completed, self.workers.answer(completed), strict=True):
             self._arrive(each.sent_time, each.worker, reply)

@@ -8,11 +8,15 @@ import h5py
 import numpy as np
 import pytest
 
+from asyndbt_mpi.assemble import prepare, workers_with_black_box
 from asyndbt_mpi.job import Job, Request
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify
+from asyndbt_mpi.protocol.records import EventKind, Iteration, Record
+from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.replay import replay
 from asyndbt_mpi.simulate import simulate
+from asyndbt_mpi.transport.virtual import VirtualCluster
 from tests.cli.test_commands import ENVIRONMENT, MPIEXEC, needs_mpiexec
 
 SETTINGS = (
@@ -97,11 +101,11 @@ def test_left_out_iterates_are_not_compared(tmp_path: Path) -> None:
     assert replay(path).difference is None
 
 
-@needs_mpiexec
-@pytest.mark.parametrize("participation", ["all", "quorum"])
-def test_an_mpi_run_replays_bit_by_bit(tmp_path: Path, participation: str) -> None:
+@pytest.fixture(scope="module", params=["all", "quorum"])
+def mpi_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The log of 500 iterations over MPI, with planes, for either participation."""
     assert MPIEXEC is not None
-    path = tmp_path / "mpi.h5"
+    participation, path = request.param, tmp_path_factory.mktemp("mpi") / "mpi.h5"
     settings = [
         "run.iterations=500",
         "run.evaluate_every=50",
@@ -113,8 +117,52 @@ def test_an_mpi_run_replays_bit_by_bit(tmp_path: Path, participation: str) -> No
     for setting in settings:
         command += ["--set", setting]
     subprocess.run(command, check=True, capture_output=True, timeout=120, env=ENVIRONMENT)
-    comparison = replay(path)
+    return path
+
+
+@needs_mpiexec
+def test_an_mpi_run_replays_bit_by_bit(mpi_run: Path) -> None:
+    comparison = replay(mpi_run)
     assert (comparison.iterations, comparison.difference) == (500, None)
-    with Log(path) as log:
+    with Log(mpi_run) as log:
         assert log.transport == "mpi"
         assert len(log["plane/id"]) > 10
+
+
+class InOrder:
+    """Delays after which a worker's replies arrive when the log has them: the n-th at time n."""
+
+    def __init__(self, log: Log, worker: int) -> None:
+        mine = (log["event/worker"] == worker) & (log["event/kind"] != EventKind.HELLO)
+        self.arrivals = iter((np.flatnonzero(mine) + 1.0).tolist())
+        self.worker = worker
+        self.cluster: VirtualCluster | None = None
+
+    def draw(self) -> float:
+        # A reply that the run did not live to see comes after all others. Whole numbers are exact.
+        arrival = next(self.arrivals, 1e9)
+        assert self.cluster is not None
+        return arrival - max(self.cluster.now, self.cluster.free_at[self.worker])
+
+
+@needs_mpiexec
+def test_a_virtual_run_with_the_arrivals_of_an_mpi_run_has_its_iterates(mpi_run: Path) -> None:
+    with Log(mpi_run) as log:
+        everyone = range(1, log.workers + 1)
+        materials = prepare(log.config, log.workers)
+        server = Server(log.config, log.shapes, log.workers)
+        workers, box = workers_with_black_box(log.config, materials, everyone, None)
+        delays = {worker: InOrder(log, worker) for worker in everyone}
+        cluster = VirtualCluster(server, workers, box, delays)
+        for delay in delays.values():
+            delay.cluster = cluster
+        records: list[Record] = []
+        cluster.run(records.extend)
+        iterations = [each for each in records if isinstance(each, Iteration)]
+        reports = [used.report for each in iterations for used in each.reports]
+        logged = log["iteration/z"], log["report/p"], log["report/q"], log["iteration/active"]
+    np.testing.assert_array_equal(logged[0][1:], [each.z for each in iterations])
+    np.testing.assert_array_equal(logged[1], [report.p for report in reports])
+    np.testing.assert_array_equal(logged[2], [report.q for report in reports])
+    np.testing.assert_array_equal(logged[3], [each.active for each in iterations])
+    assert sum(each.estimation is not None for each in iterations) == 50

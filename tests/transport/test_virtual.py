@@ -4,10 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asyndbt_mpi.config import Delay
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify
-from asyndbt_mpi.transport.delay import Delays
 
 Run = Callable[..., Path]
 
@@ -52,26 +50,3 @@ def test_constant_delays_give_the_hand_worked_schedule(virtual_run: Run) -> None
         active = log["iteration/active"]
         assert active[:2].tolist() == [[True, True, False]] * 2
         assert active[2].tolist() == [True, False, True]
-
-
-def draws(model: str, worker: int, workers: int = 4, **settings: float) -> np.ndarray:
-    delay = Delay(model=model, mean=2.0, **settings)
-    model_of_worker = Delays(delay, 0, worker, workers)
-    return np.array([model_of_worker.draw() for _ in range(4000)])
-
-
-def test_delays_have_the_mean_that_was_asked_for() -> None:
-    assert (draws("constant", 1) == 2.0).all()
-    assert draws("lognormal", 1, sigma=0.5).mean() == pytest.approx(2.0, rel=0.05)
-    assert draws("pareto", 1).mean() == pytest.approx(2.0, rel=0.15)
-    assert (draws("none", 1) == 0.0).all()
-
-
-def test_the_last_workers_are_the_slow_ones() -> None:
-    means = [draws("lognormal", v, slow_workers=1, slow_factor=20).mean() for v in (1, 2, 3, 4)]
-    assert max(means[:3]) < 2.5
-    assert means[3] == pytest.approx(40.0, rel=0.1)
-
-
-def test_workers_have_streams_of_their_own() -> None:
-    assert abs(np.corrcoef(draws("lognormal", 1), draws("lognormal", 2))[0, 1]) < 0.05

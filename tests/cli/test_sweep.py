@@ -1,0 +1,118 @@
+"""`asyndbt sweep`: grids, going on with a half-done folder, and what it refuses."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from filelock import FileLock
+
+from asyndbt_mpi.cli import cli
+from asyndbt_mpi.log.reader import Log
+from asyndbt_mpi.log.verify import verify
+
+QUICK = (
+    *("--set", "run.iterations=12"),
+    *("--set", "delay.model=lognormal"),
+    *("--set", "delay.mean=1"),
+    *("--workers", "4"),
+)
+
+
+def sweep(folder: Path, *arguments: str, source: str = "synthetic") -> tuple[int, str]:
+    """Exit code, and what went wrong or was printed."""
+    result = CliRunner().invoke(
+        cli, ["sweep", source, "-o", str(folder), *QUICK, *arguments], standalone_mode=False
+    )
+    if result.exception is not None:
+        return 2, str(result.exception)
+    return int(result.return_value), result.output
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("*.h5"))
+
+
+def test_a_grid_of_settings_and_seeds(tmp_path: Path) -> None:
+    grid = ("--vary", "algorithm.active_workers=1,2", "--vary", "workers=2,5", "--seeds", "2")
+    assert sweep(tmp_path, *grid)[0] == 0
+    assert names(tmp_path) == [
+        f"active_workers={s},workers={r},seed={seed}.h5"
+        for s in (1, 2)
+        for r in (2, 5)
+        for seed in (0, 1)
+    ]
+    with Log(tmp_path / "active_workers=2,workers=5,seed=1.h5") as log:
+        assert (log.active_workers, log.workers, log.seed) == (2, 5, 1)
+        assert (log.status, log.transport, log.committed) == ("finished", "virtual", 12)
+        assert log.stationarity is not None
+        assert log.stationarity.kind == "exact"
+    assert verify(tmp_path / "active_workers=1,workers=2,seed=0.h5").violations == []
+
+
+def test_a_run_of_a_sweep_is_that_of_simulate(tmp_path: Path) -> None:
+    assert sweep(tmp_path / "sweep", "--set", "run.seed=7")[0] == 0
+    alone = tmp_path / "alone.h5"
+    arguments = ["simulate", "synthetic", "-o", str(alone), *QUICK, "--set", "run.seed=7"]
+    assert CliRunner().invoke(cli, arguments).exit_code == 0
+    with Log(tmp_path / "sweep" / "seed=7.h5") as one, Log(alone) as other:
+        for path in ("iteration/z", "iteration/time", "report/p", "event/worker"):
+            assert (one[path] == other[path]).all()
+
+
+def test_it_goes_on_with_what_is_missing(tmp_path: Path) -> None:
+    assert sweep(tmp_path, "--seeds", "3")[0] == 0
+    kept = tmp_path / "seed=0.h5"
+    made = kept.stat().st_mtime_ns
+    (tmp_path / "seed=1.h5").unlink()
+    (tmp_path / "seed=2.h5").rename(tmp_path / "seed=2.h5.part")  # as if killed while at it
+    assert sweep(tmp_path, "--seeds", "3")[0] == 0
+    assert names(tmp_path) == ["seed=0.h5", "seed=1.h5", "seed=2.h5"]
+    assert not list(tmp_path.glob("*.part"))
+    assert kept.stat().st_mtime_ns == made
+
+
+def test_logs_of_other_settings_are_not_mixed_in(tmp_path: Path) -> None:
+    assert sweep(tmp_path)[0] == 0
+    code, message = sweep(tmp_path, "--set", "steps.p=0.2")
+    assert code == 2
+    assert message == (
+        f"{tmp_path / 'seed=0.h5'} was made with steps.p = 0.05, not 0.2;"
+        " give another folder, or the same settings"
+    )
+    assert "workers = 4, not 5" in sweep(tmp_path, "--workers", "5")[1]
+
+
+def test_one_sweep_at_a_time(tmp_path: Path) -> None:
+    with FileLock(tmp_path / ".lock"):
+        assert sweep(tmp_path) == (2, f"another sweep is at work in {tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--vary", "algorithm.active_workers"], "expected section.key=value"),
+        (["--vary", "algorithm.active_workers=1,,2"], "expected section.key=value"),
+        (["--vary", "algorithm.active_workers=1,1"], "each value once"),
+        (["--vary", "algorithm.active_worker=1,2"], "did you mean 'active_workers'?"),
+        (["--vary", "algorithm.active_workers=1,9"], "the run has only 4 workers"),
+        (["--vary", "workers=0,2"], "'0' is no number of workers"),
+        (["--vary", "run.seed=1,2"], "give --seeds"),
+        (["--vary", "steps.p=1,2", "--vary", "steps.p=3"], "a key is given twice"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_starts(
+    tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    code, said = sweep(tmp_path, *arguments)
+    assert code == 2
+    assert message in said
+    assert names(tmp_path) == []
+
+
+def test_a_run_that_fails_is_named_and_the_others_are_made(tmp_path: Path) -> None:
+    code, said = sweep(tmp_path, "--vary", "algorithm.max_planes=20,1000000000000")
+    assert code == 1
+    assert "max_planes=1000000000000,seed=0.h5: " in said
+    assert "MemoryError" in said
+    assert names(tmp_path) == ["max_planes=20,seed=0.h5"]
+    assert not list(tmp_path.glob("*.part"))
