@@ -42,7 +42,7 @@ EVEN_POINTS, QUANTILE_POINTS, REFINEMENT = 260, 60, 16
 LONGEST_LOGIT = 22.0
 """Quantiles of the grid end at about 3e-10 and 1 - 3e-10."""
 TOLERANCE, MOST_PASSES = 1e-5, 200
-DRAWN_ITERATIONS = 60_000
+DRAWN_ITERATIONS, MOST_DRAWN_IN_A_ROW = 60_000, 2_000
 
 Law: TypeAlias = Any
 """Seconds that an assignment takes: a frozen distribution of scipy.stats, or a sample (n,)."""
@@ -120,17 +120,18 @@ def fewer(finished: Sequence[np.ndarray], counts: Sequence[int], active: int) ->
 
     ``finished`` (n,) for each group is the probability that one of its workers has.
     """
-    numbers = np.arange(active)[:, None]
-    total, *others = (
-        np.asarray(stats.binom.pmf(numbers, count, probability))
-        for probability, count in zip(finished, counts, strict=True)
-    )
-    for law in others:
-        total = np.array(
-            [(total[: number + 1] * law[number::-1]).sum(axis=0) for number in range(active)]
-        )
-    probability: np.ndarray = total.sum(axis=0)
-    return probability
+    total = np.zeros((active, len(finished[0])))
+    total[0] = 1
+    for probability, count in zip(finished, counts, strict=True):
+        numbers = np.arange(min(count + 1, active))[:, None]
+        # scipy.stats.binom overflows where the probability is tiny.
+        own = special.binom(count, numbers) * probability**numbers
+        own = own * (1 - probability) ** (count - numbers)
+        before, total = total, np.zeros_like(total)
+        for number, law in enumerate(own):
+            total[number:] += before[: active - number] * law
+    chance: np.ndarray = total.sum(axis=0)
+    return chance
 
 
 def scheduled(groups: Sequence[Group], active: int, iterations: int) -> float:
@@ -142,7 +143,9 @@ def scheduled(groups: Sequence[Group], active: int, iterations: int) -> float:
     """
     generator = _generator()
     certain = all(isinstance(group.law, np.ndarray) and np.ptp(group.law) == 0 for group in groups)
-    schedules = 1 if certain else max(10, math.ceil(DRAWN_ITERATIONS / iterations))
+    if not certain:
+        iterations = min(iterations, MOST_DRAWN_IN_A_ROW)
+    schedules = 1 if certain else math.ceil(DRAWN_ITERATIONS / iterations)
     done = _draw(groups, schedules, generator)
     given = np.zeros(done.shape, dtype=int)
     first = now = np.zeros((schedules, 1))

@@ -106,8 +106,8 @@ class Arrival:
         }
 
 
-def read(path: Path) -> Run:
-    """The columns of a log that matter here.
+def read(path: Path, per_worker: bool) -> Run:
+    """The columns of a log that matter here; the squared norm divided by R if ``per_worker``.
 
     Raises
     ------
@@ -135,7 +135,7 @@ def read(path: Path) -> Run:
             clock,
             setting | {"delay": log.config.delay.model},
             dict(compared(log)) | {"clock": clock, "kind of stationarity": found.kind},
-            found.squared_norm,
+            found.squared_norm / (log.workers if per_worker else 1),
             costs,
         )
 
@@ -275,7 +275,7 @@ def prepare(axes: Axes, values: np.ndarray, costs: np.ndarray) -> None:
         axes.set_xscale("symlog", linthresh=1)  # tau may be 0
     ticks = [values[-1]]
     for value in values[-2::-1]:
-        if value * (values[-1] / max(values[0], 1e-3)) ** 0.1 < ticks[-1]:
+        if value * (values[-1] / (values[0] or 1)) ** 0.1 < ticks[-1]:
             ticks.append(value)
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_major_formatter(FuncFormatter(tick))
@@ -335,7 +335,7 @@ def draw_legend(figure: Figure, lines: Sequence[Line]) -> None:
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
 
 
-def title(runs: Sequence[Run], lines: Sequence[Line]) -> str:
+def title(runs: Sequence[Run], lines: Sequence[Line], per_worker: bool) -> str:
     """What is counted, and what is the same in all runs."""
     parts = []
     for name in COLUMNS:
@@ -346,11 +346,12 @@ def title(runs: Sequence[Run], lines: Sequence[Line]) -> str:
     parts += [f"delays: {models.pop()}"] if len(models) == 1 else []
     seeds = len({run.seed for run in runs})
     parts.append(f"{len(runs)} runs, {seeds} seed{'s' if seeds > 1 else ''}")
-    condition = r"$\|\nabla G^t\|^2 \leq \epsilon$"
+    norm = r"\|\nabla G^t\|^2" + ("/R" if per_worker else "")
+    condition = rf"${norm} \leq \epsilon$"
     return f"Until {condition} ({runs[0].kind} gradient); medians; {'; '.join(parts)}"
 
 
-def draw(runs: Sequence[Run], lines: Sequence[Line]) -> Figure:
+def draw(runs: Sequence[Run], lines: Sequence[Line], per_worker: bool) -> Figure:
     """The whole figure."""
     size, layout = (14, 4 + 0.1 * len(lines)), ConstrainedLayoutEngine(wspace=0.04)
     figure, grid = plt.subplots(1, len(QUANTITIES), figsize=size, layout=layout)
@@ -358,7 +359,7 @@ def draw(runs: Sequence[Run], lines: Sequence[Line]) -> Figure:
         draw_panel(axes, lines, quantity)
         axes.set_ylabel(runs[0].clock if quantity == "seconds" else name)
     draw_legend(figure, lines)
-    figure.suptitle(title(runs, lines), fontsize=11)
+    figure.suptitle(title(runs, lines, per_worker), fontsize=11)
     return figure
 
 
@@ -376,9 +377,12 @@ def main() -> None:
     parser.add_argument("--x", choices=list(AXIS), help="default: that which varies most")
     help_text = "default: three that 90 %% of the runs reach, nine over epsilon"
     parser.add_argument("--epsilon", nargs="+", type=positive, help=help_text)
+    help_text = "epsilon is for ||grad G||^2 / R, which does not grow with R by itself"
+    parser.add_argument("--per-worker", action="store_true", help=help_text)
     arguments = parser.parse_args()
     try:
-        runs = [read(path) for path in files.find(arguments.logs)]
+        per_worker: bool = arguments.per_worker
+        runs = [read(path, per_worker) for path in files.find(arguments.logs)]
         check_alike(runs)
         x = arguments.x or choose_x(runs)
         norms = [run.squared_norm for run in runs]
@@ -389,7 +393,9 @@ def main() -> None:
         fitted = [line.fit_row(name, law) for line in lines for name in QUANTITIES for law in laws]
         points = [row for line in lines for name in QUANTITIES for row in line.point_rows(name)]
         print_table(fitted)
-        files.save(draw(runs, lines), [arrival.row() for arrival in arrivals], arguments.output)
+        files.save(
+            draw(runs, lines, per_worker), [arrival.row() for arrival in arrivals], arguments.output
+        )
         files.write_table(points, f"{arguments.output}-medians.csv")
         files.write_table(fitted, f"{arguments.output}-fits.csv")
     except (OSError, ValueError) as error:

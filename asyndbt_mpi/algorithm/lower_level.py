@@ -56,9 +56,10 @@ class LowerLevel:
         p, which pulls p towards z; the published (8) prints it the other way round (D1).
         """
         gap = self.p[workers] - self.z
-        forces: FloatArray = (
-            self.rho[workers] + self.steps.penalty * gap + self.steps.robust_weight * np.sign(gap)
-        )
+        forces: FloatArray = self.steps.robust_weight * np.sign(gap)
+        forces += self.rho[workers]
+        gap *= self.steps.penalty
+        forces += gap
         return forces
 
     def server_step(self) -> None:
@@ -67,8 +68,10 @@ class LowerLevel:
         live = slice(None) if self.live.all() else self.live
         p, rho = self.p[live], self.rho[live]
         gap = self.z - p
-        gradient = (-rho + self.steps.penalty * gap + self.steps.robust_weight * np.sign(gap)).sum(
-            axis=0
+        gradient = (
+            self.steps.penalty * gap.sum(axis=0)
+            + self.steps.robust_weight * np.sign(gap).sum(axis=0)
+            - rho.sum(axis=0)
         )  # (12)
         self.z = project(self.z - self.steps.z * gradient)  # (9)
         self.rho[live] = rho + self.steps.rho * (p - self.z)  # (10), (13)

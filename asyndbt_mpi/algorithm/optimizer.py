@@ -59,12 +59,16 @@ class Adam(Sgd):
     def step(self, x: FloatArray, gradient: FloatArray, members: Members = ...) -> FloatArray:
         """One step scaled by the moments of past gradients, projected."""
         count = self.count[members] + 1
-        first = self.first_decay * self.first[members] + (1 - self.first_decay) * gradient
-        second = self.second_decay * self.second[members] + (1 - self.second_decay) * gradient**2
+        first = self.first[members] * self.first_decay
+        first += (1 - self.first_decay) * gradient
+        second = self.second[members] * self.second_decay
+        second += (1 - self.second_decay) * gradient**2
         self.count[members], self.first[members], self.second[members] = count, first, second
-        mean = first / (1 - self.first_decay**count)
-        variance = second / (1 - self.second_decay**count)
-        move = self.step_size * mean / (np.sqrt(variance) + self.stabiliser)
+        spread = second / (1 - self.second_decay**count)
+        np.sqrt(spread, out=spread)
+        spread += self.stabiliser
+        move = first * (self.step_size / (1 - self.first_decay**count))
+        move /= spread
         return self._projected(x - move, members)
 
 

@@ -30,15 +30,19 @@ def project(x: FloatArray, allowed: BoolArray | None = None) -> FloatArray:
     """
     if allowed is not None:
         x = np.where(allowed, x, -np.inf)
-    # A shift of a row changes nothing, and what lies 1 below its greatest entry gets no mass.
-    # Huge numbers would otherwise swallow the 1 that is to be shared out.
+    # In place where it can be: thousands of workers' rows are bound by memory.
+    descending = np.sort(x, axis=-1)[..., ::-1]
+    greatest = descending[..., :1].copy()
+    # A shift of a row changes nothing; huge numbers would swallow the 1 that is to be shared out.
     with np.errstate(over="ignore"):
-        x = np.maximum(x - x.max(axis=-1, keepdims=True), -1.0)
-    # The threshold is the greatest of those that the k greatest entries would need, each k.
-    excess = np.cumsum(np.sort(x, axis=-1)[..., ::-1], axis=-1) - 1.0
-    threshold = (excess / np.arange(1, x.shape[-1] + 1)).max(axis=-1, keepdims=True)
-    projected: FloatArray = np.maximum(x - threshold, 0.0)
-    return projected
+        descending -= greatest
+        # The threshold is the greatest of those that the k greatest entries would need, each k.
+        excess = np.cumsum(descending, axis=-1, out=descending)
+        excess -= 1.0
+        excess /= np.arange(1, x.shape[-1] + 1)
+        projected: FloatArray = x - greatest
+        projected -= excess.max(axis=-1, keepdims=True)
+    return np.maximum(projected, 0.0, out=projected)
 
 
 def distance_to_simplex(x: FloatArray) -> FloatArray:
