@@ -1,5 +1,6 @@
 # make demo: three workers and a server tune a prompt, then a picture of it.
 # make test: unit tests, then the tests under mpiexec.
+# make complexity: the simulations and figures of docs/complexity.md.
 # Python >= 3.11 and make are all that is needed; everything else goes into .venv.
 
 PYTHON ?= python3
@@ -25,7 +26,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 MPIEXEC := $(BIN)/mpiexec
 MPI_PYTEST = timeout 300 $(MPIEXEC) -n $(1) $(BIN)/python -m pytest --with-mpi --only-mpi --color=no -p no:cacheprovider tests/mpi
 
-.PHONY: venv demo test unit mpi lint bench clean
+.PHONY: venv demo test unit mpi lint bench complexity clean
 
 venv: $(VENV)/installed
 
@@ -60,7 +61,11 @@ lint: venv
 bench: venv
 	$(BIN)/python benchmarks/loop.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/simulate.py
 	$(BIN)/python benchmarks/demo.py
+
+complexity: venv
+	docs/complexity/study.sh runs/complexity
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

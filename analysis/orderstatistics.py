@@ -15,16 +15,16 @@ M(t) = sum over k of P(T_1 + ... + T_k <= t), the renewal function of T, its rem
 It is exact for S = 1 (superposed renewal processes), S = R (the maximum) and exponential laws.
 Otherwise workers are not quite independent, for those that started together stay together for a
 while. Against simulations with R = 4, 8, 32 and S = 1, 2, R/2, R - 1, R it is off by at most
-0.3 % (lognormal, sigma 1) and 1.3 % (Pareto, tail index 2), with one worker that is 10 times
-slower 0.3 % and 1.9 % (the latter at R = 4, S = 2), with two 2.3 % (R = 32, S = 31). The smaller
-the variation, the longer they stay together: at R = 5, S = 3 it is off by 1.5 % for a lognormal
-law with sigma 0.5, by 5 % with 0.3 and by 15 % with 0.1. So below `LEAST_VARIATION`, for laws
-that are known from a sample only, and for runs too short to forget the common start, `predict`
-draws the schedule itself (`scheduled`).
+0.3 % (lognormal, sigma 1) and 1.3 % (Pareto, tail index 2); with one worker that is 10 times
+slower 0.3 % and 1.9 % (the latter at R = 4, S = 2), with two 2.3 % (R = 32, S = 31). The worst
+found is 2.3 %, also at R = 3, S = 2. The smaller the variation, the longer they stay together: at
+R = 5, S = 3 it is off by 1.5 % for a lognormal law with sigma 0.5, by 5 % with 0.3 and by 15 %
+with 0.1. So below `LEAST_VARIATION`, for laws that are known from a sample only, and for runs too
+short to forget the common start, `predict` draws the schedule itself (`scheduled`).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -42,7 +42,7 @@ EVEN_POINTS, QUANTILE_POINTS, REFINEMENT = 260, 60, 16
 LONGEST_LOGIT = 22.0
 """Quantiles of the grid end at about 3e-10 and 1 - 3e-10."""
 TOLERANCE, MOST_PASSES = 1e-5, 200
-DRAWN_ITERATIONS, MOST_DRAWN_IN_A_ROW = 60_000, 2_000
+DRAWN_ITERATIONS, MOST_DRAWN_IN_A_ROW, BLOCK = 60_000, 2_000, 16
 
 Law: TypeAlias = Any
 """Seconds that an assignment takes: a frozen distribution of scipy.stats, or a sample (n,)."""
@@ -146,7 +146,8 @@ def scheduled(groups: Sequence[Group], active: int, iterations: int) -> float:
     if not certain:
         iterations = min(iterations, MOST_DRAWN_IN_A_ROW)
     schedules = 1 if certain else math.ceil(DRAWN_ITERATIONS / iterations)
-    done = _draw(groups, schedules, generator)
+    draws = _draws(groups, schedules, generator)
+    done = next(draws).copy()
     given = np.zeros(done.shape, dtype=int)
     first = now = np.zeros((schedules, 1))
     for iteration in range(iterations):
@@ -154,7 +155,7 @@ def scheduled(groups: Sequence[Group], active: int, iterations: int) -> float:
         now = np.take_along_axis(done, used[:, -1:], axis=1)
         if iteration == 0:
             first = now
-        fresh = np.take_along_axis(_draw(groups, schedules, generator), used, axis=1)
+        fresh = np.take_along_axis(next(draws), used, axis=1)
         np.put_along_axis(done, used, now + fresh, axis=1)
         np.put_along_axis(given, used, iteration + 1, axis=1)
     return float((now - first).mean() / (iterations - 1))
@@ -182,6 +183,14 @@ def _draw(groups: Sequence[Group], rows: int, generator: np.random.Generator) ->
         else:
             blocks.append(group.law.rvs(shape, random_state=generator))
     return np.concatenate(blocks, axis=1)
+
+
+def _draws(
+    groups: Sequence[Group], rows: int, generator: np.random.Generator
+) -> Iterator[np.ndarray]:
+    """`_draw` again and again, many at a time."""
+    while True:
+        yield from _draw(groups, BLOCK * rows, generator).reshape(BLOCK, rows, -1)
 
 
 def _grid(groups: Sequence[Group]) -> np.ndarray:

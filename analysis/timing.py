@@ -25,7 +25,8 @@ steps, rounds of the lower level, validations); it does one thing at a time, in 
   logging, rest  of the server, not under the virtual clock: writing the log, with what was written
                  after the last iteration; the rest is algorithm, messages and idling
 
-They add up to the time of the last iteration. Where a worker claims more seconds than have passed,
+The CSV has a row in seconds for each log and worker, worker 0 being the server. The parts add up
+to the time of the last iteration. Where a worker claims more seconds than have passed,
 the excess is in the column "excess" (the bar is longer than 100 % by it), and a note says so.
 """
 
@@ -88,6 +89,7 @@ class Timing:
 
     file: str
     name: str
+    unit: str
     shares: list[Share]
 
 
@@ -138,7 +140,7 @@ def read(path: Path) -> Timing:
             shares.insert(0, of_server(log.logging_seconds, duration))
         clock = "virtual clock" if virtual else log.transport.upper()
         name = f"{path.stem}: {log.workers} workers, {log.active_workers} active, {clock}"
-        return Timing(str(path), name, shares)
+        return Timing(str(path), name, "virtual seconds" if virtual else "seconds", shares)
 
 
 def histories(log: Log) -> Iterator[History]:
@@ -208,9 +210,10 @@ def note(timing: Timing) -> str:
     worst = max(timing.shares, key=lambda share: share.excess)
     if worst.of("excess") <= NOTEWORTHY:
         return ""
+    who = f"worker {worst.worker}" if worst.worker else "the server"
     return (
-        f"{timing.file}: the {'server' if worst.worker == 0 else f'worker {worst.worker}'} claims"
-        f" {worst.excess:.3g} s more than the {worst.duration:.3g} s of the run have room for"
+        f"{timing.file}: {who} claims {worst.excess:.3g} s more than the {worst.duration:.3g} s of"
+        " the run have room for"
     )
 
 
@@ -289,7 +292,7 @@ def draw_shares(axes: Axes, timing: Timing) -> None:
     seconds = timing.shares[0].duration / 100
     to_seconds, to_percent = (partial(np.multiply, factor) for factor in (seconds, 1 / seconds))
     above = axes.secondary_xaxis("top", functions=(to_seconds, to_percent))
-    above.set_xlabel("virtual seconds" if "virtual" in timing.name else "seconds")
+    above.set_xlabel(timing.unit)
     some = f"\n(the {MOST_WORKERS // 2} that compute most and the {MOST_WORKERS // 2} least)"
     axes.set_title(timing.name + some * (len(shares) < len(timing.shares)), fontsize=9)
     axes.spines["right"].set_visible(False)

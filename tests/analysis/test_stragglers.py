@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "analysis" / "stragglers.py"
@@ -70,6 +71,19 @@ def test_random_delays_are_predicted(virtual_run: Run, tmp_path: Path, model: st
     assert float(asynchronous["saved"]) > 0.6
     assert float(synchronous["predicted"]) == pytest.approx(float(synchronous["naive"]))
     assert f"{model}, mean 2 s" in result.stdout
+
+
+def test_outside_the_virtual_clock_reports_tell(virtual_run: Run, tmp_path: Path) -> None:
+    """As if the seconds of a run under MPI had been measured: no law, but samples."""
+    run = virtual_run(4, run={"iterations": 500}, algorithm=algorithm(2), log={"iterates": 1000})
+    with h5py.File(run, "r+") as file:
+        file.attrs["transport"] = "mpi"
+        file["report/compute_seconds"][:] *= 2
+    result = stragglers(run, "-o", tmp_path / "figure")
+    assert result.returncode == 0, result.stderr
+    (row,) = rows(tmp_path / "figure")
+    assert float(row["deviation"]) == pytest.approx(-0.5, abs=0.03)
+    assert row["saved"] == "nan"
 
 
 def test_says_what_no_prediction_covers(virtual_run: Run, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
@@ -72,6 +73,19 @@ def test_asynchronous_workers_hardly_wait(virtual_run: Run, tmp_path: Path) -> N
     assert max(waiting[:4]) < 1e-9
     assert min(waiting[4:]) > 0.3
     assert "1: 4 workers, 1 active, virtual clock" in result.stdout
+
+
+def test_the_server_logs_outside_the_virtual_clock(virtual_run: Run, tmp_path: Path) -> None:
+    run = virtual_run(run={"iterations": 20})
+    with h5py.File(run, "r+") as file:
+        file.attrs["transport"] = "mpi"
+        logging = file.attrs["logging_seconds"]
+    result = timing(run, "-o", tmp_path / "figure")
+    server, *workers = rows(tmp_path / "figure")
+    assert (server["worker"], len(workers)) == ("0", 3)
+    assert float(server["logging"]) == logging
+    assert whole(server) == pytest.approx(1)
+    assert "server: logging" in result.stdout
 
 
 def test_many_workers(virtual_run: Run, tmp_path: Path) -> None:
@@ -154,9 +168,9 @@ def test_claims_beyond_the_clock_are_shown(script: ModuleType) -> None:
     found = share(script, [(1, 0), (5, 6)], reports=(5,), answers=(20,))
     assert (found.compute, found.excess, found.communication) == (6, 2, 0)
     assert found.waiting + found.absent + found.compute - found.excess == 20
-    timed = script.Timing("a.h5", "a", [found])
+    timed = script.Timing("a.h5", "a", "seconds", [found])
     assert script.note(timed) == (
-        "a.h5: the worker 1 claims 2 s more than the 20 s of the run have room for"
+        "a.h5: worker 1 claims 2 s more than the 20 s of the run have room for"
     )
     server = script.of_server(30.0, 20.0)
     assert (server.logging, server.rest, server.excess) == (30, 0, 10)
