@@ -253,20 +253,22 @@ def shown(shares: Sequence[Share]) -> list[Share]:
 def draw(timings: Sequence[Timing]) -> Figure:
     """One panel for each log."""
     columns = min(len(timings), COLUMNS)
-    rows = -(-len(timings) // columns)
-    bars = max(len(shown(timing.shares)) for timing in timings)
+    bands = [timings[start : start + columns] for start in range(0, len(timings), columns)]
+    bars = [max(len(shown(timing.shares)) for timing in band) for band in bands]
+    heights = [1.3 + 0.2 * count for count in bars]
     figure, grid = plt.subplots(
-        rows,
+        len(bands),
         columns,
-        figsize=(6.5 * columns, rows * (1.3 + 0.2 * bars) + 0.4),
+        figsize=(6.5 * columns, sum(heights) + 0.4),
+        height_ratios=heights,
         layout="constrained",
         squeeze=False,
     )
-    panels = grid.ravel()
-    for axes, timing in zip(panels, timings, strict=False):
-        draw_shares(axes, timing)
-    for axes in panels[len(timings) :]:
-        axes.remove()
+    for panels, band, count in zip(grid, bands, bars, strict=True):
+        for axes, timing in zip(panels, band, strict=False):
+            draw_shares(axes, timing, count)
+        for axes in panels[len(band) :]:
+            axes.remove()
     handles = [
         Patch(facecolor=colour, hatch=hatch, edgecolor=EDGE, lw=0.5, label=label(component))
         for component, (colour, hatch) in COMPONENTS.items()
@@ -276,8 +278,8 @@ def draw(timings: Sequence[Timing]) -> Figure:
     return figure
 
 
-def draw_shares(axes: Axes, timing: Timing) -> None:
-    """A bar for each worker, in per cent below and in seconds above."""
+def draw_shares(axes: Axes, timing: Timing, bars: int) -> None:
+    """A bar for each worker, with room for ``bars``; in per cent below and in seconds above."""
     shares = shown(timing.shares)
     names = [f"{share.worker}" if share.worker else "server" for share in shares]
     left = np.zeros(len(shares))
@@ -288,7 +290,7 @@ def draw_shares(axes: Axes, timing: Timing) -> None:
         )
         left += widths
     axes.set(xlabel="% of the run", ylabel="worker", xlim=(0, max(100.0, left.max())))
-    axes.set_ylim(len(shares) - 0.4, -0.6)
+    axes.set_ylim(bars - 0.4, -0.6)
     seconds = timing.shares[0].duration / 100
     to_seconds, to_percent = (partial(np.multiply, factor) for factor in (seconds, 1 / seconds))
     above = axes.secondary_xaxis("top", functions=(to_seconds, to_percent))

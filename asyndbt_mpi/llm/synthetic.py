@@ -77,7 +77,8 @@ class Synthetic:
         unary, self.pairs, demonstrations, self.cross = _shared_tables(seed, shapes)
         self.unary: FloatArray = np.empty((len(workers), *unary.shape))
         self.demonstrations: FloatArray = np.empty((len(workers), *demonstrations.shape))
-        self.difficulty = {split: np.empty((len(workers), rows)) for split, rows in ROWS.items()}
+        # By split, worker and row; the shorter splits leave the end of theirs unused.
+        self.difficulty = np.zeros((len(ROWS), len(workers), max(ROWS.values())))
         for index, worker in enumerate(workers):
             generator = stream(seed, worker, 1, Purpose.BLACK_BOX)
             for of_workers, common in (
@@ -86,8 +87,8 @@ class Synthetic:
             ):
                 own = generator.uniform(-1, 1, common.shape)
                 of_workers[index] = (1 - heterogeneity) * common + heterogeneity * own
-            for difficulty in self.difficulty.values():
-                difficulty[index] = generator.uniform(-1, 1, difficulty.shape[1])
+            for split, rows in ROWS.items():
+                self.difficulty[split, index, :rows] = generator.uniform(-1, 1, rows)
         self._index = {worker: index for index, worker in enumerate(workers)}
         self._position = np.arange(shapes.positions)
         self._class = np.arange(shapes.classes)
@@ -96,12 +97,15 @@ class Synthetic:
             worker: Holdings(np.full(shapes.classes, shapes.pool), ROWS) for worker in workers
         }
         description = f"synthetic, without data, heterogeneity {heterogeneity:g}"
-        self.descriptions = dict.fromkeys(workers, description)
+        self.descriptions = {
+            worker: f"{description}, least expected loss {self.optimum(np.array([index])).loss:.3f}"
+            for worker, index in self._index.items()
+        }
 
     def answer(self, queries: Sequence[AnyQuery]) -> list[Answer]:
         """Losses by the tables; nothing is classified, so accuracies are NaN.
 
-        The queries are of one kind, and those for samples are of one split and size.
+        The queries are all exact or all sampled; the sampled ones have as many prompts and rows.
         """
         members = np.array([self._index[query.worker] for query in queries])
         exact = [query for query in queries if isinstance(query, ExactQuery)]
@@ -112,7 +116,8 @@ class Synthetic:
         shown = np.array([query.demonstrations for query in sampled])
         rows = np.array([query.rows for query in sampled])
         losses = self._losses(words, shown, members)
-        difficulty = self.difficulty[sampled[0].split][members[:, None], rows]
+        split = np.array([query.split for query in sampled])
+        difficulty = self.difficulty[split[:, None], members[:, None], rows]
         losses += difficulty.mean(axis=1)[:, None]
         calls = words.shape[1] * rows.shape[1]
         tokens = rows.shape[1] * ((words != WITHOUT).sum((1, 2)) + (shown != WITHOUT).sum((1, 2)))

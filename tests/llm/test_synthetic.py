@@ -33,7 +33,7 @@ def losses(box: Synthetic, shapes: Shapes) -> np.ndarray:
     """Losses (W, prompts) by the interface of a language model, less the queries' difficulty."""
     words, shown = prompts(shapes)
     answers = box.answer([Query(v, Split.TRAIN, ALL_ROWS, words, shown) for v in WORKERS])
-    difficulty = box.difficulty[Split.TRAIN].mean(axis=1)
+    difficulty = box.difficulty[Split.TRAIN][:, ALL_ROWS].mean(axis=1)
     return np.array([answer.losses for answer in answers]) - difficulty[:, None]
 
 
@@ -177,3 +177,14 @@ def test_losses_are_bounded(seed: int, heterogeneity: float) -> None:
     shapes = Shapes(3, 2, 2, 2)
     box = Synthetic(seed, shapes, WORKERS, heterogeneity)
     assert np.abs(losses(box, shapes)).max() <= 3 + 2 * 0.3 + 2 + 2 * 0.3
+
+
+def test_queries_of_several_splits_are_answered_together() -> None:
+    shapes = SIZES[0]
+    box = black_box(shapes)
+    words, shown, rows = np.array([[0, 1, 1]]), np.array([[2, 0]]), np.array([3, 7])
+    queries = [Query(v, split, rows, words, shown) for v in WORKERS for split in Split]
+    together = [answer.losses[0] for answer in box.answer(queries)]
+    alone = [box.answer([query])[0].losses[0] for query in queries]
+    assert together == alone
+    assert len(set(together)) == len(queries)
