@@ -275,7 +275,7 @@ def prepare(axes: Axes, values: np.ndarray, costs: np.ndarray) -> None:
         axes.set_xscale("symlog", linthresh=1)  # tau may be 0
     ticks = [values[-1]]
     for value in values[-2::-1]:
-        if value * (values[-1] / (values[0] or 1)) ** 0.1 < ticks[-1]:
+        if value * (values[-1] / (values[0] or 1)) ** 0.13 < ticks[-1]:
             ticks.append(value)
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_major_formatter(FuncFormatter(tick))
