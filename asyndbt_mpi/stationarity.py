@@ -19,13 +19,16 @@ from asyndbt_mpi.log.iterates import InOrder, Planes
 from asyndbt_mpi.log.reader import Log, LogError, Stationarity
 from asyndbt_mpi.protocol.blackbox import BlackBox, Query
 from asyndbt_mpi.protocol.messages import Split
+from asyndbt_mpi.protocol.records import EventKind
 
 
 @dataclass(frozen=True, slots=True)
 class _State:
     """Server and workers after an iteration: p (R, M, N), q (R, U, V), z (M, N) and the planes.
 
-    ``changed`` are the workers, from 0, whose p and q are new since the last state.
+    The planes are those that the next iteration works with: a new one is among them, with duals
+    0, and what was dropped is not. ``live`` (R,) are the workers that were not excluded (D5);
+    ``changed`` those, from 0, whose p and q are new since the last state.
     """
 
     iteration: int
@@ -33,6 +36,7 @@ class _State:
     q: FloatArray
     z: FloatArray
     planes: Planes
+    live: BoolArray
     changed: IntArray
 
 
@@ -122,15 +126,16 @@ def _measure(
         for half in range(2):
             of_p[half][changed], of_q[half][changed] = p_gradients[half], q_gradients[half]
         planes, force = state.planes, state.planes.worker_forces()
+        live = state.live[:, None, None]
         p, q = (
-            [on_simplex(state.p, of_p[half] + force, steps.p) for half in range(2)],
-            [on_simplex(state.q, of_q[half], steps.q, allowed) for half in range(2)],
+            [live * on_simplex(state.p, of_p[half] + force, steps.p) for half in range(2)],
+            [live * on_simplex(state.q, of_q[half], steps.q, allowed) for half in range(2)],
         )
         z = on_simplex(state.z, planes.consensus_gradient(), steps.z)
         dual = of_duals(
             planes.dual,
             planes.values(state.p, state.z),
-            planes.active(state.iteration),
+            planes.active(state.iteration + 1),
             steps.lam,
             bound,
         )
@@ -151,17 +156,26 @@ def _states(log: Log, allowed: BoolArray, every: int) -> Iterator[_State]:
     ends = np.searchsorted(log["report/iteration"], np.arange(log.committed + 1))
     p = np.repeat(logged_z[0][None], log.workers, axis=0)  # every worker starts from z
     q = allowed / allowed.sum(axis=2, keepdims=True)  # and uniform over its demonstrations
+    excluded_in = _excluded_in(log)
     changed = set(range(log.workers))
     for iteration in range(log.committed):
         for row in range(ends[iteration], ends[iteration + 1]):
             p[workers[row]], q[workers[row]] = logged_p[row], logged_q[row]
             changed.add(int(workers[row]))
         planes.read_duals(iteration)
-        if (iteration + 1) % every == 0 or iteration + 1 == log.committed:
-            z = logged_z[iteration + 1]
-            yield _State(iteration, p, q, z, planes, np.array(sorted(changed)))
-            changed.clear()
         planes.end(iteration)
+        if (iteration + 1) % every == 0 or iteration + 1 == log.committed:
+            z, live = logged_z[iteration + 1], excluded_in > iteration
+            yield _State(iteration, p, q, z, planes, live, np.array(sorted(changed)))
+            changed.clear()
+
+
+def _excluded_in(log: Log) -> IntArray:
+    """The iteration under way when each worker was excluded; ``log.committed`` if it never was."""
+    iteration = np.full(log.workers, log.committed)
+    excluded = log["event/kind"] == EventKind.EXCLUDED
+    iteration[log["event/worker"][excluded] - 1] = log["event/iteration"][excluded]
+    return iteration
 
 
 class _Exact:

@@ -31,9 +31,11 @@ for case in workers synchronous; do
     python "$scaling" "$folder/$case" -o "$folder/$case-each" --x R --epsilon 1 0.3 --per-worker
 done
 
-# Maximal delay tau, with a worker ten times slower than the others.
+# Maximal delay tau, with a worker ten times slower than the others. Estimates in which all take
+# part wait for everybody, and nobody is later than their period of 10 iterations: hence quorum.
 asyndbt sweep "$study" --workers 8 --seeds 10 -o "$folder/delay" \
-    --vary algorithm.max_delay=2,5,10,20,40,80 --set delay.slow_workers=1
+    --vary algorithm.max_delay=2,5,10,20,40,80 --set delay.slow_workers=1 \
+    --set algorithm.lower_participation=quorum
 python "$scaling" "$folder/delay" -o "$folder/delay" --x tau --epsilon 10 3 1
 
 # The cheapest S under other laws of delay.
@@ -45,6 +47,15 @@ python "$scaling" "$folder/laws" "$folder/active" -o "$folder/laws" --x S --epsi
 asyndbt sweep "$study" --workers 8 --seeds 10 -o "$folder/slow" --set delay.slow_workers=1 \
     --vary algorithm.active_workers=1,2,3,4,6,7,8
 python "$scaling" "$folder/slow" -o "$folder/slow" --epsilon 10 3
+
+asyndbt sweep "$study" --workers 8 --seeds 10 -o "$folder/quorum" --set delay.slow_workers=1 \
+    --vary algorithm.active_workers=1,2,3,4,6,7,8 --set algorithm.lower_participation=quorum
+python "$scaling" "$folder/quorum" -o "$folder/quorum" --epsilon 10 3
+
+# Sampled gradients in place of exact ones.
+asyndbt sweep "$study" --workers 8 --seeds 10 -o "$folder/sampled" \
+    --vary algorithm.active_workers=1,2,4,8 --set estimator.name=loo --set estimator.samples=64
+python "$scaling" "$folder/sampled" -o "$folder/sampled" --epsilon 30 10
 
 # Seconds an iteration takes, against the order statistic.
 for model in constant lognormal pareto; do

@@ -15,7 +15,7 @@ from asyndbt_mpi.llm.synthetic import Synthetic
 from asyndbt_mpi.log import addition
 from asyndbt_mpi.log.reader import Log, LogError
 from asyndbt_mpi.log.verify import verify
-from asyndbt_mpi.protocol.records import Iteration, Record
+from asyndbt_mpi.protocol.records import EventKind
 from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.stationarity import _Estimated, _measure, add
 from asyndbt_mpi.transport.virtual import VirtualCluster
@@ -70,23 +70,22 @@ def squared_norms(server: Server, box: Synthetic) -> list[float]:
 
 
 def run(folder: Path, *settings: str) -> tuple[Path, dict[int, list[float]]]:
-    """A run, and the norms at iterations without an estimate, after which no plane is new."""
+    """A run, and the norms by the definition after each of its iterations."""
     path = folder / "run.h5"
     request = Request("synthetic", (*SETTINGS, *settings), str(path), True, False)
     job = Job.of(request, R)
-    server = Server(job.config, job.materials.shapes, R)
+    expected = {}
+
+    class Observed(Server):
+        def _conclude(self) -> None:
+            super()._conclude()
+            expected[self.iteration - 1] = squared_norms(self, box)
+
+    server = Observed(job.config, job.materials.shapes, R)
     workers, box = workers_with_black_box(job.config, job.materials, range(1, R + 1), None)
     assert isinstance(box, Synthetic)
-    expected = {}
     with job.open_log("virtual", server.z) as writer:
-
-        def write(records: list[Record]) -> None:
-            writer.write_all(records)
-            for record in records:
-                if isinstance(record, Iteration) and not record.estimation:
-                    expected[record.number] = squared_norms(server, box)
-
-        VirtualCluster(server, workers, box, job.materials.delays).run(write)
+        VirtualCluster(server, workers, box, job.materials.delays).run(writer.write_all)
     return path, expected
 
 
@@ -101,12 +100,12 @@ def test_it_is_the_definition(tmp_path: Path, distance: str) -> None:
     assert found is not None
     assert found.kind == "exact"
     assert found.iteration.tolist() == list(range(40))
-    rows = sorted(expected)
-    assert len(rows) == 40 - 40 // PERIOD
-    parts = np.column_stack([found.p, found.q, found.z, found.lam])[rows]
-    np.testing.assert_allclose(parts, [expected[row] for row in rows], rtol=1e-6, atol=1e-8)
-    assert (np.array([expected[row] for row in rows])[-5:, 2:] > 0).any()  # planes play a part
-    np.testing.assert_allclose(found.squared_norm[rows], parts.sum(axis=1))
+    parts = np.column_stack([found.p, found.q, found.z, found.lam])
+    due = np.array([expected[row] for row in range(40)])
+    np.testing.assert_allclose(parts, due, rtol=1e-6, atol=1e-8)
+    assert (due[PERIOD - 1 :: PERIOD, 3] > 0).all()  # a new plane cuts the current point off
+    assert (due[-5:, 2] > 0).any()
+    np.testing.assert_allclose(found.squared_norm, parts.sum(axis=1))
     assert verify(path).violations == []
 
 
@@ -120,6 +119,26 @@ def test_verify_looks_at_it(tmp_path: Path) -> None:
     assert len(violations) == 2
     assert "iteration 7: ||grad G||^2 is -1e+09" in violations
     assert "not some of the run's" in "".join(violations)
+
+
+def test_an_excluded_worker_counts_no_more(tmp_path: Path) -> None:
+    path, _ = run(tmp_path)
+    add(path, every=1, samples=2, quiet=True)
+    with Log(path) as log:
+        everybody = log.stationarity
+    with h5py.File(path, "r+") as file:  # as if worker 4 had gone right before its last report
+        row = np.flatnonzero(file["event/worker"][:] == R)[-1]
+        iteration = int(file["event/iteration"][row])
+        file["event/kind"][row] = EventKind.EXCLUDED
+    add(path, every=1, samples=2, quiet=True)
+    with Log(path) as log:
+        others = log.stationarity
+    assert everybody is not None
+    assert others is not None
+    before, after = slice(0, iteration), slice(iteration, None)
+    np.testing.assert_array_equal(others.p[before], everybody.p[before])
+    assert (others.p[after] < everybody.p[after]).all()
+    assert (others.q[after] < everybody.q[after]).all()
 
 
 def test_every_nth_and_the_last(tmp_path: Path) -> None:
