@@ -3,8 +3,9 @@
 import itertools
 import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+import threading
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,8 @@ from asyndbt_mpi.stationarity import add as add_stationarity
 WORKERS = "workers"
 """The one thing that can be varied and is no key of the configuration."""
 
-PARTIAL = ".part"
-"""Ending of a log under way, which is renamed when all is in it."""
+PARTIAL = ".part-"
+"""In the name of a log under way, before its process; it is renamed when all is in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,54 +64,69 @@ def sweep(asked: Sweep) -> list[str]:
     Raises
     ------
     ConfigurationError
-        A setting is wrong, another sweep is at work in the folder, or a log in it was made with
-        other settings. Nothing has been started then.
+        A setting is wrong, another sweep is at work in the folder, or a log in it is not
+        finished or was made with other settings. Nothing has been started then.
     """
-    points = list(_points(asked))
-    asked.folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(asked.folder / ".lock", timeout=0):
-            missing = [point for point in points if not _is_there(point)]
-            return _run(missing, len(points))
+        points = _points(asked)
+        asked.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(asked.folder / ".lock", timeout=0)
+        lock.acquire()
     except Timeout as error:
         raise ConfigurationError(f"another sweep is at work in {asked.folder}") from error
+    except OSError as error:
+        raise ConfigurationError(f"{asked.folder}: {error.strerror or error}") from error
+    try:
+        missing = [point for point, config in points.items() if not _is_there(point, config)]
+        for partial in asked.folder.glob(f"*{PARTIAL}*"):
+            partial.unlink()  # of a sweep that was killed
+        return _run(missing, len(points))
+    finally:
+        lock.release()
 
 
-def _points(asked: Sweep) -> Iterator[_Point]:
-    """Every combination of the varied values, and every seed for each."""
-    varied = [_values(text) for text in asked.vary]
-    if len({key for key, _ in varied}) < len(varied):
+def _points(asked: Sweep) -> dict[_Point, Config]:
+    """Every combination of the varied values, and every seed for each, with its settings."""
+    varied = dict(_values(text) for text in asked.vary)
+    if len(varied) < len(asked.vary):
         raise ConfigurationError("--vary: a key is given twice")
     first_seed = load(asked.source, asked.assignments).run.seed
-    for combination in itertools.product(*(values for _, values in varied)):
-        for seed in range(first_seed, first_seed + asked.seeds):
-            settings = dict(zip((key for key, _ in varied), combination, strict=True))
-            name = ",".join(
-                f"{key.rpartition('.')[2]}={value.replace('/', '-')}"
-                for key, value in (settings | {"seed": str(seed)}).items()
-            )
-            workers = _workers(settings.pop(WORKERS, str(asked.workers)))
-            changes = tuple(f"{key}={value}" for key, value in settings.items())
-            yield _Point(
-                asked.folder / f"{name}.h5",
-                asked.source,
-                (*asked.assignments, *changes, f"run.seed={seed}"),
-                workers,
-            )
+    seeds = range(first_seed, first_seed + asked.seeds)
+    made = [
+        _point(asked, dict(zip(varied, combination, strict=True)), seed)
+        for combination in itertools.product(*varied.values())
+        for seed in seeds
+    ]
+    points = {point: point.job(point.path).config for point in made}
+    different = {(config.to_toml(), point.workers) for point, config in points.items()}
+    if min(len(different), len({point.path for point in made})) < len(made):
+        raise ConfigurationError("--vary: two of the values are the same, or make the same name")
+    return points
+
+
+def _point(asked: Sweep, settings: dict[str, str], seed: int) -> _Point:
+    name = ",".join(
+        f"{key.rpartition('.')[2]}={value.replace('/', '-')}"
+        for key, value in (settings | {"seed": str(seed)}).items()
+    )
+    workers = _workers(settings.pop(WORKERS, str(asked.workers)))
+    changes = tuple(f"{key}={value}" for key, value in settings.items())
+    assignments = (*asked.assignments, *changes, f"run.seed={seed}")
+    return _Point(asked.folder / f"{name}.h5", asked.source, assignments, workers)
 
 
 def _values(text: str) -> tuple[str, list[str]]:
     """Key and values of KEY=VALUE,VALUE,..."""
-    key, separator, written = text.partition("=")
+    key, _, written = text.partition("=")
+    key = key.strip()
     values = [value.strip() for value in written.split(",")]
-    if not separator or not all(values) or len(set(values)) < len(values):
+    if not ("." in key or key == WORKERS) or not all(values):
         raise ConfigurationError(
-            f"--vary {text}: expected section.key=value,value,... or workers=R,R,...,"
-            " each value once"
+            f"--vary {text}: expected section.key=value,value,... or workers=R,R,..."
         )
     if key == "run.seed":
         raise ConfigurationError("--vary run.seed: give --seeds, and run.seed by --set")
-    return key.strip(), values
+    return key, values
 
 
 def _workers(text: str) -> int:
@@ -119,12 +135,13 @@ def _workers(text: str) -> int:
     return int(text)
 
 
-def _is_there(point: _Point) -> bool:
-    """Whether the log of ``point`` is there; its settings are checked whether or not it is."""
-    config = point.job(point.path).config
+def _is_there(point: _Point, config: Config) -> bool:
+    """Whether the log of ``point`` is there; it must have been made with ``config`` then."""
     if not point.path.exists():
         return False
     with Log(point.path) as log:
+        if log.status != "finished":
+            raise ConfigurationError(f"{point.path} is {log.status}; take it away, or wait for it")
         if log.workers != point.workers:
             difference: str | None = f"{WORKERS} = {log.workers}, not {point.workers}"
         else:
@@ -152,31 +169,45 @@ def _run(points: Sequence[_Point], total: int) -> list[str]:
     processes = max(1, min(cores, len(points)))
     # Each process has a core to itself: the threads of numerical libraries would fight.
     os.environ.setdefault("OMP_NUM_THREADS", str(cores // processes))
-    failures = []
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"))
-    with tqdm(total=total, initial=total - len(points), unit="run") as progress:
-        try:
-            futures: dict[Future[None], _Point] = {
-                pool.submit(_run_one, point, cores // processes): point for point in points
-            }
-            for future in as_completed(futures):
-                error = future.exception()
-                if isinstance(error, BrokenProcessPool):
-                    raise RuntimeError(
-                        "a process of the sweep died (out of memory?); what is finished stays,"
-                        " and the same command goes on from there"
-                    ) from error
+    failures: list[str] = []
+    waiting = iter(points)
+    running: dict[Future[None], _Point] = {}
+    pool = ProcessPoolExecutor(
+        processes, multiprocessing.get_context("spawn"), initializer=_end_with_parent
+    )
+    progress = tqdm(total=total, initial=total - len(points), unit="run")
+    with pool, progress:
+        while True:
+            # No more than can run at once: what is in the pool's queue cannot be taken back.
+            for point in itertools.islice(waiting, processes - len(running)):
+                running[pool.submit(_run_one, point, cores // processes)] = point
+            if not running:
+                return failures
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                point, error = running.pop(future), future.exception()
                 if error:
-                    failures.append(f"{futures[future].path}: {type(error).__name__}: {error}")
+                    failures.append(f"{point.path}: {type(error).__name__}: {error}")
+                if isinstance(error, BrokenProcessPool):
+                    return [*failures, "a process died (out of memory?): the sweep ends here"]
                 progress.update(1)
-        finally:
-            pool.shutdown(cancel_futures=True)
-    return failures
+
+
+def _end_with_parent() -> None:
+    """Let this process end when the one that started it does, even by a kill."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end, daemon=True).start()
 
 
 def _run_one(point: _Point, cores: int) -> None:
     """Make one log; it has its name when all is in it."""
-    partial = point.path.with_name(point.path.name + PARTIAL)
+    partial = point.path.with_name(f"{point.path.name}{PARTIAL}{os.getpid()}")
     job = point.job(partial)
     try:
         simulate_silently(job, cores)

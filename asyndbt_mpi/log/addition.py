@@ -2,39 +2,68 @@
 
 import os
 import shutil
+import tempfile
+from pathlib import Path
 
 import h5py
 import numpy as np
 
 from asyndbt_mpi.log import schema
-from asyndbt_mpi.log.reader import LogError, Stationarity
+from asyndbt_mpi.log.reader import Stationarity
+from asyndbt_mpi.log.room import LogWriteError, reserve
+
+CHUNK = 1024
+SPARE_BYTES = 1 << 18
+"""Reserved beyond the rows: HDF5's own bookkeeping."""
 
 
 def add_stationarity(path: str | os.PathLike[str], found: Stationarity) -> None:
     """Put ``found`` into the log at ``path``, in place of what may be there.
 
-    It goes into a copy, which takes the log's place once it is whole: nothing that happens on
-    the way can harm the log.
+    It goes into a copy, which takes the log's place once it is whole and on the disk: nothing
+    that happens on the way can harm the log.
 
     Raises
     ------
-    LogError
+    LogWriteError
         The copy cannot be written.
     """
-    copy = f"{os.fspath(path)}.with-stationarity"
+    log = Path(path)
+    copy: str | None = None
     try:
-        shutil.copy2(path, copy)
-        with h5py.File(copy, "r+", locking=False) as file:
-            if "stationarity" in file:
-                del file["stationarity"]
-            group = file.create_group("stationarity")
-            group.attrs["kind"] = found.kind
-            for name in ("iteration", *schema.STATIONARITY):
-                values: np.ndarray = getattr(found, name)
-                group.create_dataset(name, data=values, maxshape=(None,), chunks=True)
-        os.replace(copy, path)
+        # A name of its own: two processes may be at the same log.
+        handle, copy = tempfile.mkstemp(prefix=f".{log.name}.", dir=log.parent)
+        os.close(handle)
+        shutil.copy2(log, copy)
+        _reserve(copy, found)
+        _write(copy, found)
+        os.replace(copy, log)
     except (OSError, RuntimeError) as error:
-        raise LogError(f"{copy}: cannot be written: {str(error).splitlines()[0]}") from error
+        reason = str(error).splitlines()[0]
+        raise LogWriteError(f"{log}: stays as it was, for its copy failed: {reason}") from error
     finally:
-        if os.path.exists(copy):
+        if copy and os.path.exists(copy):
             os.unlink(copy)
+
+
+def _reserve(copy: str, found: Stationarity) -> None:
+    rows = -(-len(found.iteration) // CHUNK) * CHUNK
+    with open(copy, "r+b") as file:
+        size = 8 * rows * (1 + len(schema.STATIONARITY)) + SPARE_BYTES
+        reserve(file.fileno(), os.path.getsize(copy), size)
+
+
+def _write(copy: str, found: Stationarity) -> None:
+    with h5py.File(copy, "r+", locking=False) as file:
+        if "stationarity" in file:
+            del file["stationarity"]
+        group = file.create_group("stationarity")
+        group.attrs["kind"] = found.kind
+        for name in ("iteration", *schema.STATIONARITY):
+            values: np.ndarray = getattr(found, name)
+            group.create_dataset(name, data=values, maxshape=(None,), chunks=(CHUNK,))
+        file.flush()
+        end = file.id.get_filesize()
+    os.truncate(copy, end)  # HDF5 does not give back what was reserved
+    with open(copy, "r+b") as file:
+        os.fsync(file.fileno())

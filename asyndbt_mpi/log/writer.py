@@ -29,6 +29,7 @@ from asyndbt_mpi import __version__
 from asyndbt_mpi.algorithm.types import FloatArray
 from asyndbt_mpi.config import Config
 from asyndbt_mpi.log import rows, schema
+from asyndbt_mpi.log.room import LogWriteError, reserve
 from asyndbt_mpi.log.schema import Column, Transport
 from asyndbt_mpi.protocol.messages import Shapes
 from asyndbt_mpi.protocol.records import Estimation, Evaluation, Event, EventKind, Iteration, Record
@@ -41,11 +42,6 @@ CHUNK_BYTES = 1 << 18
 LONGEST_CHUNK = 512
 SPARE_BYTES = 1 << 20
 """Reserved beyond a batch's rows: HDF5's own bookkeeping, and what closing the file takes."""
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-class LogWriteError(OSError):
-    """The log cannot be written any more; one line that names it and says what is safe."""
 
 
 class Writer:
@@ -161,14 +157,13 @@ class Writer:
         """
         end = self.file.id.get_filesize()
         needed = end + size + SPARE_BYTES
-        if needed <= self._reserved or not hasattr(os, "posix_fallocate"):
+        if needed <= self._reserved:
             return
         needed += SPARE_BYTES // 2  # so that not every batch has to ask
         try:
-            os.posix_fallocate(self.file.id.get_vfd_handle(), end, needed - end)
+            if not reserve(self.file.id.get_vfd_handle(), end, needed - end):
+                return
         except OSError as error:
-            if error.errno not in NO_ROOM:
-                return  # the file system cannot reserve: then writing will tell
             raise LogWriteError(
                 f"{self.path}: cannot be written ({error.strerror}); {self._committed} iterations "
                 "are safe in it"

@@ -1,5 +1,8 @@
 """`asyndbt stationarity` against the definition, worked out from the states of the run itself."""
 
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import h5py
@@ -13,7 +16,8 @@ from asyndbt_mpi.cli import cli
 from asyndbt_mpi.job import Job, Request
 from asyndbt_mpi.llm.synthetic import Synthetic
 from asyndbt_mpi.log import addition
-from asyndbt_mpi.log.reader import Log, LogError
+from asyndbt_mpi.log.reader import Log
+from asyndbt_mpi.log.room import LogWriteError
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.protocol.records import EventKind
 from asyndbt_mpi.protocol.server import Server
@@ -198,7 +202,34 @@ def test_a_failure_on_the_way_leaves_the_log_whole(
         raise OSError("no space left")
 
     monkeypatch.setattr(addition.os, "replace", refuse)
-    with pytest.raises(LogError, match="no space left"):
+    with pytest.raises(LogWriteError, match=r"stays as it was.*no space left"):
         add(path, every=1, samples=2, quiet=True)
+    assert path.read_bytes() == before
+    assert [each.name for each in tmp_path.iterdir()] == ["run.h5"]
+
+
+def test_two_at_the_same_log_leave_it_whole(tmp_path: Path) -> None:
+    path, _ = run(tmp_path)
+    add(path, every=1, samples=2, quiet=True)
+    with Log(path) as log:
+        found = log.stationarity
+    assert found is not None
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: addition.add_stationarity(path, found), range(40)))
+    assert verify(path).violations == []
+    assert [each.name for each in tmp_path.iterdir()] == ["run.h5"]
+
+
+def test_a_full_disk_leaves_the_log_as_it_was(tmp_path: Path) -> None:
+    path, _ = run(tmp_path)
+    before = path.read_bytes()
+    command = [sys.executable, "-m", "asyndbt_mpi", "stationarity", str(path)]
+    # A limit on the size of files stands for the end of the disk.
+    blocks = len(before) // 1024 + 20
+    shell = ["bash", "-c", f'ulimit -f {blocks}; exec "$@"', "bash", *command]
+    result = subprocess.run(shell, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 1
+    assert "stays as it was" in result.stderr
+    assert "Traceback" not in result.stderr
     assert path.read_bytes() == before
     assert [each.name for each in tmp_path.iterdir()] == ["run.h5"]

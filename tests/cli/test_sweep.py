@@ -1,7 +1,11 @@
 """`asyndbt sweep`: grids, going on with a half-done folder, and what it refuses."""
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import h5py
 import pytest
 from click.testing import CliRunner
 from filelock import FileLock
@@ -64,10 +68,10 @@ def test_it_goes_on_with_what_is_missing(tmp_path: Path) -> None:
     kept = tmp_path / "seed=0.h5"
     made = kept.stat().st_mtime_ns
     (tmp_path / "seed=1.h5").unlink()
-    (tmp_path / "seed=2.h5").rename(tmp_path / "seed=2.h5.part")  # as if killed while at it
+    (tmp_path / "seed=2.h5").rename(tmp_path / "seed=2.h5.part-99999")  # as if killed while at it
     assert sweep(tmp_path, "--seeds", "3")[0] == 0
     assert names(tmp_path) == ["seed=0.h5", "seed=1.h5", "seed=2.h5"]
-    assert not list(tmp_path.glob("*.part"))
+    assert not list(tmp_path.glob("*.part*"))
     assert kept.stat().st_mtime_ns == made
 
 
@@ -82,6 +86,54 @@ def test_logs_of_other_settings_are_not_mixed_in(tmp_path: Path) -> None:
     assert "workers = 4, not 5" in sweep(tmp_path, "--workers", "5")[1]
 
 
+def test_a_log_that_is_not_finished_is_not_taken_for_done(tmp_path: Path) -> None:
+    assert sweep(tmp_path)[0] == 0
+    with h5py.File(tmp_path / "seed=0.h5", "r+") as file:
+        file.attrs["status"] = "interrupted"
+    assert sweep(tmp_path) == (
+        2, f"{tmp_path / 'seed=0.h5'} is interrupted; take it away, or wait for it"
+    )  # fmt: skip
+
+
+def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in ("file", "file/folder", "x" * 300):
+        code, message = sweep(tmp_path / folder)
+        assert code == 2
+        assert message.startswith(str(tmp_path / folder))
+
+
+def children(process: int) -> list[int]:
+    text = Path(f"/proc/{process}/task/{process}/children").read_text()
+    return [int(child) for child in text.split()]
+
+
+def alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_after_a_kill_its_processes_end_and_the_next_sweep_goes_on(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "asyndbt_mpi", "sweep", "synthetic", "-o", str(tmp_path)]
+    command += [*QUICK, "--seeds", "3", "--set", "run.iterations=3000"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as killed:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("*.part-*")):
+            assert time.monotonic() < deadline, "the sweep never began a run"
+            time.sleep(0.05)
+        processes = children(killed.pid)
+        killed.kill()
+    assert processes
+    while any(alive(process) for process in processes):
+        assert time.monotonic() < deadline, "processes of a killed sweep live on"
+        time.sleep(0.05)
+    assert sweep(tmp_path, "--seeds", "3", "--set", "run.iterations=3000")[0] == 0
+    assert names(tmp_path) == ["seed=0.h5", "seed=1.h5", "seed=2.h5"]
+    assert not list(tmp_path.glob("*.part*"))
+
+
 def test_one_sweep_at_a_time(tmp_path: Path) -> None:
     with FileLock(tmp_path / ".lock"):
         assert sweep(tmp_path) == (2, f"another sweep is at work in {tmp_path}")
@@ -92,11 +144,14 @@ def test_one_sweep_at_a_time(tmp_path: Path) -> None:
     [
         (["--vary", "algorithm.active_workers"], "expected section.key=value"),
         (["--vary", "algorithm.active_workers=1,,2"], "expected section.key=value"),
-        (["--vary", "algorithm.active_workers=1,1"], "each value once"),
+        (["--vary", "algorithm.active_workers=1,1"], "two of the values are the same"),
+        (["--vary", "steps.p=0.1,0.10"], "two of the values are the same"),
+        (["--vary", "run.name=a/b,a-b"], "make the same name"),
+        (["--vary", "active_workers=1,2"], "expected section.key=value"),
         (["--vary", "algorithm.active_worker=1,2"], "did you mean 'active_workers'?"),
         (["--vary", "algorithm.active_workers=1,9"], "the run has only 4 workers"),
         (["--vary", "workers=0,2"], "'0' is no number of workers"),
-        (["--vary", "run.seed=1,2"], "give --seeds"),
+        (["--vary", "run.seed =1,2"], "give --seeds"),
         (["--vary", "steps.p=1,2", "--vary", "steps.p=3"], "a key is given twice"),
     ],
 )
@@ -115,4 +170,4 @@ def test_a_run_that_fails_is_named_and_the_others_are_made(tmp_path: Path) -> No
     assert "max_planes=1000000000000,seed=0.h5: " in said
     assert "MemoryError" in said
     assert names(tmp_path) == ["max_planes=20,seed=0.h5"]
-    assert not list(tmp_path.glob("*.part"))
+    assert not list(tmp_path.glob("*.part*"))

@@ -1,0 +1,32 @@
+"""Room on the disk, set aside before HDF5 hears of what is to be written.
+
+HDF5 leaves a damaged file, and can crash the process, when a write fails for want of room.
+"""
+
+import errno
+import os
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class LogWriteError(OSError):
+    """The log cannot be written (any more); one line that names it and says what is safe."""
+
+
+def reserve(handle: int, start: int, size: int) -> bool:
+    """Have the file system set aside ``size`` bytes from ``start`` on; False if it cannot.
+
+    Raises
+    ------
+    OSError
+        There is no room.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return False
+    try:
+        os.posix_fallocate(handle, start, size)
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise
+        return False  # the file system cannot reserve: then writing will tell
+    return True
