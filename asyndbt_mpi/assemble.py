@@ -35,14 +35,13 @@ class Place:
 class Materials:
     """What every rank can work out for itself; a synthetic task has neither template nor data.
 
-    ``data`` and ``delays`` are by number of the worker.
+    ``data`` is by number of the worker.
     """
 
     shapes: Shapes
     vocabulary: list[str]
     template: Template | None
     data: dict[int, WorkerData] | None
-    delays: dict[int, Delays]
 
 
 def prepare(config: Config, workers: int) -> Materials:
@@ -70,11 +69,17 @@ def prepare(config: Config, workers: int) -> Materials:
         parts = split(dataset, config.task, prompt.pool, workers, config.run.seed)
         data = dict(enumerate(parts, start=1))
     shapes = Shapes(prompt.fragment_length, prompt.vocabulary_size, classes, prompt.pool)
-    return Materials(shapes, vocabulary, template, data, _delays(config, workers))
+    return Materials(shapes, vocabulary, template, data)
 
 
-def _delays(config: Config, workers: int) -> dict[int, Delays]:
-    """The delays of every worker; a trace's workers take turns if it has fewer."""
+def delays_of_workers(config: Config, workers: int) -> dict[int, Delays]:
+    """The delays of every worker, by its number; a trace's workers take turns if it has fewer.
+
+    Raises
+    ------
+    ConfigurationError
+        The trace is no log, or has no seconds to draw from.
+    """
     traces = _traces(config.delay.trace) if config.delay.model == "trace" else [None]
     return {
         worker: Delays(
@@ -91,8 +96,10 @@ def _traces(path: str) -> list[FloatArray | None]:
             worker, seconds = log["report/worker"], log["report/compute_seconds"]
     except LogError as error:
         raise ConfigurationError(f"delay.trace: {error}") from error
-    if not len(worker):
-        raise ConfigurationError(f"delay.trace: {path}: has no reports to take the seconds from")
+    if not (np.isfinite(seconds).all() and (seconds >= 0).all() and (seconds > 0).any()):
+        raise ConfigurationError(
+            f"delay.trace: {path}: has no reports that took seconds, or damaged ones"
+        )
     return [seconds[worker == each] for each in np.unique(worker)]
 
 

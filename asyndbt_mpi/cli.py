@@ -158,6 +158,8 @@ def replay(run: Path) -> int:
         click.echo(f"first difference: {comparison.difference}")
         return FAILED
     click.echo(f"{run}: {comparison.iterations} iterations are the same, bit by bit")
+    if comparison.every > 1:
+        click.echo(f"(of p, q and z only those of every {comparison.every} iterations are logged)")
     return DONE
 
 

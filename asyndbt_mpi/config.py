@@ -119,7 +119,7 @@ class TaskSection(Section):
 class Llm(Section):
     """[llm]: the black box. `cache` bounds the answers kept, 0 keeps none; `threads` 0 is auto.
 
-    `heterogeneity` belongs to the synthetic backend: 0 gives all workers the same loss.
+    `heterogeneity` belongs to the synthetic backend: 0 gives all workers the same tables.
     """
 
     backend: Literal["transformers", "synthetic"] = "transformers"

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asyndbt_mpi.algorithm.types import FloatArray
-from asyndbt_mpi.assemble import Materials, prepare
+from asyndbt_mpi.assemble import Materials, delays_of_workers, prepare
 from asyndbt_mpi.config import Config, ConfigurationError, load
 from asyndbt_mpi.log.schema import Transport
 from asyndbt_mpi.log.writer import Writer
 from asyndbt_mpi.protocol.records import Event, EventKind, Record
+from asyndbt_mpi.transport.delay import Delays
 from asyndbt_mpi.view.progress import Progress
 
 DONE, FAILED, BAD_USAGE = 0, 1, 2
@@ -32,6 +33,7 @@ class Job:
 
     config: Config
     materials: Materials
+    delays: dict[int, Delays]
     workers: int
     path: Path
 
@@ -49,11 +51,14 @@ class Job:
         path = Path(request.output or config.run.output.replace("{name}", config.run.name))
         if path.is_dir():
             raise ConfigurationError(f"run.output = {str(path)!r}: is a folder; give a file")
+        delays = delays_of_workers(config, workers)
+        if config.delay.trace and path.resolve() == Path(config.delay.trace).resolve():
+            raise ConfigurationError(f"delay.trace = {str(path)!r}: is the log to be written")
         if path.exists() and not request.overwrite:
             raise ConfigurationError(
                 f"{path} is there already; give another --output, or --overwrite to replace it"
             )
-        return cls(config, materials, workers, path)
+        return cls(config, materials, delays, workers, path)
 
     def open_log(self, transport: Transport, start: FloatArray) -> Writer:
         """The log, in place of one that may be there; ``start`` (M, N) is z before iteration 0.

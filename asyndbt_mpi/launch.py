@@ -98,7 +98,7 @@ def _run_worker(channel: Channel, job: Job, place: Place) -> int:
         model = language_model(job.config, place)
         return workers_with_black_box(job.config, job.materials, [rank], model)
 
-    work(channel, prepare, job.materials.delays[rank])
+    work(channel, prepare, job.delays[rank])
     channel.close(float("inf"))
     return DONE
 

@@ -7,19 +7,24 @@ from dataclasses import dataclass
 import numpy as np
 
 from asyndbt_mpi.algorithm.types import FloatArray
-from asyndbt_mpi.assemble import Place, language_model, prepare, workers_with_black_box
-from asyndbt_mpi.log.reader import Log, LogError
+from asyndbt_mpi.log import schema
+from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.protocol.records import Event, EventKind, Iteration, Record
 from asyndbt_mpi.protocol.server import Server
+from asyndbt_mpi.rebuild import rebuild
 from asyndbt_mpi.transport.replay import Replay, ReplayError
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How many iterations were compared, and the first difference, if there is one."""
+    """How many iterations were compared, and the first difference, if there is one.
+
+    p, q and z could be compared in every ``every``-th of them.
+    """
 
     iterations: int
     difference: str | None
+    every: int
 
 
 class _Differs(Exception):
@@ -46,16 +51,19 @@ class _Comparer:
             raise _Differs(f"{where}: other workers are active")
         for used in iteration.reports:
             of_worker = f"{where}, worker {used.worker}"
-            self._same("report/p", self.reports, used.report.p, of_worker)
-            self._same("report/q", self.reports, used.report.q, of_worker)
+            self._same("report/p", self.reports, used.report.p, of_worker, iteration)
+            self._same("report/q", self.reports, used.report.q, of_worker, iteration)
             self.reports += 1
-        self._same("iteration/z", iteration.number + 1, iteration.z, where)
+        self._same("iteration/z", iteration.number + 1, iteration.z, where, iteration)
         self.iterations += 1
 
-    def _same(self, path: str, row: int, value: FloatArray, where: str) -> None:
+    def _same(
+        self, path: str, row: int, value: FloatArray, where: str, iteration: Iteration
+    ) -> None:
         logged = self.log.rows(path, row, row + 1)[0]
-        if np.isnan(logged).all():
-            return  # log.iterates left it out
+        left_out = not schema.kept(iteration.number, self.log.every)  # by log.iterates
+        if left_out and np.isnan(logged).all():
+            return
         if not np.array_equal(logged, value):
             largest = float(np.abs(logged - value).max())
             raise _Differs(f"{where}: {path} differs by up to {largest:.3g}")
@@ -72,24 +80,20 @@ def replay(path: str | os.PathLike[str]) -> Comparison:
         Its data or its language model are not to be had here.
     """
     with Log(path) as log:
-        materials = prepare(log.config, log.workers)
-        if materials.shapes != log.shapes or materials.vocabulary != log.vocabulary:
-            raise LogError(f"{log.path}: was made with another vocabulary or other sizes")
-        server = Server(log.config, materials.shapes, log.workers)
-        model = language_model(log.config, Place(0, len(os.sched_getaffinity(0))))
-        everyone = range(1, log.workers + 1)
-        workers, black_box = workers_with_black_box(log.config, materials, everyone, model)
+        workers, black_box = rebuild(log)
+        server = Server(log.config, log.shapes, log.workers)
         comparer = _Comparer(log)
         try:
             Replay(server, workers, black_box).run(_events(log), comparer.write)
         except (_Differs, ReplayError) as error:
-            return Comparison(comparer.iterations, str(error))
+            return Comparison(comparer.iterations, str(error), log.every)
         if comparer.iterations < log.committed:
             return Comparison(
                 comparer.iterations,
                 f"the recorded arrivals end at iteration {comparer.iterations} of {log.committed}",
+                log.every,
             )
-        return Comparison(comparer.iterations, None)
+        return Comparison(comparer.iterations, None, log.every)
 
 
 def _events(log: Log) -> Iterator[Event]:

@@ -41,4 +41,4 @@ def _cluster(job: Job, cores: int) -> VirtualCluster:
     model = language_model(job.config, Place(0, cores))
     everyone = range(1, job.workers + 1)
     workers, black_box = workers_with_black_box(job.config, job.materials, everyone, model)
-    return VirtualCluster(server, workers, black_box, job.materials.delays)
+    return VirtualCluster(server, workers, black_box, job.delays)

@@ -12,7 +12,6 @@ from asyndbt_mpi.algorithm.estimator import leave_one_out, sample
 from asyndbt_mpi.algorithm.random import Purpose, stream
 from asyndbt_mpi.algorithm.stationarity import of_duals, on_simplex, squared_norm
 from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
-from asyndbt_mpi.assemble import Place, language_model, prepare, workers_with_black_box
 from asyndbt_mpi.llm.synthetic import Synthetic
 from asyndbt_mpi.log.addition import add_stationarity
 from asyndbt_mpi.log.iterates import InOrder, Planes
@@ -20,6 +19,7 @@ from asyndbt_mpi.log.reader import Log, LogError, Stationarity
 from asyndbt_mpi.protocol.blackbox import BlackBox, Query
 from asyndbt_mpi.protocol.messages import Split
 from asyndbt_mpi.protocol.records import EventKind
+from asyndbt_mpi.rebuild import rebuild
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +71,7 @@ def add(path: str | os.PathLike[str], every: int, samples: int, quiet: bool = Fa
     """
     with Log(path) as log:
         _check(log)
-        materials = prepare(log.config, log.workers)
-        if materials.shapes != log.shapes:
-            raise LogError(f"{log.path}: was made with other sizes than its data give here")
-        model = language_model(log.config, Place(0, len(os.sched_getaffinity(0))))
-        everyone = range(1, log.workers + 1)
-        _, black_box = workers_with_black_box(log.config, materials, everyone, model)
+        _, black_box = rebuild(log)
         gradients: _Gradients = (
             _Exact(black_box)
             if isinstance(black_box, Synthetic)
@@ -89,8 +84,10 @@ def add(path: str | os.PathLike[str], every: int, samples: int, quiet: bool = Fa
             ]
         )
         found = _measure(log, gradients, allowed, every, quiet)
-    add_stationarity(path, found)
     norms = found.squared_norm
+    if not np.isfinite(norms).all():
+        raise LogError(f"{os.fspath(path)}: is damaged; asyndbt verify tells where")
+    add_stationarity(path, found)
     return (
         f"{os.fspath(path)}: {found.kind}, ||grad G||^2 is {norms[0]:.3g} after iteration"
         f" {found.iteration[0] + 1}, {norms[-1]:.3g} after {found.iteration[-1] + 1};"
@@ -105,6 +102,9 @@ def _check(log: Log) -> None:
         )
     if not log.committed:
         raise LogError(f"{log.path}: no iteration is committed")
+    workers = log["report/worker"]
+    if workers.min() < 1 or workers.max() > log.workers:
+        raise LogError(f"{log.path}: is damaged; asyndbt verify tells where")
     if log.every > 1:
         raise LogError(f"{log.path}: has only every n-th iterate; log.iterates = 'all' is needed")
 

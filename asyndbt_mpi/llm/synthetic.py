@@ -63,7 +63,7 @@ class Synthetic:
     ----------
     workers : their numbers; a worker's losses do not depend on who else is there
     heterogeneity : float in [0, 1]
-        0: all workers have the same loss; 1: the unary terms are each worker's own.
+        0: all workers have the same tables; 1: the unary terms are each worker's own.
 
     Attributes
     ----------
@@ -109,9 +109,11 @@ class Synthetic:
         """
         members = np.array([self._index[query.worker] for query in queries])
         exact = [query for query in queries if isinstance(query, ExactQuery)]
-        if exact:
-            return self._answer_exactly(exact, members)
         sampled = [query for query in queries if isinstance(query, Query)]
+        if exact and sampled:
+            raise TypeError("exact and sampled queries are not answered together")
+        if not sampled:
+            return self._answer_exactly(exact, members)
         words = np.array([query.words for query in sampled])
         shown = np.array([query.demonstrations for query in sampled])
         rows = np.array([query.rows for query in sampled])

@@ -129,13 +129,18 @@ class Log:
 
         def kind(file: h5py.File) -> str | None:
             group = file.get("stationarity")
-            return None if group is None else str(group.attrs["kind"])
+            return None if group is None else str(group.attrs.get("kind"))
 
         found = self._attempt(kind)
         if found is None:
             return None
-        columns = (self.rows(f"stationarity/{name}") for name in schema.STATIONARITY)
-        return Stationarity(found, self.rows("stationarity/iteration"), *columns)
+        if found not in schema.STATIONARITY_KINDS:
+            raise self._error(f"/stationarity is of kind {found!r}")
+        names = ("iteration", *schema.STATIONARITY)
+        columns = [self.rows(f"stationarity/{name}") for name in names]
+        if len({len(column) for column in columns}) > 1:
+            raise self._error("the columns of /stationarity have different lengths")
+        return Stationarity(found, *columns)
 
     def rows(self, path: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Rows ``start`` to ``stop`` of those of ``path`` that count.
@@ -236,7 +241,7 @@ class Log:
             self.seed = int(attributes["seed"])
             self.transport = str(attributes["transport"])
             self.package_version = str(attributes["package_version"])
-            self.logging_seconds = float(attributes["logging_seconds"])
+            self.logging_seconds = float(attributes.get("logging_seconds", float("nan")))
             self.shapes = Shapes(
                 *(int(attributes[name]) for name in ("positions", "words", "classes", "pool"))
             )

@@ -159,6 +159,8 @@ FIXED = {"vocabulary": "N", "worker/description": "R"}
 STATIONARITY = ("p", "q", "z", "lam")
 """Parts of /stationarity, which is added to a log after its run, beside the column iteration."""
 
+STATIONARITY_KINDS = ("exact", "estimated")
+
 KEY = {
     "report": "report/iteration",
     "plane": "plane/created",

@@ -7,7 +7,7 @@ import numpy as np
 
 from asyndbt_mpi.algorithm.types import BoolArray
 from asyndbt_mpi.log import schema
-from asyndbt_mpi.log.reader import Log
+from asyndbt_mpi.log.reader import Log, LogError
 
 MEASURED = (
     "report/grad_p_norm",
@@ -49,7 +49,11 @@ def attributes(log: Log) -> Iterator[str]:
 
 def stationarity(log: Log) -> Iterator[str]:
     """What was added to the log and is of no iteration, or cannot be a squared norm."""
-    found = log.stationarity
+    try:
+        found = log.stationarity
+    except LogError as error:
+        yield str(error)
+        return
     if found is None:
         return
     iteration, norm = found.iteration, found.squared_norm

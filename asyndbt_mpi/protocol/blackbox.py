@@ -77,5 +77,8 @@ class BlackBox(Protocol):
     descriptions: dict[int, str]
 
     def answer(self, queries: Sequence[AnyQuery]) -> list[Answer]:
-        """Answer each query; the same query always gets the same answer."""
+        """Answer each query; the same query always gets the same answer.
+
+        The queries are of different workers, and all exact or all sampled.
+        """
         ...

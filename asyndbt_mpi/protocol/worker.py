@@ -23,6 +23,7 @@ from asyndbt_mpi.config import Config
 from asyndbt_mpi.protocol.blackbox import (
     Answer,
     AnyQuery,
+    ExactAnswer,
     ExactQuery,
     Holdings,
     Query,
@@ -270,7 +271,8 @@ class Workers:
     ) -> FloatArray:
         """Gradients in p or q at (W, rows, n): estimated from the samples, eq. (27), or exact."""
         if self.exact:
-            return np.array([getattr(done.answer, f"{variable}_gradient") for done, _ in together])
+            exact = [done.answer for done, _ in together if isinstance(done.answer, ExactAnswer)]
+            return np.array([getattr(answer, f"{variable}_gradient") for answer in exact])
         losses = np.array([done.answer.losses for done, _ in together])
         drawn = "words" if variable == "p" else "demonstrations"
         return self.estimate(at, np.array([getattr(asked, drawn) for _, asked in together]), losses)

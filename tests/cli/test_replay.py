@@ -98,6 +98,21 @@ def test_an_interrupted_log_replays_as_far_as_it_goes(tmp_path: Path) -> None:
 
 def test_left_out_iterates_are_not_compared(tmp_path: Path) -> None:
     path = simulated(tmp_path, "log.iterates=7")
+    comparison = replay(path)
+    assert (comparison.difference, comparison.every) == (None, 7)
+
+
+def test_an_iterate_that_should_be_there_and_is_not_is_a_difference(tmp_path: Path) -> None:
+    path = simulated(tmp_path)
+    with h5py.File(path, "r+") as file:
+        file["iteration/z"][21] = np.nan
+    assert "iteration 20: iteration/z differs" in (replay(path).difference or "")
+
+
+def test_a_run_is_replayed_without_the_trace_that_its_delays_came_from(tmp_path: Path) -> None:
+    trace = simulated(tmp_path).rename(tmp_path / "trace.h5")
+    path = simulated(tmp_path, "delay.model=trace", f"delay.trace={trace}", "delay.mean=0")
+    trace.unlink()
     assert replay(path).difference is None
 
 

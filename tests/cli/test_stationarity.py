@@ -16,7 +16,7 @@ from asyndbt_mpi.cli import cli
 from asyndbt_mpi.job import Job, Request
 from asyndbt_mpi.llm.synthetic import Synthetic
 from asyndbt_mpi.log import addition
-from asyndbt_mpi.log.reader import Log
+from asyndbt_mpi.log.reader import Log, LogError
 from asyndbt_mpi.log.room import LogWriteError
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.protocol.records import EventKind
@@ -89,7 +89,7 @@ def run(folder: Path, *settings: str) -> tuple[Path, dict[int, list[float]]]:
     workers, box = workers_with_black_box(job.config, job.materials, range(1, R + 1), None)
     assert isinstance(box, Synthetic)
     with job.open_log("virtual", server.z) as writer:
-        VirtualCluster(server, workers, box, job.materials.delays).run(writer.write_all)
+        VirtualCluster(server, workers, box, job.delays).run(writer.write_all)
     return path, expected
 
 
@@ -123,6 +123,35 @@ def test_verify_looks_at_it(tmp_path: Path) -> None:
     assert len(violations) == 2
     assert "iteration 7: ||grad G||^2 is -1e+09" in violations
     assert "not some of the run's" in "".join(violations)
+
+
+@pytest.mark.parametrize("damage", ["kind", "another kind", "length"])
+def test_what_is_damaged_is_named(tmp_path: Path, damage: str) -> None:
+    path, _ = run(tmp_path)
+    add(path, every=1, samples=2, quiet=True)
+    with h5py.File(path, "r+") as file:
+        if damage == "length":
+            file["stationarity/q"].resize(7, axis=0)
+        elif damage == "kind":
+            del file["stationarity"].attrs["kind"]
+        else:
+            file["stationarity"].attrs["kind"] = "guessed"
+    [violation] = verify(path).violations
+    assert "/stationarity" in violation
+    with Log(path) as log, pytest.raises(LogError, match="/stationarity"):
+        _ = log.stationarity
+
+
+def test_a_damaged_log_gets_nothing(tmp_path: Path) -> None:
+    path, _ = run(tmp_path)
+    for dataset, value in (("report/p", np.nan), ("report/worker", 99)):
+        with h5py.File(path, "r+") as file:
+            kept = file[dataset][20]
+            file[dataset][20] = value
+        code, said = command(path)
+        assert (code, said) == (1, f"{path}: is damaged; asyndbt verify tells where")
+        with h5py.File(path, "r+") as file:
+            file[dataset][20] = kept
 
 
 def test_an_excluded_worker_counts_no_more(tmp_path: Path) -> None:

@@ -3,12 +3,14 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from scipy import stats
 
-from asyndbt_mpi.assemble import prepare
+from asyndbt_mpi.assemble import delays_of_workers
 from asyndbt_mpi.config import ConfigurationError, Delay, load
+from asyndbt_mpi.job import Job, Request
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.transport.delay import Delays
 
@@ -57,7 +59,7 @@ def test_a_trace_gives_each_worker_its_own_seconds_again(virtual_run: Run) -> No
     # Five workers take the two of the trace in turn; the last is three times slower here.
     settings = ("delay.model=trace", f"delay.trace={path}", "delay.slow_workers=1",
                 "delay.slow_factor=3.0", "algorithm.active_workers=1")  # fmt: skip
-    delays = prepare(load("synthetic", settings), 5).delays
+    delays = delays_of_workers(load("synthetic", settings), 5)
     drawn = {v: np.array([delays[v].draw() for _ in range(300)]) for v in delays}
     for v, source in ((1, 1), (2, 2), (3, 1), (4, 2)):
         assert set(drawn[v]) <= set(seconds[worker == source])
@@ -77,4 +79,24 @@ def test_a_trace_gives_each_worker_its_own_seconds_again(virtual_run: Run) -> No
 )
 def test_a_trace_that_cannot_be(settings: tuple[str, ...], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
-        prepare(load("synthetic", settings), 3)
+        delays_of_workers(load("synthetic", settings), 3)
+
+
+def test_a_trace_without_seconds_is_refused(virtual_run: Run) -> None:
+    path = virtual_run(run={"iterations": 5}, delay={"model": "none"})
+    settings = ("delay.model=trace", f"delay.trace={path}")
+    with pytest.raises(ConfigurationError, match="has no reports that took seconds"):
+        delays_of_workers(load("synthetic", settings), 3)
+    with h5py.File(path, "r+") as file:
+        file["report/compute_seconds"][:] = np.nan
+    with pytest.raises(ConfigurationError, match="or damaged ones"):
+        delays_of_workers(load("synthetic", settings), 3)
+
+
+def test_a_trace_is_not_overwritten_by_the_run_that_draws_from_it(virtual_run: Run) -> None:
+    path = virtual_run(run={"iterations": 5}, delay={"model": "constant", "mean": 1.0})
+    before = path.read_bytes()
+    settings = ("delay.model=trace", f"delay.trace={path}")
+    with pytest.raises(ConfigurationError, match="is the log to be written"):
+        Job.of(Request("synthetic", settings, str(path), overwrite=True, debug=False), 3)
+    assert path.read_bytes() == before
