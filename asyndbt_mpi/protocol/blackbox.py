@@ -19,7 +19,7 @@ class Holdings:
     rows: dict[Split, int]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Query:
     """Score I prompts of ``worker``, each on the same B rows of a split.
 
@@ -34,7 +34,7 @@ class Query:
     demonstrations: IntArray
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answer:
     """Loss (1) and accuracy of each prompt, (I,) each, averaged over the rows asked for."""
 
@@ -44,7 +44,7 @@ class Answer:
     prompt_tokens: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ExactQuery:
     """The expected loss of ``worker`` under p (M, N) and q (U, V), and its gradients there.
 
@@ -56,7 +56,7 @@ class ExactQuery:
     q: FloatArray
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ExactAnswer(Answer):
     """The expected loss as the only one (1,), and its derivatives in p (M, N) and q (U, V)."""
 

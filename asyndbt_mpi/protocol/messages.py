@@ -55,10 +55,12 @@ class Shapes:
     pool: int
 
 
+# What a simulation makes by the hundred thousand is not frozen: to freeze it takes longer.
+
 # ---------------------------------------------------------------- server to worker
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Assignment:
     """Do one upper step (19), (20). ``force`` (M, N) is sum_l lambda^l a^l(v)."""
 
@@ -67,7 +69,7 @@ class Assignment:
     force: FloatArray
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class LowerAssignment:
     """Do one lower step (8) on the scratch copy ``p`` under ``force``, both (M, N).
 
@@ -103,7 +105,7 @@ class Stop:
 # ---------------------------------------------------------------- worker to server
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Costs:
     """What an answer of the black box cost."""
 
@@ -120,7 +122,7 @@ class Hello:
     description: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Report:
     """The worker's variables after an upper step: p (M, N), q (U, V)."""
 
@@ -135,7 +137,7 @@ class Report:
     q: FloatArray
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class LowerReport:
     """The scratch copy after one lower step: p (M, N), and the demonstrations k (U,)."""
 

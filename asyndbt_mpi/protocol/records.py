@@ -19,7 +19,7 @@ class EventKind(IntEnum):
     EXCLUDED = 4
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Event:
     """``worker``'s message arrived, or it was excluded, while iteration ``iteration`` was open.
 
@@ -36,7 +36,7 @@ class Event:
     text: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class UsedReport:
     """A report and the moment at which an iteration used it."""
 

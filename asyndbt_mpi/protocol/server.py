@@ -281,10 +281,8 @@ class Server:
             return False
         if len(self._reported) < min(self.config.algorithm.active_workers, int(self.live.sum())):
             return False
-        reported = np.zeros(self.workers, dtype=bool)
-        reported[[worker - 1 for worker in self._reported]] = True
-        late = self.live & ~reported & (self.delay + 1 > self.config.algorithm.max_delay)
-        return not late.any()
+        late = self.live & (self.delay + 1 > self.config.algorithm.max_delay)
+        return all(worker + 1 in self._reported for worker in np.flatnonzero(late).tolist())
 
     def _update(self) -> None:
         """Use the reports, then (21) and (22)."""

@@ -47,7 +47,7 @@ from asyndbt_mpi.protocol.messages import (
 Asking = TypeVar("Asking", Assignment, LowerAssignment, EvaluationRequest)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Completed:
     """The black box's answer to ``worker``.
 
@@ -60,7 +60,7 @@ class Completed:
     sent_time: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Asked(Generic[Asking]):
     """A message under way, and what was asked for it: words (I, M), demonstrations (I, U)."""
 
@@ -107,6 +107,9 @@ class Workers:
         optimizer = OPTIMIZERS[config.steps.optimizer]
         self.p_optimizer = optimizer(config.steps.p, self.p.shape)
         self.q_optimizer = optimizer(config.steps.q, self.q.shape, allowed)
+        # The newest realisation k of each worker's q, and the estimation that it is of.
+        self._k = np.zeros(self.q.shape[:2], dtype=np.int64)
+        self._k_of = np.full(len(holdings), -1)
         self._streams = Streams()
         self._asked: dict[int, _Asked[Any]] = {}
         self._working = set(holdings)
@@ -189,15 +192,10 @@ class Workers:
 
     def _ask_lower(self, messages: Sequence[tuple[int, LowerAssignment]]) -> list[AnyQuery]:
         members = self._members(worker for worker, _ in messages)
-        p, q = np.array([message.p for _, message in messages]), self.q[members]
-        # The demonstrations k are one realisation of q for all rounds of an estimation.
-        uniform = np.empty((len(messages), 1, q.shape[1]))
-        for row, (worker, message) in enumerate(messages):
-            number, purpose = message.estimation, Purpose.LOWER_DEMONSTRATIONS
-            self._streams.at(self.seed, worker, number, purpose).random(out=uniform[row])
-        k = sample(q, uniform)
+        p = np.array([message.p for _, message in messages])
+        k = self._realisations(messages, members)[:, None]
         if self.exact:
-            shown = np.zeros_like(q)
+            shown = np.zeros_like(self.q[members])
             np.put_along_axis(shown, k[:, 0, :, None], 1.0, axis=-1)
             return self._ask_exactly(messages, p, shown, k)
         rows, (for_words,) = self._draw(
@@ -206,6 +204,25 @@ class Workers:
             (p.shape[1],),
         )
         return self._ask(messages, rows, sample(p, for_words), np.repeat(k, self.samples, axis=1))
+
+    def _realisations(
+        self, messages: Sequence[tuple[int, LowerAssignment]], members: IntArray
+    ) -> IntArray:
+        """The demonstrations k (W, U): one realisation of q for all rounds of an estimation."""
+        new = [
+            (worker, message.estimation)
+            for (worker, message), member in zip(messages, members, strict=True)
+            if self._k_of[member] != message.estimation
+        ]
+        if new:
+            uniform = np.empty((len(new), 1, self.q.shape[1]))
+            for row, (worker, estimation) in enumerate(new):
+                purpose = Purpose.LOWER_DEMONSTRATIONS
+                self._streams.at(self.seed, worker, estimation, purpose).random(out=uniform[row])
+            drawing = self._members(worker for worker, _ in new)
+            self._k[drawing] = sample(self.q[drawing], uniform)[:, 0]
+            self._k_of[drawing] = [estimation for _, estimation in new]
+        return self._k[members]
 
     def _lower_step(self, together: Sequence[_Finished[LowerAssignment]]) -> list[ToServer]:
         p = np.array([asked.message.p for _, asked in together])
@@ -227,15 +244,22 @@ class Workers:
         self, keys: Sequence[tuple[int, int]], purpose: Purpose, sizes: tuple[int, ...]
     ) -> tuple[list[IntArray], list[FloatArray]]:
         """Rows to score on for each key (worker, number), and uniforms (W, I, size) per size."""
-        uniforms = [np.empty((len(keys), self.samples, size)) for size in sizes]
-        rows = []
+        held = [self.holdings[worker].rows[Split.TRAIN] for worker, _ in keys]
+        for_all_samples = self.samples * sum(sizes)
+        # 2 where a worker has fewer rows than another: none of its own draws comes after it.
+        uniform = np.full((len(keys), for_all_samples + max(held)), 2.0)
         for index, (worker, number) in enumerate(keys):
             generator = self._streams.at(self.seed, worker, number, purpose)
-            held = self.holdings[worker].rows[Split.TRAIN]
-            rows.append(generator.permutation(held)[: self.batch[worker]])
-            for uniform in uniforms:
-                generator.random(out=uniform[index])
-        return rows, uniforms
+            generator.random(out=uniform[index, : for_all_samples + held[index]])
+        # In the order of their uniforms the rows are a random permutation.
+        permuted = uniform[:, for_all_samples:].argsort(axis=1)
+        rows = [permuted[index, : self.batch[worker]] for index, (worker, _) in enumerate(keys)]
+        ends = self.samples * np.cumsum((0, *sizes))
+        for_samples = [
+            uniform[:, start:end].reshape(len(keys), self.samples, size)
+            for start, end, size in zip(ends[:-1], ends[1:], sizes, strict=True)
+        ]
+        return rows, for_samples
 
     def _ask(
         self,

@@ -381,8 +381,8 @@ def test_early_stopping_after_rounds_without_improvement() -> None:
     hand = Hand(
         configuration(
             run={"iterations": 50, "evaluate_every": 1, "early_stopping_patience": 2},
-            # So small a step that the most probable prompt never changes.
-            steps={"p": 1e-12, "q": 1e-12},
+            # So small a step that nothing changes, ever.
+            steps={"p": 1e-30, "q": 1e-30},
         ),
         2,
     )

@@ -154,6 +154,31 @@ def test_a_step_is_a_function_of_state_and_assignment() -> None:
     np.testing.assert_array_equal(one.p, other.p)
 
 
+def test_a_worker_with_fewer_rows_draws_as_it_would_alone() -> None:
+    few = Holdings(HOLDINGS.pool, {**HOLDINGS.rows, Split.TRAIN: 5})
+    both, alone = Workers(CONFIG, SHAPES, {1: few, 2: HOLDINGS}), Workers(CONFIG, SHAPES, {1: few})
+    for number in range(1, 30):
+        message = Assignment(number, 0, np.zeros((3, 4)))
+        queries = both.receive([(1, message), (2, message)])
+        [query] = alone.receive([(1, message)])
+        for name in ("rows", "words", "demonstrations"):
+            np.testing.assert_array_equal(getattr(queries[0], name), getattr(query, name))
+        assert sorted({*query.rows.tolist()} | {0, 1, 2, 3, 4}) == [0, 1, 2, 3, 4]
+        assert len({*query.rows.tolist()}) == 4
+        both.answer([Completed(v, answer(LOSSES), 0, 0) for v in (1, 2)])
+        alone.answer([Completed(1, answer(LOSSES), 0, 0)])
+
+
+def test_rows_are_drawn_evenly() -> None:
+    v = worker()
+    drawn = np.zeros(12)
+    for number in range(1, 601):
+        query = v.ask(Assignment(number, 0, np.zeros((3, 4))))
+        drawn[query.rows] += 1
+        v.reply(answer(LOSSES), 0, 0)
+    np.testing.assert_allclose(drawn, 600 * 4 / 12, rtol=0.2)
+
+
 def test_workers_draw_independently() -> None:
     queries = [worker(v).ask(Assignment(1, 0, np.zeros((3, 4)))) for v in (1, 2)]
     assert queries[0].words.tolist() != queries[1].words.tolist()
