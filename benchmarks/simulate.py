@@ -3,8 +3,10 @@
 Example: python benchmarks/simulate.py --repeats 3
 
 R = 1,000 workers of which S = 100 are active, M = 16, N = 32, an estimate of the lower level
-(K = 3 rounds, all workers) every 10 iterations, up to 20 planes, every iterate logged. The shares
-are of a shorter run under a profiler, which makes calls look dearer than they are.
+(K = 3 rounds) every 10 iterations, up to 20 planes, every iterate logged: with estimates in which
+idle workers take part ("quorum"), and with all of them ("all"), which is three times a thousand
+queries more for every estimate. The shares are of a shorter run under a profiler, which makes
+calls look dearer than they are.
 """
 
 import argparse
@@ -21,6 +23,7 @@ from pathlib import Path
 from machine import describe
 
 from asyndbt_mpi.job import Job, Request
+from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.simulate import simulate_silently
 
 WORKERS = 1000
@@ -41,15 +44,19 @@ PARTS = {
 }
 
 
-def settings(iterations: int) -> list[str]:
-    return [f"{key}={value}" for key, value in (SETTINGS | {"run.iterations": iterations}).items()]
+def settings(iterations: int, participation: str) -> list[str]:
+    chosen = SETTINGS | {
+        "run.iterations": iterations,
+        "algorithm.lower_participation": participation,
+    }
+    return [f"{key}={value}" for key, value in chosen.items()]
 
 
-def measure(iterations: int, output: Path) -> tuple[float, float, float]:
-    """Wall-clock seconds of the whole command, its peak memory in MiB, the log's size in MiB."""
+def measure(chosen: list[str], output: Path) -> tuple[float, float, int]:
+    """Wall-clock seconds of the whole command, its peak memory in MiB, and its messages."""
     command = ["asyndbt", "simulate", "synthetic", "--workers", str(WORKERS)]
     command += ["--output", str(output), "--overwrite"]
-    for setting in settings(iterations):
+    for setting in chosen:
         command += ["--set", setting]
     started = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
@@ -58,12 +65,13 @@ def measure(iterations: int, output: Path) -> tuple[float, float, float]:
     if process.returncode:
         raise SystemExit(f"{' '.join(command)}: exit code {process.returncode}")
     seconds = time.perf_counter() - started
-    return seconds, usage.ru_maxrss / 1024, output.stat().st_size / 2**20
+    with Log(output) as log:
+        return seconds, usage.ru_maxrss / 1024, len(log["event/kind"])
 
 
-def shares(iterations: int, output: Path) -> dict[str, float]:
+def shares(chosen: list[str], output: Path) -> dict[str, float]:
     """Share of the time that each part takes, in per cent."""
-    request = Request("synthetic", tuple(settings(iterations)), str(output), True, False)
+    request = Request("synthetic", tuple(chosen), str(output), True, False)
     job = Job.of(request, WORKERS)
     profile = cProfile.Profile()
     profile.runcall(simulate_silently, job, 1)
@@ -86,14 +94,18 @@ def main() -> None:
     print(describe())
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "simulate.h5"
-        runs = [measure(arguments.iterations, output) for _ in range(arguments.repeats)]
-        seconds, memory, size = zip(*runs, strict=True)
-        print(f"{arguments.iterations} iterations: {statistics.median(seconds):.1f} s"
-              f" ({min(seconds):.1f} - {max(seconds):.1f}),"
-              f" {max(memory):.0f} MiB, log {max(size):.0f} MiB")  # fmt: skip
-        profiled = shares(max(1, arguments.iterations // 10), output)
-        for part, share in sorted(profiled.items(), key=lambda item: -item[1]):
-            print(f"{share:6.1f} %   {part}")
+        for participation in ("quorum", "all"):
+            chosen = settings(arguments.iterations, participation)
+            runs = [measure(chosen, output) for _ in range(arguments.repeats)]
+            seconds, memory, messages = zip(*runs, strict=True)
+            median = statistics.median(seconds)
+            print(f"{participation}, {arguments.iterations} iterations: {median:.1f} s"
+                  f" ({min(seconds):.1f} - {max(seconds):.1f}), {max(memory):.0f} MiB,"
+                  f" {1e6 * median / messages[0]:.0f} us for each of {messages[0]:,} messages",
+                  flush=True)  # fmt: skip
+            profiled = shares(settings(max(1, arguments.iterations // 10), participation), output)
+            for part, share in sorted(profiled.items(), key=lambda item: -item[1]):
+                print(f"{share:6.1f} %   {part}", flush=True)
 
 
 if __name__ == "__main__":

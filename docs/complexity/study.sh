@@ -22,11 +22,13 @@ python "$scaling" "$folder/active" -o "$folder/tolerance" --x epsilon
 # Workers R, at two active ones and synchronous.
 asyndbt sweep "$study" --seeds 10 -o "$folder/workers" --vary workers=4,8,16,32,64 \
     --set algorithm.max_delay=400 --set run.iterations=4000
+asyndbt sweep "$study" --seeds 10 -o "$folder/workers-no-planes" --vary workers=4,8,16,32,64 \
+    --set algorithm.max_delay=400 --set run.iterations=4000 --set algorithm.plane_until=0
 for workers in 4 8 16 32 64; do
     asyndbt sweep "$study" --seeds 10 -o "$folder/synchronous" --vary workers=$workers \
         --vary algorithm.active_workers=$workers --set run.iterations=400
 done
-for case in workers synchronous; do
+for case in workers workers-no-planes synchronous; do
     python "$scaling" "$folder/$case" -o "$folder/$case" --x R --epsilon 10 3
     python "$scaling" "$folder/$case" -o "$folder/$case-each" --x R --epsilon 1 0.3 --per-worker
 done
