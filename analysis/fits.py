@@ -26,14 +26,18 @@ LEAST_SPAN = 8.0
 """Epsilons are chosen from this range at least, so three of them by factors of 2."""
 
 THEOREM_2 = {
-    "S": "falls, as (R - S)^2 at most; no power law",
-    "R": "at most 2",
-    "tau": "at most 4",
+    "S": "falls as R - S shrinks; no power law",
+    "R": "tends to 2 as R >> S",
+    "tau": "tends to 4 for long tau",
     "epsilon": "at least -2",
 }
 """By x, the exponent of the bound on T(epsilon), which counts iterations. With c, c1, c2, c3, d
 and k constant, T is O(max{c / eps^2, (c1 (c2 + c3 (R - S)) (d + k tau (tau - 1)) / eps
-+ sqrt(T1 + 2))^2}); Ma et al., Scientific Reports 16:9381 (2026), Theorem 2."""
++ sqrt(T1 + 2))^2}); Ma et al., Scientific Reports 16:9381 (2026), Theorem 2. Of R and tau these
+are limits: in between, the bound's local exponent may be larger."""
+
+SYNCHRONOUS = "no explicit dependence"
+"""`THEOREM_2` over S or R where S = R: the bound has R - S only."""
 
 
 class Point(NamedTuple):
@@ -53,8 +57,10 @@ class Fit:
 
     Attributes
     ----------
-    slope, low, high : b of x^b or exp(b x), and its 95 % interval, NaN for runs of one seed
+    slope, low, high : b of x^b or exp(b x), and its 95 % interval, NaN for runs of one seed and
+        where `missing` is not 0: the fit is biased then, and an interval would not cover
     runs : how many were fitted
+    missing : how many did not reach epsilon and were left out
     aic : Akaike's criterion of log y with Gaussian errors, for comparison with the other law's
     """
 
@@ -62,6 +68,7 @@ class Fit:
     low: float
     high: float
     runs: int
+    missing: int
     aic: float
 
 
@@ -118,11 +125,36 @@ class Line:
         """One law fitted to one quantity; see `fit`."""
         return fit(law, self.values, self.costs[quantity], self.seeds)
 
+    def bound(self) -> str:
+        """What Theorem 2 says of the exponent."""
+        same = self.x in ("S", "R") and self.synchronous.all()
+        return SYNCHRONOUS if same else THEOREM_2[self.x]
+
+    def short(self, missing: int) -> str:
+        """How many of how many runs, or of their arrivals at all epsilons, are missing."""
+        what = "runs" if self.epsilon is not None else "arrivals"
+        return f"{missing} of {len(self.values)} {what}"
+
+    def remark(self, found: Fit | None, power: Fit | None, law: Law) -> str:
+        """What a reader of a fit has to know."""
+        if found is None:
+            return f"no fit: fewer than {LEAST_VALUES} values of {self.x}"
+        parts = []
+        if found.missing:
+            what = "did not reach it" if self.epsilon is not None else "are missing"
+            parts.append(f"biased: {self.short(found.missing)} {what}")
+        if law == "exponential" and power:
+            parts.append(verdict(found.aic - power.aic))
+        elif not found.missing and math.isnan(found.low):
+            parts.append("no interval: too few seeds")
+        return "; ".join(parts)
+
     def fit_row(self, quantity: str, law: Law) -> dict[str, Any]:
         """`fit` for a table, in words and numbers."""
         found, power = self.fit(quantity, law), self.fit(quantity, "power")
-        bound = THEOREM_2[self.x] if (law, quantity) == ("power", "iterations") else ""
-        row: dict[str, Any] = {
+        bound = self.bound() if (law, quantity) == ("power", "iterations") else ""
+        other = found.aic - power.aic if law == "exponential" and found and power else math.nan
+        return {
             "x": self.x,
             "epsilon": "all" if self.epsilon is None else self.epsilon,
             "line": self.name,
@@ -134,15 +166,9 @@ class Line:
             "theorem_2": bound,
             "runs": found.runs if found else 0,
             "not_reached": int(np.isnan(self.costs[quantity]).sum()),
-            "aic_difference": math.nan,
-            "remark": "" if found else f"no fit: fewer than {LEAST_VALUES} values of {self.x}",
+            "aic_difference": other,
+            "remark": self.remark(found, power, law),
         }
-        if law == "exponential" and found and power:
-            row["aic_difference"] = found.aic - power.aic
-            row["remark"] = verdict(found.aic - power.aic)
-        elif found and math.isnan(found.low):
-            row["remark"] = "no interval: too few seeds"
-        return row
 
 
 def quantiles(values: np.ndarray, levels: tuple[float, ...]) -> np.ndarray:
@@ -168,6 +194,7 @@ def fit(law: Law, x: np.ndarray, y: np.ndarray, seeds: np.ndarray) -> Fit | None
     -------
     None if fewer than `LEAST_VALUES` values of x are left.
     """
+    missing = int(np.isnan(y).sum())
     known = (y > 0) & (x > 0)
     if len(np.unique(x[known])) < LEAST_VALUES:
         return None
@@ -176,8 +203,9 @@ def fit(law: Law, x: np.ndarray, y: np.ndarray, seeds: np.ndarray) -> Fit | None
     residuals = y - line.intercept - line.slope * x
     with np.errstate(divide="ignore"):  # a law may fit exactly
         aic = len(y) * np.log(np.mean(residuals**2)) + 2 * 3  # slope, intercept, variance
-    reach = _half_interval(x, y, seeds, line.slope)
-    return Fit(float(line.slope), line.slope - reach, line.slope + reach, len(y), float(aic))
+    slope = float(line.slope)
+    reach = math.nan if missing else _half_interval(x, y, seeds, slope)
+    return Fit(slope, slope - reach, slope + reach, len(y), missing, float(aic))
 
 
 def _half_interval(x: np.ndarray, y: np.ndarray, seeds: np.ndarray, slope: float) -> float:
@@ -211,6 +239,14 @@ def print_table(rows: Sequence[dict[str, Any]]) -> None:
         print("  ".join(padded).rstrip())
 
 
+def extent(iterations: np.ndarray) -> str:
+    """Which ``iterations`` (Q,) are known, in words."""
+    if not len(iterations):
+        return "none"
+    gap = np.diff(iterations).max(initial=1)
+    return f"{iterations[0]} to {iterations[-1]}, {gap} apart at most"
+
+
 def choose_epsilons(norms: Sequence[np.ndarray], number: int) -> list[float]:
     """From the least that `SHARE` of the runs reach, in geometric steps towards the start.
 
@@ -223,7 +259,7 @@ def choose_epsilons(norms: Sequence[np.ndarray], number: int) -> list[float]:
     ValueError
         The least is not above 0, as an estimate may be, or too few runs have norms at all.
     """
-    minima = sorted(np.nanmin(norm, initial=np.inf) for norm in norms)
+    minima = sorted(np.min(norm, initial=np.inf) for norm in norms)
     least = minima[math.ceil(SHARE * len(minima)) - 1]
     if not 0 < least < np.inf:
         raise ValueError(

@@ -20,7 +20,9 @@ slower 0.3 % and 1.9 % (the latter at R = 4, S = 2), with two 2.3 % (R = 32, S =
 found is 2.3 %, also at R = 3, S = 2. The smaller the variation, the longer they stay together: at
 R = 5, S = 3 it is off by 1.5 % for a lognormal law with sigma 0.5, by 5 % with 0.3 and by 15 %
 with 0.1. So below `LEAST_VARIATION`, for laws that are known from a sample only, and for runs too
-short to forget the common start, `predict` draws the schedule itself (`scheduled`).
+short to forget the common start, `predict` draws the schedule itself (`scheduled`). The start:
+workers that begin with fresh draws each report (CV^2 - 1) / 2 more often than in the long run, CV
+being the standard deviation over the mean (Cox, Renewal Theory, 1962, section 4.2).
 """
 
 import math
@@ -36,13 +38,18 @@ TAIL_INDEX = 2.0
 LEAST_VARIATION = 0.5
 """Standard deviation over mean, from which on workers are taken to be independent."""
 FEWEST_ASSIGNMENTS = 30
-"""Per worker, from which on a run is long: at the start all are fresh, which saves each about
-half an assignment under a lognormal law with sigma 1."""
+"""Per worker and unit of CV^2 (of 1 at least), from which on a run is long: the start then shifts
+the mean by about 1 / (2 * 30) at most."""
+INFINITE_VARIATION = 4.0
+"""Stands for the CV^2 of laws with infinite variance. With tail index 2 the start counts for
+log(assignments) / 4 only: from 4 * 30 on it was found to shift the mean by at most 1.2 %."""
 EVEN_POINTS, QUANTILE_POINTS, REFINEMENT = 260, 60, 16
 LONGEST_LOGIT = 22.0
 """Quantiles of the grid end at about 3e-10 and 1 - 3e-10."""
 TOLERANCE, MOST_PASSES = 1e-5, 200
 DRAWN_ITERATIONS, MOST_DRAWN_IN_A_ROW, BLOCK = 60_000, 2_000, 16
+MOST_NUMBERS = 1_000_000
+"""Drawn at a time, which bounds the memory where workers are many."""
 
 Law: TypeAlias = Any
 """Seconds that an assignment takes: a frozen distribution of scipy.stats, or a sample (n,)."""
@@ -75,17 +82,26 @@ def predict(groups: Sequence[Group], active: int, iterations: int) -> float:
     workers = sum(_counts(groups))
     if active == workers:
         return naive(groups, active)
-    long = iterations * active >= FEWEST_ASSIGNMENTS * workers
-    if long and all(_varies(group.law) for group in groups):
+    long = _long(groups, active)
+    if iterations >= long and all(_varies(group.law) for group in groups):
         return independent(groups, active)
+    if not all(_certain(group.law) for group in groups):
+        iterations = min(iterations, max(long, MOST_DRAWN_IN_A_ROW))
     return scheduled(groups, active, iterations)
 
 
 def naive(groups: Sequence[Group], active: int) -> float:
     """Expected ``active``-th smallest of fresh draws, one for every worker; seconds."""
+    if all(_certain(group.law) for group in groups):
+        seconds = np.repeat([group.law[0] for group in groups], _counts(groups))
+        return float(np.sort(seconds)[active - 1])
     if any(isinstance(group.law, np.ndarray) for group in groups):
-        smallest = np.partition(_draw(groups, DRAWN_ITERATIONS, _generator()), active - 1, axis=1)
-        return float(smallest[:, active - 1].mean())
+        generator, rows = _generator(), max(1, MOST_NUMBERS // sum(_counts(groups)))
+        means = []
+        for _ in range(math.ceil(DRAWN_ITERATIONS / rows)):
+            drawn = np.partition(_draw(groups, rows, generator), active - 1, axis=1)
+            means.append(drawn[:, active - 1].mean())
+        return float(np.mean(means))
     x = _grid(groups)
     return _integral(fewer([group.law.cdf(x) for group in groups], _counts(groups), active), x)
 
@@ -94,6 +110,11 @@ def independent(groups: Sequence[Group], active: int) -> float:
     """Seconds per iteration in the long run, workers being independent; needs S < R.
 
     Iterates the law of the remaining seconds (see above) until the expectation settles.
+
+    Raises
+    ------
+    ArithmeticError
+        It does not, as may happen where delays vary very much.
     """
     counts = _counts(groups)
     x = _grid(groups)
@@ -105,14 +126,17 @@ def independent(groups: Sequence[Group], active: int) -> float:
         finished = [1 - survival for survival in remaining]
         previous, seconds = seconds, _integral(fewer(finished, counts, active), x)
         if abs(seconds - previous) <= TOLERANCE * seconds:
-            break
+            return seconds
         for own, survival in enumerate(fresh):
             others = [count - (group == own) for group, count in enumerate(counts)]
             law_of_iteration = 1 - fewer(finished, others, active)
             lasting = survival + renewal.integral(law_of_iteration, own)
             # Half the step: a whole one swings without end where delays vary much.
             remaining[own] = (remaining[own] + lasting / lasting[0]) / 2
-    return seconds
+    raise ArithmeticError(
+        f"the seconds of an iteration with S = {active}, R = {sum(counts)} do not settle within"
+        f" {MOST_PASSES} passes; laws that vary less are needed"
+    )
 
 
 def fewer(finished: Sequence[np.ndarray], counts: Sequence[int], active: int) -> np.ndarray:
@@ -120,32 +144,40 @@ def fewer(finished: Sequence[np.ndarray], counts: Sequence[int], active: int) ->
 
     ``finished`` (n,) for each group is the probability that one of its workers has.
     """
-    total = np.zeros((active, len(finished[0])))
-    total[0] = 1
-    for probability, count in zip(finished, counts, strict=True):
+    pairs = zip(finished, counts, strict=True)
+    *small, (largest, most) = sorted(pairs, key=lambda pair: pair[1])
+    total = np.ones((1, len(largest)))
+    for probability, count in small:
         numbers = np.arange(min(count + 1, active))[:, None]
-        # scipy.stats.binom overflows where the probability is tiny.
-        own = special.binom(count, numbers) * probability**numbers
-        own = own * (1 - probability) ** (count - numbers)
-        before, total = total, np.zeros_like(total)
-        for number, law in enumerate(own):
-            total[number:] += before[: active - number] * law
-    chance: np.ndarray = total.sum(axis=0)
+        # scipy.stats.binom.pmf overflows where the probability is tiny, its logarithm does not.
+        total = _convolved(total, np.exp(stats.binom.logpmf(numbers, count, probability)), active)
+    left = active - 1 - np.arange(len(total))[:, None]
+    few = special.betaincc(left + 1, np.maximum(most - left, 1), largest)
+    chance: np.ndarray = (total * np.where(left < most, few, 1.0)).sum(axis=0)
     return chance
 
 
+def _convolved(first: np.ndarray, second: np.ndarray, size: int) -> np.ndarray:
+    """Laws of the sums of two numbers, (at most ``size``, n); one column for each pair of laws."""
+    shorter, longer = sorted((first, second), key=len)
+    total = np.zeros((min(len(shorter) + len(longer) - 1, size), longer.shape[1]))
+    for number, law in enumerate(shorter):
+        total[number : number + len(longer)] += longer[: len(total) - number] * law
+    return total
+
+
 def scheduled(groups: Sequence[Group], active: int, iterations: int) -> float:
-    """Mean seconds between ``iterations`` from a common start, by drawing every assignment.
+    """Mean seconds between ``iterations`` (2 at least) from a common start, by drawing each report.
 
     Laws without variation need one schedule, and there the result is no estimate. Reports that
     come at the same moment count in the order in which their assignments were given, then in
     that of the workers; those that come too late for an iteration count for the next one.
     """
     generator = _generator()
-    certain = all(isinstance(group.law, np.ndarray) and np.ptp(group.law) == 0 for group in groups)
-    if not certain:
-        iterations = min(iterations, MOST_DRAWN_IN_A_ROW)
-    schedules = 1 if certain else math.ceil(DRAWN_ITERATIONS / iterations)
+    schedules = 1
+    if not all(_certain(group.law) for group in groups):
+        most = max(1, MOST_NUMBERS // sum(_counts(groups)))
+        schedules = min(math.ceil(DRAWN_ITERATIONS / iterations), most)
     draws = _draws(groups, schedules, generator)
     done = next(draws).copy()
     given = np.zeros(done.shape, dtype=int)
@@ -159,6 +191,24 @@ def scheduled(groups: Sequence[Group], active: int, iterations: int) -> float:
         np.put_along_axis(done, used, now + fresh, axis=1)
         np.put_along_axis(given, used, iteration + 1, axis=1)
     return float((now - first).mean() / (iterations - 1))
+
+
+def _long(groups: Sequence[Group], active: int) -> int:
+    """Iterations from which on a run has forgotten its start."""
+    variation = max(1.0, *(_squared_variation(group.law) for group in groups))
+    return math.ceil(FEWEST_ASSIGNMENTS * variation * sum(_counts(groups)) / active)
+
+
+def _squared_variation(law: Law) -> float:
+    """CV^2: the variance over the squared mean."""
+    if _certain(law):
+        return 0.0
+    squared = float(law.var() / law.mean() ** 2)
+    return squared if math.isfinite(squared) else INFINITE_VARIATION
+
+
+def _certain(law: Law) -> bool:
+    return isinstance(law, np.ndarray) and bool(law.min() == law.max())
 
 
 def _varies(law: Law) -> bool:
@@ -189,8 +239,9 @@ def _draws(
     groups: Sequence[Group], rows: int, generator: np.random.Generator
 ) -> Iterator[np.ndarray]:
     """`_draw` again and again, many at a time."""
+    block = min(BLOCK, max(1, MOST_NUMBERS // (rows * sum(_counts(groups)))))
     while True:
-        yield from _draw(groups, BLOCK * rows, generator).reshape(BLOCK, rows, -1)
+        yield from _draw(groups, block * rows, generator).reshape(block, rows, -1)
 
 
 def _grid(groups: Sequence[Group]) -> np.ndarray:

@@ -5,29 +5,31 @@ Example: python analysis/scaling.py runs/sweep -o figures/active-workers --epsil
 Reads the logs of runs that differ in S (active workers), R (workers), tau (largest delay), the
 seed and perhaps delay.model, and in nothing else. Each needs its stationarity, which
 `asyndbt stationarity LOG` adds. A run reaches epsilon in the first iteration t after which
-||grad G^t||^2 <= epsilon; what it took is counted up to and including t. Answers that were on
-their way by then do not count.
+||grad G^t||^2 <= epsilon; what it took is counted up to and including t. Answers that are on their
+way by then, at most R - S, do not count: this favours small S by that many queries.
 
 Writes
   PREFIX.png, .pdf    medians and 10-90 % bands over seeds; a run that never reaches epsilon
                       counts as infinitely expensive
   PREFIX.csv          a row for every run and epsilon; nan: not reached
   PREFIX-medians.csv  the points of the figure; inf: too few runs reached epsilon
-  PREFIX-fits.csv     the table that is printed: exponents b of quantity ~ x^b of the runs that
-                      reached epsilon, with 95 % intervals over seeds, beside Theorem 2's, which
-                      is about iterations. Over R also exp(b R), with its AIC less that of R^b
+  PREFIX-fits.csv     the table that is printed: exponents b of quantity ~ x^b, with 95 % intervals
+                      over seeds, beside Theorem 2's, which is about iterations and asymptotic.
+                      Where some runs did not reach epsilon, the others alone are fitted: b is
+                      biased then, and has no interval. Over R also exp(b R), with its AIC less
+                      that of R^b
 """
 
 import argparse
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import files
 import numpy as np
-from fits import Law, Line, Point, choose_epsilons, print_table
+from fits import Law, Line, Point, choose_epsilons, extent, print_table
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -53,6 +55,7 @@ FREE = {
     *("algorithm.active_workers", "algorithm.max_delay", "delay.model"),
 }
 """Keys in which runs that are compared may differ, besides those of [log]."""
+MAY_DIFFER = "S, R, tau, the seed and delay.model"
 
 MARKERS, DASHES = "osD^vPX*", ("-", "--", "-.", ":")
 ALONE: dict[str, Any] = {"marker": "o", "ms": 11, "mfc": "none", "color": "#b03030", "ls": ""}
@@ -112,13 +115,19 @@ def read(path: Path, per_worker: bool) -> Run:
     Raises
     ------
     ValueError
-        It has no stationarity.
+        It has no stationarity, or one that is not a number.
     """
     with Log(path) as log:
         found = log.stationarity
         if found is None:
             raise ValueError(
                 f"{path}: has no stationarity; add it with: asyndbt stationarity {path}"
+            )
+        unknown = found.iteration[np.isnan(found.squared_norm)]
+        if len(unknown):
+            raise ValueError(
+                f"{path}: ||grad G||^2 is not a number after iteration {unknown[0]}; work it out"
+                f" anew: asyndbt stationarity {path}"
             )
         setting = {name: getattr(log, column) for name, column in COLUMNS.items()}
         clock = "virtual seconds" if log.transport == "virtual" else "seconds"
@@ -134,7 +143,12 @@ def read(path: Path, per_worker: bool) -> Run:
             found.kind,
             clock,
             setting | {"delay": log.config.delay.model},
-            dict(compared(log)) | {"clock": clock, "kind of stationarity": found.kind},
+            files.compared(log, FREE)
+            | {
+                "clock": clock,
+                "kind of stationarity": found.kind,
+                "iterations with stationarity": extent(found.iteration),
+            },
             found.squared_norm / (log.workers if per_worker else 1),
             costs,
         )
@@ -149,24 +163,16 @@ def cumulative(log: Log, column: str, iterations: np.ndarray) -> np.ndarray:
     return total
 
 
-def compared(log: Log) -> Iterator[tuple[str, object]]:
-    """Keys of the configuration and their values that must be the same in all runs."""
-    for section, table in log.config.model_dump(exclude={"log"}).items():
-        for key, value in table.items():
-            if f"{section}.{key}" not in FREE:
-                yield f"{section}.{key}", value
-
-
-def check_alike(runs: Sequence[Run]) -> None:
-    """Raise a ValueError if the runs differ in more than scaling is about."""
-    first = runs[0]
+def check_different(runs: Sequence[Run]) -> None:
+    """Raise a ValueError if two runs have the same setting and seed: one of them would do."""
+    seen: dict[tuple[Any, ...], Run] = {}
     for run in runs:
-        for key, value in run.compared.items():
-            if value != first.compared[key]:
-                raise ValueError(
-                    f"{run.path}: {key} = {value!r}, but {first.path} has"
-                    f" {first.compared[key]!r}; only S, R, tau, the seed and delay.model may differ"
-                )
+        other = seen.setdefault((run.seed, *run.setting.values()), run)
+        if other is not run:
+            what = ", ".join(f"{name} = {value}" for name, value in run.setting.items())
+            raise ValueError(
+                f"{other.path} and {run.path}: both have seed {run.seed} and {what}; give one"
+            )
 
 
 def arrive(run: Run, epsilon: float) -> Arrival:
@@ -233,6 +239,8 @@ def label(line: Line) -> str:
     law = f"iterations $\\propto {SYMBOL[line.x]}^{{{found.slope:.2f}}}$" if found else ""
     if found and not math.isnan(found.low):
         law += f" ({found.low:.2f} to {found.high:.2f})"
+    if found and found.missing:
+        law += f" (without {line.short(found.missing)})"
     return ": ".join(part for part in (", ".join(parts), law) if part)
 
 
@@ -323,7 +331,7 @@ def draw_legend(figure: Figure, lines: Sequence[Line]) -> None:
         Line2D([], [], mfc="white", label=label(line), **style)
         for line, style in zip(lines, styles(lines), strict=True)
     ]
-    handles.append(Patch(color="#bbbbbb", label="10-90 % over seeds; in brackets: 95 % intervals"))
+    handles.append(Patch(color="#bbbbbb", label="10-90 % over seeds; (low to high): 95 % interval"))
     x = lines[0].x
     filled = Line2D([], [], marker="o", color="#555555", ls="", label="filled: least median")
     handles += [filled] if x != "epsilon" else []
@@ -381,9 +389,11 @@ def main() -> None:
     parser.add_argument("--per-worker", action="store_true", help=help_text)
     arguments = parser.parse_args()
     try:
+        files.prepare(arguments.output)
         per_worker: bool = arguments.per_worker
         runs = [read(path, per_worker) for path in files.find(arguments.logs)]
-        check_alike(runs)
+        files.check_alike([(run.path, run.compared) for run in runs], MAY_DIFFER)
+        check_different(runs)
         x = arguments.x or choose_x(runs)
         norms = [run.squared_norm for run in runs]
         epsilons = arguments.epsilon or choose_epsilons(norms, 9 if x == "epsilon" else 3)

@@ -5,8 +5,15 @@ Example: python analysis/stragglers.py 'runs/delay-*.h5' -o runs/stragglers
 One column of panels for each delay model with its parameters and number of workers R. Above:
 measured seconds per iteration, (last - first moment) / (T - 1), as median and 10-90 % range over
 runs, beside what order statistics predict (see orderstatistics.py) and the naive S-th smallest of
-R fresh draws. Below: the time saved against the synchronous run, S = R. (The paper's Figure 1
-shows nearly 40 % saved, though against a centralised run.)
+R fresh draws. Below: what is saved, against the synchronous run with S = R, of the seconds per
+report used, (seconds per iteration) / S. With constant delays that is nothing, or less.
+
+The table and PREFIX.csv also say by how much iterations are shorter than those with S = R
+("shorter"). That is no saving: such an iteration uses S reports, not R. What it takes to come to a
+given epsilon is scaling.py's business. (The paper's Figure 1 shows nearly 40 % saved, though
+against a centralised run.)
+
+The runs may differ in seed, S, tau, number of workers and iterations, and in [delay] and [log].
 
 The prediction takes each worker's seconds from the delay model where these are all the time there
 is, under the virtual clock; in other runs, and for the models "none" and "trace", from the seconds
@@ -34,9 +41,15 @@ from orderstatistics import Group, Law, lognormal, naive, pareto, predict
 from asyndbt_mpi.log.reader import Log, LogError
 
 MEASURED, PREDICTED, NAIVE = "#1b6ca8", "#b3541e", "#8a8a8a"
-MOST_SETTINGS, MOST_COLUMNS, MOST_TICKS = 12, 4, 10
+MOST_SETTINGS, MOST_COLUMNS, MOST_TICKS, LONGEST_TRACE = 12, 4, 10, 32
 LOW, HIGH = 10, 90
 """Percentiles that ranges over runs go from and to."""
+FREE = {
+    *("run.seed", "run.name", "run.output", "run.iterations"),
+    *("algorithm.active_workers", "algorithm.max_delay", "delay"),
+}
+"""Keys and tables in which the runs may differ, besides [log]."""
+MAY_DIFFER = "seed, S, tau, iterations, [delay] and [log]"
 
 
 @dataclass(frozen=True)
@@ -44,6 +57,7 @@ class Setting:
     """What runs in the same panel have in common; None for what the delay model does not use."""
 
     delay_model: str
+    trace: str | None
     mean: float
     sigma: float | None
     slow_workers: int
@@ -56,9 +70,10 @@ class Setting:
 
 @dataclass(frozen=True)
 class Run:
-    """A log's part in the figure; times in seconds, nan where there is none."""
+    """A log's part in the figure; times in seconds per iteration, nan where there is none."""
 
     file: str
+    compared: dict[str, object]
     setting: Setting
     active_workers: int
     max_delay: int
@@ -104,6 +119,7 @@ def read(path: Path) -> Run:
             predicted, bound = expected(measured_laws(log), active, log.committed)
         return Run(
             file=str(path),
+            compared=files.compared(log, FREE),
             setting=setting,
             active_workers=active,
             max_delay=log.max_delay,
@@ -122,6 +138,7 @@ def setting_of(log: Log) -> Setting:
     delay = log.config.delay
     return Setting(
         delay_model=delay.model,
+        trace=delay.trace or None,
         mean=delay.mean,
         sigma=delay.sigma if delay.model == "lognormal" else None,
         slow_workers=min(delay.slow_workers, log.workers),
@@ -171,6 +188,14 @@ def expected(groups: Sequence[Group], active: int, iterations: int) -> tuple[flo
 # ---------------------------------------------------------------- tables
 
 
+def saved(seconds: float, active: int, reference: float, workers: int) -> float:
+    """Share of the seconds per report used that is saved against S = R = ``workers``.
+
+    ``seconds`` per iteration with ``active`` reports, ``reference`` with all.
+    """
+    return 1 - (seconds / active) / (reference / workers)
+
+
 def by_active_workers(runs: Iterable[Run]) -> dict[Setting, dict[int, list[Run]]]:
     """The runs of every setting by S, both in order."""
     found: dict[Setting, dict[int, list[Run]]] = {}
@@ -193,6 +218,7 @@ def row(run: Run, reference: float) -> dict[str, object]:
     return {
         "file": run.file,
         "delay_model": setting.delay_model,
+        "trace": setting.trace,
         "mean": setting.mean,
         "sigma": setting.sigma,
         "slow_workers": setting.slow_workers,
@@ -207,7 +233,8 @@ def row(run: Run, reference: float) -> dict[str, object]:
         "predicted": run.predicted,
         "naive": run.naive,
         "deviation": run.seconds / run.predicted - 1,
-        "saved": 1 - run.seconds / reference,
+        "shorter": 1 - run.seconds / reference,
+        "saved": saved(run.seconds, run.active_workers, reference, setting.workers),
         "delay_bound_reached": run.delay_bound_reached,
     }
 
@@ -220,14 +247,16 @@ def table(setting: Setting, groups: dict[int, list[Run]]) -> str:
     reference = measured.get(setting.workers, math.nan)
     lines = [
         title(setting).replace("\n", "; "),
-        "    S  runs  measured, s  predicted, s  naive, s  deviation, %  saved, %",
+        "seconds per iteration; shorter: than with S = R; saved: seconds per report used",
+        "    S  runs  measured, s  predicted, s  naive, s  deviation, %  shorter, %  saved, %",
     ]
     for active, runs in groups.items():
         lines.append(
             f"{active:5} {len(runs):5} {measured[active]:12.4g} {predicted[active]:13.4g}"
             f" {fresh[active]:9.4g}"
             f" {100 * (measured[active] / predicted[active] - 1):13.1f}"
-            f" {100 * (1 - measured[active] / reference):9.1f}"
+            f" {100 * (1 - measured[active] / reference):11.1f}"
+            f" {100 * saved(measured[active], active, reference, setting.workers):9.1f}"
         )
     return "\n".join(lines)
 
@@ -256,7 +285,9 @@ def notes(runs: Sequence[Run]) -> list[str]:
 def title(setting: Setting) -> str:
     """What sets a panel apart, in up to three lines."""
     law = setting.delay_model if setting.delay_model != "none" else "no artificial delay"
-    if setting.delay_model not in ("none", "trace"):
+    if setting.trace:
+        law += f" {'…' * (len(setting.trace) > LONGEST_TRACE)}{setting.trace[-LONGEST_TRACE:]}"
+    elif setting.delay_model != "none":
         law += f", mean {setting.mean:g} s"
     if setting.sigma is not None:
         law += f", sigma {setting.sigma:g}"
@@ -294,7 +325,7 @@ def draw(settings: dict[Setting, dict[int, list[Run]]]) -> Figure:
             axes.spines[["top", "right"]].set_visible(False)
         if column == 0:
             upper.set_ylabel("seconds per iteration")
-            lower.set_ylabel("time saved against S = R, %")
+            lower.set_ylabel("seconds saved per report\nused, against S = R, %")
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, 3), frameon=False)
     return figure
@@ -329,23 +360,24 @@ def draw_seconds(axes: Axes, groups: dict[int, list[Run]]) -> None:
 
 
 def draw_saved(axes: Axes, groups: dict[int, list[Run]], workers: int) -> None:
-    """Per cent of the synchronous run's time that is saved, measured and predicted."""
+    """Per cent of the synchronous run's seconds per report, measured and predicted."""
     if workers not in groups:
         words, place = "no run with S = R\nto compare with", (0.5, 0.5)
         axes.annotate(words, place, xycoords="axes fraction", ha="center")
         axes.set_yticks([])
         return
     reference = medians(groups, "seconds")[workers]
-    draw_measured(
-        axes,
-        {
-            active: [100 * (1 - run.seconds / reference) for run in runs]
-            for active, runs in groups.items()
-        },
-    )
+    shares = {
+        active: [100 * saved(run.seconds, active, reference, workers) for run in runs]
+        for active, runs in groups.items()
+    }
+    draw_measured(axes, shares)
     predicted = medians(groups, "predicted")
-    shares = [100 * (1 - seconds / predicted[workers]) for seconds in predicted.values()]
-    axes.plot(list(predicted), shares, color=PREDICTED, lw=1.8)
+    line = [
+        100 * saved(seconds, active, predicted[workers], workers)
+        for active, seconds in predicted.items()
+    ]
+    axes.plot(list(predicted), line, color=PREDICTED, lw=1.8)
     axes.axhline(0, color=NAIVE, lw=0.6)
 
 
@@ -371,7 +403,9 @@ def main() -> None:
     """Draw the figure of all logs."""
     arguments = files.parser(__doc__ or "").parse_args()
     try:
+        files.prepare(arguments.output)
         runs = [read(path) for path in files.find(arguments.logs)]
+        files.check_alike([(Path(run.file), run.compared) for run in runs], MAY_DIFFER)
         settings = by_active_workers(runs)
         if len(settings) > MOST_SETTINGS:
             raise ValueError(
@@ -388,7 +422,7 @@ def main() -> None:
         }
         rows = [row(run, references[run.setting]) for run in runs]
         files.save(draw(settings), rows, arguments.output)
-    except (LogError, OSError, ValueError) as error:
+    except (LogError, OSError, ValueError, ArithmeticError) as error:
         files.fail("stragglers", error)
 
 

@@ -304,6 +304,7 @@ def main() -> None:
     """Draw the figure of all logs."""
     arguments = files.parser(__doc__ or "").parse_args()
     try:
+        files.prepare(arguments.output)
         paths = files.find(arguments.logs)
         if len(paths) > MOST_LOGS:
             raise ValueError(f"{len(paths)} logs are more than {MOST_LOGS} panels; give fewer")

@@ -176,3 +176,56 @@ def test_poisson_binomial() -> None:
     fewer = order.fewer(finished, [2, 1], 2)
     none, one = 0.7**2 * 0.1, 2 * 0.3 * 0.7 * 0.1 + 0.7**2 * 0.9
     assert math.isclose(fewer[0], none + one)
+
+
+@pytest.mark.parametrize(("first", "second", "active"), [(2, 3, 2), (40, 7, 20), (7, 40, 47)])
+def test_sum_of_two_binomials(first: int, second: int, active: int) -> None:
+    probabilities = np.array([[0.0, 1e-300, 0.2, 1.0], [0.0, 0.6, 0.5, 1.0]])
+    numbers = np.arange(first + second + 1)
+    laws = [
+        np.convolve(stats.binom.pmf(numbers, first, p), stats.binom.pmf(numbers, second, q))
+        for p, q in probabilities.T
+    ]
+    expected = [law[:active].sum() for law in laws]
+    assert order.fewer(list(probabilities), [first, second], active) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("active", [1, 1000, 1999])
+def test_two_thousand_workers(active: int) -> None:
+    """Exponential laws in closed form, alone and beside a worker that hardly matters."""
+    harmonic = sum(1 / number for number in range(2001 - active, 2001))
+    for groups in (
+        [order.Group(stats.expon(), 2000)],
+        [order.Group(stats.expon(), 1999), order.Group(stats.expon(scale=1.001), 1)],
+    ):
+        assert order.naive(groups, active) == pytest.approx(harmonic, rel=0.005)
+        assert order.predict(groups, active, 10**6) == pytest.approx(harmonic, rel=0.005)
+
+
+def test_two_thousand_constant_delays_draw_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(order, "_draw")
+    groups = [order.Group(np.array([3.0, 3.0]), 1000), order.Group(np.array([1.0]), 1000)]
+    assert [order.naive(groups, active) for active in (1, 1000, 1001, 2000)] == [1, 1, 3, 3]
+
+
+@pytest.mark.parametrize(("sigma", "assignments"), [(1.0, 45), (2.0, 30), (2.0, 400)])
+def test_the_more_delays_vary_the_longer_the_start_counts(sigma: float, assignments: int) -> None:
+    law, iterations = order.lognormal(1.0, sigma), 8 * assignments
+    runs = [simulated_from_start(law, 8, 1, iterations, seed) for seed in range(400)]
+    groups = [order.Group(law, 8)]
+    assert order.predict(groups, 1, iterations) == pytest.approx(np.mean(runs), rel=0.05)
+    assert order.predict(groups, 1, 10**6) == pytest.approx(1 / 8, rel=0.005)
+
+
+def test_a_heavy_tail_needs_no_endless_run() -> None:
+    groups = [order.Group(order.pareto(1.0), 8)]
+    assert order.predict(groups, 2, 480) == order.independent(groups, 2)
+    assert order.predict(groups, 2, 479) != order.independent(groups, 2)
+
+
+def test_what_does_not_settle_is_said() -> None:
+    with pytest.raises(ArithmeticError, match="S = 16, R = 32 do not settle within 200 passes"):
+        order.independent(
+            [order.Group(order.lognormal(mean, 4.0), count) for mean, count in ((1, 31), (10, 1))],
+            16,
+        )

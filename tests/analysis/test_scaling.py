@@ -153,7 +153,7 @@ def test_exponent_interval_and_medians_over_seeds(
     half = stats.t.ppf(0.975, 1) * np.std([-1, -2], ddof=1) / math.sqrt(2)
     assert number(fit, "low") == pytest.approx(-1.5 - half)
     assert number(fit, "high") == pytest.approx(-1.5 + half)
-    assert fit["theorem_2"].startswith("falls, as (R - S)^2 at most")
+    assert fit["theorem_2"] == "falls as R - S shrinks; no power law"
     assert printed.splitlines()[1].split()[:5] == ["S", "2", "-", "iterations", "S^b"]
     assert "-1.5" in printed.splitlines()[1]
 
@@ -178,6 +178,8 @@ def test_runs_that_never_arrive_count_as_infinite(
     assert [row["reached"] for row in rows] == ["2", "1", "3", "3"]
     fit = next(row for row in fits if row["quantity"] == "iterations")
     assert (fit["runs"], fit["not_reached"]) == ("9", "3")
+    assert (fit["low"], fit["high"]) == ("nan", "nan")
+    assert fit["remark"] == "biased: 3 of 12 runs did not reach it"
 
 
 def test_over_workers_compares_a_power_with_an_exponential(
@@ -189,7 +191,7 @@ def test_over_workers_compares_a_power_with_an_exponential(
             sweep(when, workers=workers, seed=seed)
     _, _, fits, printed = run_script(tmp_path, "--epsilon", 1)
     power, exponential = (row for row in fits if row["quantity"] == "iterations")
-    assert power["theorem_2"] == "at most 2"
+    assert power["theorem_2"] == "tends to 2 as R >> S"
     assert (power["law"], exponential["law"]) == ("R^b", "exp(b R)")
     assert number(exponential, "b") == pytest.approx(math.log(2))
     assert number(exponential, "aic_difference") < -2
@@ -253,6 +255,34 @@ def test_what_x_determines_needs_no_lines(sweep: Callable[..., Path], tmp_path: 
     _, _, fits, _ = run_script(tmp_path, "--epsilon", 1, "--x", "R")
     assert {row["line"] for row in fits} == {""}
     assert number(fits[0], "b") == pytest.approx(1)
+    assert fits[0]["theorem_2"] == "tends to 2 as R >> S"
+
+
+def test_synchronous_runs_have_no_bound_over_workers(
+    sweep: Callable[..., Path], tmp_path: Path
+) -> None:
+    for workers, when in ((2, 4), (3, 6), (4, None)):
+        sweep(when, active=workers, workers=workers)
+        sweep(when and when + 1, active=workers, workers=workers, seed=1)
+    _, _, fits, _ = run_script(tmp_path, "--epsilon", 1, "--x", "R")
+    assert fits[0]["remark"] == "no fit: fewer than 3 values of R"
+    sweep(8, active=4, workers=4, seed=2)
+    _, _, fits, printed = run_script(tmp_path, "--epsilon", 1, "--x", "R")
+    power, exponential = (row for row in fits if row["quantity"] == "iterations")
+    assert power["theorem_2"] == "no explicit dependence"
+    assert (power["low"], power["remark"]) == ("nan", "biased: 2 of 7 runs did not reach it")
+    assert exponential["remark"].startswith("biased: 2 of 7 runs did not reach it; ")
+    assert power["remark"] in printed
+
+
+def test_fits_over_epsilon_count_arrivals(sweep: Callable[..., Path], tmp_path: Path) -> None:
+    for seed in (0, 1):
+        sweep(5, seed=seed)
+    with h5py.File(sweep(5, seed=2), "r+") as file:
+        for part, share in (("p", 0.5), ("q", 0.25), ("z", 0.125), ("lam", 0.125)):
+            file["stationarity"][part][:] = share * 6.0
+    _, _, fits, _ = run_script(tmp_path, "--epsilon", 7, 5, 2, 1)
+    assert (fits[0]["remark"], fits[0]["low"]) == ("biased: 3 of 12 arrivals are missing", "nan")
 
 
 def test_draws_where_nothing_is_reached_and_the_largest_delay_is_0(
@@ -334,6 +364,47 @@ def test_refuses_what_is_no_log_and_no_epsilon(tmp_path: Path) -> None:
     result = scaling(tmp_path, "-o", tmp_path / "no", "--epsilon", "1", "-1")
     assert result.returncode == 2
     assert result.stderr.endswith("argument --epsilon: -1 is not a number above 0\n")
+
+
+def test_refuses_other_iterations_with_stationarity(
+    two: Callable[..., tuple[Path, Path]],
+) -> None:
+    """Those of every second iteration would seem to arrive later."""
+    first, second = two()
+    with h5py.File(second, "r+") as file:
+        file.attrs["config"] = str(file.attrs["config"]).replace("seed = 0", "seed = 1")
+    add_stationarity(second, [3.0, 1.0], [0, 2])
+    assert refused(first, second) == (
+        f"scaling: {second}: iterations with stationarity = '0 to 2, 2 apart at most', but {first}"
+        " has '0 to 2, 1 apart at most'; only S, R, tau, the seed and delay.model may differ"
+    )
+
+
+def test_refuses_the_same_run_twice(two: Callable[..., tuple[Path, Path]], tmp_path: Path) -> None:
+    first, second = two()
+    add_stationarity(second, [3.0, 2.0, 1.0])
+    assert refused(first, second) == (
+        f"scaling: {first} and {second}: both have seed 0 and S = 2, R = 3, tau = 5,"
+        " delay = lognormal; give one"
+    )
+    second.unlink()
+    (tmp_path / "linked.h5").symlink_to(first)
+    around = f"{tmp_path}/../{tmp_path.name}/*.h5"
+    result = scaling("-o", tmp_path / "one", "--epsilon", 2, "--", tmp_path, around, first)
+    assert result.returncode == 0, result.stderr
+    assert [row["path"] for row in table(tmp_path / "one.csv")] == ["a.h5"]
+
+
+def test_refuses_a_damaged_stationarity(virtual_run: Run, tmp_path: Path) -> None:
+    log = virtual_run(run={"iterations": 3})
+    add_stationarity(log, [3.0, math.nan, 1.0])
+    assert refused(log) == (
+        f"scaling: {log}: ||grad G||^2 is not a number after iteration 1; work it out anew:"
+        f" asyndbt stationarity {log}"
+    )
+    with h5py.File(log, "r+") as file:
+        del file["stationarity/q"]
+    assert refused(log).startswith(f"scaling: {log}: ")
 
 
 def test_help_says_what_is_written() -> None:

@@ -1,12 +1,14 @@
 import csv
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import h5py
 import pytest
+import tomli_w
 
 SCRIPT = Path(__file__).parents[2] / "analysis" / "stragglers.py"
 Run = Callable[..., Path]
@@ -46,8 +48,12 @@ def test_constant_delays_are_predicted_to_the_digit(virtual_run: Run, tmp_path: 
         assert float(row["deviation"]) == pytest.approx(0, abs=1e-9), row
         assert row["delay_bound_reached"] == "False"
     lock_step = [row for row in table if row["slow_workers"] == "0"]
-    # S > R / 2: one iteration for each delay, as with S = R.
-    assert [round(float(row["saved"]), 2) for row in lock_step] == [0.8, 0.5, 0.0, 0.0]
+    # S > R / 2: one iteration for each delay, as with S = R. None saves seconds per report.
+    assert [round(float(row["shorter"]), 2) for row in lock_step] == [0.8, 0.5, 0.0, 0.0]
+    assert [float(row["saved"]) for row in lock_step] == pytest.approx(
+        [0, -0.25, -0.25, 0], abs=0.03
+    )
+    assert "  shorter, %  saved, %\n" in result.stdout
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "figure.pdf").read_bytes().startswith(b"%PDF")
 
@@ -68,7 +74,11 @@ def test_random_delays_are_predicted(virtual_run: Run, tmp_path: Path, model: st
     assert abs(float(asynchronous["deviation"])) < 0.05
     assert abs(float(synchronous["deviation"])) < 0.05
     assert float(synchronous["saved"]) == 0
-    assert float(asynchronous["saved"]) > 0.6
+    assert float(asynchronous["shorter"]) > 0.6
+    ratio = float(asynchronous["seconds_per_iteration"]) / 2
+    ratio /= float(synchronous["seconds_per_iteration"]) / 4
+    assert float(asynchronous["saved"]) == pytest.approx(1 - ratio)
+    assert float(asynchronous["saved"]) > 0.2
     assert float(synchronous["predicted"]) == pytest.approx(float(synchronous["naive"]))
     assert f"{model}, mean 2 s" in result.stdout
 
@@ -83,19 +93,22 @@ def test_outside_the_virtual_clock_reports_tell(virtual_run: Run, tmp_path: Path
     assert result.returncode == 0, result.stderr
     (row,) = rows(tmp_path / "figure")
     assert float(row["deviation"]) == pytest.approx(-0.5, abs=0.03)
-    assert row["saved"] == "nan"
+    assert row["saved"] == row["shorter"] == "nan"
 
 
 def test_says_what_no_prediction_covers(virtual_run: Run, tmp_path: Path) -> None:
-    virtual_run(3, "estimates", run={"iterations": 30})
-    virtual_run(3, "late", run={"iterations": 60}, algorithm=algorithm(1, max_delay=3))
-    result = stragglers(tmp_path, "-o", tmp_path / "figure")
+    run = virtual_run(3, "estimates", run={"iterations": 30})
+    result = stragglers(run, "-o", tmp_path / "figure")
     assert result.returncode == 0, result.stderr
-    estimates, late = rows(tmp_path / "figure")
+    (estimates,) = rows(tmp_path / "figure")
     assert estimates["predicted"] == estimates["deviation"] == "nan"
     assert float(estimates["seconds_per_iteration"]) > 0
-    assert late["delay_bound_reached"] == "True"
     assert "algorithm.plane_until = 0 is needed" in result.stderr
+
+    run = virtual_run(3, "late", run={"iterations": 60}, algorithm=algorithm(1, max_delay=3))
+    result = stragglers(run, "-o", tmp_path / "figure")
+    (late,) = rows(tmp_path / "figure")
+    assert late["delay_bound_reached"] == "True"
     assert "late.h5: a worker's delay reached algorithm.max_delay" in result.stderr
 
 
@@ -119,3 +132,36 @@ def test_refuses_what_it_cannot_measure(virtual_run: Run, tmp_path: Path) -> Non
     assert result.returncode == 2
     assert "no log there" in result.stderr
     assert "Example: python analysis/stragglers.py" in stragglers("--help").stdout
+
+
+def test_runs_that_may_differ_have_panels_of_their_own(virtual_run: Run, tmp_path: Path) -> None:
+    """Traces above all: they have neither mean nor sigma."""
+    traces = ["a/trace.h5", "b/trace.h5"]
+    for number, trace in enumerate(traces):
+        run = virtual_run(
+            3,
+            f"run{number}",
+            run={"iterations": 30 + number, "seed": number},
+            algorithm=algorithm(2 + number, max_delay=50 + number),
+            log={"iterates": 1 + number},
+        )
+        with h5py.File(run, "r+") as file:  # as if the delays had been those of a trace
+            config = tomllib.loads(str(file.attrs["config"]))
+            config["delay"] |= {"model": "trace", "trace": trace, "mean": 0.0}
+            file.attrs["config"] = tomli_w.dumps(config)
+    result = stragglers(tmp_path, "-o", tmp_path / "figure")
+    assert result.returncode == 0, result.stderr
+    assert [row["trace"] for row in rows(tmp_path / "figure")] == traces
+    assert result.stdout.count("seconds per iteration; shorter: than with S = R") == 2
+    assert "trace b/trace.h5; 3 workers" in result.stdout
+
+
+def test_refuses_runs_that_differ_otherwise(virtual_run: Run, tmp_path: Path) -> None:
+    first = virtual_run(3, "a", run={"iterations": 9}, algorithm=algorithm(2))
+    second = virtual_run(3, "b", run={"iterations": 9}, algorithm=algorithm(2, penalty=2.0))
+    result = stragglers(second, first, "-o", tmp_path / "no")
+    assert result.returncode == 2
+    assert result.stderr == (
+        f"stragglers: {second}: algorithm.penalty = 2.0, but {first} has 1.0;"
+        " only seed, S, tau, iterations, [delay] and [log] may differ\n"
+    )
