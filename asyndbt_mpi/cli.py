@@ -19,14 +19,17 @@ PRESETS = f"Presets: {', '.join(presets())}."
 LOG_FILE = click.argument("run", metavar="RUN.h5", type=click.Path(path_type=Path))
 
 
+SETTINGS = click.option(
+    "--set", "assignments", multiple=True, metavar="SECTION.KEY=VALUE",
+    help="Override a key of the configuration; may be given several times.",
+)  # fmt: skip
+
+
 def run_options(command: Command) -> Command:
     """The arguments that every command with a CONFIG takes."""
     for decorate in reversed((
         click.argument("config"),
-        click.option(
-            "--set", "assignments", multiple=True, metavar="SECTION.KEY=VALUE",
-            help="Override a key of the configuration; may be given several times.",
-        ),
+        SETTINGS,
         click.option("--output", "-o", metavar="FILE", help="The log, instead of run.output."),
         click.option("--overwrite", is_flag=True, help="Replace the log if it is there."),
     )):  # fmt: skip
@@ -82,7 +85,9 @@ def simulate(
 
     Only the delays of [delay] take (virtual) time:
 
-        asyndbt simulate synthetic --set delay.model=lognormal --set delay.mean=1
+    \b
+        asyndbt simulate synthetic \\
+            --set delay.model=lognormal --set delay.mean=1
     """
     from asyndbt_mpi.simulate import simulate
 
@@ -105,13 +110,7 @@ def simulate(
     show_default=True,
     help="Seeds for each point of the grid, from run.seed on.",
 )
-@click.option(
-    "--set",
-    "assignments",
-    multiple=True,
-    metavar="SECTION.KEY=VALUE",
-    help="Override a key of the configuration; may be given several times.",
-)
+@SETTINGS
 @click.option("--workers", type=click.IntRange(min=1), default=3, show_default=True)
 @click.option(
     "--output",
