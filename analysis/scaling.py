@@ -352,11 +352,17 @@ def title(runs: Sequence[Run], lines: Sequence[Line], per_worker: bool) -> str:
             parts.append(f"{name.replace('tau', 'τ')} = {', '.join(map(str, values))}")
     models = {run.setting["delay"] for run in runs}
     parts += [f"delays: {models.pop()}"] if len(models) == 1 else []
+    same = runs[0].compared
+    slow = same["delay.slow_workers"]
+    parts += [f"{slow} slow worker{'s' if slow != 1 else ''}"] if slow else []
+    planes = f"planes by {same['algorithm.lower_participation']!r}"
+    parts.append(planes if same["algorithm.plane_until"] else "no planes")
+    parts.append(f"{same['estimator.name']!r} gradients")
     seeds = len({run.seed for run in runs})
     parts.append(f"{len(runs)} runs, {seeds} seed{'s' if seeds > 1 else ''}")
     norm = r"\|\nabla G^t\|^2" + ("/R" if per_worker else "")
     condition = rf"${norm} \leq \epsilon$"
-    return f"Until {condition} ({runs[0].kind} gradient); medians; {'; '.join(parts)}"
+    return f"Until {condition} ({runs[0].kind}); medians; {'; '.join(parts)}"
 
 
 def draw(runs: Sequence[Run], lines: Sequence[Line], per_worker: bool) -> Figure:

@@ -133,7 +133,8 @@ def sweep(
 
     \b
         asyndbt sweep synthetic --workers 8 --seeds 10 -o runs/sweep \\
-            --vary algorithm.active_workers=1,2,4,8
+            --vary algorithm.active_workers=1,2,4,8 --set delay.model=lognormal \\
+            --set delay.mean=1 --set estimator.name=exact --set steps.optimizer=sgd
 
     Logs of a synthetic task also get their stationarity. To go on with a half-done folder, give
     the same command again.
@@ -143,6 +144,8 @@ def sweep(
     failures = sweep(Sweep(config, assignments, vary, workers, seeds, folder))
     for failure in failures:
         click.echo(f"failed: {failure}", err=True)
+    if not failures:
+        click.echo(f"all runs are in {folder}")
     return FAILED if failures else DONE
 
 

@@ -153,6 +153,8 @@ class Delay(Section):
             raise ValueError("model 'trace' needs a trace, the log to take the seconds from")
         if self.model != "trace" and self.trace:
             raise ValueError(f"trace belongs to model 'trace', which is {self.model!r}")
+        if self.model in ("constant", "lognormal", "pareto") and not self.mean:
+            raise ValueError(f"model {self.model!r} needs a mean greater than 0, in seconds")
         if self.model == "trace" and self.mean:
             raise ValueError("mean belongs to other models: a trace has its own")
         return self

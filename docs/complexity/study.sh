@@ -22,7 +22,7 @@ python "$scaling" "$runs/active" -o "$folder/tolerance" --x epsilon
 
 # Workers R, at two active ones and synchronous.
 asyndbt sweep "$study" --seeds 10 -o "$runs/workers" --vary workers=4,8,16,32,64 \
-    --set algorithm.max_delay=400 --set run.iterations=4000
+    --set algorithm.max_delay=400 --set run.iterations=2000
 asyndbt sweep "$study" --seeds 10 -o "$runs/workers-no-planes" --vary workers=4,8,16,32,64 \
     --set algorithm.max_delay=400 --set run.iterations=4000 --set algorithm.plane_until=0
 for workers in 4 8 16 32 64; do
@@ -58,7 +58,7 @@ python "$scaling" "$runs/quorum" -o "$folder/quorum" --epsilon 10 3
 # Sampled gradients in place of exact ones.
 asyndbt sweep "$study" --workers 8 --seeds 10 -o "$runs/sampled" \
     --vary algorithm.active_workers=1,2,4,8 --set estimator.name=loo --set estimator.samples=64
-python "$scaling" "$runs/sampled" -o "$folder/sampled" --epsilon 30 10
+python "$scaling" "$runs/sampled" -o "$folder/sampled" --epsilon 30 10 3
 
 # Seconds an iteration takes, against the order statistic.
 for model in constant lognormal pareto; do
