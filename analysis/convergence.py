@@ -203,16 +203,17 @@ def main() -> None:
     parser.add_argument("run", metavar="RUN.h5", type=Path)
     parser.add_argument("-o", "--output", metavar="FILE.png", type=Path, required=True)
     arguments = parser.parse_args()
+    output = arguments.output.with_suffix(arguments.output.suffix or ".png")
     try:
         with Log(arguments.run) as log:
             if not log.committed:
                 parser.exit(2, f"convergence: {arguments.run}: no iteration is committed yet\n")
             figure = draw(log)
-            figure.savefig(arguments.output, dpi=150)
+            figure.savefig(output, dpi=150)
     except (LogError, OSError, ValueError) as error:  # ValueError: an unknown kind of picture
         print(f"convergence: {error}", file=sys.stderr)
         sys.exit(2)
-    print(arguments.output)
+    print(output)
 
 
 if __name__ == "__main__":
