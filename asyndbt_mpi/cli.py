@@ -24,6 +24,8 @@ SETTINGS = click.option(
     help="Override a key of the configuration; may be given several times.",
 )  # fmt: skip
 
+WORKERS = click.option("--workers", type=click.IntRange(min=1), default=3, show_default=True)
+
 
 def run_options(command: Command) -> Command:
     """The arguments that every command with a CONFIG takes."""
@@ -71,7 +73,7 @@ def run(
 
 @cli.command(epilog=PRESETS)
 @run_options
-@click.option("--workers", type=click.IntRange(min=1), default=3, show_default=True)
+@WORKERS
 @click.pass_obj
 def simulate(
     debug: bool,
@@ -111,7 +113,7 @@ def simulate(
     help="Seeds for each point of the grid, from run.seed on.",
 )
 @SETTINGS
-@click.option("--workers", type=click.IntRange(min=1), default=3, show_default=True)
+@WORKERS
 @click.option(
     "--output",
     "-o",

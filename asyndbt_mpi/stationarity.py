@@ -41,14 +41,13 @@ class _State:
 
 
 class _Gradients(Protocol):
-    """Derivatives of the expected loss: two answers, the same one twice if they are exact."""
+    """Derivatives of the expected loss: one answer if it is exact, two independent ones if not."""
 
     kind: str
+    answers: int
 
-    def at(
-        self, state: _State, workers: IntArray
-    ) -> tuple[tuple[FloatArray, FloatArray], tuple[FloatArray, FloatArray]]:
-        """Gradients in p, (W, M, N) twice, and in q, (W, U, V) twice, of ``workers``, from 0."""
+    def at(self, state: _State, workers: IntArray) -> list[tuple[FloatArray, FloatArray]]:
+        """Gradients in p (W, M, N) and q (W, U, V) of ``workers``, from 0; one for each answer."""
         ...
 
 
@@ -71,19 +70,14 @@ def add(path: str | os.PathLike[str], every: int, samples: int, quiet: bool = Fa
     """
     with Log(path) as log:
         _check(log)
-        _, black_box = rebuild(log)
+        workers, black_box = rebuild(log)
         gradients: _Gradients = (
             _Exact(black_box)
             if isinstance(black_box, Synthetic)
             else _Estimated(black_box, log.seed, samples)
         )
-        allowed = np.array(
-            [
-                np.arange(log.shapes.pool) < held.pool[:, None]
-                for held in black_box.holdings.values()
-            ]
-        )
-        found = _measure(log, gradients, allowed, every, quiet)
+        # At its start q is uniform over the demonstrations that a worker has.
+        found = _measure(log, gradients, workers.q > 0, every, quiet)
     norms = found.squared_norm
     if not np.isfinite(norms).all():
         raise LogError(f"{os.fspath(path)}: is damaged; asyndbt verify tells where")
@@ -116,32 +110,23 @@ def _measure(
     config = log.config
     steps, bound = config.steps, config.algorithm.dual_bound
     shape = log.workers, log.shapes.positions, log.shapes.words
-    of_p = [np.empty(shape), np.empty(shape)]
-    of_q = [np.empty(allowed.shape), np.empty(allowed.shape)]
+    of_p = [np.empty(shape) for _ in range(gradients.answers)]
+    of_q = [np.empty(allowed.shape) for _ in range(gradients.answers)]
     rows = []
     progress = tqdm(_states(log, allowed, every), total=log.committed // every, disable=quiet)
     for state in progress:
         changed = state.changed
-        p_gradients, q_gradients = gradients.at(state, changed)
-        for half in range(2):
-            of_p[half][changed], of_q[half][changed] = p_gradients[half], q_gradients[half]
+        for answer, (p_gradient, q_gradient) in enumerate(gradients.at(state, changed)):
+            of_p[answer][changed], of_q[answer][changed] = p_gradient, q_gradient
         planes, force = state.planes, state.planes.worker_forces()
         live = state.live[:, None, None]
-        p, q = (
-            [live * on_simplex(state.p, of_p[half] + force, steps.p) for half in range(2)],
-            [live * on_simplex(state.q, of_q[half], steps.q, allowed) for half in range(2)],
-        )
-        z = on_simplex(state.z, planes.consensus_gradient(), steps.z)
-        dual = of_duals(
-            planes.dual,
-            planes.values(state.p, state.z),
-            planes.active(state.iteration + 1),
-            steps.lam,
-            bound,
-        )
-        rows.append(
-            (state.iteration, *(squared_norm(*each) for each in (p, q, (z, z), (dual, dual))))
-        )
+        p = [live * on_simplex(state.p, gradient + force, steps.p) for gradient in of_p]
+        q = [live * on_simplex(state.q, gradient, steps.q, allowed) for gradient in of_q]
+        z = [on_simplex(state.z, planes.consensus_gradient(), steps.z)]
+        values, active = planes.values(state.p, state.z), planes.active(state.iteration + 1)
+        dual = [of_duals(planes.dual, values, active, steps.lam, bound)]
+        norms = (squared_norm(mappings[0], mappings[-1]) for mappings in (p, q, z, dual))
+        rows.append((state.iteration, *norms))
     columns = np.array(rows).T
     return Stationarity(gradients.kind, columns[0].astype(np.int64), *columns[1:])
 
@@ -182,33 +167,30 @@ class _Exact:
     """The closed form of a synthetic task."""
 
     kind = "exact"
+    answers = 1
 
     def __init__(self, black_box: Synthetic) -> None:
         self.black_box = black_box
 
-    def at(
-        self, state: _State, workers: IntArray
-    ) -> tuple[tuple[FloatArray, FloatArray], tuple[FloatArray, FloatArray]]:
-        p, q = self.black_box.gradient(state.p[workers], state.q[workers], workers)
-        return (p, p), (q, q)
+    def at(self, state: _State, workers: IntArray) -> list[tuple[FloatArray, FloatArray]]:
+        return [self.black_box.gradient(state.p[workers], state.q[workers], workers)]
 
 
 class _Estimated:
     """Two independent estimates by eq. (27), on all training rows of each worker."""
 
     kind = "estimated"
+    answers = 2
 
     def __init__(self, black_box: BlackBox, seed: int, samples: int) -> None:
         self.black_box = black_box
         self.seed = seed
         self.samples = samples
 
-    def at(
-        self, state: _State, workers: IntArray
-    ) -> tuple[tuple[FloatArray, FloatArray], tuple[FloatArray, FloatArray]]:
+    def at(self, state: _State, workers: IntArray) -> list[tuple[FloatArray, FloatArray]]:
         halves = zip(*(self._of_worker(state, int(index)) for index in workers), strict=True)
         first_p, second_p, first_q, second_q = (np.array(half) for half in halves)
-        return (first_p, second_p), (first_q, second_q)
+        return [(first_p, first_q), (second_p, second_q)]
 
     def _of_worker(self, state: _State, index: int) -> list[FloatArray]:
         """Gradients in p by either half of the samples, then in q."""
