@@ -12,8 +12,8 @@ from asyndbt_mpi.job import BAD_USAGE, DONE, FAILED, Job, LogAndProgress, Reques
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.writer import Writer
 from asyndbt_mpi.protocol.blackbox import BlackBox
-from asyndbt_mpi.protocol.messages import Codec
 from asyndbt_mpi.protocol.server import Server, WorkerFailed
+from asyndbt_mpi.protocol.wire import Codec
 from asyndbt_mpi.protocol.worker import Workers
 from asyndbt_mpi.transport.mpi import (
     SERVER,

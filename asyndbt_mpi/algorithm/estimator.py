@@ -6,16 +6,19 @@ also takes several workers at once, along leading axes of all its arrays.
 """
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 
+from asyndbt_mpi.algorithm import kernels
 from asyndbt_mpi.algorithm.types import FloatArray, IntArray
 
 BDPL_NORM = 3.0
 """Norm to which the estimator of BDPL (Diao et al., TMLR 2023) clips its gradient."""
 
 SMALLEST_PROBABILITY = 1e-12
+
+Array = TypeVar("Array", FloatArray, IntArray)
 
 Estimator: TypeAlias = Callable[[FloatArray, IntArray, FloatArray], FloatArray]
 
@@ -31,9 +34,8 @@ def sample(probabilities: FloatArray, uniform: FloatArray) -> IntArray:
     -------
     array (..., I, rows): category indices, by inversion of the cumulative distribution.
     """
-    cumulative = np.cumsum(probabilities, axis=-1)
-    cumulative /= cumulative[..., -1:]
-    drawn: IntArray = (cumulative[..., None, :, :] > uniform[..., None]).argmax(axis=-1)
+    drawn: IntArray = np.empty(uniform.shape, dtype=np.int64)
+    kernels.sample(_stack(probabilities), _stack(uniform), _stack(drawn))
     return drawn
 
 
@@ -58,20 +60,24 @@ def leave_one_out(probabilities: FloatArray, drawn: IntArray, losses: FloatArray
 
 def _weights(losses: FloatArray) -> FloatArray:
     """Weight of each sample: centring by the mean, over I - 1, is the leave-one-out baseline."""
-    weights: FloatArray = (losses - losses.mean(axis=-1, keepdims=True)) / (losses.shape[-1] - 1)
+    samples = losses.shape[-1]
+    weights: FloatArray = losses - np.add.reduce(losses, axis=-1, keepdims=True) / samples
+    weights /= samples - 1
     return weights
 
 
 def _weight_drawn(shape: tuple[int, ...], drawn: IntArray, weights: FloatArray) -> FloatArray:
     """Sum of the ``weights`` (..., I) of the samples that drew each category; ``shape``."""
-    *stack, rows, categories = shape
-    row = np.arange(int(np.prod(stack)) * rows).reshape(*stack, 1, rows)
-    total: FloatArray = np.bincount(
-        (drawn + categories * row).ravel(),
-        np.repeat(weights.ravel(), rows),
-        minlength=row.size * categories,
-    ).astype(np.float64, copy=False)
-    return total.reshape(shape)
+    weighed: FloatArray = np.zeros(shape)
+    samples = weights.shape[-1]
+    kernels.weigh_drawn(_stack(drawn), weights.reshape(-1, samples), _stack(weighed))
+    return weighed
+
+
+def _stack(x: Array) -> Array:
+    """(..., rows, n) as one stack (W, rows, n)."""
+    stacked: Array = x.reshape(-1, *x.shape[-2:])
+    return stacked
 
 
 def bdpl(probabilities: FloatArray, drawn: IntArray, losses: FloatArray) -> FloatArray:

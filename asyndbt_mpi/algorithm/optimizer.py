@@ -10,7 +10,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from asyndbt_mpi.algorithm.simplex import project
+from asyndbt_mpi.algorithm import kernels
+from asyndbt_mpi.algorithm.simplex import project_in_place
 from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
 
 Members: TypeAlias = IntArray | EllipsisType
@@ -37,8 +38,9 @@ class Sgd:
         """One plain step, projected."""
         return self._projected(x - self.step_size * gradient, members)
 
-    def _projected(self, x: FloatArray, members: Members) -> FloatArray:
-        return project(x, None if self.allowed is None else self.allowed[members])
+    def _projected(self, moved: FloatArray, members: Members) -> FloatArray:
+        project_in_place(moved, None if self.allowed is None else self.allowed[members])
+        return moved
 
 
 class Adam(Sgd):
@@ -52,24 +54,28 @@ class Adam(Sgd):
         self, step_size: float, shape: tuple[int, ...], allowed: BoolArray | None = None
     ) -> None:
         super().__init__(step_size, shape, allowed)
-        self.count = np.zeros((*shape[:-2], 1, 1))
-        self.first = np.zeros(shape)
-        self.second = np.zeros(shape)
+        stack = int(np.prod(shape[:-2]))
+        self.first = np.zeros((stack, *shape[-2:]))
+        self.second = np.zeros_like(self.first)
+        # The decays to the power of the steps that each member has taken.
+        self.powers = np.ones((stack, 2))
+        self._everyone = np.arange(stack)
 
     def step(self, x: FloatArray, gradient: FloatArray, members: Members = ...) -> FloatArray:
         """One step scaled by the moments of past gradients, projected."""
-        count = self.count[members] + 1
-        first = self.first[members] * self.first_decay
-        first += (1 - self.first_decay) * gradient
-        second = self.second[members] * self.second_decay
-        second += (1 - self.second_decay) * gradient**2
-        self.count[members], self.first[members], self.second[members] = count, first, second
-        spread = second / (1 - self.second_decay**count)
-        np.sqrt(spread, out=spread)
-        spread += self.stabiliser
-        move = first * (self.step_size / (1 - self.first_decay**count))
-        move /= spread
-        return self._projected(x - move, members)
+        stack = -1, *x.shape[-2:]
+        moved = kernels.adam(
+            x.reshape(stack),
+            gradient.reshape(stack),
+            self._everyone if isinstance(members, EllipsisType) else members,
+            self.first,
+            self.second,
+            self.powers,
+            self.step_size,
+            (self.first_decay, self.second_decay),
+            self.stabiliser,
+        )
+        return self._projected(moved.reshape(x.shape), members)
 
 
 class Mirror(Sgd):

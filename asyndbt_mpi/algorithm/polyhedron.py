@@ -11,8 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from asyndbt_mpi.algorithm import kernels
 from asyndbt_mpi.algorithm.lower_level import Distance, residual_gradient
 from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
+
+ONLY: IntArray = np.zeros(1, dtype=np.int64)
+"""Index of a single matrix in a stack of one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +86,11 @@ class Polyhedron:
         self, workers: int, positions: int, words: int, capacity: int, distance: Distance
     ) -> None:
         self.distance: Distance = distance
-        # Positions first: for each of them, sums over planes or words are a matrix product.
-        self.a = np.zeros((workers, positions, capacity, words))
-        self.b = np.zeros((positions, capacity, words))
+        # Positions first: for each of them, the planes' words lie side by side.
+        # Signs fit into a byte, which saves most of the time: that goes to reading them.
+        coefficient = np.int8 if distance == "l1" else np.float64
+        self.a = np.zeros((workers, positions, capacity, words), dtype=coefficient)
+        self.b = np.zeros((positions, capacity, words), dtype=coefficient)
         self.c = np.zeros((capacity, positions))
         self.dual = np.zeros((capacity, positions))
         self.active = np.zeros((capacity, positions), dtype=bool)
@@ -111,34 +117,23 @@ class Polyhedron:
 
         ``workers`` are indices from 0.
         """
-        # One worker at a time: to gather their coefficients would take longer than the products.
-        return np.array([self._weighted(self.a[worker]) for worker in workers])
+        return kernels.weigh_planes(self.a, workers, self.dual[self._used])
 
     def consensus_gradient(self) -> FloatArray:
         """sum_l lambda^l b^l of (21); (M, N)."""
-        return self._weighted(self.b)  # (25)
-
-    def _weighted(self, coefficients: FloatArray) -> FloatArray:
-        """Sum over planes of dual times ``coefficients`` (M, capacity, N); (M, N)."""
-        used = self._used
-        weighted: FloatArray = self.dual[used].T[:, None, :] @ coefficients[:, used]
-        return weighted[:, 0]
-
-    def _applied(self, coefficients: FloatArray, x: FloatArray) -> FloatArray:
-        """Products of ``coefficients`` (M, capacity, N) and x (M, N); (used, M)."""
-        applied: FloatArray = coefficients[:, self._used] @ x[:, :, None]
-        return applied[:, :, 0].T
+        gradient: FloatArray = kernels.weigh_planes(self.b[None], ONLY, self.dual[self._used])[0]
+        return gradient  # (25)
 
     def move_workers(self, workers: IntArray, changes: FloatArray) -> None:
         """Take notice that the p of ``workers``, from 0, moved by ``changes`` (workers, M, N)."""
-        for worker, change in zip(workers, changes, strict=True):
-            self._worker_terms[self._used] += self._applied(self.a[worker], change)
+        kernels.apply_planes(self.a, workers, changes, self._worker_terms[self._used])
 
     def values(self, z: FloatArray) -> FloatArray:
         """Left-hand side of every plane at the newest p and ``z``; (capacity, M)."""
         used = self._used
         values = np.zeros_like(self.dual)
-        values[used] = self._worker_terms[used] + self._applied(self.b, z) + self.c[used]
+        values[used] = self._worker_terms[used] + self.c[used]
+        kernels.apply_planes(self.b[None], ONLY, z[None], values[used])
         return values
 
     def add(
@@ -200,6 +195,6 @@ class Polyhedron:
 
     def _refresh(self, p: FloatArray) -> None:
         """Recompute the worker terms from scratch, to be rid of the moves' round-off."""
-        used = self._used
-        of_workers = (self.a[:, :, used] @ p[..., None])[..., 0]  # (R, M, used)
-        self._worker_terms[used] = of_workers.sum(axis=0).T
+        terms = self._worker_terms[self._used]
+        terms[:] = 0.0
+        kernels.apply_planes(self.a, np.arange(len(p)), p, terms)

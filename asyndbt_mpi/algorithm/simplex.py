@@ -5,18 +5,21 @@ All arrays may have any number of leading axes: a stack of matrices of rows.
 
 import numpy as np
 
+from asyndbt_mpi.algorithm import kernels
 from asyndbt_mpi.algorithm.types import BoolArray, FloatArray
 
 ON_SIMPLEX = 1e-9
 """Rows this close to the simplex are taken as they are; others are projected first (D6)."""
+
+ALL_ALLOWED: BoolArray = np.zeros((0, 0, 0), dtype=np.bool_)
 
 
 def project(x: FloatArray, allowed: BoolArray | None = None) -> FloatArray:
     """Nearest point to each row of ``x`` among the probability vectors.
 
     The projection is ``max(0, x - nu)`` with the threshold ``nu`` of each row such that the
-    row sums to one; it is found exactly by sorting (Held, Wolfe & Crowder, 1974), and may be
-    negative, so that mass is added where a row holds too little.
+    row sums to one; it is found exactly (Michelot, 1986), and may be negative, so that mass is
+    added where a row holds too little.
 
     Parameters
     ----------
@@ -28,21 +31,15 @@ def project(x: FloatArray, allowed: BoolArray | None = None) -> FloatArray:
     -------
     array (..., n): rows on the simplex.
     """
-    if allowed is not None:
-        x = np.where(allowed, x, -np.inf)
-    # In place where it can be: thousands of workers' rows are bound by memory.
-    descending = np.sort(x, axis=-1)[..., ::-1]
-    greatest = descending[..., :1].copy()
-    # A shift of a row changes nothing; huge numbers would swallow the 1 that is to be shared out.
-    with np.errstate(over="ignore"):
-        descending -= greatest
-        # The threshold is the greatest of those that the k greatest entries would need, each k.
-        excess = np.cumsum(descending, axis=-1, out=descending)
-        excess -= 1.0
-        excess /= np.arange(1, x.shape[-1] + 1)
-        projected: FloatArray = x - greatest
-        projected -= excess.max(axis=-1, keepdims=True)
-    return np.maximum(projected, 0.0, out=projected)
+    projected = np.array(x, order="C")
+    project_in_place(projected, allowed)
+    return projected
+
+
+def project_in_place(x: FloatArray, allowed: BoolArray | None = None) -> None:
+    """`project`, on the contiguous array ``x`` itself."""
+    rows = -1, 1, x.shape[-1]
+    kernels.project(x.reshape(rows), ALL_ALLOWED if allowed is None else allowed.reshape(rows))
 
 
 def distance_to_simplex(x: FloatArray) -> FloatArray:
@@ -50,10 +47,7 @@ def distance_to_simplex(x: FloatArray) -> FloatArray:
 
     It is that of non-negativity, or of summing to one.
     """
-    negative = -x.min(axis=(-2, -1), initial=0.0)
-    excess = np.abs(x.sum(axis=-1) - 1.0).max(axis=-1, initial=0.0)
-    distance: FloatArray = np.maximum(negative, excess)
-    return distance
+    return kernels.distance_to_simplex(x.reshape(-1, *x.shape[-2:])).reshape(x.shape[:-2])
 
 
 def onto_simplex(x: FloatArray) -> FloatArray:

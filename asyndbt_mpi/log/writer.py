@@ -35,7 +35,7 @@ from asyndbt_mpi.protocol.messages import Shapes
 from asyndbt_mpi.protocol.records import Estimation, Evaluation, Event, EventKind, Iteration, Record
 
 SECONDS_BETWEEN_BATCHES = 0.2
-LARGEST_BATCH = 64
+LARGEST_BATCH = 512
 """Iterations; fewer where their iterates would exceed `LARGEST_BATCH_BYTES`."""
 LARGEST_BATCH_BYTES = 1 << 25
 CHUNK_BYTES = 1 << 18

@@ -8,12 +8,13 @@ workers of a process, and moves those that have something to do at once: one und
 all of them in a simulation. What a worker does depends on its own state and messages alone.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 import numpy as np
 
+from asyndbt_mpi.algorithm import kernels
 from asyndbt_mpi.algorithm.estimator import ESTIMATORS, sample
 from asyndbt_mpi.algorithm.lower_level import worker_step
 from asyndbt_mpi.algorithm.optimizer import OPTIMIZERS
@@ -156,7 +157,7 @@ class Workers:
     # ------------------------------------------------------------ upper level
 
     def _ask_upper(self, messages: Sequence[tuple[int, Assignment]]) -> list[AnyQuery]:
-        members = self._members(worker for worker, _ in messages)
+        members = self._members([worker for worker, _ in messages])
         p, q = self.p[members], self.q[members]
         if self.exact:
             return self._ask_exactly(messages, p, q, np.empty((len(messages), 0, 0), dtype=int))
@@ -168,7 +169,7 @@ class Workers:
         return self._ask(messages, rows, sample(p, for_words), sample(q, for_demonstrations))
 
     def _step(self, together: Sequence[_Finished[Assignment]]) -> list[ToServer]:
-        members = self._members(done.worker for done, _ in together)
+        members = self._members([done.worker for done, _ in together])
         p, q = self.p[members], self.q[members]
         # Both gradients are taken at the old (p, q), from the same samples, eq. (27).
         p_gradient = self._gradient("p", p, together)
@@ -178,8 +179,7 @@ class Workers:
         q = self.q_optimizer.step(q, q_gradient, members)  # (20), (24)
         self.p[members], self.q[members] = p, q
         losses = _losses(together)
-        p_norms = np.linalg.norm(p_gradient, axis=(1, 2)).tolist()
-        q_norms = np.linalg.norm(q_gradient, axis=(1, 2)).tolist()
+        p_norms, q_norms = _norms(p_gradient), _norms(q_gradient)
         return [
             Report(
                 asked.message.number, asked.message.iteration, losses[row], p_norms[row],
@@ -191,9 +191,10 @@ class Workers:
     # ------------------------------------------------------------ lower level
 
     def _ask_lower(self, messages: Sequence[tuple[int, LowerAssignment]]) -> list[AnyQuery]:
-        members = self._members(worker for worker, _ in messages)
+        members = self._members([worker for worker, _ in messages])
         p = np.array([message.p for _, message in messages])
-        k = self._realisations(messages, members)[:, None]
+        self._realise(messages)
+        k = self._k[members][:, None]
         if self.exact:
             shown = np.zeros_like(self.q[members])
             np.put_along_axis(shown, k[:, 0, :, None], 1.0, axis=-1)
@@ -205,24 +206,22 @@ class Workers:
         )
         return self._ask(messages, rows, sample(p, for_words), np.repeat(k, self.samples, axis=1))
 
-    def _realisations(
-        self, messages: Sequence[tuple[int, LowerAssignment]], members: IntArray
-    ) -> IntArray:
-        """The demonstrations k (W, U): one realisation of q for all rounds of an estimation."""
+    def _realise(self, messages: Sequence[tuple[int, LowerAssignment]]) -> None:
+        """Draw the demonstrations k: one realisation of q for all rounds of an estimation."""
         new = [
             (worker, message.estimation)
-            for (worker, message), member in zip(messages, members, strict=True)
-            if self._k_of[member] != message.estimation
+            for worker, message in messages
+            if self._k_of[self._index[worker]] != message.estimation
         ]
-        if new:
-            uniform = np.empty((len(new), 1, self.q.shape[1]))
-            for row, (worker, estimation) in enumerate(new):
-                purpose = Purpose.LOWER_DEMONSTRATIONS
-                self._streams.at(self.seed, worker, estimation, purpose).random(out=uniform[row])
-            drawing = self._members(worker for worker, _ in new)
-            self._k[drawing] = sample(self.q[drawing], uniform)[:, 0]
-            self._k_of[drawing] = [estimation for _, estimation in new]
-        return self._k[members]
+        if not new:
+            return
+        uniform = np.empty((len(new), 1, self.q.shape[1]))
+        for row, (worker, estimation) in enumerate(new):
+            purpose = Purpose.LOWER_DEMONSTRATIONS
+            self._streams.at(self.seed, worker, estimation, purpose).random(out=uniform[row])
+        drawing = self._members([worker for worker, _ in new])
+        self._k[drawing] = sample(self.q[drawing], uniform)[:, 0]
+        self._k_of[drawing] = [estimation for _, estimation in new]
 
     def _lower_step(self, together: Sequence[_Finished[LowerAssignment]]) -> list[ToServer]:
         p = np.array([asked.message.p for _, asked in together])
@@ -254,11 +253,12 @@ class Workers:
         # In the order of their uniforms the rows are a random permutation.
         permuted = uniform[:, for_all_samples:].argsort(axis=1)
         rows = [permuted[index, : self.batch[worker]] for index, (worker, _) in enumerate(keys)]
-        ends = self.samples * np.cumsum((0, *sizes))
-        for_samples = [
-            uniform[:, start:end].reshape(len(keys), self.samples, size)
-            for start, end, size in zip(ends[:-1], ends[1:], sizes, strict=True)
-        ]
+        for_samples = []
+        end = 0
+        for size in sizes:
+            start, end = end, end + self.samples * size
+            drawn = uniform[:, start:end].reshape(len(keys), self.samples, size)
+            for_samples.append(drawn)
         return rows, for_samples
 
     def _ask(
@@ -301,7 +301,8 @@ class Workers:
         drawn = "words" if variable == "p" else "demonstrations"
         return self.estimate(at, np.array([getattr(asked, drawn) for _, asked in together]), losses)
 
-    def _members(self, workers: Iterable[int]) -> IntArray:
+    def _members(self, workers: Sequence[int]) -> IntArray:
+        """Where the ``workers`` are in the stack."""
         return np.array([self._index[worker] for worker in workers])
 
     # ------------------------------------------------------------ evaluation
@@ -327,8 +328,15 @@ def _evaluation_reports(together: Sequence[_Finished[EvaluationRequest]]) -> lis
 
 
 def _losses(together: Sequence[_Finished[Any]]) -> list[float]:
-    losses: list[float] = np.array([done.answer.losses for done, _ in together]).mean(1).tolist()
-    return losses
+    losses = np.array([done.answer.losses for done, _ in together])
+    means: list[float] = (np.add.reduce(losses, axis=1) / losses.shape[1]).tolist()
+    return means
+
+
+def _norms(gradients: FloatArray) -> list[float]:
+    """Euclidean norm of each matrix (W, rows, n)."""
+    norms: list[float] = kernels.norms(gradients).tolist()
+    return norms
 
 
 def _costs(done: Completed) -> Costs:
@@ -341,6 +349,8 @@ def _by_kind(
     do: Mapping[type, Callable[[list[Any]], Sequence[Any]]],
 ) -> list[Any]:
     """Results for ``items`` in their order, worked out for all of one kind together."""
+    if len(set(kinds)) == 1:
+        return list(do[kinds[0]](list(items)))
     results: dict[int, Any] = {}
     for kind in dict.fromkeys(kinds):
         rows = [row for row, each in enumerate(kinds) if each is kind]

@@ -20,8 +20,6 @@ from mpi4py import MPI
 
 from asyndbt_mpi.protocol.blackbox import BlackBox
 from asyndbt_mpi.protocol.messages import (
-    Buffer,
-    Codec,
     Failure,
     MalformedMessage,
     Message,
@@ -31,6 +29,7 @@ from asyndbt_mpi.protocol.messages import (
 )
 from asyndbt_mpi.protocol.records import Record
 from asyndbt_mpi.protocol.server import Output, Server
+from asyndbt_mpi.protocol.wire import Buffer, Codec
 from asyndbt_mpi.protocol.worker import Completed, Workers
 from asyndbt_mpi.transport.delay import Delays
 
@@ -77,6 +76,7 @@ class Channel:
         self._started = time.perf_counter()
         # A send's buffer must live until the send is complete.
         self._sends: list[tuple[MPI.Request, Buffer]] = []
+        self._status = MPI.Status()
 
     def now(self) -> float:
         """Seconds since the channel was opened, which all ranks do together."""
@@ -85,18 +85,18 @@ class Channel:
     def send(self, rank: int, message: Message) -> None:
         """Start to send ``message``; returns at once."""
         buffer = self.codec.encode(message)
-        self._sends.append((self.comm.Isend([buffer, MPI.BYTE], rank), buffer))
+        self._complete_sends()
+        self._sends.append((self.comm.Isend((buffer, MPI.BYTE), rank), buffer))
 
     def poll(self) -> tuple[int, Buffer] | None:
-        """A message that is there, as (rank, buffer), or None; also completes sends."""
-        self._sends = [pair for pair in self._sends if not pair[0].Test()]
-        status = MPI.Status()
+        """A message that is there, as (rank, buffer), or None; MPI also goes on with sends."""
+        status = self._status
         matched = self.comm.Improbe(MPI.ANY_SOURCE, MPI.ANY_TAG, status)
         if matched is None:
             return None
         # Received whole, however long: a matched receive into a shorter buffer crashes Open MPI 5.
         buffer: Buffer = np.empty(status.Get_count(MPI.BYTE), np.uint8)
-        matched.Recv([buffer, MPI.BYTE])
+        matched.Recv((buffer, MPI.BYTE))
         # None of the protocol's is longer; what is gets cut, and decoding then refuses it.
         return status.Get_source(), buffer[: self.codec.longest + 1]
 
@@ -110,6 +110,10 @@ class Channel:
                 return None
         raise AssertionError("backoff never ends")
 
+    def _complete_sends(self) -> None:
+        """Let go of the buffers of sends that are complete."""
+        self._sends = [pair for pair in self._sends if not pair[0].Test()]
+
     def close(self, deadline: float) -> bool:
         """Meet all ranks once every send is complete, within ``deadline`` seconds.
 
@@ -119,6 +123,7 @@ class Channel:
         barrier: MPI.Request | None = None
         for _ in backoff():
             self.poll()
+            self._complete_sends()
             if barrier is None and not self._sends:
                 barrier = self.comm.Ibarrier()
             if barrier is not None and barrier.Test():

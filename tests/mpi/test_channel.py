@@ -4,13 +4,13 @@ from mpi4py import MPI
 
 from asyndbt_mpi.protocol.messages import (
     Assignment,
-    Codec,
     EvaluationRequest,
     Failure,
     MalformedMessage,
     Shapes,
     Stop,
 )
+from asyndbt_mpi.protocol.wire import Codec
 from asyndbt_mpi.transport.mpi import Channel, agree, node_share
 
 SHAPES = Shapes(positions=75, words=100, classes=2, pool=50)

@@ -16,9 +16,10 @@ from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.log.writer import Writer
 from asyndbt_mpi.protocol.blackbox import Answer, AnyQuery, BlackBox
-from asyndbt_mpi.protocol.messages import Codec, Report, Shapes, ToServer
+from asyndbt_mpi.protocol.messages import Report, Shapes, ToServer
 from asyndbt_mpi.protocol.records import Record
 from asyndbt_mpi.protocol.server import Server, WorkerFailed
+from asyndbt_mpi.protocol.wire import Codec
 from asyndbt_mpi.protocol.worker import Completed, Workers
 from asyndbt_mpi.transport.delay import Delays
 from asyndbt_mpi.transport.mpi import Channel, serve, stop_all, work

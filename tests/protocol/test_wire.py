@@ -7,11 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyndbt_mpi.protocol.messages import (
-    HEADER,
-    KINDS,
     Assignment,
     Candidate,
-    Codec,
     Costs,
     EvaluationReport,
     EvaluationRequest,
@@ -25,6 +22,7 @@ from asyndbt_mpi.protocol.messages import (
     Split,
     Stop,
 )
+from asyndbt_mpi.protocol.wire import HEADER, KINDS, Codec, Header
 
 SHAPES = Shapes(positions=3, words=5, classes=2, pool=4)
 CODEC = Codec(SHAPES)
@@ -82,9 +80,9 @@ def test_a_wrong_length_is_refused(message) -> None:
     if not isinstance(message, Hello | Failure):  # these end with free text
         with pytest.raises(MalformedMessage, match="are due"):
             CODEC.decode(np.append(buffer, np.uint8(0)))
-    if len(buffer) > HEADER.itemsize and not isinstance(message, Failure):
+    if len(buffer) > HEADER.size and not isinstance(message, Failure):
         with pytest.raises(MalformedMessage, match="are due"):
-            CODEC.decode(buffer[: HEADER.itemsize + 3])
+            CODEC.decode(buffer[: HEADER.size + 3])
 
 
 def test_another_runs_shapes_are_refused() -> None:
@@ -134,6 +132,7 @@ def test_a_pickle_is_refused() -> None:
 @pytest.mark.parametrize("field", ["split", "candidate"])
 def test_an_unknown_split_or_candidate_is_refused(field: str) -> None:
     buffer = CODEC.encode(MESSAGES[7])
-    buffer[: HEADER.itemsize].view(HEADER)[field] = 99
+    header = Header(*HEADER.unpack_from(buffer))
+    HEADER.pack_into(buffer, 0, *header._replace(**{field: 99}))
     with pytest.raises(MalformedMessage, match="99"):
         CODEC.decode(buffer)

@@ -1,0 +1,218 @@
+"""The loops in which a run without a language model spends its time, compiled.
+
+All work on stacks of matrices, one for each worker, and on each of them by itself: a worker's
+numbers do not depend on who else is in the stack. They are compiled when they are first called,
+once on each machine; numba keeps the result beside this file or in the user's cache folder.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+import numba
+import numpy as np
+
+from asyndbt_mpi.algorithm.types import FloatArray, IntArray
+
+Kernel = TypeVar("Kernel", bound=Callable[..., object])
+
+
+def compiled(kernel: Kernel) -> Kernel:
+    """The function, compiled at its first call."""
+    return _compiled(kernel, fastmath=set())
+
+
+def reordered(kernel: Kernel) -> Kernel:
+    """As `compiled`; sums may be taken in another order, which vector units need."""
+    return _compiled(kernel, fastmath={"reassoc", "nsz"})
+
+
+def _compiled(kernel: Kernel, fastmath: set[str]) -> Kernel:
+    try:
+        compiled = numba.njit(kernel, cache=True, error_model="numpy", fastmath=fastmath)
+    except RuntimeError:  # there is no folder to keep the result in
+        compiled = numba.njit(kernel, error_model="numpy", fastmath=fastmath)
+    return cast(Kernel, compiled)
+
+
+@compiled
+def project(x: FloatArray, allowed: np.ndarray) -> None:
+    """Replace each row of x (W, rows, n) by the nearest probability vector, in place.
+
+    Only the ``allowed`` entries (W, rows, n) may carry mass; without rows, all may.  The
+    threshold nu of ``max(0, x - nu)`` is that of the entries above it; those below are left out
+    until none is (Michelot, 1986), which is exact.
+    """
+    some = allowed.shape[1] > 0
+    stack, rows, size = x.shape
+    kept = np.empty(size)
+    for w in range(stack):
+        for i in range(rows):
+            greatest = -np.inf
+            for j in range(size):
+                if x[w, i, j] > greatest and (not some or allowed[w, i, j]):
+                    greatest = x[w, i, j]
+            # A shift of a row changes nothing; huge numbers would swallow the 1 that is to be
+            # shared out.  The threshold then is at least -1: what is below that can be left out.
+            count = 0
+            total = 0.0
+            for j in range(size):
+                shifted = x[w, i, j] - greatest
+                if shifted > -1.0 and (not some or allowed[w, i, j]):
+                    kept[count] = shifted
+                    total += shifted
+                    count += 1
+            threshold = (total - 1.0) / count
+            while True:
+                above = 0
+                total = 0.0
+                for k in range(count):
+                    if kept[k] > threshold:
+                        kept[above] = kept[k]
+                        total += kept[k]
+                        above += 1
+                if above == count:
+                    break
+                count = above
+                threshold = (total - 1.0) / count
+            for j in range(size):
+                mass = (x[w, i, j] - greatest) - threshold
+                keep = mass > 0.0 and (not some or allowed[w, i, j])
+                x[w, i, j] = mass if keep else 0.0
+
+
+@compiled
+def distance_to_simplex(x: FloatArray) -> FloatArray:
+    """Largest violation over the rows of each matrix of x (W, rows, n); shape (W,)."""
+    stack, rows, size = x.shape
+    distances = np.zeros(stack)
+    for w in range(stack):
+        for i in range(rows):
+            total = -1.0
+            least = 0.0
+            for j in range(size):
+                total += x[w, i, j]
+                least = min(least, x[w, i, j])
+            distances[w] = max(distances[w], abs(total), -least)
+    return distances
+
+
+@compiled
+def sample(probabilities: FloatArray, uniform: FloatArray, drawn: IntArray) -> None:
+    """Categories (W, I, rows) of ``uniform`` draws from rows of ``probabilities`` (W, rows, n)."""
+    stack, rows, size = probabilities.shape
+    cumulative = np.empty(size)
+    for w in range(stack):
+        for i in range(rows):
+            total = 0.0
+            last = 0  # with mass: rounding must not lead beyond it
+            for j in range(size):
+                total += probabilities[w, i, j]
+                cumulative[j] = total
+                if probabilities[w, i, j] > 0.0:
+                    last = j
+            for s in range(uniform.shape[1]):
+                threshold = uniform[w, s, i] * total
+                j = 0
+                while j < last and cumulative[j] <= threshold:
+                    j += 1
+                drawn[w, s, i] = j
+
+
+@compiled
+def weigh_drawn(drawn: IntArray, weights: FloatArray, weighed: FloatArray) -> None:
+    """Add the ``weights`` (W, I) of the samples that ``drawn`` (W, I, rows) each category.
+
+    ``weighed`` is (W, rows, n).
+    """
+    stack, samples, rows = drawn.shape
+    for w in range(stack):
+        for s in range(samples):
+            for i in range(rows):
+                weighed[w, i, drawn[w, s, i]] += weights[w, s]
+
+
+@compiled
+def adam(
+    x: FloatArray,
+    gradient: FloatArray,
+    members: IntArray,
+    first: FloatArray,
+    second: FloatArray,
+    powers: FloatArray,
+    step_size: float,
+    decays: tuple[float, float],
+    stabiliser: float,
+) -> FloatArray:
+    """x (W, rows, n) after a step of Adam, and the ``members``' moments brought up to date.
+
+    ``first`` and ``second`` hold the moments of the whole stack, ``powers`` (members, 2) its
+    ``decays`` to the power of each member's number of steps.
+    """
+    moved = np.empty(x.shape)
+    rows, size = x.shape[1:]
+    for w in range(len(members)):
+        member = members[w]
+        powers[member, 0] *= decays[0]
+        powers[member, 1] *= decays[1]
+        scale = step_size / (1.0 - powers[member, 0])
+        correction = 1.0 / (1.0 - powers[member, 1])
+        for i in range(rows):
+            for j in range(size):
+                slope = gradient[w, i, j]
+                mean = decays[0] * first[member, i, j] + (1.0 - decays[0]) * slope
+                square = decays[1] * second[member, i, j] + (1.0 - decays[1]) * slope * slope
+                first[member, i, j] = mean
+                second[member, i, j] = square
+                spread = np.sqrt(square * correction) + stabiliser
+                moved[w, i, j] = x[w, i, j] - scale * mean / spread
+    return moved
+
+
+@compiled
+def norms(x: FloatArray) -> FloatArray:
+    """Euclidean norm of each matrix of x (W, rows, n); shape (W,)."""
+    stack, rows, size = x.shape
+    found = np.empty(stack)
+    for w in range(stack):
+        total = 0.0
+        for i in range(rows):
+            for j in range(size):
+                total += x[w, i, j] * x[w, i, j]
+        found[w] = np.sqrt(total)
+    return found
+
+
+@compiled
+def weigh_planes(coefficients: np.ndarray, of: IntArray, dual: FloatArray) -> FloatArray:
+    """Sums over planes of dual (L, M) times ``coefficients[of]`` (R, M, capacity, N); (W, M, N).
+
+    The first L of the planes count.
+    """
+    _, positions, _, words = coefficients.shape
+    sums = np.zeros((len(of), positions, words))
+    for w in range(len(of)):
+        for i in range(positions):
+            row = sums[w, i]
+            for plane in range(len(dual)):
+                weight = dual[plane, i]
+                if weight != 0.0:
+                    of_plane = coefficients[of[w], i, plane]
+                    for j in range(words):
+                        row[j] += weight * of_plane[j]
+    return sums
+
+
+@reordered
+def apply_planes(coefficients: np.ndarray, of: IntArray, x: FloatArray, terms: FloatArray) -> None:
+    """Add to ``terms`` (L, M) the products of ``coefficients[of]`` and x (W, M, N).
+
+    ``coefficients`` are (R, M, capacity, N); the first L of the planes count.
+    """
+    _, positions, _, words = coefficients.shape
+    for w in range(len(of)):
+        for i in range(positions):
+            for plane in range(len(terms)):
+                total = 0.0
+                for j in range(words):
+                    total += coefficients[of[w], i, plane, j] * x[w, i, j]
+                terms[plane, i] += total

@@ -1,0 +1,240 @@
+"""The layout of messages on the wire.
+
+A message is one contiguous buffer: a header of fixed size, then the arrays of its kind, then
+text if it has any. Nothing is ever pickled, for unpickling would let a malicious worker run code
+on the server; whatever does not have exactly the length, the kind and the finite numbers that
+are due is refused (D6).
+"""
+
+import math
+import struct
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asyndbt_mpi.protocol.messages import (
+    Assignment,
+    Candidate,
+    Costs,
+    EvaluationReport,
+    EvaluationRequest,
+    Failure,
+    Hello,
+    LowerAssignment,
+    LowerReport,
+    MalformedMessage,
+    Message,
+    Report,
+    Shapes,
+    Split,
+    Stop,
+)
+
+Buffer: TypeAlias = NDArray[np.uint8]
+
+MAGIC = 0xA5DB
+REAL, INTEGER = np.dtype("<f8"), np.dtype("<i8")
+LONGEST_TEXT = 16_384
+
+KINDS: tuple[type, ...] = (
+    Assignment,
+    LowerAssignment,
+    EvaluationRequest,
+    Stop,
+    Hello,
+    Report,
+    LowerReport,
+    EvaluationReport,
+    Failure,
+)
+NUMBER = {kind: number for number, kind in enumerate(KINDS)}
+WITH_TEXT = (Hello, Failure)
+
+
+class Header(NamedTuple):
+    """What stands before the arrays; a kind leaves what it does not need at 0.
+
+    ``iteration`` is an estimation's number in messages of the lower level.
+    """
+
+    magic: int = MAGIC
+    kind: int = 0
+    number: int = 0
+    iteration: int = 0
+    split: int = 0
+    candidate: int = 0
+    calls: int = 0
+    prompt_tokens: int = 0
+    compute_seconds: float = 0.0
+    sent_time: float = 0.0
+    loss: float = 0.0
+    accuracy: float = 0.0
+    grad_p_norm: float = 0.0
+    grad_q_norm: float = 0.0
+
+
+HEADER = struct.Struct("<IIqqiiqqdddddd")
+"""The fields of `Header`, in their order."""
+
+
+class Array(NamedTuple):
+    """An array of a message: the field's name, shape and type, and where it starts."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    start: int
+
+
+class Layout(NamedTuple):
+    """The arrays of a kind of message, and the bytes up to the end of the last one."""
+
+    arrays: list[Array]
+    length: int
+
+
+class Codec:
+    """Encodes and decodes messages of one run, whose ``shapes`` fix every length."""
+
+    def __init__(self, shapes: Shapes) -> None:
+        self.layouts = [_layout(kind, shapes) for kind in KINDS]
+        self.longest = LONGEST_TEXT + max(layout.length for layout in self.layouts)
+
+    def encode(self, message: Message) -> Buffer:
+        """One buffer that holds the whole message, independent of the message's arrays."""
+        header = _header(message)
+        arrays, length = self.layouts[header.kind]
+        text = b""
+        if isinstance(message, Hello | Failure):
+            written = message.description if isinstance(message, Hello) else message.text
+            text = written.encode()[:LONGEST_TEXT]
+        buffer: Buffer = np.empty(length + len(text), np.uint8)
+        HEADER.pack_into(buffer, 0, *header)
+        for name, shape, dtype, start in arrays:
+            np.ndarray(shape, dtype, buffer, start)[...] = getattr(message, name)
+        if text:
+            buffer[length:] = np.frombuffer(text, np.uint8)
+        return buffer
+
+    def decode(self, buffer: Buffer) -> Message:
+        """The message in ``buffer``; its arrays are views of it.
+
+        Raises
+        ------
+        MalformedMessage
+            Wrong magic, kind or length, or a number that is not finite.
+        """
+        if len(buffer) < HEADER.size:
+            raise MalformedMessage(f"{len(buffer)} bytes are less than a header")
+        header = Header(*HEADER.unpack_from(buffer))
+        if header.magic != MAGIC or header.kind >= len(KINDS):
+            raise MalformedMessage(
+                f"magic {header.magic:#x} and kind {header.kind} are not those of a message"
+            )
+        kind = KINDS[header.kind]
+        layout, length = self.layouts[header.kind]
+        if len(buffer) < length or (len(buffer) > length and kind not in WITH_TEXT):
+            raise MalformedMessage(
+                f"{kind.__name__} carries {len(buffer) - HEADER.size} bytes of arrays, "
+                f"{length - HEADER.size} are due"
+            )
+        arrays: dict[str, np.ndarray] = {}
+        for name, shape, dtype, start in layout:
+            arrays[name] = array = np.ndarray(shape, dtype, buffer, start)
+            if dtype is REAL and not np.isfinite(array).all():
+                raise MalformedMessage(f"{kind.__name__}.{name} holds a NaN or an infinity")
+        return _build(kind, header, arrays, buffer[length:])
+
+
+def _layout(kind: type, shapes: Shapes) -> Layout:
+    fragment, demonstrations = (shapes.positions, shapes.words), (shapes.classes, shapes.pool)
+    fields: dict[type, list[tuple[str, tuple[int, ...], np.dtype]]] = {
+        Assignment: [("force", fragment, REAL)],
+        LowerAssignment: [("p", fragment, REAL), ("force", fragment, REAL)],
+        EvaluationRequest: [
+            ("words", fragment[:1], INTEGER),
+            ("demonstrations", demonstrations[:1], INTEGER),
+        ],
+        Hello: [("q", demonstrations, REAL)],
+        Report: [("p", fragment, REAL), ("q", demonstrations, REAL)],
+        LowerReport: [("p", fragment, REAL), ("k", demonstrations[:1], INTEGER)],
+    }
+    arrays = []
+    end = HEADER.size
+    for name, shape, dtype in fields.get(kind, []):
+        arrays.append(Array(name, shape, dtype, end))
+        end += 8 * math.prod(shape)
+    return Layout(arrays, end)
+
+
+def _header(message: Message) -> Header:
+    number = NUMBER[type(message)]
+    match message:
+        case Assignment():
+            return Header(MAGIC, number, message.number, message.iteration)
+        case LowerAssignment():
+            return Header(MAGIC, number, message.number, message.estimation)
+        case Report():
+            return Header(
+                MAGIC, number, message.number, message.iteration, 0, 0,
+                message.costs.calls, message.costs.prompt_tokens, message.costs.compute_seconds,
+                message.sent_time, message.loss, 0.0, message.grad_p_norm, message.grad_q_norm,
+            )  # fmt: skip
+        case LowerReport():
+            return Header(
+                MAGIC, number, message.number, message.estimation, 0, 0,
+                message.costs.calls, message.costs.prompt_tokens, message.costs.compute_seconds,
+                0.0, message.loss,
+            )  # fmt: skip
+        case EvaluationRequest():
+            return Header(MAGIC, number, 0, message.iteration, message.split, message.candidate)
+        case EvaluationReport():
+            return Header(
+                MAGIC, number, 0, message.iteration, message.split, message.candidate,
+                message.costs.calls, message.costs.prompt_tokens, message.costs.compute_seconds,
+                0.0, message.loss, message.accuracy,
+            )  # fmt: skip
+        case _:
+            return Header(kind=number)
+
+
+def _check_numbers(kind: type, header: Header) -> None:
+    """Refuse what is not finite or is negative where it cannot be.
+
+    An accuracy may be NaN: a synthetic task classifies nothing.
+    """
+    for name in ("loss", "grad_p_norm", "grad_q_norm", "sent_time", "compute_seconds"):
+        if not math.isfinite(getattr(header, name)):
+            raise MalformedMessage(f"{kind.__name__}.{name} is {getattr(header, name)}")
+    for name in ("calls", "prompt_tokens", "compute_seconds"):
+        if getattr(header, name) < 0:
+            raise MalformedMessage(f"{kind.__name__}.{name} is {getattr(header, name)}")
+
+
+def _build(kind: type, header: Header, arrays: dict[str, np.ndarray], rest: Buffer) -> Message:
+    number, iteration = header.number, header.iteration
+    if kind is Assignment:
+        return Assignment(number, iteration, **arrays)
+    if kind is LowerAssignment:
+        return LowerAssignment(number, iteration, **arrays)
+    if kind is Stop:
+        return Stop()
+    if kind is Failure:
+        return Failure(rest.tobytes().decode(errors="replace"))
+    if kind is Hello:
+        return Hello(arrays["q"], rest.tobytes().decode(errors="replace"))
+    _check_numbers(kind, header)
+    costs = Costs(header.calls, header.prompt_tokens, header.compute_seconds)
+    if kind is Report:
+        norms = header.grad_p_norm, header.grad_q_norm
+        return Report(number, iteration, header.loss, *norms, costs, header.sent_time, **arrays)
+    if kind is LowerReport:
+        return LowerReport(number, iteration, header.loss, costs, **arrays)
+    try:
+        split, candidate = Split(header.split), Candidate(header.candidate)
+    except ValueError as error:
+        raise MalformedMessage(f"{kind.__name__}: {error}") from error
+    if kind is EvaluationRequest:
+        return EvaluationRequest(iteration, split, candidate, **arrays)
+    return EvaluationReport(iteration, split, candidate, header.loss, header.accuracy, costs)
