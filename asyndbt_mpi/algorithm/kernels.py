@@ -11,7 +11,7 @@ from typing import TypeVar, cast
 import numba
 import numpy as np
 
-from asyndbt_mpi.algorithm.types import FloatArray, IntArray
+from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
 
 Kernel = TypeVar("Kernel", bound=Callable[..., object])
 
@@ -22,8 +22,8 @@ def compiled(kernel: Kernel) -> Kernel:
 
 
 def reordered(kernel: Kernel) -> Kernel:
-    """As `compiled`; sums may be taken in another order, which vector units need."""
-    return _compiled(kernel, fastmath={"reassoc", "nsz"})
+    """As `compiled`; vector units may take sums in another order, and no number may be NaN."""
+    return _compiled(kernel, fastmath={"reassoc", "nsz", "nnan"})
 
 
 def _compiled(kernel: Kernel, fastmath: set[str]) -> Kernel:
@@ -34,53 +34,50 @@ def _compiled(kernel: Kernel, fastmath: set[str]) -> Kernel:
     return cast(Kernel, compiled)
 
 
-@compiled
-def project(x: FloatArray, allowed: np.ndarray) -> None:
+@reordered
+def project(x: FloatArray, allowed: BoolArray) -> None:
     """Replace each row of x (W, rows, n) by the nearest probability vector, in place.
 
-    Only the ``allowed`` entries (W, rows, n) may carry mass; without rows, all may.  The
-    threshold nu of ``max(0, x - nu)`` is that of the entries above it; those below are left out
-    until none is (Michelot, 1986), which is exact.
+    Only the ``allowed`` entries (W, rows, n) may carry mass; without rows, all may. The threshold
+    nu of ``max(0, x - nu)`` is that of the entries above it: those below are left out until there
+    are none (Michelot, 1986), which is exact.
     """
-    some = allowed.shape[1] > 0
     stack, rows, size = x.shape
-    kept = np.empty(size)
+    shifted = np.empty(size)
     for w in range(stack):
         for i in range(rows):
-            greatest = -np.inf
-            for j in range(size):
-                if x[w, i, j] > greatest and (not some or allowed[w, i, j]):
-                    greatest = x[w, i, j]
+            row = x[w, i]
+            if allowed.shape[1]:
+                for j in range(size):
+                    if not allowed[w, i, j]:
+                        row[j] = -np.inf
             # A shift of a row changes nothing; huge numbers would swallow the 1 that is to be
-            # shared out.  The threshold then is at least -1: what is below that can be left out.
-            count = 0
-            total = 0.0
+            # shared out. With a shift by the greatest, the threshold is at least -1.
+            greatest = row[0]
             for j in range(size):
-                shifted = x[w, i, j] - greatest
-                if shifted > -1.0 and (not some or allowed[w, i, j]):
-                    kept[count] = shifted
-                    total += shifted
-                    count += 1
-            threshold = (total - 1.0) / count
+                greatest = max(greatest, row[j])
+            for j in range(size):
+                shifted[j] = row[j] - greatest
+            threshold = -1.0
+            before = size + 1
             while True:
                 above = 0
                 total = 0.0
-                for k in range(count):
-                    if kept[k] > threshold:
-                        kept[above] = kept[k]
-                        total += kept[k]
+                for j in range(size):
+                    value = shifted[j]
+                    if value > threshold:
+                        total += value
                         above += 1
-                if above == count:
+                # Rounding may let an entry at the threshold return: then, too, this is the end.
+                if above >= before:
                     break
-                count = above
-                threshold = (total - 1.0) / count
+                before = above
+                threshold = (total - 1.0) / above
             for j in range(size):
-                mass = (x[w, i, j] - greatest) - threshold
-                keep = mass > 0.0 and (not some or allowed[w, i, j])
-                x[w, i, j] = mass if keep else 0.0
+                row[j] = max(shifted[j] - threshold, 0.0)
 
 
-@compiled
+@reordered
 def distance_to_simplex(x: FloatArray) -> FloatArray:
     """Largest violation over the rows of each matrix of x (W, rows, n); shape (W,)."""
     stack, rows, size = x.shape
@@ -168,7 +165,7 @@ def adam(
     return moved
 
 
-@compiled
+@reordered
 def norms(x: FloatArray) -> FloatArray:
     """Euclidean norm of each matrix of x (W, rows, n); shape (W,)."""
     stack, rows, size = x.shape

@@ -80,6 +80,7 @@ class Polyhedron:
     dual : array (capacity, M), lambda_i^l in [0, bound]; 0 wherever ``active`` is not
     active : array (capacity, M) of bool
     identifier : array (capacity,), -1 where the slot is free
+    slots : array, those that hold a plane, oldest first
     """
 
     def __init__(
@@ -102,15 +103,10 @@ class Polyhedron:
         # All slots up to the last that holds a plane; free ones between are all zeros. Views of
         # these cost no copy, and new planes fill the gaps first.
         self._used = slice(0, 0)
+        self.slots: IntArray = np.zeros(0, dtype=np.int64)
 
     def __len__(self) -> int:
-        return int(np.count_nonzero(self.identifier >= 0))
-
-    @property
-    def slots(self) -> IntArray:
-        """Slots that hold a plane, oldest first."""
-        used = np.flatnonzero(self.identifier >= 0)
-        return used[np.argsort(self.identifier[used])]
+        return len(self.slots)
 
     def forces(self, workers: IntArray) -> FloatArray:
         """sum_l lambda^l a^l(v), the one array that (19) needs of all planes; (workers, M, N).
@@ -169,7 +165,7 @@ class Polyhedron:
         self.dual[slot] = 0.0
         self.active[slot] = positions
         self.identifier[slot] = plane.identifier
-        self._used = slice(0, max(self._used.stop, slot + 1))
+        self._find_slots()
         self._worker_terms[slot] = np.einsum("vij,vij->i", a, p)
         return plane, dropped
 
@@ -190,8 +186,13 @@ class Polyhedron:
         self.a[:, positions, slot] = 0
         if not self.active[slot].any():
             self.identifier[slot] = -1  # a plane without positions frees its slot
-            self._used = slice(0, int(np.flatnonzero(self.identifier >= 0).max(initial=-1)) + 1)
+            self._find_slots()
         return drops
+
+    def _find_slots(self) -> None:
+        used = np.flatnonzero(self.identifier >= 0)
+        self.slots = used[np.argsort(self.identifier[used])]
+        self._used = slice(0, int(used.max(initial=-1)) + 1)
 
     def _refresh(self, p: FloatArray) -> None:
         """Recompute the worker terms from scratch, to be rid of the moves' round-off."""

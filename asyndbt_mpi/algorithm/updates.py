@@ -37,9 +37,11 @@ def ascend_duals(
 ) -> FloatArray:
     """One projected ascent step on every dual, eqs. (22), (26); all arrays (planes, M)."""
     gradient = values - steps.regulariser(iteration) * dual  # (26)
-    ascended = np.clip(dual + steps.step_size * gradient, 0.0, steps.bound)  # (22)
-    updated: FloatArray = np.where(active, ascended, 0.0)
-    return updated
+    gradient *= steps.step_size
+    gradient += dual
+    ascended: FloatArray = np.minimum(np.maximum(gradient, 0.0), steps.bound)  # (22)
+    ascended *= active
+    return ascended
 
 
 def update_duals(

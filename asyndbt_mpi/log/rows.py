@@ -1,7 +1,4 @@
-"""Records turned into rows: one value for each column of `schema.groups`, in its order.
-
-Arrays are copied, for a record may lend the server's own state, which moves on.
-"""
+"""Records turned into rows: one value for each column of `schema.groups`, in its order."""
 
 from typing import TypeAlias
 
@@ -17,9 +14,9 @@ Row: TypeAlias = tuple[object, ...]
 def iteration_row(iteration: Iteration, keep: bool) -> Row:
     """Row of /iteration; z only if ``keep``."""
     return (
-        iteration.z.copy() if keep else None,
-        iteration.active.copy(),
-        iteration.delay.copy(),
+        iteration.z if keep else None,
+        iteration.active,
+        iteration.delay,
         iteration.time,
         iteration.objective,
     )
@@ -33,8 +30,8 @@ def report_row(used: UsedReport, iteration: int, keep: bool) -> Row:
         report.number,
         iteration,
         report.iteration,
-        report.p.copy() if keep else None,
-        report.q.copy() if keep else None,
+        report.p if keep else None,
+        report.q if keep else None,
         report.loss,
         report.grad_p_norm,
         report.grad_q_norm,
@@ -48,7 +45,7 @@ def report_row(used: UsedReport, iteration: int, keep: bool) -> Row:
 
 def dual_rows(iteration: Iteration) -> list[Row]:
     """Rows of /dual, one for each plane in force."""
-    planes, duals = iteration.planes.tolist(), iteration.duals.copy()
+    planes, duals = iteration.planes.tolist(), iteration.duals
     return [(iteration.number, plane, dual) for plane, dual in zip(planes, duals, strict=True)]
 
 
@@ -56,10 +53,10 @@ def lower_row(estimation: Estimation) -> Row:
     """Row of /lower."""
     return (
         estimation.iteration,
-        estimation.k.copy(),
-        estimation.phi_p.copy(),
-        estimation.phi_z.copy(),
-        estimation.h.copy(),
+        estimation.k,
+        estimation.phi_p,
+        estimation.phi_z,
+        estimation.h,
         estimation.calls,
         estimation.prompt_tokens,
     )
@@ -70,10 +67,10 @@ def plane_row(plane: Plane) -> Row:
     return (
         plane.identifier,
         plane.created,
-        plane.positions.copy(),
-        plane.a.copy(),
-        plane.b.copy(),
-        plane.c.copy(),
+        plane.positions,
+        plane.a,
+        plane.b,
+        plane.c,
         np.full(len(plane.positions), -1),
     )
 
@@ -87,8 +84,8 @@ def evaluation_row(evaluation: Evaluation) -> Row:
         int(evaluation.candidate),
         evaluation.accuracy,
         evaluation.loss,
-        evaluation.words.copy(),
-        evaluation.demonstrations.copy(),
+        evaluation.words,
+        evaluation.demonstrations,
         evaluation.calls,
         evaluation.prompt_tokens,
         evaluation.time,

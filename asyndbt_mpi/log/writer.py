@@ -34,7 +34,7 @@ from asyndbt_mpi.log.schema import Column, Transport
 from asyndbt_mpi.protocol.messages import Shapes
 from asyndbt_mpi.protocol.records import Estimation, Evaluation, Event, EventKind, Iteration, Record
 
-SECONDS_BETWEEN_BATCHES = 0.2
+SECONDS_BETWEEN_BATCHES = 0.5
 LARGEST_BATCH = 512
 """Iterations; fewer where their iterates would exceed `LARGEST_BATCH_BYTES`."""
 LARGEST_BATCH_BYTES = 1 << 25
@@ -259,10 +259,10 @@ class Writer:
             self._gather_estimation(iteration.estimation)
         self._withheld = []
         if not keep:
-            self._withheld.append(("iteration/z", iteration.number + 1, iteration.z.copy()))
+            self._withheld.append(("iteration/z", iteration.number + 1, iteration.z))
             for row, used in enumerate(iteration.reports, first_report):
-                self._withheld.append(("report/p", row, used.report.p.copy()))
-                self._withheld.append(("report/q", row, used.report.q.copy()))
+                self._withheld.append(("report/p", row, used.report.p))
+                self._withheld.append(("report/q", row, used.report.q))
 
     def _gather_estimation(self, estimation: Estimation) -> None:
         self.waiting["lower"].append(rows.lower_row(estimation))

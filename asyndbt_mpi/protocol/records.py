@@ -1,4 +1,7 @@
-"""What the server has to tell: everything a log needs, as it happens."""
+"""What the server has to tell: everything a log needs, as it happens.
+
+Nobody changes the arrays of a record after it was made.
+"""
 
 from dataclasses import dataclass
 from enum import IntEnum
@@ -63,7 +66,7 @@ class Estimation:
     drops: list[Drop]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Iteration:
     """A committed iteration: its number (from 0), the iterates after it, and what it used.
 

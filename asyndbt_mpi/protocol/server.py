@@ -102,7 +102,7 @@ class Server:
         self.z: FloatArray = np.full((shapes.positions, shapes.words), 1.0 / shapes.words)
         self.p: FloatArray = np.repeat(self.z[None], workers, axis=0)
         self.q: FloatArray = np.zeros((workers, shapes.classes, shapes.pool))
-        self.loss: FloatArray = np.full(workers, np.nan)
+        self.loss: FloatArray = np.zeros(workers)
         self.live: BoolArray = np.ones(workers, dtype=bool)
         self.delay: IntArray = np.zeros(workers, dtype=np.int64)
         self.calls = 0
@@ -126,7 +126,9 @@ class Server:
             workers, config.run.evaluate_every, config.run.early_stopping_patience
         )
         self._initial_q = self.q.copy()
+        self._live = workers
         self._joined: set[int] = set()
+        self._heard: set[int] = set()
         self._reported: dict[int, Report] = {}
         self._outstanding: dict[int, Assignment] = {}
         self._assignments = np.zeros(workers, dtype=np.int64)
@@ -179,13 +181,14 @@ class Server:
         if not self.live[worker - 1]:
             return self._output
         self.live[worker - 1] = False
+        self._live -= 1
         self._reported.pop(worker, None)
         self._outstanding.pop(worker, None)
         self._record_event(EventKind.EXCLUDED, worker, -1, text=reason)
         if self._estimation:
             self._estimation.exclude(worker)
         self._stop(worker)
-        left, needed = int(self.live.sum()), self.config.algorithm.min_workers
+        left, needed = self._live, self.config.algorithm.min_workers
         if left >= needed:
             self._proceed()
             return self._output
@@ -258,7 +261,7 @@ class Server:
                 evaluation.loss,
                 evaluation.words,
                 evaluation.demonstrations,
-                int(self.live.sum()),
+                self._live,
             )
         elif self._closing:
             self._close_worker(worker)
@@ -279,10 +282,11 @@ class Server:
         """At least min(S, live) have reported, and no live worker's delay would exceed tau."""
         if self._open or self._closing or self.finished or not self._reported:
             return False
-        if len(self._reported) < min(self.config.algorithm.active_workers, int(self.live.sum())):
+        algorithm = self.config.algorithm
+        if len(self._reported) < min(algorithm.active_workers, self._live):
             return False
-        late = self.live & (self.delay + 1 > self.config.algorithm.max_delay)
-        return all(worker + 1 in self._reported for worker in np.flatnonzero(late).tolist())
+        late = np.flatnonzero(self.delay >= algorithm.max_delay).tolist()
+        return all(index + 1 in self._reported or not self.live[index] for index in late)
 
     def _update(self) -> None:
         """Use the reports, then (21) and (22)."""
@@ -298,6 +302,7 @@ class Server:
             self.polyhedron.move_workers(indices, p - self.p[indices])
         self.p[indices], self.q[indices] = p, q
         self.loss[indices] = [report.loss for report in reports]
+        self._heard.update(workers)
         used = [
             UsedReport(worker, report, self._now)
             for worker, report in zip(workers, reports, strict=True)
@@ -354,7 +359,7 @@ class Server:
                 active=opened.active,
                 delay=self.delay.copy(),
                 time=self._now,
-                objective=float(np.nanmean(self.loss)),
+                objective=float(np.add.reduce(self.loss)) / len(self._heard),
                 reports=opened.reports,
                 planes=opened.planes,
                 duals=opened.duals,

@@ -35,8 +35,9 @@ from asyndbt_mpi.transport.delay import Delays
 
 WORLD = MPI.COMM_WORLD
 SERVER = 0
-SPIN_SECONDS = 5e-5
-"""A wait shorter than this only yields the core; a longer one sleeps."""
+SPIN_SECONDS = 5e-3
+"""A wait shorter than this only yields the core, so that a fast black box is not held up by the
+latency of sleep; a longer one sleeps."""
 SLEEP_SHARE = 1 / 16
 SHORTEST_SLEEP, LONGEST_SLEEP = 5e-5, 5e-3
 STOP_SECONDS = 2.5

@@ -1,13 +1,41 @@
 from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from asyndbt_mpi.assemble import delays_of_workers, prepare, workers_with_black_box
+from asyndbt_mpi.config import load
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify
+from asyndbt_mpi.protocol.records import Iteration, Record
+from asyndbt_mpi.protocol.server import Server
+from asyndbt_mpi.transport.virtual import VirtualCluster
 
 Run = Callable[..., Path]
+
+
+def test_records_do_not_change_after_they_were_made() -> None:
+    """The log keeps their arrays as they are until it writes them."""
+    settings = ["run.iterations=40", "algorithm.plane_period=5", "algorithm.tolerance=0.0"]
+    config = load("synthetic", [*settings, "algorithm.max_planes=3"])
+    materials = prepare(config, 3)
+    everyone = list(range(1, 4))
+    workers, box = workers_with_black_box(config, materials, everyone, None)
+    server = Server(config, materials.shapes, 3)
+    kept: list[Record] = []
+    copied: list[Record] = []
+
+    def write(records: list[Record]) -> None:
+        kept.extend(records)
+        copied.extend(deepcopy(records))
+
+    VirtualCluster(server, workers, box, delays_of_workers(config, 3)).run(write)
+    assert sum(isinstance(record, Iteration) for record in kept) == 40
+    for one, other in zip(kept, copied, strict=True):
+        np.testing.assert_equal(asdict(one), asdict(other))
 
 
 @pytest.mark.parametrize("participation", ["all", "quorum"])
