@@ -110,7 +110,7 @@ class Codec:
             written = message.description if isinstance(message, Hello) else message.text
             text = written.encode()[:LONGEST_TEXT]
         buffer: Buffer = np.empty(length + len(text), np.uint8)
-        HEADER.pack_into(buffer, 0, *header)
+        HEADER.pack_into(buffer.data, 0, *header)
         for name, shape, dtype, start in arrays:
             np.ndarray(shape, dtype, buffer, start)[...] = getattr(message, name)
         if text:
@@ -127,7 +127,7 @@ class Codec:
         """
         if len(buffer) < HEADER.size:
             raise MalformedMessage(f"{len(buffer)} bytes are less than a header")
-        header = Header(*HEADER.unpack_from(buffer))
+        header = Header(*HEADER.unpack_from(buffer.data))
         if header.magic != MAGIC or header.kind >= len(KINDS):
             raise MalformedMessage(
                 f"magic {header.magic:#x} and kind {header.kind} are not those of a message"
@@ -227,8 +227,9 @@ def _build(kind: type, header: Header, arrays: dict[str, np.ndarray], rest: Buff
     _check_numbers(kind, header)
     costs = Costs(header.calls, header.prompt_tokens, header.compute_seconds)
     if kind is Report:
+        p, q = arrays["p"], arrays["q"]
         norms = header.grad_p_norm, header.grad_q_norm
-        return Report(number, iteration, header.loss, *norms, costs, header.sent_time, **arrays)
+        return Report(number, iteration, header.loss, *norms, costs, header.sent_time, p, q)
     if kind is LowerReport:
         return LowerReport(number, iteration, header.loss, costs, **arrays)
     try:
