@@ -56,7 +56,8 @@ mpi: venv
 lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy asyndbt_mpi analysis benchmarks
+	$(BIN)/mypy asyndbt_mpi analysis
+	$(BIN)/mypy benchmarks
 
 bench: venv
 	$(BIN)/python benchmarks/loop.py

@@ -187,8 +187,8 @@ def show(rows: list[Row], naive: Naive, prompts: list[Prompt]) -> None:
     slowest = rows[0]
     rate = {row.name: row.samples * QUERIES / statistics.median(row.seconds) for row in rows}
     print(
-        f"  {'':22}{'prompts/s':>10}{'ratio':>7}{'tokens/s':>10}{'read':>7}{'tree':>7}{'of peak':>9}"
-        f"{'mean |change|':>15}{'largest':>9}"
+        f"  {'':22}{'prompts/s':>10}{'ratio':>7}{'tokens/s':>10}{'read':>7}{'tree':>7}"
+        f"{'of peak':>9}{'mean |change|':>15}{'largest':>9}"
     )
     for row in rows:
         own = prompts[: row.samples * QUERIES]

@@ -195,6 +195,7 @@ def test_batches_by_time_and_by_number(tmp_path: Path) -> None:
         assert committed() == LARGEST_BATCH + 2
         clock.now += SECONDS_BETWEEN_BATCHES
         writer.write(Event(EventKind.REPORT, 1, 1, 0, 0.0))
+        writer.flush_if_due()
         assert committed() == LARGEST_BATCH + 3
         clock.now += SECONDS_BETWEEN_BATCHES
         write_iterations(1)  # its events alone cause no batch: it is committed at once
