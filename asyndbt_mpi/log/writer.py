@@ -403,12 +403,12 @@ def _append(dataset: h5py.Dataset, column: Column, start: int, values: Sequence[
 
     h5py's low-level calls: with batches this small, its indexing would cost more than HDF5.
     """
-    if isinstance(values[0], np.ndarray):
-        # Many small arrays: this takes a fraction of what np.array takes.
-        row = values[0].shape
-        block = np.concatenate(values).reshape(len(values), *row).astype(column.dtype, copy=False)
+    row = dataset.shape[1:]
+    if row:
+        # Of many small arrays this takes a fraction of what np.array takes.
+        arrays = [np.asarray(value) for value in values]
+        block = np.concatenate(arrays, dtype=column.dtype).reshape(len(values), *row)
     else:
-        row = ()
         block = np.array(values, dtype=column.dtype)
     end = (start + len(values), *row)
     dataset.id.set_extent(end)
