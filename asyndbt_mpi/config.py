@@ -85,10 +85,11 @@ class Steps(Section):
 class EstimatorSection(Section):
     """[estimator]: I samples of a prompt, each scored on the same `batch` queries.
 
-    "exact" samples nothing: the synthetic backend knows its gradients.
+    "additive" learns a model of the loss and is meant for mirror steps. "exact" samples nothing:
+    the synthetic backend knows its gradients.
     """
 
-    name: Literal["loo", "bdpl", "exact"] = "loo"
+    name: Literal["additive", "loo", "bdpl", "exact"] = "loo"
     samples: Annotated[int, Field(ge=2)] = 8
     batch: Count = 10
 

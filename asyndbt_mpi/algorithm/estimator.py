@@ -2,15 +2,17 @@
 
 A prompt draws one category per row of a stack of categorical distributions: a word for each
 position of the fragment (rows of p), a demonstration for each class (rows of q). Every function
-also takes several workers at once, along leading axes of all its arrays.
+also takes several workers at once, along leading axes of all its arrays. An `Estimator` is all
+that a stack of workers needs; it may learn, and then each worker's part from its own losses alone.
 """
 
 from collections.abc import Callable
-from typing import TypeAlias, TypeVar
+from typing import Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
 from asyndbt_mpi.algorithm import kernels
+from asyndbt_mpi.algorithm.additive import Additive
 from asyndbt_mpi.algorithm.types import FloatArray, IntArray
 
 BDPL_NORM = 3.0
@@ -20,7 +22,41 @@ SMALLEST_PROBABILITY = 1e-12
 
 Array = TypeVar("Array", FloatArray, IntArray)
 
-Estimator: TypeAlias = Callable[[FloatArray, IntArray, FloatArray], FloatArray]
+ScoreFunction: TypeAlias = Callable[[FloatArray, IntArray, FloatArray], FloatArray]
+
+
+class Estimator(Protocol):
+    """Gradients of the workers ``members`` (W,) of a stack, from their samples of an assignment.
+
+    p, q are (W, M, N), (W, U, V); words, demonstrations and losses (W, I, M), (W, I, U), (W, I).
+    """
+
+    def couple(self, uniform: FloatArray) -> FloatArray:
+        """What to draw the samples with, from independent ``uniform`` (W, I, rows) in [0, 1)."""
+        ...
+
+    def upper(
+        self,
+        members: IntArray,
+        p: FloatArray,
+        q: FloatArray,
+        words: IntArray,
+        demonstrations: IntArray,
+        losses: FloatArray,
+    ) -> tuple[FloatArray, FloatArray]:
+        """Gradients in p and in q, for a step on both."""
+        ...
+
+    def lower(
+        self,
+        members: IntArray,
+        p: FloatArray,
+        words: IntArray,
+        demonstrations: IntArray,
+        losses: FloatArray,
+    ) -> FloatArray:
+        """Gradient in p, of samples that all have the same demonstrations."""
+        ...
 
 
 def sample(probabilities: FloatArray, uniform: FloatArray) -> IntArray:
@@ -97,4 +133,42 @@ def bdpl(probabilities: FloatArray, drawn: IntArray, losses: FloatArray) -> Floa
     return gradient
 
 
-ESTIMATORS: dict[str, Estimator] = {"loo": leave_one_out, "bdpl": bdpl}
+class FromScores:
+    """Gradients in p and q each by a ``score_function``; nothing is learnt."""
+
+    def __init__(self, score_function: ScoreFunction) -> None:
+        self.score_function = score_function
+
+    def couple(self, uniform: FloatArray) -> FloatArray:
+        """Independent samples: the leave-one-out baseline is unbiased for no others."""
+        return uniform
+
+    def upper(
+        self,
+        members: IntArray,
+        p: FloatArray,
+        q: FloatArray,
+        words: IntArray,
+        demonstrations: IntArray,
+        losses: FloatArray,
+    ) -> tuple[FloatArray, FloatArray]:
+        """As `Estimator`; both from the same samples, eq. (27)."""
+        return self.score_function(p, words, losses), self.score_function(q, demonstrations, losses)
+
+    def lower(
+        self,
+        members: IntArray,
+        p: FloatArray,
+        words: IntArray,
+        demonstrations: IntArray,
+        losses: FloatArray,
+    ) -> FloatArray:
+        """As `Estimator`."""
+        return self.score_function(p, words, losses)
+
+
+def estimator(name: str, p_shape: tuple[int, ...], q_shape: tuple[int, ...]) -> Estimator:
+    """The estimator called ``name`` in the configuration, for p (W, M, N) and q (W, U, V)."""
+    if name == "additive":
+        return Additive(p_shape, q_shape)
+    return FromScores({"loo": leave_one_out, "bdpl": bdpl}[name])

@@ -10,12 +10,12 @@ all of them in a simulation. What a worker does depends on its own state and mes
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 
 from asyndbt_mpi.algorithm import kernels
-from asyndbt_mpi.algorithm.estimator import ESTIMATORS, sample
+from asyndbt_mpi.algorithm.estimator import estimator, sample
 from asyndbt_mpi.algorithm.lower_level import worker_step
 from asyndbt_mpi.algorithm.optimizer import OPTIMIZERS
 from asyndbt_mpi.algorithm.random import Purpose, Streams
@@ -97,14 +97,14 @@ class Workers:
             worker: min(config.estimator.batch, held.rows[Split.TRAIN])
             for worker, held in holdings.items()
         }
-        if not self.exact:
-            self.estimate = ESTIMATORS[config.estimator.name]
         self._index = {worker: index for index, worker in enumerate(holdings)}
         pool = np.array([held.pool for held in holdings.values()])[..., None]  # (W, U, 1)
         allowed = np.arange(shapes.pool) < pool
         shape = len(holdings), shapes.positions, shapes.words
         self.p: FloatArray = np.full(shape, 1.0 / shapes.words)
         self.q: FloatArray = allowed / pool
+        if not self.exact:
+            self.estimator = estimator(config.estimator.name, self.p.shape, self.q.shape)
         optimizer = OPTIMIZERS[config.steps.optimizer]
         self.p_optimizer = optimizer(config.steps.p, self.p.shape)
         self.q_optimizer = optimizer(config.steps.q, self.q.shape, allowed)
@@ -172,8 +172,11 @@ class Workers:
         members = self._members([done.worker for done, _ in together])
         p, q = self.p[members], self.q[members]
         # Both gradients are taken at the old (p, q), from the same samples, eq. (27).
-        p_gradient = self._gradient("p", p, together)
-        q_gradient = self._gradient("q", q, together)
+        p_gradient, q_gradient = (
+            _exact_gradients(together)
+            if self.exact
+            else self.estimator.upper(members, p, q, *_samples(together))
+        )
         force = np.array([asked.message.force for _, asked in together])
         p = self.p_optimizer.step(p, p_gradient + force, members)  # (19), (23)
         q = self.q_optimizer.step(q, q_gradient, members)  # (20), (24)
@@ -226,7 +229,11 @@ class Workers:
     def _lower_step(self, together: Sequence[_Finished[LowerAssignment]]) -> list[ToServer]:
         p = np.array([asked.message.p for _, asked in together])
         force = np.array([asked.message.force for _, asked in together])
-        gradient = self._gradient("p", p, together)
+        if self.exact:
+            gradient, _ = _exact_gradients(together)
+        else:
+            members = self._members([done.worker for done, _ in together])
+            gradient = self.estimator.lower(members, p, *_samples(together))
         p = worker_step(p, gradient, force, self.lower_step_size)  # (8), (11)
         losses = _losses(together)
         return [
@@ -258,7 +265,7 @@ class Workers:
         for size in sizes:
             start, end = end, end + self.samples * size
             drawn = uniform[:, start:end].reshape(len(keys), self.samples, size)
-            for_samples.append(drawn)
+            for_samples.append(self.estimator.couple(drawn))
         return rows, for_samples
 
     def _ask(
@@ -290,17 +297,6 @@ class Workers:
             queries.append(ExactQuery(worker, p[index], q[index]))
         return queries
 
-    def _gradient(
-        self, variable: Literal["p", "q"], at: FloatArray, together: Sequence[_Finished[Any]]
-    ) -> FloatArray:
-        """Gradients in p or q at (W, rows, n): estimated from the samples, eq. (27), or exact."""
-        if self.exact:
-            exact = [done.answer for done, _ in together if isinstance(done.answer, ExactAnswer)]
-            return np.array([getattr(answer, f"{variable}_gradient") for answer in exact])
-        losses = np.array([done.answer.losses for done, _ in together])
-        drawn = "words" if variable == "p" else "demonstrations"
-        return self.estimate(at, np.array([getattr(asked, drawn) for _, asked in together]), losses)
-
     def _members(self, workers: Sequence[int]) -> IntArray:
         """Where the ``workers`` are in the stack."""
         return np.array([self._index[worker] for worker in workers])
@@ -325,6 +321,24 @@ def _evaluation_reports(together: Sequence[_Finished[EvaluationRequest]]) -> lis
         )
         for done, asked in together
     ]  # fmt: skip
+
+
+def _samples(together: Sequence[_Finished[Any]]) -> tuple[IntArray, IntArray, FloatArray]:
+    """Words (W, I, M), demonstrations (W, I, U) and losses (W, I) of the samples."""
+    return (
+        np.array([asked.words for _, asked in together]),
+        np.array([asked.demonstrations for _, asked in together]),
+        np.array([done.answer.losses for done, _ in together]),
+    )
+
+
+def _exact_gradients(together: Sequence[_Finished[Any]]) -> tuple[FloatArray, FloatArray]:
+    """Gradients in p (W, M, N) and in q (W, U, V) that the black box knew."""
+    exact = [done.answer for done, _ in together if isinstance(done.answer, ExactAnswer)]
+    return (
+        np.array([answer.p_gradient for answer in exact]),
+        np.array([answer.q_gradient for answer in exact]),
+    )
 
 
 def _losses(together: Sequence[_Finished[Any]]) -> list[float]:

@@ -54,7 +54,7 @@ def test_a_simulated_run_replays_bit_by_bit(
         assert len(log["plane/id"]) > 5
 
 
-@pytest.mark.parametrize("estimator", ["loo", "bdpl", "exact"])
+@pytest.mark.parametrize("estimator", ["additive", "loo", "bdpl", "exact"])
 @pytest.mark.parametrize("workers", [1, 7, 33])
 def test_workers_that_compute_together_compute_the_same_alone(
     tmp_path: Path, estimator: str, workers: int

@@ -1,0 +1,127 @@
+"""The additive model against dense least squares, and what a stack of workers needs of it."""
+
+import numpy as np
+import pytest
+
+from asyndbt_mpi.algorithm.additive import CORRECTED, DRIFT, Additive
+from asyndbt_mpi.algorithm.estimator import sample
+
+M, N, U, V, SAMPLES = 3, 4, 2, 5, 6
+ONE = np.array([0])
+
+
+def draw(seed: int, workers: int = 1, samples: int = SAMPLES) -> tuple[np.ndarray, ...]:
+    """Words, demonstrations and losses that mean nothing."""
+    generator = np.random.default_rng(seed)
+    return (
+        generator.integers(0, N, (workers, samples, M)),
+        generator.integers(0, V, (workers, samples, U)),
+        generator.normal(size=(workers, samples)),
+    )
+
+
+def model(workers: int = 1) -> Additive:
+    return Additive((workers, M, N), (workers, U, V))
+
+
+def upper(of: Additive, members: np.ndarray, *drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    p, q = np.full((len(members), M, N), 1 / N), np.full((len(members), U, V), 1 / V)
+    return of.upper(members, p, q, *drawn)
+
+
+def lower(of: Additive, members: np.ndarray, *drawn: np.ndarray) -> np.ndarray:
+    return of.lower(members, np.full((len(members), M, N), 1 / N), *drawn)
+
+
+def test_the_first_assignment_is_ridge_regression() -> None:
+    words, demonstrations, losses = draw(0)
+    design = np.concatenate(
+        (
+            np.eye(N)[words[0]].reshape(SAMPLES, -1),
+            np.eye(V)[demonstrations[0]].reshape(SAMPLES, -1),
+        ),
+        axis=1,
+    )
+    design -= design.mean(axis=0)
+    additive = model()
+    posterior = np.linalg.inv(design.T @ design + np.eye(M * N + U * V) / additive.prior)
+    p_gradient, q_gradient = upper(additive, ONE, words, demonstrations, losses)
+    expected = posterior @ design.T @ losses[0]
+    np.testing.assert_allclose(p_gradient[0].ravel(), expected[: M * N], atol=1e-12)
+    np.testing.assert_allclose(q_gradient[0].ravel(), expected[M * N :], atol=1e-12)
+    kept = additive.prior - (1 - DRIFT) * (additive.prior - np.diag(posterior))
+    np.testing.assert_allclose(additive.variances[0], kept, atol=1e-12)
+
+
+def test_finds_the_effects_of_an_additive_loss() -> None:
+    generator = np.random.default_rng(1)
+    of_words, of_shown = generator.normal(size=(M, N)), generator.normal(size=(U, V))
+    additive = model()
+    for seed in range(150):
+        words, shown, _ = draw(seed)
+        losses = of_words[np.arange(M), words].sum(-1) + of_shown[np.arange(U), shown].sum(-1)
+        lower(additive, ONE, words, shown, losses + generator.normal())  # the batch's difficulty
+    found = lower(additive, ONE, words, shown, losses)[0]
+    centred = found - found.mean(axis=1, keepdims=True)
+    np.testing.assert_allclose(centred, of_words - of_words.mean(1, keepdims=True), atol=0.02)
+
+
+def test_gradients_add_up_to_what_the_model_now_says() -> None:
+    additive, total = model(), np.zeros((1, M, N))
+    for step in range(1, CORRECTED + 1):
+        p_gradient, _ = upper(additive, ONE, *draw(step))
+        total += p_gradient
+        lower(additive, ONE, *draw(100 + step))  # what it learns in between counts next time
+    said = additive.told[:, : M * N].reshape(1, M, N)
+    np.testing.assert_allclose(total, CORRECTED * said, atol=1e-10)
+
+
+def test_equal_losses_give_no_gradient() -> None:
+    words, demonstrations, losses = draw(2)
+    for gradient in upper(model(), ONE, words, demonstrations, np.full_like(losses, 7.0)):
+        np.testing.assert_allclose(gradient, 0.0, atol=1e-14)
+
+
+def test_a_lower_step_learns_nothing_of_demonstrations() -> None:
+    words, demonstrations, losses = draw(3)
+    additive = model()
+    lower(additive, ONE, words, np.repeat(demonstrations[:, :1], SAMPLES, axis=1), losses)
+    np.testing.assert_allclose(additive.effects[0, M * N :], 0.0, atol=1e-14)
+    np.testing.assert_allclose(additive.variances[0, M * N :], additive.prior)
+
+
+@pytest.mark.parametrize("samples", [2, 8])
+def test_an_absurd_loss_is_cut(samples: int) -> None:
+    additive = model()
+    for seed in range(20):
+        upper(additive, ONE, *draw(seed, samples=samples))
+    before = additive.effects.copy()
+    words, demonstrations, losses = draw(20, samples=samples)
+    losses[0, 0] = 1e12
+    upper(additive, ONE, words, demonstrations, losses)
+    assert np.abs(additive.effects - before).max() < 10
+
+
+def test_workers_together_get_what_each_gets_alone() -> None:
+    workers = 5
+    stack, alone = model(workers), [model() for _ in range(workers)]
+    for seed, members in enumerate(([0, 1, 2, 3, 4], [2], [1, 3], [0, 1, 3], [2, 3, 4])):
+        drawn = draw(seed, len(members), samples=8)
+        together = upper(stack, np.array(members), *drawn)
+        below = lower(stack, np.array(members), *drawn)
+        for row, worker in enumerate(members):
+            own = [each[row : row + 1] for each in drawn]
+            expected = upper(alone[worker], ONE, *own)
+            for gradient, of_one in zip(together, expected, strict=True):
+                np.testing.assert_array_equal(gradient[row], of_one[0])
+            np.testing.assert_array_equal(below[row], lower(alone[worker], ONE, *own)[0])
+
+
+def test_what_has_no_mass_is_never_drawn_nor_judged() -> None:
+    additive, generator = model(), np.random.default_rng(4)
+    q = np.array([[[0.2] * 5, [1 / 3] * 3 + [0, 0]]])
+    for seed in range(30):
+        words, _, losses = draw(seed)
+        shown = sample(q, additive.couple(generator.random((1, SAMPLES, U))))
+        _, q_gradient = additive.upper(ONE, np.full((1, M, N), 1 / N), q, words, shown, losses)
+        np.testing.assert_array_equal(q_gradient[0, 1, 3:], 0.0)
