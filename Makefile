@@ -1,5 +1,6 @@
 # make demo: three workers and a server tune a prompt, then a picture of it.
 # make test: unit tests, then the tests under mpiexec.
+# make bench: the benchmarks of docs/performance.md that are about speed: less than 15 minutes.
 # make complexity: the simulations and figures of docs/complexity.md.
 # Python >= 3.11 and make are all that is needed; everything else goes into .venv.
 
@@ -60,10 +61,10 @@ lint: venv
 	$(BIN)/mypy benchmarks
 
 bench: venv
+	$(BIN)/python benchmarks/scoring.py
 	$(BIN)/python benchmarks/loop.py
-	$(BIN)/python benchmarks/memory.py
-	$(BIN)/python benchmarks/simulate.py
-	$(BIN)/python benchmarks/demo.py
+	$(BIN)/python benchmarks/stragglers.py
+	$(BIN)/python benchmarks/estimators.py
 
 complexity: venv
 	docs/complexity/study.sh runs/complexity

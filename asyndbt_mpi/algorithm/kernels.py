@@ -6,9 +6,9 @@ once on each machine; numba keeps the result beside this file or in the user's c
 """
 
 from collections.abc import Callable
-from typing import TypeVar, cast
+from functools import cache, wraps
+from typing import Any, TypeVar, cast
 
-import numba
 import numpy as np
 
 from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
@@ -18,20 +18,31 @@ Kernel = TypeVar("Kernel", bound=Callable[..., object])
 
 def compiled(kernel: Kernel) -> Kernel:
     """The function, compiled at its first call."""
-    return _compiled(kernel, fastmath=set())
+    return _compiled(kernel, frozenset())
 
 
 def reordered(kernel: Kernel) -> Kernel:
     """As `compiled`; vector units may take sums in another order, and no number may be NaN."""
-    return _compiled(kernel, fastmath={"reassoc", "nsz", "nnan"})
+    return _compiled(kernel, frozenset({"reassoc", "nsz", "nnan"}))
 
 
-def _compiled(kernel: Kernel, fastmath: set[str]) -> Kernel:
-    try:
-        compiled = numba.njit(kernel, cache=True, error_model="numpy", fastmath=fastmath)
-    except RuntimeError:  # there is no folder to keep the result in
-        compiled = numba.njit(kernel, error_model="numpy", fastmath=fastmath)
-    return cast(Kernel, compiled)
+def _compiled(kernel: Kernel, fastmath: frozenset[str]) -> Kernel:
+    @cache
+    def machine_code() -> Callable[..., object]:
+        # Here and not above: most commands and every analysis do without it.
+        import numba
+
+        options: dict[str, Any] = {"error_model": "numpy", "fastmath": set(fastmath)}
+        try:
+            return cast(Kernel, numba.njit(kernel, cache=True, **options))
+        except RuntimeError:  # there is no folder to keep the result in
+            return cast(Kernel, numba.njit(kernel, **options))
+
+    @wraps(kernel)
+    def run(*arguments: object) -> object:
+        return machine_code()(*arguments)
+
+    return cast(Kernel, run)
 
 
 @reordered

@@ -92,3 +92,15 @@ def test_distance_to_simplex_measures_both_violations() -> None:
     assert distance_to_simplex(np.array([[0.5, 0.5]])) == 0
     assert distance_to_simplex(np.array([[1.2, -0.2]])) == pytest.approx(0.2)
     assert distance_to_simplex(np.array([[0.5, 0.8]])) == pytest.approx(0.3)
+
+
+@given(st.lists(st.integers(-4, 4), min_size=1, max_size=40), st.sampled_from([1.0, 0.1, 1 / 3]))
+def test_entries_that_lie_on_the_threshold_come_to_an_end(numbers: list[int], unit: float) -> None:
+    """With many equal entries rounding can put one on either side of it, pass after pass."""
+    x = np.array([numbers]) * unit
+    y = project(x)
+    assert distance_to_simplex(y) < 1e-12
+    # The optimality conditions: one threshold for all entries with mass, none above it without.
+    threshold = (x - y)[y > 0]
+    np.testing.assert_allclose(threshold, threshold[0], atol=1e-12)
+    assert (x[y == 0] <= threshold[0] + 1e-12).all()

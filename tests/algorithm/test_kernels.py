@@ -1,0 +1,46 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from asyndbt_mpi.algorithm import kernels
+from asyndbt_mpi.algorithm.types import FloatArray
+
+
+def test_nothing_is_compiled_before_it_is_needed() -> None:
+    """Analyses and most commands do without: to load the compiler takes half a second."""
+    program = (
+        "import sys, asyndbt_mpi.cli, asyndbt_mpi.log.reader; sys.exit('numba' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 0
+
+
+def test_kernels_without_a_folder_to_keep_them_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    import numba
+
+    compiler = numba.njit
+
+    def nowhere(kernel, cache: bool = False, **options):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available for file")
+        return compiler(kernel, **options)
+
+    monkeypatch.setattr(numba, "njit", nowhere)
+    norms = kernels.compiled(lambda x: x.sum())
+    assert norms(np.ones(3)) == 3.0
+
+
+@pytest.mark.parametrize("coefficient", [np.int8, np.float64])
+@pytest.mark.parametrize("used", [0, 1, 3])
+def test_sums_over_planes(coefficient: type, used: int) -> None:
+    generator = np.random.default_rng(used)
+    planes = generator.integers(-1, 2, (4, 5, 3, 7)).astype(coefficient)
+    of = np.array([3, 1])
+    dual, x = generator.random((used, 5)), generator.random((2, 5, 7))
+    weighed = np.einsum("lm,wmln->wmn", dual, planes[of][:, :, :used])
+    np.testing.assert_allclose(kernels.weigh_planes(planes, of, dual), weighed, atol=1e-12)
+    terms: FloatArray = generator.random((used, 5))
+    applied = terms + np.einsum("wmln,wmn->lm", planes[of][:, :, :used], x)
+    kernels.apply_planes(planes, of, x, terms)
+    np.testing.assert_allclose(terms, applied, atol=1e-12)
