@@ -125,7 +125,7 @@ class Synthetic:
         tokens = rows.shape[1] * ((words != WITHOUT).sum((1, 2)) + (shown != WITHOUT).sum((1, 2)))
         accuracies = np.full(words.shape[1], np.nan)
         return [
-            Answer(of_query, accuracies, calls, count)
+            Answer(of_query, accuracies, calls, count, prompts=calls)
             for of_query, count in zip(losses, tokens.tolist(), strict=True)
         ]
 
@@ -152,7 +152,7 @@ class Synthetic:
         tokens = len(self._position) + len(self._class)
         accuracies = np.full(1, np.nan)
         return [
-            ExactAnswer(losses[row : row + 1], accuracies, 1, tokens, *gradients)
+            ExactAnswer(losses[row : row + 1], accuracies, 1, tokens, *gradients, prompts=1)
             for row, gradients in enumerate(zip(p_gradient, q_gradient, strict=True))
         ]
 

@@ -35,6 +35,7 @@ def report_row(used: UsedReport, iteration: int, keep: bool) -> Row:
         report.loss,
         report.grad_p_norm,
         report.grad_q_norm,
+        report.costs.prompts,
         report.costs.calls,
         report.costs.prompt_tokens,
         report.costs.compute_seconds,

@@ -94,6 +94,7 @@ def groups(distance: Distance) -> dict[str, tuple[Column, ...]]:
             Column("report/loss", "", REAL),
             Column("report/grad_p_norm", "", REAL),
             Column("report/grad_q_norm", "", REAL),
+            Column("report/prompts", "", INTEGER),
             Column("report/llm_calls", "", INTEGER),
             Column("report/prompt_tokens", "", INTEGER),
             Column("report/compute_seconds", "", REAL),

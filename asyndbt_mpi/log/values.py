@@ -12,6 +12,7 @@ from asyndbt_mpi.log.reader import Log, LogError
 MEASURED = (
     "report/grad_p_norm",
     "report/grad_q_norm",
+    "report/prompts",
     "report/llm_calls",
     "report/prompt_tokens",
     "report/compute_seconds",

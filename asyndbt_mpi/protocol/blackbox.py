@@ -1,7 +1,7 @@
 """What workers ask of their black boxes, and what comes back."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 from asyndbt_mpi.algorithm.types import FloatArray, IntArray
@@ -36,12 +36,16 @@ class Query:
 
 @dataclass(slots=True)
 class Answer:
-    """Loss (1) and accuracy of each prompt, (I,) each, averaged over the rows asked for."""
+    """Loss (1) and accuracy of each prompt, (I,) each, averaged over the rows asked for.
+
+    ``prompts`` were asked for, counting each row; ``calls`` of them were paid for.
+    """
 
     losses: FloatArray
     accuracies: FloatArray
     calls: int
     prompt_tokens: int
+    prompts: int = field(default=0, kw_only=True)
 
 
 @dataclass(slots=True)

@@ -93,11 +93,12 @@ class Stop:
 
 @dataclass(slots=True)
 class Costs:
-    """What an answer of the black box cost."""
+    """What an answer of the black box cost; a cache may have known some of the ``prompts``."""
 
     calls: int = 0
     prompt_tokens: int = 0
     compute_seconds: float = 0.0
+    prompts: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,7 @@ class Header(NamedTuple):
     iteration: int = 0
     split: int = 0
     candidate: int = 0
+    prompts: int = 0
     calls: int = 0
     prompt_tokens: int = 0
     compute_seconds: float = 0.0
@@ -74,7 +75,7 @@ class Header(NamedTuple):
     grad_q_norm: float = 0.0
 
 
-HEADER = struct.Struct("<IIqqiiqqdddddd")
+HEADER = struct.Struct("<IIqqiiqqqdddddd")
 """The fields of `Header`, in their order."""
 
 
@@ -178,13 +179,13 @@ def _header(message: Message) -> Header:
         case Report():
             return Header(
                 MAGIC, number, message.number, message.iteration, 0, 0,
-                message.costs.calls, message.costs.prompt_tokens, message.costs.compute_seconds,
+                *_counts(message.costs), message.costs.compute_seconds,
                 message.sent_time, message.loss, 0.0, message.grad_p_norm, message.grad_q_norm,
             )  # fmt: skip
         case LowerReport():
             return Header(
                 MAGIC, number, message.number, message.estimation, 0, 0,
-                message.costs.calls, message.costs.prompt_tokens, message.costs.compute_seconds,
+                *_counts(message.costs), message.costs.compute_seconds,
                 0.0, message.loss,
             )  # fmt: skip
         case EvaluationRequest():
@@ -192,11 +193,15 @@ def _header(message: Message) -> Header:
         case EvaluationReport():
             return Header(
                 MAGIC, number, 0, message.iteration, message.split, message.candidate,
-                message.costs.calls, message.costs.prompt_tokens, message.costs.compute_seconds,
+                *_counts(message.costs), message.costs.compute_seconds,
                 0.0, message.loss, message.accuracy,
             )  # fmt: skip
         case _:
             return Header(kind=number)
+
+
+def _counts(costs: Costs) -> tuple[int, int, int]:
+    return costs.prompts, costs.calls, costs.prompt_tokens
 
 
 def _check_numbers(kind: type, header: Header) -> None:
@@ -207,7 +212,7 @@ def _check_numbers(kind: type, header: Header) -> None:
     for name in ("loss", "grad_p_norm", "grad_q_norm", "sent_time", "compute_seconds"):
         if not math.isfinite(getattr(header, name)):
             raise MalformedMessage(f"{kind.__name__}.{name} is {getattr(header, name)}")
-    for name in ("calls", "prompt_tokens", "compute_seconds"):
+    for name in ("prompts", "calls", "prompt_tokens", "compute_seconds"):
         if getattr(header, name) < 0:
             raise MalformedMessage(f"{kind.__name__}.{name} is {getattr(header, name)}")
 
@@ -225,7 +230,7 @@ def _build(kind: type, header: Header, arrays: dict[str, np.ndarray], rest: Buff
     if kind is Hello:
         return Hello(arrays["q"], rest.tobytes().decode(errors="replace"))
     _check_numbers(kind, header)
-    costs = Costs(header.calls, header.prompt_tokens, header.compute_seconds)
+    costs = Costs(header.calls, header.prompt_tokens, header.compute_seconds, header.prompts)
     if kind is Report:
         p, q = arrays["p"], arrays["q"]
         norms = header.grad_p_norm, header.grad_q_norm

@@ -354,7 +354,8 @@ def _norms(gradients: FloatArray) -> list[float]:
 
 
 def _costs(done: Completed) -> Costs:
-    return Costs(done.answer.calls, done.answer.prompt_tokens, done.compute_seconds)
+    answer = done.answer
+    return Costs(answer.calls, answer.prompt_tokens, done.compute_seconds, answer.prompts)
 
 
 def _by_kind(

@@ -143,7 +143,7 @@ class Run:
             loss=float(self.loss[worker]),
             grad_p_norm=float(np.linalg.norm(gap)),
             grad_q_norm=1.5,
-            costs=Costs(80, 4000 + t, 0.25),
+            costs=Costs(80, 4000 + t, 0.25, 90),
             sent_time=t + 0.25,
             p=self.p[worker].copy(),
             q=self.q[worker].copy(),

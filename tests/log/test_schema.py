@@ -28,6 +28,7 @@ CONTRACT = {
     "report/loss": ("", "f8"),
     "report/grad_p_norm": ("", "f8"),
     "report/grad_q_norm": ("", "f8"),
+    "report/prompts": ("", "i8"),
     "report/llm_calls": ("", "i8"),
     "report/prompt_tokens": ("", "i8"),
     "report/compute_seconds": ("", "f8"),

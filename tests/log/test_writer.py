@@ -86,6 +86,7 @@ def test_reports_come_back(written: tuple[Log, list[Record]]) -> None:
         "grad_p_norm": lambda u: u.report.grad_p_norm,
         "grad_q_norm": lambda u: u.report.grad_q_norm,
         "sent_time": lambda u: u.report.sent_time,
+        "prompts": lambda u: u.report.costs.prompts,
         "llm_calls": lambda u: u.report.costs.calls,
         "prompt_tokens": lambda u: u.report.costs.prompt_tokens,
         "compute_seconds": lambda u: u.report.costs.compute_seconds,

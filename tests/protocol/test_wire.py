@@ -29,7 +29,7 @@ CODEC = Codec(SHAPES)
 RNG = np.random.default_rng(0)
 FRAGMENT, POOL = RNG.random((3, 5)), RNG.random((2, 4))
 WORDS, SHOWN = np.array([4, 0, 2]), np.array([3, 1])
-COSTS = Costs(calls=80, prompt_tokens=1234, compute_seconds=0.25)
+COSTS = Costs(calls=80, prompt_tokens=1234, compute_seconds=0.25, prompts=90)
 
 MESSAGES = [
     Assignment(7, 42, FRAGMENT),

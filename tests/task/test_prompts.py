@@ -67,7 +67,7 @@ def test_losses_and_accuracies_by_hand() -> None:
         [-(math.log(0.8) + math.log(0.5)) / 2, -(math.log(0.1) + math.log(0.3)) / 2]
     )
     assert answer.accuracies.tolist() == [1.0, 0.0]
-    assert (answer.calls, answer.prompt_tokens) == (4, 70)
+    assert (answer.prompts, answer.calls, answer.prompt_tokens) == (4, 4, 70)
     assert len(model.asked) == 1
 
 

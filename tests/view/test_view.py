@@ -1,6 +1,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from rich.console import Console
@@ -36,6 +37,17 @@ def test_the_summary_shows_what_the_log_says(virtual_run: Run) -> None:
         losses = on_test(log, "loss")
         tuned = np.mean([loss for (c, _), loss in losses.items() if c is Candidate.TUNED])
         assert f"{tuned:.3f}" in text
+
+
+def test_what_a_cache_saved_is_said(virtual_run: Run) -> None:
+    path = virtual_run(run={"iterations": 4})
+    with Log(path) as log:
+        assert "asked before" not in summary(log)
+    with h5py.File(path, "r+") as file:
+        calls = file["report/llm_calls"]
+        calls[:] = calls[:] // 4
+    with Log(path) as log:
+        assert "75% of the reports' prompts had been asked before" in summary(log)
 
 
 def test_without_evaluation_the_last_iterate_is_shown(virtual_run: Run) -> None:
