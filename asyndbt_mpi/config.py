@@ -13,6 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 LARGEST = 2**63 - 1
 """What HDF5 and the generators of random numbers can hold."""
 
+MIRROR_STEPS = {"transformers": 10.0, "synthetic": 1.0}
+"""A multiplicative step is worth its size times the loss: means over some queries of a language
+model's losses differ by about a tenth of a nat between prompts, those of the synthetic backend by
+about 1."""
+
 Count = Annotated[int, Field(ge=1, le=LARGEST)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
@@ -70,9 +75,12 @@ class Algorithm(Section):
 
 
 class Steps(Section):
-    """[steps]: `optimizer` moves p, q and z; duals and the lower level take plain steps."""
+    """[steps]: `optimizer` moves p, q and z; duals and the lower level take plain steps.
 
-    optimizer: Literal["adam", "sgd", "mirror"] = "adam"
+    Where the optimizer is "mirror", p and q are those of `MIRROR_STEPS` unless they are given.
+    """
+
+    optimizer: Literal["adam", "sgd", "mirror"] = "mirror"
     p: Positive = 0.05
     q: Positive = 0.05
     z: Positive = 0.05
@@ -89,7 +97,7 @@ class EstimatorSection(Section):
     the synthetic backend knows its gradients.
     """
 
-    name: Literal["additive", "loo", "bdpl", "exact"] = "loo"
+    name: Literal["additive", "loo", "bdpl", "exact"] = "additive"
     samples: Annotated[int, Field(ge=2)] = 8
     batch: Count = 10
 
@@ -180,6 +188,17 @@ class Config(Section):
     llm: Llm = Llm()
     delay: Delay = Delay()
     log: LogSection = LogSection()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _steps_that_suit_the_losses(cls, tables: Any) -> Any:
+        steps, llm = (tables.get(name, {}) for name in ("steps", "llm"))
+        if not (isinstance(steps, dict) and isinstance(llm, dict)):
+            return tables  # an error that is told elsewhere
+        size = MIRROR_STEPS.get(llm.get("backend", "transformers"))
+        if size is None or steps.get("optimizer", "mirror") != "mirror":
+            return tables
+        return {**tables, "steps": {"p": size, "q": size, **steps}}
 
     @model_validator(mode="after")
     def _exact_needs_a_closed_form(self) -> "Config":

@@ -29,7 +29,7 @@ CONFIG = parse(
     {
         "run": {"seed": 5},
         "steps": {"optimizer": "sgd", "p": 0.1, "q": 0.2, "lower_p": 0.3},
-        "estimator": {"samples": 6, "batch": 4},
+        "estimator": {"name": "loo", "samples": 6, "batch": 4},
     },
     "test",
 )
