@@ -80,7 +80,7 @@ def test_logs_of_other_settings_are_not_mixed_in(tmp_path: Path) -> None:
     code, message = sweep(tmp_path, "--set", "steps.p=0.2")
     assert code == 2
     assert message == (
-        f"{tmp_path / 'seed=0.h5'} was made with steps.p = 0.05, not 0.2;"
+        f"{tmp_path / 'seed=0.h5'} was made with steps.p = 1.0, not 0.2;"
         " give another folder, or the same settings"
     )
     assert "workers = 4, not 5" in sweep(tmp_path, "--workers", "5")[1]
