@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 LARGEST = 2**63 - 1
 """What HDF5 and the generators of random numbers can hold."""
 
-MIRROR_STEPS = {"transformers": 10.0, "synthetic": 1.0}
+MIRROR_STEPS = {"transformers": 20.0, "synthetic": 1.0}
 """A multiplicative step is worth its size times the loss: means over some queries of a language
 model's losses differ by about a tenth of a nat between prompts, those of the synthetic backend by
 about 1."""

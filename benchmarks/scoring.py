@@ -13,7 +13,7 @@ Tokens/s counts the tokens of the whole prompts, however many of them were read.
 peak is that of the arithmetic of the tokens that were read, against the fastest product of two
 matrices seen in the same run and precision. "Tree" is what would be left to read if every
 prefix that two prompts have in common were read once. Rows are timed in turns; the medians are
-shown.
+shown. The naive loop scores only the first sample, whose answers are compared.
 """
 
 import argparse
@@ -184,7 +184,7 @@ def show(rows: list[Row], naive: Naive, prompts: list[Prompt]) -> None:
         operations(naive.network.base_model),
         {p: peak(p) for p in {row.precision for row in rows}},
     )
-    slowest = rows[0]
+    naive_row = rows[0]
     rate = {row.name: row.samples * QUERIES / statistics.median(row.seconds) for row in rows}
     print(
         f"  {'':22}{'prompts/s':>10}{'ratio':>7}{'tokens/s':>10}{'read':>7}{'tree':>7}"
@@ -195,9 +195,9 @@ def show(rows: list[Row], naive: Naive, prompts: list[Prompt]) -> None:
         seconds = statistics.median(row.seconds)
         whole, tree = naive.count(own)
         share = flop * row.tokens_read / seconds / peaks[row.precision]
-        change = np.abs(row.answers[: len(slowest.answers)] - slowest.answers)
+        change = np.abs(row.answers[: len(naive_row.answers)] - naive_row.answers)
         print(
-            f"  {row.name:22}{rate[row.name]:10.1f}{rate[row.name] / rate[slowest.name]:7.2f}"
+            f"  {row.name:22}{rate[row.name]:10.1f}{rate[row.name] / rate[naive_row.name]:7.2f}"
             f"{whole / seconds:10.0f}{row.tokens_read / whole:7.0%}{tree / whole:7.0%}{share:9.0%}"
             f"{change.mean():15.2g}{change.max():9.2g}"
         )

@@ -42,7 +42,8 @@ class Tabulated:
             assert isinstance(query, Query)
             losses = self.table[(*query.words.T, *query.demonstrations.T)]
             calls = len(losses) * len(query.rows)
-            answers.append(Answer(losses, np.full(len(losses), np.nan), calls, 0))
+            nothing = np.full(len(losses), np.nan)
+            answers.append(Answer(losses, nothing, calls, 0, prompts=calls))
         return answers
 
     def expected_loss(self, p: FloatArray, q: FloatArray) -> float:

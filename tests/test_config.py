@@ -77,13 +77,13 @@ def test_invalid_toml_says_where(tmp_path: Path) -> None:
 
 
 def test_mirror_steps_suit_the_scale_of_the_losses() -> None:
-    of = {"llm.backend=synthetic": 1.0, "llm.backend=transformers": 10.0}
+    of = {"llm.backend=synthetic": 1.0, "llm.backend=transformers": 20.0}
     for assignment, size in of.items():
         steps = load("synthetic", [assignment, "steps.q=0.5"]).steps
         assert (steps.optimizer, steps.p, steps.q) == ("mirror", size, 0.5)
     for optimizer in ("adam", "sgd"):
         steps = load("synthetic", [f"steps.optimizer={optimizer}"]).steps
         assert (steps.p, steps.q) == (0.05, 0.05)
-    assert parse({}, "test").steps.p == 10.0
+    assert parse({}, "test").steps.p == 20.0
     config = load("synthetic")
     assert Config.from_toml(config.to_toml()) == config

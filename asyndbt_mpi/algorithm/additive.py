@@ -27,6 +27,9 @@ CORRECTED = 20
 OUTLIER = 4.0
 """Residuals beyond so many of their usual size are cut there (Huber, 1964)."""
 
+AGREEING = 1e-3
+"""Share of the usual square of the residuals below which samples count as equal."""
+
 SCALE_RATE = 0.1
 """Weight of an assignment in the usual size of the residuals."""
 
@@ -136,7 +139,9 @@ class Additive:
         bound = OUTLIER * np.sqrt(scale)
         cut = np.clip(residuals, -bound, bound)
         square = (cut**2).mean(axis=-1, keepdims=True)
-        self.scale[members] = scale + SCALE_RATE * (square - scale)
+        # Samples that agree, as they do once p and q are concentrated, tell nothing of the noise.
+        told = square > AGREEING * scale
+        self.scale[members] = np.where(told, scale + SCALE_RATE * (square - scale), scale)
         return _centred(cut)
 
 

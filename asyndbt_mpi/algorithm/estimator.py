@@ -71,7 +71,9 @@ def sample(probabilities: FloatArray, uniform: FloatArray) -> IntArray:
     array (..., I, rows): category indices, by inversion of the cumulative distribution.
     """
     drawn: IntArray = np.empty(uniform.shape, dtype=np.int64)
-    kernels.sample(_stack(probabilities), _stack(uniform), _stack(drawn))
+    given, uniforms = _stack(probabilities), np.ascontiguousarray(_stack(uniform))
+    assert len(given) == len(uniforms)
+    kernels.sample(np.ascontiguousarray(given), uniforms, _stack(drawn))
     return drawn
 
 

@@ -6,7 +6,7 @@ once on each machine; numba keeps the result beside this file or in the user's c
 """
 
 from collections.abc import Callable
-from functools import cache, wraps
+from functools import wraps
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -27,22 +27,32 @@ def reordered(kernel: Kernel) -> Kernel:
 
 
 def _compiled(kernel: Kernel, fastmath: frozenset[str]) -> Kernel:
-    @cache
-    def machine_code() -> Callable[..., object]:
-        # Here and not above: most commands and every analysis do without it.
-        import numba
-
-        options: dict[str, Any] = {"error_model": "numpy", "fastmath": set(fastmath)}
-        try:
-            return cast(Kernel, numba.njit(kernel, cache=True, **options))
-        except RuntimeError:  # there is no folder to keep the result in
-            return cast(Kernel, numba.njit(kernel, **options))
+    machine_code: Callable[..., object] | None = None
 
     @wraps(kernel)
     def run(*arguments: object) -> object:
-        return machine_code()(*arguments)
+        nonlocal machine_code
+        if machine_code is None:
+            machine_code = _machine_code(kernel, fastmath, arguments)
+        return machine_code(*arguments)
 
     return cast(Kernel, run)
+
+
+def _machine_code(
+    kernel: Kernel, fastmath: frozenset[str], arguments: tuple[object, ...]
+) -> Callable[..., object]:
+    # Here and not above: `asyndbt show` and every analysis do without it.
+    import numba
+
+    options: dict[str, Any] = {"error_model": "numpy", "fastmath": set(fastmath)}
+    try:
+        kept = numba.njit(kernel, cache=True, **options)
+        if kept is not kernel:  # as it is with NUMBA_DISABLE_JIT
+            kept.compile(tuple(map(numba.typeof, arguments)))
+    except (RuntimeError, OSError, EOFError):  # no folder, or no room, to keep the result in
+        return cast(Kernel, numba.njit(kernel, **options))
+    return cast(Kernel, kept)
 
 
 @reordered

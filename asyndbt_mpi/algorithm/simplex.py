@@ -38,6 +38,7 @@ def project(x: FloatArray, allowed: BoolArray | None = None) -> FloatArray:
 
 def project_in_place(x: FloatArray, allowed: BoolArray | None = None) -> None:
     """`project`, on the contiguous array ``x`` itself."""
+    assert x.flags.c_contiguous  # else reshape would copy
     rows = -1, 1, x.shape[-1]
     kernels.project(x.reshape(rows), ALL_ALLOWED if allowed is None else allowed.reshape(rows))
 

@@ -325,9 +325,11 @@ def _hardware(device: torch.device) -> str:
 
 def _warn_of_slow_arithmetic(precision: str) -> None:
     """Without instructions for half of the bits, a processor takes ten times as long."""
-    ending = {"bfloat16": "bf16", "float16": "fp16"}[precision]
+    if not hasattr(torch.cpu, "get_capabilities"):
+        return  # an older torch, which cannot tell
+    name = {"bfloat16": "bf16", "float16": "fp16"}[precision]
     abilities = torch.cpu.get_capabilities()
-    if not any(able for name, able in abilities.items() if name.endswith(ending)):
+    if not any(able for ability, able in abilities.items() if name in ability):
         warnings.warn(
             f"this processor has no instructions for {precision}: float32 will be faster",
             stacklevel=3,

@@ -36,6 +36,8 @@ Buffer: TypeAlias = NDArray[np.uint8]
 MAGIC = 0xA5DB
 REAL, INTEGER = np.dtype("<f8"), np.dtype("<i8")
 LONGEST_TEXT = 16_384
+MOST_COUNTED = 2**40
+"""Of calls, tokens or seconds in one message; sums over a run then fit into 64 bits."""
 
 KINDS: tuple[type, ...] = (
     Assignment,
@@ -135,7 +137,8 @@ class Codec:
             )
         kind = KINDS[header.kind]
         layout, length = self.layouts[header.kind]
-        if len(buffer) < length or (len(buffer) > length and kind not in WITH_TEXT):
+        text = LONGEST_TEXT if kind in WITH_TEXT else 0
+        if not length <= len(buffer) <= length + text:
             raise MalformedMessage(
                 f"{kind.__name__} carries {len(buffer) - HEADER.size} bytes of arrays, "
                 f"{length - HEADER.size} are due"
@@ -204,6 +207,11 @@ def _counts(costs: Costs) -> tuple[int, int, int]:
     return costs.prompts, costs.calls, costs.prompt_tokens
 
 
+def _text(rest: Buffer) -> str:
+    """Text that HDF5 can hold, whatever the bytes are."""
+    return rest.tobytes().decode(errors="replace").replace("\0", " ")
+
+
 def _check_numbers(kind: type, header: Header) -> None:
     """Refuse what is not finite or is negative where it cannot be.
 
@@ -213,7 +221,7 @@ def _check_numbers(kind: type, header: Header) -> None:
         if not math.isfinite(getattr(header, name)):
             raise MalformedMessage(f"{kind.__name__}.{name} is {getattr(header, name)}")
     for name in ("prompts", "calls", "prompt_tokens", "compute_seconds"):
-        if getattr(header, name) < 0:
+        if not 0 <= getattr(header, name) <= MOST_COUNTED:
             raise MalformedMessage(f"{kind.__name__}.{name} is {getattr(header, name)}")
 
 
@@ -226,9 +234,9 @@ def _build(kind: type, header: Header, arrays: dict[str, np.ndarray], rest: Buff
     if kind is Stop:
         return Stop()
     if kind is Failure:
-        return Failure(rest.tobytes().decode(errors="replace"))
+        return Failure(_text(rest))
     if kind is Hello:
-        return Hello(arrays["q"], rest.tobytes().decode(errors="replace"))
+        return Hello(arrays["q"], _text(rest))
     _check_numbers(kind, header)
     costs = Costs(header.calls, header.prompt_tokens, header.compute_seconds, header.prompts)
     if kind is Report:

@@ -349,7 +349,7 @@ def _losses(together: Sequence[_Finished[Any]]) -> list[float]:
 
 def _norms(gradients: FloatArray) -> list[float]:
     """Euclidean norm of each matrix (W, rows, n)."""
-    norms: list[float] = kernels.norms(gradients).tolist()
+    norms: list[float] = kernels.norms(np.ascontiguousarray(gradients)).tolist()
     return norms
 
 

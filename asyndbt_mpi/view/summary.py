@@ -92,7 +92,7 @@ def _print_run(log: Log, console: Console) -> None:
     ]
     asked, paid = int(log["report/prompts"].sum()), int(log["report/llm_calls"].sum())
     if paid < asked:
-        lines.append(f"{1 - paid / asked:.0%} of the reports' prompts had been asked before")
+        lines.append(f"{1 - paid / asked:.0%} of the reports' prompts were repeated, and free")
     for number, text in enumerate(log.descriptions[:MOST_ROWS], start=1):
         lines.append(f"worker {number}: {text or 'was not heard of'}")
     for line in lines:

@@ -5,7 +5,13 @@ import itertools
 import numpy as np
 import pytest
 
-from asyndbt_mpi.algorithm.estimator import BDPL_NORM, bdpl, leave_one_out, sample
+from asyndbt_mpi.algorithm.estimator import (
+    BDPL_NORM,
+    bdpl,
+    estimator,
+    leave_one_out,
+    sample,
+)
 
 P = np.array([[0.5, 0.3, 0.2], [0.1, 0.6, 0.3]])
 LOSS = np.array([[1.0, -2.0, 0.5], [0.3, 4.0, -1.0], [2.0, 0.1, 0.7]])
@@ -55,8 +61,8 @@ def test_bdpl_clips_its_norm() -> None:
 
 def test_equal_losses_give_no_gradient() -> None:
     drawn = np.array([[0, 1], [2, 1], [1, 0]])
-    for estimator in (leave_one_out, bdpl):
-        np.testing.assert_array_equal(estimator(P, drawn, np.full(3, 7.0)), np.zeros_like(P))
+    for score_function in (leave_one_out, bdpl):
+        np.testing.assert_array_equal(score_function(P, drawn, np.full(3, 7.0)), np.zeros_like(P))
 
 
 def test_sample_follows_the_probabilities() -> None:
@@ -81,3 +87,16 @@ def test_workers_together_get_what_each_gets_alone(estimator) -> None:
     for worker in range(5):
         alone = estimator(p[worker : worker + 1], drawn[worker][None], losses[worker][None])
         np.testing.assert_array_equal(together[worker], alone[0])
+
+
+def test_a_category_without_mass_is_never_drawn() -> None:
+    edges = np.array([[0.0], [np.nextafter(1.0, 0.0)]])
+    for row, only in (([0.0, 1.0, 0.0], 1), ([1.0, 0.0, 0.0], 0), ([0.0, 0.0, 1.0], 2)):
+        assert sample(np.array([row]), edges).tolist() == [[only], [only]]
+
+
+@pytest.mark.parametrize("name", ["loo", "bdpl"])
+def test_samples_of_score_functions_stay_independent(name: str) -> None:
+    """Coupled ones would bias the leave-one-out baseline."""
+    uniform = np.random.default_rng(0).random((1, 8, 3))
+    assert estimator(name, (1, 3, 4), (1, 2, 5)).couple(uniform) is uniform

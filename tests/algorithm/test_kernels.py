@@ -31,6 +31,21 @@ def test_kernels_without_a_folder_to_keep_them_in(monkeypatch: pytest.MonkeyPatc
     assert norms(np.ones(3)) == 3.0
 
 
+def test_kernels_without_room_to_keep_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    import numba
+
+    compiler = numba.njit
+
+    class Full:
+        def compile(self, signature: object) -> None:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(
+        numba, "njit", lambda kernel, cache=False, **o: Full() if cache else compiler(kernel, **o)
+    )
+    assert kernels.compiled(lambda x: x.sum())(np.ones(3)) == 3.0
+
+
 @pytest.mark.parametrize("coefficient", [np.int8, np.float64])
 @pytest.mark.parametrize("used", [0, 1, 3])
 def test_sums_over_planes(coefficient: type, used: int) -> None:

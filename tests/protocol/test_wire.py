@@ -22,7 +22,7 @@ from asyndbt_mpi.protocol.messages import (
     Split,
     Stop,
 )
-from asyndbt_mpi.protocol.wire import HEADER, KINDS, Codec, Header
+from asyndbt_mpi.protocol.wire import HEADER, KINDS, LONGEST_TEXT, Codec, Header
 
 SHAPES = Shapes(positions=3, words=5, classes=2, pool=4)
 CODEC = Codec(SHAPES)
@@ -136,3 +136,16 @@ def test_an_unknown_split_or_candidate_is_refused(field: str) -> None:
     HEADER.pack_into(buffer, 0, *header._replace(**{field: 99}))
     with pytest.raises(MalformedMessage, match="99"):
         CODEC.decode(buffer)
+
+
+def test_absurd_counts_and_endless_texts_are_refused() -> None:
+    report = dataclasses.replace(MESSAGES[5], costs=Costs(2**62, 0, 0.0))
+    with pytest.raises(MalformedMessage, match=r"Report\.calls is"):
+        CODEC.decode(CODEC.encode(report))
+    long = np.append(CODEC.encode(Failure("x")), np.zeros(LONGEST_TEXT, np.uint8))
+    with pytest.raises(MalformedMessage, match="are due"):
+        CODEC.decode(long)
+
+
+def test_a_text_is_one_that_a_log_can_hold() -> None:
+    assert CODEC.decode(CODEC.encode(Hello(POOL, "a\0b"))).description == "a b"

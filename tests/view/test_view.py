@@ -42,12 +42,12 @@ def test_the_summary_shows_what_the_log_says(virtual_run: Run) -> None:
 def test_what_a_cache_saved_is_said(virtual_run: Run) -> None:
     path = virtual_run(run={"iterations": 4})
     with Log(path) as log:
-        assert "asked before" not in summary(log)
+        assert "repeated" not in summary(log)
     with h5py.File(path, "r+") as file:
         calls = file["report/llm_calls"]
         calls[:] = calls[:] // 4
     with Log(path) as log:
-        assert "75% of the reports' prompts had been asked before" in summary(log)
+        assert "75% of the reports' prompts were repeated, and free" in summary(log)
 
 
 def test_without_evaluation_the_last_iterate_is_shown(virtual_run: Run) -> None:
