@@ -2,7 +2,8 @@
 
 All work on stacks of matrices, one for each worker, and on each of them by itself: a worker's
 numbers do not depend on who else is in the stack. They are compiled when they are first called,
-once on each machine; numba keeps the result beside this file or in the user's cache folder.
+once on each machine (half a minute in all); numba keeps the result beside this file or in the
+user's cache folder.
 """
 
 from collections.abc import Callable
@@ -22,7 +23,10 @@ def compiled(kernel: Kernel) -> Kernel:
 
 
 def reordered(kernel: Kernel) -> Kernel:
-    """As `compiled`; vector units may take sums in another order, and no number may be NaN."""
+    """As `compiled`; vector units may take sums in another order, and no number may be NaN.
+
+    The last bits then depend on the kind of processor, never on the run.
+    """
     return _compiled(kernel, frozenset({"reassoc", "nsz", "nnan"}))
 
 

@@ -102,6 +102,21 @@ def test_an_absurd_loss_is_cut(samples: int) -> None:
     assert np.abs(additive.effects - before).max() < 10
 
 
+def test_samples_that_agree_do_not_make_others_outliers() -> None:
+    additive = model()
+    for seed in range(20):
+        upper(additive, ONE, *draw(seed))
+    usual = additive.scale.copy()
+    words, demonstrations, losses = (each.copy() for each in draw(20))
+    words[:], demonstrations[:], losses[:] = words[:, :1], demonstrations[:, :1], 0.1
+    losses[0, 0] = np.nextafter(0.1, 1.0)
+    for _ in range(300):
+        upper(additive, ONE, words, demonstrations, losses)
+    np.testing.assert_array_equal(additive.scale, usual)
+    upper(additive, ONE, *draw(21))
+    assert additive.scale != usual  # it goes on learning from others
+
+
 def test_workers_together_get_what_each_gets_alone() -> None:
     workers = 5
     stack, alone = model(workers), [model() for _ in range(workers)]

@@ -9,7 +9,7 @@ from asyndbt_mpi.algorithm.types import FloatArray
 
 
 def test_nothing_is_compiled_before_it_is_needed() -> None:
-    """Analyses and most commands do without: to load the compiler takes half a second."""
+    """Analyses and `asyndbt show` do without: to load the compiler takes half a second."""
     program = (
         "import sys, asyndbt_mpi.cli, asyndbt_mpi.log.reader; sys.exit('numba' in sys.modules)"
     )
