@@ -72,10 +72,10 @@ def rates(repeats: int) -> None:
     exchanges = {size: launch(2, "exchange", settings(1, *size, 1))["exchange"] for size in SIZES}
     for workers, active in RUNS:
         for positions, words in SIZES:
-            iterations = (6000 if words < 10 else 1500) * 4 // workers + 200
+            iterations = (4000 if words < 10 else 1000) * 4 // workers + 200
             keys = settings(active, positions, words, iterations)
             logged, unlogged = [], []
-            for _ in range(repeats):
+            for _ in range(repeats if workers == RUNS[0][0] else 1):
                 logged.append(launch(workers + 1, "rate", keys, logging=True))
                 unlogged.append(launch(workers + 1, "rate", keys))
             rate = statistics.median(run["rate"] for run in logged)
@@ -145,7 +145,7 @@ def growth() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=2, help="of the runs with R = 4")
     arguments = parser.parse_args()
     print(describe())
     rates(arguments.repeats)
