@@ -207,7 +207,7 @@ def show(rows: list[Row], naive: Naive, prompts: list[Prompt]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--data", default="", help="folder with train.jsonl and dev.jsonl")
     arguments = parser.parse_args()
