@@ -2,7 +2,7 @@
 
 Example: python benchmarks/memory.py --iterations 20000
 
-Prints the resident memory of rank 0 along the way; it should not grow with the iterations.
+Prints the private memory of rank 0 along the way; it should hardly grow with the iterations.
 """
 
 import argparse

@@ -3,7 +3,8 @@
 Example: python benchmarks/stragglers.py --repeats 3
 
 Nine ranks: R = 8 workers and the server, under two laws of delay. Their means are long enough for
-the loop's own time, 1 to 4 ms an iteration, not to hide the delays, and short enough for 4 minutes.
+the loop's own time, 1 to 4 ms an iteration up to S = 4, not to hide the delays, and short enough
+for 4 minutes.
 
 - Lognormal, sigma = 1, mean 100 ms.
 - One worker ten times slower than the others, whose mean is 60 ms; lognormal with sigma = 0.5. With
