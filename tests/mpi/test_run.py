@@ -16,10 +16,10 @@ from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.log.writer import Writer
 from asyndbt_mpi.protocol.blackbox import Answer, AnyQuery, BlackBox
-from asyndbt_mpi.protocol.messages import Report, Shapes, ToServer
+from asyndbt_mpi.protocol.messages import Message, Report, Shapes, ToServer
 from asyndbt_mpi.protocol.records import Record
 from asyndbt_mpi.protocol.server import Server, WorkerFailed
-from asyndbt_mpi.protocol.wire import Codec
+from asyndbt_mpi.protocol.wire import Buffer, Codec
 from asyndbt_mpi.protocol.worker import Completed, Workers
 from asyndbt_mpi.transport.delay import Delays
 from asyndbt_mpi.transport.mpi import Channel, serve, stop_all, work
@@ -56,6 +56,16 @@ class LogOnly:
         self.writer.flush_if_due()
 
 
+class Obliging(Codec):
+    """Also encodes a report whose p is not of the run's shape."""
+
+    def encode(self, message: Message) -> Buffer:
+        if isinstance(message, Report):
+            shapes = dataclasses.replace(SHAPES, positions=len(message.p))
+            return Codec(shapes).encode(message)
+        return super().encode(message)
+
+
 class Lying(Workers):
     """Replaces its third report by what ``lie`` makes of it."""
 
@@ -70,7 +80,7 @@ class Lying(Workers):
 
 def run(config: Config, path: Path, lie: Any = None, wrap: Any = None) -> Server | None:
     """Run on all ranks; the last one lies, or has its black box wrapped. Rank 0: the server."""
-    channel = Channel(COMM, Codec(SHAPES))
+    channel = Channel(COMM, Obliging(SHAPES))
     try:
         if channel.rank == 0:
             server = Server(config, SHAPES, LAST)
