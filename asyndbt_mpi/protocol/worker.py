@@ -8,7 +8,7 @@ workers of a process, and moves those that have something to do at once: one und
 all of them in a simulation. What a worker does depends on its own state and messages alone.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -157,7 +157,7 @@ class Workers:
     # ------------------------------------------------------------ upper level
 
     def _ask_upper(self, messages: Sequence[tuple[int, Assignment]]) -> list[AnyQuery]:
-        members = self._members([worker for worker, _ in messages])
+        members = self._members(worker for worker, _ in messages)
         p, q = self.p[members], self.q[members]
         if self.exact:
             return self._ask_exactly(messages, p, q, np.empty((len(messages), 0, 0), dtype=int))
@@ -169,7 +169,7 @@ class Workers:
         return self._ask(messages, rows, sample(p, for_words), sample(q, for_demonstrations))
 
     def _step(self, together: Sequence[_Finished[Assignment]]) -> list[ToServer]:
-        members = self._members([done.worker for done, _ in together])
+        members = self._members(done.worker for done, _ in together)
         p, q = self.p[members], self.q[members]
         # Both gradients are taken at the old (p, q), from the same samples, eq. (27).
         p_gradient, q_gradient = (
@@ -194,7 +194,7 @@ class Workers:
     # ------------------------------------------------------------ lower level
 
     def _ask_lower(self, messages: Sequence[tuple[int, LowerAssignment]]) -> list[AnyQuery]:
-        members = self._members([worker for worker, _ in messages])
+        members = self._members(worker for worker, _ in messages)
         p = np.array([message.p for _, message in messages])
         self._realise(messages)
         k = self._k[members][:, None]
@@ -222,7 +222,7 @@ class Workers:
         for row, (worker, estimation) in enumerate(new):
             purpose = Purpose.LOWER_DEMONSTRATIONS
             self._streams.at(self.seed, worker, estimation, purpose).random(out=uniform[row])
-        drawing = self._members([worker for worker, _ in new])
+        drawing = self._members(worker for worker, _ in new)
         self._k[drawing] = sample(self.q[drawing], uniform)[:, 0]
         self._k_of[drawing] = [estimation for _, estimation in new]
 
@@ -232,7 +232,7 @@ class Workers:
         if self.exact:
             gradient, _ = _exact_gradients(together)
         else:
-            members = self._members([done.worker for done, _ in together])
+            members = self._members(done.worker for done, _ in together)
             gradient = self.estimator.lower(members, p, *_samples(together))
         p = worker_step(p, gradient, force, self.lower_step_size)  # (8), (11)
         losses = _losses(together)
@@ -297,7 +297,7 @@ class Workers:
             queries.append(ExactQuery(worker, p[index], q[index]))
         return queries
 
-    def _members(self, workers: Sequence[int]) -> IntArray:
+    def _members(self, workers: Iterable[int]) -> IntArray:
         """Where the ``workers`` are in the stack."""
         return np.array([self._index[worker] for worker in workers])
 
