@@ -68,7 +68,13 @@ def prepare(config: Config, workers: int) -> Materials:
         dataset = load(locate(config.task), len(config.task.labels), template.pairs)
         parts = split(dataset, config.task, prompt.pool, workers, config.run.seed)
         data = dict(enumerate(parts, start=1))
-    shapes = Shapes(prompt.fragment_length, prompt.vocabulary_size, classes, prompt.pool)
+    shapes = Shapes(
+        prompt.fragment_length,
+        prompt.vocabulary_size,
+        classes,
+        prompt.pool,
+        config.estimator.losses,
+    )
     return Materials(shapes, vocabulary, template, data)
 
 

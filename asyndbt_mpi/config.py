@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 LARGEST = 2**63 - 1
 """What HDF5 and the generators of random numbers can hold."""
 
-MIRROR_STEPS = {"transformers": 20.0, "synthetic": 1.0}
+MIRROR_STEPS = {"transformers": 20.0, "openai": 20.0, "synthetic": 1.0}
 """A multiplicative step is worth its size times the loss: means over some queries of a language
 model's losses differ by about a tenth of a nat between prompts, those of the synthetic backend by
 about 1."""
@@ -36,7 +36,11 @@ class Section(BaseModel):
 
 
 class Run(Section):
-    """[run]: the run as a whole; `early_stopping_patience` counts evaluations, 0 is off."""
+    """[run]: the run as a whole; `early_stopping_patience` counts evaluations, 0 is off.
+
+    A worker that owes an answer for `worker_timeout` seconds is lost; `signals` end the run in
+    order, as interrupted.
+    """
 
     name: str = "run"
     seed: NonNegativeCount = 0
@@ -44,6 +48,11 @@ class Run(Section):
     output: str = "runs/{name}.h5"
     evaluate_every: NonNegativeCount = 0
     early_stopping_patience: NonNegativeCount = 0
+    worker_timeout: Positive = 1800.0
+    signals: list[Literal["SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP", "SIGINT"]] = [
+        "SIGTERM",
+        "SIGUSR1",
+    ]
     dtype: Literal["float64"] = "float64"
 
     @model_validator(mode="after")
@@ -101,6 +110,11 @@ class EstimatorSection(Section):
     samples: Annotated[int, Field(ge=2)] = 8
     batch: Count = 10
 
+    @property
+    def losses(self) -> int:
+        """I as the black box answers it: an exact answer is one loss."""
+        return 1 if self.name == "exact" else self.samples
+
 
 class PromptSection(Section):
     """[prompt]: M words out of N, and up to V demonstrations per class."""
@@ -128,17 +142,31 @@ class TaskSection(Section):
 class Llm(Section):
     """[llm]: the black box. `cache` bounds the answers kept, 0 keeps none; `threads` 0 is auto.
 
-    `heterogeneity` belongs to the synthetic backend: 0 gives all workers the same tables.
+    `cache_folder` also keeps them on disk, in a folder whose name may hold the log's path as
+    {output}; "" does not. What follows `heterogeneity`, of the synthetic backend, is about a
+    server that speaks OpenAI's API: seconds are those of one request, `requests_per_minute` of
+    all workers together (0: no limit), prices of a million tokens.
     """
 
-    backend: Literal["transformers", "synthetic"] = "transformers"
+    backend: Literal["transformers", "openai", "synthetic"] = "transformers"
     model: str = "smollm2-135m-instruct"
     device: str = "auto"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     max_tokens_per_batch: Count = 4096
     cache: NonNegativeCount = 100_000
+    cache_folder: str = "{output}.cache"
     threads: NonNegativeCount = 0
     heterogeneity: Annotated[float, Field(ge=0, le=1)] = 0.2
+    base_url: str = ""
+    key_variable: str = "OPENAI_API_KEY"
+    api: Literal["chat", "completion"] = "chat"
+    scores: Literal["auto", "logprobs", "answers"] = "auto"
+    concurrency: Count = 8
+    timeout: Positive = 60.0
+    attempts: Count = 6
+    requests_per_minute: NonNegative = 0.0
+    input_price: NonNegative = 0.0
+    output_price: NonNegative = 0.0
 
 
 class Delay(Section):
@@ -169,6 +197,15 @@ class Delay(Section):
         return self
 
 
+class Budget(Section):
+    """[budget]: what the whole job may spend, 0 for no limit; `cost` by the prices of [llm]."""
+
+    calls: NonNegativeCount = 0
+    tokens: NonNegativeCount = 0
+    cost: NonNegative = 0.0
+    seconds: NonNegative = 0.0
+
+
 class LogSection(Section):
     """[log]: `iterates` "all", or n for every n-th p, q and z; `compression` of the iterates."""
 
@@ -187,6 +224,7 @@ class Config(Section):
     task: TaskSection = TaskSection()
     llm: Llm = Llm()
     delay: Delay = Delay()
+    budget: Budget = Budget()
     log: LogSection = LogSection()
 
     @model_validator(mode="before")
@@ -204,6 +242,12 @@ class Config(Section):
     def _exact_needs_a_closed_form(self) -> "Config":
         if self.estimator.name == "exact" and self.llm.backend != "synthetic":
             raise ValueError("estimator.name = 'exact' needs llm.backend = 'synthetic'")
+        return self
+
+    @model_validator(mode="after")
+    def _cost_needs_a_price(self) -> "Config":
+        if self.budget.cost and not (self.llm.input_price or self.llm.output_price):
+            raise ValueError("budget.cost needs llm.input_price or llm.output_price")
         return self
 
     def to_toml(self) -> str:

@@ -161,8 +161,8 @@ def run(task: Task, estimator: str, steps: Steps, seed: int) -> list[float]:
         way = (start - expected_loss(server.p, server.q)) / (start - least)
         for level in LEVELS:
             if way >= level:
-                calls[level] = min(calls[level], server.calls)
-        if server.calls > MOST_CALLS or np.isfinite(calls[LEVELS[-1]]):
+                calls[level] = min(calls[level], server.spent.calls)
+        if server.spent.calls > MOST_CALLS or np.isfinite(calls[LEVELS[-1]]):
             raise _Enough
 
     with contextlib.suppress(_Enough):

@@ -107,16 +107,16 @@ class Timed(Server):
     """A server that notes the CPU time of each iteration."""
 
     seconds: list[float]
-    spent = 0.0
+    busy = 0.0
 
     def receive(self, *arguments: Any) -> Any:
         """As the server's own."""
         started, iteration = time.thread_time(), self.iteration
         output = super().receive(*arguments)
-        self.spent += time.thread_time() - started
+        self.busy += time.thread_time() - started
         if self.iteration > iteration:
-            self.seconds.append(self.spent)
-            self.spent = 0.0
+            self.seconds.append(self.busy)
+            self.busy = 0.0
         return output
 
 

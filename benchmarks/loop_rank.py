@@ -153,7 +153,18 @@ def exchange(codec: Codec, materials: Materials) -> None:
     """Ping-pong between two ranks of a report and an assignment; prints the median seconds."""
     shapes = materials.shapes
     p = np.zeros((shapes.positions, shapes.words))
-    report = Report(0, 0, 0.0, 0.0, 0.0, Costs(), 0.0, p, np.zeros((shapes.classes, shapes.pool)))
+    report = Report(
+        0,
+        0,
+        0.0,
+        0.0,
+        0.0,
+        Costs(),
+        0.0,
+        p,
+        np.zeros((shapes.classes, shapes.pool)),
+        np.zeros(shapes.samples),
+    )
     up, down = codec.encode(report), codec.encode(Assignment(0, 0, p))
     seconds = []
     for _ in range(EXCHANGES):

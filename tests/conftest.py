@@ -15,7 +15,7 @@ from asyndbt_mpi.protocol.worker import Workers
 from asyndbt_mpi.transport.delay import Delays
 from asyndbt_mpi.transport.virtual import VirtualCluster
 
-SHAPES = Shapes(positions=4, words=6, classes=2, pool=3)
+SHAPES = Shapes(positions=4, words=6, classes=2, pool=3, samples=8)
 
 
 @pytest.fixture

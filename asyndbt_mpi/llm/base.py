@@ -36,6 +36,9 @@ class Scores:
     prompt_tokens: int
     """Tokens that really went through the model; a shared context counts once, pads never."""
 
+    completion_tokens: int = 0
+    """Tokens that the model wrote, where it is one that charges for them."""
+
 
 class LanguageModel(Protocol):
     """A black box that says how probable each label is as the continuation of a prompt."""

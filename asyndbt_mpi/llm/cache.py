@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
@@ -39,7 +40,7 @@ class CachedModel:
         self._answers: OrderedDict[Question, NDArray[np.float64]] = OrderedDict()
 
     def label_log_probabilities(self, prompts: Sequence[Prompt], labels: Sequence[str]) -> Scores:
-        """As the model's own; ``calls`` and ``prompt_tokens`` are those of the misses."""
+        """As the model's own; ``calls`` and tokens are those of the misses."""
         asked: tuple[str, ...] = tuple(labels)
         questions = [(prompt.context + prompt.query, asked) for prompt in prompts]
         # Collected apart from the cache: one call may ask for more than the cache can hold.
@@ -51,19 +52,18 @@ class CachedModel:
             for question, prompt in zip(questions, prompts, strict=True)
             if question not in answers
         }
-        calls = tokens = 0
+        paid = Scores(np.empty((0, len(asked))), 0, 0)
         if missing:
-            scores = self.model.label_log_probabilities(list(missing.values()), labels)
+            paid = self.model.label_log_probabilities(list(missing.values()), labels)
             # Copies, for a view of one row would keep the whole array alive.
-            answers.update(zip(missing, map(np.copy, scores.log_probabilities), strict=True))
-            calls, tokens = scores.calls, scores.prompt_tokens
+            answers.update(zip(missing, map(np.copy, paid.log_probabilities), strict=True))
         self._remember(answers)
         self.misses += len(missing)
         self.hits += len(prompts) - len(missing)
         log_probabilities = np.empty((len(prompts), len(asked)))
         for row, question in enumerate(questions):
             log_probabilities[row] = answers[question]
-        return Scores(log_probabilities, calls, tokens)
+        return replace(paid, log_probabilities=log_probabilities)
 
     def _remember(self, answers: dict[Question, NDArray[np.float64]]) -> None:
         for question, answer in answers.items():

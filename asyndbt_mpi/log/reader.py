@@ -242,10 +242,11 @@ class Log:
             self.transport = str(attributes["transport"])
             self.package_version = str(attributes["package_version"])
             self.logging_seconds = float(attributes.get("logging_seconds", float("nan")))
-            self.shapes = Shapes(
-                *(int(attributes[name]) for name in ("positions", "words", "classes", "pool"))
-            )
             self.config = Config.from_toml(str(attributes["config"]))
+            names = "positions", "words", "classes", "pool"
+            positions, words, classes, pool = (int(attributes[name]) for name in names)
+            samples = self.config.estimator.losses
+            self.shapes = Shapes(positions, words, classes, pool, samples)
             self.status = str(attributes["status"])
         except KeyError as error:
             raise self._error(f"an attribute is missing: {error.args[0]}") from error

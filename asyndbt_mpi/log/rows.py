@@ -93,14 +93,29 @@ def evaluation_row(evaluation: Evaluation) -> Row:
     )
 
 
-def event_row(event: Event) -> Row:
-    """Row of /event; no text is left out rather than stored empty."""
+def event_row(event: Event, samples: int) -> Row:
+    """Row of /event, its losses NaN where it has fewer than ``samples``.
+
+    No text is left out rather than stored empty.
+    """
+    costs, losses = event.costs, event.losses
+    if losses is None or len(losses) < samples:
+        few = () if losses is None else losses
+        losses = np.full(samples, np.nan)
+        losses[: len(few)] = few
     return (
         int(event.kind),
         event.worker,
         event.number,
         event.iteration,
         event.time,
-        event.compute_seconds,
+        costs.compute_seconds,
+        event.sent_time,
+        costs.prompts,
+        costs.calls,
+        costs.prompt_tokens,
+        costs.completion_tokens,
+        losses,
+        event.accuracy,
         event.text or None,
     )

@@ -41,7 +41,7 @@ CANDIDATE = _names(Candidate)
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One dataset; ``axes`` spells the shape of its row in the letters R, M, N, U and V.
+    """One dataset; ``axes`` spells the shape of its row in the letters R, M, N, U, V and I.
 
     A row that was left out reads as ``fill``. ``iterate`` marks p, q and z, which log.iterates
     and log.compression are about.
@@ -61,6 +61,7 @@ class Column:
             "N": shapes.words,
             "U": shapes.classes,
             "V": shapes.pool,
+            "I": shapes.samples,
         }
         return tuple(sizes[axis] for axis in self.axes)
 
@@ -144,6 +145,13 @@ def groups(distance: Distance) -> dict[str, tuple[Column, ...]]:
             Column("event/iteration", "", INTEGER),
             Column("event/time", "", REAL),
             Column("event/compute_seconds", "", REAL),
+            Column("event/sent_time", "", REAL),
+            Column("event/prompts", "", INTEGER),
+            Column("event/llm_calls", "", INTEGER),
+            Column("event/prompt_tokens", "", INTEGER),
+            Column("event/completion_tokens", "", INTEGER),
+            Column("event/losses", "I", REAL),
+            Column("event/accuracy", "", REAL),
             Column("event/text", "", TEXT),
         ),
     }

@@ -74,6 +74,7 @@ class Writer:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.every = schema.period(config)
+        self.samples = shapes.samples
         self.groups = schema.groups(config.algorithm.lower_distance)
         self.waiting: dict[str, list[rows.Row]] = {group: [] for group in self.groups}
         self.lengths = dict.fromkeys(self.groups, 0)
@@ -219,7 +220,7 @@ class Writer:
     def write(self, record: Record) -> None:
         """Take a record in; what has waited long enough, or is too much, goes to the file."""
         if isinstance(record, Event):
-            self.waiting["event"].append(rows.event_row(record))
+            self.waiting["event"].append(rows.event_row(record, self.samples))
             if record.kind is EventKind.HELLO:
                 self._descriptions[record.worker] = record.text
             return  # the iteration that it belongs to follows

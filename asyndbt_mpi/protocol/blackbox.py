@@ -46,6 +46,7 @@ class Answer:
     calls: int
     prompt_tokens: int
     prompts: int = field(default=0, kw_only=True)
+    completion_tokens: int = field(default=0, kw_only=True)
 
 
 @dataclass(slots=True)

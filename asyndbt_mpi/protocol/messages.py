@@ -33,12 +33,13 @@ class Candidate(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Shapes:
-    """Sizes that both sides know: positions M, words N, classes U, pool V."""
+    """Sizes that both sides know: positions M, words N, classes U, pool V, samples I."""
 
     positions: int
     words: int
     classes: int
     pool: int
+    samples: int = 1
 
 
 # What a simulation makes by the hundred thousand is not frozen: to freeze it takes longer.
@@ -99,6 +100,7 @@ class Costs:
     prompt_tokens: int = 0
     compute_seconds: float = 0.0
     prompts: int = 0
+    completion_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,10 @@ class Hello:
 
 @dataclass(slots=True)
 class Report:
-    """The worker's variables after an upper step: p (M, N), q (U, V)."""
+    """The worker's variables after an upper step: p (M, N), q (U, V).
+
+    ``losses`` (I,) are those of the samples, ``loss`` is their mean.
+    """
 
     number: int
     iteration: int
@@ -122,11 +127,12 @@ class Report:
     sent_time: float
     p: FloatArray
     q: FloatArray
+    losses: FloatArray
 
 
 @dataclass(slots=True)
 class LowerReport:
-    """The scratch copy after one lower step: p (M, N), and the demonstrations k (U,)."""
+    """The scratch copy after one lower step: p (M, N), the demonstrations k (U,), losses (I,)."""
 
     number: int
     estimation: int
@@ -134,6 +140,7 @@ class LowerReport:
     costs: Costs
     p: FloatArray
     k: IntArray
+    losses: FloatArray
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,31 +3,40 @@
 Nobody changes the arrays of a record after it was made.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TypeAlias
 
 from asyndbt_mpi.algorithm.polyhedron import Drop, Plane
 from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
-from asyndbt_mpi.protocol.messages import Candidate, Report, Split
+from asyndbt_mpi.protocol.messages import Candidate, Costs, Report, Split
 
 
 class EventKind(IntEnum):
-    """What happened at the server; in this order the events determine a whole run."""
+    """What happened at the server; in this order the events determine a whole run.
+
+    EVALUATION is the answer to one on the validation split, TEST on the test split. EXCLUDED is
+    for what a worker sent, and for good; LOST for one that died or fell silent. If it is heard of
+    again it has RETURNED and is told to start afresh, which its next HELLO says that it did.
+    """
 
     HELLO = 0
     REPORT = 1
     LOWER_REPORT = 2
     EVALUATION = 3
     EXCLUDED = 4
+    LOST = 5
+    RETURNED = 6
+    TEST = 7
 
 
 @dataclass(slots=True)
 class Event:
     """``worker``'s message arrived, or it was excluded, while iteration ``iteration`` was open.
 
-    ``number`` is the number of the assignment that the message answers, -1 if none, and
-    ``compute_seconds`` what the worker took to answer it.
+    ``number`` is the number of the assignment that the message answers, or the iteration of the
+    evaluation, -1 if none. ``losses`` (I,), or one with its ``accuracy``, are what the black box
+    answered: all that the worker's next state depends on, besides what it was sent.
     """
 
     kind: EventKind
@@ -35,7 +44,10 @@ class Event:
     number: int
     iteration: int
     time: float
-    compute_seconds: float = 0.0
+    costs: Costs = field(default_factory=Costs)
+    sent_time: float = 0.0
+    losses: FloatArray | None = None
+    accuracy: float = float("nan")
     text: str = ""
 
 

@@ -50,8 +50,6 @@ from asyndbt_mpi.protocol.records import (
 )
 from asyndbt_mpi.protocol.validation import Validation
 
-NO_COSTS = Costs()
-
 
 class WorkerFailed(RuntimeError):
     """A worker cannot go on, and says why."""
@@ -89,6 +87,8 @@ class Server:
         Workers that count, and iterations since each one's last report was used.
     finished : bool
         Every worker has been told to stop.
+    spent : Costs
+        Calls and tokens of every answer so far.
     failure : str or None
         Why the run had to end before its time.
     """
@@ -105,8 +105,7 @@ class Server:
         self.loss: FloatArray = np.zeros(workers)
         self.live: BoolArray = np.ones(workers, dtype=bool)
         self.delay: IntArray = np.zeros(workers, dtype=np.int64)
-        self.calls = 0
-        self.prompt_tokens = 0
+        self.spent = Costs()
         self.finished = False
         self.failure: str | None = None
         self.polyhedron = Polyhedron(
@@ -159,7 +158,7 @@ class Server:
             return self._output  # an excluded worker's last words
         match message:
             case Hello():
-                self._record_event(EventKind.HELLO, worker, -1, text=message.description)
+                self._record_event(EventKind.HELLO, worker, message.description)
                 self._admit(worker, message)
             case Report():
                 self._accept_report(worker, message)
@@ -184,7 +183,7 @@ class Server:
         self._live -= 1
         self._reported.pop(worker, None)
         self._outstanding.pop(worker, None)
-        self._record_event(EventKind.EXCLUDED, worker, -1, text=reason)
+        self._record_event(EventKind.EXCLUDED, worker, reason)
         if self._estimation:
             self._estimation.exclude(worker)
         self._stop(worker)
@@ -224,8 +223,7 @@ class Server:
                 f"report {report.number} (read at iteration {report.iteration}) answers no"
                 f" outstanding assignment of worker {worker}"
             )
-        self._record_event(EventKind.REPORT, worker, report.number, report.costs)
-        self._count(report)
+        self._record_report(EventKind.REPORT, worker, report)
         del self._outstanding[worker]
         if self._closing:
             self._close_worker(worker)  # it was too late to be used
@@ -244,16 +242,14 @@ class Server:
             )
         if not 0 <= min(report.k) <= max(report.k) < self.shapes.pool:
             raise MalformedMessage(f"demonstrations {report.k} are outside the pool")
-        self._record_event(EventKind.LOWER_REPORT, worker, report.number, report.costs)
-        self._count(report)
+        self._record_report(EventKind.LOWER_REPORT, worker, report)
         estimation.calls += report.costs.calls
         estimation.prompt_tokens += report.costs.prompt_tokens
         estimation.accept(worker, report.p, report.k)
 
     def _accept_evaluation(self, worker: int, report: EvaluationReport) -> None:
         evaluation = self.evaluations.accept(worker, report, self._now)
-        self._record_event(EventKind.EVALUATION, worker, evaluation.iteration, report.costs)
-        self._count(report)
+        self._record_evaluation(worker, report)
         self._output.records.append(evaluation)
         if evaluation.split is Split.VALIDATION:
             self.validation.add(
@@ -473,13 +469,30 @@ class Server:
         self._output = Output()
         self._now = time
 
-    def _record_event(
-        self, kind: EventKind, worker: int, number: int, costs: Costs = NO_COSTS, text: str = ""
-    ) -> None:
-        self._output.records.append(
-            Event(kind, worker, number, self.iteration, self._now, costs.compute_seconds, text)
-        )
+    def _record_event(self, kind: EventKind, worker: int, text: str = "") -> None:
+        self._output.records.append(Event(kind, worker, -1, self.iteration, self._now, text=text))
 
-    def _count(self, report: Report | LowerReport | EvaluationReport) -> None:
-        self.calls += report.costs.calls
-        self.prompt_tokens += report.costs.prompt_tokens
+    def _record_report(self, kind: EventKind, worker: int, report: Report | LowerReport) -> None:
+        self._spend(report.costs)
+        sent_time = report.sent_time if isinstance(report, Report) else 0.0
+        self._output.records.append(
+            Event(
+                kind, worker, report.number, self.iteration, self._now, report.costs,
+                sent_time, report.losses,
+            )
+        )  # fmt: skip
+
+    def _record_evaluation(self, worker: int, report: EvaluationReport) -> None:
+        self._spend(report.costs)
+        kind = EventKind.TEST if report.split is Split.TEST else EventKind.EVALUATION
+        self._output.records.append(
+            Event(
+                kind, worker, report.iteration, self.iteration, self._now, report.costs,
+                losses=np.array([report.loss]), accuracy=report.accuracy,
+            )
+        )  # fmt: skip
+
+    def _spend(self, costs: Costs) -> None:
+        self.spent.calls += costs.calls
+        self.spent.prompt_tokens += costs.prompt_tokens
+        self.spent.completion_tokens += costs.completion_tokens

@@ -69,6 +69,7 @@ class Header(NamedTuple):
     prompts: int = 0
     calls: int = 0
     prompt_tokens: int = 0
+    completion_tokens: int = 0
     compute_seconds: float = 0.0
     sent_time: float = 0.0
     loss: float = 0.0
@@ -77,7 +78,7 @@ class Header(NamedTuple):
     grad_q_norm: float = 0.0
 
 
-HEADER = struct.Struct("<IIqqiiqqqdddddd")
+HEADER = struct.Struct("<IIqqiiqqqqdddddd")
 """The fields of `Header`, in their order."""
 
 
@@ -153,6 +154,7 @@ class Codec:
 
 def _layout(kind: type, shapes: Shapes) -> Layout:
     fragment, demonstrations = (shapes.positions, shapes.words), (shapes.classes, shapes.pool)
+    losses = (shapes.samples,)
     fields: dict[type, list[tuple[str, tuple[int, ...], np.dtype]]] = {
         Assignment: [("force", fragment, REAL)],
         LowerAssignment: [("p", fragment, REAL), ("force", fragment, REAL)],
@@ -161,8 +163,12 @@ def _layout(kind: type, shapes: Shapes) -> Layout:
             ("demonstrations", demonstrations[:1], INTEGER),
         ],
         Hello: [("q", demonstrations, REAL)],
-        Report: [("p", fragment, REAL), ("q", demonstrations, REAL)],
-        LowerReport: [("p", fragment, REAL), ("k", demonstrations[:1], INTEGER)],
+        Report: [("p", fragment, REAL), ("q", demonstrations, REAL), ("losses", losses, REAL)],
+        LowerReport: [
+            ("p", fragment, REAL),
+            ("k", demonstrations[:1], INTEGER),
+            ("losses", losses, REAL),
+        ],
     }
     arrays = []
     end = HEADER.size
@@ -203,8 +209,8 @@ def _header(message: Message) -> Header:
             return Header(kind=number)
 
 
-def _counts(costs: Costs) -> tuple[int, int, int]:
-    return costs.prompts, costs.calls, costs.prompt_tokens
+def _counts(costs: Costs) -> tuple[int, int, int, int]:
+    return costs.prompts, costs.calls, costs.prompt_tokens, costs.completion_tokens
 
 
 def _text(rest: Buffer) -> str:
@@ -220,7 +226,7 @@ def _check_numbers(kind: type, header: Header) -> None:
     for name in ("loss", "grad_p_norm", "grad_q_norm", "sent_time", "compute_seconds"):
         if not math.isfinite(getattr(header, name)):
             raise MalformedMessage(f"{kind.__name__}.{name} is {getattr(header, name)}")
-    for name in ("prompts", "calls", "prompt_tokens", "compute_seconds"):
+    for name in ("prompts", "calls", "prompt_tokens", "completion_tokens", "compute_seconds"):
         if not 0 <= getattr(header, name) <= MOST_COUNTED:
             raise MalformedMessage(f"{kind.__name__}.{name} is {getattr(header, name)}")
 
@@ -238,11 +244,19 @@ def _build(kind: type, header: Header, arrays: dict[str, np.ndarray], rest: Buff
     if kind is Hello:
         return Hello(arrays["q"], _text(rest))
     _check_numbers(kind, header)
-    costs = Costs(header.calls, header.prompt_tokens, header.compute_seconds, header.prompts)
+    costs = Costs(
+        header.calls,
+        header.prompt_tokens,
+        header.compute_seconds,
+        header.prompts,
+        header.completion_tokens,
+    )
     if kind is Report:
-        p, q = arrays["p"], arrays["q"]
         norms = header.grad_p_norm, header.grad_q_norm
-        return Report(number, iteration, header.loss, *norms, costs, header.sent_time, p, q)
+        sampled = arrays["p"], arrays["q"], arrays["losses"]
+        return Report(
+            number, iteration, header.loss, *norms, costs, header.sent_time, *sampled
+        )  # fmt: skip
     if kind is LowerReport:
         return LowerReport(number, iteration, header.loss, costs, **arrays)
     try:

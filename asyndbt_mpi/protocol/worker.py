@@ -186,7 +186,7 @@ class Workers:
         return [
             Report(
                 asked.message.number, asked.message.iteration, losses[row], p_norms[row],
-                q_norms[row], _costs(done), done.sent_time, p[row], q[row],
+                q_norms[row], _costs(done), done.sent_time, p[row], q[row], done.answer.losses,
             )
             for row, (done, asked) in enumerate(together)
         ]  # fmt: skip
@@ -239,7 +239,7 @@ class Workers:
         return [
             LowerReport(
                 asked.message.number, asked.message.estimation, losses[row], _costs(done), p[row],
-                asked.demonstrations[0],
+                asked.demonstrations[0], done.answer.losses,
             )
             for row, (done, asked) in enumerate(together)
         ]  # fmt: skip
@@ -355,7 +355,13 @@ def _norms(gradients: FloatArray) -> list[float]:
 
 def _costs(done: Completed) -> Costs:
     answer = done.answer
-    return Costs(answer.calls, answer.prompt_tokens, done.compute_seconds, answer.prompts)
+    return Costs(
+        answer.calls,
+        answer.prompt_tokens,
+        done.compute_seconds,
+        answer.prompts,
+        answer.completion_tokens,
+    )
 
 
 def _by_kind(

@@ -82,6 +82,7 @@ class PromptBlackBox:
             accuracies=(log_probabilities.argmax(axis=2) == labels).mean(axis=1),
             calls=scores.calls,
             prompt_tokens=scores.prompt_tokens,
+            completion_tokens=scores.completion_tokens,
             prompts=len(prompts),
         )
 

@@ -29,7 +29,7 @@ from asyndbt_mpi.protocol.records import (
 )
 
 WORKERS = 4
-SHAPES = Shapes(positions=3, words=5, classes=2, pool=4)
+SHAPES = Shapes(positions=3, words=5, classes=2, pool=4, samples=8)
 VOCABULARY = ["plain", "naïve", "日本", "", "a b"]
 EXCLUDED_WORKER, EXCLUDED_IN = 2, 30
 
@@ -102,7 +102,16 @@ class Run:
             self.z = self.optimizer.step(self.z, self.polyhedron.consensus_gradient())
         used = [self._report(int(worker), t) for worker in np.flatnonzero(active)]
         for report in used:
-            yield Event(EventKind.REPORT, report.worker, report.report.number, t, t + 0.5, 0.25)
+            yield Event(
+                EventKind.REPORT,
+                report.worker,
+                report.report.number,
+                t,
+                t + 0.5,
+                report.report.costs,
+                t + 0.25,
+                report.report.losses,
+            )
         before = update_duals(self.polyhedron, self.z, self._dual_steps(), t)
         self.delay = np.where(active, 0, self.delay + 1)
         slots = self.polyhedron.slots
@@ -147,6 +156,7 @@ class Run:
             sent_time=t + 0.25,
             p=self.p[worker].copy(),
             q=self.q[worker].copy(),
+            losses=np.full(SHAPES.samples, self.loss[worker]),
         )
         return UsedReport(worker + 1, report, t + 0.5)
 

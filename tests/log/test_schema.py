@@ -10,7 +10,7 @@ from tests.log.conftest import LogCopy
 from tests.log.simulated_run import SHAPES, VOCABULARY, WORKERS
 
 ITERATIONS = 40
-SIZES = {"R": WORKERS, "M": 3, "N": 5, "U": 2, "V": 4}
+SIZES = {"R": WORKERS, "M": 3, "N": 5, "U": 2, "V": 4, "I": 8}
 
 # path: shape after the row dimension, type; typed from the specification, not from the code.
 CONTRACT = {
@@ -68,6 +68,13 @@ CONTRACT = {
     "event/iteration": ("", "i8"),
     "event/time": ("", "f8"),
     "event/compute_seconds": ("", "f8"),
+    "event/sent_time": ("", "f8"),
+    "event/prompts": ("", "i8"),
+    "event/llm_calls": ("", "i8"),
+    "event/prompt_tokens": ("", "i8"),
+    "event/completion_tokens": ("", "i8"),
+    "event/losses": ("I", "f8"),
+    "event/accuracy": ("", "f8"),
     "event/text": ("", "text"),
     "vocabulary": ("", "text"),
     "worker/description": ("", "text"),

@@ -25,7 +25,7 @@ from asyndbt_mpi.transport.delay import Delays
 from asyndbt_mpi.transport.mpi import Channel, serve, stop_all, work
 
 COMM = MPI.COMM_WORLD
-SHAPES = Shapes(positions=5, words=7, classes=2, pool=4)
+SHAPES = Shapes(positions=5, words=7, classes=2, pool=4, samples=4)
 LAST = COMM.Get_size() - 1
 pytestmark = pytest.mark.mpi(min_size=3)
 

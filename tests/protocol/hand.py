@@ -10,7 +10,7 @@ from asyndbt_mpi.protocol.records import Record
 from asyndbt_mpi.protocol.server import Output, Server
 from asyndbt_mpi.protocol.worker import Completed, Workers
 
-SHAPES = Shapes(positions=3, words=4, classes=2, pool=5)
+SHAPES = Shapes(positions=3, words=4, classes=2, pool=5, samples=4)
 
 
 def configuration(**sections: dict[str, Any]) -> Config:

@@ -237,7 +237,9 @@ def test_a_lower_report_nobody_asked_for_is_refused() -> None:
     hand = Hand(configuration(), 2)
     hand.hello()
     with pytest.raises(MalformedMessage, match="was not asked for"):
-        hand.deliver(1, LowerReport(0, 0, 0.0, Costs(), np.zeros((3, 4)), np.zeros(2, int)))
+        hand.deliver(
+            1, LowerReport(0, 0, 0.0, Costs(), np.zeros((3, 4)), np.zeros(2, int), np.zeros(4))
+        )
 
 
 def test_hello_twice_is_refused() -> None:
@@ -418,7 +420,7 @@ def test_costs_of_all_kinds_are_counted() -> None:
     until_finished(hand)
     calls = sum(u.report.costs.calls for i in hand.of_type(Iteration) for u in i.reports)
     calls += sum(e.calls for e in hand.of_type(Evaluation))
-    assert calls == hand.server.calls > 0
+    assert calls == hand.server.spent.calls > 0
 
 
 def test_shapes_of_the_harness() -> None:

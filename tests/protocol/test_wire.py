@@ -24,12 +24,13 @@ from asyndbt_mpi.protocol.messages import (
 )
 from asyndbt_mpi.protocol.wire import HEADER, KINDS, LONGEST_TEXT, Codec, Header
 
-SHAPES = Shapes(positions=3, words=5, classes=2, pool=4)
+SHAPES = Shapes(positions=3, words=5, classes=2, pool=4, samples=2)
 CODEC = Codec(SHAPES)
 RNG = np.random.default_rng(0)
 FRAGMENT, POOL = RNG.random((3, 5)), RNG.random((2, 4))
+LOSSES = np.array([-2.0, -1.0])
 WORDS, SHOWN = np.array([4, 0, 2]), np.array([3, 1])
-COSTS = Costs(calls=80, prompt_tokens=1234, compute_seconds=0.25, prompts=90)
+COSTS = Costs(calls=80, prompt_tokens=1234, compute_seconds=0.25, prompts=90, completion_tokens=80)
 
 MESSAGES = [
     Assignment(7, 42, FRAGMENT),
@@ -37,8 +38,8 @@ MESSAGES = [
     EvaluationRequest(11, Split.TEST, Candidate.RANDOM, WORDS, SHOWN),
     Stop(),
     Hello(POOL, "node-1: größer"),
-    Report(7, 42, -1.5, 0.1, 0.2, COSTS, 3.5, FRAGMENT, POOL),
-    LowerReport(9, 3, 2.5, COSTS, FRAGMENT, SHOWN),
+    Report(7, 42, -1.5, 0.1, 0.2, COSTS, 3.5, FRAGMENT, POOL, LOSSES),
+    LowerReport(9, 3, 2.5, COSTS, FRAGMENT, SHOWN, LOSSES),
     EvaluationReport(11, Split.VALIDATION, Candidate.TUNED, 0.5, float("nan"), COSTS),
     Failure("worker 3 on node-1: out of memory\ntrace"),
 ]
@@ -86,9 +87,11 @@ def test_a_wrong_length_is_refused(message) -> None:
 
 
 def test_another_runs_shapes_are_refused() -> None:
-    other = Codec(Shapes(4, 5, 2, 4))
+    other = Codec(Shapes(4, 5, 2, 4, 2))
     with pytest.raises(MalformedMessage, match=r"Report carries \d+ bytes of arrays, \d+ are due"):
-        CODEC.decode(other.encode(Report(1, 0, 0, 0, 0, COSTS, 0, RNG.random((4, 5)), POOL)))
+        CODEC.decode(
+            other.encode(Report(1, 0, 0, 0, 0, COSTS, 0, RNG.random((4, 5)), POOL, LOSSES))
+        )
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -21,7 +21,7 @@ from asyndbt_mpi.protocol.messages import (
 )
 from asyndbt_mpi.protocol.worker import Completed, Workers
 
-SHAPES = Shapes(positions=3, words=4, classes=2, pool=5)
+SHAPES = Shapes(positions=3, words=4, classes=2, pool=5, samples=4)
 HOLDINGS = Holdings(
     np.array([5, 3]), {Split.TRAIN: 12, Split.VALIDATION: 6, Split.TEST: 9}
 )  # fmt: skip

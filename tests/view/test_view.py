@@ -100,7 +100,9 @@ def show_progress() -> None:
         progress.update(Event(EventKind.HELLO, 1, -1, 0, 0.0, text="here"))
         assert progress.ready == 1
         progress.update(Event(EventKind.HELLO, 2, -1, 0, 0.0, text="there"))
-        report = Report(1, 0, 0.5, 0.0, 0.0, Costs(20, 300, 1.0), 0.0, np.eye(2), np.eye(2))
+        report = Report(
+            1, 0, 0.5, 0.0, 0.0, Costs(20, 300, 1.0), 0.0, np.eye(2), np.eye(2), np.zeros(2)
+        )
         for number in range(2):
             if number:
                 progress.say("worker 1 is excluded: NaN")
