@@ -85,7 +85,7 @@ def run(config: Config, path: Path, lie: Any = None, wrap: Any = None) -> Server
         if channel.rank == 0:
             server = Server(config, SHAPES, LAST)
             words = [f"w{i}" for i in range(SHAPES.words)]
-            writer = Writer(path, config, SHAPES, LAST, words, "mpi", server.z)
+            writer = Writer(path, config, SHAPES, LAST, words, "mpi", server.iterates.z)
             try:
                 assert serve(channel, server, LogOnly(writer))
                 return server
