@@ -8,8 +8,6 @@ import errno
 import os
 from pathlib import Path
 
-import h5py
-
 from asyndbt_mpi.log.chain import segment_begun, stale_segments
 
 
@@ -37,8 +35,8 @@ def claim(path: Path, continuing: bool) -> Path:
     return path.with_name(f".{path.name}.new")
 
 
-def settle(file: h5py.File, made: Path, path: Path) -> None:
-    """Give the whole ``file``, made at ``made``, the name that was claimed for it."""
-    file.flush()
-    os.fsync(file.id.get_vfd_handle())  # else a power failure could leave the name, and no file
+def settle(made: Path, path: Path) -> None:
+    """Give the whole file at ``made`` the name ``path``, once it is on the disk."""
+    with open(made, "rb") as file:
+        os.fsync(file.fileno())  # else a power failure could leave the name, and no file
     os.replace(made, path)

@@ -30,8 +30,9 @@ import numpy as np
 from asyndbt_mpi import __version__
 from asyndbt_mpi.algorithm.types import FloatArray
 from asyndbt_mpi.config import Config
-from asyndbt_mpi.log import rows, schema
+from asyndbt_mpi.log import datasets, rows, schema
 from asyndbt_mpi.log.creation import claim, settle
+from asyndbt_mpi.log.datasets import CHUNK_BYTES
 from asyndbt_mpi.log.reader import BLOCK_BYTES, Log
 from asyndbt_mpi.log.room import LogWriteError, reserve
 from asyndbt_mpi.log.schema import Column, Transport
@@ -42,8 +43,6 @@ SECONDS_BETWEEN_BATCHES = 0.5
 LARGEST_BATCH = 512
 """Iterations; fewer where their iterates would exceed `LARGEST_BATCH_BYTES`."""
 LARGEST_BATCH_BYTES = 1 << 25
-CHUNK_BYTES = 1 << 18
-LONGEST_CHUNK = 512
 SPARE_BYTES = 1 << 20
 """Reserved beyond a batch's rows: HDF5's own bookkeeping, and what closing the file takes."""
 
@@ -138,19 +137,14 @@ class Writer:
         continues: Log | None,
     ) -> None:
         """Everything that a log has before its first iteration."""
-        descriptions = continues.descriptions if continues else []
+        descriptions = continues.descriptions if continues else [""] * workers
         text = len(config.to_toml())
         text += sum(16 + len(word.encode()) for word in (*vocabulary, *descriptions))
         with self._writing():
             self._reserve(2 * text + z0.nbytes + CHUNK_BYTES)
-            for name, axes in schema.FIXED.items():
-                length = Column(name, axes, schema.TEXT).row_shape(shapes, workers)
-                self.file.create_dataset(name, length, schema.TEXT, maxshape=(None,))
-            self.file["vocabulary"][:] = list(vocabulary)
-            if descriptions:
-                self.file["worker/description"][:] = descriptions
+            datasets.create_texts(self.file, shapes, workers, vocabulary, descriptions)
             self.datasets = {
-                column.path: self._dataset(column, config, column.row_shape(shapes, workers))
+                column.path: datasets.create(self.file, column, config, shapes, workers)
                 for columns in self.groups.values()
                 for column in columns
             }
@@ -160,7 +154,8 @@ class Writer:
                 self._take_over_planes(continues)
             segment = continues.segments if continues else 0
             self._describe_run(config, shapes, workers, transport, segment)
-            settle(self.file, self._made, self.path)
+            self.file.flush()
+            settle(self._made, self.path)
             self._made = self.path
 
     def _take_over_planes(self, before: Log) -> None:
@@ -174,7 +169,7 @@ class Writer:
             self._reserve((last - first) * row_bytes + self._chunk_bytes("plane"))
             for column in columns:
                 rows_taken = list(before.rows(column.path, first, last))
-                _append(self.datasets[column.path], column, first - start, rows_taken)
+                datasets.append(self.datasets[column.path], column, first - start, rows_taken)
         self.lengths["plane"] = end - start
 
     @contextlib.contextmanager
@@ -244,27 +239,6 @@ class Writer:
                 "committed_rows": schema.rows_by_group(self.lengths),
                 "committed": np.int64(0),
             }
-        )
-
-    def _dataset(self, column: Column, config: Config, row: tuple[int, ...]) -> h5py.Dataset:
-        """The empty dataset of ``column``, in chunks that suit the run."""
-        fitting = CHUNK_BYTES // (column.dtype.itemsize * int(np.prod(row)))
-        chunk = max(1, min(fitting, LONGEST_CHUNK, config.run.iterations))
-        if column.iterate and self.every > 1:
-            chunk = 1  # so that rows left out take no room
-        compression: dict[str, object] = {}
-        if column.iterate and config.log.compression != "none":
-            compression = {"compression": config.log.compression, "shuffle": True}
-            if config.log.compression == "gzip":
-                compression["compression_opts"] = 1  # more costs time and saves next to nothing
-        return self.file.create_dataset(
-            column.path,
-            (0, *row),
-            column.dtype,
-            maxshape=(None, *row),
-            chunks=(chunk, *row),
-            fillvalue=None if column.dtype == schema.TEXT else column.fill,
-            **compression,
         )
 
     def write(self, record: Record) -> None:
@@ -357,12 +331,11 @@ class Writer:
         return size
 
     def _row_bytes(self, group: str) -> int:
-        datasets = (self.datasets[column.path] for column in self.groups[group])
-        return sum(d.dtype.itemsize * math.prod(d.shape[1:]) for d in datasets)
+        columns = (self.datasets[column.path] for column in self.groups[group])
+        return sum(d.dtype.itemsize * math.prod(d.shape[1:]) for d in columns)
 
     def _chunk_bytes(self, group: str) -> int:
-        datasets = (self.datasets[column.path] for column in self.groups[group])
-        return sum(d.dtype.itemsize * math.prod(d.chunks) for d in datasets)
+        return sum(datasets.chunk_bytes(self.datasets[c.path]) for c in self.groups[group])
 
     def _append_rows(
         self, group: str, columns: tuple[Column, ...], gathered: list[rows.Row]
@@ -371,9 +344,9 @@ class Writer:
             dataset = self.datasets[column.path]
             start = self.lengths[group] + (column.path == "iteration/z")  # its row 0: the start
             if column.dtype == schema.TEXT or (column.iterate and self.every > 1):
-                _append_some(dataset, start, values)
+                datasets.append_some(dataset, start, values)
             else:
-                _append(dataset, column, start, values)
+                datasets.append(dataset, column, start, values)
         self.lengths[group] += len(gathered)
 
     def _enter_drops(self) -> None:
@@ -441,30 +414,3 @@ class Writer:
         traceback: TracebackType | None,
     ) -> None:
         self.close("finished" if error is None else "interrupted")
-
-
-def _append(dataset: h5py.Dataset, column: Column, start: int, values: Sequence[object]) -> None:
-    """Write one row for each of ``values`` from row ``start``, which is the dataset's end.
-
-    h5py's low-level calls: with batches this small, its indexing would cost more than HDF5.
-    """
-    row = dataset.shape[1:]
-    if row:
-        # Of many small arrays this takes a fraction of what np.array takes.
-        arrays = [np.asarray(value) for value in values]
-        block = np.concatenate(arrays, dtype=column.dtype).reshape(len(values), *row)
-    else:
-        block = np.array(values, dtype=column.dtype)
-    end = (start + len(values), *row)
-    dataset.id.set_extent(end)
-    space = h5py.h5s.create_simple(end)
-    space.select_hyperslab((start, *(0 for _ in row)), block.shape)
-    dataset.id.write(h5py.h5s.create_simple(block.shape), space, block)
-
-
-def _append_some(dataset: h5py.Dataset, start: int, values: Sequence[object]) -> None:
-    """As `_append`, but None leaves a row at the fill value, where it takes no room."""
-    dataset.resize(start + len(values), axis=0)
-    for number, value in enumerate(values, start):
-        if value is not None:
-            dataset[number] = value
