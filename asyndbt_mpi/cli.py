@@ -223,6 +223,20 @@ def verify(run: Path) -> int:
 
 
 @cli.command()
+@LOG_FILE
+@click.option(
+    "--output", "-o", metavar="FILE", type=click.Path(path_type=Path),
+    help="The joined log, instead of RUN.h5; what there is stays as it is.",
+)  # fmt: skip
+def merge(run: Path, output: Path | None) -> int:
+    """Join the files of a run that was resumed (RUN.h5, RUN.h5.1, ...) into one."""
+    from asyndbt_mpi.log.merge import merge
+
+    click.echo(merge(run, output))
+    return DONE
+
+
+@cli.command()
 @click.argument(
     "runs", metavar="RUN.h5...", nargs=-1, required=True, type=click.Path(path_type=Path)
 )

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 from asyndbt_mpi.log import schema
-from asyndbt_mpi.log.reader import Stationarity
+from asyndbt_mpi.log.reader import Log, LogError, Stationarity
 from asyndbt_mpi.log.room import LogWriteError, reserve
 
 CHUNK = 1024
@@ -25,9 +25,12 @@ def add_stationarity(path: str | os.PathLike[str], found: Stationarity) -> None:
 
     Raises
     ------
+    LogError
+        The log consists of several files.
     LogWriteError
         The copy cannot be written.
     """
+    check_one_file(path)
     log = Path(path)
     copy: str | None = None
     try:
@@ -44,6 +47,13 @@ def add_stationarity(path: str | os.PathLike[str], found: Stationarity) -> None:
     finally:
         if copy and os.path.exists(copy):
             os.unlink(copy)
+
+
+def check_one_file(path: str | os.PathLike[str]) -> None:
+    """Raise a LogError if nothing can be added to the log, for it consists of several files."""
+    with Log(path) as log:
+        if len(log.files) > 1:
+            raise LogError(f"{log.path}: has {len(log.files)} segments: asyndbt merge it first")
 
 
 def _reserve(copy: str, found: Stationarity) -> None:

@@ -5,29 +5,21 @@ knew of. Rows that count never change, so it opens the file anew and tries again
 """
 
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 import h5py
 import numpy as np
 
-from asyndbt_mpi.config import Config
 from asyndbt_mpi.log import schema
-from asyndbt_mpi.protocol.messages import Shapes
+from asyndbt_mpi.log.chain import LogError, Segment, next_path, open_chain
 
-ATTEMPTS = 10
-SECONDS_BETWEEN_ATTEMPTS = 0.02
+__all__ = ["Log", "LogError", "Stationarity"]
+
 BLOCK_BYTES = 1 << 25
-
-Result = TypeVar("Result")
-
-
-class LogError(ValueError):
-    """The file is no log that this version can read; one line that names it and says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +45,7 @@ class Stationarity:
 
 
 class Log:
-    """A log as it stood when it was opened.
+    """A log as it stood when it was opened, be it one file or several (see `chain`).
 
     ``log["report/p"]`` is a dataset as an array, without the rows that do not count: those of
     iterations that were not committed. The names and shapes are those of `schema`.
@@ -61,9 +53,12 @@ class Log:
     Attributes
     ----------
     committed : how many iterations count
-    committed_rows : by group, how many rows are in the file for certain
+    committed_rows : by group, how many rows are in the log for certain; of events and
+        evaluations they are what a run that is continued goes through again
     status : "running", "finished" or "interrupted"
-    config : Config, as resolved by the run
+    segments : how often the run was started; a resumed run has begun a segment
+    files : the files that the log consists of; a merged one holds several segments
+    config : Config, as resolved by the run when it was started last
     shapes : Shapes, the sizes M, N, U and V
     workers, active_workers, max_delay, seed : R, S, tau and the seed
     transport : "mpi", "virtual" or "replay"
@@ -74,20 +69,28 @@ class Log:
     Raises
     ------
     LogError
-        On opening: no such file, not HDF5, no asyndbt log, or of another format version.
-        On reading: the dataset is missing or damaged.
+        On opening: no such file, not HDF5, no asyndbt log, of another format version, or a
+        segment that is not the first. On reading: the dataset is missing or damaged.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
-        self.status = "running"  # until the file says otherwise: it may be in the making
-        self._file: h5py.File | None = None
+        self.files: list[Segment] = open_chain(self.path)
+        last = self.files[-1]
+        self.committed = last.first_rows["iteration"] + last.committed
+        self.committed_rows = {
+            group: last.first_rows[group] + rows for group, rows in last.committed_rows.items()
+        }
+        self.segments = last.number + last.segments
+        self.status = last.status
+        self.workers, self.active_workers = last.workers, last.active_workers
+        self.max_delay, self.seed = last.max_delay, last.seed
+        self.transport, self.package_version = last.transport, last.package_version
+        self.logging_seconds = sum(each.logging_seconds for each in self.files)
+        self.config, self.shapes = last.config, last.shapes
+        self.every = schema.period(self.config)
+        self.groups = schema.groups(self.config.algorithm.lower_distance)
         self._counts: dict[str, int] = {}
-        try:
-            self._attempt(self._read_attributes)
-        except LogError:
-            self.close()
-            raise
 
     def __enter__(self) -> Self:
         return self
@@ -101,10 +104,9 @@ class Log:
         self.close()
 
     def close(self) -> None:
-        """Let go of the file."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        """Let go of the files."""
+        for each in self.files:
+            each.close()
 
     def __getitem__(self, path: str) -> np.ndarray:
         """The dataset ``path``, cut to the rows that count; text as an array of str."""
@@ -131,15 +133,17 @@ class Log:
             group = file.get("stationarity")
             return None if group is None else str(group.attrs.get("kind"))
 
-        found = self._attempt(kind)
+        first = self.files[0]
+        found = first.attempt(kind)
         if found is None:
             return None
         if found not in schema.STATIONARITY_KINDS:
-            raise self._error(f"/stationarity is of kind {found!r}")
+            raise first.error(f"/stationarity is of kind {found!r}")
         names = ("iteration", *schema.STATIONARITY)
-        columns = [self.rows(f"stationarity/{name}") for name in names]
+        paths = [f"stationarity/{name}" for name in names]
+        columns = [first.rows(path, 0, first.length(path)) for path in paths]
         if len({len(column) for column in columns}) > 1:
-            raise self._error("the columns of /stationarity have different lengths")
+            raise first.error("the columns of /stationarity have different lengths")
         return Stationarity(found, *columns)
 
     def rows(self, path: str, start: int = 0, stop: int | None = None) -> np.ndarray:
@@ -171,103 +175,51 @@ class Log:
         if group not in self._counts:
             count = self.committed_rows[group]
             if group in schema.KEY:
-                key = self._read(schema.KEY[group], 0, count)
-                count = int(np.searchsorted(key, self.committed))
+                # What an earlier file has was committed when the last one began.
+                key, before = schema.KEY[group], self.files[-1].first_rows[group]
+                rows = self.files[-1].rows(key, 0, count - before)
+                count = before + int(np.searchsorted(rows, self.committed))
             self._counts[group] = count
         return self._counts[group]
 
     def length(self, path: str) -> int:
-        """How many rows ``path`` has in the file, whether they count or not."""
-        return self._attempt(lambda file: len(self._dataset(file, path)))
+        """How many rows ``path`` has in the log, whether they count or not."""
+        return self._first_row(self.files[-1], path) + self.files[-1].length(path)
 
     def type_and_row(self, path: str) -> tuple[np.dtype, tuple[int, ...]]:
         """Type of the dataset ``path`` and shape of one of its rows."""
+        return self.files[-1].type_and_row(path)
 
-        def read(file: h5py.File) -> tuple[np.dtype, tuple[int, ...]]:
-            dataset = self._dataset(file, path)
-            return dataset.dtype, dataset.shape[1:]
+    @property
+    def next_segment(self) -> str:
+        """The file with which a continued run would go on."""
+        return next_path(self.path, self.files[-1])
 
-        return self._attempt(read)
+    def next_first_rows(self) -> dict[str, int]:
+        """By group, the first row of the file with which a continued run would go on.
+
+        What counts stays, and so do all events and evaluations: they are gone through again.
+        Planes are taken over from the oldest in force, so that they can be dropped there.
+        """
+        rows = {group: self.count(group) for group in self.groups}
+        before = self.files[-1].first_rows["plane"]
+        stands = self.rows("plane/positions", before) & (self.rows("plane/dropped", before) < 0)
+        standing = np.flatnonzero(stands.any(axis=1))
+        if standing.size:
+            rows["plane"] = before + int(standing[0])
+        return rows
+
+    def _first_row(self, file: Segment, path: str) -> int:
+        """Logical number of the first row that ``file`` has of ``path``."""
+        return file.first_rows.get(path.partition("/")[0], 0)
 
     def _read(self, path: str, start: int, stop: int) -> np.ndarray:
-        def read(file: h5py.File) -> np.ndarray:
-            dataset = self._dataset(file, path)
-            if h5py.check_string_dtype(dataset.dtype):
-                dataset = dataset.asstr()
-            rows: np.ndarray = dataset[start:stop]
-            return rows
-
-        return self._attempt(read)
-
-    def _dataset(self, file: h5py.File, path: str) -> h5py.Dataset:
-        dataset = file.get(path)
-        if not isinstance(dataset, h5py.Dataset):
-            raise self._error(f"the dataset {path!r} is missing")
-        return dataset
-
-    def _attempt(self, read: Callable[[h5py.File], Result]) -> Result:
-        """``read`` the file; again and again while a writer may be in the way."""
-        attempts = 0
-        while True:
-            attempts += 1
-            try:
-                if self._file is None:
-                    # Without a lock: the writer may be at work, and file systems may have none.
-                    self._file = h5py.File(self.path, "r", locking=False)
-                return read(self._file)
-            except (OSError, RuntimeError) as error:
-                hopeless = self.status != "running" or not _is_hdf5(self.path)
-                if hopeless or attempts == ATTEMPTS:
-                    raise self._error(_why_not(self.path, error)) from error
-            self.close()
-            time.sleep(SECONDS_BETWEEN_ATTEMPTS)
-
-    def _read_attributes(self, file: h5py.File) -> None:
-        attributes = file.attrs
-        if attributes.get("format") != schema.FORMAT:
-            raise self._error("an HDF5 file, but not an asyndbt log")
-        version = attributes.get("format_version")
-        if version != schema.FORMAT_VERSION:
-            raise self._error(
-                f"has format version {version}; this program reads {schema.FORMAT_VERSION}"
-            )
-        try:
-            self.committed = int(attributes["committed"])
-            rows = attributes["committed_rows"]
-            self.committed_rows = {group: int(rows[group]) for group in rows.dtype.names}
-            self.workers = int(attributes["workers"])
-            self.active_workers = int(attributes["active_workers"])
-            self.max_delay = int(attributes["max_delay"])
-            self.seed = int(attributes["seed"])
-            self.transport = str(attributes["transport"])
-            self.package_version = str(attributes["package_version"])
-            self.logging_seconds = float(attributes.get("logging_seconds", float("nan")))
-            self.config = Config.from_toml(str(attributes["config"]))
-            names = "positions", "words", "classes", "pool"
-            positions, words, classes, pool = (int(attributes[name]) for name in names)
-            samples = self.config.estimator.losses
-            self.shapes = Shapes(positions, words, classes, pool, samples)
-            self.status = str(attributes["status"])
-        except KeyError as error:
-            raise self._error(f"an attribute is missing: {error.args[0]}") from error
-        except ValueError as error:
-            raise self._error(f"a bad attribute: {error}") from error
-        self.every = schema.period(self.config)
-        self.groups = schema.groups(self.config.algorithm.lower_distance)
-
-    def _error(self, reason: str) -> LogError:
-        return LogError(f"{self.path}: {reason}")
-
-
-def _is_hdf5(path: str) -> bool:
-    return os.path.isfile(path) and bool(h5py.is_hdf5(path))
-
-
-def _why_not(path: str, error: Exception) -> str:
-    if not os.path.exists(path):
-        return "no such file"
-    if os.path.isdir(path):
-        return "is a folder"
-    if os.path.isfile(path) and os.access(path, os.R_OK) and not _is_hdf5(path):
-        return "not an HDF5 file"
-    return f"cannot be read: {str(error).splitlines()[0]}"
+        """Rows of ``path`` by their numbers in the whole log, from the files that have them."""
+        pieces: list[np.ndarray] = []
+        for file, following in zip(self.files, [*self.files[1:], None], strict=True):
+            first = self._first_row(file, path)
+            end = self._first_row(following, path) if following else stop
+            low, high = max(start, first), min(stop, end)
+            if low < high or (following is None and not pieces):
+                pieces.append(file.rows(path, low - first, max(0, high - first)))
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)

@@ -5,6 +5,7 @@ iteration t, except that /iteration/z has the start as row 0 and z after iterati
 t + 1. Workers are 1..R; a column of an array over workers is the worker's number less 1.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Literal
@@ -157,10 +158,21 @@ def groups(distance: Distance) -> dict[str, tuple[Column, ...]]:
     }
 
 
-COMMITTED_ROWS = np.dtype([(group, "i8") for group in groups("l1")])
-"""Type of the root attribute ``committed_rows``: the rows of each group that are in the file
-for certain. It is written before ``committed``, so it may already count rows of iterations that
-are not committed; rows beyond it may be damaged after a kill, and nobody reads them."""
+ROWS_BY_GROUP = np.dtype([(group, "i8") for group in groups("l1")])
+"""Type of the root attributes ``committed_rows`` and ``first_rows``.
+
+The first counts the rows of each group that are in the file for certain. It is written before
+``committed``, so it may already count rows of iterations that are not committed; rows beyond it
+may be damaged after a kill, and nobody reads them. ``first_rows`` are, of a log of several
+files, the numbers that the file's first rows have in the whole log; see `chain`."""
+
+NO_ROWS = np.zeros((), dtype=ROWS_BY_GROUP)
+
+
+def rows_by_group(rows: Mapping[str, int]) -> np.ndarray:
+    """``rows`` of every group as such an attribute."""
+    return np.array(tuple(rows[group] for group in ROWS_BY_GROUP.names or ()), dtype=ROWS_BY_GROUP)
+
 
 FIXED = {"vocabulary": "N", "worker/description": "R"}
 """Columns of text that have their full length, spelt like a row's shape, from the start."""

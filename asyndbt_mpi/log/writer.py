@@ -10,10 +10,12 @@ file, and can crash the process, when a write fails for want of room. So a full 
 limit on a file's size end the run with a whole log of the iterations committed until then. That
 holds where the file system can reserve room and overwrites in place; any other failure to write
 (a disk that breaks, say) may leave a log that cannot be read.
+
+A file that was closed, or whose writer was killed, is never written to again: a run that is
+continued writes a new one, the log's next segment (see `chain`).
 """
 
 import contextlib
-import errno
 import math
 import os
 import time
@@ -28,7 +30,10 @@ import numpy as np
 from asyndbt_mpi import __version__
 from asyndbt_mpi.algorithm.types import FloatArray
 from asyndbt_mpi.config import Config
-from asyndbt_mpi.log import rows, schema
+from asyndbt_mpi.log import datasets, rows, schema
+from asyndbt_mpi.log.creation import claim, settle
+from asyndbt_mpi.log.datasets import CHUNK_BYTES
+from asyndbt_mpi.log.reader import BLOCK_BYTES, Log
 from asyndbt_mpi.log.room import LogWriteError, reserve
 from asyndbt_mpi.log.schema import Column, Transport
 from asyndbt_mpi.protocol.messages import Shapes
@@ -38,8 +43,6 @@ SECONDS_BETWEEN_BATCHES = 0.5
 LARGEST_BATCH = 512
 """Iterations; fewer where their iterates would exceed `LARGEST_BATCH_BYTES`."""
 LARGEST_BATCH_BYTES = 1 << 25
-CHUNK_BYTES = 1 << 18
-LONGEST_CHUNK = 512
 SPARE_BYTES = 1 << 20
 """Reserved beyond a batch's rows: HDF5's own bookkeeping, and what closing the file takes."""
 
@@ -47,17 +50,24 @@ SPARE_BYTES = 1 << 20
 class Writer:
     """Log of one run, made anew at ``path``; its folder is made if need be.
 
+    A continued run writes the log's next segment instead, from iteration ``continues.committed``
+    on. Of the events and evaluations that it goes through again, it must not write the first
+    ``continues.committed_rows`` of each: they count as they are.
+
     Parameters
     ----------
     shapes, workers : sizes M, N, U, V and R
     vocabulary : N words
-    z0 : array (M, N), the consensus before iteration 0
+    z0 : array (M, N), the consensus before the first iteration that is written
     clock : seconds; paces the batches
+    continues : the log at ``path`` so far, if there is one to go on with; read here only
 
     Raises
     ------
     FileExistsError
-        ``path`` exists; a log is never overwritten.
+        The file exists; a log is never overwritten.
+    LogError
+        What is to be continued cannot be read.
     LogWriteError
         No room for a batch, or it cannot be written; from then on only `close` is of use.
     """
@@ -72,11 +82,16 @@ class Writer:
         transport: Transport,
         z0: FloatArray,
         clock: Callable[[], float] = time.monotonic,
+        continues: Log | None = None,
     ) -> None:
         self.every = schema.period(config)
         self.samples = shapes.samples
         self.groups = schema.groups(config.algorithm.lower_distance)
         self.waiting: dict[str, list[rows.Row]] = {group: [] for group in self.groups}
+        # The logical numbers of the file's first rows, and how many rows it has.
+        self.first_rows = (
+            continues.next_first_rows() if continues else dict.fromkeys(self.groups, 0)
+        )
         self.lengths = dict.fromkeys(self.groups, 0)
         self.clock = clock
         iteration_bytes = 8 * (workers + 1) * shapes.positions * shapes.words
@@ -88,17 +103,25 @@ class Writer:
         self._descriptions: dict[int, str] = {}
 
         self._reserved = 0
-        self._committed = 0
+        self._committed = self.first_rows["iteration"]
         self._seconds = 0.0
         self._failure: LogWriteError | None = None
         self._closed = False
 
-        self.path = Path(path)
-        self.file = _create(self.path)
+        self.path = Path(continues.next_segment if continues else path)
+        self._made = claim(self.path, continues is not None)
         try:
-            self._lay_out(config, shapes, workers, vocabulary, transport, z0)
+            # Without a lock, which some parallel file systems lack: the name is claimed, and
+            # anybody may look into the log of a running job.
+            self.file = h5py.File(self._made, "w", locking=False, rdcc_nbytes=2 * CHUNK_BYTES)
+        except BaseException:
+            self.path.unlink()
+            raise
+        try:
+            self._lay_out(config, shapes, workers, vocabulary, transport, z0, continues)
         except BaseException:
             self._let_go("interrupted")
+            self._made.unlink(missing_ok=True)
             self.path.unlink(missing_ok=True)
             raise
         self._written = clock()
@@ -111,24 +134,43 @@ class Writer:
         vocabulary: Sequence[str],
         transport: Transport,
         z0: FloatArray,
+        continues: Log | None,
     ) -> None:
         """Everything that a log has before its first iteration."""
-        text = len(config.to_toml()) + sum(16 + len(word.encode()) for word in vocabulary)
+        descriptions = continues.descriptions if continues else [""] * workers
+        text = len(config.to_toml())
+        text += sum(16 + len(word.encode()) for word in (*vocabulary, *descriptions))
         with self._writing():
             self._reserve(2 * text + z0.nbytes + CHUNK_BYTES)
-            self._describe_run(config, shapes, workers, transport)
-            for name, axes in schema.FIXED.items():
-                length = Column(name, axes, schema.TEXT).row_shape(shapes, workers)
-                self.file.create_dataset(name, length, schema.TEXT, maxshape=(None,))
-            self.file["vocabulary"][:] = list(vocabulary)
+            datasets.create_texts(self.file, shapes, workers, vocabulary, descriptions)
             self.datasets = {
-                column.path: self._dataset(column, config, column.row_shape(shapes, workers))
+                column.path: datasets.create(self.file, column, config, shapes, workers)
                 for columns in self.groups.values()
                 for column in columns
             }
             self.datasets["iteration/z"].resize(1, axis=0)
             self.datasets["iteration/z"][0] = z0
+            if continues:
+                self._take_over_planes(continues)
+            segment = continues.segments if continues else 0
+            self._describe_run(config, shapes, workers, transport, segment)
             self.file.flush()
+            settle(self._made, self.path)
+            self._made = self.path
+
+    def _take_over_planes(self, before: Log) -> None:
+        """Copy the planes that may still be dropped."""
+        columns, start = self.groups["plane"], self.first_rows["plane"]
+        end = before.count("plane")
+        row_bytes = self._row_bytes("plane")
+        step = max(1, BLOCK_BYTES // row_bytes)
+        for first in range(start, end, step):
+            last = min(first + step, end)
+            self._reserve((last - first) * row_bytes + self._chunk_bytes("plane"))
+            for column in columns:
+                rows_taken = list(before.rows(column.path, first, last))
+                datasets.append(self.datasets[column.path], column, first - start, rows_taken)
+        self.lengths["plane"] = end - start
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -172,7 +214,7 @@ class Writer:
         self._reserved = needed
 
     def _describe_run(
-        self, config: Config, shapes: Shapes, workers: int, transport: Transport
+        self, config: Config, shapes: Shapes, workers: int, transport: Transport, segment: int
     ) -> None:
         self.file.attrs.update(
             {
@@ -191,30 +233,12 @@ class Writer:
                 "transport": transport,
                 "status": "running",
                 "logging_seconds": 0.0,
-                "committed_rows": np.zeros((), dtype=schema.COMMITTED_ROWS),
+                "segment": segment,
+                "segments": 1,
+                "first_rows": schema.rows_by_group(self.first_rows),
+                "committed_rows": schema.rows_by_group(self.lengths),
                 "committed": np.int64(0),
             }
-        )
-
-    def _dataset(self, column: Column, config: Config, row: tuple[int, ...]) -> h5py.Dataset:
-        """The empty dataset of ``column``, in chunks that suit the run."""
-        fitting = CHUNK_BYTES // (column.dtype.itemsize * int(np.prod(row)))
-        chunk = max(1, min(fitting, LONGEST_CHUNK, config.run.iterations))
-        if column.iterate and self.every > 1:
-            chunk = 1  # so that rows left out take no room
-        compression: dict[str, object] = {}
-        if column.iterate and config.log.compression != "none":
-            compression = {"compression": config.log.compression, "shuffle": True}
-            if config.log.compression == "gzip":
-                compression["compression_opts"] = 1  # more costs time and saves next to nothing
-        return self.file.create_dataset(
-            column.path,
-            (0, *row),
-            column.dtype,
-            maxshape=(None, *row),
-            chunks=(chunk, *row),
-            fillvalue=None if column.dtype == schema.TEXT else column.fill,
-            **compression,
         )
 
     def write(self, record: Record) -> None:
@@ -249,6 +273,7 @@ class Writer:
 
     def _gather(self, iteration: Iteration) -> None:
         keep = schema.kept(iteration.number, self.every)
+        z_row = iteration.number - self.first_rows["iteration"] + 1
         first_report = self.lengths["report"] + len(self.waiting["report"])
         self.waiting["iteration"].append(rows.iteration_row(iteration, keep))
         self.waiting["report"].extend(
@@ -259,7 +284,7 @@ class Writer:
             self._gather_estimation(iteration.estimation)
         self._withheld = []
         if not keep:
-            self._withheld.append(("iteration/z", iteration.number + 1, iteration.z))
+            self._withheld.append(("iteration/z", z_row, iteration.z))
             for row, used in enumerate(iteration.reports, first_report):
                 self._withheld.append(("report/p", row, used.report.p))
                 self._withheld.append(("report/q", row, used.report.q))
@@ -286,13 +311,12 @@ class Writer:
             if self._descriptions:
                 self._enter_descriptions()
             self.file.flush()
-            lengths = np.array(tuple(self.lengths.values()), dtype=schema.COMMITTED_ROWS)
-            self.file.attrs.modify("committed_rows", lengths)
+            self.file.attrs.modify("committed_rows", schema.rows_by_group(self.lengths))
             self.file.attrs.modify("logging_seconds", self._seconds)
             self.file.flush()
             self.file.attrs.modify("committed", np.int64(self.lengths["iteration"]))
             self.file.flush()
-        self._committed = self.lengths["iteration"]
+        self._committed = self.first_rows["iteration"] + self.lengths["iteration"]
         self._written = self.clock()
         self._seconds += self._written - started
 
@@ -300,14 +324,18 @@ class Writer:
         """Room that the waiting rows may take: each column may begin a chunk for them."""
         texts = [row[-1] for row in self.waiting["event"] if row[-1]]
         size = 2 * sum(len(str(text).encode()) for text in texts)  # some are descriptions, too
-        for group, columns in self.groups.items():
+        for group in self.groups:
             rows_waiting = len(self.waiting[group])
             if rows_waiting:
-                datasets = [self.datasets[column.path] for column in columns]
-                row_bytes = sum(d.dtype.itemsize * math.prod(d.shape[1:]) for d in datasets)
-                chunk_bytes = sum(d.dtype.itemsize * math.prod(d.chunks) for d in datasets)
-                size += rows_waiting * row_bytes + chunk_bytes
+                size += rows_waiting * self._row_bytes(group) + self._chunk_bytes(group)
         return size
+
+    def _row_bytes(self, group: str) -> int:
+        columns = (self.datasets[column.path] for column in self.groups[group])
+        return sum(d.dtype.itemsize * math.prod(d.shape[1:]) for d in columns)
+
+    def _chunk_bytes(self, group: str) -> int:
+        return sum(datasets.chunk_bytes(self.datasets[c.path]) for c in self.groups[group])
 
     def _append_rows(
         self, group: str, columns: tuple[Column, ...], gathered: list[rows.Row]
@@ -316,15 +344,16 @@ class Writer:
             dataset = self.datasets[column.path]
             start = self.lengths[group] + (column.path == "iteration/z")  # its row 0: the start
             if column.dtype == schema.TEXT or (column.iterate and self.every > 1):
-                _append_some(dataset, start, values)
+                datasets.append_some(dataset, start, values)
             else:
-                _append(dataset, column, start, values)
+                datasets.append(dataset, column, start, values)
         self.lengths[group] += len(gathered)
 
     def _enter_drops(self) -> None:
         """Bring /plane/dropped up to date, from the oldest plane that is concerned."""
         planes, positions, iterations = np.array(self._drops).T
         self._drops = []
+        planes -= self.first_rows["plane"]
         first = int(planes.min())
         dropped = self.datasets["plane/dropped"][first:]
         dropped[planes - first, positions] = iterations
@@ -370,7 +399,7 @@ class Writer:
                 self.file.flush()
                 size = self.file.id.get_filesize()
                 self.file.close()
-                os.truncate(self.path, size)  # HDF5 does not give back what was reserved
+                os.truncate(self._made, size)  # HDF5 does not give back what was reserved
         except (OSError, RuntimeError):
             if not failed_before:
                 raise
@@ -385,42 +414,3 @@ class Writer:
         traceback: TracebackType | None,
     ) -> None:
         self.close("finished" if error is None else "interrupted")
-
-
-def _create(path: Path) -> h5py.File:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        # A file that is made exclusively needs no lock, which some parallel file systems
-        # lack, and without one anybody may look into the log of a running job.
-        return h5py.File(path, "x", locking=False, rdcc_nbytes=2 * CHUNK_BYTES)
-    except OSError as error:
-        if path.exists():
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
-        raise
-
-
-def _append(dataset: h5py.Dataset, column: Column, start: int, values: Sequence[object]) -> None:
-    """Write one row for each of ``values`` from row ``start``, which is the dataset's end.
-
-    h5py's low-level calls: with batches this small, its indexing would cost more than HDF5.
-    """
-    row = dataset.shape[1:]
-    if row:
-        # Of many small arrays this takes a fraction of what np.array takes.
-        arrays = [np.asarray(value) for value in values]
-        block = np.concatenate(arrays, dtype=column.dtype).reshape(len(values), *row)
-    else:
-        block = np.array(values, dtype=column.dtype)
-    end = (start + len(values), *row)
-    dataset.id.set_extent(end)
-    space = h5py.h5s.create_simple(end)
-    space.select_hyperslab((start, *(0 for _ in row)), block.shape)
-    dataset.id.write(h5py.h5s.create_simple(block.shape), space, block)
-
-
-def _append_some(dataset: h5py.Dataset, start: int, values: Sequence[object]) -> None:
-    """As `_append`, but None leaves a row at the fill value, where it takes no room."""
-    dataset.resize(start + len(values), axis=0)
-    for number, value in enumerate(values, start):
-        if value is not None:
-            dataset[number] = value

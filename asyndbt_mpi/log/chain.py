@@ -1,0 +1,249 @@
+"""A log's files: the first, and a segment for every time that its run was continued.
+
+`run.h5` is continued by `run.h5.1`, that by `run.h5.2`. Of a group g, segment k has the logical
+rows from its ``first_rows[g]`` up to that of the next segment, and the last one all the rest.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import h5py
+import numpy as np
+
+from asyndbt_mpi.config import Config
+from asyndbt_mpi.log import schema
+from asyndbt_mpi.protocol.messages import Shapes
+
+ATTEMPTS = 10
+SECONDS_BETWEEN_ATTEMPTS = 0.02
+
+Result = TypeVar("Result")
+
+
+class LogError(ValueError):
+    """The file is no log that this version can read; one line that names it and says why."""
+
+
+class Segment:
+    """One file of a log, as it stood when it was opened; the attributes are those of the file.
+
+    Attributes
+    ----------
+    number, segments : of the run's starts the file holds ``segments``, ``number`` the first
+    first_rows : by group, the logical number of the file's first row
+    committed, committed_rows : how many iterations, and rows by group, of this file alone
+
+    The others are those of `reader.Log`.
+
+    Raises
+    ------
+    LogError
+        It is none that this version can read.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.status = "running"  # until the file says otherwise: it may be in the making
+        self._file: h5py.File | None = None
+        try:
+            self.attempt(self._read_attributes)
+        except LogError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def rows(self, path: str, start: int, stop: int) -> np.ndarray:
+        """Rows ``start`` to ``stop``, counted in this file, of ``path``."""
+
+        def read(file: h5py.File) -> np.ndarray:
+            dataset = self._dataset(file, path)
+            if h5py.check_string_dtype(dataset.dtype):
+                dataset = dataset.asstr()
+            rows: np.ndarray = dataset[start:stop]
+            return rows
+
+        return self.attempt(read)
+
+    def length(self, path: str) -> int:
+        """How many rows ``path`` has in this file, whether they count or not."""
+        return self.attempt(lambda file: len(self._dataset(file, path)))
+
+    def type_and_row(self, path: str) -> tuple[np.dtype, tuple[int, ...]]:
+        """Type of the dataset ``path`` and shape of one of its rows."""
+
+        def read(file: h5py.File) -> tuple[np.dtype, tuple[int, ...]]:
+            dataset = self._dataset(file, path)
+            return dataset.dtype, dataset.shape[1:]
+
+        return self.attempt(read)
+
+    def _dataset(self, file: h5py.File, path: str) -> h5py.Dataset:
+        dataset = file.get(path)
+        if not isinstance(dataset, h5py.Dataset):
+            raise self.error(f"the dataset {path!r} is missing")
+        return dataset
+
+    def attempt(self, read: Callable[[h5py.File], Result]) -> Result:
+        """``read`` the file; again and again while a writer may be in the way."""
+        attempts = 0
+        while True:
+            attempts += 1
+            try:
+                if self._file is None:
+                    # Without a lock: the writer may be at work, and file systems may have none.
+                    self._file = h5py.File(self.path, "r", locking=False)
+                return read(self._file)
+            except (OSError, RuntimeError) as error:
+                hopeless = self.status != "running" or not _is_hdf5(self.path)
+                if hopeless or attempts == ATTEMPTS:
+                    raise self.error(_why_not(self.path, error)) from error
+            self.close()
+            time.sleep(SECONDS_BETWEEN_ATTEMPTS)
+
+    def _read_attributes(self, file: h5py.File) -> None:
+        attributes = file.attrs
+        if attributes.get("format") != schema.FORMAT:
+            raise self.error("an HDF5 file, but not an asyndbt log")
+        version = attributes.get("format_version")
+        if version != schema.FORMAT_VERSION:
+            raise self.error(
+                f"has format version {version}; this program reads {schema.FORMAT_VERSION}"
+            )
+        try:
+            self.committed = int(attributes["committed"])
+            self.committed_rows = _by_group(attributes["committed_rows"])
+            # Logs of one file that were made before there were segments have none of these.
+            self.number = int(attributes.get("segment", 0))
+            self.segments = int(attributes.get("segments", 1))
+            self.first_rows = _by_group(attributes.get("first_rows", schema.NO_ROWS))
+            self.workers = int(attributes["workers"])
+            self.active_workers = int(attributes["active_workers"])
+            self.max_delay = int(attributes["max_delay"])
+            self.seed = int(attributes["seed"])
+            self.transport = str(attributes["transport"])
+            self.package_version = str(attributes["package_version"])
+            self.logging_seconds = float(attributes.get("logging_seconds", float("nan")))
+            self.config = Config.from_toml(str(attributes["config"]))
+            names = "positions", "words", "classes", "pool"
+            positions, words, classes, pool = (int(attributes[name]) for name in names)
+            samples = self.config.estimator.losses
+            self.shapes = Shapes(positions, words, classes, pool, samples)
+            self.status = str(attributes["status"])
+        except KeyError as error:
+            raise self.error(f"an attribute is missing: {error.args[0]}") from error
+        except ValueError as error:
+            raise self.error(f"a bad attribute: {error}") from error
+
+    def error(self, reason: str) -> LogError:
+        """What is wrong with this file."""
+        return LogError(f"{self.path}: {reason}")
+
+
+def segment_path(path: str, number: int) -> str:
+    """Where segment ``number`` of the log at ``path`` is; 0 is the log's first file."""
+    return f"{path}.{number}" if number else path
+
+
+def open_chain(path: str) -> list[Segment]:
+    """The files of the log at ``path``, in order.
+
+    A segment that was killed as it began is an empty file, which says nothing. Files that were
+    merged into the first are no part of the log any more.
+
+    Raises
+    ------
+    LogError
+        One of them cannot be read, or is not of this log.
+    """
+    first = Segment(path)
+    if first.number:
+        whole = path.removesuffix(f".{first.number}")
+        what = f"of {whole}: give that" if whole != path else "of a log: give its first file"
+        first.close()
+        raise first.error(f"is segment {first.number} {what}")
+    chain = [first]
+    try:
+        while segment_begun(following := next_path(path, chain[-1])):
+            chain.append(Segment(following))
+            _check_continues(chain[-1], chain[-2])
+    except LogError:
+        for segment in chain:
+            segment.close()
+        raise
+    return chain
+
+
+def next_path(path: str, last: Segment) -> str:
+    """Where the segment after ``last`` is, or would be, of the log at ``path``."""
+    return segment_path(path, last.number + last.segments)
+
+
+def segment_begun(path: str) -> bool:
+    """Whether there is a segment at ``path`` that was not killed before it had anything."""
+    try:
+        return os.path.getsize(path) > 0
+    except FileNotFoundError:
+        return False
+
+
+def remove_log(path: str | os.PathLike[str]) -> None:
+    """Delete the log at ``path`` with all its segments, if there is one.
+
+    The last segment goes first, so that what a kill leaves is a log that is still whole.
+    """
+    name = os.fspath(path)
+    for segment in reversed(stale_segments(name)):
+        os.unlink(segment)
+    if os.path.exists(name):
+        os.unlink(name)
+
+
+def stale_segments(path: str) -> list[str]:
+    """Every file whose name is that of a segment of ``path``, whoever's it is, in order."""
+    folder, name = os.path.split(path)
+    numbers = sorted(
+        int(number)
+        for entry in (os.listdir(folder or ".") if os.path.isdir(folder or ".") else [])
+        if entry.startswith(f"{name}.") and (number := entry.removeprefix(f"{name}.")).isdecimal()
+    )
+    return [segment_path(path, number) for number in numbers if number]
+
+
+def _check_continues(segment: Segment, before: Segment) -> None:
+    """Raise a LogError unless ``segment`` begins within the rows of the one ``before`` it."""
+    fits = segment.number == before.number + before.segments and all(
+        first <= segment.first_rows[group] <= first + before.committed_rows[group]
+        for group, first in before.first_rows.items()
+    )
+    same = all(
+        getattr(segment, name) == getattr(before, name) for name in ("seed", "workers", "shapes")
+    )
+    if not (fits and same):
+        raise segment.error(f"does not continue {before.path}")
+
+
+def _by_group(rows: np.void) -> dict[str, int]:
+    """A compound attribute such as ``committed_rows`` as a dictionary."""
+    return {group: int(rows[group]) for group in rows.dtype.names or ()}
+
+
+def _is_hdf5(path: str) -> bool:
+    return os.path.isfile(path) and bool(h5py.is_hdf5(path))
+
+
+def _why_not(path: str, error: Exception) -> str:
+    if not os.path.exists(path):
+        return "no such file"
+    if os.path.isdir(path):
+        return "is a folder"
+    if os.path.isfile(path) and os.access(path, os.R_OK) and not _is_hdf5(path):
+        empty = "is empty: its run was killed as it began" if not os.path.getsize(path) else ""
+        return empty or "not an HDF5 file"
+    return f"cannot be read: {str(error).splitlines()[0]}"
