@@ -132,7 +132,7 @@ def workers_with_black_box(
 ) -> tuple[Workers, BlackBox]:
     """The state machine of the ``workers`` of this process, and the black box that answers it."""
     box: BlackBox
-    if materials.data is None or materials.template is None:
+    if model is None or materials.data is None or materials.template is None:
         box = Synthetic(config.run.seed, materials.shapes, workers, config.llm.heterogeneity)
     else:
         data = {worker: materials.data[worker] for worker in workers}

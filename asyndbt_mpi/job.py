@@ -7,6 +7,7 @@ from pathlib import Path
 from asyndbt_mpi.algorithm.types import FloatArray
 from asyndbt_mpi.assemble import Materials, delays_of_workers, prepare
 from asyndbt_mpi.config import Config, ConfigurationError, load
+from asyndbt_mpi.log.chain import remove_log
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.schema import Transport
 from asyndbt_mpi.log.writer import Writer
@@ -95,7 +96,7 @@ class Job:
         """
         try:
             if continues is None:
-                remove(self.path)
+                remove_log(self.path)
             return Writer(
                 self.path,
                 self.config,

@@ -19,6 +19,7 @@ from asyndbt_mpi.job import (
     LogAndProgress,
     Request,
 )
+from asyndbt_mpi.log.chain import remove_log
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.room import LogWriteError
 from asyndbt_mpi.log.writer import Writer
@@ -205,7 +206,7 @@ def _run_server(channel: Channel, job: Job, opened: _Opened, request: Request) -
 
 def _tell_how_to_go_on(job: Job, server: Server, request: Request) -> None:
     if not server.iteration and not server.spending.spent.calls:
-        remove(job.path)  # an empty log would only be in the way of the next try
+        remove_log(job.path)  # an empty log would only be in the way of the next try
         return
     command = f"mpiexec -n {job.workers + 1} asyndbt run {request.source} --resume"
     if request.output:

@@ -265,6 +265,8 @@ def _build(kind: type, header: Header, arrays: dict[str, np.ndarray], rest: Buff
     if kind is Reset:
         return Reset(**arrays)
     if kind is Restore:
+        if len(rest) % REAL.itemsize:
+            raise MalformedMessage(f"Restore carries {len(rest)} bytes, whole numbers are due")
         return Restore(number, np.frombuffer(rest.tobytes(), REAL))
     _check_numbers(kind, header)
     if kind is Hello:

@@ -135,8 +135,10 @@ class Channel:
         # Received whole, however long: a matched receive into a shorter buffer crashes Open MPI 5.
         buffer: Buffer = np.empty(status.Get_count(MPI.BYTE), np.uint8)
         matched.Recv((buffer, MPI.BYTE))
-        # None of the protocol's is longer; what is gets cut, and decoding then refuses it.
-        return status.Get_source(), buffer[: self.codec.longest + 1]
+        if self.rank == SERVER:
+            # No worker has anything longer to say; what is gets cut, and decoding then refuses it.
+            buffer = buffer[: self.codec.longest + 1]
+        return status.Get_source(), buffer
 
     def _notice(self, error: MPI.Exception) -> None:
         """Turn MPI's error that a process has failed into entries of ``dead`` and ``gone``."""

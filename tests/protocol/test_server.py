@@ -19,7 +19,6 @@ from asyndbt_mpi.protocol.messages import (
     Stop,
 )
 from asyndbt_mpi.protocol.records import Evaluation, Event, EventKind, Iteration
-from asyndbt_mpi.protocol.server import WorkerFailed
 from tests.protocol.hand import SHAPES, Hand, configuration
 
 
@@ -249,10 +248,13 @@ def test_hello_twice_is_refused() -> None:
         hand.hello(1)
 
 
-def test_a_failure_is_raised() -> None:
+def test_a_worker_that_cannot_go_on_is_lost_and_told_to_stop() -> None:
     hand = Hand(configuration(), 2)
-    with pytest.raises(WorkerFailed, match="no memory"):
-        hand.deliver(1, Failure("worker 1 on a: no memory"))
+    hand.deliver(1, Failure("OSError: no memory (on a)\nTraceback ... private text"))
+    (event,) = [e for e in hand.of_type(Event) if e.kind is EventKind.LOST]
+    assert (event.worker, event.text) == (1, "OSError: no memory (on a)"), "no traceback in a log"
+    assert isinstance(hand.inbox[1][-1], Stop)
+    assert hand.server.failure is None
 
 
 def test_goes_on_without_an_excluded_worker() -> None:
@@ -403,15 +405,6 @@ def test_an_evaluation_that_was_not_asked_for_is_refused() -> None:
         hand.deliver(1, dataclasses.replace(reply, candidate=Candidate.RANDOM))
     with pytest.raises(MalformedMessage, match="was not asked for"):
         hand.deliver(2, dataclasses.replace(reply, iteration=77))
-
-
-def test_interrupt_stops_everybody_at_once() -> None:
-    hand = Hand(configuration(), 3)
-    hand.hello()
-    hand.work(1, 2)
-    hand.take(hand.server.interrupt(5.0))
-    assert all(isinstance(inbox[-1], Stop) for inbox in hand.inbox.values())
-    assert hand.server.finished
 
 
 def test_costs_of_all_kinds_are_counted() -> None:
