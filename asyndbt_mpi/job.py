@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asyndbt_mpi.algorithm.types import FloatArray
+from asyndbt_mpi.answers import make_folder
 from asyndbt_mpi.assemble import Materials, delays_of_workers, prepare
 from asyndbt_mpi.config import Config, ConfigurationError, load
 from asyndbt_mpi.log.schema import Transport
@@ -44,7 +45,8 @@ class Job:
         Raises
         ------
         ConfigurationError
-            What is wrong with them, or the log is there already and is not to be replaced.
+            What is wrong with them, or the log is there already and is not to be replaced, or
+            the folder of the model's answers cannot be written.
         """
         config = load(request.source, request.assignments)
         materials = prepare(config, workers)
@@ -58,6 +60,7 @@ class Job:
             raise ConfigurationError(
                 f"{path} is there already; give another --output, or --overwrite to replace it"
             )
+        make_folder(config, path)
         return cls(config, materials, delays, workers, path)
 
     def open_log(self, transport: Transport, start: FloatArray) -> Writer:

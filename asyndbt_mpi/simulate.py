@@ -2,6 +2,7 @@
 
 import os
 
+from asyndbt_mpi.answers import Answers
 from asyndbt_mpi.assemble import Place, language_model, workers_with_black_box
 from asyndbt_mpi.job import Job, LogAndProgress
 from asyndbt_mpi.log.reader import Log
@@ -38,7 +39,7 @@ def simulate_silently(job: Job, cores: int) -> None:
 
 def _cluster(job: Job, cores: int) -> VirtualCluster:
     server = Server(job.config, job.materials.shapes, job.workers)
-    model = language_model(job.config, Place(0, cores))
+    model = language_model(job.config, Place(0, cores), Answers(job.path, 0))
     everyone = range(1, job.workers + 1)
     workers, black_box = workers_with_black_box(job.config, job.materials, everyone, model)
     return VirtualCluster(server, workers, black_box, job.delays)
