@@ -282,12 +282,13 @@ def shortfalls(found: Estimate) -> list[str]:
         if not each.covers_one:
             lines.append(
                 f"{each.key} = {_amount(each.limit)} does not cover one iteration:"
-                f" {_amount(each.first)} for its reports and {_amount(each.tests)} for the tests at the end"
+                f" {_amount(each.first)} for its reports and {_amount(each.tests)} for the tests"
+                " at the end"
             )
         elif each.iterations < iterations:
             lines.append(
-                f"{each.key} = {_amount(each.limit)} will end the run after about {each.iterations:,}"
-                f" of {iterations:,} iterations"
+                f"{each.key} = {_amount(each.limit)} will end the run after about"
+                f" {each.iterations:,} of {iterations:,} iterations"
             )
     for key, limit in found.config.budget.model_dump().items():
         if limit and f"budget.{key}" not in [each.key for each in compared]:

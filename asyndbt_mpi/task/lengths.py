@@ -69,16 +69,16 @@ class Lengths:
         return ((TESTS_OF_EACH_WORKER - 1) * workers * full + workers * shown + bare) / tests
 
     def _mean(self, split: Split, words: bool, demonstrations: bool) -> float:
-        generator = np.random.default_rng(0)
         holders = [held for held in self.data.values() if rows_of(held, split)]
         prompts = []
         for index in range(SAMPLE if holders else 0):
+            generator = np.random.default_rng(index)
             held = holders[index % len(holders)]
             rows = rows_of(held, split)
             row = rows[generator.integers(len(rows))]
+            shown = [pool[generator.integers(len(pool))] for pool in held.pool]
             drawn = generator.integers(len(self.vocabulary), size=self.positions)
             fragment = [self.vocabulary[word] for word in drawn] if words else None
-            shown = [pool[generator.integers(len(pool))] for pool in held.pool]
             context = self.template.context(shown if demonstrations else [], fragment)
             prompts.append(context + self.template.render(row, fragment))
         return sum(self.count(prompts)) / len(prompts) if prompts else 0.0
