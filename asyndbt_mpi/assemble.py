@@ -6,8 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from asyndbt_mpi.algorithm.types import FloatArray
+from asyndbt_mpi.answers import Answers, open_store
 from asyndbt_mpi.config import Config, ConfigurationError
 from asyndbt_mpi.llm.base import LanguageModel, Unasked
+from asyndbt_mpi.llm.cache import CachedModel
 from asyndbt_mpi.llm.synthetic import Synthetic
 from asyndbt_mpi.log.reader import Log, LogError
 from asyndbt_mpi.protocol.blackbox import BlackBox
@@ -109,13 +111,23 @@ def _traces(path: str) -> list[FloatArray | None]:
     return [seconds[worker == each] for each in np.unique(worker)]
 
 
-def language_model(config: Config, place: Place) -> LanguageModel | None:
-    """The run's language model, which can take a while to load; None for a synthetic task."""
+def language_model(config: Config, place: Place, answers: Answers | None) -> LanguageModel | None:
+    """The run's language model, which can take a while to load; None for a synthetic task.
+
+    Without ``answers`` they are kept in memory only.
+
+    Raises
+    ------
+    ConfigurationError
+        The folder of the answers cannot be used.
+    ModelError
+        The model cannot be found or loaded.
+    """
     if config.llm.backend == "synthetic":
         return None
-    from asyndbt_mpi.llm.cache import CachedModel
     from asyndbt_mpi.llm.transformers import TransformersModel
 
+    store = open_store(config, answers) if answers else None
     model = TransformersModel(
         config.llm.model,
         device=config.llm.device,
@@ -124,7 +136,7 @@ def language_model(config: Config, place: Place) -> LanguageModel | None:
         threads=config.llm.threads or place.cores,
         local_rank=place.local_rank,
     )
-    return CachedModel(model, config.llm.cache) if config.llm.cache else model
+    return CachedModel(model, config.llm.cache, store) if config.llm.cache else model
 
 
 def workers_with_black_box(

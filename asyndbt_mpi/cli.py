@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import click
 
 from asyndbt_mpi import __version__
-from asyndbt_mpi.config import ConfigurationError, presets
+from asyndbt_mpi.config import ConfigurationError, load, presets
 from asyndbt_mpi.job import BAD_USAGE, DONE, FAILED, Job, Request
 from asyndbt_mpi.log.reader import Log, LogError
 
@@ -161,6 +161,45 @@ def sweep(
     if not failures:
         click.echo(f"all runs are in {folder}")
     return FAILED if failures else DONE
+
+
+@cli.command(epilog=PRESETS)
+@click.argument("config")
+@SETTINGS
+@WORKERS
+@click.option(
+    "--like",
+    metavar="RUN.h5",
+    type=click.Path(path_type=Path),
+    help="A log of a run with this model, for the seconds that a call takes.",
+)
+def estimate(config: str, assignments: tuple[str, ...], workers: int, like: Path | None) -> int:
+    """What a run of CONFIG would take: calls, tokens, and money and time if they can be told.
+
+    Starts nothing and loads no model. For money give llm.input_price and llm.output_price, of a
+    million tokens:
+
+    \b
+        asyndbt estimate mine.toml --set llm.input_price=0.15 --like runs/earlier.h5
+    """
+    from asyndbt_mpi.assemble import prepare
+    from asyndbt_mpi.estimate import estimate, measured_seconds_per_call, remarks, shortfalls
+    from asyndbt_mpi.task.lengths import token_counter
+    from asyndbt_mpi.view.costs import print_costs
+
+    loaded = load(config, assignments)
+    materials = prepare(loaded, workers)
+    seconds = None
+    if like:
+        with Log(like) as log:
+            seconds = measured_seconds_per_call(log)
+    count, counted_by = token_counter(loaded)
+    found = estimate(loaded, materials, workers, count, seconds)
+    title = f"{loaded.run.name}: {loaded.run.iterations} iterations of {workers} workers"
+    print_costs(title, found.rows(), remarks(found, counted_by, like))
+    for line in shortfalls(found):
+        click.echo(f"warning: {line}", err=True)
+    return DONE
 
 
 @cli.command()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asyndbt_mpi.algorithm.types import FloatArray
+from asyndbt_mpi.answers import make_folder
 from asyndbt_mpi.assemble import Materials, delays_of_workers, prepare
 from asyndbt_mpi.config import Config, ConfigurationError, load
 from asyndbt_mpi.log.chain import remove_log
@@ -58,7 +59,8 @@ class Job:
         Raises
         ------
         ConfigurationError
-            What is wrong with them, or the log is there already and is not to be replaced.
+            What is wrong with them, or the log is there already and is not to be replaced, or
+            the folder of the model's answers cannot be written.
         """
         config = load(request.source, request.assignments)
         materials = prepare(config, workers)
@@ -75,6 +77,7 @@ class Job:
                 f"{path} is there already; give another --output, --resume to go on with it, or"
                 " --overwrite to replace it"
             )
+        make_folder(config, path)
         return cls(config, materials, delays, workers, path)
 
     def open_log(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
+from asyndbt_mpi.answers import Answers
 from asyndbt_mpi.assemble import Place, language_model, workers_with_black_box
 from asyndbt_mpi.config import ConfigurationError
 from asyndbt_mpi.job import (
@@ -151,7 +152,7 @@ def _run_worker(channel: Channel, job: Job, place: Place) -> int:
     rank = WORLD.Get_rank()
 
     def prepare() -> tuple[Workers, BlackBox]:
-        model = language_model(job.config, place)
+        model = language_model(job.config, place, Answers(job.path, rank))
         return workers_with_black_box(job.config, job.materials, [rank], model)
 
     work(channel, prepare, job.delays[rank], _signals(job))

@@ -1,15 +1,20 @@
 """The workers of a run that is over, built again from its log."""
 
 import os
+from pathlib import Path
 
+from asyndbt_mpi.answers import Answers
 from asyndbt_mpi.assemble import Place, language_model, prepare, workers_with_black_box
 from asyndbt_mpi.log.reader import Log, LogError
 from asyndbt_mpi.protocol.blackbox import BlackBox
 from asyndbt_mpi.protocol.worker import Workers
 
 
-def rebuild(log: Log) -> tuple[Workers, BlackBox]:
+def rebuild(log: Log, keeps_answers: bool) -> tuple[Workers, BlackBox]:
     """All workers of ``log`` at their start, and the black box that answers them.
+
+    What the run has kept of its model's answers costs nothing; ``keeps_answers`` says whether
+    new ones are added, as those of worker 0.
 
     Raises
     ------
@@ -21,6 +26,8 @@ def rebuild(log: Log) -> tuple[Workers, BlackBox]:
     materials = prepare(log.config, log.workers)
     if materials.shapes != log.shapes or materials.vocabulary != log.vocabulary:
         raise LogError(f"{log.path}: was made with another vocabulary or other sizes")
-    model = language_model(log.config, Place(0, len(os.sched_getaffinity(0))))
+    place = Place(0, len(os.sched_getaffinity(0)))
+    answers = Answers(Path(log.path), 0 if keeps_answers else None)
+    model = language_model(log.config, place, answers)
     everyone = range(1, log.workers + 1)
     return workers_with_black_box(log.config, materials, everyone, model)

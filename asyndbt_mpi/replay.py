@@ -93,7 +93,8 @@ def replay(path: str | os.PathLike[str]) -> Comparison:
         Its data or its language model are not to be had here.
     """
     with Log(path) as log:
-        workers, black_box = rebuild(log)
+        # It looks at a run, perhaps of somebody else, and leaves nothing behind.
+        workers, black_box = rebuild(log, keeps_answers=False)
         server = Server(log.config, log.shapes, log.workers, log.committed)
         comparer = Comparer(log)
         try:

@@ -70,7 +70,8 @@ def add(path: str | os.PathLike[str], every: int, samples: int, quiet: bool = Fa
     """
     with Log(path) as log:
         _check(log)
-        workers, black_box = rebuild(log)
+        # It adds to the log anyway; interrupted, it should not have to pay again.
+        workers, black_box = rebuild(log, keeps_answers=True)
         gradients: _Gradients = (
             _Exact(black_box)
             if isinstance(black_box, Synthetic)

@@ -1,21 +1,23 @@
 """A language model that remembers what it was asked."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from asyndbt_mpi.llm.base import LanguageModel, Prompt, Scores
-
-Question: TypeAlias = tuple[str, tuple[str, ...]]
-"""The prompt's whole text and the labels: all that the answer depends on."""
+from asyndbt_mpi.llm.store import AnswerStore, Question
 
 
 class CachedModel:
-    """Keeps the answers to the ``entries`` prompts used last; only the others cost anything.
+    """Keeps answers; only prompts without one cost anything.
+
+    Without a ``store`` it keeps those to the ``entries`` prompts used last, in memory.  With one
+    it keeps all that were ever paid for, however many: what is on disk must be found again, and
+    its digest and answer in memory take less room than a prompt's text, so that nothing is kept
+    twice.  ``entries`` then has no effect.
 
     Attributes
     ----------
@@ -29,24 +31,24 @@ class CachedModel:
         ``entries`` is not positive.
     """
 
-    def __init__(self, model: LanguageModel, entries: int) -> None:
+    def __init__(
+        self, model: LanguageModel, entries: int, store: AnswerStore | None = None
+    ) -> None:
         if entries < 1:
             raise ValueError(f"a cache needs at least one entry, not {entries}")
         self.model = model
-        self.entries = entries
         self.description = model.description
         self.hits = 0
         self.misses = 0
-        self._answers: OrderedDict[Question, NDArray[np.float64]] = OrderedDict()
+        # Not "store or": without answers it would count as false.
+        self._memory = _Recent(entries) if store is None else store
 
     def label_log_probabilities(self, prompts: Sequence[Prompt], labels: Sequence[str]) -> Scores:
         """As the model's own; ``calls`` and tokens are those of the misses."""
         asked: tuple[str, ...] = tuple(labels)
         questions = [(prompt.context + prompt.query, asked) for prompt in prompts]
-        # Collected apart from the cache: one call may ask for more than the cache can hold.
-        answers = {
-            question: self._answers[question] for question in questions if question in self._answers
-        }
+        # Collected apart from the memory: one call may ask for more than it can hold.
+        answers = self._memory.get(dict.fromkeys(questions))
         missing = {
             question: prompt
             for question, prompt in zip(questions, prompts, strict=True)
@@ -56,8 +58,9 @@ class CachedModel:
         if missing:
             paid = self.model.label_log_probabilities(list(missing.values()), labels)
             # Copies, for a view of one row would keep the whole array alive.
-            answers.update(zip(missing, map(np.copy, paid.log_probabilities), strict=True))
-        self._remember(answers)
+            new = dict(zip(missing, map(np.copy, paid.log_probabilities), strict=True))
+            self._memory.put(new)
+            answers |= new
         self.misses += len(missing)
         self.hits += len(prompts) - len(missing)
         log_probabilities = np.empty((len(prompts), len(asked)))
@@ -65,9 +68,23 @@ class CachedModel:
             log_probabilities[row] = answers[question]
         return replace(paid, log_probabilities=log_probabilities)
 
-    def _remember(self, answers: dict[Question, NDArray[np.float64]]) -> None:
-        for question, answer in answers.items():
-            self._answers[question] = answer
+
+class _Recent:
+    """The answers to the ``entries`` questions used last."""
+
+    def __init__(self, entries: int) -> None:
+        self.entries = entries
+        self._answers: OrderedDict[Question, NDArray[np.float64]] = OrderedDict()
+
+    def get(self, questions: Iterable[Question]) -> dict[Question, NDArray[np.float64]]:
+        known = {
+            question: self._answers[question] for question in questions if question in self._answers
+        }
+        for question in known:
             self._answers.move_to_end(question)
+        return known
+
+    def put(self, answers: Mapping[Question, NDArray[np.float64]]) -> None:
+        self._answers.update(answers)
         while len(self._answers) > self.entries:
             self._answers.popitem(last=False)

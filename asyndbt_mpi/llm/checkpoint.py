@@ -53,6 +53,22 @@ def resolve(model: str) -> str:
     return model
 
 
+def fingerprint(model: str) -> str:
+    """What tells the weights of ``model`` from others without reading them.
+
+    Of a folder or file, the files' names, sizes and times; of a hub id or the bundled model, the
+    name, for whoever changes what is behind it.
+    """
+    path = Path(model).expanduser()
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    found = [
+        (file.name, file.stat().st_size, file.stat().st_mtime_ns)
+        for file in files
+        if file.is_file()
+    ]
+    return f"{model} {found}" if found else f"{model} {_REQUIREMENT if model == BUNDLED else ''}"
+
+
 def load(model: str, dtype: Any) -> tuple[Any, Any]:
     """The causal language model on the CPU, in the torch type ``dtype``, and its tokenizer.
 
@@ -73,6 +89,20 @@ def load(model: str, dtype: Any) -> tuple[Any, Any]:
         raise ModelError(
             f"model {model!r} cannot be loaded; give {ACCEPTED} ({_first_line(error)})"
         ) from error
+
+
+def tokenizer(model: str) -> Any | None:
+    """The tokenizer of ``model`` if it is on this machine, and in no need of conversion."""
+    from transformers import AutoTokenizer
+
+    try:
+        source = model
+        if model == BUNDLED or model.endswith(".gguf"):
+            source = str(_target(_bundled() if model == BUNDLED else Path(model).expanduser()))
+        with _quiet():
+            return AutoTokenizer.from_pretrained(os.path.expanduser(source), local_files_only=True)
+    except Exception:  # whatever those libraries raise where there is none
+        return None
 
 
 def _first_line(error: Exception) -> str:
@@ -102,20 +132,25 @@ def cache_folder() -> Path:
     return base / "models"
 
 
-def _converted(file: Path) -> Path:
-    """The folder with the converted GGUF file; converts it if there is none."""
-    import filelock
-
+def _target(file: Path) -> Path:
+    """The folder that the GGUF file is converted into, whether it is there or not."""
     file = file.resolve()
     stat = file.stat()
     identity = f"{_LAYOUT} {file} {stat.st_size} {stat.st_mtime_ns}"
     name = f"{file.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
-    target = cache_folder() / name
+    return cache_folder() / name
+
+
+def _converted(file: Path) -> Path:
+    """The folder with the converted GGUF file; converts it if there is none."""
+    import filelock
+
+    target = _target(file)
     if target.is_dir():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{name}.partial")
-    with filelock.FileLock(target.with_name(f"{name}.lock")):
+    partial = target.with_name(f"{target.name}.partial")
+    with filelock.FileLock(target.with_name(f"{target.name}.lock")):
         if target.is_dir():
             return target
         # Left by a conversion that was killed; the lock says that nobody is at work on it.

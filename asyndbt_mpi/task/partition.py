@@ -8,6 +8,7 @@ import numpy as np
 from asyndbt_mpi.algorithm.random import Purpose, stream
 from asyndbt_mpi.algorithm.types import FloatArray, IntArray
 from asyndbt_mpi.config import ConfigurationError, TaskSection
+from asyndbt_mpi.protocol.messages import Split
 from asyndbt_mpi.task.dataset import DEV, TRAIN, Dataset, Row
 
 EVERYBODY = 0
@@ -25,6 +26,13 @@ class WorkerData:
     pool: list[list[Row]]
     validation: list[Row]
     test: list[Row]
+
+
+def rows_of(data: WorkerData, split: Split) -> list[Row]:
+    """A worker's rows of a split."""
+    if split is Split.TRAIN:
+        return data.train
+    return data.validation if split is Split.VALIDATION else data.test
 
 
 @dataclass(frozen=True, slots=True)

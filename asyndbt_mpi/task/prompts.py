@@ -9,7 +9,7 @@ from asyndbt_mpi.llm.base import LanguageModel, Prompt
 from asyndbt_mpi.protocol.blackbox import Answer, AnyQuery, Holdings, Query
 from asyndbt_mpi.protocol.messages import WITHOUT, Split
 from asyndbt_mpi.task.dataset import Row
-from asyndbt_mpi.task.partition import WorkerData
+from asyndbt_mpi.task.partition import WorkerData, rows_of
 from asyndbt_mpi.task.template import Template
 
 
@@ -38,7 +38,7 @@ class PromptBlackBox:
         self.holdings = {
             worker: Holdings(
                 pool=np.array([len(rows) for rows in held.pool], dtype=np.int64),
-                rows={split: len(_rows(held, split)) for split in Split},
+                rows={split: len(rows_of(held, split)) for split in Split},
             )
             for worker, held in data.items()
         }
@@ -65,7 +65,7 @@ class PromptBlackBox:
             raise TypeError("a language model has no exact gradient")
         self._check(query)
         data = self.data[query.worker]
-        rows = [_rows(data, query.split)[row] for row in query.rows]
+        rows = [rows_of(data, query.split)[row] for row in query.rows]
         prompts = [
             prompt
             for words, demonstrations in zip(query.words, query.demonstrations, strict=True)
@@ -107,13 +107,6 @@ class PromptBlackBox:
                 _check_range("word", words, len(self.vocabulary))
             if (demonstrations != WITHOUT).any():
                 _check_range("demonstration", demonstrations, held.pool)
-
-
-def _rows(data: WorkerData, split: Split) -> list[Row]:
-    """A worker's rows of a split."""
-    if split is Split.TRAIN:
-        return data.train
-    return data.validation if split is Split.VALIDATION else data.test
 
 
 def _check_range(what: str, indices: IntArray, end: int | IntArray) -> None:

@@ -1,0 +1,82 @@
+"""Where a run keeps its language model's answers, and what tells them from another run's."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from asyndbt_mpi.config import Config, ConfigurationError
+from asyndbt_mpi.llm.checkpoint import fingerprint
+from asyndbt_mpi.llm.store import AnswerStore, StoreError
+
+DECISIVE = {
+    "transformers": {"backend", "precision"},
+    "openai": {"backend", "base_url", "api", "scores"},
+}
+"""Keys of [llm] that answers depend on, besides the model.  On other devices, in other batches
+and with other numbers of threads they are the same but for rounding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Where answers are kept: with which log, and in the file of which worker.
+
+    Worker 0 stands for all workers of a run in one process; None reads, and writes nothing.
+    """
+
+    log: Path
+    worker: int | None
+
+
+def folder_of(config: Config, log: Path) -> Path | None:
+    """The folder of the answers kept with a run's ``log``; None if it keeps none."""
+    llm = config.llm
+    if llm.backend == "synthetic" or not (llm.cache and llm.cache_folder):
+        return None
+    return Path(llm.cache_folder.replace("{output}", str(log))).expanduser()
+
+
+def make_folder(config: Config, log: Path) -> None:
+    """Make sure, before anything costs something, that the run's answers can be kept.
+
+    Raises
+    ------
+    ConfigurationError
+        The folder cannot be made or written.
+    """
+    folder = folder_of(config, log)
+    if folder is None:
+        return
+    why = "no permission to write there"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK | os.X_OK)
+    except OSError as error:
+        writable, why = False, error.strerror or str(error)
+    if not writable:
+        raise ConfigurationError(
+            f"llm.cache_folder: {folder} cannot be written: {why};"
+            ' name another, or "" to keep no answers on disk'
+        )
+
+
+def open_store(config: Config, answers: Answers) -> AnswerStore | None:
+    """The answers to the run's prompts that were paid for before; None if none are kept.
+
+    Raises
+    ------
+    ConfigurationError
+        The folder or the worker's own file in it cannot be used.
+    """
+    folder = folder_of(config, answers.log)
+    if folder is None:
+        return None
+    llm = config.llm
+    identity = {
+        "template": config.task.template,
+        "model": fingerprint(llm.model) if llm.backend == "transformers" else llm.model,
+        **llm.model_dump(mode="json", include=DECISIVE[llm.backend]),
+    }
+    try:
+        return AnswerStore(folder, identity, config.task.labels, answers.worker)
+    except StoreError as error:
+        raise ConfigurationError(f"llm.cache_folder: {error}") from error

@@ -1,0 +1,84 @@
+"""How many tokens the prompts of a run have, on the mean."""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+
+from asyndbt_mpi.config import Config
+from asyndbt_mpi.llm.checkpoint import tokenizer
+from asyndbt_mpi.protocol.messages import Split
+from asyndbt_mpi.task.partition import WorkerData, rows_of
+from asyndbt_mpi.task.template import Template
+
+TokenCounter: TypeAlias = Callable[[list[str]], list[int]]
+"""How many tokens each of some texts has."""
+
+SAMPLE = 200
+"""Prompts of each kind whose tokens are counted."""
+CHARACTERS_PER_TOKEN = 4
+"""Of English text, roughly, where no tokenizer is to be had."""
+
+TESTS_OF_EACH_WORKER = 3
+"""Tuned, random and consensus; the untuned prompt is scored once for all."""
+
+
+def token_counter(config: Config) -> tuple[TokenCounter, str]:
+    """How tokens are counted, and in words: by the model's tokenizer if it is on this machine."""
+    model = config.llm.model
+    found = None if config.llm.backend == "synthetic" else tokenizer(model)
+    if found is None:
+        return _by_characters, f"{CHARACTERS_PER_TOKEN} characters a token"
+
+    def count(texts: list[str]) -> list[int]:
+        return [len(tokens) for tokens in found(texts, verbose=False)["input_ids"]]
+
+    return count, f"the tokenizer of {model}"
+
+
+def _by_characters(texts: list[str]) -> list[int]:
+    return [-(-len(text) // CHARACTERS_PER_TOKEN) for text in texts]
+
+
+class Lengths:
+    """Prompts as a run would ask them, drawn at random, always the same."""
+
+    def __init__(
+        self,
+        template: Template,
+        vocabulary: list[str],
+        positions: int,
+        data: dict[int, WorkerData],
+        count: TokenCounter,
+    ) -> None:
+        self.template = template
+        self.vocabulary = vocabulary
+        self.positions = positions
+        self.data = data
+        self.count = count
+
+    def mean(self, split: Split) -> float:
+        """Tokens of a prompt on a row of ``split``; those of the tests are of several kinds."""
+        full = self._mean(split, words=True, demonstrations=True)
+        if split is not Split.TEST:
+            return full
+        workers = len(self.data)
+        shown = self._mean(split, words=False, demonstrations=True)
+        bare = self._mean(split, words=False, demonstrations=False)
+        tests = TESTS_OF_EACH_WORKER * workers + 1
+        return ((TESTS_OF_EACH_WORKER - 1) * workers * full + workers * shown + bare) / tests
+
+    def _mean(self, split: Split, words: bool, demonstrations: bool) -> float:
+        holders = [held for held in self.data.values() if rows_of(held, split)]
+        prompts = []
+        for index in range(SAMPLE if holders else 0):
+            generator = np.random.default_rng(index)
+            held = holders[index % len(holders)]
+            rows = rows_of(held, split)
+            row = rows[generator.integers(len(rows))]
+            shown = [pool[generator.integers(len(pool))] for pool in held.pool]
+            drawn = generator.integers(len(self.vocabulary), size=self.positions)
+            fragment = [self.vocabulary[word] for word in drawn] if words else None
+            context = self.template.context(shown if demonstrations else [], fragment)
+            prompts.append(context + self.template.render(row, fragment))
+        return sum(self.count(prompts)) / len(prompts) if prompts else 0.0

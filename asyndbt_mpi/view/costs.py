@@ -1,0 +1,32 @@
+"""The table of what a run would cost."""
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from rich.console import Console
+from rich.table import Table
+
+Row: TypeAlias = tuple[str, float, float, float | None, float | None]
+"""Name of a part, its calls, the most that they can be, tokens and cost; None if it has none."""
+
+
+def print_costs(
+    title: str, rows: Sequence[Row], remarks: Sequence[str], console: Console | None = None
+) -> None:
+    """Print the ``rows``, whose last is of all together, and what is to be said of them."""
+    console = console or Console()
+    table = Table(title=title, title_justify="left")
+    table.add_column("what for")
+    *_, (_, _, _, tokens, cost) = rows
+    names = ["calls", "at most", *["tokens"] * (tokens is not None), *["cost"] * (cost is not None)]
+    for name in names:
+        table.add_column(name, justify="right")
+    for number, (part, calls, most, of_part, price) in enumerate(rows, start=1):
+        cells = [f"{value:,.0f}" for value in (calls, most, of_part) if value is not None]
+        cells += [f"{price:,.2f}"] if price is not None else []
+        if number == len(rows):
+            table.add_section()
+        table.add_row(part, *cells)
+    console.print(table)
+    for line in remarks:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,113 @@
+"""Where a run's answers are kept, and what makes them another run's."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from asyndbt_mpi.answers import Answers, folder_of, make_folder, open_store
+from asyndbt_mpi.config import Config, ConfigurationError, load
+from asyndbt_mpi.job import Job, Request
+from tests.cli.test_commands import asyndbt, said
+
+LOG = Path("runs/demo.h5")
+
+
+def configuration(*settings: str) -> Config:
+    return load("demo", settings)
+
+
+def test_the_folder_is_beside_the_log_unless_named() -> None:
+    assert folder_of(configuration(), LOG) == Path("runs/demo.h5.cache")
+    assert folder_of(configuration("llm.cache_folder=kept/x"), LOG) == Path("kept/x")
+    for off in ("llm.cache_folder=", "llm.cache=0"):
+        assert folder_of(configuration(off), LOG) is None
+        assert open_store(configuration(off), Answers(LOG, 1)) is None
+    assert folder_of(load("synthetic"), LOG) is None
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "model.safetensors").write_text("weights")
+    return folder
+
+
+def test_what_answers_depend_on_tells_them_apart(tmp_path: Path, weights: Path) -> None:
+    base = (f"llm.cache_folder={tmp_path}/kept", f"llm.model={weights}")
+    labels = (" negative", " positive")
+
+    def has_answer(*settings: str) -> bool:
+        store = open_store(configuration(*base, *settings), Answers(LOG, 2))
+        assert store is not None
+        return bool(len(store))
+
+    store = open_store(configuration(*base), Answers(LOG, 1))
+    assert store is not None
+    store.put({("prompt", labels): np.array([-1.0, -2.0])})
+    assert has_answer()
+    assert has_answer("llm.threads=2", "llm.device=cpu", "run.seed=5", "prompt.pool=4")
+    for setting in (
+        "llm.precision=bfloat16",
+        "llm.model=other/model",
+        "llm.backend=openai",
+        'task.labels=[" bad", " good"]',
+        "task.template=[[{fragment} ]]{sentence1}",
+    ):
+        assert not has_answer(setting), setting
+    os.utime(weights / "model.safetensors", ns=(0, 0))
+    assert not has_answer()
+
+
+def test_servers_are_told_apart_and_precision_is_none_of_theirs(tmp_path: Path) -> None:
+    openai = f"llm.cache_folder={tmp_path}", "llm.backend=openai", "llm.base_url=http://a"
+    folders = {
+        open_store(configuration(*openai, setting), Answers(LOG, 1)).folder  # type: ignore[union-attr]
+        for setting in (
+            "llm.base_url=http://a",
+            "llm.precision=float16",
+            "llm.base_url=http://b",
+            "llm.api=completion",
+            "llm.scores=answers",
+            "llm.model=other",
+        )
+    }
+    assert len(folders) == 5
+
+
+def test_a_reader_leaves_nothing_behind(tmp_path: Path) -> None:
+    store = open_store(configuration(), Answers(tmp_path / "run.h5", None))
+    assert store is not None
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_made_is_one_line_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    setting = f"llm.cache_folder={tmp_path}/file/kept"
+    result = asyndbt("simulate", "demo", "--set", setting, folder=tmp_path)
+    assert result.returncode == 2
+    assert said(result) == [
+        f"asyndbt: llm.cache_folder: {tmp_path}/file/kept cannot be written: Not a directory;"
+        ' name another, or "" to keep no answers on disk'
+    ]
+    assert not list(tmp_path.rglob("*.h5"))
+    with pytest.raises(ConfigurationError, match="cannot be written"):
+        make_folder(configuration("llm.cache_folder=/proc/here"), LOG)
+
+
+def test_a_log_that_is_there_keeps_its_answers_when_it_is_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "run.h5"
+    path.write_text("an old log")
+    with pytest.raises(ConfigurationError, match="is there already"):
+        Job.of(Request("demo", (), str(path), False, False), 3)
+    assert not (tmp_path / "run.h5.cache").exists()
+    store = open_store(configuration(), Answers(path, 1))
+    assert store is not None
+    labels = (" negative", " positive")
+    store.put({("prompt", labels): np.array([-1.0, -2.0])})
+    job = Job.of(Request("demo", (), str(path), True, False), 3)
+    again = open_store(job.config, Answers(job.path, 1))
+    assert again is not None
+    assert len(again) == 1
