@@ -1,5 +1,6 @@
 # make demo: three workers and a server tune a prompt, then a picture of it.
 # make test: unit tests, then the tests under mpiexec.
+# make faults: runs that are hurt on purpose, and a table of what they survived: 10 minutes.
 # make bench: the benchmarks of docs/performance.md that are about speed: less than 15 minutes.
 # make complexity: the simulations and figures of docs/complexity.md.
 # Python >= 3.11 and make are all that is needed; everything else goes into .venv.
@@ -27,7 +28,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 MPIEXEC := $(BIN)/mpiexec
 MPI_PYTEST = timeout 300 $(MPIEXEC) -n $(1) $(BIN)/python -m pytest --with-mpi --only-mpi --color=no -p no:cacheprovider tests/mpi
 
-.PHONY: venv demo test unit mpi lint bench complexity clean
+.PHONY: venv demo test unit mpi lint faults bench complexity clean
 
 venv: $(VENV)/installed
 
@@ -59,6 +60,9 @@ lint: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy asyndbt_mpi analysis
 	$(BIN)/mypy benchmarks
+
+faults: venv
+	$(BIN)/python -m tests.faults
 
 bench: venv
 	$(BIN)/python benchmarks/scoring.py

@@ -176,8 +176,7 @@ def _run_server(channel: Channel, job: Job, opened: _Opened, request: Request) -
         try:
             sink = LogAndProgress(writer, progress)
             signalled = serve(channel, server, sink, _signals(job), opened.earlier)
-            problem = server.failure
-            code = TOO_FEW_WORKERS if problem else DONE
+            problem, code = _judge(server)
             whole = not (problem or signalled)
             writer.close("finished" if whole else "interrupted")
         except LogWriteError as error:
@@ -203,6 +202,18 @@ def _run_server(channel: Channel, job: Job, opened: _Opened, request: Request) -
         _say("a worker does not answer: its process is ended", request.debug)
         channel.comm.Abort(code)
     return code
+
+
+def _judge(server: Server) -> tuple[str | None, int]:
+    """What is wrong with how the run ended, and the exit code."""
+    if server.failure:
+        return server.failure, TOO_FEW_WORKERS
+    if server.limit and not server.iteration:
+        return (
+            f"{server.limit}: does not cover the first iteration; see asyndbt estimate",
+            BAD_USAGE,
+        )
+    return None, DONE
 
 
 def _tell_how_to_go_on(job: Job, server: Server, request: Request) -> None:

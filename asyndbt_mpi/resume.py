@@ -135,11 +135,12 @@ def resume(log: Log, job: Job, transport: Transport) -> Resumed:
     z = server.iterates.z.copy()
     try:
         replay.run(recorded[:closing], sink)
-        if server.closing:
-            replay.run(recorded[closing:], sink)
-        elif closing < len(recorded):
-            recorded = recorded[:closing]
-            counted = {"event": closing, "evaluation": _evaluations(recorded)}
+        if closing < len(recorded):
+            if server.closing and server.iteration == recorded[closing].iteration:
+                replay.run(recorded[closing:], sink)
+            else:
+                recorded = recorded[:closing]
+                counted = {"event": closing, "evaluation": _evaluations(recorded)}
     except (Differs, ReplayError) as error:
         raise ConfigurationError(
             f"{log.path}: cannot be continued: {error}; was it made by another version,"

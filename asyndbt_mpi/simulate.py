@@ -32,6 +32,8 @@ def simulate(job: Job, resuming: bool = False) -> None:
             Progress(job.config.run.iterations, job.workers) as progress,
         ):
             cluster.run(LogAndProgress(writer, progress).write)
+            if cluster.server.limit:
+                progress.say(f"the run ends by {cluster.server.limit}")
     else:
         with log:
             _go_on(job, log)
@@ -54,6 +56,8 @@ def _go_on(job: Job, log: Log) -> None:
     with writer, Progress(job.config.run.iterations, job.workers, log.committed) as progress:
         sink = LogAndProgress(writer, progress)
         cluster.run(Unlogged(log, resumed.events, lambda record: sink.write([record])))
+        if cluster.server.limit:
+            progress.say(f"the run ends by {cluster.server.limit}")
 
 
 def simulate_silently(job: Job, cores: int) -> None:

@@ -4,7 +4,7 @@ import heapq
 from collections.abc import Callable, Mapping
 
 from asyndbt_mpi.protocol.blackbox import BlackBox
-from asyndbt_mpi.protocol.messages import ToServer, ToWorker
+from asyndbt_mpi.protocol.messages import EvaluationRequest, Split, ToServer, ToWorker
 from asyndbt_mpi.protocol.records import Record
 from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.protocol.worker import Completed, Workers
@@ -78,11 +78,13 @@ class VirtualCluster:
 def _first_to_last(messages: list[tuple[int, ToWorker]]) -> list[list[tuple[int, ToWorker]]]:
     """``messages`` in turns: every worker's first, then every worker's second, and so on.
 
-    The messages of a turn are of one kind, for a black box to answer together.
+    The messages of a turn are of one kind, for a black box to answer together; evaluations also
+    of one split, as prompts are scored on all of its rows.
     """
-    turns: dict[tuple[int, type], list[tuple[int, ToWorker]]] = {}
+    turns: dict[tuple[int, type, Split | None], list[tuple[int, ToWorker]]] = {}
     seen: dict[int, int] = {}
     for worker, message in messages:
         turn = seen[worker] = seen.get(worker, -1) + 1
-        turns.setdefault((turn, type(message)), []).append((worker, message))
+        split = message.split if isinstance(message, EvaluationRequest) else None
+        turns.setdefault((turn, type(message), split), []).append((worker, message))
     return [turns[key] for key in sorted(turns, key=lambda key: key[0])]

@@ -78,3 +78,17 @@ def test_constant_delays_give_the_hand_worked_schedule(virtual_run: Run) -> None
         active = log["iteration/active"]
         assert active[:2].tolist() == [[True, True, False]] * 2
         assert active[2].tolist() == [True, False, True]
+
+
+def test_an_iteration_that_validates_may_be_followed_at_once_by_the_last(virtual_run) -> None:
+    """Both happen in one step where workers have waited for an estimate of phi."""
+    algorithm = {"active_workers": 2, "max_delay": 9, "plane_period": 5, "tolerance": 0.0}
+    for iterations in range(10, 13):
+        path = virtual_run(
+            4,
+            name=f"run{iterations}",
+            run={"iterations": iterations, "evaluate_every": 10},
+            algorithm=algorithm,
+        )
+        with Log(path) as log:
+            assert log.committed == iterations
