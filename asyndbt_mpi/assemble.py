@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from asyndbt_mpi.algorithm.types import FloatArray
-from asyndbt_mpi.config import Config, ConfigurationError
+from asyndbt_mpi.config import Config, ConfigurationError, Llm
 from asyndbt_mpi.llm.base import LanguageModel
 from asyndbt_mpi.llm.synthetic import Synthetic
 from asyndbt_mpi.log.reader import Log, LogError
@@ -109,22 +109,48 @@ def _traces(path: str) -> list[FloatArray | None]:
     return [seconds[worker == each] for each in np.unique(worker)]
 
 
-def language_model(config: Config, place: Place) -> LanguageModel | None:
-    """The run's language model, which can take a while to load; None for a synthetic task."""
+def language_model(config: Config, place: Place, workers: int) -> LanguageModel | None:
+    """The run's language model, which can take a while to load; None for a synthetic task.
+
+    ``workers`` processes of the job have one each, and share what a server grants.
+    """
     if config.llm.backend == "synthetic":
         return None
     from asyndbt_mpi.llm.cache import CachedModel
+
+    served = config.llm.backend == "openai"
+    model = _served(config.llm, workers) if served else _in_process(config.llm, place)
+    return CachedModel(model, config.llm.cache) if config.llm.cache else model
+
+
+def _in_process(llm: Llm, place: Place) -> LanguageModel:
     from asyndbt_mpi.llm.transformers import TransformersModel
 
-    model = TransformersModel(
-        config.llm.model,
-        device=config.llm.device,
-        precision=config.llm.precision,
-        max_tokens_per_batch=config.llm.max_tokens_per_batch,
-        threads=config.llm.threads or place.cores,
+    return TransformersModel(
+        llm.model,
+        device=llm.device,
+        precision=llm.precision,
+        max_tokens_per_batch=llm.max_tokens_per_batch,
+        threads=llm.threads or place.cores,
         local_rank=place.local_rank,
     )
-    return CachedModel(model, config.llm.cache) if config.llm.cache else model
+
+
+def _served(llm: Llm, workers: int) -> LanguageModel:
+    from asyndbt_mpi.llm.openai import OpenAIModel
+
+    return OpenAIModel(
+        llm.model,
+        base_url=llm.base_url,
+        key_variable=llm.key_variable,
+        api=llm.api,
+        scores=llm.scores,
+        concurrency=llm.concurrency,
+        timeout=llm.timeout,
+        attempts=llm.attempts,
+        requests_per_minute=llm.requests_per_minute,
+        workers=workers,
+    )
 
 
 def workers_with_black_box(

@@ -95,7 +95,7 @@ def _run_worker(channel: Channel, job: Job, place: Place) -> int:
     rank = WORLD.Get_rank()
 
     def prepare() -> tuple[Workers, BlackBox]:
-        model = language_model(job.config, place)
+        model = language_model(job.config, place, job.workers)
         return workers_with_black_box(job.config, job.materials, [rank], model)
 
     work(channel, prepare, job.delays[rank])

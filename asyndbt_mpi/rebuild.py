@@ -21,6 +21,6 @@ def rebuild(log: Log) -> tuple[Workers, BlackBox]:
     materials = prepare(log.config, log.workers)
     if materials.shapes != log.shapes or materials.vocabulary != log.vocabulary:
         raise LogError(f"{log.path}: was made with another vocabulary or other sizes")
-    model = language_model(log.config, Place(0, len(os.sched_getaffinity(0))))
+    model = language_model(log.config, Place(0, len(os.sched_getaffinity(0))), 1)
     everyone = range(1, log.workers + 1)
     return workers_with_black_box(log.config, materials, everyone, model)

@@ -38,7 +38,7 @@ def simulate_silently(job: Job, cores: int) -> None:
 
 def _cluster(job: Job, cores: int) -> VirtualCluster:
     server = Server(job.config, job.materials.shapes, job.workers)
-    model = language_model(job.config, Place(0, cores))
+    model = language_model(job.config, Place(0, cores), 1)
     everyone = range(1, job.workers + 1)
     workers, black_box = workers_with_black_box(job.config, job.materials, everyone, model)
     return VirtualCluster(server, workers, black_box, job.delays)

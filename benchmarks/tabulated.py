@@ -59,7 +59,7 @@ def tabulate(config: Config, path: Path) -> FloatArray:
         table: FloatArray = np.load(path)
         return table
     materials = prepare(config, 1)
-    _, box = workers_with_black_box(config, materials, [1], language_model(config, Place(0, 2)))
+    _, box = workers_with_black_box(config, materials, [1], language_model(config, Place(0, 2), 1))
     shapes = materials.shapes
     sizes = [shapes.words] * shapes.positions + [shapes.pool] * shapes.classes
     prompts = np.array(list(itertools.product(*map(range, sizes))))

@@ -65,6 +65,14 @@ class CachedModel:
             log_probabilities[row] = answers[question]
         return replace(paid, log_probabilities=log_probabilities)
 
+    def most_calls(self, prompts: int, labels: Sequence[str]) -> int:
+        """As the model's own: there may be no answer to any of the prompts."""
+        return self.model.most_calls(prompts, labels)
+
+    def longest(self, text: str) -> int:
+        """As the model's own."""
+        return self.model.longest(text)
+
     def _remember(self, answers: dict[Question, NDArray[np.float64]]) -> None:
         for question, answer in answers.items():
             self._answers[question] = answer
