@@ -42,7 +42,7 @@ MESSAGE = 200
 QUOTED_TEXT, QUOTED_KEY = 16, 4
 """Characters in a row that are taken for a quotation of a prompt, or of the key."""
 
-_BACKOFF = tenacity.wait_exponential_jitter(initial=0.5, max=60, jitter=1)
+_BACKOFF = tenacity.wait_exponential(multiplier=0.5, max=60) + tenacity.wait_random(0, 1)
 
 
 class Refused(ModelError):
@@ -76,9 +76,9 @@ class Account:
     """
 
     def __init__(self, most: int, before: "Account | None" = None) -> None:
-        self.calls = before.calls if before else 0
-        self.prompt_tokens = before.prompt_tokens if before else 0
-        self.completion_tokens = before.completion_tokens if before else 0
+        self.calls: int = before.calls if before else 0
+        self.prompt_tokens: int = before.prompt_tokens if before else 0
+        self.completion_tokens: int = before.completion_tokens if before else 0
         self._most = most
         self._open = 0
         self._closed = False
@@ -191,13 +191,14 @@ class Client:
             reraise=True,
         )
         try:
-            return retrying(self._attempt, body, text, read, account)
+            found: T = retrying(self._attempt, body, text, read, account)
         except _Again as last:
             number = self.endpoint.attempts
             raise ModelError(
                 f"{self.server}: gave up after {number} attempt{'s' if number > 1 else ''},"
                 f" the last: {last}"
             ) from None
+        return found
 
     def _attempt(
         self, body: Mapping[str, Any], text: str, read: Callable[[Any], T], account: Account

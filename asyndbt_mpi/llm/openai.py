@@ -25,14 +25,13 @@ from asyndbt_mpi.llm.pace import Pace
 T = TypeVar("T")
 
 GRANTED = (20, 5)
-"""Alternatives to ask for: OpenAI's chat API and vLLM list up to 20, older servers and DashScope
-5."""
+"""Alternatives to ask for: as many as OpenAI's chat API and vLLM list, or else older servers."""
 
-REPEATS = 2
-"""A call to the model may pay for so many times the requests that it needs ..."""
+UNUSABLE = 1
+"""Requests paid for in vain that a call to the model can bear for each of its prompts ..."""
 
 SPARE = 8
-"""... and for so many more: the try at the start, and a single prompt's share of bad luck."""
+"""... and so many more: for the trial at the start, and for the bad luck of a single prompt."""
 
 LEAST_ANSWER = 4
 """Tokens that a written answer may have at least."""
@@ -121,6 +120,8 @@ class OpenAIModel:
         account = Account(self.most_calls(len(distinct), labels), self._spent)
         self._spent = Account(0)
         found = self._score(distinct, labels, account)
+        if len(labels) > 1 and not np.ptp(found, axis=1).all():
+            self._warn_of_no_label()
         found -= np.logaddexp.reduce(found, axis=1, keepdims=True)
         number = {text: n for n, text in enumerate(distinct)}
         return Scores(
@@ -133,11 +134,12 @@ class OpenAIModel:
     def most_calls(self, prompts: int, labels: Sequence[str]) -> int:
         """The most that `label_log_probabilities` of so many prompts ever counts as calls.
 
-        That is `REPEATS` times the requests that are needed if every label has as many tokens as
-        it could have, and `SPARE` more: unusable answers and time-outs count too.
+        That is the requests needed if every label has as many tokens as it could have, and
+        `UNUSABLE` more for each prompt and `SPARE` in all, since unusable answers and time-outs
+        count too.
         """
         steps = most_steps(labels) if self._alternatives and not self._chat else 1
-        return REPEATS * steps * prompts + SPARE
+        return (steps + UNUSABLE) * prompts + SPARE
 
     def longest(self, text: str) -> int:
         """A bound on the tokens of a prompt: its bytes, since no token has less than one.
@@ -177,8 +179,6 @@ class OpenAIModel:
                 )
 
             rows = self._each(whole, texts, account)
-        if any(row is None for row in rows):
-            self._warn_of_no_label()
         nothing = np.zeros(len(labels))
         return np.array([nothing if row is None else row for row in rows])
 
@@ -230,9 +230,9 @@ class OpenAIModel:
         if not self._told_of_no_label:
             self._told_of_no_label = True
             warnings.warn(
-                f"{self._client.server} refused a prompt, or its answer named no label: all"
-                " labels then are equally probable",
-                stacklevel=5,
+                f"{self._client.server} refused a prompt, or no label is in its answer: all labels"
+                " then are equally probable",
+                stacklevel=3,
             )
 
     # ------------------------------------------------------------------------------------- trial
