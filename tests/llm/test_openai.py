@@ -179,8 +179,9 @@ def test_a_refused_prompt_leaves_the_labels_equal(server: Server, api: str, scor
     server.manners.refuse = True
     with pytest.warns(UserWarning, match="refused a prompt") as told:
         found = [model.label_log_probabilities(PROMPTS, [" good", " no"]) for _ in range(2)]
-    assert len(told) == 1
-    assert not any(text in str(told[0].message) for text in TEXTS)
+    # Besides sockets of other tests' models, which the collector may close just now.
+    [warning] = [one for one in told if one.category is UserWarning]
+    assert not any(text in str(warning.message) for text in TEXTS)
     np.testing.assert_allclose(found[1].log_probabilities, -math.log(2))
     assert found[1].calls == len(PROMPTS)  # not asked again
     server.manners.faults, server.manners.code = ["400"], "data_inspection_failed"
