@@ -7,7 +7,7 @@ import numpy as np
 
 from asyndbt_mpi.algorithm.types import FloatArray
 from asyndbt_mpi.answers import Answers, open_store
-from asyndbt_mpi.config import Config, ConfigurationError
+from asyndbt_mpi.config import Config, ConfigurationError, Llm
 from asyndbt_mpi.llm.base import LanguageModel, Unasked
 from asyndbt_mpi.llm.cache import CachedModel
 from asyndbt_mpi.llm.synthetic import Synthetic
@@ -27,10 +27,14 @@ SYNTHETIC_CLASSES = 2
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a worker runs: its number among the workers of the node, and its cores."""
+    """Where a worker runs: its number among the workers of the node, and its cores.
+
+    ``sharing`` processes of the job have a model, and share what a server grants them all.
+    """
 
     local_rank: int
     cores: int
+    sharing: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,22 +125,44 @@ def language_model(config: Config, place: Place, answers: Answers | None) -> Lan
     ConfigurationError
         The folder of the answers cannot be used.
     ModelError
-        The model cannot be found or loaded.
+        The model cannot be found, loaded or reached.
     """
     if config.llm.backend == "synthetic":
         return None
+    store = open_store(config, answers) if answers else None
+    served = config.llm.backend == "openai"
+    model = _served(config.llm, place) if served else _in_process(config.llm, place)
+    return CachedModel(model, config.llm.cache, store) if config.llm.cache else model
+
+
+def _in_process(llm: Llm, place: Place) -> LanguageModel:
     from asyndbt_mpi.llm.transformers import TransformersModel
 
-    store = open_store(config, answers) if answers else None
-    model = TransformersModel(
-        config.llm.model,
-        device=config.llm.device,
-        precision=config.llm.precision,
-        max_tokens_per_batch=config.llm.max_tokens_per_batch,
-        threads=config.llm.threads or place.cores,
+    return TransformersModel(
+        llm.model,
+        device=llm.device,
+        precision=llm.precision,
+        max_tokens_per_batch=llm.max_tokens_per_batch,
+        threads=llm.threads or place.cores,
         local_rank=place.local_rank,
     )
-    return CachedModel(model, config.llm.cache, store) if config.llm.cache else model
+
+
+def _served(llm: Llm, place: Place) -> LanguageModel:
+    from asyndbt_mpi.llm.openai import OpenAIModel
+
+    return OpenAIModel(
+        llm.model,
+        base_url=llm.base_url,
+        key_variable=llm.key_variable,
+        api=llm.api,
+        scores=llm.scores,
+        concurrency=llm.concurrency,
+        timeout=llm.timeout,
+        attempts=llm.attempts,
+        requests_per_minute=llm.requests_per_minute,
+        workers=place.sharing,
+    )
 
 
 def workers_with_black_box(

@@ -104,7 +104,7 @@ def _run(request: Request) -> int:
         return DONE if _from_server(done) else BAD_USAGE
     channel = Channel(WORLD, Codec(job.materials.shapes))
     channel.go_on_from(opened.time if opened else 0.0)
-    place = Place(*node_share(WORLD))
+    place = Place(*node_share(WORLD), sharing=job.workers)
     if opened is not None:
         return _run_server(channel, job, opened, request)
     return _run_worker(channel, job, place)

@@ -1,4 +1,4 @@
-"""What the rest of the package knows of a language model: one method, its input and its answer."""
+"""What the rest of the package knows of a language model: its methods, their input and answer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,6 +6,9 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+LABEL_TOKENS = 64
+"""Room for the tokens that labels, or a server, add to a prompt's own."""
 
 
 class ModelError(Exception):
@@ -31,7 +34,8 @@ class Scores:
     """(P, U), in nats; each row is normalised over the U labels."""
 
     calls: int
-    """Prompts that were really sent to the model."""
+    """Prompts that were really sent to the model; of a server, requests that it answered or may
+    have billed."""
 
     prompt_tokens: int
     """Tokens that really went through the model; a shared context counts once, pads never."""
@@ -54,8 +58,16 @@ class LanguageModel(Protocol):
         ValueError
             The labels cannot be told apart, or a prompt or a label is empty.
         ModelError
-            A prompt is longer than the model can read.
+            A prompt is longer than the model can read, or a server cannot answer.
         """
+        ...
+
+    def most_calls(self, prompts: int, labels: Sequence[str]) -> int:
+        """The most that `Scores.calls` of ``prompts`` prompts can be."""
+        ...
+
+    def longest(self, text: str) -> int:
+        """A bound on the tokens that one call with the prompt ``text`` reads."""
         ...
 
 
@@ -67,3 +79,11 @@ class Unasked:
     def label_log_probabilities(self, prompts: Sequence[Prompt], labels: Sequence[str]) -> Scores:
         """See `LanguageModel`."""
         raise ModelError("a language model was asked where all answers should be known")
+
+    def most_calls(self, prompts: int, labels: Sequence[str]) -> int:
+        """See `LanguageModel`."""
+        return prompts
+
+    def longest(self, text: str) -> int:
+        """See `LanguageModel`."""
+        return 0

@@ -68,6 +68,14 @@ class CachedModel:
             log_probabilities[row] = answers[question]
         return replace(paid, log_probabilities=log_probabilities)
 
+    def most_calls(self, prompts: int, labels: Sequence[str]) -> int:
+        """As the model's own: there may be no answer to any of the prompts."""
+        return self.model.most_calls(prompts, labels)
+
+    def longest(self, text: str) -> int:
+        """As the model's own."""
+        return self.model.longest(text)
+
 
 class _Recent:
     """The answers to the ``entries`` questions used last."""

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import DynamicCache
 
-from asyndbt_mpi.llm.base import ModelError, Prompt, Scores
+from asyndbt_mpi.llm.base import LABEL_TOKENS, ModelError, Prompt, Scores
 from asyndbt_mpi.llm.checkpoint import load
 from asyndbt_mpi.llm.labels import LabelTree, label_tree
 from asyndbt_mpi.llm.packing import (
@@ -124,6 +124,14 @@ class TransformersModel:
         number = {text: n for n, text in enumerate(contexts)}
         order = [number[prompt.context + prompt.query] for prompt in prompts]
         return Scores(scores[order], calls=len(contexts), prompt_tokens=_tokens(groups, tree))
+
+    def most_calls(self, prompts: int, labels: Sequence[str]) -> int:
+        """Every prompt is one call at the most."""
+        return prompts
+
+    def longest(self, text: str) -> int:
+        """Tokens of ``text``, and `LABEL_TOKENS` for the labels' own."""
+        return len(self._tokenizer(text, verbose=False)["input_ids"]) + LABEL_TOKENS
 
     # ------------------------------------------------------------------------------------ tokens
 

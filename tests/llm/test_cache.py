@@ -23,6 +23,12 @@ class Counting:
         answer = np.array([[-len(text) - len(label) for label in labels] for text in texts])
         return Scores(answer.astype(np.float64), calls=len(texts), prompt_tokens=10 * len(texts))
 
+    def most_calls(self, prompts: int, labels: Sequence[str]) -> int:
+        return prompts + len(labels)
+
+    def longest(self, text: str) -> int:
+        return 10 * len(text)
+
 
 class Failing(Counting):
     def label_log_probabilities(self, prompts: Sequence[Prompt], labels: Sequence[str]) -> Scores:
@@ -99,6 +105,11 @@ def test_an_error_of_the_model_comes_through_and_leaves_no_trace() -> None:
         with pytest.raises(ModelError):
             cached.label_log_probabilities(prompts("a"), LABELS)
     assert (cached.hits, cached.misses) == (0, 0)
+
+
+def test_bounds_are_the_models() -> None:
+    cached = CachedModel(Counting(), 2)
+    assert (cached.most_calls(3, LABELS), cached.longest("abc")) == (5, 30)
 
 
 def test_no_prompts() -> None:

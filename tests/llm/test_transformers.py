@@ -227,6 +227,15 @@ def test_a_shared_context_counts_once(load: Callable[..., TransformersModel]) ->
     assert longer == shared + own + len(ends) * (terrible - 1)
 
 
+def test_bounds_on_calls_and_tokens(load: Callable[..., TransformersModel]) -> None:
+    model = load()
+    for prompt in PROMPTS["groups"]:
+        scores = model.label_log_probabilities([prompt], SEVERAL)
+        assert scores.calls <= model.most_calls(1, SEVERAL)
+        assert scores.prompt_tokens <= model.longest(prompt.context + prompt.query)
+    assert model.longest("") == 1 + 64  # with <s>
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [

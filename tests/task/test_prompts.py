@@ -36,6 +36,12 @@ class Fake:
         with np.errstate(divide="ignore"):
             return Scores(np.log(self.probabilities), calls=len(prompts), prompt_tokens=70)
 
+    def most_calls(self, prompts: int, labels: Sequence[str]) -> int:
+        return prompts
+
+    def longest(self, text: str) -> int:
+        return 70
+
 
 def black_box(probabilities: list[list[float]]) -> tuple[PromptBlackBox, Fake]:
     model = Fake(probabilities)

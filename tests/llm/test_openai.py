@@ -1,0 +1,535 @@
+import math
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from asyndbt_mpi.assemble import Place, language_model
+from asyndbt_mpi.config import parse
+from asyndbt_mpi.llm.base import ModelError, Prompt
+from asyndbt_mpi.llm.cache import CachedModel
+from asyndbt_mpi.llm.client import LONGEST_WAIT
+from asyndbt_mpi.llm.openai import SPARE, OpenAIModel
+from tests.llm.api_server import VOCABULARY, Manners, Server, next_tokens, serving, write
+
+# The toy model's likeliest tokens often are no labels.
+pytestmark = pytest.mark.filterwarnings("ignore:.*no label is in its answer")
+
+KEY = "sk-zq81-very-secret-0123456789"
+PRIVATE = "Anna Keller's blood count was far too low on Tuesday."
+LABELS = [" terrible", " good", " not good", " positive", " no"]
+TEXTS = ["It was a day that", "Nothing is", "The train came late, so it was", "I do"]
+PROMPTS = [Prompt(text[:5], text[5:]) for text in TEXTS]
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serving(Manners()) as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def _key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOY_KEY", KEY)
+
+
+class Sleeps(list[float]):
+    """Seconds that would have been slept."""
+
+    def __call__(self, seconds: float) -> None:
+        self.append(seconds)
+
+
+def connect(server: Server, **options: Any) -> OpenAIModel:
+    defaults: dict[str, Any] = {
+        "base_url": server.url,
+        "key_variable": "TOY_KEY",
+        "api": "completion",
+        "scores": "auto",
+        "concurrency": 2,
+        "timeout": 5.0,
+        "attempts": 6,
+        "requests_per_minute": 0.0,
+        "workers": 1,
+        "sleep": Sleeps(),
+    }
+    return OpenAIModel("toy", **(defaults | options))
+
+
+def normalised(rows: Any) -> Any:
+    logarithms = np.log(np.array(rows, dtype=np.float64))
+    return logarithms - np.logaddexp.reduce(logarithms, axis=1, keepdims=True)
+
+
+def of_whole_label(text: str, label: str) -> float:
+    """Product over the tokens that the vocabulary divides the label into, longest first."""
+    probability, behind = 1.0, ""
+    while behind != label:
+        rest = label[len(behind) :]
+        token = max((token for token in VOCABULARY if rest.startswith(token)), key=len)
+        probability *= next_tokens(text + behind)[token]
+        behind += token
+    return probability
+
+
+# ---------------------------------------------------------------------------------------- scores
+
+
+@pytest.mark.parametrize("older", [True, False])
+def test_labels_are_scored_by_all_their_tokens(
+    server: Server, older: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asyndbt_mpi.llm.openai.GRANTED", (len(VOCABULARY),))
+    server.manners.most, server.manners.older = len(VOCABULARY), older
+    scores = connect(server).label_log_probabilities(PROMPTS, LABELS)
+    expected = normalised([[of_whole_label(text, label) for label in LABELS] for text in TEXTS])
+    np.testing.assert_allclose(scores.log_probabilities, expected, rtol=0, atol=1e-9)
+    # " terr" + "ible" and " not" + " good": two more requests a prompt, and the first try.
+    assert scores.calls == len(server.done) == 3 * len(PROMPTS) + 1
+    assert scores.completion_tokens == scores.calls
+    texts = [body["prompt"] for body in server.asked]
+    assert scores.prompt_tokens == sum(len(text.split()) for text in texts)
+    assert {body["max_tokens"] for body in server.asked} == {1}
+
+
+def test_labels_that_begin_alike_share_requests(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asyndbt_mpi.llm.openai.GRANTED", (len(VOCABULARY),))
+    server.manners.most = len(VOCABULARY)
+    labels = [" not good", " not bad", " not", " not yes"]
+    model = connect(server)
+    scores = model.label_log_probabilities(PROMPTS[:1], labels)
+    assert [body["prompt"] for body in server.asked[1:]] == [TEXTS[0], TEXTS[0] + " not"]
+    expected = normalised([[of_whole_label(TEXTS[0], label) for label in labels]])
+    np.testing.assert_allclose(scores.log_probabilities, expected, rtol=0, atol=1e-9)
+
+
+def test_a_server_that_refuses_twenty_alternatives_is_asked_for_five(server: Server) -> None:
+    server.manners.most = 5
+    model = connect(server)
+    assert "top 5 " in model.description
+    model.label_log_probabilities(PROMPTS, [" good", " positive"])
+    assert [body["logprobs"] for body in server.asked[:3]] == [20, 5, 5]
+    server.manners.most = 4
+    with pytest.raises(ModelError, match="too many logprobs"):
+        connect(server, scores="logprobs")
+
+
+def test_the_first_token_of_a_chat_is_a_whole_label_with_all_its_variants(server: Server) -> None:
+    labels = [" good", "no"]
+    scores = connect(server, api="chat").label_log_probabilities(PROMPTS, labels)
+    for text, row in zip(TEXTS, scores.log_probabilities, strict=True):
+        ranked = sorted(next_tokens(text).items(), key=lambda item: -item[1])[:20]
+        bound = min(ranked[-1][1], 1 - sum(p for _, p in ranked))
+        found = [
+            sum(p for token, p in ranked if token.strip() == label.strip()) or bound
+            for label in labels
+        ]
+        np.testing.assert_allclose(row, normalised([found])[0], atol=1e-9)
+    body = server.asked[-1]
+    assert body["messages"][0]["role"] == "user"
+    assert (body["logprobs"], body["top_logprobs"]) == (True, 20)
+    assert {body["messages"][0]["content"] for body in server.asked[1:]} == set(TEXTS)
+
+
+def test_a_chat_cannot_score_labels_of_several_tokens(server: Server) -> None:
+    model = connect(server, api="chat")
+    with pytest.raises(ModelError, match=r"'terrible' is several tokens .*llm\.api = 'completion'"):
+        model.label_log_probabilities(PROMPTS, ["terrible", "good"])
+
+
+def test_answers_are_read(server: Server) -> None:
+    for api in ("chat", "completion"):
+        model = connect(server, api=api, scores="answers")
+        assert "answers" in model.description
+        labels = [" good", " bad", " positive", " not", " yes", " negative", " t"]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            scores = model.label_log_probabilities(PROMPTS, labels)
+        for text, row in zip(TEXTS, scores.log_probabilities, strict=True):
+            answer = write(text, len(" positive")).strip()
+            begun = [label for label in labels if answer.startswith(label.strip())]
+            if begun:
+                assert math.exp(row[labels.index(max(begun, key=len))]) == pytest.approx(0.95)
+        assert not any(body.get("logprobs") for body in server.asked)
+        assert server.asked[-1]["max_tokens"] == len(" positive")
+
+
+def test_auto_falls_back_to_answers_and_says_so(server: Server) -> None:
+    server.manners.most = 0
+    with pytest.warns(UserWarning, match="gives no log-probabilities"):
+        assert "answers" in connect(server).description
+    with pytest.raises(ModelError, match=r"gives no log-probabilities: llm\.scores = 'answers'"):
+        connect(server, scores="logprobs")
+
+
+@pytest.mark.parametrize("api", ["chat", "completion"])
+@pytest.mark.parametrize("scores", ["logprobs", "answers"])
+def test_a_refused_prompt_leaves_the_labels_equal(server: Server, api: str, scores: str) -> None:
+    model = connect(server, api=api, scores=scores)
+    server.manners.refuse = True
+    with pytest.warns(UserWarning, match="refused a prompt") as told:
+        found = [model.label_log_probabilities(PROMPTS, [" good", " no"]) for _ in range(2)]
+    # Besides sockets of other tests' models, which the collector may close just now.
+    [warning] = [one for one in told if one.category is UserWarning]
+    assert not any(text in str(warning.message) for text in TEXTS)
+    np.testing.assert_allclose(found[1].log_probabilities, -math.log(2))
+    assert found[1].calls == len(PROMPTS)  # not asked again
+    server.manners.faults, server.manners.code = ["400"], "data_inspection_failed"
+    filtered = model.label_log_probabilities(PROMPTS[:1], [" good", " no"])
+    np.testing.assert_allclose(filtered.log_probabilities, -math.log(2))
+    assert filtered.calls == 0
+
+
+def test_equal_prompts_are_asked_once_and_rows_are_in_order(server: Server) -> None:
+    model = connect(server, concurrency=8)
+    prompts = [Prompt("a", str(n % 10)) for n in range(30)]
+    rows = model.label_log_probabilities(prompts, [" good", " bad"]).log_probabilities
+    assert sorted(body["prompt"] for body in server.asked[1:]) == [f"a{n}" for n in range(10)]
+    again = [model.label_log_probabilities([p], [" good", " bad"]) for p in prompts[:10]]
+    for n, row in enumerate(rows):
+        np.testing.assert_array_equal(row, again[n % 10].log_probabilities[0])
+
+
+@pytest.mark.parametrize(
+    ("prompts", "labels"),
+    [
+        ([Prompt("", "")], [" a", " b"]),
+        ([Prompt("", "a")], []),
+        ([Prompt("", "a")], [" ", " b"]),
+        ([Prompt("", "a")], ["Yes", " yes"]),
+    ],
+)
+def test_nothing_empty_and_nothing_twice(
+    server: Server, prompts: list[Prompt], labels: list[str]
+) -> None:
+    with pytest.raises(ValueError, match=r"empty|no text|told apart"):
+        connect(server, scores="answers").label_log_probabilities(prompts, labels)
+
+
+def test_no_prompts(server: Server) -> None:
+    scores = connect(server).label_log_probabilities([], LABELS)
+    assert (scores.log_probabilities.shape, scores.calls) == ((0, len(LABELS)), 0)
+
+
+# ---------------------------------------------------------------------------------------- faults
+
+
+PASSING = {
+    "408": "408",
+    "409": "409",
+    "429": "429",
+    "500": "500",
+    "503": "503",
+    "closed": "connection error",
+    "truncated": "broke off",
+    "malformed": "no JSON",
+    "[1]": "no JSON object",
+    "no choices": "no choices",
+    "no logprobs": "no log-probabilities",
+    "slow": r"no answer within 0\.3 s",
+}
+PAID = {"truncated", "malformed", "[1]", "no choices", "no logprobs", "slow"}
+
+
+@pytest.mark.parametrize("fault", PASSING)
+def test_what_may_pass_is_tried_again(server: Server, fault: str) -> None:
+    sleeps = Sleeps()
+    model = connect(server, timeout=0.3, attempts=3, sleep=sleeps)
+    expected = model.label_log_probabilities(PROMPTS[:1], [" good", " bad"])
+    server.manners.slow = 0.6
+    server.manners.faults = [fault] * 2
+    scores = model.label_log_probabilities(PROMPTS[:1], [" good", " bad"])
+    np.testing.assert_array_equal(scores.log_probabilities, expected.log_probabilities)
+    assert scores.calls == (3 if fault in PAID else 1)
+    assert len(sleeps) == 2
+    server.manners.faults = [fault] * 3
+    with pytest.raises(ModelError, match=f"gave up after 3 attempts, the last: .*{PASSING[fault]}"):
+        model.label_log_probabilities(PROMPTS[:1], [" good", " bad"])
+    assert not server.manners.faults
+
+
+FATAL = {
+    "400": r"check llm\.model",
+    "401": "environment variable TOY_KEY",
+    "403": "environment variable TOY_KEY",
+    "404": r"llm\.model, llm\.base_url",
+    "413": "413",
+    "422": "422",
+}
+
+
+@pytest.mark.parametrize("status", FATAL)
+def test_what_cannot_pass_is_an_error_at_once(server: Server, status: str) -> None:
+    sleeps = Sleeps()
+    model = connect(server, sleep=sleeps)
+    tried = len(server.asked)
+    server.manners.faults = [status]
+    server.manners.message = "x" * 300 + "\nsecond line"
+    with pytest.raises(ModelError, match=FATAL[status]) as caught:
+        model.label_log_probabilities(PROMPTS[:1], LABELS)
+    assert (len(sleeps), len(server.asked)) == (0, tried + 1)
+    assert f"answered {status}: {'x' * 200} (" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    server.manners.faults = [status] * 3
+    with pytest.raises(ModelError, match=FATAL[status]):
+        connect(server)
+
+
+def test_a_prompt_that_is_too_long_is_told_as_such(server: Server) -> None:
+    model = connect(server)
+    server.manners.faults = ["400"]
+    server.manners.message = "This model's maximum context length is 9 tokens."
+    with pytest.raises(ModelError, match="show shorter demonstrations"):
+        model.label_log_probabilities(PROMPTS[:1], LABELS)
+
+
+def test_a_server_that_is_not_there_is_told_at_once() -> None:
+    with serving(Manners()) as server:
+        pass
+    sleeps = Sleeps()
+    with pytest.raises(ModelError, match=r"cannot connect to 127.* check llm\.base_url"):
+        connect(server, sleep=sleeps)
+    assert not sleeps
+
+
+@pytest.mark.parametrize(
+    ("headers", "least"),
+    [
+        ({"Retry-After": "37"}, 37.0),
+        ({"retry-after-ms": "41500", "Retry-After": "7"}, 41.5),
+        ({"Retry-After": "soon"}, 0.0),
+        ({"Retry-After": "-5"}, 0.0),
+        ({"Retry-After": "nan"}, 0.0),
+        ({}, 0.0),
+    ],
+)
+def test_a_server_is_given_the_time_it_asks_for(
+    server: Server, headers: dict[str, str], least: float
+) -> None:
+    sleeps = Sleeps()
+    model = connect(server, sleep=sleeps)
+    server.manners.faults, server.manners.headers = ["429", "503"], headers
+    model.label_log_probabilities(PROMPTS[:1], [" good", " bad"])
+    assert len(sleeps) == 2
+    assert all(least <= seconds <= 1.3 * least + 3 for seconds in sleeps)
+
+
+def test_the_time_to_come_back_may_be_a_date(server: Server) -> None:
+    sleeps = Sleeps()
+    model = connect(server, sleep=sleeps)
+    date = format_datetime(datetime.now(UTC) + timedelta(seconds=50), usegmt=True)
+    server.manners.faults, server.manners.headers = ["429"], {"Retry-After": date}
+    model.label_log_probabilities(PROMPTS[:1], [" good", " bad"])
+    assert 45 <= sleeps[0] <= 60
+
+
+def test_a_pause_of_hours_is_an_error(server: Server) -> None:
+    sleeps = Sleeps()
+    model = connect(server, sleep=sleeps)
+    server.manners.faults = ["429"]
+    server.manners.headers = {"Retry-After": str(LONGEST_WAIT + 1)}
+    with pytest.raises(ModelError, match="429 and wants a pause of 601 s"):
+        model.label_log_probabilities(PROMPTS[:1], LABELS)
+    assert not sleeps
+
+
+def test_pauses_grow(server: Server) -> None:
+    sleeps = Sleeps()
+    model = connect(server, sleep=sleeps, attempts=7)
+    server.manners.faults = ["500"] * 6
+    model.label_log_probabilities(PROMPTS[:1], [" good", " bad"])
+    for number, seconds in enumerate(sleeps):
+        assert 0.5 * 2**number <= seconds <= 0.5 * 2**number + 1
+
+
+def test_an_error_of_one_prompt_calls_off_the_others(server: Server) -> None:
+    model = connect(server, concurrency=2)
+    server.manners.seconds = 0.05
+    server.manners.faults = ["404"]
+    with pytest.raises(ModelError, match="404"):
+        model.label_log_probabilities([Prompt("", str(n)) for n in range(50)], LABELS)
+    time.sleep(0.3)
+    assert len(server.asked) <= 6
+
+
+# ----------------------------------------------------------------------------------------- costs
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+@pytest.mark.parametrize("api", ["chat", "completion"])
+def test_a_call_never_pays_for_more_than_it_says(
+    server: Server, api: str, concurrency: int
+) -> None:
+    model = connect(server, api=api, attempts=1000, concurrency=concurrency)
+    most = model.most_calls(2, LABELS)
+    assert most == (2 * (28 + 1) if api == "completion" else 2 * 2) + SPARE
+    server.manners.faults = ["no logprobs"] * 1000
+    with pytest.raises(ModelError, match=f"only {most} may be paid for"):
+        model.label_log_probabilities(PROMPTS[:2], LABELS)
+    # A thread may find no room while another's request is still under way.
+    assert most - concurrency < len(server.done) <= most
+
+
+def test_a_server_that_counts_no_tokens(server: Server) -> None:
+    server.manners.usage = False
+    scores = connect(server).label_log_probabilities(PROMPTS, [" good", " bad"])
+    assert (scores.prompt_tokens, scores.completion_tokens) == (0, 0)
+    assert scores.calls == len(PROMPTS) + 1
+
+
+def test_no_prompt_has_more_tokens_than_bytes(server: Server) -> None:
+    assert connect(server).longest("Ä b") == 4 + 64
+
+
+# ------------------------------------------------------------------------------------------ key
+
+
+def test_the_key_is_sent_and_told_to_nobody_else(
+    server: Server, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = connect(server)
+    assert set(server.keys) == {f"Bearer {KEY}"}
+    texts = [model.description, repr(model), repr(vars(model))]
+    for message in (
+        f"wrong key: {KEY}",
+        "Incorrect API key: sk-zq****6789.",
+        PRIVATE,
+        PRIVATE[9:40],
+    ):
+        for status in ("400", "401", "429"):
+            server.manners.message, server.manners.faults = message, [status] * 6
+            with pytest.raises(ModelError, match=status) as caught:
+                model.label_log_probabilities([Prompt("", PRIVATE)], LABELS)
+            texts.append(str(caught.value))
+    texts.extend(capfd.readouterr())
+    for text in texts:
+        assert "sk-z" not in text
+        assert "6789" not in text
+        assert "blood count" not in text
+        assert "Keller" not in text
+
+
+def test_a_key_is_needed_where_no_server_is_named(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TOY_KEY")
+    connect(server)
+    assert set(server.keys) == {"Bearer none"}
+    with pytest.raises(ModelError, match="environment variable TOY_KEY"):
+        connect(server, base_url="")
+    monkeypatch.setenv("TOY_KEY", "sk-two words")
+    with pytest.raises(ModelError, match="TOY_KEY holds characters") as caught:
+        connect(server)
+    assert "words" not in str(caught.value)
+
+
+# ----------------------------------------------------------------------------------- many at once
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_requests_are_under_way_together(server: Server, concurrency: int) -> None:
+    model = connect(server, concurrency=concurrency)
+    server.manners.seconds = 0.1
+    model.label_log_probabilities([Prompt("", str(n)) for n in range(12)], [" good", " bad"])
+    assert server.busiest == concurrency
+
+
+def test_workers_share_what_a_server_grants(server: Server) -> None:
+    sleeps = Sleeps()
+    model = connect(server, requests_per_minute=60.0, workers=3, sleep=sleeps, concurrency=1)
+    model.label_log_probabilities([Prompt("", str(n)) for n in range(4)], [" good", " bad"])
+    # One every three seconds; as nobody really sleeps, each waits from the start on.
+    np.testing.assert_allclose(sleeps, [3, 6, 9, 12], atol=1)
+
+
+INTERRUPTED = """
+import signal, sys, time
+from asyndbt_mpi.llm.base import Prompt
+from asyndbt_mpi.llm.openai import OpenAIModel
+
+class Interrupted(Exception):
+    pass
+
+def interrupt(*_):
+    raise Interrupted
+
+model = OpenAIModel("toy", base_url=sys.argv[1], key_variable="NONE", api="completion",
+    scores="auto", concurrency=4, timeout=60.0, attempts=6, requests_per_minute=0, workers=1)
+signal.signal(signal.SIGALRM, interrupt)
+signal.setitimer(signal.ITIMER_REAL, 0.5)
+begun = time.monotonic()
+try:
+    model.label_log_probabilities([Prompt("", str(n)) for n in range(50)], [" good", " bad"])
+except Interrupted:
+    print("left after", time.monotonic() - begun)
+"""
+
+
+def test_an_interrupt_waits_for_no_request(server: Server) -> None:
+    server.manners.faults = ["answer", *["slow"] * 100]
+    server.manners.slow = 40.0
+    begun = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, server.url],
+        capture_output=True,
+        text=True,
+        timeout=35,
+        check=True,
+    )
+    assert done.stdout.startswith("left after")
+    assert float(done.stdout.split()[-1]) < 3
+    assert time.monotonic() - begun < 30
+    assert len(server.asked) == 5
+
+
+# ------------------------------------------------------------------------------------- the whole
+
+
+def test_a_patient_client_succeeds_with_a_rude_server(tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger"
+    program = [sys.executable, str(Path(__file__).with_name("api_server.py"))]
+    options = ["--port", "0", "--rude", "7", "--ledger", str(ledger), "--slow", "0.6"]
+    with subprocess.Popen([*program, *options], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().strip()
+            prompts = [Prompt("the same demonstrations", f", row {n}") for n in range(60)]
+            with serving(Manners()) as polite:
+                expected = connect(polite).label_log_probabilities(prompts, LABELS)
+                model = connect(polite, base_url=url, timeout=0.4, concurrency=8)
+            with pytest.warns(UserWarning, match="refused"):
+                scores = model.label_log_probabilities(prompts, LABELS)
+        finally:
+            process.terminate()
+    refused = np.ptp(scores.log_probabilities, axis=1) == 0
+    assert 0 < refused.sum() < 15
+    np.testing.assert_array_equal(
+        scores.log_probabilities[~refused], expected.log_probabilities[~refused]
+    )
+    done = [line.split("\t")[1] for line in ledger.read_text().splitlines()]
+    free = {"429", "500", "closed"}
+    assert free < set(done)
+    assert scores.calls == sum(what not in free for what in done)
+
+
+@pytest.mark.parametrize("cache", [0, 10])
+def test_the_configuration_chooses_it(
+    server: Server, cache: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llm = {"backend": "openai", "model": "toy", "base_url": server.url, "cache": cache}
+    config = parse({"llm": llm | {"api": "completion", "key_variable": "TOY_KEY"}}, "test")
+    model = language_model(config, Place(0, 1), workers=3)
+    assert isinstance(model, CachedModel if cache else OpenAIModel)
+    assert model.description.startswith("toy, 127.0.0.1")
+    assert model.most_calls(3, [" a", " b"]) == 3 * (3 + 1) + SPARE
+    assert model.longest("abc") == 67
