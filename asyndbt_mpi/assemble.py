@@ -174,7 +174,8 @@ def workers_with_black_box(
         box = Synthetic(config.run.seed, materials.shapes, workers, config.llm.heterogeneity)
     else:
         data = {worker: materials.data[worker] for worker in workers}
-        box = PromptBlackBox(data, materials.template, materials.vocabulary, model)
+        positions = materials.shapes.positions
+        box = PromptBlackBox(data, materials.template, materials.vocabulary, positions, model)
     return Workers(config, materials.shapes, box.holdings), box
 
 

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 LABEL_TOKENS = 64
 """Room for the tokens that labels, or a server, add to a prompt's own."""
 
+LEAST_ANSWER = 4
+"""Tokens that a written answer may have at least; more if a label has more characters."""
+
 
 class ModelError(Exception):
     """A model cannot be found, loaded, or used for what is asked; says what would be right."""
@@ -50,6 +53,9 @@ class LanguageModel(Protocol):
     description: str
     """One line: model, device, precision, threads."""
 
+    at_once: int | None
+    """Prompts that are best asked in one call; None for as many as there are."""
+
     def label_log_probabilities(self, prompts: Sequence[Prompt], labels: Sequence[str]) -> Scores:
         """Score every label after every prompt, in the order given.
 
@@ -75,6 +81,7 @@ class Unasked:
     """Stands where all answers are known: it has none."""
 
     description = "no language model"
+    at_once: int | None = None
 
     def label_log_probabilities(self, prompts: Sequence[Prompt], labels: Sequence[str]) -> Scores:
         """See `LanguageModel`."""

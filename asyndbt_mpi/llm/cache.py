@@ -1,14 +1,16 @@
 """A language model that remembers what it was asked."""
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from asyndbt_mpi.llm.base import LanguageModel, Prompt, Scores
 from asyndbt_mpi.llm.store import AnswerStore, Question
+
+T = TypeVar("T")
 
 
 class CachedModel:
@@ -38,6 +40,7 @@ class CachedModel:
             raise ValueError(f"a cache needs at least one entry, not {entries}")
         self.model = model
         self.description = model.description
+        self.at_once: int | None = None
         self.hits = 0
         self.misses = 0
         # Not "store or": without answers it would count as false.
@@ -54,23 +57,35 @@ class CachedModel:
             for question, prompt in zip(questions, prompts, strict=True)
             if question not in answers
         }
-        paid = Scores(np.empty((0, len(asked))), 0, 0)
-        if missing:
-            paid = self.model.label_log_probabilities(list(missing.values()), labels)
+        calls = prompt_tokens = completion_tokens = 0
+        for some in self._slices(list(missing.items())):
+            paid = self.model.label_log_probabilities([prompt for _, prompt in some], labels)
             # Copies, for a view of one row would keep the whole array alive.
-            new = dict(zip(missing, map(np.copy, paid.log_probabilities), strict=True))
+            rows = map(np.copy, paid.log_probabilities)
+            new = {question: row for (question, _), row in zip(some, rows, strict=True)}
             self._memory.put(new)
             answers |= new
+            calls += paid.calls
+            prompt_tokens += paid.prompt_tokens
+            completion_tokens += paid.completion_tokens
         self.misses += len(missing)
         self.hits += len(prompts) - len(missing)
         log_probabilities = np.empty((len(prompts), len(asked)))
         for row, question in enumerate(questions):
             log_probabilities[row] = answers[question]
-        return replace(paid, log_probabilities=log_probabilities)
+        return Scores(log_probabilities, calls, prompt_tokens, completion_tokens)
+
+    def _slices(self, missing: list[T]) -> Iterator[list[T]]:
+        """What is asked in one call, so that its answers are kept before the next."""
+        step = self.model.at_once or max(1, len(missing))
+        for start in range(0, len(missing), step):
+            yield missing[start : start + step]
 
     def most_calls(self, prompts: int, labels: Sequence[str]) -> int:
-        """As the model's own: there may be no answer to any of the prompts."""
-        return self.model.most_calls(prompts, labels)
+        """As the model's own, of all calls to it; there may be no answer to any of the prompts."""
+        return sum(
+            self.model.most_calls(len(some), labels) for some in self._slices([None] * prompts)
+        )
 
     def longest(self, text: str) -> int:
         """As the model's own."""

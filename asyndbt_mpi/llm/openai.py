@@ -18,7 +18,7 @@ from asyndbt_mpi.llm.answers import (
     read_text,
     walk,
 )
-from asyndbt_mpi.llm.base import LABEL_TOKENS, ModelError, Prompt, Scores
+from asyndbt_mpi.llm.base import LABEL_TOKENS, LEAST_ANSWER, ModelError, Prompt, Scores
 from asyndbt_mpi.llm.client import Account, Client, Endpoint, Filtered, Refused, Unusable
 from asyndbt_mpi.llm.pace import Pace
 
@@ -33,10 +33,11 @@ UNUSABLE = 1
 SPARE = 8
 """... and so many more: for the trial at the start, and for the bad luck of a single prompt."""
 
-LEAST_ANSWER = 4
-"""Tokens that a written answer may have at least."""
-
 TRIAL = "1 + 1 ="
+
+ROUNDS = 4
+"""Requests of each thread before answers are handed on: what a kill can cost, against the wait of
+all threads for the last one."""
 
 
 class OpenAIModel:
@@ -83,6 +84,7 @@ class OpenAIModel:
         self._client = Client(endpoint, Pace(requests_per_minute / workers, sleep=sleep), sleep)
         self._chat = api == "chat"
         self._concurrency = concurrency
+        self.at_once: int | None = ROUNDS * concurrency
         self._first_tokens = FirstTokens()
         self._told_of_no_label = False
         # What the trial costs is told with the first scores.

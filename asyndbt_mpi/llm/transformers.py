@@ -87,6 +87,7 @@ class TransformersModel:
         if threads is not None:
             torch.set_num_threads(threads)
         self.name = model
+        self.at_once: int | None = None
         self.max_tokens_per_batch = max_tokens_per_batch
         self._dtype = PRECISIONS[precision]
         self._device = _device(device, local_rank)

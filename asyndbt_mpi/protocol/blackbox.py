@@ -1,6 +1,6 @@
 """What workers ask of their black boxes, and what comes back."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
@@ -13,12 +13,13 @@ class Holdings:
     """How much data a worker holds; its texts stay with the black box.
 
     ``pool`` (U,) counts the demonstrations of each class; ``rows`` counts each split's queries.
-    The rest is the most that its black box may call for a prompt, and the tokens of such a call.
+    The rest is the most that its black box may call for so many prompts, and the most tokens that
+    such a call reads and writes.
     """
 
     pool: IntArray
     rows: dict[Split, int]
-    calls_per_prompt: int = 1
+    most_calls: Callable[[int], int] = lambda prompts: prompts
     prompt_tokens: int = 0
     completion_tokens: int = 0
 

@@ -131,7 +131,7 @@ class Workers:
         held = self.holdings[worker]
         prompts = 1 if self.exact else self.samples * self.batch[worker]
         rows = held.rows[Split.VALIDATION], held.rows[Split.TEST]
-        assignment, validation, test = (held.calls_per_prompt * n for n in (prompts, *rows))
+        assignment, validation, test = (held.most_calls(n) for n in (prompts, *rows))
         needs = Needs(assignment, validation, test, held.prompt_tokens, held.completion_tokens)
         return Hello(self.q[self._index[worker]].copy(), description, needs)
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from asyndbt_mpi.algorithm.types import FloatArray, IntArray
-from asyndbt_mpi.llm.base import LanguageModel, Prompt
+from asyndbt_mpi.llm.base import LEAST_ANSWER, LanguageModel, Prompt
 from asyndbt_mpi.protocol.blackbox import Answer, AnyQuery, Holdings, Query
 from asyndbt_mpi.protocol.messages import WITHOUT, Split
 from asyndbt_mpi.task.dataset import Row
@@ -22,6 +22,7 @@ class PromptBlackBox:
     vocabulary : list[str]
         The words (N,) that ``words`` of a query point at; its ``demonstrations`` point into
         the pools of ``data``, one for each class.
+    positions : M
     """
 
     def __init__(
@@ -29,20 +30,35 @@ class PromptBlackBox:
         data: Mapping[int, WorkerData],
         template: Template,
         vocabulary: list[str],
+        positions: int,
         model: LanguageModel,
     ) -> None:
         self.template = template
         self.vocabulary = vocabulary
+        self.positions = positions
         self.model = model
         self.data = data
-        self.holdings = {
-            worker: Holdings(
-                pool=np.array([len(rows) for rows in held.pool], dtype=np.int64),
-                rows={split: len(rows_of(held, split)) for split in Split},
-            )
-            for worker, held in data.items()
-        }
+        self.holdings = {worker: self._holdings(held) for worker, held in data.items()}
         self.descriptions = dict.fromkeys(data, model.description)
+
+    def _holdings(self, held: WorkerData) -> Holdings:
+        labels = self.template.labels
+        return Holdings(
+            pool=np.array([len(rows) for rows in held.pool], dtype=np.int64),
+            rows={split: len(rows_of(held, split)) for split in Split},
+            most_calls=lambda prompts: self.model.most_calls(prompts, labels),
+            prompt_tokens=self._most_tokens(held),
+            completion_tokens=max(LEAST_ANSWER, *map(len, labels)),
+        )
+
+    def _most_tokens(self, held: WorkerData) -> int:
+        """A bound on the tokens of a prompt: the most that each of its parts can have."""
+        longest = self.model.longest
+        fragment = [max(self.vocabulary, key=longest)] * self.positions
+        parts = [[self.template.context([row], fragment) for row in rows] for rows in held.pool]
+        queries = [row for split in Split for row in rows_of(held, split)]
+        parts.append([self.template.render(row, fragment) for row in queries])
+        return sum(max(map(longest, texts)) for texts in parts)
 
     def answer(self, queries: Sequence[AnyQuery]) -> list[Answer]:
         """Loss (1) and accuracy of each of I prompts on B rows, a call to the model per query.

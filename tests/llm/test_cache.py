@@ -13,6 +13,7 @@ class Counting:
     """Answers with the lengths of prompt and label, at 10 tokens a prompt."""
 
     description = "counting"
+    at_once = None
 
     def __init__(self) -> None:
         self.asked: list[list[str]] = []

@@ -25,6 +25,7 @@ class Fake:
     """Gives the probabilities it is made with, prompt by prompt, and keeps what it was asked."""
 
     description = "fake"
+    at_once = None
 
     def __init__(self, probabilities: list[list[float]]) -> None:
         self.probabilities = probabilities
@@ -46,7 +47,7 @@ class Fake:
 def black_box(probabilities: list[list[float]]) -> tuple[PromptBlackBox, Fake]:
     model = Fake(probabilities)
     template = Template("[[{fragment}: ]]{sentence1}?", [" no", " yes"])
-    return PromptBlackBox({1: DATA}, template, ["w0", "w1", "w2"], model), model
+    return PromptBlackBox({1: DATA}, template, ["w0", "w1", "w2"], 3, model), model
 
 
 def query(
