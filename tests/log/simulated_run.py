@@ -4,7 +4,7 @@ Exact gradients of 0.5 * ||p - target_v||^2 stand in for the black box; everythi
 is checked against (planes, duals, z, delays) is done by the package's own functions.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from asyndbt_mpi.algorithm.polyhedron import Polyhedron
 from asyndbt_mpi.algorithm.simplex import project
 from asyndbt_mpi.algorithm.updates import DualSteps, update_duals
 from asyndbt_mpi.config import Config
+from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.writer import Writer
 from asyndbt_mpi.protocol.messages import Candidate, Costs, Report, Shapes, Split
 from asyndbt_mpi.protocol.records import (
@@ -198,6 +199,31 @@ class Run:
                 t + 1, worker, Split.VALIDATION, candidate, 0.5 + t % 500 / 1000, 0.7, words,
                 demonstrations, 20, 900 + t, t + 0.9,
             )  # fmt: skip
+
+
+def not_in(log: Log, records: Iterable[Record]) -> Iterator[Record]:
+    """What a run that goes on with ``log`` has to write of all its ``records``."""
+    events, evaluations = (log.committed_rows[group] for group in ("event", "evaluation"))
+    for record in records:
+        if isinstance(record, Event):
+            events -= 1
+            new = events < 0
+        elif isinstance(record, Evaluation):
+            evaluations -= 1
+            new = evaluations < 0
+        else:
+            new = record.number >= log.committed
+        if new:
+            yield record
+
+
+def start_of(committed: int, config: Config, records: Iterable[Record]) -> np.ndarray:
+    """z after so many iterations of the run whose ``records`` they are; (M, N)."""
+    z = Run(config).z0
+    for record in records:
+        if isinstance(record, Iteration) and record.number < committed:
+            z = record.z
+    return z
 
 
 def write_log(path: Path, config: Config, iterations: int = 40) -> list[Record]:
