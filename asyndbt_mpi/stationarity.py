@@ -27,8 +27,8 @@ class _State:
     """Server and workers after an iteration: p (R, M, N), q (R, U, V), z (M, N) and the planes.
 
     The planes are those that the next iteration works with: a new one is among them, with duals
-    0, and what was dropped is not. ``live`` (R,) are the workers that count, not lost nor excluded (D5);
-    ``changed`` those, from 0, whose p and q are new since the last state.
+    0, and what was dropped is not. ``live`` (R,) are the workers that count, neither lost nor
+    excluded (D5); ``changed`` those, from 0, whose p and q are new since the last state.
     """
 
     iteration: int

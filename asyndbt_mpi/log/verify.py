@@ -14,6 +14,7 @@ from asyndbt_mpi.log.attendance import attendance
 from asyndbt_mpi.log.chain import Segment
 from asyndbt_mpi.log.reader import Log, LogError
 from asyndbt_mpi.log.recompute import TOLERANCE, recompute
+from asyndbt_mpi.protocol.records import EventKind
 
 MOST_LINES = 10
 """Violations that one check may list; the rest are counted."""
@@ -110,6 +111,9 @@ def _references(log: Log) -> Iterator[str]:
         workers = log[path]
         for row in np.flatnonzero((workers < least) | (workers > log.workers)):
             yield f"/{path} row {row}: there is no worker {workers[row]}"
+    kinds = log["event/kind"]
+    for row in np.flatnonzero(~np.isin(kinds, list(EventKind))):
+        yield f"/event/kind row {row}: there is no event of kind {kinds[row]}"
     identifiers = log["plane/id"]
     for row in np.flatnonzero(identifiers != np.arange(len(identifiers))):
         yield f"/plane/id row {row}: plane {identifiers[row]} is not numbered like its row"
@@ -275,6 +279,7 @@ CHECKS = (
     values.moments,
     values.measured,
     values.losses,
+    values.answers,
     values.evaluations,
     values.demonstrations,
     _simplex,
