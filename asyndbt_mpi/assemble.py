@@ -7,7 +7,7 @@ import numpy as np
 
 from asyndbt_mpi.algorithm.types import FloatArray
 from asyndbt_mpi.config import Config, ConfigurationError
-from asyndbt_mpi.llm.base import LanguageModel
+from asyndbt_mpi.llm.base import LanguageModel, Unasked
 from asyndbt_mpi.llm.synthetic import Synthetic
 from asyndbt_mpi.log.reader import Log, LogError
 from asyndbt_mpi.protocol.blackbox import BlackBox
@@ -138,3 +138,10 @@ def workers_with_black_box(
         data = {worker: materials.data[worker] for worker in workers}
         box = PromptBlackBox(data, materials.template, materials.vocabulary, model)
     return Workers(config, materials.shapes, box.holdings), box
+
+
+def workers_without_model(
+    config: Config, materials: Materials, workers: Sequence[int]
+) -> tuple[Workers, BlackBox]:
+    """As `workers_with_black_box`, where no language model is to be asked anything."""
+    return workers_with_black_box(config, materials, workers, Unasked())

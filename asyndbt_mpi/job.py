@@ -1,11 +1,14 @@
 """What a run needs whatever carries its messages: configuration, materials, log and progress."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from asyndbt_mpi.algorithm.types import FloatArray
 from asyndbt_mpi.assemble import Materials, delays_of_workers, prepare
 from asyndbt_mpi.config import Config, ConfigurationError, load
+from asyndbt_mpi.log.chain import remove_log
+from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.schema import Transport
 from asyndbt_mpi.log.writer import Writer
 from asyndbt_mpi.protocol.records import Event, EventKind, Record
@@ -14,6 +17,16 @@ from asyndbt_mpi.view.progress import Progress
 
 DONE, FAILED, BAD_USAGE = 0, 1, 2
 """Exit codes of every command."""
+TOO_FEW_WORKERS = 3
+"""Exit code of a run that lost more workers than it may."""
+
+
+TOLD = {
+    EventKind.EXCLUDED: "worker {} is excluded",
+    EventKind.LOST: "worker {} is lost, the others go on",
+    EventKind.RETURNED: "worker {} is back, and starts afresh",
+}
+"""What the user should hear of as it happens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +38,7 @@ class Request:
     output: str | None
     overwrite: bool
     debug: bool
+    resume: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +68,26 @@ class Job:
         delays = delays_of_workers(config, workers)
         if config.delay.trace and path.resolve() == Path(config.delay.trace).resolve():
             raise ConfigurationError(f"delay.trace = {str(path)!r}: is the log to be written")
-        if path.exists() and not request.overwrite:
+        if request.resume and request.overwrite:
+            raise ConfigurationError("--resume goes on with a log, --overwrite replaces it")
+        if path.exists() and not (request.overwrite or request.resume):
             raise ConfigurationError(
-                f"{path} is there already; give another --output, or --overwrite to replace it"
+                f"{path} is there already; give another --output, --resume to go on with it, or"
+                " --overwrite to replace it"
             )
         return cls(config, materials, delays, workers, path)
 
-    def open_log(self, transport: Transport, start: FloatArray) -> Writer:
-        """The log, in place of one that may be there; ``start`` (M, N) is z before iteration 0.
+    def open_log(
+        self,
+        transport: Transport,
+        start: FloatArray,
+        continues: Log | None = None,
+        counted: Mapping[str, int] | None = None,
+    ) -> Writer:
+        """The log, in place of one that may be there, or its next segment.
+
+        ``start`` (M, N) is z before its first iteration. Where ``continues`` has more rows of a
+        group than ``counted`` says, the others do not count any more.
 
         Raises
         ------
@@ -69,7 +95,8 @@ class Job:
             The log cannot be written there.
         """
         try:
-            self.path.unlink(missing_ok=True)
+            if continues is None:
+                remove_log(self.path)
             return Writer(
                 self.path,
                 self.config,
@@ -78,6 +105,8 @@ class Job:
                 self.materials.vocabulary,
                 transport,
                 start,
+                continues=continues,
+                counted=counted or {},
             )
         except OSError as error:
             raise ConfigurationError(
@@ -97,8 +126,9 @@ class LogAndProgress:
         for record in records:
             self.writer.write(record)
             self.progress.update(record)
-            if isinstance(record, Event) and record.kind is EventKind.EXCLUDED:
-                self.progress.say(f"worker {record.worker} is excluded: {record.text}")
+            if isinstance(record, Event) and record.kind in TOLD:
+                what = TOLD[record.kind].format(record.worker)
+                self.progress.say(f"{what}: {record.text}" if record.text else what)
 
     def idle(self) -> None:
         """Nothing arrives: what is buffered may as well be written."""

@@ -1,30 +1,46 @@
 """A run under MPI from start to end: every rank calls `run`, rank 0 writes the log."""
 
+import signal
 import socket
 import sys
 import traceback
+from dataclasses import dataclass
 
 from rich.console import Console
 
 from asyndbt_mpi.assemble import Place, language_model, workers_with_black_box
 from asyndbt_mpi.config import ConfigurationError
-from asyndbt_mpi.job import BAD_USAGE, DONE, FAILED, Job, LogAndProgress, Request
+from asyndbt_mpi.job import (
+    BAD_USAGE,
+    DONE,
+    FAILED,
+    TOO_FEW_WORKERS,
+    Job,
+    LogAndProgress,
+    Request,
+)
+from asyndbt_mpi.log.chain import remove_log
 from asyndbt_mpi.log.reader import Log
+from asyndbt_mpi.log.room import LogWriteError
 from asyndbt_mpi.log.writer import Writer
 from asyndbt_mpi.protocol.blackbox import BlackBox
-from asyndbt_mpi.protocol.server import Server, WorkerFailed
+from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.protocol.wire import Codec
 from asyndbt_mpi.protocol.worker import Workers
+from asyndbt_mpi.resume import log_to_resume, open_segment, resume
 from asyndbt_mpi.transport.mpi import (
     SERVER,
     WORLD,
     Channel,
+    ServerDied,
     agree,
+    leave,
     node_share,
     serve,
     stop_all,
     work,
 )
+from asyndbt_mpi.transport.replay import Replay
 from asyndbt_mpi.view.progress import Progress
 from asyndbt_mpi.view.summary import print_summary
 
@@ -34,10 +50,27 @@ PATIENCE_SECONDS = 60.0
 """... and when all is well, where only an excluded worker can still be at work."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """What rank 0 has before the run starts: its server, its log, and what a resumed run was."""
+
+    server: Server
+    writer: Writer
+    earlier: Replay | None = None
+    time: float = 0.0
+
+
+class _NothingLeft(Exception):
+    """The run to be resumed has come to its end."""
+
+
 def run(request: Request) -> int:
     """Run a configuration on all ranks; the exit code of this rank."""
     try:
-        return _run(request)
+        return leave(_run(request))
+    except ServerDied as error:
+        _say(f"rank {WORLD.Get_rank()} ends: {error}", debug=False)
+        return leave(FAILED)
     except Exception as error:
         # Nothing can be said about the other ranks any more: only an abort ends them all.
         where = f"rank {WORLD.Get_rank()} on {socket.gethostname()}"
@@ -57,20 +90,38 @@ def _run(request: Request) -> int:
     if not _all_well(problem) or job is None:
         return BAD_USAGE
     # Only now, when no rank has anything against the run, is an older log replaced.
-    opened: tuple[Server, Writer] | None = None
+    opened: _Opened | None = None
+    done = False
     if WORLD.Get_rank() == SERVER:
         try:
-            server = Server(job.config, job.materials.shapes, job.workers)
-            opened = server, job.open_log("mpi", server.z)
-        except (ConfigurationError, MemoryError) as error:
+            opened = _open(job, request.resume)
+        except (ConfigurationError, LogWriteError, MemoryError) as error:
             problem = str(error)
+        except _NothingLeft as error:
+            problem, done = str(error), True
     if not _all_well(problem):
-        return BAD_USAGE
+        return DONE if _from_server(done) else BAD_USAGE
     channel = Channel(WORLD, Codec(job.materials.shapes))
+    channel.go_on_from(opened.time if opened else 0.0)
     place = Place(*node_share(WORLD))
     if opened is not None:
-        return _run_server(channel, job, *opened, request.debug)
+        return _run_server(channel, job, opened, request)
     return _run_worker(channel, job, place)
+
+
+def _open(job: Job, resuming: bool) -> _Opened:
+    """Rank 0's share of the start: a new log, or the run that is to go on and its next segment."""
+    log = log_to_resume(job) if resuming else None
+    if log is None:
+        server = Server(job.config, job.materials.shapes, job.workers)
+        return _Opened(server, job.open_log("mpi", server.iterates.z))
+    with log:
+        resumed = resume(log, job, "mpi")
+        if resumed.server.finished and log.status == "finished":
+            raise _NothingLeft(f"{job.path} is finished, after {log.committed} iterations")
+        writer = open_segment(log, job, resumed, "mpi")
+        print(f"{job.path}: going on from iteration {resumed.server.iteration}", flush=True)
+        return _Opened(resumed.server, writer, resumed.replay, resumed.time)
 
 
 def _workers(source: str) -> int:
@@ -81,6 +132,11 @@ def _workers(source: str) -> int:
             f" Start it with: mpiexec -n 4 asyndbt run {source}"
         )
     return workers
+
+
+def _from_server(value: bool) -> bool:
+    """Rank 0's ``value``, on every rank."""
+    return agree(WORLD, value or WORLD.Get_rank() != SERVER)[0]
 
 
 def _all_well(problem: str | None) -> bool:
@@ -98,38 +154,64 @@ def _run_worker(channel: Channel, job: Job, place: Place) -> int:
         model = language_model(job.config, place)
         return workers_with_black_box(job.config, job.materials, [rank], model)
 
-    work(channel, prepare, job.delays[rank])
+    work(channel, prepare, job.delays[rank], _signals(job))
     channel.close(float("inf"))
     return DONE
 
 
-def _run_server(channel: Channel, job: Job, server: Server, writer: Writer, debug: bool) -> int:
+def _signals(job: Job) -> list[signal.Signals]:
+    """What ends the run in order: Ctrl-C, what the configuration names, and a launcher's kill."""
+    named = {signal.Signals[name] for name in job.config.run.signals}
+    return sorted(named | {signal.SIGINT, signal.SIGTERM})
+
+
+def _run_server(channel: Channel, job: Job, opened: _Opened, request: Request) -> int:
     """Serve until the end, close the log whatever the end is, and let the workers go."""
+    server, writer = opened.server, opened.writer
+    signalled: signal.Signals | None = None
     problem: str | None = None
-    with Progress(job.config.run.iterations, job.workers) as progress:
+    code = FAILED
+    with Progress(job.config.run.iterations, job.workers, server.iteration) as progress:
         try:
-            whole = serve(channel, server, LogAndProgress(writer, progress))
-            problem = server.failure if whole else "interrupted"
-        except WorkerFailed as error:
+            sink = LogAndProgress(writer, progress)
+            signalled = serve(channel, server, sink, _signals(job), opened.earlier)
+            problem = server.failure
+            code = TOO_FEW_WORKERS if problem else DONE
+            whole = not (problem or signalled)
+            writer.close("finished" if whole else "interrupted")
+        except LogWriteError as error:
             problem = str(error)
         finally:
-            writer.close("finished" if server.finished and not problem else "interrupted")
+            writer.close("interrupted")
             stop_all(channel, server)
+    if signalled:
+        problem = f"interrupted by {signalled.name}"
+        code = DONE if signalled.name in job.config.run.signals else FAILED
     if problem:
-        _say(problem, debug)
-        if server.iteration:
-            _say(f"{server.iteration} iterations are in {job.path}", debug)
-        else:
-            job.path.unlink()  # an empty log would only be in the way of the next try
+        _say(problem, request.debug)
+        _tell_how_to_go_on(job, server, request)
     else:
+        if server.limit:
+            _say(f"the run ends by {server.limit}", request.debug)
         with Log(job.path) as log:
             # A rank's output is a terminal of the launcher's even if it ends up in a file.
             print_summary(log, Console(force_terminal=False, color_system=None))
-    # After a problem somebody may be deep in a computation, and so may an excluded worker ever be.
-    if not channel.close(GRACE_SECONDS if problem else PATIENCE_SECONDS):
-        _say("a worker does not answer: the job is aborted", debug)
-        channel.comm.Abort(FAILED)
-    return FAILED if problem else DONE
+    # After a problem somebody may be deep in a computation, and so may ever be who was given up.
+    given_up = problem or server.members.lost - channel.gone
+    if not channel.close(GRACE_SECONDS if given_up else PATIENCE_SECONDS):
+        _say("a worker does not answer: its process is ended", request.debug)
+        channel.comm.Abort(code)
+    return code
+
+
+def _tell_how_to_go_on(job: Job, server: Server, request: Request) -> None:
+    if not server.iteration and not server.spending.spent.calls:
+        remove_log(job.path)  # an empty log would only be in the way of the next try
+        return
+    command = f"mpiexec -n {job.workers + 1} asyndbt run {request.source} --resume"
+    if request.output:
+        command += f" --output {request.output}"
+    _say(f"{server.iteration} iterations are in {job.path}; to go on: {command}", debug=False)
 
 
 def _say(problem: str, debug: bool) -> None:

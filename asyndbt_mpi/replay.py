@@ -1,15 +1,15 @@
 """`asyndbt replay`: run again from a log's record of arrivals, and compare every iterate."""
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from asyndbt_mpi.algorithm.types import FloatArray
 from asyndbt_mpi.log import schema
+from asyndbt_mpi.log.events import events
 from asyndbt_mpi.log.reader import Log
-from asyndbt_mpi.protocol.records import Event, EventKind, Iteration, Record
+from asyndbt_mpi.protocol.records import Iteration, Record
 from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.rebuild import rebuild
 from asyndbt_mpi.transport.replay import Replay, ReplayError
@@ -27,19 +27,30 @@ class Comparison:
     every: int
 
 
-class _Differs(Exception):
+class Differs(Exception):
     """The first difference, in one line."""
 
 
-class _Comparer:
-    """Holds every iterate against the log's, row by row."""
+class Comparer:
+    """Holds every iterate against the log's, row by row.
 
-    def __init__(self, log: Log) -> None:
+    Entries may differ by ``tolerance``; 0 asks for the same bits.
+    """
+
+    def __init__(self, log: Log, tolerance: float = 0.0) -> None:
         self.log = log
+        self.tolerance = tolerance
         self.iterations = 0
         self.reports = 0
 
     def write(self, records: list[Record]) -> None:
+        """Compare the iterates among the ``records`` of committed iterations.
+
+        Raises
+        ------
+        Differs
+            At the first that is not as in the log.
+        """
         for record in records:
             if isinstance(record, Iteration) and record.number < self.log.committed:
                 self._compare(record)
@@ -48,7 +59,7 @@ class _Comparer:
         where = f"iteration {iteration.number}"
         active = self.log.rows("iteration/active", iteration.number, iteration.number + 1)[0]
         if not np.array_equal(active, iteration.active):
-            raise _Differs(f"{where}: other workers are active")
+            raise Differs(f"{where}: other workers are active")
         for used in iteration.reports:
             of_worker = f"{where}, worker {used.worker}"
             self._same("report/p", self.reports, used.report.p, of_worker, iteration)
@@ -66,7 +77,9 @@ class _Comparer:
             return
         if not np.array_equal(logged, value):
             largest = float(np.abs(logged - value).max())
-            raise _Differs(f"{where}: {path} differs by up to {largest:.3g}")
+            if largest <= self.tolerance:
+                return
+            raise Differs(f"{where}: {path} differs by up to {largest:.3g}")
 
 
 def replay(path: str | os.PathLike[str]) -> Comparison:
@@ -81,11 +94,11 @@ def replay(path: str | os.PathLike[str]) -> Comparison:
     """
     with Log(path) as log:
         workers, black_box = rebuild(log)
-        server = Server(log.config, log.shapes, log.workers)
-        comparer = _Comparer(log)
+        server = Server(log.config, log.shapes, log.workers, log.committed)
+        comparer = Comparer(log)
         try:
-            Replay(server, workers, black_box).run(_events(log), comparer.write)
-        except (_Differs, ReplayError) as error:
+            Replay(server, workers, black_box).run(events(log), comparer.write)
+        except (Differs, ReplayError) as error:
             return Comparison(comparer.iterations, str(error), log.every)
         if comparer.iterations < log.committed:
             return Comparison(
@@ -94,18 +107,3 @@ def replay(path: str | os.PathLike[str]) -> Comparison:
                 log.every,
             )
         return Comparison(comparer.iterations, None, log.every)
-
-
-def _events(log: Log) -> Iterator[Event]:
-    columns = (
-        log[f"event/{name}"] for name in ("kind", "worker", "number", "iteration", "time", "text")
-    )
-    for kind, worker, number, iteration, time, text in zip(*columns, strict=True):
-        yield Event(
-            EventKind(int(kind)),
-            int(worker),
-            int(number),
-            int(iteration),
-            float(time),
-            text=str(text),
-        )

@@ -3,42 +3,73 @@
 import os
 
 from asyndbt_mpi.assemble import Place, language_model, workers_with_black_box
+from asyndbt_mpi.config import ConfigurationError
 from asyndbt_mpi.job import Job, LogAndProgress
+from asyndbt_mpi.log.events import events
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.protocol.server import Server
+from asyndbt_mpi.resume import Resumed, Unlogged, log_to_resume, resume
+from asyndbt_mpi.transport.replay import Recorded
 from asyndbt_mpi.transport.virtual import VirtualCluster
 from asyndbt_mpi.view.progress import Progress
 from asyndbt_mpi.view.summary import print_summary
 
 
-def simulate(job: Job) -> None:
+def simulate(job: Job, resuming: bool = False) -> None:
     """Run ``job`` to its end; the delays of [delay] are all the time there is.
 
     Raises
     ------
     ConfigurationError
-        The log cannot be written.
+        The log cannot be written, or is not to be resumed by this job.
     """
-    cluster = _cluster(job, len(os.sched_getaffinity(0)))
-    with (
-        job.open_log("virtual", cluster.server.z) as writer,
-        Progress(job.config.run.iterations, job.workers) as progress,
-    ):
-        cluster.run(LogAndProgress(writer, progress).write)
+    log = log_to_resume(job) if resuming else None
+    if log is None:
+        cluster = _cluster(job, len(os.sched_getaffinity(0)))
+        with (
+            job.open_log("virtual", cluster.server.iterates.z) as writer,
+            Progress(job.config.run.iterations, job.workers) as progress,
+        ):
+            cluster.run(LogAndProgress(writer, progress).write)
+    else:
+        with log:
+            _go_on(job, log)
     with Log(job.path) as log:
         print_summary(log)
+
+
+def _go_on(job: Job, log: Log) -> None:
+    """Simulate the run of ``log`` again, with the answers that it has, and then beyond it.
+
+    The virtual clock's arrivals follow from the delays alone, so that there is nothing else to
+    restore; what the run has committed is gone through first, to see that it is the same.
+    """
+    resumed = resume(log, job, "virtual")
+    if resumed.server.finished and log.status == "finished":
+        raise ConfigurationError(f"{job.path} is finished, after {log.committed} iterations")
+    cluster = _cluster(job, len(os.sched_getaffinity(0)), log, resumed)
+    # What the replay found new comes again.
+    writer = job.open_log("virtual", resumed.z, log, resumed.counted)
+    with writer, Progress(job.config.run.iterations, job.workers, log.committed) as progress:
+        sink = LogAndProgress(writer, progress)
+        cluster.run(Unlogged(log, resumed.events, lambda record: sink.write([record])))
 
 
 def simulate_silently(job: Job, cores: int) -> None:
     """As `simulate`, without a word, on ``cores`` cores."""
     cluster = _cluster(job, cores)
-    with job.open_log("virtual", cluster.server.z) as writer:
+    with job.open_log("virtual", cluster.server.iterates.z) as writer:
         cluster.run(writer.write_all)
 
 
-def _cluster(job: Job, cores: int) -> VirtualCluster:
-    server = Server(job.config, job.materials.shapes, job.workers)
+def _cluster(
+    job: Job, cores: int, log: Log | None = None, resumed: Resumed | None = None
+) -> VirtualCluster:
+    least = log.committed if log else 0
+    server = Server(job.config, job.materials.shapes, job.workers, least)
     model = language_model(job.config, Place(0, cores))
     everyone = range(1, job.workers + 1)
     workers, black_box = workers_with_black_box(job.config, job.materials, everyone, model)
+    if log and resumed:
+        black_box = Recorded(list(events(log))[: resumed.events], black_box)
     return VirtualCluster(server, workers, black_box, job.delays)

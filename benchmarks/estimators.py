@@ -158,11 +158,11 @@ def run(task: Task, estimator: str, steps: Steps, seed: int) -> list[float]:
     def watch(records: list[Record]) -> None:
         if not any(isinstance(record, Iteration) for record in records):
             return
-        way = (start - expected_loss(server.p, server.q)) / (start - least)
+        way = (start - expected_loss(server.iterates.p, server.iterates.q)) / (start - least)
         for level in LEVELS:
             if way >= level:
-                calls[level] = min(calls[level], server.spent.calls)
-        if server.spent.calls > MOST_CALLS or np.isfinite(calls[LEVELS[-1]]):
+                calls[level] = min(calls[level], server.spending.spent.calls)
+        if server.spending.spent.calls > MOST_CALLS or np.isfinite(calls[LEVELS[-1]]):
             raise _Enough
 
     with contextlib.suppress(_Enough):

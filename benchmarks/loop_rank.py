@@ -209,7 +209,7 @@ def main() -> None:
                 workers,
                 materials.vocabulary,
                 "mpi",
-                server.z,
+                server.iterates.z,
             )
         if request["what"] == "profile":
             clock.watch(server, "receive", "receive")

@@ -62,6 +62,11 @@ class Additive:
         self.steps: FloatArray = np.zeros((workers, 1))
         self.scale: FloatArray = np.zeros((workers, 1))
 
+    @property
+    def state(self) -> list[FloatArray]:
+        """As `Estimator`."""
+        return [self.effects, self.variances, self.told, self.steps, self.scale]
+
     def couple(self, uniform: FloatArray) -> FloatArray:
         """As `Estimator`: samples that differ tell more about more of the effects."""
         return latin_hypercube(uniform)

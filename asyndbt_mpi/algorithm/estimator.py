@@ -31,6 +31,11 @@ class Estimator(Protocol):
     p, q are (W, M, N), (W, U, V); words, demonstrations and losses (W, I, M), (W, I, U), (W, I).
     """
 
+    @property
+    def state(self) -> list[FloatArray]:
+        """What was learnt; each array has a row for each worker of the stack."""
+        ...
+
     def couple(self, uniform: FloatArray) -> FloatArray:
         """What to draw the samples with, from independent ``uniform`` (W, I, rows) in [0, 1)."""
         ...
@@ -140,6 +145,11 @@ class FromScores:
 
     def __init__(self, score_function: ScoreFunction) -> None:
         self.score_function = score_function
+
+    @property
+    def state(self) -> list[FloatArray]:
+        """Nothing."""
+        return []
 
     def couple(self, uniform: FloatArray) -> FloatArray:
         """Independent samples: the leave-one-out baseline is unbiased for no others."""

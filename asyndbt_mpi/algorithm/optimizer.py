@@ -34,6 +34,11 @@ class Sgd:
         self.step_size = step_size
         self.allowed = allowed
 
+    @property
+    def state(self) -> list[FloatArray]:
+        """What changes from step to step; each array has a row for each member of the stack."""
+        return []
+
     def step(self, x: FloatArray, gradient: FloatArray, members: Members = ...) -> FloatArray:
         """One plain step, projected."""
         return self._projected(x - self.step_size * gradient, members)
@@ -60,6 +65,11 @@ class Adam(Sgd):
         # The decays to the power of the steps that each member has taken.
         self.powers = np.ones((stack, 2))
         self._everyone = np.arange(stack)
+
+    @property
+    def state(self) -> list[FloatArray]:
+        """The moments, and what corrects them for having begun at 0."""
+        return [self.first, self.second, self.powers]
 
     def step(self, x: FloatArray, gradient: FloatArray, members: Members = ...) -> FloatArray:
         """One step scaled by the moments of past gradients, projected."""

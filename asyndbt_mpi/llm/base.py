@@ -57,3 +57,13 @@ class LanguageModel(Protocol):
             A prompt is longer than the model can read.
         """
         ...
+
+
+class Unasked:
+    """Stands where all answers are known: it has none."""
+
+    description = "no language model"
+
+    def label_log_probabilities(self, prompts: Sequence[Prompt], labels: Sequence[str]) -> Scores:
+        """See `LanguageModel`."""
+        raise ModelError("a language model was asked where all answers should be known")

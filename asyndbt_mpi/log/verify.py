@@ -107,7 +107,7 @@ def _references(log: Log) -> Iterator[str]:
         iterations = log.rows(path)
         for row in np.flatnonzero(np.diff(iterations, prepend=0) < 0):
             yield f"/{path} row {row}: iteration {iterations[row]} is out of order"
-    for path, least in (("report/worker", 1), ("event/worker", 1), ("evaluation/worker", 0)):
+    for path, least in (("report/worker", 1), ("event/worker", 0), ("evaluation/worker", 0)):
         workers = log[path]
         for row in np.flatnonzero((workers < least) | (workers > log.workers)):
             yield f"/{path} row {row}: there is no worker {workers[row]}"

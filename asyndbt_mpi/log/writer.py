@@ -19,7 +19,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -61,6 +61,7 @@ class Writer:
     z0 : array (M, N), the consensus before the first iteration that is written
     clock : seconds; paces the batches
     continues : the log at ``path`` so far, if there is one to go on with; read here only
+    counted : by group, how many of its rows count, where those behind them do not any more
 
     Raises
     ------
@@ -83,6 +84,7 @@ class Writer:
         z0: FloatArray,
         clock: Callable[[], float] = time.monotonic,
         continues: Log | None = None,
+        counted: Mapping[str, int] | None = None,
     ) -> None:
         self.every = schema.period(config)
         self.samples = shapes.samples
@@ -91,7 +93,7 @@ class Writer:
         # The logical numbers of the file's first rows, and how many rows it has.
         self.first_rows = (
             continues.next_first_rows() if continues else dict.fromkeys(self.groups, 0)
-        )
+        ) | dict(counted or {})
         self.lengths = dict.fromkeys(self.groups, 0)
         self.clock = clock
         iteration_bytes = 8 * (workers + 1) * shapes.positions * shapes.words

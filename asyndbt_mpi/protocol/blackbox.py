@@ -13,10 +13,14 @@ class Holdings:
     """How much data a worker holds; its texts stay with the black box.
 
     ``pool`` (U,) counts the demonstrations of each class; ``rows`` counts each split's queries.
+    The rest is the most that its black box may call for a prompt, and the tokens of such a call.
     """
 
     pool: IntArray
     rows: dict[Split, int]
+    calls_per_prompt: int = 1
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
 
 
 @dataclass(slots=True)

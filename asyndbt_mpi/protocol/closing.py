@@ -60,6 +60,12 @@ class Closing:
         queue = own or self._shared
         return queue.popleft() if queue else None
 
+    def give_back(self, requests: list[EvaluationRequest]) -> None:
+        """Of the ``requests`` that a worker left unanswered, another may take the shared one."""
+        self._shared.extend(
+            request for request in requests if request.candidate is Candidate.UNTUNED
+        )
+
 
 def draw_demonstrations(q: FloatArray, seed: int, worker: int) -> IntArray:
     """One demonstration of each class, uniform over those with positive ``q`` (U, V); (U,)."""

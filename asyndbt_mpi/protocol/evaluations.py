@@ -59,6 +59,10 @@ class Evaluations:
             time=time,
         )
 
+    def forget(self, worker: int) -> list[EvaluationRequest]:
+        """What was asked of ``worker`` and will not be answered."""
+        return list(self._asked.pop(worker, ()))
+
     def consensus(self, words: IntArray, classes: int, time: float) -> Evaluation | None:
         """The consensus' words (M,) over all workers, each with its own demonstrations.
 

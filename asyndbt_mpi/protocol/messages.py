@@ -89,7 +89,37 @@ class Stop:
     """End; no more messages follow."""
 
 
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """Forget everything, begin with ``p`` (M, N), and say hello again."""
+
+    p: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """Go on from ``state``, after ``answers`` answers: the run is one that is resumed."""
+
+    answers: int
+    state: FloatArray
+
+
 # ---------------------------------------------------------------- worker to server
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """The most that answers of a worker can cost.
+
+    Calls for an assignment, and for a prompt on the validation and on the test split; tokens of
+    the prompt and of the answer for each call.
+    """
+
+    assignment: int = 0
+    validation: int = 0
+    test: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
 
 
 @dataclass(slots=True)
@@ -109,6 +139,7 @@ class Hello:
 
     q: FloatArray
     description: str
+    needs: Needs = Needs()
 
 
 @dataclass(slots=True)
@@ -162,6 +193,6 @@ class Failure:
     text: str
 
 
-ToWorker: TypeAlias = Assignment | LowerAssignment | EvaluationRequest | Stop
+ToWorker: TypeAlias = Assignment | LowerAssignment | EvaluationRequest | Stop | Reset | Restore
 ToServer: TypeAlias = Hello | Report | LowerReport | EvaluationReport | Failure
 Message: TypeAlias = ToWorker | ToServer

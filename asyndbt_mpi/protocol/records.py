@@ -17,7 +17,8 @@ class EventKind(IntEnum):
 
     EVALUATION is the answer to one on the validation split, TEST on the test split. EXCLUDED is
     for what a worker sent, and for good; LOST for one that died or fell silent. If it is heard of
-    again it has RETURNED and is told to start afresh, which its next HELLO says that it did.
+    again it has RETURNED and is told to start afresh, which its next HELLO says that it did. With
+    CLOSING (of worker 0) the iterations are over: what follows belongs to that end of the run.
     """
 
     HELLO = 0
@@ -28,6 +29,7 @@ class EventKind(IntEnum):
     LOST = 5
     RETURNED = 6
     TEST = 7
+    CLOSING = 8
 
 
 @dataclass(slots=True)

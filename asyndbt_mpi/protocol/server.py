@@ -9,31 +9,30 @@ same messages in the same order it goes through the same iterates, bit for bit.
 Workers are numbered 1..R; row v-1 of an array belongs to worker v.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from asyndbt_mpi.algorithm.lower_level import LowerLevel, LowerSteps, residual
-from asyndbt_mpi.algorithm.optimizer import OPTIMIZERS
-from asyndbt_mpi.algorithm.polyhedron import Polyhedron
 from asyndbt_mpi.algorithm.simplex import onto_simplex
-from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
-from asyndbt_mpi.algorithm.updates import DualSteps, update_duals
+from asyndbt_mpi.algorithm.types import FloatArray, IntArray
 from asyndbt_mpi.config import Config
 from asyndbt_mpi.protocol.closing import Closing
 from asyndbt_mpi.protocol.estimation import LowerEstimation
 from asyndbt_mpi.protocol.evaluations import Evaluations
+from asyndbt_mpi.protocol.iterates import Iterates, Update
+from asyndbt_mpi.protocol.membership import Membership
 from asyndbt_mpi.protocol.messages import (
     Assignment,
     Candidate,
-    Costs,
     EvaluationReport,
     EvaluationRequest,
     Failure,
     Hello,
+    LowerAssignment,
     LowerReport,
     MalformedMessage,
     Report,
+    Reset,
     Shapes,
     Split,
     Stop,
@@ -41,18 +40,13 @@ from asyndbt_mpi.protocol.messages import (
     ToWorker,
 )
 from asyndbt_mpi.protocol.records import (
-    Estimation,
     Event,
     EventKind,
     Iteration,
     Record,
-    UsedReport,
 )
+from asyndbt_mpi.protocol.spending import Purpose, Spending
 from asyndbt_mpi.protocol.validation import Validation
-
-
-class WorkerFailed(RuntimeError):
-    """A worker cannot go on, and says why."""
 
 
 @dataclass(slots=True)
@@ -63,17 +57,6 @@ class Output:
     records: list[Record] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class _Open:
-    """The iteration under way: its used reports and, once z and the duals moved, the rest."""
-
-    active: BoolArray
-    reports: list[UsedReport]
-    planes: IntArray
-    duals: FloatArray
-    duals_before: FloatArray
-
-
 class Server:
     """Algorithm 1 of the paper, on the server's side.
 
@@ -81,84 +64,82 @@ class Server:
     ----------
     iteration : int
         t, the number of committed iterations.
-    p, q, z : arrays (R, M, N), (R, U, V), (M, N)
-        The newest p and q used of every worker, and the consensus.
-    live, delay : arrays (R,)
-        Workers that count, and iterations since each one's last report was used.
+    iterates : Iterates
+        The newest p and q used of every worker, the consensus, the planes.
+    delay : array (R,)
+        Iterations since each worker's last report was used.
+    members : Membership
+        Which workers count.
+    spending : Spending
+        What the answers have cost, and what the budget still allows.
     finished : bool
         Every worker has been told to stop.
-    spent : Costs
-        Calls and tokens of every answer so far.
+    limit : str or None
+        The limit of the budget that ended the run.
     failure : str or None
-        Why the run had to end before its time.
+        Why the run had to end before its time: too few workers are left.
+
+    Parameters
+    ----------
+    least_iterations
+        Neither the budget nor early stopping ends the run before so many are committed: one that
+        is gone through again has got there, if under other limits.
     """
 
-    def __init__(self, config: Config, shapes: Shapes, workers: int) -> None:
-        algorithm, steps = config.algorithm, config.steps
+    def __init__(
+        self, config: Config, shapes: Shapes, workers: int, least_iterations: int = 0
+    ) -> None:
         self.config = config
         self.shapes = shapes
         self.workers = workers
         self.iteration = 0
-        self.z: FloatArray = np.full((shapes.positions, shapes.words), 1.0 / shapes.words)
-        self.p: FloatArray = np.repeat(self.z[None], workers, axis=0)
-        self.q: FloatArray = np.zeros((workers, shapes.classes, shapes.pool))
-        self.loss: FloatArray = np.zeros(workers)
-        self.live: BoolArray = np.ones(workers, dtype=bool)
+        self.iterates = Iterates(config, shapes, workers)
         self.delay: IntArray = np.zeros(workers, dtype=np.int64)
-        self.spent = Costs()
+        self.least_iterations = least_iterations
+        self.members = Membership(workers)
+        self.spending = Spending(config, workers)
         self.finished = False
+        self.limit: str | None = None
         self.failure: str | None = None
-        self.polyhedron = Polyhedron(
-            workers, shapes.positions, shapes.words, algorithm.max_planes, algorithm.lower_distance
-        )
-        self.z_optimizer = OPTIMIZERS[steps.optimizer](steps.z, self.z.shape)
-        self.dual_steps = DualSteps(
-            steps.lam,
-            algorithm.dual_bound,
-            algorithm.dual_regularisation,
-            algorithm.dual_regularisation_floor,
-        )
-        self.lower_steps = LowerSteps(
-            steps.lower_z, steps.rho, algorithm.penalty, algorithm.robust_weight
-        )
         self.validation = Validation(
             workers, config.run.evaluate_every, config.run.early_stopping_patience
         )
-        self._initial_q = self.q.copy()
-        self._live = workers
-        self._joined: set[int] = set()
-        self._heard: set[int] = set()
+        self._initial_q: FloatArray = np.zeros_like(self.iterates.q)
         self._reported: dict[int, Report] = {}
         self._outstanding: dict[int, Assignment] = {}
         self._assignments = np.zeros(workers, dtype=np.int64)
         self.evaluations = Evaluations()
         self._estimations = 0
         self._estimation: LowerEstimation | None = None
-        self._open: _Open | None = None
+        self._open: Update | None = None
         self._closing: Closing | None = None
-        self._working = set(range(1, workers + 1))
         self._output = Output()
         self._now = 0.0
 
     # ------------------------------------------------------------ what the driver calls
+
+    @property
+    def closing(self) -> bool:
+        """The iterations are over."""
+        return self._closing is not None
 
     def receive(self, worker: int, message: ToServer, time: float) -> Output:
         """Take ``message`` of ``worker``, which arrived at ``time`` seconds of the run's clock.
 
         Raises
         ------
-        WorkerFailed
-            The message is a `Failure`.
         MalformedMessage
             The message answers nothing that was asked; the state is unchanged, and the driver
             should call `exclude`.
         """
         self._begin(time)
-        if not self.live[worker - 1]:
+        if worker in self.members.lost:
+            self._hear_again(worker, message)
+            return self._output
+        if not self.members.is_live(worker):
             return self._output  # an excluded worker's last words
         match message:
             case Hello():
-                self._record_event(EventKind.HELLO, worker, message.description)
                 self._admit(worker, message)
             case Report():
                 self._accept_report(worker, message)
@@ -167,50 +148,69 @@ class Server:
             case EvaluationReport():
                 self._accept_evaluation(worker, message)
             case Failure(text=text):
-                raise WorkerFailed(text)
+                self._leave(worker, EventKind.LOST, text)
+                self._output.messages.append((worker, Stop()))
+                return self._output
+        self.members.heard(worker, time)
         self._proceed()
         return self._output
 
     def exclude(self, worker: int, reason: str, time: float) -> Output:
-        """Go on without ``worker``: its values stay, it is neither waited for nor answered.
+        """Go on without ``worker`` for good: its values stay, nothing of it is believed any more.
 
         With fewer than `algorithm.min_workers` left the run ends; `failure` then says why.
         """
         self._begin(time)
-        if not self.live[worker - 1]:
-            return self._output
-        self.live[worker - 1] = False
-        self._live -= 1
-        self._reported.pop(worker, None)
-        self._outstanding.pop(worker, None)
-        self._record_event(EventKind.EXCLUDED, worker, reason)
-        if self._estimation:
-            self._estimation.exclude(worker)
-        self._stop(worker)
-        left, needed = self._live, self.config.algorithm.min_workers
-        if left >= needed:
-            self._proceed()
-            return self._output
-        self.failure = (
-            f"{left} workers are left, algorithm.min_workers is {needed};"
-            f" the last to go was worker {worker}: {reason}"
-        )
-        self._stop_all()
+        if self.members.is_live(worker):
+            self._output.messages.append((worker, Stop()))
+            self._leave(worker, EventKind.EXCLUDED, reason)
+        elif worker in self.members.lost:
+            self._output.messages.append((worker, Stop()))
+            self._record_event(EventKind.EXCLUDED, worker, reason)
+            self.members.lost.discard(worker)
         return self._output
 
-    def interrupt(self, time: float) -> Output:
-        """Tell every worker to stop, now; the committed iterations are what there is."""
+    def lose(self, worker: int, reason: str, time: float) -> Output:
+        """Go on without ``worker``, which died or fell silent, unless it is heard of again.
+
+        As `exclude`, but if ever a message of it arrives, it is let in again with fresh state.
+        """
         self._begin(time)
-        self._stop_all()
+        if worker in self.members.working:  # one that was told to stop may go
+            self._leave(worker, EventKind.LOST, reason)
+        return self._output
+
+    def take_back(self, worker: int, time: float) -> Output:
+        """A lost ``worker`` is there again: have it forget everything, and say hello."""
+        self._begin(time)
+        self._take_back(worker)
+        return self._output
+
+    def tick(self, time: float) -> Output:
+        """Take notice of the ``time`` where nothing arrives.
+
+        Workers that have owed an answer for too long are lost, and a budget of seconds may end.
+        """
+        self._begin(time)
+        seconds = self.config.run.worker_timeout
+        for worker, silent in self.members.overdue(time, seconds):
+            self._leave(worker, EventKind.LOST, f"silent for {silent:.0f} seconds")
+        budget = self.config.budget.seconds
+        if budget and time >= budget and not self.finished:
+            self.limit = f"budget.seconds = {budget:g}"
+            self._stop_all()
         return self._output
 
     # ------------------------------------------------------------ messages in
 
     def _admit(self, worker: int, message: Hello) -> None:
-        if worker in self._joined:
+        if worker in self.members.joined:
             raise MalformedMessage(f"worker {worker} said hello twice")
-        self._joined.add(worker)
-        self.q[worker - 1] = self._initial_q[worker - 1] = onto_simplex(message.q)
+        self._record_event(EventKind.HELLO, worker, message.description)
+        self.members.joined.add(worker)
+        self.spending.join(worker, message.needs)
+        q = self._initial_q[worker - 1] = onto_simplex(message.q)
+        self.iterates.q[worker - 1] = q
         self._assign([worker])
 
     def _accept_report(self, worker: int, report: Report) -> None:
@@ -257,7 +257,7 @@ class Server:
                 evaluation.loss,
                 evaluation.words,
                 evaluation.demonstrations,
-                self._live,
+                self.members.count,
             )
         elif self._closing:
             self._close_worker(worker)
@@ -279,68 +279,48 @@ class Server:
         if self._open or self._closing or self.finished or not self._reported:
             return False
         algorithm = self.config.algorithm
-        if len(self._reported) < min(algorithm.active_workers, self._live):
+        if len(self._reported) < min(algorithm.active_workers, self.members.count):
             return False
         late = np.flatnonzero(self.delay >= algorithm.max_delay).tolist()
-        return all(index + 1 in self._reported or not self.live[index] for index in late)
+        return all(i + 1 in self._reported or not self.members.live[i] for i in late)
 
     def _update(self) -> None:
-        """Use the reports, then (21) and (22)."""
-        workers = sorted(self._reported)
-        reports = [self._reported.pop(worker) for worker in workers]
-        indices = np.array(workers) - 1
-        reported_p = np.array([report.p for report in reports])
-        reported_q = np.array([report.q for report in reports])
-        p, q = onto_simplex(reported_p), onto_simplex(reported_q)
-        if p is not reported_p or q is not reported_q:
-            reports = [replace(report, p=p[i], q=q[i]) for i, report in enumerate(reports)]
-        if len(self.polyhedron):
-            self.polyhedron.move_workers(indices, p - self.p[indices])
-        self.p[indices], self.q[indices] = p, q
-        self.loss[indices] = [report.loss for report in reports]
-        self._heard.update(workers)
-        used = [
-            UsedReport(worker, report, self._now)
-            for worker, report in zip(workers, reports, strict=True)
-        ]
+        """Use the reports: their workers are the active ones, the others are a bit later."""
+        reports, self._reported = self._reported, {}
+        self._open = self.iterates.update(reports, self.iteration, self._now)
         self.delay += 1
-        self.delay[indices] = 0
-        active = np.zeros(self.workers, dtype=bool)
-        active[indices] = True
-        if len(self.polyhedron):
-            gradient = self.polyhedron.consensus_gradient()  # (25)
-            self.z = self.z_optimizer.step(self.z, gradient)  # (21)
-        before = update_duals(self.polyhedron, self.z, self.dual_steps, self.iteration)  # (22)
-        slots = self.polyhedron.slots
-        self._open = _Open(
-            active,
-            used,
-            self.polyhedron.identifier[slots],
-            self.polyhedron.dual[slots],
-            before,
-        )
+        self.delay[self._open.active] = 0
 
     def _starts_estimation(self) -> bool:
         """Start to estimate phi if it is time to; whether it was."""
-        algorithm = self.config.algorithm
-        due = (self.iteration + 1) % algorithm.plane_period == 0
-        if not due or self.iteration >= algorithm.plane_until:
+        if not self._estimation_due():
             return False
+        algorithm = self.config.algorithm
         busy = set() if algorithm.lower_participation == "all" else set(self._outstanding)
-        participants = sorted((self._joined & self._working) - busy)
-        lower = LowerLevel.start(self.p, self.z, self.live.copy(), self.lower_steps)
+        participants = sorted((self.members.joined & self.members.working) - busy)
+        lower = self.iterates.start_estimate(self.members.live)
         self._estimation = LowerEstimation(
             self._estimations, lower, participants, algorithm.lower_steps, self.shapes.classes
         )
         self._estimations += 1
-        self._output.messages.extend(self._estimation.assignments())
+        self._start_round(self._estimation)
         return True
+
+    def _estimation_due(self) -> bool:
+        """Whether phi is to be estimated at the end of this iteration."""
+        algorithm = self.config.algorithm
+        due = (self.iteration + 1) % algorithm.plane_period == 0
+        return due and self.iteration < algorithm.plane_until
+
+    def _start_round(self, estimation: LowerEstimation) -> None:
+        for worker, assignment in estimation.assignments():
+            self._ask(worker, assignment, "assignment")
 
     def _advance_estimation(self, estimation: LowerEstimation) -> bool:
         """Close a round if it is complete; True once all K rounds are done."""
         while not estimation.finished and estimation.advance():
             if not estimation.finished:
-                self._output.messages.extend(estimation.assignments())
+                self._start_round(estimation)
         return estimation.finished
 
     def _conclude(self) -> None:
@@ -348,46 +328,30 @@ class Server:
         assert self._open is not None
         opened, self._open = self._open, None
         estimation, self._estimation = self._estimation, None
+        cut = None
+        if estimation:
+            cut = self.iterates.cut(estimation, opened.duals_before, self.iteration)
         self._output.records.append(
             Iteration(
                 number=self.iteration,
-                z=self.z.copy(),
+                z=self.iterates.z.copy(),
                 active=opened.active,
                 delay=self.delay.copy(),
                 time=self._now,
-                objective=float(np.add.reduce(self.loss)) / len(self._heard),
+                objective=self.iterates.objective,
                 reports=opened.reports,
                 planes=opened.planes,
                 duals=opened.duals,
-                estimation=self._cut(estimation, opened.duals_before) if estimation else None,
+                estimation=cut,
             )
         )
         self.iteration += 1
-        if self.iteration == self.config.run.iterations or self.validation.exhausted:
+        if self.iteration >= self.config.run.iterations or (
+            self.validation.exhausted and self.iteration >= self.least_iterations
+        ):
             self._close()
         else:
-            self._assign([u.worker for u in opened.reports if self.live[u.worker - 1]])
-
-    def _cut(self, estimation: LowerEstimation, duals_before: FloatArray) -> Estimation:
-        """Update the polyhedron with a finished estimate of phi, eqs. (28)-(33)."""
-        algorithm = self.config.algorithm
-        phi_p, phi_z = estimation.lower.p, estimation.lower.z
-        h = residual(self.p, self.z, phi_p, phi_z, algorithm.lower_distance)  # (5)
-        drops = self.polyhedron.drop_slack(duals_before, algorithm.plane_threshold)
-        plane, displaced = self.polyhedron.add(
-            self.p, self.z, phi_p, phi_z, h, algorithm.tolerance, self.iteration
-        )
-        return Estimation(
-            iteration=self.iteration,
-            k=estimation.k,
-            phi_p=phi_p,
-            phi_z=phi_z,
-            h=h,
-            calls=estimation.calls,
-            prompt_tokens=estimation.prompt_tokens,
-            plane=plane,
-            drops=drops + displaced,
-        )
+            self._assign([u.worker for u in opened.reports if self.members.is_live(u.worker)])
 
     # ------------------------------------------------------------ messages out
 
@@ -397,17 +361,22 @@ class Server:
             for worker in workers:
                 self._close_worker(worker)
             return
+        self.limit = self._limit_to(workers)
+        if self.limit:
+            if not self._open:  # a hello can come in the middle of an iteration
+                self._close()
+            return
         indices = np.array(workers, dtype=np.int64) - 1
         self._assignments[indices] += 1
         each = zip(
             workers,
             self._assignments[indices].tolist(),
-            self.polyhedron.forces(indices),
+            self.iterates.polyhedron.forces(indices),
             strict=True,
         )
         for worker, number, force in each:
             if self.validation.due(worker, self.iteration):
-                words, demonstrations = self._prompt(worker)
+                words, demonstrations = self.iterates.prompt(worker)
                 self._evaluate(
                     worker,
                     EvaluationRequest(
@@ -416,26 +385,34 @@ class Server:
                 )
             assignment = Assignment(number, self.iteration, force)
             self._outstanding[worker] = assignment
-            self._output.messages.append((worker, assignment))
-
-    def _prompt(self, worker: int) -> tuple[IntArray, IntArray]:
-        """The most probable words (M,) and demonstrations (U,) of ``worker``."""
-        return self.p[worker - 1].argmax(axis=1), self.q[worker - 1].argmax(axis=1)
+            self._ask(worker, assignment, "assignment")
 
     def _evaluate(self, worker: int, request: EvaluationRequest) -> None:
         self.evaluations.ask(worker, request)
-        self._output.messages.append((worker, request))
+        self._ask(worker, request, "test" if request.split is Split.TEST else "validation")
+
+    def _ask(
+        self,
+        worker: int,
+        message: Assignment | LowerAssignment | EvaluationRequest,
+        purpose: Purpose,
+    ) -> None:
+        """Send what ``worker`` is to answer."""
+        self.members.asked(worker, self._now)
+        self.spending.hand_out(worker, purpose)
+        self._output.messages.append((worker, message))
 
     def _close(self) -> None:
         """The iterations are over: score the test split where evaluation is on, then stop."""
-        joined = [worker for worker in sorted(self._working) if worker in self._joined]
+        self._record_event(EventKind.CLOSING, 0, self.limit or "")
+        joined = sorted(self.members.working & self.members.joined)
         tuned = {}
         for worker in joined:
             best = self.validation.best.get(worker)
-            tuned[worker] = (best.words, best.demonstrations) if best else self._prompt(worker)
-        self._closing = Closing(
-            self.iteration, tuned, self.z.argmax(axis=1), self._initial_q, self.config.run.seed
-        )
+            newest = self.iterates.prompt(worker)
+            tuned[worker] = (best.words, best.demonstrations) if best else newest
+        consensus, seed = self.iterates.z.argmax(axis=1), self.config.run.seed
+        self._closing = Closing(self.iteration, tuned, consensus, self._initial_q, seed)
         for worker in joined:
             if worker not in self._outstanding:  # the others when their last report is in
                 self._close_worker(worker)
@@ -444,24 +421,101 @@ class Server:
         assert self._closing is not None
         scored = self.validation.every and self.config.task.test
         request = self._closing.next(worker) if scored else None
-        if request:
+        calls = self.spending.needs(worker).test if request else 0
+        if request and not self.spending.overdrawn(calls, self._now, testing=True):
             self._evaluate(worker, request)
         else:
             self._stop(worker)
 
     def _stop_all(self) -> None:
-        for worker in sorted(self._working):
+        for worker in sorted(self.members.working):
             self._stop(worker)
 
     def _stop(self, worker: int) -> None:
-        self._working.discard(worker)
+        self.members.working.discard(worker)
         self._output.messages.append((worker, Stop()))
-        self.finished = not self._working
-        if self.finished:
-            words, classes = self.z.argmax(axis=1), self.shapes.classes
+        self._finish_if_all_stopped()
+
+    def _finish_if_all_stopped(self) -> None:
+        if not self.members.working and not self.finished:
+            self.finished = True
+            words, classes = self.iterates.z.argmax(axis=1), self.shapes.classes
             of_consensus = self.evaluations.consensus(words, classes, self._now)
             if of_consensus:
                 self._output.records.append(of_consensus)
+
+    # ------------------------------------------------------------ who takes part
+
+    def _leave(self, worker: int, kind: EventKind, reason: str) -> None:
+        """Go on without ``worker``; end the run if too few are left."""
+        # A traceback may follow the first line, with texts that are nobody's business.
+        first = reason.partition("\n")[0]
+        self._record_event(kind, worker, first)
+        self.members.leave(worker)
+        if kind is EventKind.LOST:
+            self.members.lost.add(worker)
+        self._reported.pop(worker, None)
+        self._outstanding.pop(worker, None)
+        self.spending.lose(worker)
+        unanswered = self.evaluations.forget(worker)
+        if self._closing:
+            self._closing.give_back(unanswered)
+        if self._estimation:
+            self._estimation.exclude(worker)
+        left, needed = self.members.count, self.config.algorithm.min_workers
+        if left >= needed:
+            self._finish_if_all_stopped()
+            self._proceed()
+        elif not self.finished:
+            self.failure = (
+                f"{left} workers are left, algorithm.min_workers is {needed};"
+                f" the last to go was worker {worker}: {reason}"
+            )
+            self._stop_all()
+            self._finish_if_all_stopped()
+
+    def _hear_again(self, worker: int, message: ToServer) -> None:
+        """A message of a ``worker`` that was lost."""
+        if isinstance(message, Failure):  # it is there, but cannot go on
+            self._output.messages.append((worker, Stop()))
+        elif worker not in self.members.restarting:
+            self._take_back(worker)
+        elif isinstance(message, Hello) and not (self._closing or self.finished):
+            self.members.come_back(worker)
+            self.delay[worker - 1] = 0
+            self._admit(worker, message)
+            self.members.heard(worker, self._now)
+            self._proceed()
+
+    def _take_back(self, worker: int) -> None:
+        if self._closing or self.finished:
+            self._output.messages.append((worker, Stop()))
+            return
+        self._record_event(EventKind.RETURNED, worker)
+        self.members.starts_afresh(worker, self._now)
+        self._output.messages.append((worker, Reset(self.iterates.z.copy())))
+
+    # ------------------------------------------------------------ the budget
+
+    def _limit_to(self, workers: list[int]) -> str | None:
+        """The limit that stands against the next step of ``workers``, if there is one.
+
+        An estimate of phi that is due at the end of this iteration has to be covered as well.
+        """
+        if self.iteration < self.least_iterations:
+            return None
+        calls = 0
+        for worker in workers:
+            needs = self.spending.needs(worker)
+            calls += needs.assignment
+            if self.validation.is_due(worker, self.iteration):
+                calls += needs.validation
+        if self._estimation_due():
+            rounds = self.config.algorithm.lower_steps
+            calls += rounds * sum(
+                self.spending.needs(worker).assignment for worker in self.members.joined
+            )
+        return self.spending.overdrawn(calls, self._now)
 
     # ------------------------------------------------------------ bookkeeping
 
@@ -473,7 +527,7 @@ class Server:
         self._output.records.append(Event(kind, worker, -1, self.iteration, self._now, text=text))
 
     def _record_report(self, kind: EventKind, worker: int, report: Report | LowerReport) -> None:
-        self._spend(report.costs)
+        self.spending.answered(worker, report.costs)
         sent_time = report.sent_time if isinstance(report, Report) else 0.0
         self._output.records.append(
             Event(
@@ -483,7 +537,7 @@ class Server:
         )  # fmt: skip
 
     def _record_evaluation(self, worker: int, report: EvaluationReport) -> None:
-        self._spend(report.costs)
+        self.spending.answered(worker, report.costs)
         kind = EventKind.TEST if report.split is Split.TEST else EventKind.EVALUATION
         self._output.records.append(
             Event(
@@ -491,8 +545,3 @@ class Server:
                 losses=np.array([report.loss]), accuracy=report.accuracy,
             )
         )  # fmt: skip
-
-    def _spend(self, costs: Costs) -> None:
-        self.spent.calls += costs.calls
-        self.spent.prompt_tokens += costs.prompt_tokens
-        self.spent.completion_tokens += costs.completion_tokens

@@ -35,10 +35,14 @@ class Validation:
 
     def due(self, worker: int, iteration: int) -> bool:
         """Whether ``worker`` should evaluate now; counts as asked if so."""
-        if not self.every or iteration - self._asked_at[worker - 1] < self.every:
+        if not self.is_due(worker, iteration):
             return False
         self._asked_at[worker - 1] = iteration
         return True
+
+    def is_due(self, worker: int, iteration: int) -> bool:
+        """As `due`, but nothing counts as asked."""
+        return bool(self.every and iteration - self._asked_at[worker - 1] >= self.every)
 
     def add(
         self, worker: int, loss: float, words: IntArray, demonstrations: IntArray, live: int

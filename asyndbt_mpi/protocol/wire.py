@@ -25,7 +25,10 @@ from asyndbt_mpi.protocol.messages import (
     LowerReport,
     MalformedMessage,
     Message,
+    Needs,
     Report,
+    Reset,
+    Restore,
     Shapes,
     Split,
     Stop,
@@ -49,6 +52,8 @@ KINDS: tuple[type, ...] = (
     LowerReport,
     EvaluationReport,
     Failure,
+    Reset,
+    Restore,
 )
 NUMBER = {kind: number for number, kind in enumerate(KINDS)}
 WITH_TEXT = (Hello, Failure)
@@ -109,16 +114,13 @@ class Codec:
         """One buffer that holds the whole message, independent of the message's arrays."""
         header = _header(message)
         arrays, length = self.layouts[header.kind]
-        text = b""
-        if isinstance(message, Hello | Failure):
-            written = message.description if isinstance(message, Hello) else message.text
-            text = written.encode()[:LONGEST_TEXT]
-        buffer: Buffer = np.empty(length + len(text), np.uint8)
+        rest = _rest(message)
+        buffer: Buffer = np.empty(length + len(rest), np.uint8)
         HEADER.pack_into(buffer.data, 0, *header)
         for name, shape, dtype, start in arrays:
             np.ndarray(shape, dtype, buffer, start)[...] = getattr(message, name)
-        if text:
-            buffer[length:] = np.frombuffer(text, np.uint8)
+        if rest:
+            buffer[length:] = np.frombuffer(rest, np.uint8)
         return buffer
 
     def decode(self, buffer: Buffer) -> Message:
@@ -139,7 +141,7 @@ class Codec:
         kind = KINDS[header.kind]
         layout, length = self.layouts[header.kind]
         text = LONGEST_TEXT if kind in WITH_TEXT else 0
-        if not length <= len(buffer) <= length + text:
+        if kind is not Restore and not length <= len(buffer) <= length + text:
             raise MalformedMessage(
                 f"{kind.__name__} carries {len(buffer) - HEADER.size} bytes of arrays, "
                 f"{length - HEADER.size} are due"
@@ -162,6 +164,7 @@ def _layout(kind: type, shapes: Shapes) -> Layout:
             ("words", fragment[:1], INTEGER),
             ("demonstrations", demonstrations[:1], INTEGER),
         ],
+        Reset: [("p", fragment, REAL)],
         Hello: [("q", demonstrations, REAL)],
         Report: [("p", fragment, REAL), ("q", demonstrations, REAL), ("losses", losses, REAL)],
         LowerReport: [
@@ -176,6 +179,17 @@ def _layout(kind: type, shapes: Shapes) -> Layout:
         arrays.append(Array(name, shape, dtype, end))
         end += 8 * math.prod(shape)
     return Layout(arrays, end)
+
+
+def _rest(message: Message) -> bytes:
+    """What stands behind the arrays of fixed size."""
+    match message:
+        case Hello(description=text) | Failure(text=text):
+            return text.encode()[:LONGEST_TEXT]
+        case Restore(state=state):
+            return state.astype(REAL, copy=False).tobytes()
+        case _:
+            return b""
 
 
 def _header(message: Message) -> Header:
@@ -205,6 +219,13 @@ def _header(message: Message) -> Header:
                 *_counts(message.costs), message.costs.compute_seconds,
                 0.0, message.loss, message.accuracy,
             )  # fmt: skip
+        case Hello(needs=needs):
+            return Header(
+                MAGIC, number, needs.assignment, needs.validation, 0, 0,
+                0, needs.test, needs.prompt_tokens, needs.completion_tokens,
+            )  # fmt: skip
+        case Restore():
+            return Header(MAGIC, number, message.answers)
         case _:
             return Header(kind=number)
 
@@ -241,9 +262,20 @@ def _build(kind: type, header: Header, arrays: dict[str, np.ndarray], rest: Buff
         return Stop()
     if kind is Failure:
         return Failure(_text(rest))
-    if kind is Hello:
-        return Hello(arrays["q"], _text(rest))
+    if kind is Reset:
+        return Reset(**arrays)
+    if kind is Restore:
+        if len(rest) % REAL.itemsize:
+            raise MalformedMessage(f"Restore carries {len(rest)} bytes, whole numbers are due")
+        return Restore(number, np.frombuffer(rest.tobytes(), REAL))
     _check_numbers(kind, header)
+    if kind is Hello:
+        if not 0 <= min(number, iteration) <= max(number, iteration) <= MOST_COUNTED:
+            raise MalformedMessage(f"Hello needs {number} and {iteration} calls")
+        needs = Needs(
+            number, iteration, header.calls, header.prompt_tokens, header.completion_tokens
+        )
+        return Hello(arrays["q"], _text(rest), needs)
     costs = Costs(
         header.calls,
         header.prompt_tokens,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from asyndbt_mpi.algorithm import kernels
 from asyndbt_mpi.algorithm.estimator import estimator, sample
@@ -37,7 +38,10 @@ from asyndbt_mpi.protocol.messages import (
     Hello,
     LowerAssignment,
     LowerReport,
+    Needs,
     Report,
+    Reset,
+    Restore,
     Shapes,
     Split,
     Stop,
@@ -88,6 +92,8 @@ class Workers:
     """
 
     def __init__(self, config: Config, shapes: Shapes, holdings: dict[int, Holdings]) -> None:
+        self.config = config
+        self.shapes = shapes
         self.seed = config.run.seed
         self.samples = config.estimator.samples
         self.exact = config.estimator.name == "exact"
@@ -122,7 +128,46 @@ class Workers:
 
     def hello(self, worker: int, description: str) -> Hello:
         """The first message of ``worker`` to the server."""
-        return Hello(self.q[self._index[worker]].copy(), description)
+        held = self.holdings[worker]
+        prompts = 1 if self.exact else self.samples * self.batch[worker]
+        rows = held.rows[Split.VALIDATION], held.rows[Split.TEST]
+        assignment, validation, test = (held.calls_per_prompt * n for n in (prompts, *rows))
+        needs = Needs(assignment, validation, test, held.prompt_tokens, held.completion_tokens)
+        return Hello(self.q[self._index[worker]].copy(), description, needs)
+
+    # ------------------------------------------------------------ state
+
+    def _states(self) -> list[NDArray[Any]]:
+        """Everything about the workers that changes; each array has a row for each of them."""
+        learnt = [] if self.exact else self.estimator.state
+        moments = [*self.p_optimizer.state, *self.q_optimizer.state]
+        return [self.p, self.q, *moments, *learnt, self._k, self._k_of]
+
+    def state(self, worker: int) -> FloatArray:
+        """All that the next answers of ``worker`` depend on, besides what it is sent; flat."""
+        index = self._index[worker]
+        return np.concatenate([array[index].ravel() for array in self._states()])
+
+    def restore(self, worker: int, state: FloatArray) -> None:
+        """Give ``worker`` a `state`.
+
+        Raises
+        ------
+        ValueError
+            It has another length: it is of a worker with another configuration.
+        """
+        index = self._index[worker]
+        arrays = self._states()
+        ends = np.cumsum([array[index].size for array in arrays])
+        if len(state) != ends[-1]:
+            raise ValueError(f"a state of {len(state)} numbers, {ends[-1]} are due")
+        for array, values in zip(arrays, np.split(state, ends[:-1]), strict=True):
+            array[index] = values.reshape(array[index].shape)
+
+    def _start_afresh(self, worker: int, p: FloatArray) -> None:
+        fresh = Workers(self.config, self.shapes, {worker: self.holdings[worker]})
+        self.restore(worker, fresh.state(worker))
+        self.p[self._index[worker]] = p
 
     def receive(self, messages: Sequence[tuple[int, ToWorker]]) -> list[AnyQuery | None]:
         """Start on a message for each of several workers; None where there is nothing to ask."""
@@ -131,11 +176,15 @@ class Workers:
                 raise RuntimeError("a new assignment came before the last one was answered")
             if isinstance(message, Stop):
                 self._working.discard(worker)
+            elif isinstance(message, Reset):
+                self._start_afresh(worker, message.p)
+            elif isinstance(message, Restore):
+                self.restore(worker, message.state)
         ask: dict[type, Callable[..., Sequence[AnyQuery | None]]] = {
             Assignment: self._ask_upper,
             LowerAssignment: self._ask_lower,
             EvaluationRequest: self._ask_evaluation,
-            Stop: lambda stops: [None] * len(stops),
+            **dict.fromkeys((Stop, Reset, Restore), lambda messages: [None] * len(messages)),
         }
         return _by_kind(messages, [type(message) for _, message in messages], ask)
 

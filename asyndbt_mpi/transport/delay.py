@@ -45,11 +45,15 @@ class Delays:
         if self.delay.model == "none":
             return 0.0
         place = self._drawn % BLOCK
-        if place == 0:
+        if place == 0 or not self._block:
             generator = stream(self.seed, self.worker, self._drawn // BLOCK, Purpose.DELAY)
             self._block = (self.factor * self._seconds(generator)).tolist()
         self._drawn += 1
         return self._block[place]
+
+    def skip(self, count: int) -> None:
+        """Go on as if the first ``count`` had been drawn."""
+        self._drawn, self._block = count, []
 
     def _seconds(self, generator: np.random.Generator) -> FloatArray:
         """A block of draws for a worker that is not slow; (BLOCK,)."""

@@ -3,14 +3,19 @@
 Messages travel as buffers by non-blocking sends on a duplicate of the world communicator;
 receives are matched probes, so that a message of any worker is taken as soon as it is there.
 A rank that waits backs off and sleeps instead of spinning on a core.
+
+Under an MPI library with user-level failure mitigation (Open MPI's `mpiexec --with-ft ulfm`) the
+server hears of ranks that died, and goes on without them. After a death MPI_Finalize may hang:
+there all ranks leave by `leave`, without it.
 """
 
 import os
 import signal
 import socket
+import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Protocol
@@ -21,8 +26,11 @@ from mpi4py import MPI
 from asyndbt_mpi.protocol.blackbox import BlackBox
 from asyndbt_mpi.protocol.messages import (
     Failure,
+    Hello,
     MalformedMessage,
     Message,
+    Reset,
+    Restore,
     Stop,
     ToServer,
     ToWorker,
@@ -32,6 +40,7 @@ from asyndbt_mpi.protocol.server import Output, Server
 from asyndbt_mpi.protocol.wire import Buffer, Codec
 from asyndbt_mpi.protocol.worker import Completed, Workers
 from asyndbt_mpi.transport.delay import Delays
+from asyndbt_mpi.transport.replay import Replay
 
 WORLD = MPI.COMM_WORLD
 SERVER = 0
@@ -40,6 +49,8 @@ SPIN_SECONDS = 5e-3
 latency of sleep; a longer one sleeps."""
 SLEEP_SHARE = 1 / 16
 SHORTEST_SLEEP, LONGEST_SLEEP = 5e-5, 5e-3
+TICK_SECONDS = 0.25
+"""How often a server to which nothing comes looks at its workers' silence and at the budget."""
 STOP_SECONDS = 2.5
 """How long a worker that was signalled waits for the server's stop before it reports itself."""
 
@@ -60,6 +71,10 @@ class Interrupted(Exception):
     """The process was asked to end by a signal."""
 
 
+class ServerDied(RuntimeError):
+    """Rank 0 is gone, and with it the run."""
+
+
 class Channel:
     """Typed messages between ranks.
 
@@ -75,22 +90,44 @@ class Channel:
         self.rank = comm.Get_rank()
         self.size = comm.Get_size()
         self._started = time.perf_counter()
+        self._fault_tolerant = survives_deaths()
+        # Ranks whose death nobody has taken notice of yet, and all that are known to be gone.
+        self.dead: list[int] = []
+        self.gone: set[int] = set()
         # A send's buffer must live until the send is complete.
         self._sends: list[tuple[MPI.Request, Buffer]] = []
         self._status = MPI.Status()
 
     def now(self) -> float:
-        """Seconds since the channel was opened, which all ranks do together."""
+        """Seconds of the run's clock: since the channel was opened, which all ranks do together."""
         return time.perf_counter() - self._started
 
+    def go_on_from(self, seconds: float) -> None:
+        """Set the clock of all ranks, which call this together, to rank 0's ``seconds``."""
+        clock = np.array([seconds])
+        self.comm.Bcast(clock, SERVER)
+        self._started = time.perf_counter() - float(clock[0])
+
     def send(self, rank: int, message: Message) -> None:
-        """Start to send ``message``; returns at once."""
+        """Start to send ``message``; returns at once. Nothing is sent to the dead."""
         buffer = self.codec.encode(message)
         self._complete_sends()
-        self._sends.append((self.comm.Isend((buffer, MPI.BYTE), rank), buffer))
+        if rank in self.gone:
+            return
+        try:
+            self._sends.append((self.comm.Isend((buffer, MPI.BYTE), rank), buffer))
+        except MPI.Exception as error:
+            self._notice(error)
 
     def poll(self) -> tuple[int, Buffer] | None:
         """A message that is there, as (rank, buffer), or None; MPI also goes on with sends."""
+        try:
+            return self._receive()
+        except MPI.Exception as error:
+            self._notice(error)
+            return None
+
+    def _receive(self) -> tuple[int, Buffer] | None:
         status = self._status
         matched = self.comm.Improbe(MPI.ANY_SOURCE, MPI.ANY_TAG, status)
         if matched is None:
@@ -98,8 +135,25 @@ class Channel:
         # Received whole, however long: a matched receive into a shorter buffer crashes Open MPI 5.
         buffer: Buffer = np.empty(status.Get_count(MPI.BYTE), np.uint8)
         matched.Recv((buffer, MPI.BYTE))
-        # None of the protocol's is longer; what is gets cut, and decoding then refuses it.
-        return status.Get_source(), buffer[: self.codec.longest + 1]
+        if self.rank == SERVER:
+            # No worker has anything longer to say; what is gets cut, and decoding then refuses it.
+            buffer = buffer[: self.codec.longest + 1]
+        return status.Get_source(), buffer
+
+    def _notice(self, error: MPI.Exception) -> None:
+        """Turn MPI's error that a process has failed into entries of ``dead`` and ``gone``."""
+        if not self._fault_tolerant or error.Get_error_class() != MPI.ERR_PROC_FAILED:
+            raise error
+        failed, group = self.comm.Get_failed(), self.comm.Get_group()
+        self.comm.Ack_failed(failed.Get_size())
+        ranks = failed.Translate_ranks(range(failed.Get_size()), group)
+        new = sorted({int(rank) for rank in ranks} - self.gone)
+        self.dead += new
+        self.gone.update(new)
+        group.Free()
+        failed.Free()
+        if SERVER in self.gone:
+            raise ServerDied("rank 0, the server, died") from error
 
     def receive(self, until: Callable[[], bool] = lambda: False) -> tuple[int, Buffer] | None:
         """Wait for a message; None if ``until`` became true first."""
@@ -113,10 +167,17 @@ class Channel:
 
     def _complete_sends(self) -> None:
         """Let go of the buffers of sends that are complete."""
-        self._sends = [pair for pair in self._sends if not pair[0].Test()]
+        self._sends = [pair for pair in self._sends if not self._is_complete(pair[0])]
+
+    def _is_complete(self, request: MPI.Request) -> bool:
+        try:
+            return bool(request.Test())
+        except MPI.Exception as error:
+            self._notice(error)
+            return True  # to a rank that is gone
 
     def close(self, deadline: float) -> bool:
-        """Meet all ranks once every send is complete, within ``deadline`` seconds.
+        """Part from all ranks once every send is complete, within ``deadline`` seconds.
 
         Messages that still arrive are discarded: whoever sent them is on its way here too.
         """
@@ -125,7 +186,11 @@ class Channel:
         for _ in backoff():
             self.poll()
             self._complete_sends()
-            if barrier is None and not self._sends:
+            if not self._sends and self._fault_tolerant:
+                # A barrier would never be complete after a death. Who leaves is seen to be gone.
+                if self.rank != SERVER or len(self.gone) == self.size - 1:
+                    return True
+            elif not self._sends and barrier is None:
                 barrier = self.comm.Ibarrier()
             if barrier is not None and barrier.Test():
                 self.comm.Free()
@@ -133,6 +198,20 @@ class Channel:
             if time.perf_counter() > end:
                 return False
         raise AssertionError("backoff never ends")
+
+
+def survives_deaths() -> bool:
+    """Whether the launcher was told to let a run go on when one of its processes dies."""
+    return os.environ.get("OMPI_MCA_mpi_ft_enable", "") in ("1", "true")  # noqa: SIM112
+
+
+def leave(code: int) -> int:
+    """End this rank with exit code ``code``, after `Channel.close`; returns where MPI can end."""
+    if survives_deaths():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def backoff() -> Iterator[None]:
@@ -154,55 +233,78 @@ def backoff() -> Iterator[None]:
 # ---------------------------------------------------------------- server
 
 
-def serve(channel: Channel, server: Server, sink: Sink) -> bool:
-    """Run the server until it has finished; True if so, False if a signal ended it.
+def serve(
+    channel: Channel,
+    server: Server,
+    sink: Sink,
+    signals: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM),
+    earlier: Replay | None = None,
+) -> signal.Signals | None:
+    """Run the server until it has finished; the one of the ``signals`` that ended it before.
 
-    A worker whose message is malformed is excluded and the run goes on without it. Errors of
-    the server and of workers are raised; the caller then closes the log and calls `stop_all`.
+    A worker whose message is malformed is excluded, one that died or is silent for too long is
+    lost, and the run goes on without it. Errors of the server are raised; the caller then closes
+    the log and calls `stop_all`. ``earlier`` is what a resumed run goes on from.
     """
-    with _signals_noted() as signalled:
+    with _signals_noted(signals) as signalled:
+        while not server.finished and not signalled:
+            tick = time.perf_counter() + TICK_SECONDS
 
-        def waiting() -> bool:
-            sink.idle()
-            return bool(signalled)
+            def waiting(tick: float = tick) -> bool:
+                sink.idle()
+                return bool(signalled or channel.dead or time.perf_counter() > tick)
 
-        while not server.finished:
-            arrived = None if signalled else channel.receive(until=waiting)
-            if arrived is None:
-                return False
-            worker, buffer = arrived
-            output = _take(channel, server, worker, buffer)
-            for destination, message in output.messages:
-                channel.send(destination, message)
-            sink.write(output.records)
-    return True
+            arrived = channel.receive(until=waiting)
+            for output in _outputs(channel, server, arrived, earlier):
+                for destination, message in output.messages:
+                    channel.send(destination, message)
+                sink.write(output.records)
+    return signalled[0] if signalled and not server.finished else None
 
 
-def _take(channel: Channel, server: Server, worker: int, buffer: Buffer) -> Output:
+def _outputs(
+    channel: Channel, server: Server, arrived: tuple[int, Buffer] | None, earlier: Replay | None
+) -> Iterator[Output]:
+    """What comes of a message that arrived, of deaths, and of the mere time."""
+    if arrived is not None:
+        yield _take(channel, server, *arrived, earlier)
+    while channel.dead:
+        yield server.lose(channel.dead.pop(0), "its process died", channel.now())
+    if arrived is None:
+        yield server.tick(channel.now())
+
+
+def _take(
+    channel: Channel, server: Server, worker: int, buffer: Buffer, earlier: Replay | None
+) -> Output:
     try:
         message = channel.codec.decode(buffer)
         if not isinstance(message, ToServer):
             raise MalformedMessage(f"{type(message).__name__} is not for the server")
+        if earlier is not None and isinstance(message, Hello):
+            answers = earlier.greet(worker, message)
+            if answers is not None:
+                return Output([(worker, answer) for answer in answers])
         return server.receive(worker, message, channel.now())
     except MalformedMessage as error:
         return server.exclude(worker, str(error), channel.now())
 
 
 def stop_all(channel: Channel, server: Server) -> None:
-    """Tell the workers to stop, whatever they are doing."""
-    for worker, message in server.interrupt(channel.now()).messages:
-        channel.send(worker, message)
+    """Tell the workers to stop, whatever they are doing; those that have stopped are beyond it."""
+    for worker in range(1, server.workers + 1):
+        channel.send(worker, Stop())
 
 
 @contextmanager
-def _signals_noted() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying of them."""
-    received: list[int] = []
+def _signals_noted(signals: Sequence[signal.Signals]) -> Iterator[list[signal.Signals]]:
+    """Collect the ``signals`` instead of dying of them."""
+    received: list[signal.Signals] = []
 
     def note(number: int, _: FrameType | None) -> None:
-        received.append(number)
+        received.append(signal.Signals(number))
 
-    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, note) for number in signals}
     try:
         yield received
     finally:
@@ -213,30 +315,46 @@ def _signals_noted() -> Iterator[list[int]]:
 # ---------------------------------------------------------------- worker
 
 
-def work(channel: Channel, prepare: Callable[[], tuple[Workers, BlackBox]], delays: Delays) -> None:
+def work(
+    channel: Channel,
+    prepare: Callable[[], tuple[Workers, BlackBox]],
+    delays: Delays,
+    signals: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM),
+) -> None:
     """Run a worker until the server says stop; its errors are the server's to show.
 
     ``prepare`` loads what the worker needs; it is called here so that a failure to load
     reaches the server like any other.
+
+    Raises
+    ------
+    ServerDied
+        There is nobody left to work for.
     """
-    with _signals_raised():
+    with _signals_raised(signals):
         try:
             workers, black_box = prepare()
-            host, description = socket.gethostname(), black_box.descriptions[channel.rank]
-            channel.send(SERVER, workers.hello(channel.rank, f"{host}: {description}"))
+            _say_hello(channel, workers, black_box)
             while not workers.stopped:
                 _serve_assignment(channel, workers, black_box, delays)
             return
+        except ServerDied:
+            raise
         except Interrupted as error:
-            reason = f"worker {channel.rank} on {socket.gethostname()}: stopped by {error}"
+            reason = f"stopped by {error} (on {socket.gethostname()})"
             # If the whole job was signalled, the server is about to say stop.
             if _await_stop(channel, STOP_SECONDS):
                 return
         except Exception as error:
-            where = f"worker {channel.rank} on {socket.gethostname()}"
-            reason = f"{where}: {type(error).__name__}: {error}\n{traceback.format_exc()}"
+            what = f"{type(error).__name__}: {error}".replace("\n", " ")
+            reason = f"{what} (on {socket.gethostname()})\n{traceback.format_exc()}"
     channel.send(SERVER, Failure(reason))
     _await_stop(channel, float("inf"))
+
+
+def _say_hello(channel: Channel, workers: Workers, black_box: BlackBox) -> None:
+    host, description = socket.gethostname(), black_box.descriptions[channel.rank]
+    channel.send(SERVER, workers.hello(channel.rank, f"{host}: {description}"))
 
 
 def _serve_assignment(
@@ -246,8 +364,12 @@ def _serve_assignment(
     assert arrived is not None
     message = channel.codec.decode(arrived[1])
     assert isinstance(message, ToWorker)
+    if isinstance(message, Restore):
+        delays.skip(message.answers)
     [query] = workers.receive([(channel.rank, message)])
     if query is None:
+        if isinstance(message, Reset):
+            _say_hello(channel, workers, black_box)
         return
     started = time.perf_counter()
     [answer] = black_box.answer([query])
@@ -271,8 +393,8 @@ def _await_stop(channel: Channel, seconds: float) -> bool:
 
 
 @contextmanager
-def _signals_raised() -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into `Interrupted`, which also ends a long computation."""
+def _signals_raised(signals: Sequence[signal.Signals]) -> Iterator[None]:
+    """Turn the ``signals`` into `Interrupted`, which also ends a long computation."""
 
     def interrupt(number: int, _: FrameType | None) -> None:
         # Once: a second signal would break into the orderly end that the first one starts.
@@ -280,9 +402,7 @@ def _signals_raised() -> Iterator[None]:
             signal.signal(other, signal.SIG_IGN)
         raise Interrupted(signal.Signals(number).name)
 
-    previous = {
-        number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    previous = {number: signal.signal(number, interrupt) for number in signals}
     try:
         yield
     finally:

@@ -1,33 +1,97 @@
 """Replay: the same arrivals, in the order in which a log recorded them.
 
-The server is a function of the order of its messages, and a worker of its assignments. Feeding
-both again what the log says arrived must therefore give the same iterates, bit for bit.
+The server is a function of the order of its messages, and a worker of its assignments and of the
+black box's answers. Feeding both again what the log says arrived must therefore give the same
+iterates, bit for bit; and where the answers come from the log, too, without paying for them.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
-from asyndbt_mpi.protocol.blackbox import BlackBox
-from asyndbt_mpi.protocol.messages import ToServer, ToWorker
+import numpy as np
+
+from asyndbt_mpi.protocol.blackbox import Answer, AnyQuery, BlackBox, ExactQuery
+from asyndbt_mpi.protocol.messages import Hello, Restore, Stop, ToServer, ToWorker
 from asyndbt_mpi.protocol.records import Event, EventKind, Record
 from asyndbt_mpi.protocol.server import Output, Server
 from asyndbt_mpi.protocol.worker import Completed, Workers
+
+ANSWERS = (EventKind.REPORT, EventKind.LOWER_REPORT, EventKind.EVALUATION, EventKind.TEST)
+"""Events that say what a black box answered."""
 
 
 class ReplayError(RuntimeError):
     """The recorded order of arrivals cannot have been that of this run."""
 
 
+class Recorded:
+    """A black box that gives each worker the answers it once got, and then asks another.
+
+    What costs nothing, an exact gradient, is not recorded, but asked again.
+    """
+
+    def __init__(self, events: Iterable[Event], box: BlackBox) -> None:
+        self.box = box
+        self.holdings, self.descriptions = box.holdings, box.descriptions
+        self._answers: dict[int, deque[Event]] = {worker: deque() for worker in box.holdings}
+        for event in events:
+            if event.kind in ANSWERS:
+                self._answers[event.worker].append(event)
+
+    def answer(self, queries: Sequence[AnyQuery]) -> list[Answer]:
+        """As `BlackBox`."""
+        known = {
+            row: _answer(event, query)
+            for row, query in enumerate(queries)
+            if (event := self._next(query)) is not None
+        }
+        unknown = [query for row, query in enumerate(queries) if row not in known]
+        asked = iter(self.box.answer(unknown) if unknown else [])
+        return [known[row] if row in known else next(asked) for row in range(len(queries))]
+
+    def _next(self, query: AnyQuery) -> Event | None:
+        recorded = self._answers[query.worker]
+        event = recorded.popleft() if recorded else None
+        return None if isinstance(query, ExactQuery) else event
+
+
+def _answer(event: Event, query: AnyQuery) -> Answer:
+    assert event.losses is not None
+    assert not isinstance(query, ExactQuery)
+    samples = len(query.words)
+    if not np.isfinite(event.losses[:samples]).all():
+        raise ReplayError(
+            f"iteration {event.iteration}: the answer to worker {event.worker}'s"
+            f" {event.kind.name.lower()} {event.number} is not in the log"
+        )
+    costs = event.costs
+    return Answer(
+        event.losses[:samples],
+        np.full(samples, event.accuracy),
+        costs.calls,
+        costs.prompt_tokens,
+        prompts=costs.prompts,
+        completion_tokens=costs.completion_tokens,
+    )
+
+
 class Replay:
-    """A server and its workers in one process, whose messages arrive as recorded."""
+    """A server and its workers in one process, whose messages arrive as recorded.
+
+    Attributes
+    ----------
+    answers : how many answers of its black box each worker has had, by its number
+    """
 
     def __init__(self, server: Server, workers: Workers, black_box: BlackBox) -> None:
         self.server = server
         self.workers = workers
         self.black_box = black_box
+        self.answers = dict.fromkeys(black_box.holdings, 0)
         self._inboxes: dict[int, deque[ToWorker]] = {
             worker: deque() for worker in black_box.holdings
         }
+        self._greeted: set[int] = set()
 
     def run(self, events: Iterable[Event], write: Callable[[list[Record]], None]) -> None:
         """Let ``events`` happen in their order; ``write`` takes the records they cause.
@@ -35,20 +99,42 @@ class Replay:
         Raises
         ------
         ReplayError
-            A worker has nothing to answer when the log says that it did.
+            A worker has nothing to answer when the log says that it did, or a recorded answer
+            is missing.
         """
         for event in events:
-            if event.kind is EventKind.EXCLUDED:
-                output = self.server.exclude(event.worker, event.text, event.time)
-            else:
-                message = self._answer(event)
-                output = self.server.receive(event.worker, message, event.time)
-            self._deliver(output)
+            if event.kind is EventKind.CLOSING:
+                continue  # the server's own doing
+            output = self._happen(event)
+            for number, message in output.messages:
+                self._inboxes[number].append(message)
             write(output.records)
 
+    def _happen(self, event: Event) -> Output:
+        worker, time = event.worker, event.time
+        match event.kind:
+            case EventKind.EXCLUDED:
+                return self.server.exclude(worker, event.text, time)
+            case EventKind.LOST:
+                # What it was asked before, it will be told to forget.
+                self._inboxes[worker].clear()
+                return self.server.lose(worker, event.text, time)
+            case EventKind.RETURNED:
+                return self.server.take_back(worker, time)
+            case EventKind.HELLO:
+                self._start_afresh(worker)
+                hello = self.workers.hello(worker, event.text)
+                return self.server.receive(worker, hello, time)
+            case _:
+                return self.server.receive(worker, self._answer(event), time)
+
+    def _start_afresh(self, worker: int) -> None:
+        """Let ``worker`` read what it was told before it says hello, if it was told anything."""
+        inbox = self._inboxes[worker]
+        self.workers.receive([(worker, message) for message in inbox])
+        inbox.clear()
+
     def _answer(self, event: Event) -> ToServer:
-        if event.kind is EventKind.HELLO:
-            return self.workers.hello(event.worker, event.text)
         inbox = self._inboxes[event.worker]
         asked = self.workers.receive([(event.worker, inbox.popleft())]) if inbox else [None]
         if asked[0] is None:
@@ -57,10 +143,24 @@ class Replay:
                 f" the log has its {event.kind.name.lower()} {event.number}"
             )
         [answer] = self.black_box.answer([asked[0]])
-        # How long it took is not part of the iterates.
-        [reply] = self.workers.answer([Completed(event.worker, answer, 0.0, event.time)])
+        self.answers[event.worker] += 1
+        completed = Completed(event.worker, answer, event.costs.compute_seconds, event.sent_time)
+        [reply] = self.workers.answer([completed])
         return reply
 
-    def _deliver(self, output: Output) -> None:
-        for number, message in output.messages:
-            self._inboxes[number].append(message)
+    # ------------------------------------------------------------ going on from here
+
+    def greet(self, worker: int, hello: Hello) -> list[ToWorker] | None:
+        """What a ``worker`` is sent that has just been started again and says its first hello.
+
+        None where the server should hear its hello, for the replayed run never did, or lost it.
+        """
+        if worker in self._greeted:
+            return None
+        self._greeted.add(worker)
+        members = self.server.members
+        if worker in members.joined:
+            self.server.spending.join(worker, hello.needs)
+            state = Restore(self.answers[worker], self.workers.state(worker))
+            return [state, *self._inboxes[worker]]
+        return None if members.is_live(worker) or worker in members.lost else [Stop()]

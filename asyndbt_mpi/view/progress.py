@@ -9,7 +9,7 @@ from typing import TextIO
 import numpy as np
 from tqdm import tqdm
 
-from asyndbt_mpi.protocol.records import Evaluation, Event, EventKind, Iteration, Record
+from asyndbt_mpi.protocol.records import Event, EventKind, Iteration, Record
 
 MOST_NAMES = 8
 """With more workers than this, the active ones are counted and not named."""
@@ -59,9 +59,12 @@ class LineByLine:
 
 
 class Progress:
-    """Shows iteration, objective, active workers, worst delay, calls, tokens/s and time left."""
+    """Shows iteration, objective, active workers, worst delay, calls, tokens/s and time left.
 
-    def __init__(self, iterations: int, workers: int) -> None:
+    ``done`` of the ``iterations`` were made before, by the run that this one resumes.
+    """
+
+    def __init__(self, iterations: int, workers: int, done: int = 0) -> None:
         self.workers = workers
         self.ready = 0
         self.calls = 0
@@ -72,6 +75,7 @@ class Progress:
         self._stream = LineByLine(sys.stderr, erase=watched)
         self._bar = tqdm(
             total=iterations,
+            initial=done,
             desc=f"waiting for {workers} workers ",
             file=self._stream,
             ncols=int(os.environ.get("COLUMNS", WIDTH)),
@@ -98,6 +102,8 @@ class Progress:
         """Show what ``record`` says."""
         match record:
             case Event():
+                self.calls += record.costs.calls
+                self.prompt_tokens += record.costs.prompt_tokens
                 if record.kind is EventKind.HELLO:
                     self.ready += 1
                     waiting = self.ready < self.workers
@@ -105,14 +111,8 @@ class Progress:
                     self._bar.set_description_str(ready if waiting else "")
             case Iteration():
                 self._show(record)
-            case Evaluation():
-                self._count(record.calls, record.prompt_tokens)
 
     def _show(self, iteration: Iteration) -> None:
-        for used in iteration.reports:
-            self._count(used.report.costs.calls, used.report.costs.prompt_tokens)
-        if iteration.estimation:
-            self._count(iteration.estimation.calls, iteration.estimation.prompt_tokens)
         active = [str(index + 1) for index in np.flatnonzero(iteration.active)]
         named = " ".join(active) if self.workers <= MOST_NAMES else str(len(active))
         rate = self.prompt_tokens / (time.perf_counter() - self._started)
@@ -122,7 +122,3 @@ class Progress:
             refresh=False,
         )
         self._bar.update(1)
-
-    def _count(self, calls: int, prompt_tokens: int) -> None:
-        self.calls += calls
-        self.prompt_tokens += prompt_tokens

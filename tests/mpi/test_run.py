@@ -17,8 +17,8 @@ from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.log.writer import Writer
 from asyndbt_mpi.protocol.blackbox import Answer, AnyQuery, BlackBox
 from asyndbt_mpi.protocol.messages import Message, Report, Shapes, ToServer
-from asyndbt_mpi.protocol.records import Record
-from asyndbt_mpi.protocol.server import Server, WorkerFailed
+from asyndbt_mpi.protocol.records import EventKind, Record
+from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.protocol.wire import Buffer, Codec
 from asyndbt_mpi.protocol.worker import Completed, Workers
 from asyndbt_mpi.transport.delay import Delays
@@ -85,9 +85,9 @@ def run(config: Config, path: Path, lie: Any = None, wrap: Any = None) -> Server
         if channel.rank == 0:
             server = Server(config, SHAPES, LAST)
             words = [f"w{i}" for i in range(SHAPES.words)]
-            writer = Writer(path, config, SHAPES, LAST, words, "mpi", server.z)
+            writer = Writer(path, config, SHAPES, LAST, words, "mpi", server.iterates.z)
             try:
-                assert serve(channel, server, LogOnly(writer))
+                assert serve(channel, server, LogOnly(writer)) is None
                 return server
             finally:
                 writer.close("finished" if server.finished else "interrupted")
@@ -244,29 +244,50 @@ class Broken:
         return self.box.answer(queries)
 
 
-def test_a_worker_that_raises_ends_the_run_with_its_rank_and_host(shared_path: Path) -> None:
+def test_the_others_go_on_without_a_worker_that_raises(shared_path: Path) -> None:
     path = shared_path / "broken.h5"
-    if COMM.Get_rank() == 0:
-        with pytest.raises(WorkerFailed) as caught:
-            run(configuration(), path, wrap=Broken)
-        first, *trace = str(caught.value).splitlines()
-        assert first.startswith(f"worker {LAST} on {MPI.Get_processor_name().split('.')[0]}")
-        assert first.endswith("ZeroDivisionError: the fifth question")
-        assert any("in answer" in line for line in trace)
+    run(configuration(), path, wrap=Broken)
+
+    def check() -> None:
         assert verify(path).violations == []
-    else:
-        run(configuration(), path, wrap=Broken)
+        host = MPI.Get_processor_name().split(".")[0]
+        with Log(path) as log:
+            assert (log.status, log.committed) == ("finished", 100)
+            (lost,) = np.flatnonzero(log["event/kind"] == EventKind.LOST)
+            assert log["event/worker"][lost] == LAST
+            text = log["event/text"][lost]
+            assert text.startswith(f"ZeroDivisionError: the fifth question (on {host}")
+            assert "\n" not in text, "a traceback may hold private texts"
+
+    on_server(check)
 
 
-def test_a_worker_that_cannot_start_ends_the_run(shared_path: Path) -> None:
+def test_the_others_go_on_without_a_worker_that_cannot_start(shared_path: Path) -> None:
     def refuse(box: BlackBox) -> BlackBox:
         raise OSError("no such model")
 
-    if COMM.Get_rank() == 0:
-        with pytest.raises(WorkerFailed, match=f"worker {LAST} on .*: OSError: no such model"):
-            run(configuration(), shared_path / "refused.h5", wrap=refuse)
-    else:
-        run(configuration(), shared_path / "refused.h5", wrap=refuse)
+    path = shared_path / "refused.h5"
+    run(configuration(), path, wrap=refuse)
+
+    def check() -> None:
+        with Log(path) as log:
+            assert (log.status, log.committed) == ("finished", 100)
+            assert any("OSError: no such model" in text for text in log["event/text"])
+
+    on_server(check)
+
+
+def test_too_few_that_can_start_end_the_run(shared_path: Path) -> None:
+    def refuse(box: BlackBox) -> BlackBox:
+        raise OSError("no such model")
+
+    config = configuration(algorithm={"min_workers": LAST})
+    server = run(config, shared_path / "nobody.h5", wrap=refuse)
+    on_server(lambda: assert_told(server))
+
+
+def assert_told(server: Server) -> None:
+    assert f"the last to go was worker {LAST}: OSError: no such model" in server.failure
 
 
 class Slow(Broken):

@@ -5,7 +5,7 @@ from typing import Any
 
 from asyndbt_mpi.config import Config, parse
 from asyndbt_mpi.llm.synthetic import Synthetic
-from asyndbt_mpi.protocol.messages import Shapes, Stop, ToServer, ToWorker
+from asyndbt_mpi.protocol.messages import Reset, Shapes, Stop, ToServer, ToWorker
 from asyndbt_mpi.protocol.records import Record
 from asyndbt_mpi.protocol.server import Output, Server
 from asyndbt_mpi.protocol.worker import Completed, Workers
@@ -50,11 +50,11 @@ class Hand:
         self.take(self.server.receive(worker, message, self.time))
 
     def reply(self, worker: int) -> ToServer | None:
-        """What ``worker`` answers to the oldest message in its inbox; None after a stop."""
+        """What ``worker`` answers to the oldest message in its inbox; None after a stop or a reset."""
         message = self.inbox[worker].popleft()
         [query] = self.workers.receive([(worker, message)])
         if query is None:
-            assert isinstance(message, Stop)
+            assert isinstance(message, Stop | Reset)
             return None
         [answer] = self.box.answer([query])
         [reply] = self.workers.answer([Completed(worker, answer, 0.1, self.time)])

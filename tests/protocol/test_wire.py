@@ -17,7 +17,10 @@ from asyndbt_mpi.protocol.messages import (
     LowerAssignment,
     LowerReport,
     MalformedMessage,
+    Needs,
     Report,
+    Reset,
+    Restore,
     Shapes,
     Split,
     Stop,
@@ -37,11 +40,13 @@ MESSAGES = [
     LowerAssignment(9, 3, FRAGMENT, FRAGMENT + 1),
     EvaluationRequest(11, Split.TEST, Candidate.RANDOM, WORDS, SHOWN),
     Stop(),
-    Hello(POOL, "node-1: größer"),
+    Hello(POOL, "node-1: größer", Needs(80, 20, 120, 600, 8)),
     Report(7, 42, -1.5, 0.1, 0.2, COSTS, 3.5, FRAGMENT, POOL, LOSSES),
     LowerReport(9, 3, 2.5, COSTS, FRAGMENT, SHOWN, LOSSES),
     EvaluationReport(11, Split.VALIDATION, Candidate.TUNED, 0.5, float("nan"), COSTS),
     Failure("worker 3 on node-1: out of memory\ntrace"),
+    Reset(FRAGMENT),
+    Restore(17, RNG.random(99)),
 ]
 
 
@@ -78,7 +83,7 @@ def test_the_buffer_is_independent_of_the_message() -> None:
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda m: type(m).__name__)
 def test_a_wrong_length_is_refused(message) -> None:
     buffer = CODEC.encode(message)
-    if not isinstance(message, Hello | Failure):  # these end with free text
+    if not isinstance(message, Hello | Failure | Restore):  # these end with free text
         with pytest.raises(MalformedMessage, match="are due"):
             CODEC.decode(np.append(buffer, np.uint8(0)))
     if len(buffer) > HEADER.size and not isinstance(message, Failure):

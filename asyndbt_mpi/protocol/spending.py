@@ -1,0 +1,105 @@
+"""A budget for the whole job, checked before anything is handed out that could overdraw it.
+
+What an answer will cost is known only when it is there, so the most that it can cost is set
+aside until then. What a lost worker was at counts as spent: nobody will ever know.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from asyndbt_mpi.config import Config
+from asyndbt_mpi.protocol.messages import Costs, Needs
+
+TOKENS_PER_PRICE = 1e6
+
+Purpose: TypeAlias = Literal["assignment", "validation", "test"]
+"""What an answer is for; a field of `Needs`."""
+
+
+@dataclass(slots=True)
+class _Worker:
+    """The most that a worker can cost, and what each answer is for that it owes."""
+
+    needs: Needs
+    owed: list[Purpose] = field(default_factory=list)
+
+    @property
+    def set_aside(self) -> int:
+        """Calls."""
+        calls: int = sum(getattr(self.needs, purpose) for purpose in self.owed)
+        return calls
+
+
+class Spending:
+    """What a run has spent and may still spend.
+
+    Attributes
+    ----------
+    spent : Costs
+        Calls and tokens of every answer so far.
+    """
+
+    def __init__(self, config: Config, workers: int) -> None:
+        self.budget = config.budget
+        self.prices = config.llm.input_price, config.llm.output_price
+        self.workers = workers
+        self.spent = Costs()
+        # A test of the tuned, the random and the consensus' prompt of each worker, and of one
+        # untuned prompt (see `Closing`).
+        self._tests = 3 * workers + 1 if config.run.evaluate_every and config.task.test else 0
+        self._by_worker: dict[int, _Worker] = {}
+        self._forfeited = 0
+
+    def join(self, worker: int, needs: Needs) -> None:
+        """``worker`` has said what it can cost, or says it again."""
+        owed = self._by_worker[worker].owed if worker in self._by_worker else []
+        self._by_worker[worker] = _Worker(needs, owed)
+
+    def needs(self, worker: int) -> Needs:
+        """What ``worker``, which has joined, can cost."""
+        return self._by_worker[worker].needs
+
+    def hand_out(self, worker: int, purpose: Purpose) -> None:
+        """Set aside what an answer can cost that ``worker`` was asked for."""
+        self._by_worker[worker].owed.append(purpose)
+
+    def answered(self, worker: int, costs: Costs) -> None:
+        """The answer that ``worker`` was asked for first has come."""
+        self._by_worker[worker].owed.pop(0)
+        self.spent.calls += costs.calls
+        self.spent.prompt_tokens += costs.prompt_tokens
+        self.spent.completion_tokens += costs.completion_tokens
+
+    def lose(self, worker: int) -> None:
+        """No answer of ``worker`` will come any more."""
+        lost = self._by_worker.pop(worker, None)
+        if lost is not None:
+            self._forfeited += lost.set_aside
+
+    def overdrawn(self, calls: int, time: float, testing: bool = False) -> str | None:
+        """The first limit that ``calls`` more could break at ``time``; None if there is none.
+
+        The tests at the end of the run are set aside, too, unless these are what is ``testing``.
+        """
+        budget = self.budget
+        if budget.seconds and time >= budget.seconds:
+            return f"budget.seconds = {budget.seconds:g}"
+        if not (budget.calls or budget.tokens or budget.cost):
+            return None
+        known = [each.needs for each in self._by_worker.values()]
+        if not testing:
+            calls += self._tests * max((needs.test for needs in known), default=0)
+        calls += sum(each.set_aside for each in self._by_worker.values()) + self._forfeited
+        if budget.calls and self.spent.calls + calls > budget.calls:
+            return f"budget.calls = {budget.calls}"
+        # What is not known yet costs as much as the longest prompt of all.
+        prompt = self.spent.prompt_tokens
+        prompt += calls * max((needs.prompt_tokens for needs in known), default=0)
+        completion = self.spent.completion_tokens
+        completion += calls * max((needs.completion_tokens for needs in known), default=0)
+        if budget.tokens and prompt + completion > budget.tokens:
+            return f"budget.tokens = {budget.tokens}"
+        cost = (prompt * self.prices[0] + completion * self.prices[1]) / TOKENS_PER_PRICE
+        if budget.cost and cost > budget.cost:
+            return f"budget.cost = {budget.cost:g}"
+        return None

@@ -1,0 +1,224 @@
+"""Going on with a run that was killed, interrupted, or has ended: `--resume`.
+
+The log's events hold what the black boxes answered. The run is gone through again from its
+start with these answers, which asks no language model anything; then server and workers are as
+they were when the last batch of the log was written, and the run goes on, in a new segment of
+the log. Workers that were at something are asked again.
+
+The end of a run belongs to the log as long as the run still ends there. If it is to go on beyond,
+because it may make more iterations or spend more, what came after its last iteration (tests,
+reports that came too late) does not count.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from asyndbt_mpi.algorithm.types import FloatArray
+from asyndbt_mpi.assemble import workers_without_model
+from asyndbt_mpi.config import Config, ConfigurationError
+from asyndbt_mpi.job import Job
+from asyndbt_mpi.log.events import events
+from asyndbt_mpi.log.reader import Log, LogError
+from asyndbt_mpi.log.schema import Transport
+from asyndbt_mpi.log.writer import Writer
+from asyndbt_mpi.protocol.evaluations import CONSENSUS
+from asyndbt_mpi.protocol.records import Evaluation, Event, EventKind, Iteration, Record
+from asyndbt_mpi.protocol.server import Server
+from asyndbt_mpi.replay import Comparer, Differs
+from asyndbt_mpi.transport.replay import Recorded, Replay, ReplayError
+
+TOLERANCE = 1e-6
+"""Difference to the logged iterates, from another processor's rounding, that a run survives."""
+
+MAY_CHANGE = {
+    "run": {"iterations", "output", "worker_timeout", "signals"},
+    "budget": {"calls", "tokens", "cost", "seconds"},
+    "llm": {
+        "cache_folder",
+        "key_variable",
+        "concurrency",
+        "timeout",
+        "attempts",
+        "requests_per_minute",
+        "input_price",
+        "output_price",
+    },
+}
+"""Keys that no iterate depends on, but for the last one."""
+
+
+class Unlogged:
+    """The sink of a run that is gone through again: what the log lacks goes to ``write``.
+
+    Parameters
+    ----------
+    counted : events of the log that count; what comes after them is new
+    """
+
+    def __init__(self, log: Log, counted: int, write: Callable[[Record], None]) -> None:
+        self._comparer = Comparer(log, TOLERANCE)
+        self._iterations = log.committed
+        self._has_consensus = bool((log["evaluation/worker"] == CONSENSUS).any())
+        self._left = counted
+        self._write = write
+        self.z: FloatArray | None = None
+
+    def __call__(self, records: list[Record]) -> None:
+        """Take the records of one step.
+
+        Raises
+        ------
+        Differs
+            They are not those that the log has.
+        """
+        self._comparer.write(records)
+        for record in records:
+            if self._is_new(record):
+                self._write(record)
+
+    def _is_new(self, record: Record) -> bool:
+        match record:
+            case Event():
+                self._left -= 1
+                return self._left < 0
+            case Iteration():
+                if record.number >= self._iterations:
+                    return True
+                self.z = record.z
+                return False
+            case Evaluation():
+                # The consensus' comes last, of itself, so that a batch may have ended before it.
+                missing = record.worker == CONSENSUS and not self._has_consensus
+                return self._left < 0 or missing
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """A run as its log leaves it: the ``replay`` that got there, what the log lacks of it.
+
+    ``time`` is where the run's clock stands, ``z`` (M, N) that of the last committed iteration.
+    ``events`` of the log count; ``counted`` says of which groups fewer rows do than there are.
+    """
+
+    replay: Replay
+    new: list[Record]
+    z: FloatArray
+    time: float
+    events: int
+    counted: dict[str, int]
+
+    @property
+    def server(self) -> Server:
+        """The server, with nothing left to do if ``finished``."""
+        return self.replay.server
+
+
+def resume(log: Log, job: Job, transport: Transport) -> Resumed:
+    """Go through the run of ``log`` again, up to where it ends.
+
+    Raises
+    ------
+    ConfigurationError
+        It is not the run of ``job``, or cannot be continued here.
+    """
+    _check(log, job, transport)
+    recorded = list(events(log))
+    server = Server(job.config, job.materials.shapes, job.workers, log.committed)
+    workers, box = workers_without_model(job.config, job.materials, range(1, job.workers + 1))
+    replay = Replay(server, workers, Recorded(recorded, box))
+    closing = _closing(recorded)
+    counted: dict[str, int] = {}
+    new: list[Record] = []
+    sink = Unlogged(log, len(recorded), new.append)
+    z = server.iterates.z.copy()
+    try:
+        replay.run(recorded[:closing], sink)
+        if server.closing:
+            replay.run(recorded[closing:], sink)
+        elif closing < len(recorded):
+            recorded = recorded[:closing]
+            counted = {"event": closing, "evaluation": _evaluations(recorded)}
+    except (Differs, ReplayError) as error:
+        raise ConfigurationError(
+            f"{log.path}: cannot be continued: {error}; was it made by another version,"
+            " or have its data changed?"
+        ) from error
+    if sink.z is not None:
+        z = sink.z
+    if server.iteration < log.committed:
+        raise ConfigurationError(
+            f"{log.path}: cannot be continued: its events end at iteration {server.iteration}"
+            f" of {log.committed}"
+        )
+    time = recorded[-1].time if recorded else 0.0
+    server.members.wait_from(time)
+    return Resumed(replay, new, z, time, len(recorded), counted)
+
+
+def _closing(recorded: list[Event]) -> int:
+    """Row of the event with which the iterations were over; their number if they were not."""
+    rows = (row for row, event in enumerate(recorded) if event.kind is EventKind.CLOSING)
+    return next(rows, len(recorded))
+
+
+def _evaluations(recorded: list[Event]) -> int:
+    kinds = np.array([event.kind for event in recorded], dtype=int)
+    return int(np.isin(kinds, (EventKind.EVALUATION, EventKind.TEST)).sum())
+
+
+def _check(log: Log, job: Job, transport: Transport) -> None:
+    """Refuse a job that is not the one of the log."""
+    if log.transport != transport:
+        command = {"mpi": "run", "virtual": "simulate"}.get(log.transport, log.transport)
+        raise ConfigurationError(f"{log.path}: is of asyndbt {command}, which can resume it")
+    if log.workers != job.workers:
+        raise ConfigurationError(
+            f"{log.path}: has {log.workers} workers, not {job.workers};"
+            f" start {log.workers + 1} processes, or give --workers {log.workers}"
+        )
+    if log.shapes != job.materials.shapes or log.vocabulary != job.materials.vocabulary:
+        raise ConfigurationError(f"{log.path}: was made with another vocabulary or other sizes")
+    if difference := _difference(log.config, job.config):
+        raise ConfigurationError(
+            f"{log.path}: was made with {difference}; a run can be resumed with other values of"
+            " run.iterations, run.output and [budget] only"
+        )
+    if job.config.run.iterations < log.committed:
+        raise ConfigurationError(
+            f"run.iterations = {job.config.run.iterations}: {log.path} has {log.committed} already"
+        )
+
+
+def _difference(old: Config, new: Config) -> str | None:
+    """The first key that must not change and did, with both values."""
+    before, after = old.model_dump(), new.model_dump()
+    for section, keys in before.items():
+        for key, value in keys.items():
+            if key not in MAY_CHANGE.get(section, ()) and value != after[section][key]:
+                return f"{section}.{key} = {value!r}, not {after[section][key]!r}"
+    return None
+
+
+def open_segment(log: Log, job: Job, resumed: Resumed, transport: Transport) -> Writer:
+    """The next segment of ``log``, with what it lacks already in it.
+
+    Raises
+    ------
+    ConfigurationError
+        It cannot be written.
+    """
+    writer = job.open_log(transport, resumed.z, log, resumed.counted)
+    writer.write_all(resumed.new)
+    return writer
+
+
+def log_to_resume(job: Job) -> Log | None:
+    """The log that the job is to go on with, if it is there."""
+    if not job.path.exists():
+        return None
+    try:
+        return Log(job.path)
+    except LogError as error:
+        raise ConfigurationError(f"--resume: {error}") from error

@@ -1,0 +1,255 @@
+"""Workers that die, fall silent and come back, message by message."""
+
+import numpy as np
+import pytest
+
+from asyndbt_mpi.protocol.membership import Membership
+from asyndbt_mpi.protocol.messages import (
+    Assignment,
+    Candidate,
+    EvaluationRequest,
+    Failure,
+    Hello,
+    Report,
+    Reset,
+    Stop,
+)
+from asyndbt_mpi.protocol.records import Evaluation, Event, EventKind, Iteration
+from tests.protocol.hand import Hand, configuration
+
+
+def kinds(hand: Hand, worker: int) -> list[str]:
+    return [e.kind.name for e in hand.of_type(Event) if e.worker == worker]
+
+
+def three(**algorithm) -> Hand:
+    hand = Hand(configuration(algorithm={"active_workers": 3, "max_delay": 2, **algorithm}), 3)
+    hand.hello()
+    return hand
+
+
+def test_s_becomes_the_number_of_those_that_are_left() -> None:
+    hand = three()
+    hand.work(1, 2)
+    assert hand.server.iteration == 0
+    hand.take(hand.server.lose(3, "its process died", 9.0))
+    assert hand.server.iteration == 1
+    assert not hand.of_type(Iteration)[0].active[2]
+    hand.inbox[3].clear()
+    for _ in range(5):  # beyond max_delay: the dead are not waited for
+        hand.work(1, 2)
+    assert hand.server.iteration == 6
+    assert hand.server.delay[2] == 6
+
+
+def test_a_report_that_was_not_used_goes_with_its_worker() -> None:
+    hand = three()
+    hand.work(1)
+    hand.take(hand.server.lose(1, "its process died", 9.0))
+    hand.work(2, 3)
+    (iteration,) = hand.of_type(Iteration)
+    assert iteration.active.tolist() == [False, True, True]
+
+
+def test_who_comes_back_starts_afresh() -> None:
+    hand = three(active_workers=2)
+    hand.work(1, 2, 3, 1, 2)
+    late = hand.reply(3)  # on its way when the server gives up
+    hand.take(hand.server.lose(3, "silent", 9.0))
+    hand.work(1, 2, 1, 2)
+    went_on = hand.server.iteration
+    hand.deliver(3, late)
+    (reset,) = hand.inbox[3]
+    assert isinstance(reset, Reset)
+    np.testing.assert_array_equal(reset.p, hand.server.iterates.z)
+    assert hand.server.iteration == went_on, "its old report must not be used"
+    assert hand.workers.p[2].std() != 0
+    assert hand.reply(3) is None
+    hand.hello(3)
+    assert kinds(hand, 3)[-3:] == ["LOST", "RETURNED", "HELLO"]
+    np.testing.assert_array_equal(hand.workers.p[2], reset.p)
+    np.testing.assert_array_equal(hand.workers.q[2], np.full((2, 5), 0.2))
+    assert not hand.workers.estimator.state or not hand.workers.estimator.steps[2].any()
+    assert hand.server.delay[2] == 0
+    hand.work(3, 1, 2)
+    assert hand.server.iterates.p[2].std() > 0
+
+
+def test_fresh_state_is_that_of_a_worker_that_never_did_anything() -> None:
+    for optimizer in ("adam", "sgd", "mirror"):
+        config = configuration(steps={"optimizer": optimizer, "p": 0.1, "q": 0.1})
+        hand, other = Hand(config, 2), Hand(config, 2)
+        hand.hello()
+        hand.work(1, 2, 1, 2, 1, 2)
+        hand.workers.receive([(1, Reset(other.server.iterates.z))])
+        np.testing.assert_array_equal(hand.workers.state(1), other.workers.state(1))
+        assert not np.array_equal(hand.workers.state(2), other.workers.state(2))
+
+
+def test_a_state_is_all_that_the_next_answers_depend_on() -> None:
+    for name in ("additive", "loo", "bdpl"):
+        for optimizer in ("adam", "sgd", "mirror"):
+            config = configuration(
+                steps={"optimizer": optimizer, "p": 0.1, "q": 0.1},
+                estimator={"name": name},
+                algorithm={"active_workers": 1, "plane_period": 2, "tolerance": 0.0},
+            )
+            hand, other = Hand(config, 1), Hand(config, 1)
+            hand.hello()
+            for _ in range(9):
+                hand.work(1)
+            other.workers.restore(1, hand.workers.state(1))
+            message = hand.inbox[1][0]
+            other.inbox[1].append(message)
+            np.testing.assert_array_equal(hand.reply(1).p, other.reply(1).p)
+            np.testing.assert_array_equal(hand.workers.state(1), other.workers.state(1))
+
+
+def test_a_state_of_another_length_is_refused() -> None:
+    hand = three()
+    with pytest.raises(ValueError, match=r"a state of 3 numbers, \d+ are due"):
+        hand.workers.restore(1, np.zeros(3))
+
+
+def test_a_second_message_of_the_returning_changes_nothing() -> None:
+    hand = three(active_workers=2)
+    first, second = hand.reply(3), None
+    hand.take(hand.server.lose(3, "silent", 9.0))
+    hand.deliver(3, first)
+    second = first
+    hand.deliver(3, second)
+    assert [type(m) for m in hand.inbox[3]] == [Reset], "it is told once"
+
+
+def test_a_returning_worker_that_cannot_go_on_is_let_go() -> None:
+    hand = three(active_workers=2)
+    hand.inbox[3].clear()
+    hand.take(hand.server.lose(3, "silent", 9.0))
+    hand.deliver(3, Failure("OSError: gone"))
+    assert [type(m) for m in hand.inbox[3]] == [Stop]
+
+
+def test_an_estimate_of_phi_goes_on_without_the_lost() -> None:
+    hand = three(plane_period=1, lower_steps=2, tolerance=0.0)
+    hand.work(1, 2, 3)
+    hand.work(1, 2)
+    assert hand.server.iteration == 0
+    hand.take(hand.server.lose(3, "its process died", 9.0))
+    hand.work(1, 2)
+    (iteration,) = hand.of_type(Iteration)
+    assert iteration.estimation.k[2].tolist() == [-1, -1]
+
+
+def test_the_untuned_prompt_is_scored_though_its_worker_dies() -> None:
+    hand = Hand(configuration(run={"iterations": 1, "evaluate_every": 1}), 2)
+    hand.hello()
+    hand.work(1, 2)
+    for _ in range(3):
+        hand.work(1)
+    assert hand.inbox[1][0].candidate is Candidate.UNTUNED
+    hand.inbox[1].clear()
+    hand.take(hand.server.lose(1, "its process died", 9.0))
+    while hand.inbox[2]:
+        hand.work(2)
+    assert hand.server.finished
+    candidates = [e.candidate for e in hand.of_type(Evaluation)]
+    assert candidates.count(Candidate.UNTUNED) == 1
+
+
+def test_the_last_to_be_tested_may_die() -> None:
+    hand = Hand(configuration(run={"iterations": 1, "evaluate_every": 1}), 2)
+    hand.hello()
+    hand.work(1, 2)
+    while hand.inbox[2]:
+        hand.work(2)
+    assert not hand.server.finished
+    hand.take(hand.server.lose(1, "its process died", 9.0))
+    assert hand.server.finished
+    assert hand.server.failure is None
+
+
+def test_who_has_stopped_may_go() -> None:
+    hand = Hand(configuration(run={"iterations": 1}, algorithm={"min_workers": 2}), 2)
+    hand.hello()
+    hand.work(1, 2)
+    assert hand.server.finished
+    hand.take(hand.server.lose(1, "its process died", 9.0))
+    assert "LOST" not in kinds(hand, 1)
+    assert hand.server.failure is None
+
+
+def test_too_few_are_left() -> None:
+    hand = three(min_workers=2)
+    hand.take(hand.server.lose(3, "a", 1.0))
+    hand.take(hand.server.lose(2, "its process died", 2.0))
+    assert hand.server.failure == (
+        "1 workers are left, algorithm.min_workers is 2;"
+        " the last to go was worker 2: its process died"
+    )
+    assert hand.server.finished
+
+
+def test_silence_is_counted_from_the_last_sign_of_life() -> None:
+    hand = Hand(configuration(run={"worker_timeout": 10.0}), 2)
+    hand.hello()  # at 1 and 2
+    hand.take(hand.server.tick(10.5))
+    assert kinds(hand, 1) == ["HELLO"]
+    hand.time = 10.0
+    hand.work(1)
+    hand.take(hand.server.tick(12.5))
+    assert kinds(hand, 2)[-1] == "LOST"
+    (lost,) = [e for e in hand.of_type(Event) if e.kind is EventKind.LOST]
+    assert lost.text == "silent for 10 seconds"
+    hand.take(hand.server.tick(500.0))
+    assert kinds(hand, 1)[-1] == "LOST", "the iteration that it waited for has been made"
+
+
+def test_who_owes_nothing_may_be_silent() -> None:
+    hand = Hand(configuration(run={"worker_timeout": 10.0}, algorithm={"active_workers": 2}), 2)
+    hand.hello()
+    hand.work(1)
+    assert isinstance(hand.inbox[2][0], Assignment)
+    hand.time = 11.0
+    hand.take(hand.server.tick(11.5))
+    assert kinds(hand, 1) == ["HELLO", "REPORT"], "it waits for worker 2"
+
+
+def test_nobody_is_overdue_for_the_time_that_a_run_stood_still() -> None:
+    members = Membership(2)
+    assert [worker for worker, _ in members.overdue(100.0, 50.0)] == [1, 2]
+    members.wait_from(90.0)
+    assert members.overdue(100.0, 50.0) == []
+
+
+def test_nobody_comes_back_once_the_run_closes() -> None:
+    hand = Hand(configuration(run={"iterations": 1}, algorithm={"active_workers": 1}), 2)
+    hand.hello()
+    late = hand.reply(2)
+    hand.take(hand.server.lose(2, "silent", 3.0))
+    hand.work(1)
+    hand.deliver(2, late)
+    assert [type(m) for m in hand.inbox[2]] == [Stop]
+
+
+def test_reports_are_numbered_on_after_a_return() -> None:
+    hand = three(active_workers=2)
+    late = hand.reply(3)
+    hand.take(hand.server.lose(3, "silent", 9.0))
+    hand.deliver(3, late)
+    hand.reply(3)
+    hand.hello(3)
+    reply = hand.reply(3)
+    assert isinstance(reply, Report)
+    assert reply.number == 2, "the same numbers would be drawn again"
+
+
+def test_a_hello_of_a_lost_worker_is_not_believed_before_it_was_told_to_start() -> None:
+    hand = Hand(configuration(), 2)
+    hand.take(hand.server.lose(2, "silent", 3.0))  # it never said hello
+    hand.hello(2)
+    assert [type(m) for m in hand.inbox[2]] == [Reset]
+    hand.reply(2)
+    hand.hello(2)
+    assert isinstance(hand.inbox[2][0], Assignment)
+    assert hand.server.members.count == 2
+    assert not isinstance(hand.inbox[2][0], EvaluationRequest | Hello)

@@ -1,0 +1,117 @@
+"""Budgets: hard, whatever the order of arrivals, and checked before anything is handed out."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asyndbt_mpi.protocol.messages import Costs, Needs
+from asyndbt_mpi.protocol.records import Evaluation, Event, EventKind, Iteration
+from asyndbt_mpi.protocol.spending import Spending
+from tests.protocol.hand import Hand, configuration
+
+# By hand.py's configuration an assignment is 4 samples of 3 rows, and costs 12 calls.
+
+
+def worked_off(config, workers: int, order: list[int]) -> Hand:
+    hand = Hand(config, workers)
+    hand.hello()
+    for worker in order:
+        if hand.inbox[worker]:
+            hand.work(worker)
+    while any(hand.inbox.values()):
+        hand.work(*(v for v, inbox in hand.inbox.items() if inbox))
+    return hand
+
+
+@given(
+    st.integers(0, 900),
+    st.lists(st.integers(1, 3), max_size=40),
+    st.sampled_from(["all", "quorum"]),
+    st.sampled_from([0, 2]),
+)
+@settings(max_examples=60, deadline=None)
+def test_no_more_is_called_than_the_budget_allows(calls, order, participation, every) -> None:
+    config = configuration(
+        run={"iterations": 12, "evaluate_every": every},
+        algorithm={"plane_period": 3, "lower_steps": 2, "lower_participation": participation},
+        budget={"calls": calls},
+    )
+    hand = worked_off(config, 3, order)
+    assert hand.server.finished
+    spent = hand.server.spending.spent.calls
+    assert spent <= calls or not calls
+    if calls and hand.server.iteration < 12:
+        assert hand.server.limit == f"budget.calls = {calls}"
+    estimates = [i for i in hand.of_type(Iteration) if i.estimation]
+    assert len(estimates) == hand.server.iteration // 3, "none was left out for want of budget"
+    if every and hand.server.iteration:
+        of_tests = [e for e in hand.of_type(Evaluation) if e.iteration == hand.server.iteration]
+        assert len(of_tests) >= 3 * 3 + 1, "the tests were set aside"
+
+
+def test_the_end_is_said_in_the_log() -> None:
+    hand = worked_off(configuration(budget={"calls": 60}), 2, [])
+    (closing,) = [e for e in hand.of_type(Event) if e.kind is EventKind.CLOSING]
+    assert (closing.worker, closing.text) == (0, "budget.calls = 60")
+    assert hand.server.iteration == 2
+    assert hand.server.spending.spent.calls == 48
+
+
+def test_a_budget_below_one_iteration_ends_at_once() -> None:
+    hand = worked_off(configuration(budget={"calls": 20}), 2, [])
+    assert hand.server.finished
+    assert hand.server.iteration == 0
+    assert hand.server.spending.spent.calls <= 20
+
+
+def test_what_a_lost_worker_was_at_counts_as_spent() -> None:
+    spending = Spending(configuration(budget={"calls": 30}), 2)
+    needs = Needs(assignment=10, validation=0, test=0)
+    for worker in (1, 2):
+        spending.join(worker, needs)
+        spending.hand_out(worker, "assignment")
+    assert spending.overdrawn(10, 0.0) is None
+    assert spending.overdrawn(11, 0.0) == "budget.calls = 30"
+    spending.lose(2)
+    assert spending.overdrawn(11, 0.0) == "budget.calls = 30"
+    spending.answered(1, Costs(calls=4))
+    assert spending.overdrawn(16, 0.0) is None
+    assert spending.overdrawn(17, 0.0) == "budget.calls = 30"
+
+
+@pytest.mark.parametrize(
+    ("budget", "llm", "fits", "limit"),
+    [
+        ({"tokens": 1000}, {}, 7, "budget.tokens = 1000"),
+        ({"cost": 1.0}, {"input_price": 1000.0}, 8, "budget.cost = 1"),
+        ({"cost": 1.0}, {"input_price": 1000.0, "output_price": 5000.0}, 5, "budget.cost = 1"),
+    ],
+)
+def test_tokens_and_money_by_the_longest_prompt(budget, llm, fits, limit) -> None:
+    """100 prompt and 20 completion tokens a call, 100 and 10 already spent."""
+    spending = Spending(configuration(budget=budget, llm=llm), 1)
+    spending.join(1, Needs(1, 1, 1, prompt_tokens=100, completion_tokens=20))
+    spending.hand_out(1, "assignment")
+    spending.answered(1, Costs(calls=1, prompt_tokens=100, completion_tokens=10))
+    fits -= 1 if "output_price" in llm else 0
+    assert spending.overdrawn(fits, 0.0) is None
+    assert spending.overdrawn(fits + 2, 0.0) == limit
+
+
+def test_seconds_end_a_run_that_nothing_comes_to() -> None:
+    hand = Hand(configuration(budget={"seconds": 20.0}), 2)
+    hand.hello()
+    hand.take(hand.server.tick(19.0))
+    assert not hand.server.finished
+    hand.take(hand.server.tick(20.0))
+    assert hand.server.finished
+    assert hand.server.limit == "budget.seconds = 20"
+
+
+def test_seconds_end_a_run_that_is_busy() -> None:
+    hand = Hand(configuration(budget={"seconds": 20.0}, algorithm={"active_workers": 1}), 1)
+    hand.hello()
+    while hand.inbox[1]:
+        hand.work(1)
+    assert hand.server.finished
+    assert hand.server.iteration == 19
