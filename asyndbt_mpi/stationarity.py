@@ -141,18 +141,23 @@ def _states(log: Log, allowed: BoolArray, every: int) -> Iterator[_State]:
     workers = log["report/worker"] - 1
     ends = np.searchsorted(log["report/iteration"], np.arange(log.committed + 1))
     p = np.repeat(logged_z[0][None], log.workers, axis=0)  # every worker starts from z
-    q = allowed / allowed.sum(axis=2, keepdims=True)  # and uniform over its demonstrations
-    live = attendance(log).live
+    q_start = allowed / allowed.sum(axis=2, keepdims=True)
+    q = q_start.copy()  # and uniform over its demonstrations, again after it was lost
+    attended = attendance(log)
     changed = set(range(log.workers))
     for iteration in range(log.committed):
         for row in range(ends[iteration], ends[iteration + 1]):
             p[workers[row]], q[workers[row]] = logged_p[row], logged_q[row]
             changed.add(int(workers[row]))
+        for back_in, index in attended.returns:
+            if back_in == iteration:
+                q[index] = q_start[index]
+                changed.add(index)
         planes.read_duals(iteration)
         planes.end(iteration)
         if (iteration + 1) % every == 0 or iteration + 1 == log.committed:
             z, changes = logged_z[iteration + 1], np.array(sorted(changed))
-            yield _State(iteration, p, q, z, planes, live[iteration], changes)
+            yield _State(iteration, p, q, z, planes, attended.live[iteration], changes)
             changed.clear()
 
 

@@ -75,7 +75,7 @@ def _life(worker: int, events: dict[str, np.ndarray]) -> _Life:
                     life.arrivals[-1].lost_in = iteration
             state = "was lost"
         elif kind == EventKind.RETURNED:
-            if state != "was lost":
+            if state not in ("was lost", "was told to start afresh"):
                 life.faults.append(f"{place} returns, but it {state}")
             state = "was told to start afresh"
         elif kind == EventKind.EXCLUDED:

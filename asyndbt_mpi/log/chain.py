@@ -1,7 +1,8 @@
 """A log's files: the first, and a segment for every time that its run was continued.
 
 `run.h5` is continued by `run.h5.1`, that by `run.h5.2`. Of a group g, segment k has the logical
-rows from its ``first_rows[g]`` up to that of the next segment, and the last one all the rest.
+rows from its ``first_rows[g]`` on, up to where a later segment begins: where several have a row,
+the last of them counts.
 """
 
 import os
@@ -217,9 +218,9 @@ def stale_segments(path: str) -> list[str]:
 
 
 def _check_continues(segment: Segment, before: Segment) -> None:
-    """Raise a LogError unless ``segment`` begins within the rows of the one ``before`` it."""
+    """Raise a LogError unless ``segment`` leaves no gap behind the one ``before`` it."""
     fits = segment.number == before.number + before.segments and all(
-        first <= segment.first_rows[group] <= first + before.committed_rows[group]
+        segment.first_rows[group] <= first + before.committed_rows[group]
         for group, first in before.first_rows.items()
     )
     same = all(

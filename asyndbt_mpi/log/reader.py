@@ -214,12 +214,12 @@ class Log:
         return file.first_rows.get(path.partition("/")[0], 0)
 
     def _read(self, path: str, start: int, stop: int) -> np.ndarray:
-        """Rows of ``path`` by their numbers in the whole log, from the files that have them."""
+        """Rows of ``path`` by their numbers in the whole log, from the last file that has them."""
         pieces: list[np.ndarray] = []
-        for file, following in zip(self.files, [*self.files[1:], None], strict=True):
+        for file in reversed(self.files):
             first = self._first_row(file, path)
-            end = self._first_row(following, path) if following else stop
-            low, high = max(start, first), min(stop, end)
-            if low < high or (following is None and not pieces):
-                pieces.append(file.rows(path, low - first, max(0, high - first)))
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+            low = max(start, first)
+            if low < stop or not pieces:
+                pieces.append(file.rows(path, low - first, max(low, stop) - first))
+            stop = min(stop, first)
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces[::-1])

@@ -20,7 +20,7 @@ from asyndbt_mpi.log.merge import merge
 from asyndbt_mpi.log.reader import Log, LogError, Stationarity
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.log.writer import Writer
-from asyndbt_mpi.protocol.records import Event, EventKind, Record
+from asyndbt_mpi.protocol.records import Event, EventKind, Iteration, Record
 from tests.log.simulated_run import (
     SHAPES,
     VOCABULARY,
@@ -278,6 +278,28 @@ def test_a_damaged_segment_is_an_error(chain: Path) -> None:
     segment.write_bytes(segment.read_bytes()[:5000])
     with pytest.raises(LogError, match=r"run\.h5\.2: cannot be read: .*truncated"):
         Log(chain)
+
+
+def test_rows_that_do_not_count_any_more(chain: Path) -> None:
+    """A run that goes on beyond its end leaves what came after it behind."""
+    config, records = run_of(PLAIN)
+    with Log(chain) as log:
+        begins_in = log.files[2].first_rows["event"]
+        left, before = begins_in - 5, log["event/time"]
+        writer = Writer(
+            chain, config, SHAPES, WORKERS, VOCABULARY, "virtual", records[-1].z
+            if isinstance(records[-1], Iteration) else Run(config).z0,
+            continues=log, counted={"event": left},
+        )  # fmt: skip
+    writer.write(Event(EventKind.RETURNED, 1, -1, ITERATIONS, 99.0))
+    writer.close("finished")
+    with Log(chain) as log:
+        np.testing.assert_array_equal(log["event/time"], [*before[:left], 99.0])
+        np.testing.assert_array_equal(log.rows("event/time", left - 1), [before[left - 1], 99.0])
+        assert log.committed == ITERATIONS
+    merge(chain)
+    with Log(chain) as log:
+        np.testing.assert_array_equal(log["event/time"], [*before[:left], 99.0])
 
 
 def test_a_reader_beside_the_writer_of_the_last_segment(tmp_path: Path) -> None:
