@@ -3,6 +3,8 @@
 import functools
 import itertools
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from asyndbt_mpi.log.reader import Log, LogError, Stationarity
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.log.writer import Writer
 from asyndbt_mpi.protocol.records import Event, EventKind, Iteration, Record
+from tests.log.crash import crash
 from tests.log.simulated_run import (
     SHAPES,
     VOCABULARY,
@@ -436,3 +439,40 @@ def test_what_was_added_before_the_run_went_on_stays(tmp_path: Path) -> None:
             assert log.stationarity is not None
             assert log.stationarity.iteration.tolist() == [0, 1, 2]
         merge(path)
+
+
+# ---------------------------------------------------------------- kills, and analysis
+
+
+def test_kills_at_random_moments_leave_whole_logs(tmp_path: Path) -> None:
+    counts = crash(tmp_path, kills=15)
+    assert counts.files > 5
+    assert counts.iterations > 100
+
+
+def test_analysis_reads_a_chain_like_one_file(
+    chain: Path, one_file: Callable[[tuple[str, str | int, str]], Path]
+) -> None:
+    script = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import numpy as np, scaling
+from asyndbt_mpi.log.reader import Log
+for path in sys.argv[2:]:
+    with Log(path) as log:
+        print(scaling.cumulative(log, "llm_calls", np.arange(0, 40, 3)).tolist())
+"""
+    analysis = Path(__file__).parents[2] / "analysis"
+    command = [sys.executable, "-c", script, analysis, chain, one_file(PLAIN)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    of_chain, of_one = done.stdout.splitlines()
+    assert of_chain == of_one
+    for name in ("convergence", "timing"):
+        tables = []
+        for path in (chain, one_file(PLAIN)):
+            output = chain.parent / f"{name}-{len(tables)}"
+            arguments = [path, "-o", f"{output}.png" if name == "convergence" else output]
+            subprocess.run([sys.executable, analysis / f"{name}.py", *arguments], check=True)
+            table = output.with_suffix(".csv")
+            tables.append(table.read_text().replace(str(path), "") if table.exists() else "")
+        assert tables[0] == tables[1]
