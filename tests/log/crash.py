@@ -26,7 +26,7 @@ from asyndbt_mpi.protocol.records import Evaluation, Event, Iteration, Record
 from tests.log.simulated_run import SHAPES, VOCABULARY, WORKERS, Absence, Run, configuration, not_in
 
 MOST_FILES = 4
-SHORT, LONG = 0.03, 0.4
+SHORT, LONG = 0.1, 0.6
 """Seconds until a kill: about as long as it takes to begin a file, or to write for a while."""
 CONFIG = configuration(algorithm={"plane_until": 10**6}, run={"iterations": 10**6, "seed": 7})
 ABSENCES = (Absence(3, 50, 60), Absence(1, 200, 210, reported=True))
@@ -124,6 +124,7 @@ class Counts:
     kills: int = 0
     before_a_log: int = 0
     before_a_segment: int = 0
+    while_beginning: int = 0
     files: int = 0
     iterations: int = 0
     longest: int = 0
@@ -133,9 +134,16 @@ class Counts:
         return (
             f"{self.kills} kills in {time.perf_counter() - self.started:.0f} s: every log is whole;"
             f" {self.before_a_log} before there was a log, {self.before_a_segment} before there was"
-            f" a segment, {self.files} files (up to {self.longest} of a log),"
-            f" {self.iterations} iterations"
+            f" a segment ({self.while_beginning} while it was made), {self.files} files"
+            f" (up to {self.longest} of a log), {self.iterations} iterations"
         )
+
+
+def clear(folder: Path) -> None:
+    """Delete what writers have left."""
+    remove_log(folder / "run.h5")
+    for left in folder.iterdir():
+        left.unlink()
 
 
 def crash(folder: Path, kills: int, seed: int = 0) -> Counts:
@@ -152,8 +160,9 @@ def crash(folder: Path, kills: int, seed: int = 0) -> Counts:
         process.join()
         if not files and (not path.exists() or not path.stat().st_size):
             counts.before_a_log += 1
-            remove_log(path)
+            clear(folder)
             continue
+        counts.while_beginning += any(folder.glob(".*.new"))
         log = check(path, stream, committed)
         counts.before_a_segment += len(log.files) == files
         counts.files += len(log.files) - files
@@ -161,7 +170,7 @@ def crash(folder: Path, kills: int, seed: int = 0) -> Counts:
         committed, files = log.committed, len(log.files)
         counts.longest = max(counts.longest, files)
         if files == MOST_FILES:
-            remove_log(path)
+            clear(folder)
             committed = files = 0
     return counts
 
