@@ -155,8 +155,7 @@ def segment_path(path: str, number: int) -> str:
 def open_chain(path: str) -> list[Segment]:
     """The files of the log at ``path``, in order.
 
-    A segment that was killed as it began is an empty file, which says nothing. Files that were
-    merged into the first are no part of the log any more.
+    Files that were merged into the first are no part of the log any more.
 
     Raises
     ------
@@ -171,7 +170,7 @@ def open_chain(path: str) -> list[Segment]:
         raise first.error(f"is segment {first.number} {what}")
     chain = [first]
     try:
-        while segment_begun(following := next_path(path, chain[-1])):
+        while os.path.exists(following := next_path(path, chain[-1])):
             chain.append(Segment(following))
             _check_continues(chain[-1], chain[-2])
     except LogError:
@@ -184,14 +183,6 @@ def open_chain(path: str) -> list[Segment]:
 def next_path(path: str, last: Segment) -> str:
     """Where the segment after ``last`` is, or would be, of the log at ``path``."""
     return segment_path(path, last.number + last.segments)
-
-
-def segment_begun(path: str) -> bool:
-    """Whether there is a segment at ``path`` that was not killed before it had anything."""
-    try:
-        return os.path.getsize(path) > 0
-    except FileNotFoundError:
-        return False
 
 
 def remove_log(path: str | os.PathLike[str]) -> None:
@@ -245,6 +236,5 @@ def _why_not(path: str, error: Exception) -> str:
     if os.path.isdir(path):
         return "is a folder"
     if os.path.isfile(path) and os.access(path, os.R_OK) and not _is_hdf5(path):
-        empty = "is empty: its run was killed as it began" if not os.path.getsize(path) else ""
-        return empty or "not an HDF5 file"
+        return "not an HDF5 file"
     return f"cannot be read: {str(error).splitlines()[0]}"

@@ -147,8 +147,11 @@ def _of_report(log: Log, row: int) -> str:
 def evaluations(log: Log) -> Iterator[str]:
     """Evaluations of an iteration that is not there, or with impossible results or prompts."""
     rows = log.rows("evaluation/iteration")
-    # After a kill, evaluations may be ahead of the iterations that count, but not of the events.
+    # Evaluations may be ahead of the iterations that count: beside a run, after a kill, and where
+    # a run that was killed is resumed and soon interrupted.
     last = max(log.committed, log["event/iteration"].max(initial=0))
+    if log.status == "running":
+        last = np.iinfo(rows.dtype).max
     for row in np.flatnonzero((rows < 0) | (rows > last)):
         yield f"/evaluation/iteration row {row}: there is no iteration {rows[row]}"
     accuracy = log.rows("evaluation/accuracy")

@@ -134,16 +134,9 @@ class Counts:
         return (
             f"{self.kills} kills in {time.perf_counter() - self.started:.0f} s: every log is whole;"
             f" {self.before_a_log} before there was a log, {self.before_a_segment} before there was"
-            f" a segment ({self.while_beginning} while it was made), {self.files} files"
+            f" a segment, {self.while_beginning} of these while the file was made; {self.files} files"
             f" (up to {self.longest} of a log), {self.iterations} iterations"
         )
-
-
-def clear(folder: Path) -> None:
-    """Delete what writers have left."""
-    remove_log(folder / "run.h5")
-    for left in folder.iterdir():
-        left.unlink()
 
 
 def crash(folder: Path, kills: int, seed: int = 0) -> Counts:
@@ -158,11 +151,14 @@ def crash(folder: Path, kills: int, seed: int = 0) -> Counts:
         time.sleep(generator.uniform(0, SHORT if generator.random() < 0.5 else LONG))
         process.kill()
         process.join()
-        if not files and (not path.exists() or not path.stat().st_size):
+        begun = list(folder.glob(".*.new"))
+        counts.while_beginning += len(begun)
+        for left in begun:
+            left.unlink()
+        if not path.exists():
+            assert not files
             counts.before_a_log += 1
-            clear(folder)
             continue
-        counts.while_beginning += any(folder.glob(".*.new"))
         log = check(path, stream, committed)
         counts.before_a_segment += len(log.files) == files
         counts.files += len(log.files) - files
@@ -170,7 +166,7 @@ def crash(folder: Path, kills: int, seed: int = 0) -> Counts:
         committed, files = log.committed, len(log.files)
         counts.longest = max(counts.longest, files)
         if files == MOST_FILES:
-            clear(folder)
+            remove_log(path)
             committed = files = 0
     return counts
 

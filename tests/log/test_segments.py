@@ -1,5 +1,6 @@
 """A log of several files is the log that one file would have been."""
 
+import errno
 import functools
 import itertools
 import shutil
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyndbt_mpi.config import Config
-from asyndbt_mpi.log import reader
+from asyndbt_mpi.log import creation, reader
 from asyndbt_mpi.log.addition import add_stationarity
 from asyndbt_mpi.log.chain import remove_log
 from asyndbt_mpi.log.merge import merge
@@ -227,18 +228,47 @@ def test_a_segment_is_not_a_log(chain: Path, tmp_path: Path) -> None:
         Log(tmp_path / "other.h5")
 
 
-def test_a_segment_that_was_killed_as_it_began_is_replaced(tmp_path: Path) -> None:
+def test_a_segment_that_was_killed_as_it_began_is_no_part(tmp_path: Path) -> None:
     path = tmp_path / "run.h5"
     config, records = run_of(PLAIN)
     write_rest(path, config, records, (60, "killed", 1))
-    (tmp_path / "run.h5.1").touch()
-    (tmp_path / ".run.h5.1.new").write_bytes(b"half a file")
+    (tmp_path / ".run.h5.1.0123.new").write_bytes(b"half a file")
     with Log(path) as log:
         assert len(log.files) == 1
     write_rest(path, config, records, (len(records), "finished", 0))
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["run.h5", "run.h5.1"]
+    assert sorted(each.name for each in tmp_path.glob("[!.]*")) == ["run.h5", "run.h5.1"]
     with Log(path) as log:
         assert (log.segments, log.committed) == (2, ITERATIONS)
+
+
+def test_of_two_that_begin_at_the_same_time_one_gives_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run.h5"
+    config, records = run_of(PLAIN)
+    synchronise = creation.synchronise
+
+    def other_first(made: Path) -> None:
+        monkeypatch.setattr(creation, "synchronise", synchronise)
+        write_chain(path, PLAIN, [])
+        synchronise(made)
+
+    monkeypatch.setattr(creation, "synchronise", other_first)
+    with pytest.raises(FileExistsError, match=r"run\.h5"):
+        open_writer(path, config, records)
+    assert verify(path).violations == []
+    assert [each.name for each in tmp_path.iterdir()] == ["run.h5"]
+
+
+def test_a_file_system_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(creation.os, "link", refuse)
+    write_chain(tmp_path / "run.h5", PLAIN, CUTS)
+    assert verify(tmp_path / "run.h5").violations == []
+    with pytest.raises(FileExistsError):
+        creation.settle(tmp_path / "run.h5.1", tmp_path / "run.h5")
 
 
 def test_a_segment_is_never_overwritten(tmp_path: Path) -> None:
