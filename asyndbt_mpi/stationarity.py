@@ -13,12 +13,12 @@ from asyndbt_mpi.algorithm.random import Purpose, stream
 from asyndbt_mpi.algorithm.stationarity import of_duals, on_simplex, squared_norm
 from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
 from asyndbt_mpi.llm.synthetic import Synthetic
-from asyndbt_mpi.log.addition import add_stationarity
+from asyndbt_mpi.log.addition import add_stationarity, check_one_file
+from asyndbt_mpi.log.attendance import attendance
 from asyndbt_mpi.log.iterates import InOrder, Planes
 from asyndbt_mpi.log.reader import Log, LogError, Stationarity
 from asyndbt_mpi.protocol.blackbox import BlackBox, Query
 from asyndbt_mpi.protocol.messages import Split
-from asyndbt_mpi.protocol.records import EventKind
 from asyndbt_mpi.rebuild import rebuild
 
 
@@ -27,8 +27,8 @@ class _State:
     """Server and workers after an iteration: p (R, M, N), q (R, U, V), z (M, N) and the planes.
 
     The planes are those that the next iteration works with: a new one is among them, with duals
-    0, and what was dropped is not. ``live`` (R,) are the workers that were not excluded (D5);
-    ``changed`` those, from 0, whose p and q are new since the last state.
+    0, and what was dropped is not. ``live`` (R,) are the workers that count, neither lost nor
+    excluded (D5); ``changed`` those, from 0, whose p and q are new since the last state.
     """
 
     iteration: int
@@ -91,6 +91,7 @@ def add(path: str | os.PathLike[str], every: int, samples: int, quiet: bool = Fa
 
 
 def _check(log: Log) -> None:
+    check_one_file(log)
     if log.status == "running":
         raise LogError(
             f"{log.path}: the run is not over (or was killed), its log must stay as it is"
@@ -141,27 +142,24 @@ def _states(log: Log, allowed: BoolArray, every: int) -> Iterator[_State]:
     workers = log["report/worker"] - 1
     ends = np.searchsorted(log["report/iteration"], np.arange(log.committed + 1))
     p = np.repeat(logged_z[0][None], log.workers, axis=0)  # every worker starts from z
-    q = allowed / allowed.sum(axis=2, keepdims=True)  # and uniform over its demonstrations
-    excluded_in = _excluded_in(log)
+    q_start = allowed / allowed.sum(axis=2, keepdims=True)
+    q = q_start.copy()  # and uniform over its demonstrations, again after it was lost
+    attended = attendance(log)
     changed = set(range(log.workers))
     for iteration in range(log.committed):
         for row in range(ends[iteration], ends[iteration + 1]):
             p[workers[row]], q[workers[row]] = logged_p[row], logged_q[row]
             changed.add(int(workers[row]))
+        for back_in, index in attended.returns:
+            if back_in == iteration:
+                q[index] = q_start[index]
+                changed.add(index)
         planes.read_duals(iteration)
         planes.end(iteration)
         if (iteration + 1) % every == 0 or iteration + 1 == log.committed:
-            z, live = logged_z[iteration + 1], excluded_in > iteration
-            yield _State(iteration, p, q, z, planes, live, np.array(sorted(changed)))
+            z, changes = logged_z[iteration + 1], np.array(sorted(changed))
+            yield _State(iteration, p, q, z, planes, attended.live[iteration], changes)
             changed.clear()
-
-
-def _excluded_in(log: Log) -> IntArray:
-    """The iteration under way when each worker was excluded; ``log.committed`` if it never was."""
-    iteration = np.full(log.workers, log.committed)
-    excluded = log["event/kind"] == EventKind.EXCLUDED
-    iteration[log["event/worker"][excluded] - 1] = log["event/iteration"][excluded]
-    return iteration
 
 
 class _Exact:

@@ -30,7 +30,8 @@ def add_stationarity(path: str | os.PathLike[str], found: Stationarity) -> None:
     LogWriteError
         The copy cannot be written.
     """
-    check_one_file(path)
+    with Log(path) as opened:
+        check_one_file(opened)
     log = Path(path)
     copy: str | None = None
     try:
@@ -49,11 +50,10 @@ def add_stationarity(path: str | os.PathLike[str], found: Stationarity) -> None:
             os.unlink(copy)
 
 
-def check_one_file(path: str | os.PathLike[str]) -> None:
-    """Raise a LogError if nothing can be added to the log, for it consists of several files."""
-    with Log(path) as log:
-        if len(log.files) > 1:
-            raise LogError(f"{log.path}: has {len(log.files)} segments: asyndbt merge it first")
+def check_one_file(log: Log) -> None:
+    """Raise a LogError if nothing can be added to ``log``, for it consists of several files."""
+    if len(log.files) > 1:
+        raise LogError(f"{log.path}: has {len(log.files)} segments: asyndbt merge it first")
 
 
 def _reserve(copy: str, found: Stationarity) -> None:

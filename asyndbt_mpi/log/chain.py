@@ -1,7 +1,8 @@
 """A log's files: the first, and a segment for every time that its run was continued.
 
 `run.h5` is continued by `run.h5.1`, that by `run.h5.2`. Of a group g, segment k has the logical
-rows from its ``first_rows[g]`` up to that of the next segment, and the last one all the rest.
+rows from its ``first_rows[g]`` on, up to where a later segment begins: where several have a row,
+the last of them counts.
 """
 
 import os
@@ -154,8 +155,7 @@ def segment_path(path: str, number: int) -> str:
 def open_chain(path: str) -> list[Segment]:
     """The files of the log at ``path``, in order.
 
-    A segment that was killed as it began is an empty file, which says nothing. Files that were
-    merged into the first are no part of the log any more.
+    Files that were merged into the first are no part of the log any more.
 
     Raises
     ------
@@ -170,7 +170,7 @@ def open_chain(path: str) -> list[Segment]:
         raise first.error(f"is segment {first.number} {what}")
     chain = [first]
     try:
-        while segment_begun(following := next_path(path, chain[-1])):
+        while os.path.exists(following := next_path(path, chain[-1])):
             chain.append(Segment(following))
             _check_continues(chain[-1], chain[-2])
     except LogError:
@@ -183,14 +183,6 @@ def open_chain(path: str) -> list[Segment]:
 def next_path(path: str, last: Segment) -> str:
     """Where the segment after ``last`` is, or would be, of the log at ``path``."""
     return segment_path(path, last.number + last.segments)
-
-
-def segment_begun(path: str) -> bool:
-    """Whether there is a segment at ``path`` that was not killed before it had anything."""
-    try:
-        return os.path.getsize(path) > 0
-    except FileNotFoundError:
-        return False
 
 
 def remove_log(path: str | os.PathLike[str]) -> None:
@@ -217,9 +209,9 @@ def stale_segments(path: str) -> list[str]:
 
 
 def _check_continues(segment: Segment, before: Segment) -> None:
-    """Raise a LogError unless ``segment`` begins within the rows of the one ``before`` it."""
+    """Raise a LogError unless ``segment`` leaves no gap behind the one ``before`` it."""
     fits = segment.number == before.number + before.segments and all(
-        first <= segment.first_rows[group] <= first + before.committed_rows[group]
+        segment.first_rows[group] <= first + before.committed_rows[group]
         for group, first in before.first_rows.items()
     )
     same = all(
@@ -244,6 +236,5 @@ def _why_not(path: str, error: Exception) -> str:
     if os.path.isdir(path):
         return "is a folder"
     if os.path.isfile(path) and os.access(path, os.R_OK) and not _is_hdf5(path):
-        empty = "is empty: its run was killed as it began" if not os.path.getsize(path) else ""
-        return empty or "not an HDF5 file"
+        return "not an HDF5 file"
     return f"cannot be read: {str(error).splitlines()[0]}"

@@ -1,4 +1,4 @@
-"""Checks of a log's order of events: did server and workers do what was due, when it was due?"""
+"""Checks of a log's estimates and drops: did the server do what was due, when it was due?"""
 
 from collections.abc import Iterator
 
@@ -6,75 +6,11 @@ import numpy as np
 
 from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
 from asyndbt_mpi.log.reader import Log
-from asyndbt_mpi.protocol.records import EventKind
-
-
-def reports(log: Log) -> Iterator[str]:
-    """Used reports that are not each worker's first, second, third ..., or came of elsewhere."""
-    logged = log["report/worker"]
-    for worker in range(1, log.workers + 1):
-        rows = np.flatnonzero(logged == worker)
-        used = log["report/iteration"][rows]
-        yield from _numbers(log["report/seq"][rows], worker, used)
-        yield from _read(log, log["report/read_iteration"][rows], worker, used)
-        yield from _arrivals(log, worker, used)
-
-
-def _numbers(numbers: IntArray, worker: int, used: IntArray) -> Iterator[str]:
-    for index in np.flatnonzero(numbers != np.arange(1, len(numbers) + 1)):
-        yield (
-            f"iteration {used[index]}, worker {worker}: report {numbers[index]} is its "
-            f"number {index + 1}"
-        )
-
-
-def _read(log: Log, read: IntArray, worker: int, used: IntArray) -> Iterator[str]:
-    """Reports of another iteration than that in which the worker was last answered."""
-    hello = log["event/iteration"][_events(log, worker, EventKind.HELLO)]
-    if used.size and not hello.size:
-        yield f"iteration {used[0]}, worker {worker}: a report, but it never said hello"
-        return
-    due = np.append(hello[:1], used[:-1] + 1)  # a worker is answered as soon as it was used
-    for index in np.flatnonzero(read != due[: len(used)]):
-        yield (
-            f"iteration {used[index]}, worker {worker}: its report comes of iteration "
-            f"{read[index]}, it was answered in {due[index]}"
-        )
-
-
-def _arrivals(log: Log, worker: int, used: IntArray) -> Iterator[str]:
-    """Reports that never arrived, or after they were used, or once the worker was excluded."""
-    events = _events(log, worker, EventKind.REPORT)
-    arrived, numbers = log["event/iteration"][events], log["event/number"][events]
-    for index in np.flatnonzero(numbers != np.arange(1, len(numbers) + 1)):
-        yield (
-            f"/event row {events[index]}: worker {worker}'s report {numbers[index]} arrives as "
-            f"its number {index + 1}"
-        )
-    for iteration in used[len(arrived) :]:
-        yield f"iteration {iteration}, worker {worker}: its report has no event"
-    both = min(len(used), len(arrived))
-    for index in np.flatnonzero(arrived[:both] > used[:both]):
-        yield (
-            f"iteration {used[index]}, worker {worker}: its report arrived in iteration "
-            f"{arrived[index]}, which is later"
-        )
-    excluded = log["event/iteration"][_events(log, worker, EventKind.EXCLUDED)]
-    for iteration in used[used > excluded[0]] if excluded.size else ():
-        yield (
-            f"iteration {iteration}, worker {worker}: a report, but it was excluded in iteration "
-            f"{excluded[0]}"
-        )
-
-
-def _events(log: Log, worker: int, kind: EventKind) -> IntArray:
-    """Rows of /event that are of ``kind`` and ``worker``."""
-    return np.flatnonzero((log["event/worker"] == worker) & (log["event/kind"] == kind))
 
 
 def estimates(log: Log) -> Iterator[str]:
     """Estimates of phi that are missing, or that were not due."""
-    due, logged = _estimating(log), log["lower/iteration"]
+    due, logged = estimating(log), log["lower/iteration"]
     for iteration in np.setdiff1d(due, logged):
         yield f"iteration {iteration}: an estimate of phi is due, but there is none"
     for iteration in np.setdiff1d(logged, due):
@@ -83,7 +19,7 @@ def estimates(log: Log) -> Iterator[str]:
         yield f"iteration {logged[row]}: more than one estimate of phi"
 
 
-def _estimating(log: Log) -> IntArray:
+def estimating(log: Log) -> IntArray:
     """Iterations at whose end phi is to be estimated."""
     algorithm = log.config.algorithm
     end = min(log.committed, algorithm.plane_until)
@@ -97,7 +33,7 @@ def drops(log: Log) -> Iterator[str]:
     duals = _Duals(log)
     standing: IntArray = np.zeros(0, dtype=np.int64)
     arrived = 0
-    for iteration in _estimating(log).tolist():
+    for iteration in estimating(log).tolist():
         before, arrived = arrived, int(np.searchsorted(created, iteration))
         standing = np.append(standing, np.arange(before, arrived))
         gone = dropped[standing]
@@ -115,7 +51,7 @@ def _impossible_drops(log: Log) -> Iterator[str]:
     created, positions, dropped = log["plane/created"], log["plane/positions"], log["plane/dropped"]
     was_dropped = dropped >= 0
     no_part = was_dropped & (~positions | (dropped <= created[:, None]))
-    no_time = was_dropped & ~no_part & ~np.isin(dropped, _estimating(log))
+    no_time = was_dropped & ~no_part & ~np.isin(dropped, estimating(log))
     for wrong, why in ((no_part, "it takes no part"), (no_time, "phi is not estimated")):
         for plane, position in np.argwhere(wrong):
             yield (

@@ -1,42 +1,77 @@
-"""How a log's file comes into being: under its name there is nothing, or a whole file.
+"""How a log's file comes into being: whole, or not at all.
 
-A kill at any moment leaves at most an empty file under the name, and a hidden one beside it that
-the next attempt overwrites.
+It is made under a hidden name beside its own, which it is given once it is whole and on the disk.
+A kill before that leaves at most the hidden file, which nobody reads.
 """
 
 import errno
 import os
+import uuid
 from pathlib import Path
 
-from asyndbt_mpi.log.chain import segment_begun, stale_segments
+from asyndbt_mpi.log.chain import stale_segments
+
+NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK)
 
 
-def claim(path: Path, continuing: bool) -> Path:
-    """Reserve the name ``path`` by an empty file; where the file itself is to be made.
+def check_free(path: Path, continuing: bool = False) -> None:
+    """Raise a FileExistsError if there is a file at ``path``.
 
-    Its folder is made if need be. A segment that was killed as it began, while ``continuing`` a
-    log, is replaced.
+    Or, unless it is ``continuing`` a log, a segment that would become part of a new one.
+    """
+    if path.exists():
+        raise _exists(path)
+    others = [] if continuing else stale_segments(str(path))
+    if others:
+        raise FileExistsError(errno.EEXIST, "is left of another log: delete it", others[0])
+
+
+def hidden(path: Path) -> Path:
+    """An empty file in which to make that for ``path``; its folder is made if need be.
+
+    Raises
+    ------
+    OSError
+        The folder cannot be made or written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A name of its own: two processes may be at the same log.
+    made = path.with_name(f".{path.name}.{uuid.uuid4().hex}.new")
+    try:
+        made.touch()
+    except OSError as error:  # HDF5 would not say it as clearly
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    return made
+
+
+def settle(made: Path, path: Path) -> None:
+    """Give the whole file at ``made`` the name ``path``.
 
     Raises
     ------
     FileExistsError
-        There is something already, or a segment that would become part of the new log.
+        Another file has come there in the meantime; it stays.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    others = [] if continuing else stale_segments(str(path))
-    if others:
-        raise FileExistsError(errno.EEXIST, "is left of another log: delete it", others[0])
+    synchronise(made)
     try:
-        path.touch(exist_ok=False)
+        os.link(made, path)  # unlike os.rename, it never replaces a file
     except FileExistsError as error:
-        if not continuing or segment_begun(str(path)):
-            # Of Path.touch the message has no text that a person could use.
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
-    return path.with_name(f".{path.name}.new")
+        raise _exists(path) from error
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        if path.exists():
+            raise _exists(path) from error
+        os.rename(made, path)
+    else:
+        os.unlink(made)
 
 
-def settle(made: Path, path: Path) -> None:
-    """Give the whole file at ``made`` the name ``path``, once it is on the disk."""
-    with open(made, "rb") as file:
-        os.fsync(file.fileno())  # else a power failure could leave the name, and no file
-    os.replace(made, path)
+def synchronise(path: Path) -> None:
+    """Have the file at ``path`` on the disk: else a power failure could leave its name alone."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def _exists(path: Path) -> FileExistsError:
+    return FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))

@@ -2,13 +2,12 @@
 
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 import h5py
 
 from asyndbt_mpi.log import datasets, schema
-from asyndbt_mpi.log.creation import claim, settle
+from asyndbt_mpi.log.creation import check_free, hidden, settle, synchronise
 from asyndbt_mpi.log.reader import Log, LogError
 from asyndbt_mpi.log.room import LogWriteError, reserve
 from asyndbt_mpi.log.schema import Column
@@ -41,9 +40,10 @@ def merge(path: str | os.PathLike[str], output: str | os.PathLike[str] | None = 
             return f"{log.path}: is one file, there is nothing to join"
         if output is None:
             _check_over(log)
-            _make(log, Path(log.path))
+            _make(log, Path(log.path), anew=False)
         else:
-            _make_anew(log, Path(output))
+            _check_free(Path(output))
+            _make(log, Path(output), anew=True)
     for stale in files[1:] if output is None else ():
         os.unlink(stale)
     return f"{output or log.path}: {len(files)} files joined, {log.committed} iterations"
@@ -59,35 +59,32 @@ def _check_over(log: Log) -> None:
         )
 
 
-def _make_anew(log: Log, output: Path) -> None:
+def _check_free(output: Path) -> None:
     try:
-        claim(output, continuing=False)
+        check_free(output)
     except FileExistsError as error:
         raise LogError(f"{error.filename}: is there already; give another --output") from error
-    try:
-        _make(log, output)
-    except BaseException:
-        output.unlink()
-        raise
 
 
-def _make(log: Log, target: Path) -> None:
-    """Write the joined file beside ``target``, and give it that name."""
-    made: str | None = None
+def _make(log: Log, target: Path, anew: bool) -> None:
+    """Write the joined file beside ``target``, and give it that name; ``anew`` if none has it."""
+    made: Path | None = None
     try:
-        # A name of its own: two processes may be at the same log.
-        handle, made = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        os.close(handle)
+        made = hidden(target)
         shutil.copymode(log.path, made)
-        _write(log, Path(made))
+        _write(log, made)
         _compare(log, made)
-        settle(Path(made), target)
+        if anew:
+            settle(made, target)
+        else:
+            synchronise(made)
+            os.replace(made, target)
     except (OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise LogWriteError(f"{log.path}: stays as it was, for joining failed: {reason}") from error
     finally:
-        if made and os.path.exists(made):
-            os.unlink(made)
+        if made:
+            made.unlink(missing_ok=True)
 
 
 def _write(log: Log, made: Path) -> None:
@@ -135,7 +132,7 @@ def _copy(log: Log, column: Column, dataset: h5py.Dataset) -> None:
             datasets.append(dataset, column, start, list(block))
 
 
-def _compare(log: Log, made: str) -> None:
+def _compare(log: Log, made: Path) -> None:
     """Raise an OSError unless ``made`` can be read and has every row that it should have."""
     try:
         with Log(made) as joined:

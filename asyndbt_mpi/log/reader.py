@@ -16,8 +16,9 @@ import numpy as np
 
 from asyndbt_mpi.log import schema
 from asyndbt_mpi.log.chain import LogError, Segment, next_path, open_chain
+from asyndbt_mpi.protocol.messages import Candidate, Split
 
-__all__ = ["Log", "LogError", "Stationarity"]
+__all__ = ["Best", "Log", "LogError", "Stationarity"]
 
 BLOCK_BYTES = 1 << 25
 
@@ -42,6 +43,19 @@ class Stationarity:
         """||grad G^t||^2, all parts together; (Q,)."""
         total: np.ndarray = self.p + self.q + self.z + self.lam
         return total
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """A worker's own prompt with the least loss on its validation rows, and when it was.
+
+    words (M,) and demonstrations (U,) are indices.
+    """
+
+    iteration: int
+    loss: float
+    words: np.ndarray
+    demonstrations: np.ndarray
 
 
 class Log:
@@ -124,6 +138,20 @@ class Log:
     def descriptions(self) -> list[str]:
         """What the R workers said of themselves."""
         return list(self.rows("worker/description"))
+
+    @cached_property
+    def best(self) -> dict[int, Best]:
+        """By worker, the best that it has found so far; none without run.evaluate_every."""
+        columns = ("split", "candidate", "worker", "iteration", "loss", "words", "demonstrations")
+        split, candidate, workers, *values = (self[f"evaluation/{name}"] for name in columns)
+        own = (split == Split.VALIDATION) & (candidate == Candidate.TUNED) & (workers > 0)
+        best: dict[int, Best] = {}
+        for row in np.flatnonzero(own).tolist():
+            worker = int(workers[row])
+            iteration, loss, words, demonstrations = (column[row] for column in values)
+            if worker not in best or loss < best[worker].loss:
+                best[worker] = Best(int(iteration), float(loss), words, demonstrations)
+        return best
 
     @cached_property
     def stationarity(self) -> Stationarity | None:
@@ -214,12 +242,12 @@ class Log:
         return file.first_rows.get(path.partition("/")[0], 0)
 
     def _read(self, path: str, start: int, stop: int) -> np.ndarray:
-        """Rows of ``path`` by their numbers in the whole log, from the files that have them."""
+        """Rows of ``path`` by their numbers in the whole log, from the last file that has them."""
         pieces: list[np.ndarray] = []
-        for file, following in zip(self.files, [*self.files[1:], None], strict=True):
+        for file in reversed(self.files):
             first = self._first_row(file, path)
-            end = self._first_row(following, path) if following else stop
-            low, high = max(start, first), min(stop, end)
-            if low < high or (following is None and not pieces):
-                pieces.append(file.rows(path, low - first, max(0, high - first)))
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+            low = max(start, first)
+            if low < stop or not pieces:
+                pieces.append(file.rows(path, low - first, max(low, stop) - first))
+            stop = min(stop, first)
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces[::-1])

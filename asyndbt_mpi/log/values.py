@@ -8,6 +8,7 @@ import numpy as np
 from asyndbt_mpi.algorithm.types import BoolArray
 from asyndbt_mpi.log import schema
 from asyndbt_mpi.log.reader import Log, LogError
+from asyndbt_mpi.protocol.records import EventKind
 
 MEASURED = (
     "report/grad_p_norm",
@@ -20,9 +21,19 @@ MEASURED = (
     "lower/prompt_tokens",
     "evaluation/llm_calls",
     "evaluation/prompt_tokens",
+    "event/time",
     "event/compute_seconds",
+    "event/prompts",
+    "event/llm_calls",
+    "event/prompt_tokens",
+    "event/completion_tokens",
 )
 """Columns whose numbers are finite and at least 0."""
+
+
+OF_SAMPLES = (EventKind.REPORT, EventKind.LOWER_REPORT)
+OF_A_SPLIT = (EventKind.EVALUATION, EventKind.TEST)
+"""Events that hold a loss for each sample, or one loss and the accuracy of a prompt."""
 
 
 def attributes(log: Log) -> Iterator[str]:
@@ -105,6 +116,27 @@ def losses(log: Log) -> Iterator[str]:
         yield f"{_of_report(log, row)}: loss is {loss[row]}, no loss of the backend"
 
 
+def answers(log: Log) -> Iterator[str]:
+    """Events without what the black box must have answered, or with what it cannot have."""
+    kind, loss, accuracy = log["event/kind"], log["event/losses"], log["event/accuracy"]
+    due = np.zeros(loss.shape, dtype=bool)
+    due[np.isin(kind, OF_SAMPLES)] = True
+    of_a_split = np.isin(kind, OF_A_SPLIT)
+    due[of_a_split, :1] = True
+    synthetic = log.config.llm.backend == "synthetic"
+    fits = np.where(due, np.isfinite(loss) & (synthetic | ~(loss < 0)), np.isnan(loss))
+    for row in np.flatnonzero(~fits.all(axis=1)).tolist():
+        name = EventKind(int(kind[row])).name.lower()
+        yield f"/event/losses row {row}: {loss[row].tolist()} are no losses of a {name}"
+    wrong = ~np.isnan(accuracy) & ~(of_a_split & (accuracy >= 0) & (accuracy <= 1))
+    for row in np.flatnonzero(wrong).tolist():
+        name = EventKind(int(kind[row])).name.lower()
+        yield f"/event/accuracy row {row}: {accuracy[row]:.6g} is no accuracy of a {name}"
+    sent = log["event/sent_time"]
+    for row in np.flatnonzero(~np.isfinite(sent)).tolist():
+        yield f"/event/sent_time row {row} is {sent[row]}"
+
+
 def _of_report(log: Log, row: int) -> str:
     iteration, worker = (
         log.rows(path, row, row + 1)[0] for path in ("report/iteration", "report/worker")
@@ -115,8 +147,11 @@ def _of_report(log: Log, row: int) -> str:
 def evaluations(log: Log) -> Iterator[str]:
     """Evaluations of an iteration that is not there, or with impossible results or prompts."""
     rows = log.rows("evaluation/iteration")
-    # Beside a run, or after a kill, evaluations may be ahead of the iterations that count.
-    last = log.committed if log.status != "running" else np.iinfo(rows.dtype).max
+    # Evaluations may be ahead of the iterations that count: beside a run, after a kill, and where
+    # a run that was killed is resumed and soon interrupted.
+    last = max(log.committed, log["event/iteration"].max(initial=0))
+    if log.status == "running":
+        last = np.iinfo(rows.dtype).max
     for row in np.flatnonzero((rows < 0) | (rows > last)):
         yield f"/evaluation/iteration row {row}: there is no iteration {rows[row]}"
     accuracy = log.rows("evaluation/accuracy")

@@ -9,7 +9,9 @@ import h5py
 import numpy as np
 
 from asyndbt_mpi.algorithm.types import BoolArray, IntArray
-from asyndbt_mpi.log import conduct, schema, values
+from asyndbt_mpi.log import arrivals, conduct, schema, values
+from asyndbt_mpi.log.attendance import attendance
+from asyndbt_mpi.log.chain import Segment
 from asyndbt_mpi.log.reader import Log, LogError
 from asyndbt_mpi.log.recompute import TOLERANCE, recompute
 from asyndbt_mpi.protocol.records import EventKind
@@ -69,24 +71,29 @@ def _listed(lines: Iterator[str]) -> list[str]:
 
 def _columns(log: Log) -> Iterator[str]:
     """Datasets that are missing, or of another type or row shape."""
-    for group in log.groups.values():
-        for column in group:
-            yield from _column(log, column)
-    for path in schema.FIXED:
-        yield from _column(log, schema.Column(path, "", schema.TEXT))
+    columns = [column for group in log.groups.values() for column in group]
+    for file in log.files:
+        for column in (*columns, *(schema.Column(path, "", schema.TEXT) for path in schema.FIXED)):
+            yield from _column(log, file, column)
 
 
-def _column(log: Log, column: schema.Column) -> Iterator[str]:
+def _column(log: Log, file: Segment, column: schema.Column) -> Iterator[str]:
+    name = f"{_prefix(log, file)}/{column.path}"
     try:
-        dtype, row = log.type_and_row(column.path)
+        dtype, row = file.type_and_row(column.path)
     except LogError:
-        yield f"/{column.path} is missing"
+        yield f"{name} is missing"
         return
     if _kind(dtype) != _kind(column.dtype):
-        yield f"/{column.path} is of type {dtype}, not {column.dtype}"
+        yield f"{name} is of type {dtype}, not {column.dtype}"
     due = column.row_shape(log.shapes, log.workers)
     if row != due:
-        yield f"/{column.path} has rows of shape {row}, not {due}"
+        yield f"{name} has rows of shape {row}, not {due}"
+
+
+def _prefix(log: Log, file: Segment) -> str:
+    """What says which file is meant, if there are several."""
+    return f"{file.path}: " if len(log.files) > 1 else ""
 
 
 def _kind(dtype: np.dtype) -> tuple[object, ...]:
@@ -104,6 +111,9 @@ def _references(log: Log) -> Iterator[str]:
         workers = log[path]
         for row in np.flatnonzero((workers < least) | (workers > log.workers)):
             yield f"/{path} row {row}: there is no worker {workers[row]}"
+    kinds = log["event/kind"]
+    for row in np.flatnonzero(~np.isin(kinds, list(EventKind))):
+        yield f"/event/kind row {row}: there is no event of kind {kinds[row]}"
     identifiers = log["plane/id"]
     for row in np.flatnonzero(identifiers != np.arange(len(identifiers))):
         yield f"/plane/id row {row}: plane {identifiers[row]} is not numbered like its row"
@@ -113,21 +123,22 @@ def _references(log: Log) -> Iterator[str]:
 
 
 def _lengths(log: Log) -> Iterator[str]:
-    """Columns that are too short or, in a log that was closed, too long."""
-    closed = log.status != "running"
+    """Columns that are too short or, in a file that was closed, too long."""
     for path, axes in schema.FIXED.items():
         (due,) = schema.Column(path, axes, schema.TEXT).row_shape(log.shapes, log.workers)
         if log.length(path) != due:
             yield f"/{path} has {log.length(path)} rows, not {due}"
-    for group, columns in log.groups.items():
-        rows = log.committed_rows[group]
-        for column in columns:
-            length, due = log.length(column.path), rows + (column.path == "iteration/z")
-            if length < due or (closed and length > due):
-                yield f"/{column.path} has {length} rows, not {due}"
+    for file in log.files:
+        for group, columns in log.groups.items():
+            for column in columns:
+                length = file.length(column.path)
+                due = file.committed_rows[group] + (column.path == "iteration/z")
+                if length < due or (file.status != "running" and length > due):
+                    name = f"{_prefix(log, file)}/{column.path}"
+                    yield f"{name} has {length} rows, not {due}"
     for group in ("iteration", *schema.KEY):
         rows, counting = log.committed_rows[group], log.count(group)
-        if rows < counting or (closed and rows > counting):
+        if rows < counting or (log.status != "running" and rows > counting):
             yield f"/{group} has {rows} rows, of which the committed iterations claim {counting}"
 
 
@@ -166,20 +177,14 @@ def _place(log: Log, path: str, row: int, iteration: int) -> str:
     return f"iteration {iteration}, worker {worker}: {path.removeprefix('report/')}"
 
 
-def _live(log: Log) -> BoolArray:
-    """Which workers were not excluded when an iteration was committed; (T, R)."""
-    live = np.ones((log.committed, log.workers), dtype=bool)
-    excluded = log["event/kind"] == EventKind.EXCLUDED
-    places = log["event/iteration"][excluded], log["event/worker"][excluded]
-    for iteration, worker in zip(*places, strict=True):
-        live[iteration:, worker - 1] = False
-    return live
-
-
 def _quorum(log: Log) -> Iterator[str]:
     """Iterations that went on with fewer than min(S, live) reports."""
+    attended = attendance(log)
+    live = attended.live.copy()
+    for place in attended.returns:
+        live[place] = False  # it may have come back while phi was estimated, after the quorum
     counts = log["iteration/active"].sum(axis=1)
-    due = np.minimum(log.config.algorithm.active_workers, _live(log).sum(axis=1))
+    due = np.minimum(log.config.algorithm.active_workers, live.sum(axis=1))
     for iteration in np.flatnonzero(counts < due):
         yield f"iteration {iteration}: {counts[iteration]} active workers, {due[iteration]} are due"
 
@@ -188,15 +193,22 @@ def _delays(log: Log) -> Iterator[str]:
     """Delays beyond tau, or other than the iterations since the worker was last active."""
     logged = log["iteration/delay"]
     number = np.arange(log.committed)[:, None]
-    last_active = np.maximum.accumulate(np.where(log["iteration/active"], number, -1), axis=0)
-    delay = number - last_active
+    attended, estimating = attendance(log), set(conduct.estimating(log).tolist())
+    fresh = np.where(log["iteration/active"], number, -1)
+    for iteration, worker in attended.returns:
+        # As if active in the iteration before; in this one if it came while phi was estimated,
+        # when the iteration had been counted already.
+        counted = iteration in estimating and logged[iteration, worker] == 0
+        last = iteration if counted else iteration - 1
+        fresh[iteration, worker] = max(fresh[iteration, worker], last)
+    delay = number - np.maximum.accumulate(fresh, axis=0)
     for iteration, worker in np.argwhere(logged != delay):
         yield (
             f"iteration {iteration}, worker {worker + 1}: delay {logged[iteration, worker]} is "
             f"logged, {delay[iteration, worker]} iterations have passed"
         )
     max_delay = log.config.algorithm.max_delay
-    for iteration, worker in np.argwhere((delay > max_delay) & _live(log)):
+    for iteration, worker in np.argwhere((delay > max_delay) & attended.live):
         yield (
             f"iteration {iteration}, worker {worker + 1}: delay {delay[iteration, worker]} "
             f"exceeds max_delay {max_delay}"
@@ -267,6 +279,7 @@ CHECKS = (
     values.moments,
     values.measured,
     values.losses,
+    values.answers,
     values.evaluations,
     values.demonstrations,
     _simplex,
@@ -275,7 +288,7 @@ CHECKS = (
     _reports,
     _duals,
     _objective,
-    conduct.reports,
+    arrivals.reports,
     conduct.estimates,
     conduct.drops,
 )

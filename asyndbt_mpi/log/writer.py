@@ -31,7 +31,7 @@ from asyndbt_mpi import __version__
 from asyndbt_mpi.algorithm.types import FloatArray
 from asyndbt_mpi.config import Config
 from asyndbt_mpi.log import datasets, rows, schema
-from asyndbt_mpi.log.creation import claim, settle
+from asyndbt_mpi.log.creation import check_free, hidden, settle
 from asyndbt_mpi.log.datasets import CHUNK_BYTES
 from asyndbt_mpi.log.reader import BLOCK_BYTES, Log
 from asyndbt_mpi.log.room import LogWriteError, reserve
@@ -111,20 +111,16 @@ class Writer:
         self._closed = False
 
         self.path = Path(continues.next_segment if continues else path)
-        self._made = claim(self.path, continues is not None)
-        try:
-            # Without a lock, which some parallel file systems lack: the name is claimed, and
-            # anybody may look into the log of a running job.
-            self.file = h5py.File(self._made, "w", locking=False, rdcc_nbytes=2 * CHUNK_BYTES)
-        except BaseException:
-            self.path.unlink()
-            raise
+        check_free(self.path, continues is not None)
+        self._made = hidden(self.path)
+        # Without a lock, which some parallel file systems lack: nobody else knows the name, and
+        # later anybody may look into the log of a running job.
+        self.file = h5py.File(self._made, "w", locking=False, rdcc_nbytes=2 * CHUNK_BYTES)
         try:
             self._lay_out(config, shapes, workers, vocabulary, transport, z0, continues)
         except BaseException:
             self._let_go("interrupted")
             self._made.unlink(missing_ok=True)
-            self.path.unlink(missing_ok=True)
             raise
         self._written = clock()
 
@@ -157,8 +153,8 @@ class Writer:
             segment = continues.segments if continues else 0
             self._describe_run(config, shapes, workers, transport, segment)
             self.file.flush()
-            settle(self._made, self.path)
-            self._made = self.path
+        settle(self._made, self.path)
+        self._made = self.path
 
     def _take_over_planes(self, before: Log) -> None:
         """Copy the planes that may still be dropped."""

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.protocol.messages import Candidate, Split
+from asyndbt_mpi.protocol.records import EventKind
 
 MOST_ROWS = 32
 """Workers whose words are shown; the means are always over all."""
@@ -27,20 +28,39 @@ ROWS = (
 )
 
 
+TOKENS_OF_A_PRICE = 1e6
+
+COMINGS = {
+    EventKind.LOST: "lost",
+    EventKind.RETURNED: "back",
+    EventKind.EXCLUDED: "excluded",
+}
+"""What can happen to a worker besides its work."""
+
+
 def on_test(log: Log, column: str) -> dict[tuple[Candidate, int], float]:
     """``column`` (accuracy or loss) on the test split by candidate and worker (1..R)."""
-    chosen = (log["evaluation/split"] == Split.TEST) & (log["evaluation/worker"] > 0)
-    columns = (log[f"evaluation/{name}"][chosen] for name in ("candidate", "worker", column))
+    rows = _tests(log)
+    columns = (log[f"evaluation/{name}"][rows] for name in ("candidate", "worker", column))
     return {
         (Candidate(int(candidate)), int(worker)): float(value)
         for candidate, worker, value in zip(*columns, strict=True)
     }
 
 
+def _tests(log: Log) -> np.ndarray:
+    """Rows of /evaluation with the workers' tests, of the newest end of the run."""
+    iteration, tests = log["evaluation/iteration"], log["evaluation/split"] == Split.TEST
+    newest = iteration == iteration[tests].max(initial=0)  # a resumed run may have ended before
+    rows: np.ndarray = np.flatnonzero(tests & newest & (log["evaluation/worker"] > 0))
+    return rows
+
+
 def print_summary(log: Log, console: Console | None = None) -> None:
     """Print what the run did, what it cost, what it learnt and how much better that is."""
     console = console or Console()
-    _print_run(log, console)
+    for line in [*_run(log), *_costs(log), *_workers(log)]:
+        console.print(line, highlight=False, markup=False)
     prompts = learnt_prompts(log, MOST_ROWS)
     if not prompts:
         console.print("No worker's report has been used yet.")
@@ -49,14 +69,14 @@ def print_summary(log: Log, console: Console | None = None) -> None:
     accuracies = on_test(log, "accuracy")
     if accuracies:
         console.print(_accuracy(log, accuracies))
+    if log.best and (log.status != "finished" or not accuracies):
+        console.print(_best(log))
 
 
 def learnt_prompts(log: Log, most: int | None = None) -> dict[int, Prompt]:
     """What the first ``most`` workers that have reported have learnt: tuned, else the newest."""
-    tuned = (log["evaluation/candidate"] == Candidate.TUNED) & (
-        log["evaluation/split"] == Split.TEST
-    )
-    rows = np.flatnonzero(tuned)
+    tests = _tests(log)
+    rows = tests[log["evaluation/candidate"][tests] == Candidate.TUNED]
     row_tuned = dict(zip(log["evaluation/worker"][rows].tolist(), rows.tolist(), strict=True))
     reporting = log["report/worker"]
     row_newest = dict(zip(reporting.tolist(), range(len(reporting)), strict=True))
@@ -76,27 +96,56 @@ def learnt_prompts(log: Log, most: int | None = None) -> dict[int, Prompt]:
     return prompts
 
 
-def _print_run(log: Log, console: Console) -> None:
-    times = log["iteration/time"]
-    seconds = max(times[-1] if len(times) else 0.0, log["evaluation/time"].max(initial=0.0))
-    calls, tokens = (
-        sum(int(log[f"{group}/{name}"].sum()) for group in ("report", "lower", "evaluation"))
-        for name in ("llm_calls", "prompt_tokens")
-    )
-    clock = "virtual seconds" if log.transport == "virtual" else "seconds"
+def _run(log: Log) -> list[str]:
+    """What was run, by whom."""
     lines = [
         f"{log.config.run.name} ({log.path}): {log.status} after {log.committed} iterations",
         f"{log.workers} workers, {log.active_workers} active in an iteration,"
         f" nobody more than {log.max_delay} iterations late",
-        f"{calls:,} calls, {tokens:,} prompt tokens, {seconds:.1f} {clock}",
     ]
-    asked, paid = int(log["report/prompts"].sum()), int(log["report/llm_calls"].sum())
+    if log.segments > 1:
+        times = log.segments - 1
+        lines.append(f"resumed {times} time{'s' if times > 1 else ''}")
+    return lines
+
+
+def _costs(log: Log) -> list[str]:
+    """What the black box was asked, how long it took and what that costs."""
+    times = log["iteration/time"]
+    seconds = max(times[-1] if len(times) else 0.0, log["evaluation/time"].max(initial=0.0))
+    clock = "virtual seconds" if log.transport == "virtual" else "seconds"
+    calls, prompt, completion = (
+        int(log[f"event/{name}"].sum())
+        for name in ("llm_calls", "prompt_tokens", "completion_tokens")
+    )
+    tokens = f"{prompt:,} prompt tokens"
+    if completion:
+        tokens += f", {completion:,} completion tokens"
+    lines = [f"{calls:,} calls, {tokens}, {seconds:.1f} {clock}"]
+    prices = log.config.llm
+    if prices.input_price or prices.output_price:
+        cost = prompt * prices.input_price + completion * prices.output_price
+        lines.append(f"{cost / TOKENS_OF_A_PRICE:,.2f} by the prices of [llm]")
+    asked, paid = (int(log[f"event/{name}"].sum()) for name in ("prompts", "llm_calls"))
     if paid < asked:
-        lines.append(f"{1 - paid / asked:.0%} of the reports' prompts were repeated, and free")
-    for number, text in enumerate(log.descriptions[:MOST_ROWS], start=1):
-        lines.append(f"worker {number}: {text or 'was not heard of'}")
-    for line in lines:
-        console.print(line, highlight=False, markup=False)
+        lines.append(f"{1 - paid / asked:.0%} of the prompts were repeated, and free")
+    return lines
+
+
+def _workers(log: Log) -> list[str]:
+    """What each worker runs on, and when it was lost, back or excluded."""
+    kinds, workers, iterations = (log[f"event/{name}"] for name in ("kind", "worker", "iteration"))
+    happened: dict[int, list[str]] = {}
+    for row in np.flatnonzero(np.isin(kinds, list(COMINGS))).tolist():
+        what = f"{COMINGS[EventKind(int(kinds[row]))]} in iteration {iterations[row]}"
+        happened.setdefault(int(workers[row]), []).append(what)
+    lines = [
+        f"worker {number}: {text or 'was not heard of'}"
+        for number, text in enumerate(log.descriptions[:MOST_ROWS], start=1)
+    ]
+    for number, parts in sorted(happened.items())[:MOST_ROWS]:
+        lines.append(f"worker {number} was {', '.join(parts)}")
+    return lines
 
 
 def _learnt(log: Log, prompts: dict[int, Prompt]) -> Table:
@@ -119,7 +168,11 @@ def _learnt(log: Log, prompts: dict[int, Prompt]) -> Table:
 
 
 def _accuracy(log: Log, accuracies: dict[tuple[Candidate, int], float]) -> Table:
-    table = Table(title="On the test rows: accuracy in per cent, mean loss", title_justify="left")
+    title = "On the test rows: accuracy in per cent, mean loss"
+    ended = int(log["evaluation/iteration"][_tests(log)].max())
+    if ended < log.committed:
+        title += f" (of the end after {ended} iterations)"
+    table = Table(title=title, title_justify="left")
     table.add_column("prompt")
     # A synthetic task classifies nothing: its accuracies are all NaN.
     classified = not all(math.isnan(accuracy) for accuracy in accuracies.values())
@@ -143,6 +196,20 @@ def _accuracy(log: Log, accuracies: dict[tuple[Candidate, int], float]) -> Table
         if classified:
             cells.append(_percent(float(np.mean(list(of_workers.values())))))
         table.add_row(name, *cells, f"{loss:.3f}")
+    return table
+
+
+def _best(log: Log) -> Table:
+    """The least loss on the validation rows so far."""
+    table = Table(title="Best so far on the validation rows", title_justify="left")
+    for name in ("worker", "iteration", "loss"):
+        table.add_column(name, justify="right")
+    table.add_column("words")
+    table.add_column("demonstrations")
+    for worker, best in sorted(log.best.items())[:MOST_ROWS]:
+        shown = ", ".join(map(str, best.demonstrations))
+        row = str(worker), str(best.iteration), f"{best.loss:.3f}", _words(log, best.words), shown
+        table.add_row(*row)
     return table
 
 

@@ -4,7 +4,7 @@ Exact gradients of 0.5 * ||p - target_v||^2 stand in for the black box; everythi
 is checked against (planes, duals, z, delays) is done by the package's own functions.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from asyndbt_mpi.algorithm.polyhedron import Polyhedron
 from asyndbt_mpi.algorithm.simplex import project
 from asyndbt_mpi.algorithm.updates import DualSteps, update_duals
 from asyndbt_mpi.config import Config
+from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.writer import Writer
 from asyndbt_mpi.protocol.messages import Candidate, Costs, Report, Shapes, Split
 from asyndbt_mpi.protocol.records import (
@@ -56,11 +57,28 @@ def configuration(**sections: dict[str, object]) -> Config:
     return Config.model_validate(table)
 
 
+@dataclass(frozen=True)
+class Absence:
+    """A worker is lost in an iteration and says hello again in another.
+
+    ``reported``: what it had reported and nobody had used yet is gone with it, else an assignment.
+    ``estimating``: it goes and comes while phi is estimated, after the iteration's reports were
+    used. One that is lost in iteration 0 had not said hello.
+    """
+
+    worker: int
+    lost_in: int
+    back_in: int
+    reported: bool = False
+    estimating: bool = False
+
+
 @dataclass
 class Run:
     """The state that server and workers share in this miniature."""
 
     config: Config
+    absences: tuple[Absence, ...] = ()
     generator: np.random.Generator = field(default_factory=lambda: np.random.default_rng(3))
 
     def __post_init__(self) -> None:
@@ -84,9 +102,9 @@ class Run:
 
     def records(self, iterations: int | None = None) -> Iterator[Record]:
         """Records of so many iterations, or of an endless run."""
-        for worker in range(WORKERS):
-            description = f"host{worker + 1}, cpu"
-            yield Event(EventKind.HELLO, worker + 1, -1, 0, 0.0, text=description)
+        late = {absence.worker for absence in self.absences if absence.lost_in == 0}
+        for worker in set(range(1, WORKERS + 1)) - late:
+            yield self._hello(worker, 0)
         iteration = 0
         while iterations is None or iteration < iterations:
             yield from self.iteration(iteration)
@@ -97,6 +115,7 @@ class Run:
         if t == EXCLUDED_IN:
             self.live[EXCLUDED_WORKER - 1] = False
             yield Event(EventKind.EXCLUDED, EXCLUDED_WORKER, -1, t, t + 0.1, text="died, signal 9")
+        yield from self._absences(t, estimating=False)
         active = self._active()
         if len(self.polyhedron):
             self.z = self.optimizer.step(self.z, self.polyhedron.consensus_gradient())
@@ -120,16 +139,51 @@ class Run:
         estimation = None
         algorithm = self.config.algorithm
         if (t + 1) % algorithm.plane_period == 0 and t < algorithm.plane_until:
+            yield from self._absences(t, estimating=True)
             estimation = self._estimate(t, before)
         for worker in np.flatnonzero(active):
             self.force[worker] = self.polyhedron.forces(np.array([worker]))[0]
             self.read[worker] = t + 1
         objective = float(np.nanmean(self.loss))
         yield Iteration(
-            t, self.z, active, self.delay, t + 0.75, objective, used, planes, duals, estimation
+            t,
+            self.z,
+            active,
+            self.delay.copy(),
+            t + 0.75,
+            objective,
+            used,
+            planes,
+            duals,
+            estimation,
         )
         if t % 8 == 0:
             yield from self._evaluations(t)
+
+    def _hello(self, worker: int, t: int) -> Event:
+        return Event(EventKind.HELLO, worker, -1, t, t + 0.1, text=f"host{worker}, cpu")
+
+    def _absences(self, t: int, estimating: bool) -> Iterator[Event]:
+        """Who goes and who comes in iteration t."""
+        for absence in self.absences:
+            worker, index = absence.worker, absence.worker - 1
+            if absence.estimating != estimating:
+                continue
+            if absence.lost_in == t:
+                if absence.reported:
+                    costs, losses = Costs(1, 1, 0.25, 1), np.ones(SHAPES.samples)
+                    number = int(self.number[index]) + 1
+                    yield Event(EventKind.REPORT, worker, number, t, t + 0.1, costs, losses=losses)
+                self.live[index] = False
+                # In iteration 0 it has nothing to do yet, nor if its report was used just now.
+                self.number[index] += t > 0 and not (estimating and self.delay[index] == 0)
+                yield Event(EventKind.LOST, worker, -1, t, t + 0.1, text="fell silent")
+            if absence.back_in == t:
+                yield Event(EventKind.RETURNED, worker, -1, t, t + 0.1)
+                yield self._hello(worker, t)
+                self.live[index] = True
+                self.delay[index] = 0
+                self.read[index] = t
 
     def _active(self) -> np.ndarray:
         algorithm = self.config.algorithm
@@ -200,9 +254,36 @@ class Run:
             )  # fmt: skip
 
 
-def write_log(path: Path, config: Config, iterations: int = 40) -> list[Record]:
+def not_in(log: Log, records: Iterable[Record]) -> Iterator[Record]:
+    """What a run that goes on with ``log`` has to write of all its ``records``."""
+    events, evaluations = (log.committed_rows[group] for group in ("event", "evaluation"))
+    for record in records:
+        if isinstance(record, Event):
+            events -= 1
+            new = events < 0
+        elif isinstance(record, Evaluation):
+            evaluations -= 1
+            new = evaluations < 0
+        else:
+            new = record.number >= log.committed
+        if new:
+            yield record
+
+
+def start_of(committed: int, config: Config, records: Iterable[Record]) -> np.ndarray:
+    """z after so many iterations of the run whose ``records`` they are; (M, N)."""
+    z = Run(config).z0
+    for record in records:
+        if isinstance(record, Iteration) and record.number < committed:
+            z = record.z
+    return z
+
+
+def write_log(
+    path: Path, config: Config, iterations: int = 40, absences: tuple[Absence, ...] = ()
+) -> list[Record]:
     """A finished log at ``path``, and the records that went into it."""
-    run = Run(config)
+    run = Run(config, absences)
     kept = []
     with Writer(path, config, SHAPES, WORKERS, VOCABULARY, "virtual", run.z0) as writer:
         for record in run.records(iterations):

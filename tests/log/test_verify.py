@@ -166,6 +166,7 @@ def with_a_short_vocabulary(file: h5py.File) -> None:
         (put("report/worker", 5, 0), "^/report/worker row 5: there is no worker 0"),
         (put("event/worker", 5, 5), "^/event/worker row 5: there is no worker 5"),
         (put("evaluation/worker", 1, -1), "^/evaluation/worker row 1: there is no worker -1"),
+        (put("event/kind", 5, 9), "^/event/kind row 5: there is no event of kind 9"),
         (put("plane/id", 2, 7), "^/plane/id row 2: plane 7"),
         (put("dual/plane", 0, 99), "^/dual/plane row 0: there is no plane 99"),
         (put("report/iteration", 9, 0), "^/report/iteration row 9: iteration 0 is out of order"),
@@ -223,8 +224,9 @@ def test_invariants(log_copy: LogCopy, edit: Edit, pattern: str) -> None:
 def test_who_was_excluded_need_not_report(log_copy: LogCopy) -> None:
     def edit(file: h5py.File) -> None:
         kinds = file["event/kind"][:]
-        kinds[kinds == EventKind.EXCLUDED] = EventKind.LOWER_REPORT
-        file["event/kind"][:] = kinds
+        excluded = np.flatnonzero(kinds == EventKind.EXCLUDED)
+        file["event/losses"][excluded[0]] = 0.5
+        file["event/kind"][excluded[0]] = EventKind.LOWER_REPORT
 
     assert_only(
         violations(log_copy("synchronous"), edit),
@@ -326,6 +328,16 @@ def test_duals_are_there_for_every_plane(log_copy: LogCopy) -> None:
         (put("evaluation/accuracy", 1, -0.01), "^/evaluation/accuracy row 1: -0.01 is outside"),
         (put("evaluation/iteration", 1, 41), "^/evaluation/iteration row 1: .* iteration 41"),
         (put("evaluation/iteration", 1, -1), "^/evaluation/iteration row 1: .* iteration -1"),
+        (put("event/time", 9, -1.0), "^/event/time row 9 is -1.0, not a number"),
+        (put("event/sent_time", 9, np.inf), "^/event/sent_time row 9 is inf"),
+        (put("event/prompts", 9, -1), "^/event/prompts row 9 is -1"),
+        (put("event/llm_calls", 9, -1), "^/event/llm_calls row 9 is -1"),
+        (put("event/prompt_tokens", 9, -1), "^/event/prompt_tokens row 9 is -1"),
+        (put("event/completion_tokens", 9, -1), "^/event/completion_tokens row 9 is -1"),
+        (put("event/losses", (9, 3), np.nan), "^/event/losses row 9: .*no losses of a report"),
+        (put("event/losses", (9, 3), -1.0), "^/event/losses row 9: .*no losses of a report"),
+        (put("event/losses", (0, 0), 0.5), "^/event/losses row 0: .*no losses of a hello"),
+        (put("event/accuracy", 9, 0.5), "^/event/accuracy row 9: 0.5 is no accuracy of a report"),
         (put("evaluation/words", (1, 2), 5), r"^/evaluation/words row 1: .* \[-1, 5\)"),
         (put("evaluation/words", (1, 2), -2), r"^/evaluation/words row 1: .* \[-1, 5\)"),
         (put("evaluation/demonstrations", (1, 1), 4), r"^/evaluation/demonstrations row 1: "),
@@ -373,7 +385,7 @@ def test_times(log_copy: LogCopy, time: float, pattern: str) -> None:
 # ---------------------------------------------------------------- what was done when
 
 
-def of_event(kind: EventKind, worker: int, column: str, value: int) -> Edit:
+def of_event(kind: EventKind, worker: int, column: str, value: float) -> Edit:
     """Overwrite a column of a worker's last event of a kind."""
 
     def edit(file: h5py.File) -> None:
@@ -397,6 +409,11 @@ def drop_nothing(file: h5py.File) -> None:
     file["plane/dropped"][plane, position] = LAST
 
 
+def without_hello(file: h5py.File) -> None:
+    of_event(EventKind.HELLO, 1, "losses", 0.5)(file)
+    of_event(EventKind.HELLO, 1, "kind", EventKind.LOWER_REPORT)(file)
+
+
 def without_the_last_arrival(file: h5py.File) -> None:
     (last,) = file["report/worker"][-1:]
     of_event(EventKind.REPORT, last, "kind", EventKind.LOWER_REPORT)(file)
@@ -410,7 +427,7 @@ def without_the_last_arrival(file: h5py.File) -> None:
         (put("report/read_iteration", 0, 1), "^iteration 0, .* of iteration 1, .* answered in 0"),
         (add("report/seq", -1, 1), r"^iteration 39, worker \d: report (\d+) is its number"),
         (put("report/seq", -1, 0), r"^iteration 39, worker \d: report 0 is its number"),
-        (of_event(EventKind.HELLO, 1, "kind", 2), "worker 1: a report, but it never said hello"),
+        (without_hello, "worker 1: a report, but it never said hello"),
         (
             of_event(EventKind.REPORT, 1, "number", 77),
             r"^/event row \d+: worker 1's report 77 arrives as its number \d+",

@@ -14,6 +14,7 @@ from asyndbt_mpi.protocol.records import Event, EventKind
 from asyndbt_mpi.view.progress import Progress
 from asyndbt_mpi.view.prompts import full_prompts
 from asyndbt_mpi.view.summary import learnt_prompts, on_test, print_summary
+from tests.log.simulated_run import Absence, configuration, write_log
 
 Run = Callable[..., Path]
 
@@ -29,8 +30,12 @@ def test_the_summary_shows_what_the_log_says(virtual_run: Run) -> None:
         text = summary(log)
         assert "mine" in text
         assert "finished after 12 iterations" in text
-        calls = sum(int(log[f"{g}/llm_calls"].sum()) for g in ("report", "lower", "evaluation"))
-        assert f"{calls:,} calls" in text
+        calls, tokens = (int(log[f"event/{n}"].sum()) for n in ("llm_calls", "prompt_tokens"))
+        assert calls >= sum(
+            int(log[f"{group}/llm_calls"].sum()) for group in ("report", "lower", "evaluation")
+        )
+        assert f"{calls:,} calls, {tokens:,} prompt tokens" in text
+        assert "Best so far" not in text
         for worker, (words, _) in learnt_prompts(log).items():
             line = next(line for line in text.splitlines() if line.startswith(f"│{worker:10} "))
             assert " ".join(f"word{j}" for j in words) in line
@@ -44,10 +49,10 @@ def test_what_a_cache_saved_is_said(virtual_run: Run) -> None:
     with Log(path) as log:
         assert "repeated" not in summary(log)
     with h5py.File(path, "r+") as file:
-        calls = file["report/llm_calls"]
+        calls = file["event/llm_calls"]
         calls[:] = calls[:] // 4
     with Log(path) as log:
-        assert "75% of the reports' prompts were repeated, and free" in summary(log)
+        assert "75% of the prompts were repeated, and free" in summary(log)
 
 
 def test_without_evaluation_the_last_iterate_is_shown(virtual_run: Run) -> None:
@@ -67,6 +72,69 @@ def test_iterates_that_were_left_out_are_not_shown(virtual_run: Run) -> None:
         summary(log)
 
 
+def test_costs_in_money(virtual_run: Run) -> None:
+    llm = {"backend": "synthetic", "input_price": 3.0, "output_price": 15.0}
+    path = virtual_run(run={"iterations": 4}, llm=llm)
+    with h5py.File(path, "r+") as file:
+        file["event/prompt_tokens"][:] = file["event/completion_tokens"][:] = 0
+        file["event/prompt_tokens"][-1] = 2_000_000
+        file["event/completion_tokens"][-1] = 100_000
+    with Log(path) as log:
+        text = summary(log)
+    assert "2,000,000 prompt tokens, 100,000 completion tokens" in text
+    assert "7.50 by the prices of [llm]" in text
+
+
+def test_an_unfinished_run_shows_the_best_so_far(virtual_run: Run) -> None:
+    path = virtual_run(run={"iterations": 12, "evaluate_every": 4})
+    with h5py.File(path, "r+") as file:
+        file.attrs["status"] = "interrupted"
+    with Log(path) as log:
+        text = summary(log)
+        rows = np.flatnonzero((log["evaluation/split"] == 1) & (log["evaluation/worker"] == 2))
+        best = rows[log["evaluation/loss"][rows].argmin()]
+        assert log.best[2].iteration == log["evaluation/iteration"][best]
+        assert log.best[2].loss == log["evaluation/loss"][rows].min()
+        np.testing.assert_array_equal(log.best[2].words, log["evaluation/words"][best])
+        assert sorted(log.best) == [1, 2, 3]
+    assert "Best so far on the validation rows" in text
+    assert f"{log.best[2].loss:.3f}" in text
+
+
+def test_only_the_tests_of_the_newest_end_are_shown(virtual_run: Run) -> None:
+    """A run that had ended was resumed, and ended again."""
+    path = virtual_run(run={"iterations": 12, "evaluate_every": 4})
+    with Log(path) as log:
+        accuracies = on_test(log, "loss")
+        learnt = learnt_prompts(log)
+    with h5py.File(path, "r+") as file:
+        tests = np.flatnonzero(file["evaluation/split"][:] == 2)
+        for dataset in file["evaluation"].values():
+            dataset.resize(len(dataset) + len(tests), axis=0)
+            dataset[-len(tests) :] = dataset[tests]
+        file["evaluation/iteration"][-len(tests) :] = 9
+        file["evaluation/loss"][-len(tests) :] = 99.0
+        rows = file.attrs["committed_rows"]
+        rows["evaluation"] += len(tests)
+        file.attrs["committed_rows"] = rows
+    with Log(path) as log:
+        assert on_test(log, "loss") == accuracies
+        for worker, (words, _) in learnt_prompts(log).items():
+            np.testing.assert_array_equal(words, learnt[worker][0])
+
+
+def test_who_was_lost_and_how_often_the_run_was_resumed(tmp_path: Path) -> None:
+    path = tmp_path / "run.h5"
+    write_log(path, configuration(), absences=(Absence(3, 10, 20),))
+    with h5py.File(path, "r+") as file:
+        file.attrs["segments"] = 3
+    with Log(path) as log:
+        text = summary(log)
+    assert "worker 3 was lost in iteration 10, back in iteration 20" in text
+    assert "worker 2 was excluded in iteration 30" in text
+    assert "resumed 2 times" in text
+
+
 def test_full_prompts_put_the_texts_together_again() -> None:
     config = load("demo")
     materials = prepare(config, 3)
@@ -76,7 +144,7 @@ def test_full_prompts_put_the_texts_together_again() -> None:
         workers = 1
 
         def __getitem__(self, name: str) -> np.ndarray:
-            values = {"worker": [1], "candidate": [Candidate.TUNED], "split": [2],
+            values = {"iteration": [7], "worker": [1], "candidate": [Candidate.TUNED], "split": [2],
                       "words": [[0, 3]], "demonstrations": [[2, 5]]}  # fmt: skip
             return np.array(values.get(name.removeprefix("evaluation/"), []))
 
