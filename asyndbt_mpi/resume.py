@@ -10,7 +10,7 @@ because it may make more iterations or spend more, what came after its last iter
 reports that came too late) does not count.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,7 @@ from asyndbt_mpi.log.reader import Log, LogError
 from asyndbt_mpi.log.schema import Transport
 from asyndbt_mpi.log.writer import Writer
 from asyndbt_mpi.protocol.evaluations import CONSENSUS
+from asyndbt_mpi.protocol.messages import Costs
 from asyndbt_mpi.protocol.records import Evaluation, Event, EventKind, Iteration, Record
 from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.replay import Comparer, Differs
@@ -57,11 +58,12 @@ class Unlogged:
     counted : events of the log that count; what comes after them is new
     """
 
-    def __init__(self, log: Log, counted: int, write: Callable[[Record], None]) -> None:
+    def __init__(self, log: Log, counted: Sequence[Event], write: Callable[[Record], None]) -> None:
         self._comparer = Comparer(log, TOLERANCE)
         self._iterations = log.committed
         self._has_consensus = bool((log["evaluation/worker"] == CONSENSUS).any())
-        self._left = counted
+        # That it was resumed is not a thing that happens again.
+        self._left = sum(event.kind is not EventKind.RESUMED for event in counted)
         self._write = write
         self.z: FloatArray | None = None
 
@@ -98,16 +100,20 @@ class Unlogged:
 class Resumed:
     """A run as its log leaves it: the ``replay`` that got there, what the log lacks of it.
 
-    ``time`` is where the run's clock stands, ``z`` (M, N) that of the last committed iteration.
-    ``events`` of the log count; ``counted`` says of which groups fewer rows do than there are.
+    ``z`` (M, N) is that of the last committed iteration. ``events`` of the log count; ``counted``
+    says of which groups fewer rows do than there are.
     """
 
     replay: Replay
     new: list[Record]
     z: FloatArray
-    time: float
-    events: int
+    events: list[Event]
     counted: dict[str, int]
+
+    @property
+    def time(self) -> float:
+        """Where the run's clock stands, in seconds."""
+        return self.events[-1].time if self.events else 0.0
 
     @property
     def server(self) -> Server:
@@ -131,7 +137,8 @@ def resume(log: Log, job: Job, transport: Transport) -> Resumed:
     closing = _closing(recorded)
     counted: dict[str, int] = {}
     new: list[Record] = []
-    sink = Unlogged(log, len(recorded), new.append)
+    sink = Unlogged(log, recorded, new.append)
+    left_behind = Costs()
     z = server.iterates.z.copy()
     try:
         replay.run(recorded[:closing], sink)
@@ -139,6 +146,8 @@ def resume(log: Log, job: Job, transport: Transport) -> Resumed:
             if server.closing and server.iteration == recorded[closing].iteration:
                 replay.run(recorded[closing:], sink)
             else:
+                left_behind = _total(recorded[closing:])
+                server.spending.count(left_behind)
                 recorded = recorded[:closing]
                 counted = {"event": closing, "evaluation": _evaluations(recorded)}
     except (Differs, ReplayError) as error:
@@ -155,13 +164,24 @@ def resume(log: Log, job: Job, transport: Transport) -> Resumed:
         )
     time = recorded[-1].time if recorded else 0.0
     server.members.wait_from(time)
-    return Resumed(replay, new, z, time, len(recorded), counted)
+    event = Event(EventKind.RESUMED, 0, -1, server.iteration, time, left_behind)
+    return Resumed(replay, [event, *new], z, recorded, counted)
 
 
 def _closing(recorded: list[Event]) -> int:
     """Row of the event with which the iterations were over; their number if they were not."""
     rows = (row for row, event in enumerate(recorded) if event.kind is EventKind.CLOSING)
     return next(rows, len(recorded))
+
+
+def _total(events: list[Event]) -> Costs:
+    costs = [event.costs for event in events]
+    return Costs(
+        calls=sum(each.calls for each in costs),
+        prompt_tokens=sum(each.prompt_tokens for each in costs),
+        prompts=sum(each.prompts for each in costs),
+        completion_tokens=sum(each.completion_tokens for each in costs),
+    )
 
 
 def _evaluations(recorded: list[Event]) -> int:

@@ -6,7 +6,6 @@ from asyndbt_mpi.answers import Answers
 from asyndbt_mpi.assemble import Place, language_model, workers_with_black_box
 from asyndbt_mpi.config import ConfigurationError
 from asyndbt_mpi.job import Job, LogAndProgress
-from asyndbt_mpi.log.events import events
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.resume import Resumed, Unlogged, log_to_resume, resume
@@ -55,6 +54,7 @@ def _go_on(job: Job, log: Log) -> None:
     writer = job.open_log("virtual", resumed.z, log, resumed.counted)
     with writer, Progress(job.config.run.iterations, job.workers, log.committed) as progress:
         sink = LogAndProgress(writer, progress)
+        sink.write(resumed.new[:1])  # that it was resumed
         cluster.run(Unlogged(log, resumed.events, lambda record: sink.write([record])))
         if cluster.server.limit:
             progress.say(f"the run ends by {cluster.server.limit}")
@@ -76,5 +76,5 @@ def _cluster(
     everyone = range(1, job.workers + 1)
     workers, black_box = workers_with_black_box(job.config, job.materials, everyone, model)
     if log and resumed:
-        black_box = Recorded(list(events(log))[: resumed.events], black_box)
+        black_box = Recorded(resumed.events, black_box)
     return VirtualCluster(server, workers, black_box, job.delays)

@@ -19,6 +19,8 @@ class EventKind(IntEnum):
     for what a worker sent, and for good; LOST for one that died or fell silent. If it is heard of
     again it has RETURNED and is told to start afresh, which its next HELLO says that it did. With
     CLOSING (of worker 0) the iterations are over: what follows belongs to that end of the run.
+    RESUMED (of worker 0) is where another process went on, after leaving behind an end of the run
+    that had the event's costs.
     """
 
     HELLO = 0
@@ -30,6 +32,7 @@ class EventKind(IntEnum):
     RETURNED = 6
     TEST = 7
     CLOSING = 8
+    RESUMED = 9
 
 
 @dataclass(slots=True)

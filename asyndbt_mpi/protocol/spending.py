@@ -66,6 +66,10 @@ class Spending:
     def answered(self, worker: int, costs: Costs) -> None:
         """The answer that ``worker`` was asked for first has come."""
         self._by_worker[worker].owed.pop(0)
+        self.count(costs)
+
+    def count(self, costs: Costs) -> None:
+        """So much was spent."""
         self.spent.calls += costs.calls
         self.spent.prompt_tokens += costs.prompt_tokens
         self.spent.completion_tokens += costs.completion_tokens

@@ -113,6 +113,9 @@ class Replay:
     def _happen(self, event: Event) -> Output:
         worker, time = event.worker, event.time
         match event.kind:
+            case EventKind.RESUMED:
+                self.server.spending.count(event.costs)
+                return Output()
             case EventKind.EXCLUDED:
                 return self.server.exclude(worker, event.text, time)
             case EventKind.LOST:

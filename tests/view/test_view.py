@@ -174,6 +174,7 @@ def show_progress() -> None:
         for number in range(2):
             if number:
                 progress.say("worker 1 is excluded: NaN")
+            progress.update(Event(EventKind.REPORT, 2, 1, number, 1.0, report.costs))
             progress.update(
                 Iteration(
                     number, np.eye(2), np.array([False, True]), np.array([3, 0]), 1.0, 0.4321,
