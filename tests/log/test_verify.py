@@ -166,7 +166,7 @@ def with_a_short_vocabulary(file: h5py.File) -> None:
         (put("report/worker", 5, 0), "^/report/worker row 5: there is no worker 0"),
         (put("event/worker", 5, 5), "^/event/worker row 5: there is no worker 5"),
         (put("evaluation/worker", 1, -1), "^/evaluation/worker row 1: there is no worker -1"),
-        (put("event/kind", 5, 9), "^/event/kind row 5: there is no event of kind 9"),
+        (put("event/kind", 5, 99), "^/event/kind row 5: there is no event of kind 99"),
         (put("plane/id", 2, 7), "^/plane/id row 2: plane 7"),
         (put("dual/plane", 0, 99), "^/dual/plane row 0: there is no plane 99"),
         (put("report/iteration", 9, 0), "^/report/iteration row 9: iteration 0 is out of order"),
