@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from asyndbt_mpi.answers import Answers
-from asyndbt_mpi.assemble import Place, language_model, prepare, workers_with_black_box
+from asyndbt_mpi.assemble import Materials, Place, language_model, prepare, workers_with_black_box
 from asyndbt_mpi.log.reader import Log, LogError
 from asyndbt_mpi.protocol.blackbox import BlackBox
 from asyndbt_mpi.protocol.worker import Workers
@@ -24,10 +24,15 @@ def rebuild(log: Log, keeps_answers: bool) -> tuple[Workers, BlackBox]:
         Its data or its language model are not to be had here.
     """
     materials = prepare(log.config, log.workers)
-    if materials.shapes != log.shapes or materials.vocabulary != log.vocabulary:
-        raise LogError(f"{log.path}: was made with another vocabulary or other sizes")
+    check_materials(log, materials)
     place = Place(0, len(os.sched_getaffinity(0)))
     answers = Answers(Path(log.path), 0 if keeps_answers else None)
     model = language_model(log.config, place, answers)
     everyone = range(1, log.workers + 1)
     return workers_with_black_box(log.config, materials, everyone, model)
+
+
+def check_materials(log: Log, materials: Materials) -> None:
+    """Raise a `LogError` where what is here has other sizes or words than the run had."""
+    if materials.shapes != log.shapes or materials.vocabulary != log.vocabulary:
+        raise LogError(f"{log.path}: was made with another vocabulary or other sizes")

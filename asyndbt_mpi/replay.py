@@ -6,13 +6,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from asyndbt_mpi.algorithm.types import FloatArray
+from asyndbt_mpi.assemble import prepare, workers_without_model
 from asyndbt_mpi.log import schema
 from asyndbt_mpi.log.events import events
 from asyndbt_mpi.log.reader import Log
+from asyndbt_mpi.protocol.blackbox import BlackBox
 from asyndbt_mpi.protocol.records import Iteration, Record
 from asyndbt_mpi.protocol.server import Server
-from asyndbt_mpi.rebuild import rebuild
-from asyndbt_mpi.transport.replay import Replay, ReplayError
+from asyndbt_mpi.protocol.worker import Workers
+from asyndbt_mpi.rebuild import check_materials, rebuild
+from asyndbt_mpi.transport.replay import Recorded, Replay, ReplayError
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,21 @@ class Comparer:
             raise Differs(f"{where}: {path} differs by up to {largest:.3g}")
 
 
+def _rebuild(log: Log) -> tuple[Workers, BlackBox]:
+    """The workers, and what answers them again.
+
+    A server's answers are taken from the log: it might not give the same ones again, and would
+    charge for them. A model that runs here is asked, but for the answers that are kept on disk.
+    """
+    if log.config.llm.backend != "openai":
+        # It looks at a run, perhaps of somebody else, and leaves nothing behind.
+        return rebuild(log, keeps_answers=False)
+    materials = prepare(log.config, log.workers)
+    check_materials(log, materials)
+    workers, box = workers_without_model(log.config, materials, range(1, log.workers + 1))
+    return workers, Recorded(events(log), box)
+
+
 def replay(path: str | os.PathLike[str]) -> Comparison:
     """Run the log at ``path`` again in this process.
 
@@ -93,8 +111,7 @@ def replay(path: str | os.PathLike[str]) -> Comparison:
         Its data or its language model are not to be had here.
     """
     with Log(path) as log:
-        # It looks at a run, perhaps of somebody else, and leaves nothing behind.
-        workers, black_box = rebuild(log, keeps_answers=False)
+        workers, black_box = _rebuild(log)
         server = Server(log.config, log.shapes, log.workers, log.committed)
         comparer = Comparer(log)
         try:

@@ -257,7 +257,8 @@ def serve(
             arrived = channel.receive(until=waiting)
             for output in _outputs(channel, server, arrived, earlier):
                 for destination, message in output.messages:
-                    channel.send(destination, message)
+                    if earlier is None or not earlier.holds(destination, message):
+                        channel.send(destination, message)
                 sink.write(output.records)
     return signalled[0] if signalled and not server.finished else None
 

@@ -11,7 +11,16 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from asyndbt_mpi.protocol.blackbox import Answer, AnyQuery, BlackBox, ExactQuery
-from asyndbt_mpi.protocol.messages import Hello, Restore, Stop, ToServer, ToWorker
+from asyndbt_mpi.protocol.messages import (
+    Assignment,
+    EvaluationRequest,
+    Hello,
+    LowerAssignment,
+    Restore,
+    Stop,
+    ToServer,
+    ToWorker,
+)
 from asyndbt_mpi.protocol.records import Event, EventKind, Record
 from asyndbt_mpi.protocol.server import Output, Server
 from asyndbt_mpi.protocol.worker import Completed, Workers
@@ -73,6 +82,20 @@ def _answer(event: Event, query: AnyQuery) -> Answer:
         prompts=costs.prompts,
         completion_tokens=costs.completion_tokens,
     )
+
+
+def _is_about(event: Event, message: ToWorker | None) -> bool:
+    """Whether ``event`` is an answer to ``message``."""
+    match message:
+        case Assignment(number=number):
+            return (event.kind, event.number) == (EventKind.REPORT, number)
+        case LowerAssignment(number=number):
+            return (event.kind, event.number) == (EventKind.LOWER_REPORT, number)
+        case EvaluationRequest(iteration=iteration):
+            kinds = EventKind.EVALUATION, EventKind.TEST
+            return event.kind in kinds and event.number == iteration
+        case _:
+            return False
 
 
 class Replay:
@@ -139,8 +162,9 @@ class Replay:
 
     def _answer(self, event: Event) -> ToServer:
         inbox = self._inboxes[event.worker]
-        asked = self.workers.receive([(event.worker, inbox.popleft())]) if inbox else [None]
-        if asked[0] is None:
+        message = inbox.popleft() if inbox else None
+        asked = self.workers.receive([(event.worker, message)]) if message else [None]
+        if asked[0] is None or not _is_about(event, message):
             raise ReplayError(
                 f"worker {event.worker} has nothing to answer in iteration {event.iteration}, where"
                 f" the log has its {event.kind.name.lower()} {event.number}"
@@ -152,6 +176,16 @@ class Replay:
         return reply
 
     # ------------------------------------------------------------ going on from here
+
+    def holds(self, worker: int, message: ToWorker) -> bool:
+        """Whether ``message`` has to wait until ``worker``, just started again, says hello.
+
+        What it is sent before its state it would answer as somebody else.
+        """
+        if worker in self._greeted:
+            return False
+        self._inboxes[worker].append(message)
+        return True
 
     def greet(self, worker: int, hello: Hello) -> list[ToWorker] | None:
         """What a ``worker`` is sent that has just been started again and says its first hello.

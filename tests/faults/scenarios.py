@@ -283,7 +283,7 @@ def rude_api(folder: Path) -> Outcome:
     with subprocess.Popen(
         [sys.executable, "tests/llm/api_server.py", "--port", "0", "--rude", "1",
          "--ledger", str(ledger)],
-        cwd=ROOT, stdout=subprocess.PIPE, text=True,
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     ) as server:  # fmt: skip
         try:
             assert server.stdout is not None
