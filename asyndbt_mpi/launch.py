@@ -38,6 +38,7 @@ from asyndbt_mpi.transport.mpi import (
     leave,
     node_share,
     serve,
+    signals_noted,
     stop_all,
     work,
 )
@@ -90,6 +91,13 @@ def _run(request: Request) -> int:
         problem = str(error)
     if not _all_well(problem) or job is None:
         return BAD_USAGE
+    # From here on: to open a log of a long run, or a large model, takes a while.
+    with signals_noted(_signals(job)) as signalled:
+        return _run_job(job, request, signalled)
+
+
+def _run_job(job: Job, request: Request, signalled: list[signal.Signals]) -> int:
+    problem: str | None = None
     # Only now, when no rank has anything against the run, is an older log replaced.
     opened: _Opened | None = None
     done = False
@@ -106,8 +114,8 @@ def _run(request: Request) -> int:
     channel.go_on_from(opened.time if opened else 0.0)
     place = Place(*node_share(WORLD), sharing=job.workers)
     if opened is not None:
-        return _run_server(channel, job, opened, request)
-    return _run_worker(channel, job, place)
+        return _run_server(channel, job, opened, request, signalled)
+    return _run_worker(channel, job, place, signalled)
 
 
 def _open(job: Job, resuming: bool) -> _Opened:
@@ -148,14 +156,14 @@ def _all_well(problem: str | None) -> bool:
     return well
 
 
-def _run_worker(channel: Channel, job: Job, place: Place) -> int:
+def _run_worker(channel: Channel, job: Job, place: Place, signalled: list[signal.Signals]) -> int:
     rank = WORLD.Get_rank()
 
     def prepare() -> tuple[Workers, BlackBox]:
         model = language_model(job.config, place, Answers(job.path, rank))
         return workers_with_black_box(job.config, job.materials, [rank], model)
 
-    work(channel, prepare, job.delays[rank], _signals(job))
+    work(channel, prepare, job.delays[rank], _signals(job), signalled)
     channel.close(float("inf"))
     return DONE
 
@@ -166,27 +174,32 @@ def _signals(job: Job) -> list[signal.Signals]:
     return sorted(named | {signal.SIGINT, signal.SIGTERM})
 
 
-def _run_server(channel: Channel, job: Job, opened: _Opened, request: Request) -> int:
+def _run_server(
+    channel: Channel,
+    job: Job,
+    opened: _Opened,
+    request: Request,
+    signalled: list[signal.Signals],
+) -> int:
     """Serve until the end, close the log whatever the end is, and let the workers go."""
     server, writer = opened.server, opened.writer
-    signalled: signal.Signals | None = None
     problem: str | None = None
     code = FAILED
+    whole = False
     with Progress(job.config.run.iterations, job.workers, server.iteration) as progress:
         try:
             sink = LogAndProgress(writer, progress)
-            signalled = serve(channel, server, sink, _signals(job), opened.earlier)
+            whole = serve(channel, server, sink, signalled, opened.earlier)
             problem, code = _judge(server)
-            whole = not (problem or signalled)
-            writer.close("finished" if whole else "interrupted")
+            writer.close("finished" if whole and not problem else "interrupted")
         except LogWriteError as error:
             problem = str(error)
         finally:
             writer.close("interrupted")
             stop_all(channel, server)
-    if signalled:
-        problem = f"interrupted by {signalled.name}"
-        code = DONE if signalled.name in job.config.run.signals else FAILED
+    if signalled and not whole and not problem:
+        problem = f"interrupted by {signalled[0].name}"
+        code = DONE if signalled[0].name in job.config.run.signals else FAILED
     if problem:
         _say(problem, request.debug)
         _tell_how_to_go_on(job, server, request)

@@ -74,6 +74,8 @@ class Server:
         What the answers have cost, and what the budget still allows.
     finished : bool
         Every worker has been told to stop.
+    replaying : bool
+        What happens has happened before. If too few workers were left, that may change.
     limit : str or None
         The limit of the budget that ended the run.
     failure : str or None
@@ -96,6 +98,7 @@ class Server:
         self.iterates = Iterates(config, shapes, workers)
         self.delay: IntArray = np.zeros(workers, dtype=np.int64)
         self.least_iterations = least_iterations
+        self.replaying = False
         self.members = Membership(workers)
         self.spending = Spending(config, workers)
         self.finished = False
@@ -279,7 +282,11 @@ class Server:
         if self._open or self._closing or self.finished or not self._reported:
             return False
         algorithm = self.config.algorithm
-        if len(self._reported) < min(algorithm.active_workers, self.members.count):
+        live = self.members.count
+        if (
+            len(self._reported) < min(algorithm.active_workers, live)
+            or live < algorithm.min_workers
+        ):
             return False
         late = np.flatnonzero(self.delay >= algorithm.max_delay).tolist()
         return all(i + 1 in self._reported or not self.members.live[i] for i in late)
@@ -463,7 +470,7 @@ class Server:
         if self._estimation:
             self._estimation.exclude(worker)
         left, needed = self.members.count, self.config.algorithm.min_workers
-        if left >= needed:
+        if left >= needed or self.replaying:
             self._finish_if_all_stopped()
             self._proceed()
         elif not self.finished:

@@ -230,6 +230,22 @@ def backoff() -> Iterator[None]:
             time.sleep(min(max(waited * SLEEP_SHARE, SHORTEST_SLEEP), LONGEST_SLEEP))
 
 
+@contextmanager
+def signals_noted(signals: Sequence[signal.Signals]) -> Iterator[list[signal.Signals]]:
+    """Collect the ``signals`` instead of dying of them; for all that comes before `work`, too."""
+    received: list[signal.Signals] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        received.append(signal.Signals(number))
+
+    previous = {number: signal.signal(number, note) for number in signals}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
 # ---------------------------------------------------------------- server
 
 
@@ -237,30 +253,29 @@ def serve(
     channel: Channel,
     server: Server,
     sink: Sink,
-    signals: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM),
+    signalled: Sequence[signal.Signals] = (),
     earlier: Replay | None = None,
-) -> signal.Signals | None:
-    """Run the server until it has finished; the one of the ``signals`` that ended it before.
+) -> bool:
+    """Run the server until it has finished; False if one was ``signalled`` before.
 
     A worker whose message is malformed is excluded, one that died or is silent for too long is
     lost, and the run goes on without it. Errors of the server are raised; the caller then closes
     the log and calls `stop_all`. ``earlier`` is what a resumed run goes on from.
     """
-    with _signals_noted(signals) as signalled:
-        while not server.finished and not signalled:
-            tick = time.perf_counter() + TICK_SECONDS
+    while not server.finished and not signalled:
+        tick = time.perf_counter() + TICK_SECONDS
 
-            def waiting(tick: float = tick) -> bool:
-                sink.idle()
-                return bool(signalled or channel.dead or time.perf_counter() > tick)
+        def waiting(tick: float = tick) -> bool:
+            sink.idle()
+            return bool(signalled or channel.dead or time.perf_counter() > tick)
 
-            arrived = channel.receive(until=waiting)
-            for output in _outputs(channel, server, arrived, earlier):
-                for destination, message in output.messages:
-                    if earlier is None or not earlier.holds(destination, message):
-                        channel.send(destination, message)
-                sink.write(output.records)
-    return signalled[0] if signalled and not server.finished else None
+        arrived = channel.receive(until=waiting)
+        for output in _outputs(channel, server, arrived, earlier):
+            for destination, message in output.messages:
+                if earlier is None or not earlier.holds(destination, message):
+                    channel.send(destination, message)
+            sink.write(output.records)
+    return server.finished
 
 
 def _outputs(
@@ -297,22 +312,6 @@ def stop_all(channel: Channel, server: Server) -> None:
         channel.send(worker, Stop())
 
 
-@contextmanager
-def _signals_noted(signals: Sequence[signal.Signals]) -> Iterator[list[signal.Signals]]:
-    """Collect the ``signals`` instead of dying of them."""
-    received: list[signal.Signals] = []
-
-    def note(number: int, _: FrameType | None) -> None:
-        received.append(signal.Signals(number))
-
-    previous = {number: signal.signal(number, note) for number in signals}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
 # ---------------------------------------------------------------- worker
 
 
@@ -321,11 +320,12 @@ def work(
     prepare: Callable[[], tuple[Workers, BlackBox]],
     delays: Delays,
     signals: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM),
+    signalled: Sequence[signal.Signals] = (),
 ) -> None:
     """Run a worker until the server says stop; its errors are the server's to show.
 
     ``prepare`` loads what the worker needs; it is called here so that a failure to load
-    reaches the server like any other.
+    reaches the server like any other. The ``signals`` end it, also if it was ``signalled`` before.
 
     Raises
     ------
@@ -334,6 +334,8 @@ def work(
     """
     with _signals_raised(signals):
         try:
+            if signalled:
+                raise Interrupted(signalled[0].name)
             workers, black_box = prepare()
             _say_hello(channel, workers, black_box)
             while not workers.stopped:

@@ -125,6 +125,7 @@ class Replay:
             A worker has nothing to answer when the log says that it did, or a recorded answer
             is missing.
         """
+        self.server.replaying = True
         for event in events:
             if event.kind is EventKind.CLOSING:
                 continue  # the server's own doing
@@ -132,6 +133,7 @@ class Replay:
             for number, message in output.messages:
                 self._inboxes[number].append(message)
             write(output.records)
+        self.server.replaying = False
 
     def _happen(self, event: Event) -> Output:
         worker, time = event.worker, event.time

@@ -15,6 +15,9 @@ from asyndbt_mpi.log.reader import Log, LogError
 from asyndbt_mpi.log.verify import verify
 from tests.faults.harness import ROOT, NotSurvived, Run, check, finish
 
+SILENCE = "6.0"
+"""Seconds; workers have to be able to start in them."""
+
 EARLY = 15
 """Iterations after which a run is hurt."""
 
@@ -127,7 +130,7 @@ def stopped_for_good(folder: Path) -> Outcome:
     """A process that hangs is lost after run.worker_timeout, and ended at the end."""
     outcomes = []
     for ulfm in (True, False):
-        run = Run(folder, settings={"run.worker_timeout": "1.0"})
+        run = Run(folder, settings={"run.worker_timeout": SILENCE})
         run.start(ulfm=ulfm)
         run.until_committed(EARLY)
         run.send(3, signal.SIGSTOP)
@@ -142,7 +145,7 @@ def stopped_for_good(folder: Path) -> Outcome:
 
 def stopped_and_back(folder: Path) -> Outcome:
     """It is let in again with fresh state, and reports again."""
-    run = Run(folder, settings={"run.worker_timeout": "1.0", "run.iterations": "400"})
+    run = Run(folder, settings={"run.worker_timeout": SILENCE, "run.iterations": "400"})
     run.start()
     run.until_committed(EARLY)
     run.send(3, signal.SIGSTOP)
@@ -212,7 +215,7 @@ def committed(run: Run) -> int:
 def random_kills(folder: Path, kills: int = 50) -> Outcome:
     """Everything is killed at random moments, and resumed each time."""
     generator = random.Random(0)
-    run = Run(folder, workers=2, settings={"run.iterations": "100000", "delay.mean": "0.002"})
+    run = Run(folder, workers=2, settings={"run.iterations": "100000", "delay.mean": "0.02"})
     for _ in range(kills):
         before = committed(run)
         run.start()

@@ -87,7 +87,7 @@ def run(config: Config, path: Path, lie: Any = None, wrap: Any = None) -> Server
             words = [f"w{i}" for i in range(SHAPES.words)]
             writer = Writer(path, config, SHAPES, LAST, words, "mpi", server.iterates.z)
             try:
-                assert serve(channel, server, LogOnly(writer)) is None
+                assert serve(channel, server, LogOnly(writer))
                 return server
             finally:
                 writer.close("finished" if server.finished else "interrupted")

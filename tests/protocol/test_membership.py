@@ -253,3 +253,20 @@ def test_a_hello_of_a_lost_worker_is_not_believed_before_it_was_told_to_start() 
     assert isinstance(hand.inbox[2][0], Assignment)
     assert hand.server.members.count == 2
     assert not isinstance(hand.inbox[2][0], EvaluationRequest | Hello)
+
+
+def test_a_replayed_run_waits_for_enough_workers_to_come_back() -> None:
+    hand = three(active_workers=1, min_workers=2)
+    hand.server.replaying = True
+    for worker in (2, 3):
+        hand.take(hand.server.lose(worker, "its process died", 2.0))
+        hand.inbox[worker].clear()
+    hand.server.replaying = False
+    assert hand.server.failure is None
+    hand.work(1)
+    assert hand.server.iteration == 0, "one worker is less than the run may have"
+    hand.hello(2)  # just started again
+    assert isinstance(hand.inbox[2][0], Reset)
+    hand.reply(2)
+    hand.hello(2)
+    assert hand.server.iteration == 1
