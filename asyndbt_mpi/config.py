@@ -338,6 +338,8 @@ def _explain(error: Mapping[str, Any]) -> str:
         return f"unknown {what} {name!r}{_nearest(location[-1], known)}"
     allowed = str(error["msg"]).removeprefix("Value error, ")
     allowed = allowed[:1].lower() + allowed[1:]
+    if not location:
+        return allowed  # about several sections, which it names
     if isinstance(error["input"], dict):
         return f"[{name}]: {allowed}"
     return f"{name} = {error['input']!r}: {allowed}"

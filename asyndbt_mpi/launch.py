@@ -35,6 +35,7 @@ from asyndbt_mpi.transport.mpi import (
     Channel,
     ServerDied,
     agree,
+    from_server,
     leave,
     node_share,
     serve,
@@ -100,16 +101,18 @@ def _run_job(job: Job, request: Request, signalled: list[signal.Signals]) -> int
     problem: str | None = None
     # Only now, when no rank has anything against the run, is an older log replaced.
     opened: _Opened | None = None
-    done = False
+    code = BAD_USAGE
     if WORLD.Get_rank() == SERVER:
         try:
             opened = _open(job, request.resume)
-        except (ConfigurationError, LogWriteError, MemoryError) as error:
+        except (ConfigurationError, MemoryError) as error:
             problem = str(error)
+        except LogWriteError as error:
+            problem, code = str(error), FAILED
         except _NothingLeft as error:
-            problem, done = str(error), True
+            problem, code = str(error), DONE
     if not _all_well(problem):
-        return DONE if _from_server(done) else BAD_USAGE
+        return from_server(code)
     channel = Channel(WORLD, Codec(job.materials.shapes))
     channel.go_on_from(opened.time if opened else 0.0)
     place = Place(*node_share(WORLD), sharing=job.workers)
@@ -141,11 +144,6 @@ def _workers(source: str) -> int:
             f" Start it with: mpiexec -n 4 asyndbt run {source}"
         )
     return workers
-
-
-def _from_server(value: bool) -> bool:
-    """Rank 0's ``value``, on every rank."""
-    return agree(WORLD, value or WORLD.Get_rank() != SERVER)[0]
 
 
 def _all_well(problem: str | None) -> bool:

@@ -100,6 +100,7 @@ class Unlogged:
 class Resumed:
     """A run as its log leaves it: the ``replay`` that got there, what the log lacks of it.
 
+    The first of the ``new`` records is the event that it is resumed.
     ``z`` (M, N) is that of the last committed iteration. ``events`` of the log count; ``counted``
     says of which groups fewer rows do than there are.
     """
@@ -114,6 +115,14 @@ class Resumed:
     def time(self) -> float:
         """Where the run's clock stands, in seconds."""
         return self.events[-1].time if self.events else 0.0
+
+    @property
+    def left_behind(self) -> Costs:
+        """What all ends of the run cost that it went beyond."""
+        resumptions = [event for event in self.events if event.kind is EventKind.RESUMED]
+        first = self.new[0]
+        assert isinstance(first, Event)
+        return _total([*resumptions, first])
 
     @property
     def server(self) -> Server:
@@ -164,7 +173,10 @@ def resume(log: Log, job: Job, transport: Transport) -> Resumed:
         )
     time = recorded[-1].time if recorded else 0.0
     server.members.wait_from(time)
-    event = Event(EventKind.RESUMED, 0, -1, server.iteration, time, left_behind)
+    # What a killed worker was at may have been paid for; a simulated one asks for it only now.
+    under_way = server.spending.set_aside if transport == "mpi" else 0
+    server.spending.forfeit(under_way)
+    event = Event(EventKind.RESUMED, 0, under_way, server.iteration, time, left_behind)
     return Resumed(replay, [event, *new], z, recorded, counted)
 
 

@@ -77,4 +77,5 @@ def _cluster(
     workers, black_box = workers_with_black_box(job.config, job.materials, everyone, model)
     if log and resumed:
         black_box = Recorded(resumed.events, black_box)
+        server.spending.count(resumed.left_behind)
     return VirtualCluster(server, workers, black_box, job.delays)

@@ -37,6 +37,11 @@ def test_every_key_is_written_out() -> None:
         ({"run": {"iterations": "7"}}, "run.iterations = '7': input should be a valid integer"),
         ({"run": {"seed": 10**30}}, "run.seed = 1000000000000000000000000000000: "),
         ({"log": {"iterates": "some"}}, "log.iterates = 'some': input should be"),
+        ({"run": {"signals": ["SIGFOO"]}}, "run.signals = 'SIGFOO': input should be 'SIGTERM', 'SIGUSR1'"),
+        ({"run": {"worker_timeout": 0}}, "run.worker_timeout = 0: input should be greater than 0"),
+        ({"budget": {"calls": -1}}, "budget.calls = -1: input should be greater than or equal to 0"),
+        ({"budget": {"cost": 3.0}}, "run.toml: budget.cost needs llm.input_price or llm.output_price"),
+        ({"estimator": {"name": "exact"}}, "run.toml: estimator.name = 'exact' needs llm.backend"),
     ],
 )  # fmt: skip
 def test_a_wrong_key_is_named_with_what_is_allowed(table, message: str) -> None:

@@ -20,7 +20,8 @@ class EventKind(IntEnum):
     again it has RETURNED and is told to start afresh, which its next HELLO says that it did. With
     CLOSING (of worker 0) the iterations are over: what follows belongs to that end of the run.
     RESUMED (of worker 0) is where another process went on, after leaving behind an end of the run
-    that had the event's costs.
+    that had the event's costs; its number is that of the calls that were under way when the run
+    stopped, and may have been paid for.
     """
 
     HELLO = 0

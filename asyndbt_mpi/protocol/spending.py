@@ -78,7 +78,16 @@ class Spending:
         """No answer of ``worker`` will come any more."""
         lost = self._by_worker.pop(worker, None)
         if lost is not None:
-            self._forfeited += lost.set_aside
+            self.forfeit(lost.set_aside)
+
+    @property
+    def set_aside(self) -> int:
+        """Calls for all answers that are owed."""
+        return sum(each.set_aside for each in self._by_worker.values())
+
+    def forfeit(self, calls: int) -> None:
+        """So many calls may have been paid for without an answer that is known of."""
+        self._forfeited += calls
 
     def overdrawn(self, calls: int, time: float, testing: bool = False) -> str | None:
         """The first limit that ``calls`` more could break at ``time``; None if there is none.
@@ -93,7 +102,7 @@ class Spending:
         known = [each.needs for each in self._by_worker.values()]
         if not testing:
             calls += self._tests * max((needs.test for needs in known), default=0)
-        calls += sum(each.set_aside for each in self._by_worker.values()) + self._forfeited
+        calls += self.set_aside + self._forfeited
         if budget.calls and self.spent.calls + calls > budget.calls:
             return f"budget.calls = {budget.calls}"
         # What is not known yet costs as much as the longest prompt of all.

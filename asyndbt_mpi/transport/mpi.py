@@ -424,6 +424,13 @@ def agree(comm: MPI.Intracomm, ok: bool) -> tuple[bool, bool]:
     return bool(lowest[0] == comm.Get_size()), bool(lowest[0] == comm.Get_rank())
 
 
+def from_server(value: int) -> int:
+    """Rank 0's ``value``, on every rank."""
+    shared = np.array([value])
+    WORLD.Bcast(shared, SERVER)
+    return int(shared[0])
+
+
 def node_share(comm: MPI.Intracomm) -> tuple[int, int]:
     """This worker's number among the workers on its node (from 0), and its share of cores.
 

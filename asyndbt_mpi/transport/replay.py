@@ -140,6 +140,7 @@ class Replay:
         match event.kind:
             case EventKind.RESUMED:
                 self.server.spending.count(event.costs)
+                self.server.spending.forfeit(event.number)
                 return Output()
             case EventKind.EXCLUDED:
                 return self.server.exclude(worker, event.text, time)

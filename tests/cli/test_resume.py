@@ -235,3 +235,23 @@ def test_a_smaller_budget_ends_where_the_run_stands(tmp_path: Path) -> None:
         assert (log.committed, log.status) == (30, "finished")
     assert verify(path).violations == []
     assert replay(path).difference is None
+
+
+def test_what_was_under_way_counts_as_spent(tmp_path: Path) -> None:
+    """A killed process may have paid for it, and then it is asked again: the budget is hard."""
+    path = simulated(tmp_path / "run.h5")
+    cut(path, 30)
+    with h5py.File(path, "r+") as file:
+        file.attrs["transport"] = "mpi"
+    with Log(path) as log:
+        resumed = resume(log, job(path, resuming=True), "mpi")
+        spent = int(log["event/llm_calls"].sum())
+    under_way = resumed.server.spending.set_aside
+    assert under_way >= 80
+    assert resumed.new[0].number == under_way
+    assert resumed.server.spending.spent.calls == spent
+    resumed.server.spending.budget = resumed.server.config.budget.model_copy(
+        update={"calls": spent + 2 * under_way + 2600}
+    )
+    assert resumed.server.spending.overdrawn(0, 0.0) is None
+    assert resumed.server.spending.overdrawn(1, 0.0) is not None
