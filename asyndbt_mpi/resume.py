@@ -152,8 +152,9 @@ def resume(log: Log, job: Job, transport: Transport) -> Resumed:
     try:
         replay.run(recorded[:closing], sink)
         if closing < len(recorded):
-            if server.closing and server.iteration == recorded[closing].iteration:
-                replay.run(recorded[closing:], sink)
+            replay.run([recorded[closing]], sink)
+            if not server.running and server.iteration == recorded[closing].iteration:
+                replay.run(recorded[closing + 1 :], sink)
             else:
                 left_behind = _total(recorded[closing:])
                 server.spending.count(left_behind)

@@ -45,9 +45,11 @@ def create_texts(
     workers: int,
     vocabulary: Sequence[str],
     descriptions: Sequence[str],
+    needs: Sequence[str],
 ) -> None:
     """The columns of `schema.FIXED`: the N words, and what the R workers say of themselves."""
-    for (path, axes), texts in zip(schema.FIXED.items(), (vocabulary, descriptions), strict=True):
+    columns = vocabulary, descriptions, needs
+    for (path, axes), texts in zip(schema.FIXED.items(), columns, strict=True):
         length = Column(path, axes, schema.TEXT).row_shape(shapes, workers)
         dataset = file.create_dataset(path, length, schema.TEXT, maxshape=(None,))
         dataset[:] = list(texts)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from asyndbt_mpi.log.reader import Log
-from asyndbt_mpi.protocol.messages import Costs
+from asyndbt_mpi.protocol.messages import Costs, Needs
 from asyndbt_mpi.protocol.records import Event, EventKind
 
 NUMBERS = ("worker", "number", "iteration", "time", "sent_time", "accuracy")
@@ -11,7 +11,11 @@ COSTS = ("llm_calls", "prompt_tokens", "compute_seconds", "prompts", "completion
 
 
 def events(log: Log) -> Iterator[Event]:
-    """Every event that counts, in the order in which they happened."""
+    """Every event that counts, in the order in which they happened.
+
+    A hello has the needs that the worker named last.
+    """
+    needs = [Needs(*map(int, text.split())) if text else None for text in log.needs]
     kinds, texts, losses = log["event/kind"], log["event/text"], log["event/losses"]
     numbers = [log[f"event/{name}"].tolist() for name in NUMBERS]
     costs = [log[f"event/{name}"].tolist() for name in COSTS]
@@ -20,4 +24,5 @@ def events(log: Log) -> Iterator[Event]:
         yield Event(
             EventKind(kind), worker, number, iteration, time, Costs(*(c[row] for c in costs)),
             sent_time, losses[row], accuracy, str(texts[row]),
+            needs[worker - 1] if kind == EventKind.HELLO else None,
         )  # fmt: skip

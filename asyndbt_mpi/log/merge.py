@@ -95,7 +95,9 @@ def _write(log: Log, made: Path) -> None:
         size = sum(os.path.getsize(each.path) for each in log.files) + SPARE_BYTES
         size += sum(datasets.chunk_bytes(file[column.path]) for column in columns)
         reserve(file.id.get_vfd_handle(), 0, size)
-        datasets.create_texts(file, log.shapes, log.workers, log.vocabulary, log.descriptions)
+        datasets.create_texts(
+            file, log.shapes, log.workers, log.vocabulary, log.descriptions, log.needs
+        )
         for column in columns:
             _copy(log, column, file[column.path])
         # It can only be the first file's: nothing is added to a log of several.

@@ -140,6 +140,11 @@ class Log:
         return list(self.rows("worker/description"))
 
     @cached_property
+    def needs(self) -> list[str]:
+        """What answers of each of the R workers can cost at most; see `rows.needs_text`."""
+        return list(self.rows("worker/needs"))
+
+    @cached_property
     def best(self) -> dict[int, Best]:
         """By worker, the best that it has found so far; none without run.evaluate_every."""
         columns = ("split", "candidate", "worker", "iteration", "loss", "words", "demonstrations")

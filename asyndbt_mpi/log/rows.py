@@ -1,10 +1,12 @@
 """Records turned into rows: one value for each column of `schema.groups`, in its order."""
 
+from dataclasses import astuple
 from typing import TypeAlias
 
 import numpy as np
 
 from asyndbt_mpi.algorithm.polyhedron import Plane
+from asyndbt_mpi.protocol.messages import Needs
 from asyndbt_mpi.protocol.records import Estimation, Evaluation, Event, Iteration, UsedReport
 
 Row: TypeAlias = tuple[object, ...]
@@ -119,3 +121,8 @@ def event_row(event: Event, samples: int) -> Row:
         event.accuracy,
         event.text or None,
     )
+
+
+def needs_text(needs: Needs | None) -> str:
+    """Entry of /worker/needs: the five numbers of `Needs` in their order, "" if not known."""
+    return "" if needs is None else " ".join(map(str, astuple(needs)))

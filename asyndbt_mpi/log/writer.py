@@ -102,7 +102,8 @@ class Writer:
         self._withheld: list[tuple[str, int, FloatArray]] = []
         # What to enter into /plane/dropped: plane, position, iteration.
         self._drops: list[tuple[int, int, int]] = []
-        self._descriptions: dict[int, str] = {}
+        # What a worker's last hello said: its description and its needs.
+        self._hellos: dict[int, tuple[str, str]] = {}
 
         self._reserved = 0
         self._committed = self.first_rows["iteration"]
@@ -136,11 +137,12 @@ class Writer:
     ) -> None:
         """Everything that a log has before its first iteration."""
         descriptions = continues.descriptions if continues else [""] * workers
+        needs = continues.needs if continues else [""] * workers
         text = len(config.to_toml())
-        text += sum(16 + len(word.encode()) for word in (*vocabulary, *descriptions))
+        text += sum(16 + len(word.encode()) for word in (*vocabulary, *descriptions, *needs))
         with self._writing():
             self._reserve(2 * text + z0.nbytes + CHUNK_BYTES)
-            datasets.create_texts(self.file, shapes, workers, vocabulary, descriptions)
+            datasets.create_texts(self.file, shapes, workers, vocabulary, descriptions, needs)
             self.datasets = {
                 column.path: datasets.create(self.file, column, config, shapes, workers)
                 for columns in self.groups.values()
@@ -244,7 +246,7 @@ class Writer:
         if isinstance(record, Event):
             self.waiting["event"].append(rows.event_row(record, self.samples))
             if record.kind is EventKind.HELLO:
-                self._descriptions[record.worker] = record.text
+                self._hellos[record.worker] = record.text, rows.needs_text(record.needs)
             return  # the iteration that it belongs to follows
         started = self.clock()
         if isinstance(record, Evaluation):
@@ -306,8 +308,8 @@ class Writer:
                     self._append_rows(group, columns, gathered)
             if self._drops:
                 self._enter_drops()
-            if self._descriptions:
-                self._enter_descriptions()
+            if self._hellos:
+                self._enter_hellos()
             self.file.flush()
             self.file.attrs.modify("committed_rows", schema.rows_by_group(self.lengths))
             self.file.attrs.modify("logging_seconds", self._seconds)
@@ -357,13 +359,14 @@ class Writer:
         dropped[planes - first, positions] = iterations
         self.datasets["plane/dropped"][first:] = dropped
 
-    def _enter_descriptions(self) -> None:
+    def _enter_hellos(self) -> None:
         """Keep what workers say of themselves."""
-        descriptions = self.file["worker/description"].asstr()[:]
-        for worker, text in self._descriptions.items():
-            descriptions[worker - 1] = text
-        self.file["worker/description"][:] = descriptions
-        self._descriptions = {}
+        for column, name in enumerate(("worker/description", "worker/needs")):
+            texts = self.file[name].asstr()[:]
+            for worker, said in self._hellos.items():
+                texts[worker - 1] = said[column]
+            self.file[name][:] = texts
+        self._hellos = {}
 
     def close(self, status: Literal["finished", "interrupted"]) -> None:
         """Write what waits, and the last iterates if log.iterates left them out; then close.

@@ -7,9 +7,19 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TypeAlias
 
+import numpy as np
+
 from asyndbt_mpi.algorithm.polyhedron import Drop, Plane
 from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
-from asyndbt_mpi.protocol.messages import Candidate, Costs, Report, Split
+from asyndbt_mpi.protocol.messages import (
+    Candidate,
+    Costs,
+    EvaluationReport,
+    LowerReport,
+    Needs,
+    Report,
+    Split,
+)
 
 
 class EventKind(IntEnum):
@@ -42,7 +52,8 @@ class Event:
 
     ``number`` is the number of the assignment that the message answers, or the iteration of the
     evaluation, -1 if none. ``losses`` (I,), or one with its ``accuracy``, are what the black box
-    answered: all that the worker's next state depends on, besides what it was sent.
+    answered: all that the worker's next state depends on, besides what it was sent. A hello says
+    what the worker ``needs``.
     """
 
     kind: EventKind
@@ -55,6 +66,7 @@ class Event:
     losses: FloatArray | None = None
     accuracy: float = float("nan")
     text: str = ""
+    needs: Needs | None = None
 
 
 @dataclass(slots=True)
@@ -125,3 +137,21 @@ class Evaluation:
 
 
 Record: TypeAlias = Event | Iteration | Evaluation
+
+
+def answer_event(
+    worker: int, report: Report | LowerReport | EvaluationReport, iteration: int, time: float
+) -> Event:
+    """The event that ``report`` arrived, with all that the black box had answered."""
+    if isinstance(report, EvaluationReport):
+        kind = EventKind.TEST if report.split is Split.TEST else EventKind.EVALUATION
+        return Event(
+            kind, worker, report.iteration, iteration, time, report.costs,
+            losses=np.array([report.loss]), accuracy=report.accuracy,
+        )  # fmt: skip
+    kind, sent_time = EventKind.LOWER_REPORT, 0.0
+    if isinstance(report, Report):
+        kind, sent_time = EventKind.REPORT, report.sent_time
+    return Event(
+        kind, worker, report.number, iteration, time, report.costs, sent_time, report.losses
+    )

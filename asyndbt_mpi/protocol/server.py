@@ -31,6 +31,7 @@ from asyndbt_mpi.protocol.messages import (
     LowerAssignment,
     LowerReport,
     MalformedMessage,
+    Needs,
     Report,
     Reset,
     Shapes,
@@ -44,6 +45,7 @@ from asyndbt_mpi.protocol.records import (
     EventKind,
     Iteration,
     Record,
+    answer_event,
 )
 from asyndbt_mpi.protocol.spending import Purpose, Spending
 from asyndbt_mpi.protocol.validation import Validation
@@ -110,6 +112,7 @@ class Server:
         self._initial_q: FloatArray = np.zeros_like(self.iterates.q)
         self._reported: dict[int, Report] = {}
         self._outstanding: dict[int, Assignment] = {}
+        self._unassigned: set[int] = set()
         self._assignments = np.zeros(workers, dtype=np.int64)
         self.evaluations = Evaluations()
         self._estimations = 0
@@ -122,9 +125,9 @@ class Server:
     # ------------------------------------------------------------ what the driver calls
 
     @property
-    def closing(self) -> bool:
-        """The iterations are over."""
-        return self._closing is not None
+    def running(self) -> bool:
+        """There are iterations to come."""
+        return not (self._closing or self.finished)
 
     def receive(self, worker: int, message: ToServer, time: float) -> Output:
         """Take ``message`` of ``worker``, which arrived at ``time`` seconds of the run's clock.
@@ -190,26 +193,38 @@ class Server:
         return self._output
 
     def tick(self, time: float) -> Output:
-        """Take notice of the ``time`` where nothing arrives.
+        """Take notice of the ``time``, whether something arrives or not.
 
         Workers that have owed an answer for too long are lost, and a budget of seconds may end.
         """
         self._begin(time)
-        seconds = self.config.run.worker_timeout
-        for worker, silent in self.members.overdue(time, seconds):
-            self._leave(worker, EventKind.LOST, f"silent for {silent:.0f} seconds")
-        budget = self.config.budget.seconds
-        if budget and time >= budget and not self.finished:
-            self.limit = f"budget.seconds = {budget:g}"
-            self._stop_all()
+        for worker, silent in self.members.overdue(time, self.config.run.worker_timeout):
+            if not self.finished:
+                self._leave(worker, EventKind.LOST, f"silent for {silent:.0f} seconds")
+        self._end_in_time()
         return self._output
+
+    def end_in_time(self, time: float) -> Output:
+        """End the run if its budget of seconds ends at ``time``; part of `tick`."""
+        self._begin(time)
+        self._end_in_time()
+        return self._output
+
+    def _end_in_time(self) -> None:
+        """No tests are made: they would take time."""
+        seconds = self.config.budget.seconds
+        if seconds and self._now >= seconds and not self.finished:
+            self.limit = f"budget.seconds = {seconds:g}"
+            if not self._closing:
+                self._record_event(EventKind.CLOSING, 0, self.limit)
+            self._stop_all()
 
     # ------------------------------------------------------------ messages in
 
     def _admit(self, worker: int, message: Hello) -> None:
         if worker in self.members.joined:
             raise MalformedMessage(f"worker {worker} said hello twice")
-        self._record_event(EventKind.HELLO, worker, message.description)
+        self._record_event(EventKind.HELLO, worker, message.description, message.needs)
         self.members.joined.add(worker)
         self.spending.join(worker, message.needs)
         q = self._initial_q[worker - 1] = onto_simplex(message.q)
@@ -226,7 +241,7 @@ class Server:
                 f"report {report.number} (read at iteration {report.iteration}) answers no"
                 f" outstanding assignment of worker {worker}"
             )
-        self._record_report(EventKind.REPORT, worker, report)
+        self._record_answer(worker, report)
         del self._outstanding[worker]
         if self._closing:
             self._close_worker(worker)  # it was too late to be used
@@ -245,14 +260,14 @@ class Server:
             )
         if not 0 <= min(report.k) <= max(report.k) < self.shapes.pool:
             raise MalformedMessage(f"demonstrations {report.k} are outside the pool")
-        self._record_report(EventKind.LOWER_REPORT, worker, report)
+        self._record_answer(worker, report)
         estimation.calls += report.costs.calls
         estimation.prompt_tokens += report.costs.prompt_tokens
         estimation.accept(worker, report.p, report.k)
 
     def _accept_evaluation(self, worker: int, report: EvaluationReport) -> None:
         evaluation = self.evaluations.accept(worker, report, self._now)
-        self._record_evaluation(worker, report)
+        self._record_answer(worker, report)
         self._output.records.append(evaluation)
         if evaluation.split is Split.VALIDATION:
             self.validation.add(
@@ -353,12 +368,24 @@ class Server:
             )
         )
         self.iteration += 1
+        self.limit = None
         if self.iteration >= self.config.run.iterations or (
             self.validation.exhausted and self.iteration >= self.least_iterations
         ):
             self._close()
         else:
-            self._assign([u.worker for u in opened.reports if self.members.is_live(u.worker)])
+            # Those whose reports it used, and who came in the middle of it and had to wait. Who
+            # was lost and came back meanwhile has an assignment already.
+            used = [each.worker for each in opened.reports]
+            waiting = sorted(self._unassigned)
+            self._unassigned.clear()
+            self._assign(
+                [
+                    worker
+                    for worker in dict.fromkeys(used + waiting)
+                    if worker in self.members.joined and worker not in self._outstanding
+                ]
+            )
 
     # ------------------------------------------------------------ messages out
 
@@ -370,7 +397,9 @@ class Server:
             return
         self.limit = self._limit_to(workers)
         if self.limit:
-            if not self._open:  # a hello can come in the middle of an iteration
+            if self._open:  # a hello can come in the middle of an iteration
+                self._unassigned.update(workers)
+            else:
                 self._close()
             return
         indices = np.array(workers, dtype=np.int64) - 1
@@ -413,11 +442,7 @@ class Server:
         """The iterations are over: score the test split where evaluation is on, then stop."""
         self._record_event(EventKind.CLOSING, 0, self.limit or "")
         joined = sorted(self.members.working & self.members.joined)
-        tuned = {}
-        for worker in joined:
-            best = self.validation.best.get(worker)
-            newest = self.iterates.prompt(worker)
-            tuned[worker] = (best.words, best.demonstrations) if best else newest
+        tuned = {v: self.validation.prompt(v) or self.iterates.prompt(v) for v in joined}
         consensus, seed = self.iterates.z.argmax(axis=1), self.config.run.seed
         self._closing = Closing(self.iteration, tuned, consensus, self._initial_q, seed)
         for worker in joined:
@@ -463,6 +488,8 @@ class Server:
             self.members.lost.add(worker)
         self._reported.pop(worker, None)
         self._outstanding.pop(worker, None)
+        self._unassigned.discard(worker)
+        self.validation.forget(worker)
         self.spending.lose(worker)
         unanswered = self.evaluations.forget(worker)
         if self._closing:
@@ -511,17 +538,12 @@ class Server:
         """
         if self.iteration < self.least_iterations:
             return None
-        calls = 0
-        for worker in workers:
-            needs = self.spending.needs(worker)
-            calls += needs.assignment
-            if self.validation.is_due(worker, self.iteration):
-                calls += needs.validation
-        if self._estimation_due():
-            rounds = self.config.algorithm.lower_steps
-            calls += rounds * sum(
-                self.spending.needs(worker).assignment for worker in self.members.joined
-            )
+        validating = [v for v in workers if self.validation.is_due(v, self.iteration)]
+        rounds = self.config.algorithm.lower_steps if self._estimation_due() else 0
+        needs = self.spending.needs
+        calls = sum(needs(worker).assignment for worker in workers)
+        calls += sum(needs(worker).validation for worker in validating)
+        calls += rounds * sum(needs(worker).assignment for worker in self.members.joined)
         return self.spending.overdrawn(calls, self._now)
 
     # ------------------------------------------------------------ bookkeeping
@@ -530,25 +552,13 @@ class Server:
         self._output = Output()
         self._now = time
 
-    def _record_event(self, kind: EventKind, worker: int, text: str = "") -> None:
-        self._output.records.append(Event(kind, worker, -1, self.iteration, self._now, text=text))
-
-    def _record_report(self, kind: EventKind, worker: int, report: Report | LowerReport) -> None:
-        self.spending.answered(worker, report.costs)
-        sent_time = report.sent_time if isinstance(report, Report) else 0.0
+    def _record_event(
+        self, kind: EventKind, worker: int, text: str = "", needs: Needs | None = None
+    ) -> None:
         self._output.records.append(
-            Event(
-                kind, worker, report.number, self.iteration, self._now, report.costs,
-                sent_time, report.losses,
-            )
-        )  # fmt: skip
+            Event(kind, worker, -1, self.iteration, self._now, text=text, needs=needs)
+        )
 
-    def _record_evaluation(self, worker: int, report: EvaluationReport) -> None:
+    def _record_answer(self, worker: int, report: Report | LowerReport | EvaluationReport) -> None:
         self.spending.answered(worker, report.costs)
-        kind = EventKind.TEST if report.split is Split.TEST else EventKind.EVALUATION
-        self._output.records.append(
-            Event(
-                kind, worker, report.iteration, self.iteration, self._now, report.costs,
-                losses=np.array([report.loss]), accuracy=report.accuracy,
-            )
-        )  # fmt: skip
+        self._output.records.append(answer_event(worker, report, self.iteration, self._now))

@@ -60,6 +60,16 @@ class Validation:
         self._best_mean = min(mean, self._best_mean)
         self._rounds_without_improvement = 0 if improved else self._rounds_without_improvement + 1
 
+    def prompt(self, worker: int) -> tuple[IntArray, IntArray] | None:
+        """The best words (M,) and demonstrations (U,) of ``worker``, if it has scored any."""
+        best = self.best.get(worker)
+        return (best.words, best.demonstrations) if best else None
+
+    def forget(self, worker: int) -> None:
+        """``worker`` left: it counts no more, neither in a round nor in the mean."""
+        self._heard.discard(worker)
+        self.latest[worker - 1] = np.nan
+
     @property
     def exhausted(self) -> bool:
         """Early stopping: patience is over."""

@@ -276,6 +276,8 @@ def _build(kind: type, header: Header, arrays: dict[str, np.ndarray], rest: Buff
             number, iteration, header.calls, header.prompt_tokens, header.completion_tokens
         )
         return Hello(arrays["q"], _text(rest), needs)
+    if not (math.isnan(header.accuracy) or 0 <= header.accuracy <= 1):
+        raise MalformedMessage(f"{kind.__name__}.accuracy is {header.accuracy}")
     costs = Costs(
         header.calls,
         header.prompt_tokens,

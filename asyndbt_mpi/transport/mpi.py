@@ -50,7 +50,7 @@ latency of sleep; a longer one sleeps."""
 SLEEP_SHARE = 1 / 16
 SHORTEST_SLEEP, LONGEST_SLEEP = 5e-5, 5e-3
 TICK_SECONDS = 0.25
-"""How often a server to which nothing comes looks at its workers' silence and at the budget."""
+"""How often the server looks at its workers' silence and at the budget of seconds."""
 STOP_SECONDS = 2.5
 """How long a worker that was signalled waits for the server's stop before it reports itself."""
 
@@ -262,15 +262,18 @@ def serve(
     lost, and the run goes on without it. Errors of the server are raised; the caller then closes
     the log and calls `stop_all`. ``earlier`` is what a resumed run goes on from.
     """
+    next_tick = time.perf_counter() + TICK_SECONDS
+
+    def waiting() -> bool:
+        sink.idle()
+        return bool(signalled or channel.dead or time.perf_counter() > next_tick)
+
     while not server.finished and not signalled:
-        tick = time.perf_counter() + TICK_SECONDS
-
-        def waiting(tick: float = tick) -> bool:
-            sink.idle()
-            return bool(signalled or channel.dead or time.perf_counter() > tick)
-
         arrived = channel.receive(until=waiting)
-        for output in _outputs(channel, server, arrived, earlier):
+        due = time.perf_counter() > next_tick
+        if due:
+            next_tick = time.perf_counter() + TICK_SECONDS
+        for output in _outputs(channel, server, arrived, due, earlier):
             for destination, message in output.messages:
                 if earlier is None or not earlier.holds(destination, message):
                     channel.send(destination, message)
@@ -279,14 +282,18 @@ def serve(
 
 
 def _outputs(
-    channel: Channel, server: Server, arrived: tuple[int, Buffer] | None, earlier: Replay | None
+    channel: Channel,
+    server: Server,
+    arrived: tuple[int, Buffer] | None,
+    tick: bool,
+    earlier: Replay | None,
 ) -> Iterator[Output]:
     """What comes of a message that arrived, of deaths, and of the mere time."""
     if arrived is not None:
         yield _take(channel, server, *arrived, earlier)
     while channel.dead:
         yield server.lose(channel.dead.pop(0), "its process died", channel.now())
-    if arrived is None:
+    if tick:
         yield server.tick(channel.now())
 
 

@@ -7,6 +7,7 @@ iterates, bit for bit; and where the answers come from the log, too, without pay
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -127,8 +128,6 @@ class Replay:
         """
         self.server.replaying = True
         for event in events:
-            if event.kind is EventKind.CLOSING:
-                continue  # the server's own doing
             output = self._happen(event)
             for number, message in output.messages:
                 self._inboxes[number].append(message)
@@ -138,6 +137,9 @@ class Replay:
     def _happen(self, event: Event) -> Output:
         worker, time = event.worker, event.time
         match event.kind:
+            case EventKind.CLOSING:
+                # The server's own doing, but where no message was the cause of it.
+                return self.server.end_in_time(time) if self.server.running else Output()
             case EventKind.RESUMED:
                 self.server.spending.count(event.costs)
                 self.server.spending.forfeit(event.number)
@@ -153,6 +155,8 @@ class Replay:
             case EventKind.HELLO:
                 self._start_afresh(worker)
                 hello = self.workers.hello(worker, event.text)
+                if event.needs:  # those of the black box that there was then
+                    hello = replace(hello, needs=event.needs)
                 return self.server.receive(worker, hello, time)
             case _:
                 return self.server.receive(worker, self._answer(event), time)
@@ -199,6 +203,8 @@ class Replay:
             return None
         self._greeted.add(worker)
         members = self.server.members
+        if worker in members.restarting:
+            return list(self._inboxes[worker])  # it was told to start afresh: so be it
         if worker in members.joined:
             self.server.spending.join(worker, hello.needs)
             state = Restore(self.answers[worker], self.workers.state(worker))

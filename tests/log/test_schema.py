@@ -78,6 +78,7 @@ CONTRACT = {
     "event/text": ("", "text"),
     "vocabulary": ("", "text"),
     "worker/description": ("", "text"),
+    "worker/needs": ("", "text"),
 }
 
 ATTRIBUTES = {
