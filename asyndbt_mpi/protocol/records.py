@@ -19,6 +19,7 @@ from asyndbt_mpi.protocol.messages import (
     Needs,
     Report,
     Split,
+    ToWorker,
 )
 
 
@@ -137,6 +138,14 @@ class Evaluation:
 
 
 Record: TypeAlias = Event | Iteration | Evaluation
+
+
+@dataclass(slots=True)
+class Output:
+    """What a step of the server gives its driver: messages to send, records to log."""
+
+    messages: list[tuple[int, ToWorker]] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
 
 
 def answer_event(

@@ -9,8 +9,6 @@ same messages in the same order it goes through the same iterates, bit for bit.
 Workers are numbered 1..R; row v-1 of an array belongs to worker v.
 """
 
-from dataclasses import dataclass, field
-
 import numpy as np
 
 from asyndbt_mpi.algorithm.simplex import onto_simplex
@@ -38,25 +36,16 @@ from asyndbt_mpi.protocol.messages import (
     Split,
     Stop,
     ToServer,
-    ToWorker,
 )
 from asyndbt_mpi.protocol.records import (
     Event,
     EventKind,
     Iteration,
-    Record,
+    Output,
     answer_event,
 )
 from asyndbt_mpi.protocol.spending import Purpose, Spending
 from asyndbt_mpi.protocol.validation import Validation
-
-
-@dataclass(slots=True)
-class Output:
-    """What a step of the server gives its driver: messages to send, records to log."""
-
-    messages: list[tuple[int, ToWorker]] = field(default_factory=list)
-    records: list[Record] = field(default_factory=list)
 
 
 class Server:

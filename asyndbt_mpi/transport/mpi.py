@@ -35,8 +35,8 @@ from asyndbt_mpi.protocol.messages import (
     ToServer,
     ToWorker,
 )
-from asyndbt_mpi.protocol.records import Record
-from asyndbt_mpi.protocol.server import Output, Server
+from asyndbt_mpi.protocol.records import Output, Record
+from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.protocol.wire import Buffer, Codec
 from asyndbt_mpi.protocol.worker import Completed, Workers
 from asyndbt_mpi.transport.delay import Delays

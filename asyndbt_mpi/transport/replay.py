@@ -22,8 +22,8 @@ from asyndbt_mpi.protocol.messages import (
     ToServer,
     ToWorker,
 )
-from asyndbt_mpi.protocol.records import Event, EventKind, Record
-from asyndbt_mpi.protocol.server import Output, Server
+from asyndbt_mpi.protocol.records import Event, EventKind, Output, Record
+from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.protocol.worker import Completed, Workers
 
 ANSWERS = (EventKind.REPORT, EventKind.LOWER_REPORT, EventKind.EVALUATION, EventKind.TEST)
