@@ -24,7 +24,7 @@ TOO_FEW_WORKERS = 3
 
 TOLD = {
     EventKind.EXCLUDED: "worker {} is excluded",
-    EventKind.LOST: "worker {} is lost, the others go on",
+    EventKind.LOST: "worker {} is lost",
     EventKind.RETURNED: "worker {} is back, and starts afresh",
 }
 """What the user should hear of as it happens."""

@@ -1,5 +1,6 @@
 """A run under MPI from start to end: every rank calls `run`, rank 0 writes the log."""
 
+import shlex
 import signal
 import socket
 import sys
@@ -28,7 +29,7 @@ from asyndbt_mpi.protocol.blackbox import BlackBox
 from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.protocol.wire import Codec
 from asyndbt_mpi.protocol.worker import Workers
-from asyndbt_mpi.resume import log_to_resume, open_segment, resume
+from asyndbt_mpi.resume import log_to_resume, nothing_left, open_segment, resume
 from asyndbt_mpi.transport.mpi import (
     SERVER,
     WORLD,
@@ -41,6 +42,7 @@ from asyndbt_mpi.transport.mpi import (
     serve,
     signals_noted,
     stop_all,
+    survives_deaths,
     work,
 )
 from asyndbt_mpi.transport.replay import Replay
@@ -72,7 +74,7 @@ def run(request: Request) -> int:
     try:
         return leave(_run(request))
     except ServerDied as error:
-        _say(f"rank {WORLD.Get_rank()} ends: {error}", debug=False)
+        _say(f"rank {WORLD.Get_rank()} ends: {error}; to go on, add --resume", debug=False)
         return leave(FAILED)
     except Exception as error:
         # Nothing can be said about the other ranks any more: only an abort ends them all.
@@ -130,7 +132,7 @@ def _open(job: Job, resuming: bool) -> _Opened:
     with log:
         resumed = resume(log, job, "mpi")
         if resumed.server.finished and log.status == "finished":
-            raise _NothingLeft(f"{job.path} is finished, after {log.committed} iterations")
+            raise _NothingLeft(nothing_left(log, resumed))
         writer = open_segment(log, job, resumed, "mpi")
         print(f"{job.path}: going on from iteration {resumed.server.iteration}", flush=True)
         return _Opened(resumed.server, writer, resumed.replay, resumed.time)
@@ -184,7 +186,8 @@ def _run_server(
     problem: str | None = None
     code = FAILED
     whole = False
-    with Progress(job.config.run.iterations, job.workers, server.iteration) as progress:
+    done, calls = server.iteration, server.spending.spent.calls
+    with Progress(job.config.run.iterations, job.workers, done, calls) as progress:
         try:
             sink = LogAndProgress(writer, progress)
             whole = serve(channel, server, sink, signalled, opened.earlier)
@@ -231,10 +234,21 @@ def _tell_how_to_go_on(job: Job, server: Server, request: Request) -> None:
     if not server.iteration and not server.spending.spent.calls:
         remove_log(job.path)  # an empty log would only be in the way of the next try
         return
-    command = f"mpiexec -n {job.workers + 1} asyndbt run {request.source} --resume"
-    if request.output:
-        command += f" --output {request.output}"
-    _say(f"{server.iteration} iterations are in {job.path}; to go on: {command}", debug=False)
+    _say(f"{server.iteration} iterations are in {job.path}; to go on:", debug=False)
+    _say(f"  {_command(job, request)}", debug=False)
+    if not survives_deaths():
+        _say(
+            "(with mpiexec --with-ft ulfm a run goes on when a worker's process dies)", debug=False
+        )
+
+
+def _command(job: Job, request: Request) -> str:
+    """What the user has to type to resume the run."""
+    launcher = ["mpiexec", *(["--with-ft", "ulfm"] if survives_deaths() else [])]
+    sets = [part for assignment in request.assignments for part in ("--set", assignment)]
+    output = ["--output", request.output] if request.output else []
+    words = ["-n", str(job.workers + 1), "asyndbt", "run", request.source, *sets, *output]
+    return shlex.join([*launcher, *words, "--resume"])
 
 
 def _say(problem: str, debug: bool) -> None:

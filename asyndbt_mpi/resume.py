@@ -209,15 +209,15 @@ def _check(log: Log, job: Job, transport: Transport) -> None:
         raise ConfigurationError(f"{log.path}: is of asyndbt {command}, which can resume it")
     if log.workers != job.workers:
         raise ConfigurationError(
-            f"{log.path}: has {log.workers} workers, not {job.workers};"
-            f" start {log.workers + 1} processes, or give --workers {log.workers}"
+            f"{log.path}: has {log.workers} workers, not {job.workers}; give "
+            + (f"--workers {log.workers}" if transport == "virtual" else f"-n {log.workers + 1}")
         )
     if log.shapes != job.materials.shapes or log.vocabulary != job.materials.vocabulary:
         raise ConfigurationError(f"{log.path}: was made with another vocabulary or other sizes")
     if difference := _difference(log.config, job.config):
         raise ConfigurationError(
-            f"{log.path}: was made with {difference}; a run can be resumed with other values of"
-            " run.iterations, run.output and [budget] only"
+            f"{log.path}: was made with {difference}; only run.iterations, run.output, [budget]"
+            " and what no iterate depends on may change (see docs/faults.md)"
         )
     if job.config.run.iterations < log.committed:
         raise ConfigurationError(
@@ -256,3 +256,11 @@ def log_to_resume(job: Job) -> Log | None:
         return Log(job.path)
     except LogError as error:
         raise ConfigurationError(f"--resume: {error}") from error
+
+
+def nothing_left(log: Log, resumed: Resumed) -> str:
+    """Why a finished run is not resumed."""
+    why = resumed.server.limit
+    return f"{log.path} is finished, after {log.committed} iterations" + (
+        f": {why}; give it more to go on" if why else ""
+    )

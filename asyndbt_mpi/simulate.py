@@ -8,7 +8,7 @@ from asyndbt_mpi.config import ConfigurationError
 from asyndbt_mpi.job import Job, LogAndProgress
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.protocol.server import Server
-from asyndbt_mpi.resume import Resumed, Unlogged, log_to_resume, resume
+from asyndbt_mpi.resume import Resumed, Unlogged, log_to_resume, nothing_left, resume
 from asyndbt_mpi.transport.replay import Recorded
 from asyndbt_mpi.transport.virtual import VirtualCluster
 from asyndbt_mpi.view.progress import Progress
@@ -31,8 +31,7 @@ def simulate(job: Job, resuming: bool = False) -> None:
             Progress(job.config.run.iterations, job.workers) as progress,
         ):
             cluster.run(LogAndProgress(writer, progress).write)
-            if cluster.server.limit:
-                progress.say(f"the run ends by {cluster.server.limit}")
+            _tell_limit(cluster.server, progress)
     else:
         with log:
             _go_on(job, log)
@@ -48,7 +47,7 @@ def _go_on(job: Job, log: Log) -> None:
     """
     resumed = resume(log, job, "virtual")
     if resumed.server.finished and log.status == "finished":
-        raise ConfigurationError(f"{job.path} is finished, after {log.committed} iterations")
+        raise ConfigurationError(nothing_left(log, resumed))
     cluster = _cluster(job, len(os.sched_getaffinity(0)), log, resumed)
     # What the replay found new comes again.
     writer = job.open_log("virtual", resumed.z, log, resumed.counted)
@@ -56,8 +55,14 @@ def _go_on(job: Job, log: Log) -> None:
         sink = LogAndProgress(writer, progress)
         sink.write(resumed.new[:1])  # that it was resumed
         cluster.run(Unlogged(log, resumed.events, lambda record: sink.write([record])))
-        if cluster.server.limit:
-            progress.say(f"the run ends by {cluster.server.limit}")
+        _tell_limit(cluster.server, progress)
+
+
+def _tell_limit(server: Server, progress: Progress) -> None:
+    if server.limit and not server.iteration:
+        raise ConfigurationError(f"{server.limit}: does not cover one iteration")
+    if server.limit:
+        progress.say(f"the run ends by {server.limit}")
 
 
 def simulate_silently(job: Job, cores: int) -> None:

@@ -61,14 +61,15 @@ class LineByLine:
 class Progress:
     """Shows iteration, objective, active workers, worst delay, calls, tokens/s and time left.
 
-    ``done`` of the ``iterations`` were made before, by the run that this one resumes.
+    ``done`` of the ``iterations`` were made before, by ``calls`` of the run that this one resumes.
     """
 
-    def __init__(self, iterations: int, workers: int, done: int = 0) -> None:
+    def __init__(self, iterations: int, workers: int, done: int = 0, calls: int = 0) -> None:
         self.workers = workers
         self.ready = 0
-        self.calls = 0
+        self.calls = calls
         self.prompt_tokens = 0
+        self._gone: set[int] = set()
         self._started = time.perf_counter()
         # Under mpiexec a rank's output is a pipe, whether or not a terminal is at its other end.
         watched = not {"CI", "SLURM_JOB_ID"} & set(os.environ) and "TERM" in os.environ
@@ -104,7 +105,10 @@ class Progress:
             case Event():
                 self.calls += record.costs.calls
                 self.prompt_tokens += record.costs.prompt_tokens
+                if record.kind in (EventKind.LOST, EventKind.EXCLUDED):
+                    self._gone.add(record.worker - 1)
                 if record.kind is EventKind.HELLO:
+                    self._gone.discard(record.worker - 1)
                     self.ready += 1
                     waiting = self.ready < self.workers
                     ready = f"{self.ready}/{self.workers} workers ready "
@@ -117,9 +121,10 @@ class Progress:
         named = " ".join(active) if self.workers <= MOST_NAMES else str(len(active))
         if not self.ready:  # of a resumed run, whose workers are not heard to be ready
             self._bar.set_description_str("", refresh=False)
+        late = max(d for i, d in enumerate(iteration.delay.tolist()) if i not in self._gone)
         rate = self.prompt_tokens / (time.perf_counter() - self._started)
         self._bar.set_postfix_str(
-            f"loss {iteration.objective:.3f}, active {named}, late {iteration.delay.max()},"
+            f"loss {iteration.objective:.3f}, active {named}, late {late},"
             f" {tqdm.format_sizeof(self.calls)} calls, {rate:.0f} tok/s",
             refresh=False,
         )

@@ -98,8 +98,11 @@ def learnt_prompts(log: Log, most: int | None = None) -> dict[int, Prompt]:
 
 def _run(log: Log) -> list[str]:
     """What was run, by whom."""
+    state = "running, or killed," if log.status == "running" else log.status
+    limits = log["event/text"][log["event/kind"] == EventKind.CLOSING].tolist()
+    by = f", by {limits[-1]}" if limits and limits[-1] else ""
     lines = [
-        f"{log.config.run.name} ({log.path}): {log.status} after {log.committed} iterations",
+        f"{log.config.run.name} ({log.path}): {state} after {log.committed} iterations{by}",
         f"{log.workers} workers, {log.active_workers} active in an iteration,"
         f" nobody more than {log.max_delay} iterations late",
     ]

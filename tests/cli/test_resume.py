@@ -183,7 +183,7 @@ def test_other_settings_are_refused_by_name(tmp_path: Path, whole, change, compl
 def test_another_number_of_workers_is_refused(tmp_path: Path, whole) -> None:
     path = tmp_path / "run.h5"
     shutil.copy(whole(), path)
-    with pytest.raises(ConfigurationError, match=r"has 4 workers, not 5; start 5 processes"):
+    with pytest.raises(ConfigurationError, match=r"has 4 workers, not 5; give --workers 4"):
         simulate(job(path, resuming=True, workers=5), resuming=True)
 
 

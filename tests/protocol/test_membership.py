@@ -270,3 +270,39 @@ def test_a_replayed_run_waits_for_enough_workers_to_come_back() -> None:
     hand.reply(2)
     hand.hello(2)
     assert hand.server.iteration == 1
+
+
+def test_who_returns_amid_an_estimate_is_not_assigned_twice() -> None:
+    """The iteration that is under way has used a report of its, from before it was lost."""
+    hand = three(plane_period=1, lower_steps=2, tolerance=0.0, max_delay=5)
+    hand.work(1, 2, 3)
+    hand.work(1, 2)
+    late = hand.reply(3)
+    hand.take(hand.server.lose(3, "silent", 9.0))
+    hand.deliver(3, late)
+    hand.reply(3)
+    hand.hello(3)
+    while hand.server.iteration == 0:
+        hand.work(1, 2)
+    assert [type(m).__name__ for m in hand.inbox[3]] == ["Assignment"]
+    hand.work(3)
+    assert "EXCLUDED" not in kinds(hand, 3)
+
+
+def test_a_validation_round_is_that_of_the_living() -> None:
+    validation = Hand(configuration(), 3).server.validation
+    words, shown = np.zeros(3, int), np.zeros(2, int)
+    validation.add(1, 1.0, words, shown, 3)
+    validation.add(2, 9.0, words, shown, 3)
+    validation.forget(2)
+    validation.add(1, 0.5, words, shown, 2)
+    assert validation._heard == {1}, "worker 3 is still to come"
+    validation.add(3, 0.5, words, shown, 2)
+    assert validation._best_mean == 0.5, "the dead count no more"
+
+
+def test_once_too_few_are_left_nobody_else_is_lost() -> None:
+    hand = Hand(configuration(run={"worker_timeout": 10.0}, algorithm={"min_workers": 2}), 3)
+    hand.hello()
+    hand.take(hand.server.tick(500.0))
+    assert [e.worker for e in hand.of_type(Event) if e.kind is EventKind.LOST] == [1, 2]

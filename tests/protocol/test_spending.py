@@ -1,10 +1,12 @@
 """Budgets: hard, whatever the order of arrivals, and checked before anything is handed out."""
 
+import dataclasses
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyndbt_mpi.protocol.messages import Costs, Needs
+from asyndbt_mpi.protocol.messages import Assignment, Costs, Needs
 from asyndbt_mpi.protocol.records import Evaluation, Event, EventKind, Iteration
 from asyndbt_mpi.protocol.spending import Spending
 from tests.protocol.hand import Hand, configuration
@@ -115,3 +117,42 @@ def test_seconds_end_a_run_that_is_busy() -> None:
         hand.work(1)
     assert hand.server.finished
     assert hand.server.iteration == 19
+
+
+def test_who_comes_too_early_for_the_budget_is_not_forgotten() -> None:
+    """An estimate of phi was set aside, and cost nothing."""
+    algorithm = {"max_delay": 2, "plane_period": 1, "plane_until": 1, "lower_steps": 2,
+                 "tolerance": 0.0}  # fmt: skip
+    hand = Hand(configuration(algorithm=algorithm, budget={"calls": 100}), 3)
+    hand.hello(1, 2)
+    hand.work(1, 2)
+    hand.hello(3)
+    assert not hand.inbox[3], "with it the estimate might not be covered any more"
+    while hand.server.iteration == 0:
+        for worker in (1, 2):
+            reply = hand.reply(worker)
+            hand.deliver(worker, dataclasses.replace(reply, costs=Costs()))
+    assert isinstance(hand.inbox[3][0], Assignment)
+    while any(hand.inbox.values()):
+        hand.work(*(v for v, inbox in hand.inbox.items() if inbox))
+    assert hand.server.finished
+    assert hand.server.spending.spent.calls <= 100
+
+
+def test_a_run_that_makes_all_its_iterations_was_not_ended_by_the_budget() -> None:
+    hand = worked_off(configuration(run={"iterations": 2}, budget={"calls": 48}), 2, [])
+    assert hand.server.iteration == 2
+    assert hand.server.limit is None
+
+
+def test_seconds_are_said_in_the_log_and_hold_again() -> None:
+    config = configuration(budget={"seconds": 20.0})
+    hand = Hand(config, 2)
+    hand.hello()
+    hand.take(hand.server.tick(20.0))
+    (closing,) = [e for e in hand.of_type(Event) if e.kind is EventKind.CLOSING]
+    assert closing.text == "budget.seconds = 20"
+    again = Hand(config, 2)
+    again.hello()
+    again.take(again.server.end_in_time(closing.time))
+    assert again.server.finished
