@@ -203,7 +203,7 @@ def _run_server(
         code = DONE if signalled[0].name in job.config.run.signals else FAILED
     if problem:
         _say(problem, request.debug)
-        _tell_how_to_go_on(job, server, request)
+        _tell_how_to_go_on(job, server, request, signalled)
     else:
         if server.limit:
             _say(f"the run ends by {server.limit}", request.debug)
@@ -230,16 +230,17 @@ def _judge(server: Server) -> tuple[str | None, int]:
     return None, DONE
 
 
-def _tell_how_to_go_on(job: Job, server: Server, request: Request) -> None:
+def _tell_how_to_go_on(
+    job: Job, server: Server, request: Request, signalled: list[signal.Signals]
+) -> None:
     if not server.iteration and not server.spending.spent.calls:
         remove_log(job.path)  # an empty log would only be in the way of the next try
         return
     _say(f"{server.iteration} iterations are in {job.path}; to go on:", debug=False)
     _say(f"  {_command(job, request)}", debug=False)
-    if not survives_deaths():
-        _say(
-            "(with mpiexec --with-ft ulfm a run goes on when a worker's process dies)", debug=False
-        )
+    if signalled and signalled[0] is signal.SIGTERM and not survives_deaths():
+        # So a launcher ends a job one of whose processes died.
+        _say("if a process died: with mpiexec --with-ft ulfm a run goes on without it", debug=False)
 
 
 def _command(job: Job, request: Request) -> str:

@@ -10,6 +10,7 @@ because it may make more iterations or spend more, what came after its last iter
 reports that came too late) does not count.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -56,16 +57,25 @@ class Unlogged:
     Parameters
     ----------
     counted : events of the log that count; what comes after them is new
+    resumed : called with each event that the run was resumed, where it happened
     """
 
-    def __init__(self, log: Log, counted: Sequence[Event], write: Callable[[Record], None]) -> None:
+    def __init__(
+        self,
+        log: Log,
+        counted: Sequence[Event],
+        write: Callable[[Record], None],
+        resumed: Callable[[Event], None] = lambda event: None,
+    ) -> None:
         self._comparer = Comparer(log, TOLERANCE)
         self._iterations = log.committed
         self._has_consensus = bool((log["evaluation/worker"] == CONSENSUS).any())
-        # That it was resumed is not a thing that happens again.
-        self._left = sum(event.kind is not EventKind.RESUMED for event in counted)
+        self._ahead = deque(counted)
+        self._beyond = False
         self._write = write
+        self._resumed = resumed
         self.z: FloatArray | None = None
+        self._pass_resumptions()
 
     def __call__(self, records: list[Record]) -> None:
         """Take the records of one step.
@@ -83,8 +93,11 @@ class Unlogged:
     def _is_new(self, record: Record) -> bool:
         match record:
             case Event():
-                self._left -= 1
-                return self._left < 0
+                self._beyond = not self._ahead
+                if self._ahead:
+                    self._ahead.popleft()
+                    self._pass_resumptions()
+                return self._beyond
             case Iteration():
                 if record.number >= self._iterations:
                     return True
@@ -93,7 +106,12 @@ class Unlogged:
             case Evaluation():
                 # The consensus' comes last, of itself, so that a batch may have ended before it.
                 missing = record.worker == CONSENSUS and not self._has_consensus
-                return self._left < 0 or missing
+                return self._beyond or missing
+
+    def _pass_resumptions(self) -> None:
+        """That it was resumed is not a thing that happens again of itself."""
+        while self._ahead and self._ahead[0].kind is EventKind.RESUMED:
+            self._resumed(self._ahead.popleft())
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,14 +133,6 @@ class Resumed:
     def time(self) -> float:
         """Where the run's clock stands, in seconds."""
         return self.events[-1].time if self.events else 0.0
-
-    @property
-    def left_behind(self) -> Costs:
-        """What all ends of the run cost that it went beyond."""
-        resumptions = [event for event in self.events if event.kind is EventKind.RESUMED]
-        first = self.new[0]
-        assert isinstance(first, Event)
-        return _total([*resumptions, first])
 
     @property
     def server(self) -> Server:

@@ -7,6 +7,7 @@ from asyndbt_mpi.assemble import Place, language_model, workers_with_black_box
 from asyndbt_mpi.config import ConfigurationError
 from asyndbt_mpi.job import Job, LogAndProgress
 from asyndbt_mpi.log.reader import Log
+from asyndbt_mpi.protocol.records import Event
 from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.resume import Resumed, Unlogged, log_to_resume, nothing_left, resume
 from asyndbt_mpi.transport.replay import Recorded
@@ -54,7 +55,15 @@ def _go_on(job: Job, log: Log) -> None:
     with writer, Progress(job.config.run.iterations, job.workers, log.committed) as progress:
         sink = LogAndProgress(writer, progress)
         sink.write(resumed.new[:1])  # that it was resumed
-        cluster.run(Unlogged(log, resumed.events, lambda record: sink.write([record])))
+        [event] = [record for record in resumed.new[:1] if isinstance(record, Event)]
+        cluster.run(
+            Unlogged(
+                log,
+                [*resumed.events, event],
+                lambda record: sink.write([record]),
+                lambda event: cluster.server.spending.count(event.costs),
+            )
+        )
         _tell_limit(cluster.server, progress)
 
 
@@ -82,5 +91,4 @@ def _cluster(
     workers, black_box = workers_with_black_box(job.config, job.materials, everyone, model)
     if log and resumed:
         black_box = Recorded(resumed.events, black_box)
-        server.spending.count(resumed.left_behind)
     return VirtualCluster(server, workers, black_box, job.delays)

@@ -255,3 +255,29 @@ def test_what_was_under_way_counts_as_spent(tmp_path: Path) -> None:
     )
     assert resumed.server.spending.overdrawn(0, 0.0) is None
     assert resumed.server.spending.overdrawn(1, 0.0) is not None
+
+
+def test_a_budget_holds_over_an_end_that_was_left_behind(tmp_path: Path) -> None:
+    path = simulated(tmp_path / "run.h5", "run.iterations=6", "run.evaluate_every=3")
+    with Log(path) as log:
+        spent = int(log["event/llm_calls"].sum())
+    for iterations, budget in ((8, spent + 600), (60, spent + 5000)):
+        go_on(
+            path,
+            "run.evaluate_every=3",
+            f"run.iterations={iterations}",
+            f"budget.calls={budget}",
+        )
+        with Log(path) as log:
+            assert log["event/llm_calls"].sum() <= budget
+        assert verify(path).violations == []
+        assert replay(path).difference is None
+
+
+def test_a_budget_of_seconds_ends_a_run_once(tmp_path: Path) -> None:
+    path = simulated(tmp_path / "run.h5", "budget.seconds=20")
+    with Log(path) as log:
+        assert 0 < log.committed < 60
+    with pytest.raises(ConfigurationError, match=r"is finished, .*: budget.seconds = 20; give it"):
+        go_on(path, "budget.seconds=20")
+    assert replay(path).difference is None
