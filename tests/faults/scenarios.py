@@ -1,22 +1,30 @@
 """The faults: each a function that raises `NotSurvived` where the run did not get over it."""
 
 import contextlib
+import hashlib
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from asyndbt_mpi.llm.openai import ROUNDS, TRIAL
 from asyndbt_mpi.log.reader import Log, LogError
 from asyndbt_mpi.log.verify import verify
 from tests.faults.harness import ROOT, NotSurvived, Run, check, finish
 
 SILENCE = "6.0"
 """Seconds; workers have to be able to start in them."""
+
+CONCURRENCY = 2
+"""Requests of a worker at one time."""
+
+NO_DELAY = {"delay.model": "none", "delay.mean": "0"}
 
 EARLY = 15
 """Iterations after which a run is hurt."""
@@ -259,7 +267,7 @@ def disk_full(folder: Path) -> Outcome:
     """The log ends whole with a clear line, and goes on when there is room again."""
     del folder
     with small_disk(16) as disk:
-        run = Run(disk / "run", settings={"run.iterations": "100000", "delay.mean": "0.001"})
+        run = Run(disk / "run", settings={"run.iterations": "100000", **NO_DELAY})
         run.start()
         code = run.end()
         check(code == 1, f"exit code {code}: {run.said()}")
@@ -295,7 +303,8 @@ def rude_api(folder: Path) -> Outcome:
                 "run.iterations": "12", "run.evaluate_every": "0", "algorithm.plane_period": "5",
                 "llm.backend": "openai", "llm.model": "toy", "llm.base_url": url,
                 "llm.api": "completion", "llm.timeout": "2.0", "llm.attempts": "12",
-                "delay.model": "none", "delay.mean": "0",
+                "llm.concurrency": str(CONCURRENCY),
+                **NO_DELAY,
                 "task.train_per_class": "3", "estimator.samples": "2", "estimator.batch": "4",
             }  # fmt: skip
             run = Run(folder, source="demo", settings=settings)
@@ -306,10 +315,15 @@ def rude_api(folder: Path) -> Outcome:
             asked = len(ledger.read_text().splitlines())
             finish(run)
             complete(run)
-            lines = ledger.read_text().splitlines()
+            lines = [line.split("\t") for line in ledger.read_text().splitlines()]
             check(len(lines) > asked, "nothing was asked after the restart")
-            rude = sum(" ok" not in line for line in lines)
+            rude = sum(done not in ("answer", "refusal") for _, done in lines)
             check(rude > 10, f"only {rude} rude answers: nothing was tested")
+            trial = hashlib.sha256(TRIAL.encode()).hexdigest()
+            paid = Counter(prompt for prompt, done in lines if done == "answer" and prompt != trial)
+            twice = sum(count - 1 for count in paid.values())
+            under_way = run.workers * ROUNDS * CONCURRENCY
+            check(twice <= under_way, f"{twice} prompts paid twice, {under_way} were under way")
             return of(run)
         finally:
             server.kill()
