@@ -8,7 +8,7 @@ from asyndbt_mpi.algorithm.types import FloatArray
 from asyndbt_mpi.answers import make_folder
 from asyndbt_mpi.assemble import Materials, delays_of_workers, prepare
 from asyndbt_mpi.config import Config, ConfigurationError, load
-from asyndbt_mpi.log.chain import remove_log
+from asyndbt_mpi.log.chain import LogError, check_first_file, segments_of
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.schema import Transport
 from asyndbt_mpi.log.writer import Writer
@@ -51,6 +51,7 @@ class Job:
     delays: dict[int, Delays]
     workers: int
     path: Path
+    overwrite: bool
 
     @classmethod
     def of(cls, request: Request, workers: int) -> "Job":
@@ -72,13 +73,12 @@ class Job:
             raise ConfigurationError(f"delay.trace = {str(path)!r}: is the log to be written")
         if request.resume and request.overwrite:
             raise ConfigurationError("--resume goes on with a log, --overwrite replaces it")
-        if path.exists() and not (request.overwrite or request.resume):
-            raise ConfigurationError(
-                f"{path} is there already; give another --output, --resume to go on with it, or"
-                " --overwrite to replace it"
-            )
+        if request.resume:
+            _check_first_file(path)
+        elif not request.overwrite:
+            _check_free(path)
         make_folder(config, path)
-        return cls(config, materials, delays, workers, path)
+        return cls(config, materials, delays, workers, path, request.overwrite)
 
     def open_log(
         self,
@@ -87,7 +87,7 @@ class Job:
         continues: Log | None = None,
         counted: Mapping[str, int] | None = None,
     ) -> Writer:
-        """The log, in place of one that may be there, or its next segment.
+        """The log, in place of one that may be there if that was asked for, or its next segment.
 
         ``start`` (M, N) is z before its first iteration. Where ``continues`` has more rows of a
         group than ``counted`` says, the others do not count any more.
@@ -95,11 +95,9 @@ class Job:
         Raises
         ------
         ConfigurationError
-            The log cannot be written there.
+            The log cannot be written there, or another process does so.
         """
         try:
-            if continues is None:
-                remove_log(self.path)
             return Writer(
                 self.path,
                 self.config,
@@ -110,11 +108,34 @@ class Job:
                 start,
                 continues=continues,
                 counted=counted or {},
+                overwrite=self.overwrite and continues is None,
             )
+        except LogError as error:
+            raise ConfigurationError(str(error)) from error
         except OSError as error:
             raise ConfigurationError(
                 f"run.output: {self.path} cannot be written: {error}"
             ) from error
+
+
+def _check_first_file(path: Path) -> None:
+    try:
+        check_first_file(path)
+    except LogError as error:
+        raise ConfigurationError(f"--resume: {error}") from error
+
+
+def _check_free(path: Path) -> None:
+    if path.exists():
+        raise ConfigurationError(
+            f"{path} is there already; give another --output, --resume to go on with it, or"
+            " --overwrite to replace it"
+        )
+    if segments := segments_of(str(path)):
+        raise ConfigurationError(
+            f"{segments[0].path} is there already, of a log that lacks {path}; give another"
+            " --output, or --overwrite to delete it"
+        )
 
 
 class LogAndProgress:
@@ -134,5 +155,5 @@ class LogAndProgress:
                 self.progress.say(f"{what}: {record.text}" if record.text else what)
 
     def idle(self) -> None:
-        """Nothing arrives: what is buffered may as well be written."""
+        """Nothing arrives: what is buffered may as well be written, events alone too."""
         self.writer.flush_if_due()

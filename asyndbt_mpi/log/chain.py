@@ -6,9 +6,10 @@ the last of them counts.
 """
 
 import os
+import re
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import h5py
 import numpy as np
@@ -130,6 +131,7 @@ class Segment:
             self.seed = int(attributes["seed"])
             self.transport = str(attributes["transport"])
             self.package_version = str(attributes["package_version"])
+            self.data_digest = str(attributes.get("data_digest", ""))
             self.logging_seconds = float(attributes.get("logging_seconds", float("nan")))
             self.config = Config.from_toml(str(attributes["config"]))
             names = "positions", "words", "classes", "pool"
@@ -160,8 +162,9 @@ def open_chain(path: str) -> list[Segment]:
     Raises
     ------
     LogError
-        One of them cannot be read, or is not of this log.
+        One of them is missing, cannot be read, or is not of this log.
     """
+    check_first_file(path)
     first = Segment(path)
     if first.number:
         whole = path.removesuffix(f".{first.number}")
@@ -170,9 +173,12 @@ def open_chain(path: str) -> list[Segment]:
         raise first.error(f"is segment {first.number} {what}")
     chain = [first]
     try:
-        while os.path.exists(following := next_path(path, chain[-1])):
+        while may_be_segment(following := next_path(path, chain[-1])):
             chain.append(Segment(following))
             _check_continues(chain[-1], chain[-2])
+        beyond = [each for each in segments_of(path) if each.number >= _after(chain[-1])]
+        if beyond:
+            raise LogError(f"{following} is missing, {beyond[0].path} is there")
     except LogError:
         for segment in chain:
             segment.close()
@@ -182,30 +188,70 @@ def open_chain(path: str) -> list[Segment]:
 
 def next_path(path: str, last: Segment) -> str:
     """Where the segment after ``last`` is, or would be, of the log at ``path``."""
-    return segment_path(path, last.number + last.segments)
+    return segment_path(path, _after(last))
+
+
+def _after(last: Segment) -> int:
+    return last.number + last.segments
+
+
+def check_first_file(path: str | os.PathLike[str]) -> None:
+    """Raise a LogError if the log at ``path`` lacks its first file, but not its segments."""
+    name = os.fspath(path)
+    if not os.path.exists(name) and (segments := segments_of(name)):
+        raise LogError(f"{name} is missing, {segments[0].path} is there")
 
 
 def remove_log(path: str | os.PathLike[str]) -> None:
     """Delete the log at ``path`` with all its segments, if there is one.
 
-    The last segment goes first, so that what a kill leaves is a log that is still whole.
+    The last segment goes first, so that what a kill leaves is a log that is still whole. Other
+    people's files with such names stay.
     """
     name = os.fspath(path)
-    for segment in reversed(stale_segments(name)):
-        os.unlink(segment)
+    remove_segments(name)
     if os.path.exists(name):
         os.unlink(name)
 
 
-def stale_segments(path: str) -> list[str]:
-    """Every file whose name is that of a segment of ``path``, whoever's it is, in order."""
+def remove_segments(path: str) -> None:
+    """Delete all of the log at ``path`` but its first file, the last segment first."""
+    for segment in reversed(segments_of(path)):
+        os.unlink(segment.path)
+
+
+class Found(NamedTuple):
+    """A segment beside a log."""
+
+    number: int
+    path: str
+
+
+def segments_of(path: str) -> list[Found]:
+    """The segments of a log at ``path`` that lie beside it, in order, whether it has them or not.
+
+    Other files with such names (a backup ``run.h5.20261122``) are somebody else's, and left out.
+    """
     folder, name = os.path.split(path)
-    numbers = sorted(
-        int(number)
-        for entry in (os.listdir(folder or ".") if os.path.isdir(folder or ".") else [])
-        if entry.startswith(f"{name}.") and (number := entry.removeprefix(f"{name}.")).isdecimal()
-    )
-    return [segment_path(path, number) for number in numbers if number]
+    ending = re.compile(re.escape(name) + r"\.([1-9][0-9]*)")
+    entries = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
+    numbers = sorted(int(match[1]) for entry in entries if (match := ending.fullmatch(entry)))
+    found = [Found(number, segment_path(path, number)) for number in numbers]
+    return [each for each in found if _format_and_number(each.path) == (schema.FORMAT, each.number)]
+
+
+def may_be_segment(path: str) -> bool:
+    """Whether there is a log's file at ``path``, or one that is too damaged to tell."""
+    return _is_hdf5(path) and _format_and_number(path)[0] in (schema.FORMAT, None)
+
+
+def _format_and_number(path: str) -> tuple[str | None, int]:
+    """Two attributes of an HDF5 file; (None, 0) if it cannot be read."""
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return str(file.attrs.get("format", "")), int(file.attrs.get("segment", 0))
+    except (OSError, RuntimeError, TypeError, ValueError):
+        return None, 0
 
 
 def _check_continues(segment: Segment, before: Segment) -> None:

@@ -9,7 +9,7 @@ import os
 import uuid
 from pathlib import Path
 
-from asyndbt_mpi.log.chain import stale_segments
+from asyndbt_mpi.log.chain import may_be_segment, remove_segments, segment_path, segments_of
 
 NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK)
 
@@ -21,9 +21,20 @@ def check_free(path: Path, continuing: bool = False) -> None:
     """
     if path.exists():
         raise _exists(path)
-    others = [] if continuing else stale_segments(str(path))
+    others = [] if continuing else segments_of(str(path))
     if others:
-        raise FileExistsError(errno.EEXIST, "is left of another log: delete it", others[0])
+        raise FileExistsError(errno.EEXIST, "is left of another log: delete it", others[0].path)
+    if not continuing:
+        check_next(path)
+
+
+def check_next(path: Path) -> None:
+    """Raise a FileExistsError if what is no segment would be taken for one of a new log."""
+    following = segment_path(str(path), 1)
+    is_segment = any(each.path == following for each in segments_of(str(path)))
+    if may_be_segment(following) and not is_segment:
+        reason = "would be taken for a part of the log: move it away"
+        raise FileExistsError(errno.EEXIST, reason, following)
 
 
 def hidden(path: Path) -> Path:
@@ -65,6 +76,16 @@ def settle(made: Path, path: Path) -> None:
         os.rename(made, path)
     else:
         os.unlink(made)
+
+
+def replace(made: Path, path: Path) -> None:
+    """Give the whole file at ``made`` the name ``path``, in place of the log that may be there.
+
+    Its segments go first: what a kill leaves is the old log, maybe shorter, or the new one.
+    """
+    synchronise(made)
+    remove_segments(str(path))
+    os.replace(made, path)
 
 
 def synchronise(path: Path) -> None:

@@ -77,6 +77,7 @@ class Log:
     workers, active_workers, max_delay, seed : R, S, tau and the seed
     transport : "mpi", "virtual" or "replay"
     package_version : what wrote it
+    data_digest : of the texts of the data; "" if the writer was not told
     logging_seconds : what writing the log took rank 0, of the wall clock
     every : p, q and z are there for every so-manieth iteration; the others read as NaN
 
@@ -100,6 +101,7 @@ class Log:
         self.workers, self.active_workers = last.workers, last.active_workers
         self.max_delay, self.seed = last.max_delay, last.seed
         self.transport, self.package_version = last.transport, last.package_version
+        self.data_digest = last.data_digest
         self.logging_seconds = sum(each.logging_seconds for each in self.files)
         self.config, self.shapes = last.config, last.shapes
         self.every = schema.period(self.config)

@@ -31,9 +31,10 @@ from asyndbt_mpi import __version__
 from asyndbt_mpi.algorithm.types import FloatArray
 from asyndbt_mpi.config import Config
 from asyndbt_mpi.log import datasets, rows, schema
-from asyndbt_mpi.log.creation import check_free, hidden, settle
+from asyndbt_mpi.log.creation import check_free, check_next, hidden, replace, settle
 from asyndbt_mpi.log.datasets import CHUNK_BYTES
-from asyndbt_mpi.log.reader import BLOCK_BYTES, Log
+from asyndbt_mpi.log.lock import LogLock
+from asyndbt_mpi.log.reader import BLOCK_BYTES, Log, LogError
 from asyndbt_mpi.log.room import LogWriteError, reserve
 from asyndbt_mpi.log.schema import Column, Transport
 from asyndbt_mpi.protocol.messages import Shapes
@@ -62,13 +63,15 @@ class Writer:
     clock : seconds; paces the batches
     continues : the log at ``path`` so far, if there is one to go on with; read here only
     counted : by group, how many of its rows count, where those behind them do not any more
+    overwrite : replace the log that may be at ``path``, once the new one is whole
+    data_digest : of the texts of the data, by which a resume notices that they changed
 
     Raises
     ------
     FileExistsError
-        The file exists; a log is never overwritten.
+        The file exists, and is not to be replaced.
     LogError
-        What is to be continued cannot be read.
+        Another process is writing the log, or what is to be continued cannot be read.
     LogWriteError
         No room for a batch, or it cannot be written; from then on only `close` is of use.
     """
@@ -85,7 +88,10 @@ class Writer:
         clock: Callable[[], float] = time.monotonic,
         continues: Log | None = None,
         counted: Mapping[str, int] | None = None,
+        overwrite: bool = False,
+        data_digest: str = "",
     ) -> None:
+        self.data_digest = data_digest
         self.every = schema.period(config)
         self.samples = shapes.samples
         self.groups = schema.groups(config.algorithm.lower_distance)
@@ -112,17 +118,25 @@ class Writer:
         self._closed = False
 
         self.path = Path(continues.next_segment if continues else path)
-        check_free(self.path, continues is not None)
-        self._made = hidden(self.path)
-        # Without a lock, which some parallel file systems lack: nobody else knows the name, and
-        # later anybody may look into the log of a running job.
-        self.file = h5py.File(self._made, "w", locking=False, rdcc_nbytes=2 * CHUNK_BYTES)
-        try:
+        self._lock = LogLock(Path(continues.path if continues else path))
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._lock.release)
+            if overwrite:
+                check_next(self.path)
+            else:
+                check_free(self.path, continues is not None)
+            if continues:
+                _check_current(continues)
+            self._made = hidden(self.path)
+            undo.callback(self._made.unlink, missing_ok=True)
+            # Without a lock, which some parallel file systems lack: nobody else knows the name,
+            # and later anybody may look into the log of a running job.
+            self.file = h5py.File(self._made, "w", locking=False, rdcc_nbytes=2 * CHUNK_BYTES)
+            undo.callback(self._let_go, "interrupted")
             self._lay_out(config, shapes, workers, vocabulary, transport, z0, continues)
-        except BaseException:
-            self._let_go("interrupted")
-            self._made.unlink(missing_ok=True)
-            raise
+            (replace if overwrite else settle)(self._made, self.path)
+            self._made = self.path
+            undo.pop_all()
         self._written = clock()
 
     def _lay_out(
@@ -155,8 +169,6 @@ class Writer:
             segment = continues.segments if continues else 0
             self._describe_run(config, shapes, workers, transport, segment)
             self.file.flush()
-        settle(self._made, self.path)
-        self._made = self.path
 
     def _take_over_planes(self, before: Log) -> None:
         """Copy the planes that may still be dropped."""
@@ -231,6 +243,7 @@ class Writer:
                 "classes": shapes.classes,
                 "pool": shapes.pool,
                 "transport": transport,
+                "data_digest": self.data_digest,
                 "status": "running",
                 "logging_seconds": 0.0,
                 "segment": segment,
@@ -247,7 +260,7 @@ class Writer:
             self.waiting["event"].append(rows.event_row(record, self.samples))
             if record.kind is EventKind.HELLO:
                 self._hellos[record.worker] = record.text, rows.needs_text(record.needs)
-            return  # the iteration that it belongs to follows
+            return  # an iteration that it belongs to follows at once, or an idle moment
         started = self.clock()
         if isinstance(record, Evaluation):
             self.waiting["evaluation"].append(rows.evaluation_row(record))
@@ -265,10 +278,12 @@ class Writer:
             self.write(record)
 
     def flush_if_due(self) -> None:
-        """Write what has waited for `SECONDS_BETWEEN_BATCHES`; also for idle moments."""
-        # Events alone cause no batch: the iteration that they belong to follows at once.
-        waiting = self.waiting["iteration"] or self.waiting["evaluation"]
-        if waiting and self.clock() - self._written >= SECONDS_BETWEEN_BATCHES:
+        """Write what has waited for `SECONDS_BETWEEN_BATCHES`; also for idle moments.
+
+        Then events alone are written, too: their answers were paid for, and no iteration may
+        come for long.
+        """
+        if any(self.waiting.values()) and self.clock() - self._written >= SECONDS_BETWEEN_BATCHES:
             self.flush()
 
     def _gather(self, iteration: Iteration) -> None:
@@ -404,6 +419,8 @@ class Writer:
         except (OSError, RuntimeError):
             if not failed_before:
                 raise
+        finally:
+            self._lock.release()
 
     def __enter__(self) -> Self:
         return self
@@ -415,3 +432,10 @@ class Writer:
         traceback: TracebackType | None,
     ) -> None:
         self.close("finished" if error is None else "interrupted")
+
+
+def _check_current(log: Log) -> None:
+    """Raise a LogError if the log has grown since it was read."""
+    with Log(log.path) as now:
+        if (now.next_segment, now.committed_rows) != (log.next_segment, log.committed_rows):
+            raise LogError(f"{log.path}: another process has written it just now; try again")

@@ -82,6 +82,7 @@ CONTRACT = {
 }
 
 ATTRIBUTES = {
+    "data_digest": "",
     "format": "asyndbt",
     "format_version": 1,
     "seed": 7,

@@ -12,6 +12,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -244,6 +245,12 @@ def test_a_segment_that_was_killed_as_it_began_is_no_part(tmp_path: Path) -> Non
 def test_of_two_that_begin_at_the_same_time_one_gives_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also where there are no locks."""
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(FileLock, "acquire", no_locks)
     path = tmp_path / "run.h5"
     config, records = run_of(PLAIN)
     synchronise = creation.synchronise
