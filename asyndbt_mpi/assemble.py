@@ -8,8 +8,9 @@ import numpy as np
 from asyndbt_mpi.algorithm.types import FloatArray
 from asyndbt_mpi.answers import Answers, open_store
 from asyndbt_mpi.config import Config, ConfigurationError, Llm
-from asyndbt_mpi.llm.base import LanguageModel, Unasked
+from asyndbt_mpi.llm.base import LanguageModel, ModelError, Unasked
 from asyndbt_mpi.llm.cache import CachedModel
+from asyndbt_mpi.llm.key import read_key
 from asyndbt_mpi.llm.synthetic import Synthetic
 from asyndbt_mpi.log.reader import Log, LogError
 from asyndbt_mpi.protocol.blackbox import BlackBox
@@ -82,6 +83,21 @@ def prepare(config: Config, workers: int) -> Materials:
         config.estimator.losses,
     )
     return Materials(shapes, vocabulary, template, data)
+
+
+def check_server(config: Config) -> None:
+    """Make sure, before anything is started, that there is the key that the server is to get.
+
+    Raises
+    ------
+    ConfigurationError
+        Its environment variable is not set, or holds no key.
+    """
+    if config.llm.backend == "openai":
+        try:
+            read_key(config.llm.base_url, config.llm.key_variable)
+        except ModelError as error:
+            raise ConfigurationError(str(error)) from error
 
 
 def delays_of_workers(config: Config, workers: int) -> dict[int, Delays]:
