@@ -33,6 +33,7 @@ FILTERED = {"content_filter", "data_inspection_failed"}
 HEADERS = {
     *("host", "accept", "accept-encoding", "connection", "user-agent"),
     *("content-type", "content-length"),
+    "x-stainless-raw-response",  # the library itself looks for it
 }
 """All that a server is told besides the key."""
 

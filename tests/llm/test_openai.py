@@ -15,14 +15,15 @@ import pytest
 from asyndbt_mpi.assemble import Place, check_server, language_model
 from asyndbt_mpi.config import ConfigurationError, load, parse
 from asyndbt_mpi.llm.base import ModelError, Prompt
+from asyndbt_mpi.llm.bounds import SPARE
 from asyndbt_mpi.llm.cache import CachedModel
 from asyndbt_mpi.llm.client import LONGEST_WAIT
 from asyndbt_mpi.llm.key import OPENAI_URL, read_key
-from asyndbt_mpi.llm.openai import SPARE, OpenAIModel
+from asyndbt_mpi.llm.openai import OpenAIModel
 from tests.llm.api_server import VOCABULARY, Manners, Server, next_tokens, serving, write
 
 # The toy model's likeliest tokens often are no labels.
-pytestmark = pytest.mark.filterwarnings("ignore:.*no label is in its answer")
+pytestmark = pytest.mark.filterwarnings("ignore:.*has none of the labels")
 
 KEY = "sk-zq81-very-secret-0123456789"
 PRIVATE = "Anna Keller's blood count was far too low on Tuesday."
@@ -189,6 +190,14 @@ def test_a_refused_prompt_leaves_the_labels_equal(server: Server, api: str, scor
     filtered = model.label_log_probabilities(PROMPTS[:1], [" good", " no"])
     np.testing.assert_allclose(filtered.log_probabilities, -math.log(2))
     assert filtered.calls == 0
+
+
+def test_an_answer_without_a_label_is_told_from_a_refusal(server: Server) -> None:
+    model = connect(server, scores="answers")
+    with pytest.warns(UserWarning, match="none of the labels") as told:
+        scores = model.label_log_probabilities(PROMPTS, [" purple", " orange"])
+    assert [one.category for one in told].count(UserWarning) == 1
+    np.testing.assert_allclose(scores.log_probabilities, -math.log(2))
 
 
 def test_equal_prompts_are_asked_once_and_rows_are_in_order(server: Server) -> None:
