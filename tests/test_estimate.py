@@ -23,6 +23,7 @@ from asyndbt_mpi.log.reader import Log, LogError
 from asyndbt_mpi.protocol.records import EventKind
 from asyndbt_mpi.simulate import simulate_silently
 from tests.cli.test_commands import asyndbt
+from tests.llm.api_server import Manners, serving
 
 KINDS = (EventKind.REPORT, EventKind.LOWER_REPORT, EventKind.EVALUATION, EventKind.TEST)
 OPENAI = ("llm.backend=openai", "llm.model=none", "llm.input_price=2", "llm.output_price=3")
@@ -187,6 +188,29 @@ def test_a_run_begins_where_an_iteration_is_covered(
         (found,) = foretold("synthetic", *settings, budget).limits()
         ended = iterations_of(tmp_path, *settings, budget)
         assert abs(min(found.iterations, 30) - ended) <= 2 + period // 2
+
+
+@pytest.mark.filterwarnings("ignore:.*has none of the labels")
+@pytest.mark.parametrize("kind", ["calls", "tokens"])
+@pytest.mark.parametrize("settings", [("api=completion",), ("api=chat", "scores=answers")])
+def test_a_run_with_a_server_begins_where_an_iteration_is_covered(
+    tmp_path: Path, kind: str, settings: tuple[str, ...]
+) -> None:
+    with serving(Manners()) as server:
+        base = (
+            "llm.backend=openai", "llm.model=toy", f"llm.base_url={server.url}",
+            *(f"llm.{setting}" for setting in settings), 'task.labels=[" good", " bad"]',
+            "task.test=20", "task.train_per_class=3", "run.iterations=1", "estimator.batch=4",
+            "algorithm.active_workers=3",
+        )  # fmt: skip
+        (limit,) = foretold("demo", *base, f"budget.{kind}=1").limits()
+        least = int(limit.tests + limit.first)
+        for enough in (least - 1, least):
+            path = tmp_path / "run.h5"
+            request = Request("demo", (*base, f"budget.{kind}={enough}"), str(path), True, False)
+            simulate_silently(Job.of(request, 3), 1)
+            with Log(path) as log:
+                assert log.committed == (enough == least)
 
 
 def test_a_server_is_counted_with_all_that_it_may_bill() -> None:
