@@ -10,10 +10,10 @@ from asyndbt_mpi.llm.store import AnswerStore, StoreError
 
 DECISIVE = {
     "transformers": {"backend", "precision"},
-    "openai": {"backend", "base_url", "api", "scores"},
+    "openai": {"backend", "base_url", "api"},
 }
-"""Keys of [llm] that answers depend on, besides the model.  On other devices, in other batches
-and with other numbers of threads they are the same but for rounding."""
+"""Keys of [llm] that answers depend on, besides the model and how it scores.  On other devices, in
+other batches and with other numbers of threads they are the same but for rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +59,10 @@ def make_folder(config: Config, log: Path) -> None:
         )
 
 
-def open_store(config: Config, answers: Answers) -> AnswerStore | None:
+def open_store(config: Config, answers: Answers, scored_by: str) -> AnswerStore | None:
     """The answers to the run's prompts that were paid for before; None if none are kept.
+
+    ``scored_by`` says how a server's answers become scores, which "auto" leaves open; else "".
 
     Raises
     ------
@@ -75,6 +77,7 @@ def open_store(config: Config, answers: Answers) -> AnswerStore | None:
         "template": config.task.template,
         "model": fingerprint(llm.model) if llm.backend == "transformers" else llm.model,
         **llm.model_dump(mode="json", include=DECISIVE[llm.backend]),
+        **({"scored_by": scored_by} if scored_by else {}),
     }
     try:
         return AnswerStore(folder, identity, config.task.labels, answers.worker)

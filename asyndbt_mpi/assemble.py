@@ -1,26 +1,33 @@
 """From a configuration to the objects of a run: the one place that chooses implementations."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from asyndbt_mpi.algorithm.types import FloatArray
 from asyndbt_mpi.answers import Answers, open_store
 from asyndbt_mpi.config import Config, ConfigurationError, Llm
-from asyndbt_mpi.llm.base import LanguageModel, Unasked
+from asyndbt_mpi.llm.base import LanguageModel, ModelError, Unasked
 from asyndbt_mpi.llm.cache import CachedModel
+from asyndbt_mpi.llm.key import read_key
 from asyndbt_mpi.llm.synthetic import Synthetic
 from asyndbt_mpi.log.reader import Log, LogError
 from asyndbt_mpi.protocol.blackbox import BlackBox
 from asyndbt_mpi.protocol.messages import Shapes
 from asyndbt_mpi.protocol.worker import Workers
-from asyndbt_mpi.task.dataset import load, locate
+from asyndbt_mpi.task.dataset import Row, load, locate
 from asyndbt_mpi.task.partition import WorkerData, split
 from asyndbt_mpi.task.prompts import PromptBlackBox
 from asyndbt_mpi.task.template import Template
 from asyndbt_mpi.task.vocabulary import load_vocabulary
 from asyndbt_mpi.transport.delay import Delays
+
+if TYPE_CHECKING:
+    from asyndbt_mpi.llm.openai import OpenAIModel
 
 SYNTHETIC_CLASSES = 2
 
@@ -41,13 +48,15 @@ class Place:
 class Materials:
     """What every rank can work out for itself; a synthetic task has neither template nor data.
 
-    ``data`` is by number of the worker.
+    ``data`` is by number of the worker; ``data_digest`` of all that it and the template say, and
+    "" without them.
     """
 
     shapes: Shapes
     vocabulary: list[str]
     template: Template | None
     data: dict[int, WorkerData] | None
+    data_digest: str = ""
 
 
 def prepare(config: Config, workers: int) -> Materials:
@@ -70,6 +79,11 @@ def prepare(config: Config, workers: int) -> Materials:
     template = data = None
     classes = len(config.task.labels) or SYNTHETIC_CLASSES
     if config.llm.backend != "synthetic":
+        if not config.task.template:
+            raise ConfigurationError(
+                f"task.template is missing: llm.backend = {config.llm.backend!r} needs a [task]"
+                " with template, labels and data"
+            )
         template = Template(config.task.template, config.task.labels)
         dataset = load(locate(config.task), len(config.task.labels), template.pairs)
         parts = split(dataset, config.task, prompt.pool, workers, config.run.seed)
@@ -81,7 +95,36 @@ def prepare(config: Config, workers: int) -> Materials:
         prompt.pool,
         config.estimator.losses,
     )
-    return Materials(shapes, vocabulary, template, data)
+    digest = _digest(config.task.template, data) if data else ""
+    return Materials(shapes, vocabulary, template, data, digest)
+
+
+def _digest(template: str, data: Mapping[int, WorkerData]) -> str:
+    digest = blake2b(template.encode(errors="surrogatepass"), digest_size=16)
+    tests: list[Row] | None = None
+    for held in data.values():
+        # Each split is a list of its own, so that no row can pass from one to the next unnoticed.
+        splits = [held.train, *held.pool, held.validation]
+        if held.test is not tests:  # everybody's are the same
+            splits.append(tests := held.test)
+        rows = [[(row.sentence1, row.sentence2, row.label) for row in split] for split in splits]
+        digest.update(json.dumps(rows).encode())
+    return digest.hexdigest()
+
+
+def check_server(config: Config) -> None:
+    """Make sure, before anything is started, that there is the key that the server is to get.
+
+    Raises
+    ------
+    ConfigurationError
+        Its environment variable is not set, or holds no key.
+    """
+    if config.llm.backend == "openai":
+        try:
+            read_key(config.llm.base_url, config.llm.key_variable)
+        except ModelError as error:
+            raise ConfigurationError(str(error)) from error
 
 
 def delays_of_workers(config: Config, workers: int) -> dict[int, Delays]:
@@ -129,9 +172,14 @@ def language_model(config: Config, place: Place, answers: Answers | None) -> Lan
     """
     if config.llm.backend == "synthetic":
         return None
-    store = open_store(config, answers) if answers else None
-    served = config.llm.backend == "openai"
-    model = _served(config.llm, place) if served else _in_process(config.llm, place)
+    model: LanguageModel
+    scored_by = ""
+    if config.llm.backend == "openai":
+        model = served = _served(config.llm, place)
+        scored_by = served.scored_by
+    else:
+        model = _in_process(config.llm, place)
+    store = open_store(config, answers, scored_by) if answers else None
     return CachedModel(model, config.llm.cache, store) if config.llm.cache else model
 
 
@@ -148,7 +196,7 @@ def _in_process(llm: Llm, place: Place) -> LanguageModel:
     )
 
 
-def _served(llm: Llm, place: Place) -> LanguageModel:
+def _served(llm: Llm, place: Place) -> "OpenAIModel":
     from asyndbt_mpi.llm.openai import OpenAIModel
 
     return OpenAIModel(

@@ -1,9 +1,10 @@
 """The commands of `asyndbt`."""
 
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TextIO, TypeAlias
 
 import click
 
@@ -192,13 +193,13 @@ def estimate(config: str, assignments: tuple[str, ...], workers: int, like: Path
     seconds = None
     if like:
         with Log(like) as log:
-            seconds = measured_seconds_per_call(log)
+            seconds = measured_seconds_per_call(log, loaded)
     count, counted_by = token_counter(loaded)
     found = estimate(loaded, materials, workers, count, seconds)
     title = f"{loaded.run.name}: {loaded.run.iterations} iterations of {workers} workers"
     print_costs(title, found.rows(), remarks(found, counted_by, like))
     for line in shortfalls(found):
-        click.echo(f"warning: {line}", err=True)
+        click.echo(f"asyndbt: warning: {line}", err=True)
     return DONE
 
 
@@ -314,6 +315,7 @@ def main() -> None:
     # Wherever it stands on the command line.
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
+    warnings.showwarning = _show_warning
     try:
         code = cli.main(arguments, standalone_mode=False, obj=debug)
     except click.ClickException as error:
@@ -326,6 +328,25 @@ def main() -> None:
     except Exception as error:
         code = _fail(error, FAILED, debug)
     sys.exit(code)
+
+
+_show_foreign_warning = warnings.showwarning
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """The package's own warnings are for its user: one line, without one of the source."""
+    own = Path(filename).is_relative_to(Path(__file__).parent)
+    if own and issubclass(category, UserWarning):
+        click.echo(f"asyndbt: warning: {' '.join(str(message).split())}", err=True)
+    else:
+        _show_foreign_warning(message, category, filename, lineno, file, line)
 
 
 def _fail(error: Exception | str, code: int, debug: bool) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -31,8 +32,10 @@ class ConfigurationError(ValueError):
 class Section(BaseModel):
     """A table of the configuration file; unknown keys are errors."""
 
-    # Strict: no silent true for 1, nor "7" for 7.
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
+    # Strict: no silent true for 1, nor "7" for 7.  Tracebacks quote no input: it may be secret.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, strict=True, hide_input_in_errors=True
+    )
 
 
 class Run(Section):
@@ -158,7 +161,7 @@ class Llm(Section):
     threads: NonNegativeCount = 0
     heterogeneity: Annotated[float, Field(ge=0, le=1)] = 0.2
     base_url: str = ""
-    key_variable: str = "OPENAI_API_KEY"
+    key_variable: str = ""
     api: Literal["chat", "completion"] = "chat"
     scores: Literal["auto", "logprobs", "answers"] = "auto"
     concurrency: Count = 8
@@ -167,6 +170,29 @@ class Llm(Section):
     requests_per_minute: NonNegative = 0.0
     input_price: NonNegative = 0.0
     output_price: NonNegative = 0.0
+
+    @model_validator(mode="after")
+    def _address_is_one_without_a_password(self) -> "Llm":
+        # Of the whole section, since the error of a single key would quote it.
+        if "@" in self.base_url:
+            raise ValueError(
+                "base_url must not hold a user or a password: it is logged; put a key into an"
+                " environment variable, named by key_variable"
+            )
+        if self.base_url and not _is_address(self.base_url):
+            raise ValueError(
+                "base_url must begin with http:// or https:// and name a server, as in"
+                " 'http://localhost:8000/v1'"
+            )
+        return self
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets or a port that are none
+        return False
 
 
 class Delay(Section):

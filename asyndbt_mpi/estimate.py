@@ -11,11 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from asyndbt_mpi.assemble import Materials
-from asyndbt_mpi.config import Config
+from asyndbt_mpi.assemble import Materials, workers_with_black_box
+from asyndbt_mpi.config import Config, ConfigurationError
+from asyndbt_mpi.llm.base import LABEL_TOKENS, LanguageModel, Unasked
+from asyndbt_mpi.llm.bounds import Bounds
+from asyndbt_mpi.llm.cache import CachedModel
 from asyndbt_mpi.llm.synthetic import ROWS
 from asyndbt_mpi.log.reader import Log, LogError
-from asyndbt_mpi.protocol.messages import Split
+from asyndbt_mpi.protocol.messages import Needs, Split
+from asyndbt_mpi.protocol.spending import TOKENS_PER_PRICE
 from asyndbt_mpi.task.lengths import TESTS_OF_EACH_WORKER, Lengths, TokenCounter
 from asyndbt_mpi.task.partition import rows_of
 
@@ -45,36 +49,55 @@ class Part:
 class Limit:
     """A limit of [budget] and what the run needs of it, in the same unit.
 
-    ``tests`` at the end are set aside first; ``first`` is an iteration's least, its S reports.
+    Set aside before anything is handed out (see `protocol.spending`) is the most that these can
+    cost: the ``tests`` at the end, ``steps`` of all workers, and an ``estimate`` of phi where one
+    is due, every ``period`` iterations ``until`` one. ``iteration`` is the mean that is spent.
     """
 
     key: str
     limit: float
     tests: float
-    first: float
+    steps: float
+    estimate: float
     iteration: float
+    period: int
+    until: int
 
     @property
-    def iterations(self) -> int:
-        """How many iterations it allows, about."""
-        return max(0, int((self.limit - self.tests) / self.iteration))
+    def first(self) -> float:
+        """Of the steps of the first iteration, and of its estimate of phi if it has one."""
+        return self.steps + self.estimate * (self.period == 1 and self.until > 0)
 
     @property
     def covers_one(self) -> bool:
         """Whether there can be an iteration at all."""
         return self.limit >= self.tests + self.first
 
+    @property
+    def iterations(self) -> int:
+        """How many iterations it allows, about."""
+        if not self.covers_one:
+            return 0
+        left = self.limit - self.tests - self.steps
+        # The first one that cannot be afforded: any, and one with an estimate of phi.
+        plain = int(left / self.iteration) + 1
+        dear = max(0, int((left - self.estimate) // self.iteration) + 1)
+        due = -(-(dear + 1) // self.period) * self.period - 1
+        return min(plain, due) if due < self.until else plain
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """All parts of a run of R ``workers``; the upper level comes first, the tests last.
 
-    ``seconds_per_call`` of one worker, if they are known.
+    ``needs`` of each worker are the most that its answers can cost; ``seconds_per_call`` are of
+    one worker, if they are known.
     """
 
     config: Config
     workers: int
     parts: tuple[Part, ...]
+    needs: tuple[Needs, ...]
     seconds_per_call: float | None = None
 
     @property
@@ -117,18 +140,44 @@ class Estimate:
             "cost": self._cost,
             "seconds": self._seconds,
         }
-        upper, *_, tests = self.parts
-        active = min(self.config.algorithm.active_workers, self.workers)
-        share = active / reports(self.config, self.workers)
-        first = Part("", upper.calls * share, 0, upper.tokens_of_call)
+        algorithm = self.config.algorithm
         limits = []
         for key, measure in measures.items():
-            limit = getattr(self.config.budget, key)
-            of_tests, of_first, rest = measure([tests]), measure([first]), measure(self.parts[:-1])
-            if limit and of_tests is not None and of_first is not None and rest is not None:
-                each = rest / self.config.run.iterations
-                limits.append(Limit(f"budget.{key}", limit, of_tests, of_first, each))
+            limit, spent = getattr(self.config.budget, key), measure(self.parts[:-1])
+            if limit and spent is not None:
+                tests, steps, rounds = self._set_aside(key)
+                limits.append(
+                    Limit(
+                        f"budget.{key}", limit, tests, steps, rounds,
+                        spent / self.config.run.iterations, algorithm.plane_period,
+                        algorithm.plane_until,
+                    )
+                )  # fmt: skip
         return limits
+
+    def _set_aside(self, key: str) -> tuple[float, float, float]:
+        """What the server sets aside for the tests, a step of each worker and an estimate of phi.
+
+        Of seconds nothing is; but an iteration takes as many as its reports.
+        """
+        if key == "seconds":
+            upper = self.parts[0]
+            active = min(self.config.algorithm.active_workers, self.workers)
+            share = active / reports(self.config, self.workers)
+            return 0.0, self._seconds([Part("", upper.calls * share, 0)]) or 0.0, 0.0
+        read = max(needs.prompt_tokens for needs in self.needs)
+        written = max(needs.completion_tokens for needs in self.needs)
+        llm = self.config.llm
+        cost = (llm.input_price * read + llm.output_price * written) / TOKENS_PER_PRICE
+        of_call = {"calls": 1, "tokens": read + written, "cost": cost}[key]
+        tested = self.config.run.evaluate_every and self.config.task.test
+        tests = (TESTS_OF_EACH_WORKER * self.workers + 1) if tested else 0
+        steps = sum(needs.assignment for needs in self.needs)
+        return (
+            of_call * tests * max(needs.test for needs in self.needs),
+            of_call * steps,
+            of_call * steps * self.config.algorithm.lower_steps,
+        )
 
     def _tokens(self, parts: Sequence[Part]) -> float | None:
         if self.config.llm.backend == "synthetic":
@@ -171,7 +220,35 @@ def estimate(
         written, words = COMPLETION_TOKENS[config.llm.backend], config.prompt.fragment_length
         lengths = Lengths(materials.template, materials.vocabulary, words, data, count)
         tokens = {split: written + lengths.mean(split) for split in Split}
-    return Estimate(config, workers, parts(config, rows, tokens), seconds_per_call)
+    needs = _needs(config, materials, workers, count)
+    return Estimate(config, workers, parts(config, rows, tokens), needs, seconds_per_call)
+
+
+def _needs(
+    config: Config, materials: Materials, workers: int, count: TokenCounter
+) -> tuple[Needs, ...]:
+    """What each worker would say that its answers can cost at the most."""
+    llm = config.llm
+    model: LanguageModel | None = None
+    if llm.backend == "openai":
+        model = Bounds(llm.api, llm.scores, llm.concurrency)
+    elif llm.backend == "transformers":
+        model = _Counted(count)
+    if model and llm.cache:
+        model = CachedModel(model, llm.cache)
+    machines, _ = workers_with_black_box(config, materials, range(1, workers + 1), model)
+    return tuple(machines.hello(worker, "").needs for worker in range(1, workers + 1))
+
+
+class _Counted(Unasked):
+    """Stands for a model on this machine; each prompt is a call."""
+
+    def __init__(self, count: TokenCounter) -> None:
+        self._count = count
+
+    def longest(self, text: str) -> int:
+        """See `LanguageModel`."""
+        return self._count([text])[0] + LABEL_TOKENS
 
 
 def parts(
@@ -225,14 +302,23 @@ def _of_step(config: Config, rows: dict[Split, int]) -> int:
     return config.estimator.samples * min(config.estimator.batch, rows[Split.TRAIN])
 
 
-def measured_seconds_per_call(log: Log) -> float:
+def measured_seconds_per_call(log: Log, config: Config) -> float:
     """What a call took a worker of ``log``: the median over its workers of each one's median.
 
     Raises
     ------
+    ConfigurationError
+        It is of another model than ``config``.
     LogError
         Its seconds are virtual, or nothing was paid for.
     """
+    for key in ("backend", "model"):
+        wanted, was = getattr(config.llm, key), getattr(log.config.llm, key)
+        if was != wanted:
+            raise ConfigurationError(
+                f"--like: {log.path} is of llm.{key} = {was!r}, not {wanted!r}: its calls take"
+                " other times"
+            )
     if log.transport == "virtual":
         raise LogError(f"{log.path}: its seconds are virtual; --like needs a log of asyndbt run")
     worker, calls, seconds = (
@@ -257,7 +343,8 @@ def remarks(found: Estimate, counted_by: str, like: Path | None) -> list[str]:
         seconds = found.calls * found.seconds_per_call / found.workers
         lines.append(
             f"{_duration(seconds)} at {found.seconds_per_call:.3g} s a call, the median in"
-            f" {like}, if {found.workers} workers share the calls and never wait."
+            f" {like}, if {found.workers} workers share the calls; start-up and waiting for"
+            " each other are not in it."
         )
     if llm.requests_per_minute and llm.backend == "openai":
         seconds = 60 * found.calls / llm.requests_per_minute
@@ -265,10 +352,17 @@ def remarks(found: Estimate, counted_by: str, like: Path | None) -> list[str]:
             f"At least {_duration(seconds)}, for llm.requests_per_minute ="
             f" {llm.requests_per_minute:g}."
         )
+    if llm.backend == "openai":
+        lines.append(
+            "Counted is one request a prompt: unusable answers, time-outs, each worker's first"
+            " request and further tokens of a label come on top."
+        )
     lines += [
-        f"{each.key} = {_amount(each.limit)} allows about {each.iterations:,} iterations, less"
-        f" {_amount(each.tests)} for the tests at the end."
+        f"Of {each.key} = {_amount(each.limit)} are set aside, as the most that they can cost:"
+        f" {_amount(each.first)} for a step of every worker, {_amount(each.tests)} for the tests"
+        " at the end."
         for each in found.limits()
+        if each.covers_one and each.key != "budget.seconds"
     ]
     return lines
 
@@ -280,10 +374,14 @@ def shortfalls(found: Estimate) -> list[str]:
     lines = []
     for each in compared:
         if not each.covers_one:
+            needed = f"{_amount(each.first)} for its reports"
+            if each.key != "budget.seconds":
+                needed = (
+                    f"{_amount(each.first)} for a step of every worker and {_amount(each.tests)}"
+                    " for the tests at the end are set aside first, the most that they can cost"
+                )
             lines.append(
-                f"{each.key} = {_amount(each.limit)} does not cover one iteration:"
-                f" {_amount(each.first)} for its reports and {_amount(each.tests)} for the tests"
-                " at the end"
+                f"{each.key} = {_amount(each.limit)} does not cover one iteration: {needed}"
             )
         elif each.iterations < iterations:
             lines.append(

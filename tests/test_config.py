@@ -1,4 +1,5 @@
 import tomllib
+import traceback
 from pathlib import Path
 
 import pytest
@@ -92,3 +93,25 @@ def test_mirror_steps_suit_the_scale_of_the_losses() -> None:
     assert parse({}, "test").steps.p == 20.0
     config = load("synthetic")
     assert Config.from_toml(config.to_toml()) == config
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("localhost:8000/v1", "must begin with http:// or https://"),
+        ("ftp://here/v1", "must begin with http:// or https://"),
+        ("http://", "must begin with http:// or https:// and name a server"),
+        ("http://[here", "must begin with"),
+        ("http://here:port", "must begin with"),
+        ("https://me:hunter2@here/v1", "must not hold a user or a password"),
+        ("https://me:hun/ter2@here/v1", "must not hold a user or a password"),
+        ("me:hunter2@here", "must not hold a user or a password"),
+    ],
+)
+def test_an_address_is_one_and_a_password_is_not_repeated(url: str, message: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load("demo", [f"llm.base_url={url}"])
+    assert str(caught.value).startswith(f"demo: [llm]: base_url {message}")
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "hun" not in shown
+    assert "\n" not in str(caught.value)

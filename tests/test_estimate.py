@@ -7,7 +7,9 @@ import h5py
 import numpy as np
 import pytest
 
+from asyndbt_mpi import cli
 from asyndbt_mpi.assemble import prepare
+from asyndbt_mpi.cli import _show_warning
 from asyndbt_mpi.config import ConfigurationError, load
 from asyndbt_mpi.estimate import (
     Estimate,
@@ -21,6 +23,7 @@ from asyndbt_mpi.log.reader import Log, LogError
 from asyndbt_mpi.protocol.records import EventKind
 from asyndbt_mpi.simulate import simulate_silently
 from tests.cli.test_commands import asyndbt
+from tests.llm.api_server import Manners, serving
 
 KINDS = (EventKind.REPORT, EventKind.LOWER_REPORT, EventKind.EVALUATION, EventKind.TEST)
 OPENAI = ("llm.backend=openai", "llm.model=none", "llm.input_price=2", "llm.output_price=3")
@@ -136,17 +139,20 @@ def test_seconds_are_shared_by_the_workers_and_limited_by_the_server() -> None:
 
 def test_budgets_that_end_the_run_early_are_told() -> None:
     settings = "run.iterations=100", "algorithm.plane_until=0", "run.evaluate_every=1000"
-    # An iteration takes 2 reports of 40 calls, 1 more is under way; the tests take 1200.
+    # Steps take 40 calls, 2 each iteration and 1 more under way at the end; the tests 1200.
     (limit,) = foretold("demo", *settings, "budget.calls=2000").limits()
-    assert (limit.tests, limit.first, limit.iterations) == (1200, 80, 9)
+    assert (limit.tests, limit.first, limit.iterations) == (1200, 120, 9)
     for calls, line in (
-        (1279, "does not cover one iteration: 80 for its reports and 1,200 for the tests"),
+        (1319, "does not cover one iteration: 120 for a step of every worker and 1,200 for the"),
         (2000, "will end the run after about 9 of 100 iterations"),
         (20000, None),
     ):
-        found = shortfalls(foretold("demo", *settings, f"budget.calls={calls}"))
-        assert len(found) == (line is not None)
-        assert line is None or line in found[0]
+        found = foretold("demo", *settings, f"budget.calls={calls}")
+        assert len(shortfalls(found)) == (line is not None)
+        assert line is None or line in shortfalls(found)[0]
+        assert any("are set aside" in said for said in remarks(found, "words", None)) == (
+            calls > 1319
+        )
     (line,) = shortfalls(foretold("demo", "budget.seconds=9"))
     assert "--like" in line
     for budget in ("budget.tokens=9", "budget.cost=0.001", "budget.seconds=9"):
@@ -154,20 +160,95 @@ def test_budgets_that_end_the_run_early_are_told() -> None:
         assert "does not cover one iteration" in line
 
 
+def iterations_of(folder: Path, *settings: str) -> int:
+    path = folder / "run.h5"
+    simulate_silently(Job.of(Request("synthetic", settings, str(path), True, False), 3), 1)
+    with Log(path) as log:
+        return log.committed
+
+
+@pytest.mark.parametrize("period", [1, 5])
+@pytest.mark.parametrize("tests", [0, 50])
+def test_a_run_begins_where_an_iteration_is_covered(
+    tmp_path: Path, period: int, tests: int
+) -> None:
+    settings = (
+        "run.iterations=30", f"task.test={tests}", "run.evaluate_every=100",
+        f"algorithm.plane_period={period}", "algorithm.active_workers=3",
+    )  # fmt: skip
+    (limit,) = foretold("synthetic", *settings, "budget.calls=1").limits()
+    least = int(limit.tests + limit.first)
+    for calls in (least - 1, least):
+        budget = f"budget.calls={calls}"
+        (found,) = foretold("synthetic", *settings, budget).limits()
+        assert found.covers_one == (calls == least)
+        assert bool(iterations_of(tmp_path, *settings, budget)) == found.covers_one
+    for calls in (2 * least, 5 * least):
+        budget = f"budget.calls={calls}"
+        (found,) = foretold("synthetic", *settings, budget).limits()
+        ended = iterations_of(tmp_path, *settings, budget)
+        assert abs(min(found.iterations, 30) - ended) <= 2 + period // 2
+
+
+@pytest.mark.filterwarnings("ignore:.*has none of the labels")
+@pytest.mark.parametrize("kind", ["calls", "tokens"])
+@pytest.mark.parametrize("settings", [("api=completion",), ("api=chat", "scores=answers")])
+def test_a_run_with_a_server_begins_where_an_iteration_is_covered(
+    tmp_path: Path, kind: str, settings: tuple[str, ...]
+) -> None:
+    with serving(Manners()) as server:
+        base = (
+            "llm.backend=openai", "llm.model=toy", f"llm.base_url={server.url}",
+            *(f"llm.{setting}" for setting in settings), 'task.labels=[" good", " bad"]',
+            "task.test=20", "task.train_per_class=3", "run.iterations=1", "estimator.batch=4",
+            "algorithm.active_workers=3",
+        )  # fmt: skip
+        (limit,) = foretold("demo", *base, f"budget.{kind}=1").limits()
+        least = int(limit.tests + limit.first)
+        for enough in (least - 1, least):
+            path = tmp_path / "run.h5"
+            request = Request("demo", (*base, f"budget.{kind}={enough}"), str(path), True, False)
+            simulate_silently(Job.of(request, 3), 1)
+            with Log(path) as log:
+                assert log.committed == (enough == least)
+
+
+def test_a_server_is_counted_with_all_that_it_may_bill() -> None:
+    settings = *OPENAI, "llm.api=completion", "run.iterations=9", "estimator.batch=10"
+    found = foretold("demo", *settings, "budget.calls=6000")
+    # 4 samples on 10 rows, in slices of 4 * 8; labels of 8 tokens at the most.
+    calls_of_prompt = 1 + 7 + 7 + 1
+    (limit,) = found.limits()
+    assert limit.steps == 3 * (40 * calls_of_prompt + 2 * 8)
+    assert limit.tests == 10 * (120 * calls_of_prompt + 4 * 8)
+    (line,) = shortfalls(found)
+    assert "does not cover one iteration" in line
+    assert any("time-outs" in said for said in remarks(found, "words", None))
+    answers = foretold("demo", *settings, "llm.scores=answers", "budget.calls=6000", "llm.cache=0")
+    (limit,) = answers.limits()
+    assert (limit.steps, limit.tests) == (3 * (2 * 40 + 8), 10 * (2 * 120 + 8))
+    tokens, cost = foretold(
+        "demo", *settings, "llm.cache=0", "budget.tokens=5", "budget.cost=5"
+    ).limits()
+    of_call = tokens.steps / (3 * (40 * calls_of_prompt + 8))
+    assert of_call > 64 + len(" negative")
+    assert cost.steps / tokens.steps == pytest.approx(2e-6, rel=0.1)
+
+
 def test_the_speed_is_the_median_of_the_workers_medians(virtual_run: Callable[..., Path]) -> None:
     path = virtual_run()
     with Log(path) as log, pytest.raises(LogError, match="virtual"):
-        measured_seconds_per_call(log)
+        measured_seconds_per_call(log, log.config)
     with h5py.File(path, "r+") as file:
         file.attrs["transport"] = "mpi"
         worker, calls = file["event/worker"][:], file["event/llm_calls"][:]
         file["event/compute_seconds"][:] = np.array([0, 0.1, 0.2, 0.7])[worker] * calls
     with Log(path) as log:
-        assert measured_seconds_per_call(log) == pytest.approx(0.2)
+        assert measured_seconds_per_call(log, log.config) == pytest.approx(0.2)
     with h5py.File(path, "r+") as file:
         file["event/llm_calls"][:] = 0
     with Log(path) as log, pytest.raises(LogError, match="no call was paid for"):
-        measured_seconds_per_call(log)
+        measured_seconds_per_call(log, log.config)
 
 
 def test_the_command(tmp_path: Path) -> None:
@@ -177,7 +258,9 @@ def test_the_command(tmp_path: Path) -> None:
     assert result.returncode == 0
     assert "upper steps" in result.stdout
     assert "tokens" not in result.stdout
-    assert result.stderr.startswith("warning: budget.calls = 100 does not cover one iteration")
+    assert result.stderr.startswith(
+        "asyndbt: warning: budget.calls = 100 does not cover one iteration"
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -191,6 +274,34 @@ def test_the_command_refuses_what_a_run_would(tmp_path: Path) -> None:
         assert result.returncode == 2
         (line,) = result.stderr.splitlines()
         assert reason in line
+
+
+def test_a_log_of_another_model_gives_no_speed(virtual_run: Callable[..., Path]) -> None:
+    path = virtual_run()
+    for config, key in ((load("demo"), "backend"), (load("synthetic", ["llm.model=x"]), "model")):
+        with Log(path) as log, pytest.raises(ConfigurationError, match=rf"is of llm\.{key} = "):
+            measured_seconds_per_call(log, config)
+
+
+def test_a_task_without_a_template_is_told_what_it_needs(tmp_path: Path) -> None:
+    result = asyndbt("estimate", "synthetic", "--set", "llm.backend=openai", folder=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.splitlines() == [
+        "asyndbt: task.template is missing: llm.backend = 'openai' needs a [task] with template,"
+        " labels and data"
+    ]
+
+
+def test_warnings_are_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asyndbt_mpi.cli._show_foreign_warning", lambda *_: print("foreign"))
+    _show_warning(UserWarning("two\nlines"), UserWarning, cli.__file__, 1)
+    _show_warning(UserWarning("other"), UserWarning, __file__, 1)
+    _show_warning(DeprecationWarning("old"), DeprecationWarning, cli.__file__, 1)
+    shown = capsys.readouterr()
+    assert shown.err == "asyndbt: warning: two lines\n"
+    assert shown.out == "foreign\n" * 2
 
 
 def test_a_model_that_is_not_here_is_counted_by_characters(tmp_path: Path) -> None:

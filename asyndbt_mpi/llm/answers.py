@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asyndbt_mpi.llm.base import ModelError
+from asyndbt_mpi.llm.bounds import MOST_STEPS
 from asyndbt_mpi.llm.client import Filtered, Unusable
 
 LEAST = 1e-10
@@ -20,9 +21,6 @@ OTHER_LABELS = 0.05
 most probable one and no more; a twentieth is a usual smoothing of a label (Szegedy et al. 2016
 take a tenth), and keeps the loss of a wrong answer finite: 3 nats more than that of a right one,
 for two labels."""
-
-MOST_STEPS = 8
-"""Tokens of a label at most: each may cost a request."""
 
 PIECE = 0.01
 """Probability from which on a label's first piece is more than noise among the alternatives."""
@@ -123,7 +121,7 @@ def walk(labels: Sequence[str], ask: Callable[[str], Alternatives]) -> NDArray[n
     Parameters
     ----------
     ask : the alternatives behind the prompt and a text
-        Asked once for each text that some labels begin with: `most_steps` times at the most.
+        Asked once for each text that some labels begin with: `bounds.most_steps` times at the most.
 
     Raises
     ------
@@ -149,11 +147,6 @@ def walk(labels: Sequence[str], ask: Callable[[str], Alternatives]) -> NDArray[n
         f"label {pending[0][0]!r} has more than {MOST_STEPS} tokens: give shorter ones in"
         " task.labels, or llm.scores = 'answers'"
     )
-
-
-def most_steps(labels: Sequence[str]) -> int:
-    """How often `walk` asks at the most: once for all labels, then once a further token each."""
-    return 1 + sum(min(len(label), MOST_STEPS) - 1 for label in labels)
 
 
 def _next_token(rest: str, alternatives: Alternatives) -> tuple[str, float]:

@@ -5,7 +5,6 @@ What an error says never quotes a prompt, which is private, nor the key.
 
 import json
 import math
-import os
 import random
 import threading
 import time
@@ -20,18 +19,26 @@ import openai
 import tenacity
 
 from asyndbt_mpi.llm.base import ModelError
+from asyndbt_mpi.llm.key import OPENAI_URL, read_key, variable_of
 from asyndbt_mpi.llm.pace import Pace
 
 T = TypeVar("T")
-
-OPENAI_URL = "https://api.openai.com/v1"
-"""Said, not left to the library, which would look into the environment first."""
 
 AGAIN = {408, 409, 429}
 """Statuses that may pass, besides those from 500 on."""
 
 FILTERED = {"content_filter", "data_inspection_failed"}
 """Codes with which Azure and DashScope refuse a prompt because of what it says (status 400)."""
+
+HEADERS = {
+    *("host", "accept", "accept-encoding", "connection", "user-agent"),
+    *("content-type", "content-length"),
+    "x-stainless-raw-response",  # the library itself looks for it
+}
+"""All that a server is told besides the key."""
+
+NO_KEY = "none"
+"""In place of a key, without which the library sends nothing."""
 
 LONGEST_WAIT = 600.0
 """Seconds: a server that wants a longer pause has run out of a quota."""
@@ -146,18 +153,20 @@ class Client:
         url = endpoint.base_url or OPENAI_URL
         # Without what may stand before an "@": a password.
         self.server = urlsplit(url).netloc.rpartition("@")[2] or url
-        self._key = _key(endpoint)
+        self._key = read_key(endpoint.base_url, endpoint.key_variable)
         self._pace = pace
         self._sleep = sleep
         self._reached = False
         self._thread = threading.local()
         try:
             library = openai.OpenAI(
-                api_key=self._key or "none",
+                api_key=self._key or NO_KEY,
                 base_url=url,
                 timeout=endpoint.timeout,
                 max_retries=0,
-                http_client=openai.DefaultHttpxClient(event_hooks={"response": [self._begun]}),
+                http_client=openai.DefaultHttpxClient(
+                    event_hooks={"request": [self._strip], "response": [self._begun]}
+                ),
             )
         except Exception as error:  # whatever its own library raises of an address
             raise ModelError(f"llm.base_url = {self.server!r}: is no address") from error
@@ -224,6 +233,15 @@ class Client:
         except Unusable as error:
             raise _Again(str(error)) from None
 
+    def _strip(self, request: Any) -> None:
+        """Called before a request is sent: takes off what the library found in the environment.
+
+        OPENAI_ORG_ID, OPENAI_PROJECT_ID and OPENAI_CUSTOM_HEADERS are not meant for any server.
+        """
+        for name in set(request.headers) - HEADERS:
+            del request.headers[name]
+        request.headers["authorization"] = f"Bearer {self._key or NO_KEY}"
+
     def _begun(self, response: Any) -> None:
         """Called when an answer begins, which may yet break off."""
         self._reached = True
@@ -253,7 +271,10 @@ class Client:
 
     def _mend(self, status: int, said: str) -> str:
         if status in (401, 403):
-            return f"check the key in the environment variable {self.endpoint.key_variable}"
+            variable = variable_of(self.endpoint.base_url, self.endpoint.key_variable)
+            if not variable:
+                return "name the environment variable with its key by llm.key_variable"
+            return f"check the key in the environment variable {variable}"
         if status == 404:
             return "check llm.model, llm.base_url and llm.api"
         if "context" in said.lower():
@@ -289,22 +310,6 @@ def _pause(state: tenacity.RetryCallState) -> float:
     told = error.told if isinstance(error, _Again) else 0.0
     # Stretched, so that requests that were turned away together do not come back together.
     return max(_BACKOFF(state), told * random.uniform(1, 1.2))
-
-
-def _key(endpoint: Endpoint) -> str:
-    """The key in the environment; "" for a server of one's own if there is none."""
-    key = os.environ.get(endpoint.key_variable, "").strip()
-    if not key and not endpoint.base_url:
-        raise ModelError(
-            f"there is no key: put it into the environment variable {endpoint.key_variable}"
-            " (llm.key_variable), or name a server that needs none by llm.base_url"
-        )
-    # Said here, since the libraries below would quote the key.
-    if not (key.isascii() and key.isprintable()) or " " in key:
-        raise ModelError(
-            f"the environment variable {endpoint.key_variable} holds characters that no key has"
-        )
-    return key
 
 
 def _first_choice(content: bytes, account: Account) -> Any:

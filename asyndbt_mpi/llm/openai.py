@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from asyndbt_mpi.llm.answers import (
     Alternatives,
     FirstTokens,
-    most_steps,
     of_answer,
     read_alternatives,
     read_text,
     walk,
 )
-from asyndbt_mpi.llm.base import LABEL_TOKENS, LEAST_ANSWER, ModelError, Prompt, Scores
+from asyndbt_mpi.llm.base import LEAST_ANSWER, ModelError, Prompt, Scores
+from asyndbt_mpi.llm.bounds import ROUNDS, SPARE, longest, most_calls
 from asyndbt_mpi.llm.client import Account, Client, Endpoint, Filtered, Refused, Unusable
 from asyndbt_mpi.llm.pace import Pace
 
@@ -27,17 +27,7 @@ T = TypeVar("T")
 GRANTED = (20, 5)
 """Alternatives to ask for: as many as OpenAI's chat API and vLLM list, or else older servers."""
 
-UNUSABLE = 1
-"""Requests paid for in vain that a call to the model can bear for each of its prompts ..."""
-
-SPARE = 8
-"""... and so many more: for the trial at the start, and for the bad luck of a single prompt."""
-
 TRIAL = "1 + 1 ="
-
-ROUNDS = 4
-"""Requests of each thread before answers are handed on: what a kill can cost, against the wait of
-all threads for the last one."""
 
 
 class OpenAIModel:
@@ -58,6 +48,11 @@ class OpenAIModel:
         Of all ``workers`` together, each of which keeps to its share; 0 for no limit.
     sleep
         How to let seconds pass.
+
+    Attributes
+    ----------
+    scored_by : str
+        What the first request has found out: answers scored in another way are other answers.
 
     Raises
     ------
@@ -86,12 +81,14 @@ class OpenAIModel:
         self._concurrency = concurrency
         self.at_once: int | None = ROUNDS * concurrency
         self._first_tokens = FirstTokens()
-        self._told_of_no_label = False
+        self._told: set[str] = set()
         # What the trial costs is told with the first scores.
         self._spent = Account(SPARE)
         self._alternatives = self._trial(scores)
-        by = f"top {self._alternatives} log-probabilities" if self._alternatives else "answers"
-        self.description = f"{model}, {self._client.server}, {api} API, by its {by}"
+        self.scored_by = (
+            f"top {self._alternatives} log-probabilities" if self._alternatives else "answers"
+        )
+        self.description = f"{model}, {self._client.server}, {api} API, by its {self.scored_by}"
         if scores == "auto" and not self._alternatives:
             warnings.warn(
                 f"{self._client.server} gives no log-probabilities: labels are scored by the"
@@ -121,9 +118,11 @@ class OpenAIModel:
             return Scores(np.empty((0, len(labels))), calls=0, prompt_tokens=0)
         account = Account(self.most_calls(len(distinct), labels), self._spent)
         self._spent = Account(0)
-        found = self._score(distinct, labels, account)
-        if len(labels) > 1 and not np.ptp(found, axis=1).all():
-            self._warn_of_no_label()
+        found, refused = self._score(distinct, labels, account)
+        if refused.any():
+            self._warn_once(f"{self._client.server} refused a prompt")
+        if len(labels) > 1 and not np.ptp(found[~refused], axis=1).all():
+            self._warn_once(f"an answer of {self._client.server} has none of the labels")
         found -= np.logaddexp.reduce(found, axis=1, keepdims=True)
         number = {text: n for n, text in enumerate(distinct)}
         return Scores(
@@ -134,28 +133,20 @@ class OpenAIModel:
         )
 
     def most_calls(self, prompts: int, labels: Sequence[str]) -> int:
-        """The most that `label_log_probabilities` of so many prompts ever counts as calls.
-
-        That is the requests needed if every label has as many tokens as it could have, and
-        `UNUSABLE` more for each prompt and `SPARE` in all, since unusable answers and time-outs
-        count too.
-        """
-        steps = most_steps(labels) if self._alternatives and not self._chat else 1
-        return (steps + UNUSABLE) * prompts + SPARE
+        """The most that `label_log_probabilities` of so many prompts ever counts as calls."""
+        scores: Literal["logprobs", "answers"] = "logprobs" if self._alternatives else "answers"
+        return most_calls(self._client.endpoint.api, scores, labels, prompts)
 
     def longest(self, text: str) -> int:
-        """A bound on the tokens of a prompt: its bytes, since no token has less than one.
-
-        `LABEL_TOKENS` are added, for a label and for what surrounds a message of a chat.
-        """
-        return len(text.encode()) + LABEL_TOKENS
+        """A bound on the tokens of a prompt: see `bounds.longest`."""
+        return longest(text)
 
     # ------------------------------------------------------------------------------------ scores
 
     def _score(
         self, texts: list[str], labels: Sequence[str], account: Account
-    ) -> NDArray[np.float64]:
-        """Log-probabilities (P, U), normalised or not."""
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Log-probabilities (P, U), normalised or not, and which prompts (P,) were refused."""
         rows: list[NDArray[np.float64] | None]
         if not self._alternatives:
             tokens = max(LEAST_ANSWER, *(len(label) for label in labels))
@@ -164,6 +155,7 @@ class OpenAIModel:
                 return self._ask(text, tokens, read_text, account)
 
             answers = self._each(written, texts, account)
+            refused = [answer is None for answer in answers]
             rows = [None if answer is None else of_answer(answer, labels) for answer in answers]
         elif self._chat:
 
@@ -172,7 +164,8 @@ class OpenAIModel:
 
             listed = self._each(first, texts, account)
             found = self._first_tokens.log_probabilities(labels, listed)
-            rows = [None if one is None else row for one, row in zip(listed, found, strict=True)]
+            refused = [one is None for one in listed]
+            rows = list(found)
         else:
 
             def whole(text: str) -> NDArray[np.float64]:
@@ -181,8 +174,9 @@ class OpenAIModel:
                 )
 
             rows = self._each(whole, texts, account)
+            refused = [row is None for row in rows]
         nothing = np.zeros(len(labels))
-        return np.array([nothing if row is None else row for row in rows])
+        return np.array([nothing if row is None else row for row in rows]), np.array(refused)
 
     def _each(
         self, score: Callable[[str], T], texts: list[str], account: Account
@@ -228,14 +222,10 @@ class OpenAIModel:
         if len(set(names)) < len(names):
             raise ValueError(f"labels {list(labels)} cannot be told apart by {self.description}")
 
-    def _warn_of_no_label(self) -> None:
-        if not self._told_of_no_label:
-            self._told_of_no_label = True
-            warnings.warn(
-                f"{self._client.server} refused a prompt, or no label is in its answer: all labels"
-                " then are equally probable",
-                stacklevel=3,
-            )
+    def _warn_once(self, what: str) -> None:
+        if what not in self._told:
+            self._told.add(what)
+            warnings.warn(f"{what}: all labels are then equally probable", stacklevel=3)
 
     # ------------------------------------------------------------------------------------- trial
 

@@ -18,6 +18,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), Handler)
         self.manners = manners
         self.asked: list[dict[str, Any]] = []
-        self.keys: list[str | None] = []
+        self.headers: list[Message] = []
         self.done: list[str] = []
         self.busy = self.busiest = 0
         self.lock = threading.Lock()
@@ -106,6 +107,10 @@ class Server(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+    @property
+    def keys(self) -> list[str | None]:
+        return [headers.get("Authorization") for headers in self.headers]
 
     def choose(self, prompt: str) -> str:
         """What to do with a request: a fault, "refusal" or "answer"."""
@@ -155,7 +160,7 @@ class Handler(BaseHTTPRequestHandler):
         server = self.server
         with server.lock:
             server.asked.append(body)
-            server.keys.append(self.headers["Authorization"])
+            server.headers.append(self.headers)
             server.busy += 1
             server.busiest = max(server.busiest, server.busy)
         try:

@@ -12,12 +12,12 @@ from asyndbt_mpi.llm.answers import (
     OTHER_LABELS,
     Alternatives,
     FirstTokens,
-    most_steps,
     of_answer,
     read_alternatives,
     walk,
 )
 from asyndbt_mpi.llm.base import ModelError
+from asyndbt_mpi.llm.bounds import most_steps
 from asyndbt_mpi.llm.client import Filtered, Unusable
 
 LETTERS = "ab "

@@ -43,7 +43,7 @@ def url() -> Iterator[str]:
 def connect(url: str, **options: Any) -> OpenAIModel:
     defaults: dict[str, Any] = {
         "base_url": url,
-        "key_variable": "NO_SUCH_KEY",
+        "key_variable": "",
         "api": "completion",
         "scores": "logprobs",
         "concurrency": 2,

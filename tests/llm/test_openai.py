@@ -12,16 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from asyndbt_mpi.assemble import Place, language_model
-from asyndbt_mpi.config import parse
+from asyndbt_mpi.assemble import Place, check_server, language_model
+from asyndbt_mpi.config import ConfigurationError, load, parse
 from asyndbt_mpi.llm.base import ModelError, Prompt
+from asyndbt_mpi.llm.bounds import SPARE
 from asyndbt_mpi.llm.cache import CachedModel
 from asyndbt_mpi.llm.client import LONGEST_WAIT
-from asyndbt_mpi.llm.openai import SPARE, OpenAIModel
+from asyndbt_mpi.llm.key import OPENAI_URL, read_key
+from asyndbt_mpi.llm.openai import OpenAIModel
 from tests.llm.api_server import VOCABULARY, Manners, Server, next_tokens, serving, write
 
 # The toy model's likeliest tokens often are no labels.
-pytestmark = pytest.mark.filterwarnings("ignore:.*no label is in its answer")
+pytestmark = pytest.mark.filterwarnings("ignore:.*has none of the labels")
 
 KEY = "sk-zq81-very-secret-0123456789"
 PRIVATE = "Anna Keller's blood count was far too low on Tuesday."
@@ -188,6 +190,14 @@ def test_a_refused_prompt_leaves_the_labels_equal(server: Server, api: str, scor
     filtered = model.label_log_probabilities(PROMPTS[:1], [" good", " no"])
     np.testing.assert_allclose(filtered.log_probabilities, -math.log(2))
     assert filtered.calls == 0
+
+
+def test_an_answer_without_a_label_is_told_from_a_refusal(server: Server) -> None:
+    model = connect(server, scores="answers")
+    with pytest.warns(UserWarning, match="none of the labels") as told:
+        scores = model.label_log_probabilities(PROMPTS, [" purple", " orange"])
+    assert [one.category for one in told].count(UserWarning) == 1
+    np.testing.assert_allclose(scores.log_probabilities, -math.log(2))
 
 
 def test_equal_prompts_are_asked_once_and_rows_are_in_order(server: Server) -> None:
@@ -419,18 +429,49 @@ def test_the_key_is_sent_and_told_to_nobody_else(
         assert "Keller" not in text
 
 
-def test_a_key_is_needed_where_no_server_is_named(
+def test_a_key_goes_only_where_it_is_meant_to(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("TOY_KEY")
-    connect(server)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    connect(server, key_variable="")
     assert set(server.keys) == {"Bearer none"}
-    with pytest.raises(ModelError, match="environment variable TOY_KEY"):
-        connect(server, base_url="")
+    assert [read_key(url, "") for url in ("", OPENAI_URL)] == [KEY, KEY]
+    for url in ("http://api.openai.com/v1", "https://api.openai.com.evil.org/v1"):
+        assert read_key(url, "") == ""
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with pytest.raises(ModelError, match="environment variable OPENAI_API_KEY"):
+        connect(server, base_url="", key_variable="")
     monkeypatch.setenv("TOY_KEY", "sk-two words")
     with pytest.raises(ModelError, match="TOY_KEY holds characters") as caught:
         connect(server)
     assert "words" not in str(caught.value)
+    server.manners.faults = ["401"]
+    with pytest.raises(ModelError, match=r"401.* by llm\.key_variable"):
+        connect(server, key_variable="")
+
+
+def test_a_key_that_is_named_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    named = ["llm.backend=openai", "llm.base_url=http://here", "llm.key_variable=TOY_KEY"]
+    check_server(load("demo", named))
+    monkeypatch.delenv("TOY_KEY")
+    with pytest.raises(ConfigurationError, match="environment variable TOY_KEY; for a server that"):
+        check_server(load("demo", named))
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(ConfigurationError, match=r"OPENAI_API_KEY \(llm\.key_variable\), or"):
+        check_server(load("demo", named[:1]))
+    check_server(load("demo", named[:2]))
+    check_server(load("demo"))
+
+
+def test_nothing_of_the_environment_is_sent(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("API_KEY", "ORG_ID", "PROJECT_ID", "ADMIN_KEY", "WEBHOOK_SECRET"):
+        monkeypatch.setenv(f"OPENAI_{name}", "belongs-to-openai")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Mine: belongs-to-openai")
+    connect(server).label_log_probabilities(PROMPTS, LABELS)
+    assert server.headers
+    assert not any("belongs-to-openai" in str(headers) for headers in server.headers)
 
 
 # ----------------------------------------------------------------------------------- many at once
@@ -463,7 +504,7 @@ class Interrupted(Exception):
 def interrupt(*_):
     raise Interrupted
 
-model = OpenAIModel("toy", base_url=sys.argv[1], key_variable="NONE", api="completion",
+model = OpenAIModel("toy", base_url=sys.argv[1], key_variable="", api="completion",
     scores="auto", concurrency=4, timeout=60.0, attempts=6, requests_per_minute=0, workers=1)
 signal.signal(signal.SIGALRM, interrupt)
 signal.setitimer(signal.ITIMER_REAL, 0.5)
@@ -528,7 +569,7 @@ def test_the_configuration_chooses_it(
 ) -> None:
     llm = {"backend": "openai", "model": "toy", "base_url": server.url, "cache": cache}
     config = parse({"llm": llm | {"api": "completion", "key_variable": "TOY_KEY"}}, "test")
-    model = language_model(config, Place(0, 1), workers=3)
+    model = language_model(config, Place(0, 1, sharing=3), None)
     assert isinstance(model, CachedModel if cache else OpenAIModel)
     assert model.description.startswith("toy, 127.0.0.1")
     assert model.most_calls(3, [" a", " b"]) == 3 * (3 + 1) + SPARE
