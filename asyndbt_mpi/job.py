@@ -6,7 +6,7 @@ from pathlib import Path
 
 from asyndbt_mpi.algorithm.types import FloatArray
 from asyndbt_mpi.answers import make_folder
-from asyndbt_mpi.assemble import Materials, delays_of_workers, prepare
+from asyndbt_mpi.assemble import Materials, check_server, delays_of_workers, prepare
 from asyndbt_mpi.config import Config, ConfigurationError, load
 from asyndbt_mpi.log.chain import LogError, check_first_file, segments_of
 from asyndbt_mpi.log.reader import Log
@@ -64,6 +64,7 @@ class Job:
             the folder of the model's answers cannot be written.
         """
         config = load(request.source, request.assignments)
+        check_server(config)
         materials = prepare(config, workers)
         path = Path(request.output or config.run.output.replace("{name}", config.run.name))
         if path.is_dir():
@@ -109,6 +110,7 @@ class Job:
                 continues=continues,
                 counted=counted or {},
                 overwrite=self.overwrite and continues is None,
+                data_digest=self.materials.data_digest,
             )
         except LogError as error:
             raise ConfigurationError(str(error)) from error

@@ -33,6 +33,8 @@ def rebuild(log: Log, keeps_answers: bool) -> tuple[Workers, BlackBox]:
 
 
 def check_materials(log: Log, materials: Materials) -> None:
-    """Raise a `LogError` where what is here has other sizes or words than the run had."""
+    """Raise a `LogError` where what is here has other sizes, words or data than the run had."""
     if materials.shapes != log.shapes or materials.vocabulary != log.vocabulary:
         raise LogError(f"{log.path}: was made with another vocabulary or other sizes")
+    if log.data_digest and materials.data_digest != log.data_digest:
+        raise LogError(f"{log.path}: was made with other data, or another template")

@@ -28,6 +28,7 @@ from asyndbt_mpi.protocol.evaluations import CONSENSUS
 from asyndbt_mpi.protocol.messages import Costs
 from asyndbt_mpi.protocol.records import Evaluation, Event, EventKind, Iteration, Record
 from asyndbt_mpi.protocol.server import Server
+from asyndbt_mpi.rebuild import check_materials
 from asyndbt_mpi.replay import Comparer, Differs
 from asyndbt_mpi.transport.replay import Recorded, Replay, ReplayError
 
@@ -222,13 +223,15 @@ def _check(log: Log, job: Job, transport: Transport) -> None:
             f"{log.path}: has {log.workers} workers, not {job.workers}; give "
             + (f"--workers {log.workers}" if transport == "virtual" else f"-n {log.workers + 1}")
         )
-    if log.shapes != job.materials.shapes or log.vocabulary != job.materials.vocabulary:
-        raise ConfigurationError(f"{log.path}: was made with another vocabulary or other sizes")
     if difference := _difference(log.config, job.config):
         raise ConfigurationError(
             f"{log.path}: was made with {difference}; only run.iterations, run.output, [budget]"
             " and what no iterate depends on may change (see docs/faults.md)"
         )
+    try:
+        check_materials(log, job.materials)
+    except LogError as error:
+        raise ConfigurationError(str(error)) from error
     if job.config.run.iterations < log.committed:
         raise ConfigurationError(
             f"run.iterations = {job.config.run.iterations}: {log.path} has {log.committed} already"

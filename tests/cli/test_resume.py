@@ -168,7 +168,7 @@ def test_nothing_is_asked_again_whose_answer_is_in_the_log(tmp_path: Path) -> No
     [
         ("steps.p=0.5", "was made with steps.p = 1.0, not 0.5"),
         ("run.seed=3", "was made with run.seed = 0, not 3"),
-        ("prompt.pool=4", "other sizes"),
+        ("prompt.pool=4", "was made with prompt.pool = 8, not 4"),
         ("run.iterations=30", "run.iterations = 30: .* has 60 already"),
     ],
 )
