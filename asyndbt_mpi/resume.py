@@ -49,7 +49,7 @@ MAY_CHANGE = {
         "output_price",
     },
 }
-"""Keys that no iterate depends on, but for the last one."""
+"""Keys that decide how far a run gets and what it takes, and not what its iterates are."""
 
 
 class Unlogged:
