@@ -364,7 +364,7 @@ class Server:
             self._close()
         else:
             # Those whose reports it used, and who came in the middle of it and had to wait. Who
-            # was lost and came back meanwhile has an assignment already.
+            # was lost and came back meanwhile has its assignment, or has reported on it.
             used = [each.worker for each in opened.reports]
             waiting = sorted(self._unassigned)
             self._unassigned.clear()
@@ -372,7 +372,9 @@ class Server:
                 [
                     worker
                     for worker in dict.fromkeys(used + waiting)
-                    if worker in self.members.joined and worker not in self._outstanding
+                    if worker in self.members.joined
+                    and worker not in self._outstanding
+                    and worker not in self._reported
                 ]
             )
 

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from asyndbt_mpi.protocol.membership import Membership
 from asyndbt_mpi.protocol.messages import (
@@ -306,3 +308,58 @@ def test_once_too_few_are_left_nobody_else_is_lost() -> None:
     hand.hello()
     hand.take(hand.server.tick(500.0))
     assert [e.worker for e in hand.of_type(Event) if e.kind is EventKind.LOST] == [1, 2]
+
+
+def test_who_returns_and_reports_amid_an_estimate_is_not_assigned_twice() -> None:
+    hand = three(plane_period=1, lower_steps=2, tolerance=0.0, max_delay=5)
+    hand.work(1, 2, 3)
+    hand.work(1, 2)
+    late = hand.reply(3)
+    hand.take(hand.server.lose(3, "silent", 9.0))
+    hand.deliver(3, late)
+    hand.reply(3)
+    hand.hello(3)
+    hand.work(3)
+    while hand.server.iteration == 0:
+        hand.work(1, 2)
+    assert not hand.inbox[3], "its report waits to be used"
+    hand.work(1, 2)
+    assert hand.server.iteration == 1, "the next estimate begins"
+    assert [type(m).__name__ for m in hand.inbox[3]] == ["LowerAssignment"]
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 3), st.sampled_from(["work"] * 6 + ["lose"])), max_size=150),
+    st.integers(1, 3),
+    st.sampled_from(["all", "quorum"]),
+)
+@settings(max_examples=80, deadline=None)
+def test_whoever_is_lost_and_returns_whenever_nobody_is_wronged(order, active, participation):
+    """No honest message is refused, nobody has two assignments, and the run goes on."""
+    algorithm = {"active_workers": active, "max_delay": 4, "plane_period": 2, "lower_steps": 2,
+                 "lower_participation": participation, "tolerance": 0.0}  # fmt: skip
+    hand = Hand(configuration(run={"evaluate_every": 3}, algorithm=algorithm), 3)
+    hand.hello()
+    for worker, action in order:
+        lost = worker in hand.server.members.lost
+        if action == "lose" and not lost and hand.server.members.count > 1:
+            hand.take(hand.server.lose(worker, "silent", hand.time))
+        elif hand.inbox[worker]:
+            hand.work(worker)  # a reset gives no reply
+            if worker in hand.server.members.restarting and not hand.inbox[worker]:
+                hand.hello(worker)
+        elif lost:  # it was waiting for an answer that will not come
+            hand.deliver(worker, hand.workers.hello(worker, "again"))
+        for inbox in hand.inbox.values():
+            numbers = [message.number for message in inbox if isinstance(message, Assignment)]
+            assert len(set(numbers)) == len(numbers)
+        for v, inbox in hand.inbox.items():
+            if v in hand.server.members.joined:
+                assert sum(isinstance(message, Assignment) for message in inbox) <= 1
+    assert hand.server.failure is None
+    before = hand.server.iteration
+    for _ in range(60):  # however it stood, the living go on
+        for v in sorted(hand.server.members.joined):
+            if hand.inbox[v]:
+                hand.work(v)
+    assert hand.server.iteration > before or hand.server.finished or not hand.server.members.joined
