@@ -112,7 +112,7 @@ class Run:
                         return
             except LogError:
                 pass  # in the making
-            time.sleep(0.02)
+            time.sleep(0.1)
         raise NotSurvived("hung")
 
     def until_committed(self, iterations: int) -> None:
