@@ -2,7 +2,7 @@
 
 import difflib
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -376,6 +376,18 @@ def _known(location: list[str]) -> tuple[list[str], str]:
         return list(Config.model_fields), "section"
     section: Section = getattr(Config(), location[0])
     return list(type(section).model_fields), "key"
+
+
+def difference(
+    old: Config, new: Config, besides: Mapping[str, Collection[str]] | None = None
+) -> str | None:
+    """The first key, but for those ``besides``, in which they differ, with both values."""
+    before, after = old.model_dump(), new.model_dump()
+    for section, keys in before.items():
+        for key, value in keys.items():
+            if key not in (besides or {}).get(section, ()) and value != after[section][key]:
+                return f"{section}.{key} = {value!r}, not {after[section][key]!r}"
+    return None
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 
 from asyndbt_mpi.algorithm.types import FloatArray
 from asyndbt_mpi.assemble import workers_without_model
-from asyndbt_mpi.config import Config, ConfigurationError
+from asyndbt_mpi.config import ConfigurationError, difference
 from asyndbt_mpi.job import Job
 from asyndbt_mpi.log.events import events
 from asyndbt_mpi.log.reader import Log, LogError
@@ -119,12 +119,13 @@ class Unlogged:
 class Resumed:
     """A run as its log leaves it: the ``replay`` that got there, what the log lacks of it.
 
-    The first of the ``new`` records is the event that it is resumed.
-    ``z`` (M, N) is that of the last committed iteration. ``events`` of the log count; ``counted``
-    says of which groups fewer rows do than there are.
+    ``event`` is that it is resumed, ``new`` what else has to be written. ``z`` (M, N) is that of
+    the last committed iteration. ``events`` of the log count; ``counted`` says of which groups
+    fewer rows do than there are.
     """
 
     replay: Replay
+    event: Event
     new: list[Record]
     z: FloatArray
     events: list[Event]
@@ -133,7 +134,7 @@ class Resumed:
     @property
     def time(self) -> float:
         """Where the run's clock stands, in seconds."""
-        return self.events[-1].time if self.events else 0.0
+        return self.event.time
 
     @property
     def server(self) -> Server:
@@ -189,7 +190,7 @@ def resume(log: Log, job: Job, transport: Transport) -> Resumed:
     under_way = server.spending.set_aside if transport == "mpi" else 0
     server.spending.forfeit(under_way)
     event = Event(EventKind.RESUMED, 0, under_way, server.iteration, time, left_behind)
-    return Resumed(replay, [event, *new], z, recorded, counted)
+    return Resumed(replay, event, new, z, recorded, counted)
 
 
 def _closing(recorded: list[Event]) -> int:
@@ -223,9 +224,9 @@ def _check(log: Log, job: Job, transport: Transport) -> None:
             f"{log.path}: has {log.workers} workers, not {job.workers}; give "
             + (f"--workers {log.workers}" if transport == "virtual" else f"-n {log.workers + 1}")
         )
-    if difference := _difference(log.config, job.config):
+    if found := difference(log.config, job.config, MAY_CHANGE):
         raise ConfigurationError(
-            f"{log.path}: was made with {difference}; only run.iterations, run.output, [budget]"
+            f"{log.path}: was made with {found}; only run.iterations, run.output, [budget]"
             " and what no iterate depends on may change (see docs/faults.md)"
         )
     try:
@@ -238,16 +239,6 @@ def _check(log: Log, job: Job, transport: Transport) -> None:
         )
 
 
-def _difference(old: Config, new: Config) -> str | None:
-    """The first key that must not change and did, with both values."""
-    before, after = old.model_dump(), new.model_dump()
-    for section, keys in before.items():
-        for key, value in keys.items():
-            if key not in MAY_CHANGE.get(section, ()) and value != after[section][key]:
-                return f"{section}.{key} = {value!r}, not {after[section][key]!r}"
-    return None
-
-
 def open_segment(log: Log, job: Job, resumed: Resumed, transport: Transport) -> Writer:
     """The next segment of ``log``, with what it lacks already in it.
 
@@ -257,7 +248,7 @@ def open_segment(log: Log, job: Job, resumed: Resumed, transport: Transport) -> 
         It cannot be written.
     """
     writer = job.open_log(transport, resumed.z, log, resumed.counted)
-    writer.write_all(resumed.new)
+    writer.write_all([resumed.event, *resumed.new])
     return writer
 
 

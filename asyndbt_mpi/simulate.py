@@ -7,7 +7,6 @@ from asyndbt_mpi.assemble import Place, language_model, workers_with_black_box
 from asyndbt_mpi.config import ConfigurationError
 from asyndbt_mpi.job import Job, LogAndProgress
 from asyndbt_mpi.log.reader import Log
-from asyndbt_mpi.protocol.records import Event
 from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.resume import Resumed, Unlogged, log_to_resume, nothing_left, resume
 from asyndbt_mpi.transport.replay import Recorded
@@ -54,12 +53,11 @@ def _go_on(job: Job, log: Log) -> None:
     writer = job.open_log("virtual", resumed.z, log, resumed.counted)
     with writer, Progress(job.config.run.iterations, job.workers, log.committed) as progress:
         sink = LogAndProgress(writer, progress)
-        sink.write(resumed.new[:1])  # that it was resumed
-        [event] = [record for record in resumed.new[:1] if isinstance(record, Event)]
+        sink.write([resumed.event])
         cluster.run(
             Unlogged(
                 log,
-                [*resumed.events, event],
+                [*resumed.events, resumed.event],
                 lambda record: sink.write([record]),
                 lambda event: cluster.server.spending.count(event.costs),
             )

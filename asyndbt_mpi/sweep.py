@@ -13,7 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from asyndbt_mpi.config import Config, ConfigurationError, load
+from asyndbt_mpi.config import Config, ConfigurationError, difference, load
 from asyndbt_mpi.job import Job, Request
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.simulate import simulate_silently
@@ -143,24 +143,14 @@ def _is_there(point: _Point, config: Config) -> bool:
         if log.status != "finished":
             raise ConfigurationError(f"{point.path} is {log.status}; take it away, or wait for it")
         if log.workers != point.workers:
-            difference: str | None = f"{WORKERS} = {log.workers}, not {point.workers}"
+            found: str | None = f"{WORKERS} = {log.workers}, not {point.workers}"
         else:
-            difference = _difference(log.config, config)
-    if difference:
+            found = difference(log.config, config)
+    if found:
         raise ConfigurationError(
-            f"{point.path} was made with {difference}; give another folder, or the same settings"
+            f"{point.path} was made with {found}; give another folder, or the same settings"
         )
     return True
-
-
-def _difference(old: Config, new: Config) -> str | None:
-    """The first key in which two configurations differ, with both values."""
-    before, after = old.model_dump(), new.model_dump()
-    for section, keys in before.items():
-        for key, value in keys.items():
-            if value != after[section][key]:
-                return f"{section}.{key} = {value!r}, not {after[section][key]!r}"
-    return None
 
 
 def _run(points: Sequence[_Point], total: int) -> list[str]:

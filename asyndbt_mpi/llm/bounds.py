@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from asyndbt_mpi.llm.base import LABEL_TOKENS, Unasked
+from asyndbt_mpi.llm.base import LABEL_TOKENS, LEAST_ANSWER, Unasked
 
 MOST_STEPS = 8
 """Tokens of a label at most: each may cost a request."""
@@ -46,6 +46,11 @@ def longest(text: str) -> int:
     `LABEL_TOKENS` are added, for a label and for what surrounds a message of a chat.
     """
     return len(text.encode()) + LABEL_TOKENS
+
+
+def answer_tokens(labels: Sequence[str]) -> int:
+    """Tokens that a written answer may have: a label's characters, and a few in any case."""
+    return max(LEAST_ANSWER, *map(len, labels))
 
 
 class Bounds(Unasked):

@@ -17,8 +17,8 @@ from asyndbt_mpi.llm.answers import (
     read_text,
     walk,
 )
-from asyndbt_mpi.llm.base import LEAST_ANSWER, ModelError, Prompt, Scores
-from asyndbt_mpi.llm.bounds import ROUNDS, SPARE, longest, most_calls
+from asyndbt_mpi.llm.base import ModelError, Prompt, Scores
+from asyndbt_mpi.llm.bounds import ROUNDS, SPARE, answer_tokens, longest, most_calls
 from asyndbt_mpi.llm.client import Account, Client, Endpoint, Filtered, Refused, Unusable
 from asyndbt_mpi.llm.pace import Pace
 
@@ -149,7 +149,7 @@ class OpenAIModel:
         """Log-probabilities (P, U), normalised or not, and which prompts (P,) were refused."""
         rows: list[NDArray[np.float64] | None]
         if not self._alternatives:
-            tokens = max(LEAST_ANSWER, *(len(label) for label in labels))
+            tokens = answer_tokens(labels)
 
             def written(text: str) -> str:
                 return self._ask(text, tokens, read_text, account)

@@ -176,8 +176,7 @@ def open_chain(path: str) -> list[Segment]:
         while may_be_segment(following := next_path(path, chain[-1])):
             chain.append(Segment(following))
             _check_continues(chain[-1], chain[-2])
-        beyond = [each for each in segments_of(path) if each.number >= _after(chain[-1])]
-        if beyond:
+        if beyond := segments_of(path, _after(chain[-1])):
             raise LogError(f"{following} is missing, {beyond[0].path} is there")
     except LogError:
         for segment in chain:
@@ -227,16 +226,17 @@ class Found(NamedTuple):
     path: str
 
 
-def segments_of(path: str) -> list[Found]:
+def segments_of(path: str, first: int = 1) -> list[Found]:
     """The segments of a log at ``path`` that lie beside it, in order, whether it has them or not.
 
+    Those with numbers below ``first`` are not looked at.
     Other files with such names (a backup ``run.h5.20261122``) are somebody else's, and left out.
     """
     folder, name = os.path.split(path)
     ending = re.compile(re.escape(name) + r"\.([1-9][0-9]*)")
     entries = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
     numbers = sorted(int(match[1]) for entry in entries if (match := ending.fullmatch(entry)))
-    found = [Found(number, segment_path(path, number)) for number in numbers]
+    found = [Found(number, segment_path(path, number)) for number in numbers if number >= first]
     return [each for each in found if _format_and_number(each.path) == (schema.FORMAT, each.number)]
 
 

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from asyndbt_mpi.algorithm.types import FloatArray, IntArray
-from asyndbt_mpi.llm.base import LEAST_ANSWER, LanguageModel, Prompt
+from asyndbt_mpi.llm.base import LanguageModel, Prompt
+from asyndbt_mpi.llm.bounds import answer_tokens
 from asyndbt_mpi.protocol.blackbox import Answer, AnyQuery, Holdings, Query
 from asyndbt_mpi.protocol.messages import WITHOUT, Split
 from asyndbt_mpi.task.dataset import Row
@@ -48,7 +49,7 @@ class PromptBlackBox:
             rows={split: len(rows_of(held, split)) for split in Split},
             most_calls=lambda prompts: self.model.most_calls(prompts, labels),
             prompt_tokens=self._most_tokens(held),
-            completion_tokens=max(LEAST_ANSWER, *map(len, labels)),
+            completion_tokens=answer_tokens(labels),
         )
 
     def _most_tokens(self, held: WorkerData) -> int:

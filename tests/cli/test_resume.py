@@ -20,15 +20,7 @@ from asyndbt_mpi.protocol.records import EventKind
 from asyndbt_mpi.replay import replay
 from asyndbt_mpi.resume import resume
 from asyndbt_mpi.simulate import simulate
-
-SETTINGS = (
-    "run.iterations=60",
-    "run.evaluate_every=10",
-    "delay.model=lognormal",
-    "delay.mean=1",
-    "algorithm.tolerance=0",
-    "algorithm.plane_period=5",
-)
+from tests.cli.test_replay import SETTINGS
 
 
 def job(path: Path, *changes: str, resuming: bool = False, workers: int = 4) -> Job:
@@ -248,7 +240,7 @@ def test_what_was_under_way_counts_as_spent(tmp_path: Path) -> None:
         spent = int(log["event/llm_calls"].sum())
     under_way = resumed.server.spending.set_aside
     assert under_way >= 80
-    assert resumed.new[0].number == under_way
+    assert resumed.event.number == under_way
     assert resumed.server.spending.spent.calls == spent
     resumed.server.spending.budget = resumed.server.config.budget.model_copy(
         update={"calls": spent + 2 * under_way + 2600}

@@ -274,8 +274,8 @@ def test_a_replayed_run_waits_for_enough_workers_to_come_back() -> None:
     assert hand.server.iteration == 1
 
 
-def test_who_returns_amid_an_estimate_is_not_assigned_twice() -> None:
-    """The iteration that is under way has used a report of its, from before it was lost."""
+def back_amid_an_estimate() -> Hand:
+    """The iteration under way has used a report of worker 3, from before it was lost."""
     hand = three(plane_period=1, lower_steps=2, tolerance=0.0, max_delay=5)
     hand.work(1, 2, 3)
     hand.work(1, 2)
@@ -284,6 +284,12 @@ def test_who_returns_amid_an_estimate_is_not_assigned_twice() -> None:
     hand.deliver(3, late)
     hand.reply(3)
     hand.hello(3)
+    return hand
+
+
+def test_who_returns_amid_an_estimate_is_not_assigned_twice() -> None:
+    """The iteration that is under way has used a report of its, from before it was lost."""
+    hand = back_amid_an_estimate()
     while hand.server.iteration == 0:
         hand.work(1, 2)
     assert [type(m).__name__ for m in hand.inbox[3]] == ["Assignment"]
@@ -311,14 +317,7 @@ def test_once_too_few_are_left_nobody_else_is_lost() -> None:
 
 
 def test_who_returns_and_reports_amid_an_estimate_is_not_assigned_twice() -> None:
-    hand = three(plane_period=1, lower_steps=2, tolerance=0.0, max_delay=5)
-    hand.work(1, 2, 3)
-    hand.work(1, 2)
-    late = hand.reply(3)
-    hand.take(hand.server.lose(3, "silent", 9.0))
-    hand.deliver(3, late)
-    hand.reply(3)
-    hand.hello(3)
+    hand = back_amid_an_estimate()
     hand.work(3)
     while hand.server.iteration == 0:
         hand.work(1, 2)
