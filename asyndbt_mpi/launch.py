@@ -30,6 +30,7 @@ from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.protocol.wire import Codec
 from asyndbt_mpi.protocol.worker import Workers
 from asyndbt_mpi.resume import log_to_resume, nothing_left, open_segment, resume
+from asyndbt_mpi.transport.drive import serve, signals_noted, stop_all, work
 from asyndbt_mpi.transport.mpi import (
     SERVER,
     WORLD,
@@ -39,11 +40,7 @@ from asyndbt_mpi.transport.mpi import (
     from_server,
     leave,
     node_share,
-    serve,
-    signals_noted,
-    stop_all,
     survives_deaths,
-    work,
 )
 from asyndbt_mpi.transport.replay import Replay
 from asyndbt_mpi.view.progress import Progress

@@ -26,7 +26,8 @@ from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.protocol.wire import Codec
 from asyndbt_mpi.protocol.worker import Workers
 from asyndbt_mpi.transport.delay import Delays
-from asyndbt_mpi.transport.mpi import SERVER, WORLD, Channel, serve, work
+from asyndbt_mpi.transport.drive import serve, work
+from asyndbt_mpi.transport.mpi import SERVER, WORLD, Channel
 
 WARMING_UP = 100
 """Iterations that do not count: what is compiled is loaded in them."""

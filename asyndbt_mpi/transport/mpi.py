@@ -1,46 +1,25 @@
-"""The MPI driver: rank 0 runs the server, every other rank a worker.
+"""Typed messages between MPI ranks, and what all ranks find out together.
 
 Messages travel as buffers by non-blocking sends on a duplicate of the world communicator;
-receives are matched probes, so that a message of any worker is taken as soon as it is there.
+receives are matched probes, so that a message of any rank is taken as soon as it is there.
 A rank that waits backs off and sleeps instead of spinning on a core.
 
-Under an MPI library with user-level failure mitigation (Open MPI's `mpiexec --with-ft ulfm`) the
-server hears of ranks that died, and goes on without them. After a death MPI_Finalize may hang:
-there all ranks leave by `leave`, without it.
+Under an MPI library with user-level failure mitigation (Open MPI's `mpiexec --with-ft ulfm`) rank
+0 hears of ranks that died. After a death MPI_Finalize may hang: there all ranks leave by `leave`,
+without it.
 """
 
 import os
-import signal
-import socket
 import sys
 import time
-import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from hashlib import blake2b
 
 import numpy as np
 from mpi4py import MPI
 
-from asyndbt_mpi.protocol.blackbox import BlackBox
-from asyndbt_mpi.protocol.messages import (
-    Failure,
-    Hello,
-    MalformedMessage,
-    Message,
-    Reset,
-    Restore,
-    Stop,
-    ToServer,
-    ToWorker,
-)
-from asyndbt_mpi.protocol.records import Output, Record
-from asyndbt_mpi.protocol.server import Server
+from asyndbt_mpi.protocol.messages import Message
 from asyndbt_mpi.protocol.wire import Buffer, Codec
-from asyndbt_mpi.protocol.worker import Completed, Workers
-from asyndbt_mpi.transport.delay import Delays
-from asyndbt_mpi.transport.replay import Replay
 
 WORLD = MPI.COMM_WORLD
 SERVER = 0
@@ -49,26 +28,6 @@ SPIN_SECONDS = 5e-3
 latency of sleep; a longer one sleeps."""
 SLEEP_SHARE = 1 / 16
 SHORTEST_SLEEP, LONGEST_SLEEP = 5e-5, 5e-3
-TICK_SECONDS = 0.25
-"""How often the server looks at its workers' silence and at the budget of seconds."""
-STOP_SECONDS = 2.5
-"""How long a worker that was signalled waits for the server's stop before it reports itself."""
-
-
-class Sink(Protocol):
-    """Where the server's records go."""
-
-    def write(self, records: list[Record]) -> None:
-        """Take the records of one step."""
-        ...
-
-    def idle(self) -> None:
-        """Use a moment in which the server waits; called over and over."""
-        ...
-
-
-class Interrupted(Exception):
-    """The process was asked to end by a signal."""
 
 
 class ServerDied(RuntimeError):
@@ -230,197 +189,7 @@ def backoff() -> Iterator[None]:
             time.sleep(min(max(waited * SLEEP_SHARE, SHORTEST_SLEEP), LONGEST_SLEEP))
 
 
-@contextmanager
-def signals_noted(signals: Sequence[signal.Signals]) -> Iterator[list[signal.Signals]]:
-    """Collect the ``signals`` instead of dying of them; for all that comes before `work`, too."""
-    received: list[signal.Signals] = []
-
-    def note(number: int, _: FrameType | None) -> None:
-        received.append(signal.Signals(number))
-
-    previous = {number: signal.signal(number, note) for number in signals}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-# ---------------------------------------------------------------- server
-
-
-def serve(
-    channel: Channel,
-    server: Server,
-    sink: Sink,
-    signalled: Sequence[signal.Signals] = (),
-    earlier: Replay | None = None,
-) -> bool:
-    """Run the server until it has finished; False if one was ``signalled`` before.
-
-    A worker whose message is malformed is excluded, one that died or is silent for too long is
-    lost, and the run goes on without it. Errors of the server are raised; the caller then closes
-    the log and calls `stop_all`. ``earlier`` is what a resumed run goes on from.
-    """
-    next_tick = time.perf_counter() + TICK_SECONDS
-
-    def waiting() -> bool:
-        sink.idle()
-        return bool(signalled or channel.dead or time.perf_counter() > next_tick)
-
-    while not server.finished and not signalled:
-        arrived = channel.receive(until=waiting)
-        due = time.perf_counter() > next_tick
-        if due:
-            next_tick = time.perf_counter() + TICK_SECONDS
-        for output in _outputs(channel, server, arrived, due, earlier):
-            for destination, message in output.messages:
-                if earlier is None or not earlier.holds(destination, message):
-                    channel.send(destination, message)
-            sink.write(output.records)
-    return server.finished
-
-
-def _outputs(
-    channel: Channel,
-    server: Server,
-    arrived: tuple[int, Buffer] | None,
-    tick: bool,
-    earlier: Replay | None,
-) -> Iterator[Output]:
-    """What comes of a message that arrived, of deaths, and of the mere time."""
-    if arrived is not None:
-        yield _take(channel, server, *arrived, earlier)
-    while channel.dead:
-        yield server.lose(channel.dead.pop(0), "its process died", channel.now())
-    if tick:
-        yield server.tick(channel.now())
-
-
-def _take(
-    channel: Channel, server: Server, worker: int, buffer: Buffer, earlier: Replay | None
-) -> Output:
-    try:
-        message = channel.codec.decode(buffer)
-        if not isinstance(message, ToServer):
-            raise MalformedMessage(f"{type(message).__name__} is not for the server")
-        if earlier is not None and isinstance(message, Hello):
-            answers = earlier.greet(worker, message)
-            if answers is not None:
-                return Output([(worker, answer) for answer in answers])
-        return server.receive(worker, message, channel.now())
-    except MalformedMessage as error:
-        return server.exclude(worker, str(error), channel.now())
-
-
-def stop_all(channel: Channel, server: Server) -> None:
-    """Tell the workers to stop, whatever they are doing; those that have stopped are beyond it."""
-    for worker in range(1, server.workers + 1):
-        channel.send(worker, Stop())
-
-
-# ---------------------------------------------------------------- worker
-
-
-def work(
-    channel: Channel,
-    prepare: Callable[[], tuple[Workers, BlackBox]],
-    delays: Delays,
-    signals: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM),
-    signalled: Sequence[signal.Signals] = (),
-) -> None:
-    """Run a worker until the server says stop; its errors are the server's to show.
-
-    ``prepare`` loads what the worker needs; it is called here so that a failure to load
-    reaches the server like any other. The ``signals`` end it, also if it was ``signalled`` before.
-
-    Raises
-    ------
-    ServerDied
-        There is nobody left to work for.
-    """
-    with _signals_raised(signals):
-        try:
-            if signalled:
-                raise Interrupted(signalled[0].name)
-            workers, black_box = prepare()
-            _say_hello(channel, workers, black_box)
-            while not workers.stopped:
-                _serve_assignment(channel, workers, black_box, delays)
-            return
-        except ServerDied:
-            raise
-        except Interrupted as error:
-            reason = f"stopped by {error} (on {socket.gethostname()})"
-            # If the whole job was signalled, the server is about to say stop.
-            if _await_stop(channel, STOP_SECONDS):
-                return
-        except Exception as error:
-            what = f"{type(error).__name__}: {error}".replace("\n", " ")
-            reason = f"{what} (on {socket.gethostname()})\n{traceback.format_exc()}"
-    channel.send(SERVER, Failure(reason))
-    _await_stop(channel, float("inf"))
-
-
-def _say_hello(channel: Channel, workers: Workers, black_box: BlackBox) -> None:
-    host, description = socket.gethostname(), black_box.descriptions[channel.rank]
-    channel.send(SERVER, workers.hello(channel.rank, f"{host}: {description}"))
-
-
-def _serve_assignment(
-    channel: Channel, workers: Workers, black_box: BlackBox, delays: Delays
-) -> None:
-    arrived = channel.receive()
-    assert arrived is not None
-    message = channel.codec.decode(arrived[1])
-    assert isinstance(message, ToWorker)
-    if isinstance(message, Restore):
-        delays.skip(message.answers)
-    [query] = workers.receive([(channel.rank, message)])
-    if query is None:
-        if isinstance(message, Reset):
-            _say_hello(channel, workers, black_box)
-        return
-    started = time.perf_counter()
-    [answer] = black_box.answer([query])
-    pause = delays.draw()
-    if pause:
-        time.sleep(pause)
-    seconds = time.perf_counter() - started
-    completed = Completed(channel.rank, answer, seconds, channel.now())
-    channel.send(SERVER, *workers.answer([completed]))
-
-
-def _await_stop(channel: Channel, seconds: float) -> bool:
-    """Discard messages until a `Stop`; False if none came within ``seconds``."""
-    end = time.perf_counter() + seconds
-    while True:
-        arrived = channel.receive(until=lambda: time.perf_counter() > end)
-        if arrived is None:
-            return False
-        if isinstance(channel.codec.decode(arrived[1]), Stop):
-            return True
-
-
-@contextmanager
-def _signals_raised(signals: Sequence[signal.Signals]) -> Iterator[None]:
-    """Turn the ``signals`` into `Interrupted`, which also ends a long computation."""
-
-    def interrupt(number: int, _: FrameType | None) -> None:
-        # Once: a second signal would break into the orderly end that the first one starts.
-        for other in previous:
-            signal.signal(other, signal.SIG_IGN)
-        raise Interrupted(signal.Signals(number).name)
-
-    previous = {number: signal.signal(number, interrupt) for number in signals}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-# ---------------------------------------------------------------- the node
+# ---------------------------------------------------------------- all ranks together
 
 
 def agree(comm: MPI.Intracomm, ok: bool) -> tuple[bool, bool]:
@@ -454,3 +223,26 @@ def node_share(comm: MPI.Intracomm) -> tuple[int, int]:
     sharing = int(everyone[everyone[:, 0] == own[0], 1].sum())
     node.Free()
     return workers_before, max(1, len(mine) // max(1, sharing))
+
+
+def alike_on_node(comm: MPI.Intracomm, token: str) -> int:
+    """How many ranks of this node, this one included, gave the same ``token``; 0 for none."""
+    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    own = np.frombuffer(blake2b(token.encode(), digest_size=8).digest(), np.int64)
+    everyone = np.empty(node.Get_size(), np.int64)
+    node.Allgather(own, everyone)
+    node.Free()
+    return int((everyone == own[0]).sum()) if token else 0
+
+
+def gather_texts(comm: MPI.Intracomm, text: str) -> list[str]:
+    """Every rank's ``text``, in order of rank, at rank 0; nothing at the others."""
+    own = np.frombuffer(text.encode(), np.uint8)
+    lengths = np.empty(comm.Get_size(), np.int64)
+    comm.Allgather(np.array([len(own)]), lengths)
+    ends = lengths.cumsum()
+    everything = np.empty(ends[-1] if comm.Get_rank() == SERVER else 0, np.uint8)
+    comm.Gatherv(own, (everything, (lengths, ends - lengths)), SERVER)
+    if comm.Get_rank() != SERVER:
+        return []
+    return [part.tobytes().decode() for part in np.split(everything, ends[:-1])]

@@ -11,7 +11,7 @@ from asyndbt_mpi.protocol.messages import (
     Stop,
 )
 from asyndbt_mpi.protocol.wire import Codec
-from asyndbt_mpi.transport.mpi import Channel, agree, node_share
+from asyndbt_mpi.transport.mpi import Channel, agree, alike_on_node, gather_texts, node_share
 
 SHAPES = Shapes(positions=75, words=100, classes=2, pool=50)
 
@@ -122,3 +122,17 @@ def test_workers_of_a_node_share_its_cores() -> None:
     comm.Allgather(np.array([local]), gathered)
     # All on one machine here: workers are numbered 0, 1, ...
     assert gathered[1:].tolist() == list(range(comm.Get_size() - 1))
+
+
+@pytest.mark.mpi(min_size=3)
+def test_ranks_of_a_node_that_are_alike_are_counted() -> None:
+    rank, size = MPI.COMM_WORLD.Get_rank(), MPI.COMM_WORLD.Get_size()
+    found = alike_on_node(MPI.COMM_WORLD, "" if rank == 0 else f"GPU-{min(rank, 2)}")
+    assert found == {0: 0, 1: 1}.get(rank, size - 2)
+
+
+@pytest.mark.mpi(min_size=2)
+def test_texts_of_all_ranks_are_gathered_in_order() -> None:
+    rank, size = MPI.COMM_WORLD.Get_rank(), MPI.COMM_WORLD.Get_size()
+    found = gather_texts(MPI.COMM_WORLD, "é" * 1000 * rank)
+    assert found == (["é" * 1000 * other for other in range(size)] if rank == 0 else [])

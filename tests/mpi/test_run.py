@@ -22,7 +22,8 @@ from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.protocol.wire import Buffer, Codec
 from asyndbt_mpi.protocol.worker import Completed, Workers
 from asyndbt_mpi.transport.delay import Delays
-from asyndbt_mpi.transport.mpi import Channel, serve, stop_all, work
+from asyndbt_mpi.transport.drive import serve, stop_all, work
+from asyndbt_mpi.transport.mpi import Channel
 
 COMM = MPI.COMM_WORLD
 SHAPES = Shapes(positions=5, words=7, classes=2, pool=4, samples=4)
