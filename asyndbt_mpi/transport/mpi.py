@@ -10,13 +10,16 @@ without it.
 """
 
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
+from pathlib import Path
 
 import numpy as np
 from mpi4py import MPI
+from numpy.typing import NDArray
 
 from asyndbt_mpi.protocol.messages import Message
 from asyndbt_mpi.protocol.wire import Buffer, Codec
@@ -207,32 +210,43 @@ def from_server(value: int) -> int:
     return int(shared[0])
 
 
+def node_name() -> str:
+    """What tells this node from every other, and is the same for all processes on it.
+
+    That is the boot of its kernel: MPI's own idea, and host names, go wrong in containers and
+    under some launchers. Several of Slurm's nodes can be one machine.
+    """
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    name = boot.read_text().strip() if boot.exists() else socket.gethostname()
+    return f"{name} {os.environ.get('SLURM_NODEID', '')}"
+
+
 def node_share(comm: MPI.Intracomm) -> tuple[int, int]:
     """This worker's number among the workers on its node (from 0), and its share of cores.
 
     Cores are those that the process may run on, divided by the workers of the node that may
     run on the same ones; at least 1. Rank 0 hardly computes and is not counted.
     """
-    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    rank = comm.Get_rank()
     mine = sorted(os.sched_getaffinity(0))
-    # A digest of the affinity, and whether the rank computes.
-    own = np.array([hash(tuple(mine)), int(comm.Get_rank() != SERVER)])
-    everyone = np.empty((node.Get_size(), 2), own.dtype)
-    node.Allgather(own, everyone)
-    workers_before = int(everyone[: node.Get_rank(), 1].sum())
-    sharing = int(everyone[everyone[:, 0] == own[0], 1].sum())
-    node.Free()
-    return workers_before, max(1, len(mine) // max(1, sharing))
+    nodes, cores = _everyones(comm, node_name()), _everyones(comm, f"{node_name()} {mine}")
+    before = int((nodes[SERVER + 1 : rank] == nodes[rank]).sum())
+    sharing = int((cores[SERVER + 1 :] == cores[rank]).sum())
+    return before, max(1, len(mine) // max(1, sharing))
 
 
 def alike_on_node(comm: MPI.Intracomm, token: str) -> int:
     """How many ranks of this node, this one included, gave the same ``token``; 0 for none."""
-    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    everyones = _everyones(comm, f"{node_name()} {token}")
+    return int((everyones == everyones[comm.Get_rank()]).sum()) if token else 0
+
+
+def _everyones(comm: MPI.Intracomm, token: str) -> NDArray[np.int64]:
+    """A digest of every rank's ``token``, in order of rank."""
     own = np.frombuffer(blake2b(token.encode(), digest_size=8).digest(), np.int64)
-    everyone = np.empty(node.Get_size(), np.int64)
-    node.Allgather(own, everyone)
-    node.Free()
-    return int((everyone == own[0]).sum()) if token else 0
+    everyones = np.empty(comm.Get_size(), np.int64)
+    comm.Allgather(own, everyones)
+    return everyones
 
 
 def gather_texts(comm: MPI.Intracomm, text: str) -> list[str]:

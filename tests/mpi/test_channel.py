@@ -125,6 +125,14 @@ def test_workers_of_a_node_share_its_cores() -> None:
 
 
 @pytest.mark.mpi(min_size=3)
+def test_the_nodes_are_those_of_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    rank, size = MPI.COMM_WORLD.Get_rank(), MPI.COMM_WORLD.Get_size()
+    monkeypatch.setenv("SLURM_NODEID", str(rank // 2))
+    assert node_share(MPI.COMM_WORLD)[0] == (rank % 2 if rank > 1 else 0)
+    assert alike_on_node(MPI.COMM_WORLD, "same") == min(2, size - rank // 2 * 2)
+
+
+@pytest.mark.mpi(min_size=3)
 def test_ranks_of_a_node_that_are_alike_are_counted() -> None:
     rank, size = MPI.COMM_WORLD.Get_rank(), MPI.COMM_WORLD.Get_size()
     found = alike_on_node(MPI.COMM_WORLD, "" if rank == 0 else f"GPU-{min(rank, 2)}")
