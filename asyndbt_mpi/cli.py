@@ -10,7 +10,7 @@ import click
 
 from asyndbt_mpi import __version__
 from asyndbt_mpi.config import ConfigurationError, load, presets
-from asyndbt_mpi.job import BAD_USAGE, DONE, FAILED, Job, Request
+from asyndbt_mpi.job import BAD_USAGE, DONE, FAILED, Job, Request, log_path
 from asyndbt_mpi.log.reader import Log, LogError
 
 Command: TypeAlias = Callable[..., Any]
@@ -162,6 +162,27 @@ def sweep(
     if not failures:
         click.echo(f"all runs are in {folder}")
     return FAILED if failures else DONE
+
+
+@cli.command(epilog=PRESETS)
+@run_options
+def status(
+    config: str, assignments: tuple[str, ...], output: str | None, overwrite: bool, resume: bool
+) -> int:
+    """Whether the run of CONFIG has come to its end: exit code 0 if so, else 1.
+
+    Takes the arguments of `asyndbt run`, for scripts; of these --overwrite and --resume do not
+    matter.
+    """
+    del overwrite, resume
+    path = log_path(load(config, assignments), output)
+    if not path.exists():
+        click.echo(f"{path}: not started")
+        return FAILED
+    with Log(path) as log:
+        of = f"{log.committed} of at most {log.config.run.iterations} iterations"
+        click.echo(f"{path}: {log.status}, {of}")
+        return DONE if log.status == "finished" else FAILED
 
 
 @cli.command(epilog=PRESETS)

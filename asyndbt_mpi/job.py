@@ -42,6 +42,11 @@ class Request:
     resume: bool = False
 
 
+def log_path(config: Config, output: str | None) -> Path:
+    """Where a run's log is: ``output``, or what its configuration says."""
+    return Path(output or config.run.output.replace("{name}", config.run.name))
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """A checked request: all that can be known before a model is loaded or a log opened."""
@@ -66,7 +71,7 @@ class Job:
         config = load(request.source, request.assignments)
         check_server(config)
         materials = prepare(config, workers)
-        path = Path(request.output or config.run.output.replace("{name}", config.run.name))
+        path = log_path(config, request.output)
         if path.is_dir():
             raise ConfigurationError(f"run.output = {str(path)!r}: is a folder; give a file")
         delays = delays_of_workers(config, workers)

@@ -1,0 +1,20 @@
+from collections.abc import Iterator
+
+import pytest
+
+from tests.slurm.cluster import Cluster, missing
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    if missing():
+        pytest.fail(
+            f"no {', '.join(missing())} here: "
+            "apt-get install --no-install-recommends slurm-wlm munge libpmix-dev"
+        )
+    made = Cluster(tmp_path_factory.mktemp("slurm"), nodes=4, cores=3, gpus=2)
+    try:
+        made.up()
+        yield made
+    finally:
+        made.down()

@@ -1,0 +1,165 @@
+"""run.sbatch: both launchers, requeues, lost nodes."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from asyndbt_mpi.log.reader import Log
+from asyndbt_mpi.log.verify import verify
+from asyndbt_mpi.replay import replay
+from tests.slurm.cluster import Cluster, Job, wait_for
+
+SMALL = ("--nodes=2", "--ntasks-per-node=2", "--cpus-per-task=1")
+# Everybody takes part in every iteration: the same run whenever it is made.
+ALIKE = [
+    "algorithm.active_workers=3", "run.iterations=60", "delay.model=constant", "delay.mean=0.05",
+]  # fmt: skip
+EARLY = 10
+"""Iterations after which something happens to a run."""
+
+
+def settings(*assignments: str) -> list[str]:
+    return [word for assignment in assignments for word in ("--set", assignment)]
+
+
+def run(
+    cluster: Cluster, folder: Path, *words: str, options: tuple[str, ...] = SMALL, **variables: str
+) -> Job:
+    return cluster.submit(folder, *options, "slurm/run.sbatch", "synthetic", *words, **variables)
+
+
+def committed(path: Path) -> int:
+    if not path.exists():
+        return 0
+    with Log(path) as log:
+        return log.committed
+
+
+def until_committed(job: Job, path: Path, iterations: int) -> None:
+    wait_for(lambda: committed(path) >= iterations, lambda: f"at work: {job.output}")
+
+
+def whole(path: Path) -> None:
+    assert not verify(path).violations
+    assert replay(path).difference is None
+    with Log(path) as log:
+        assert log.status == "finished"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The log of the run that the others must equal."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    run(cluster, folder, *settings(*ALIKE)).until_done()
+    whole(folder / "runs/synthetic.h5")
+    return folder / "runs/synthetic.h5"
+
+
+def same(one: Path, other: Path) -> None:
+    with Log(one) as first, Log(other) as second:
+        for name in ("iteration/z", "iteration/active"):
+            np.testing.assert_array_equal(first[name], second[name])
+
+
+@pytest.mark.parametrize("launcher", ["mpiexec", "srun"])
+def test_two_nodes_with_two_tasks_each(cluster: Cluster, tmp_path: Path, launcher: str) -> None:
+    job = run(cluster, tmp_path, LAUNCHER=launcher)
+    job.until_done()
+    assert f"4 ranks by {launcher} on n1 (2) n2 (2)" in job.output
+    assert "What was learnt" in job.output
+    with Log(tmp_path / "runs/synthetic.h5") as log:
+        assert (log.workers, log.committed) == (3, 300)
+    whole(tmp_path / "runs/synthetic.h5")
+
+
+@pytest.mark.parametrize("launcher", ["mpiexec", "srun"])
+def test_a_requeued_run_becomes_what_it_would_have_been(
+    cluster: Cluster, tmp_path: Path, undisturbed: Path, launcher: str
+) -> None:
+    log = tmp_path / "runs/synthetic.h5"
+    job = run(cluster, tmp_path, *settings(*ALIKE), LAUNCHER=launcher)
+    until_committed(job, log, EARLY)
+    # What --signal=B:USR1@... has Slurm do.
+    cluster.call("scancel", "--signal=USR1", "--batch", job.number)
+    job.start_again()
+    job.until_done()
+    assert job.shown("Restarts") == "1"
+    assert f"job {job.number} asks to be requeued" in job.output
+    assert "going on from iteration" in job.output
+    whole(log)
+    same(log, undisturbed)
+
+
+def test_a_run_is_not_requeued_for_ever(cluster: Cluster, tmp_path: Path) -> None:
+    log = tmp_path / "runs/synthetic.h5"
+    job = run(cluster, tmp_path, *settings(*ALIKE), MAX_RESTARTS="0")
+    until_committed(job, log, EARLY)
+    cluster.call("scancel", "--signal=USR1", "--batch", job.number)
+    assert job.until("COMPLETED", "FAILED", "PENDING") == "FAILED"
+    assert "not requeued after 0 restarts (MAX_RESTARTS)" in job.output
+    with Log(log) as opened:
+        assert opened.status == "interrupted"
+
+
+def test_the_time_limit_requeues(cluster: Cluster, tmp_path: Path) -> None:
+    """The signal comes by itself: Slurm looks at time limits twice a minute."""
+    log = tmp_path / "runs/synthetic.h5"
+    job = run(cluster, tmp_path, *settings(*ALIKE, "run.iterations=1000000"),
+              options=(*SMALL, "--time=1", "--signal=B:USR1@50"))  # fmt: skip
+    job.until("PENDING")  # at first it may be so, too
+    job.until("RUNNING")
+    job.until("PENDING")
+    assert job.shown("Restarts") == "1"
+    cluster.call("scancel", job.number)
+    with Log(log) as opened:
+        assert opened.status == "interrupted"
+
+
+def test_a_cancelled_job_does_not_come_back(cluster: Cluster, tmp_path: Path) -> None:
+    log = tmp_path / "runs/synthetic.h5"
+    job = run(cluster, tmp_path, *settings(*ALIKE))
+    until_committed(job, log, EARLY)
+    cluster.call("scancel", job.number)
+    job.until("CANCELLED")
+    wait_for(lambda: not job.at_work, "ended")
+    assert job.shown("JobState") == "CANCELLED"
+    assert committed(log) >= EARLY
+
+
+@pytest.fixture
+def lost(cluster: Cluster) -> Iterator[str]:
+    """A node that will be lost, and be back for the other tests."""
+    name = "n2"
+    yield name
+    cluster.call("slurmd", "-N", name)
+    cluster.until_nodes("idle", name)
+
+
+@pytest.mark.parametrize("launcher", ["mpiexec", "srun"])
+def test_a_run_outlives_a_node(cluster: Cluster, tmp_path: Path, lost: str, launcher: str) -> None:
+    """The launcher notices it long before Slurm does."""
+    log = tmp_path / "runs/synthetic.h5"
+    job = run(cluster, tmp_path, *settings(*ALIKE), LAUNCHER=launcher)
+    until_committed(job, log, EARLY)
+    cluster.lose(lost, job)
+    wait_for(lambda: "asks to be requeued" in job.output, lambda: f"requeued: {job.output}")
+    cluster.call("scontrol", "update", f"NodeName={lost}", "State=down", "Reason=lost")
+    job.start_again()
+    job.until_done()
+    assert lost not in job.nodes
+    whole(log)
+
+
+def test_a_node_that_slurm_gives_up_requeues(
+    cluster: Cluster, tmp_path: Path, undisturbed: Path
+) -> None:
+    log = tmp_path / "runs/synthetic.h5"
+    job = run(cluster, tmp_path, *settings(*ALIKE))
+    until_committed(job, log, EARLY)
+    cluster.call("scontrol", "update", f"NodeName={job.nodes[1]}", "State=down", "Reason=test")
+    job.start_again()
+    job.until_done()
+    whole(log)
+    same(log, undisturbed)
