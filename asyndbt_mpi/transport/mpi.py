@@ -228,10 +228,35 @@ def node_share(comm: MPI.Intracomm) -> tuple[int, int]:
 def alike_on_node(comm: MPI.Intracomm, token: str) -> int:
     """How many ranks of this node, this one included, gave the same ``token``; 0 for none."""
     node = comm.Split_type(MPI.COMM_TYPE_SHARED)
-    own = np.frombuffer(blake2b(token.encode(), digest_size=8).digest(), np.int64)
-    everyone = np.empty(node.Get_size(), np.int64)
-    node.Allgather(own, everyone)
+    found = alike(node, token)
     node.Free()
+    return found
+
+
+def workers_of_node(comm: MPI.Intracomm) -> MPI.Comm:
+    """The workers of this rank's node among themselves; rank 0 gets the null communicator."""
+    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    workers = node.Split(MPI.UNDEFINED if comm.Get_rank() == SERVER else 0, comm.Get_rank())
+    node.Free()
+    return workers
+
+
+def alike(comm: MPI.Comm, token: str) -> int:
+    """How many ranks of ``comm``, this one included, gave the same ``token``; 0 for none.
+
+    Ranks may come late: those that are there sleep. Where one has died it is 1, for nobody knows.
+    """
+    own = np.frombuffer(blake2b(token.encode(), digest_size=8).digest(), np.int64)
+    everyone = np.empty(comm.Get_size(), np.int64)
+    try:
+        request = comm.Iallgather(own, everyone)
+        for _ in backoff():
+            if request.Test():
+                break
+    except MPI.Exception:
+        if not survives_deaths():
+            raise
+        everyone = own  # the server will notice
     return int((everyone == own[0]).sum()) if token else 0
 
 
