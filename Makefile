@@ -1,5 +1,7 @@
 # make demo: three workers and a server tune a prompt, then a picture of it.
 # make test: unit tests, then the tests under mpiexec.
+# make test-slurm: jobs, arrays and chains on a Slurm that is started for them; it has to be there.
+# make test-gpu: what needs a GPU; without one it says so, and all is well.
 # make faults: runs that are hurt on purpose, and a table of what they survived: 10 minutes.
 # make bench: the benchmarks of docs/performance.md that are about speed: less than 15 minutes.
 # make complexity: the simulations and figures of docs/complexity.md.
@@ -28,7 +30,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 MPIEXEC := $(BIN)/mpiexec
 MPI_PYTEST = timeout 300 $(MPIEXEC) -n $(1) $(BIN)/python -m pytest --with-mpi --only-mpi --color=no -p no:cacheprovider tests/mpi
 
-.PHONY: venv demo test unit mpi lint faults bench complexity clean
+.PHONY: venv demo test unit mpi test-slurm test-gpu lint faults bench complexity clean
 
 venv: $(VENV)/installed
 
@@ -49,11 +51,17 @@ demo: venv
 test: unit mpi
 
 unit: venv
-	$(BIN)/python -m pytest --ignore=tests/mpi
+	$(BIN)/python -m pytest --ignore=tests/mpi --ignore=tests/slurm --ignore=tests/gpu
 
 mpi: venv
 	$(call MPI_PYTEST,3)
 	$(call MPI_PYTEST,4)
+
+test-slurm: venv
+	$(BIN)/python -m pytest --durations=0 --durations-min=5 tests/slurm
+
+test-gpu: venv
+	$(BIN)/python -m pytest tests/gpu
 
 lint: venv
 	$(BIN)/ruff check .

@@ -36,12 +36,14 @@ SYNTHETIC_CLASSES = 2
 class Place:
     """Where a worker runs: its number among the workers of the node, and its cores.
 
-    ``sharing`` processes of the job have a model, and share what a server grants them all.
+    ``sharing`` processes of the job have a model, and share what a server grants them all;
+    ``on_gpu`` of them share this one's GPU, if it has one.
     """
 
     local_rank: int
     cores: int
     sharing: int = 1
+    on_gpu: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +195,24 @@ def _in_process(llm: Llm, place: Place) -> LanguageModel:
         max_tokens_per_batch=llm.max_tokens_per_batch,
         threads=llm.threads or place.cores,
         local_rank=place.local_rank,
+        sharing=place.on_gpu,
     )
+
+
+def gpu_of(config: Config, local_rank: int) -> str:
+    """What tells the GPU of a worker's model from others; "" for none.
+
+    Also "" where none can be had: why not is told when the model is loaded.
+    """
+    if config.llm.backend != "transformers" or config.llm.device == "cpu":
+        return ""
+    # Whatever is wrong with torch, a driver or a GPU: the node's other workers are waiting.
+    try:
+        from asyndbt_mpi.llm.device import choose, identity
+
+        return identity(choose(config.llm.device, local_rank))
+    except Exception:
+        return ""
 
 
 def _served(llm: Llm, place: Place) -> "OpenAIModel":

@@ -153,7 +153,7 @@ class Llm(Section):
 
     backend: Literal["transformers", "openai", "synthetic"] = "transformers"
     model: str = "smollm2-135m-instruct"
-    device: str = "auto"
+    device: Annotated[str, Field(pattern="^(auto|cpu|cuda(:[0-9]+)?)$")] = "auto"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     max_tokens_per_batch: Count = 4096
     cache: NonNegativeCount = 100_000

@@ -5,13 +5,17 @@ import signal
 import socket
 import sys
 import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TextIO
 
 from rich.console import Console
 
 from asyndbt_mpi.answers import Answers
-from asyndbt_mpi.assemble import Place, language_model, workers_with_black_box
-from asyndbt_mpi.config import ConfigurationError
+from asyndbt_mpi.assemble import Place, gpu_of, language_model, workers_with_black_box
+from asyndbt_mpi.config import Config, ConfigurationError
 from asyndbt_mpi.job import (
     BAD_USAGE,
     DONE,
@@ -37,10 +41,12 @@ from asyndbt_mpi.transport.mpi import (
     Channel,
     ServerDied,
     agree,
+    alike,
     from_server,
     leave,
     node_share,
     survives_deaths,
+    workers_of_node,
 )
 from asyndbt_mpi.transport.replay import Replay
 from asyndbt_mpi.view.progress import Progress
@@ -114,10 +120,22 @@ def _run_job(job: Job, request: Request, signalled: list[signal.Signals]) -> int
         return from_server(code)
     channel = Channel(WORLD, Codec(job.materials.shapes))
     channel.go_on_from(opened.time if opened else 0.0)
-    place = Place(*node_share(WORLD), sharing=job.workers)
+    place = _place(job.config, job.workers)
     if opened is not None:
         return _run_server(channel, job, opened, request, signalled)
     return _run_worker(channel, job, place, signalled)
+
+
+def _place(config: Config, workers: int) -> Place:
+    """Where this rank runs; all ranks call this together."""
+    local_rank, cores = node_share(WORLD)
+    neighbours = workers_of_node(WORLD)
+    if WORLD.Get_rank() == SERVER:
+        return Place(local_rank, cores)
+    # Among the workers of a node alone: torch takes seconds to load and a broken GPU may hang,
+    # for which neither the server nor the other nodes wait.
+    on_gpu = alike(neighbours, gpu_of(config, local_rank))
+    return Place(local_rank, cores, sharing=workers, on_gpu=on_gpu)
 
 
 def _open(job: Job, resuming: bool) -> _Opened:
@@ -160,9 +178,32 @@ def _run_worker(channel: Channel, job: Job, place: Place, signalled: list[signal
         model = language_model(job.config, place, Answers(job.path, rank))
         return workers_with_black_box(job.config, job.materials, [rank], model)
 
-    work(channel, prepare, job.delays[rank], _signals(job), signalled)
+    with _warnings_signed(f"worker {rank} on {socket.gethostname()}"):
+        work(channel, prepare, job.delays[rank], _signals(job), signalled)
     channel.close(float("inf"))
     return DONE
+
+
+@contextmanager
+def _warnings_signed(who: str) -> Iterator[None]:
+    """Let every warning begin with ``who`` gives it: all ranks write to one terminal."""
+    show = warnings.showwarning
+
+    def signed(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        show(f"{who}: {message}", category, filename, lineno, file, line)
+
+    warnings.showwarning = signed
+    try:
+        yield
+    finally:
+        warnings.showwarning = show
 
 
 def _signals(job: Job) -> list[signal.Signals]:

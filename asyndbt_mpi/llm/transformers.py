@@ -1,5 +1,6 @@
 """A causal language model that runs in this process, by Hugging Face transformers."""
 
+import gc
 import warnings
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -11,6 +12,7 @@ from transformers import DynamicCache
 
 from asyndbt_mpi.llm.base import LABEL_TOKENS, ModelError, Prompt, Scores
 from asyndbt_mpi.llm.checkpoint import load
+from asyndbt_mpi.llm.device import bind, choose, describe, is_out_of_memory, memory_for
 from asyndbt_mpi.llm.labels import LabelTree, label_tree
 from asyndbt_mpi.llm.packing import (
     Group,
@@ -51,21 +53,24 @@ class TransformersModel:
     model : str
         A hub id, a folder, a ``.gguf`` file or ``smollm2-135m-instruct``.
     device : str
-        A torch device; "auto" is the GPU of this local rank where there is one, else the CPU.
+        See `asyndbt_mpi.llm.device.choose`.
     precision : str
         float32, bfloat16 or float16.
     max_tokens_per_batch : int
         Positions, pads and shared prefixes included, that one pass may attend to: bounds memory.
-        Halved for good when the GPU's memory does not suffice.
+        Halved for good when the device's memory does not suffice.
     threads : int, optional
         Of torch on the CPU, for the whole process; None leaves them as they are.
     local_rank : int
         Number of this process among those of its node that load a model.
+    sharing : int
+        How many of them share this one's GPU, itself included.
 
     Raises
     ------
     ModelError
-        The model cannot be found or loaded, or is of a kind that cannot share contexts.
+        The model or the device cannot be found, the model cannot be loaded or does not fit into
+        memory, or it is of a kind that cannot share contexts.
     ValueError
         The precision is unknown, or a number is not positive.
     """
@@ -79,6 +84,7 @@ class TransformersModel:
         max_tokens_per_batch: int = 4096,
         threads: int | None = None,
         local_rank: int = 0,
+        sharing: int = 1,
     ) -> None:
         if precision not in PRECISIONS:
             raise ValueError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
@@ -90,28 +96,33 @@ class TransformersModel:
         self.at_once: int | None = None
         self.max_tokens_per_batch = max_tokens_per_batch
         self._dtype = PRECISIONS[precision]
-        self._device = _device(device, local_rank)
-        if self._device.type == "cpu" and self._dtype != torch.float32:
+        self._device, self._sharing = choose(device, local_rank), sharing
+        if self._dtype == torch.float32:
+            # Some containers switch TF32 on, which keeps 10 of the mantissa's 23 bits.
+            torch.set_float32_matmul_precision("highest")
+        elif self._device.type == "cpu":
             _warn_of_slow_arithmetic(precision)
         network, self._tokenizer = load(model, self._dtype)
-        self._network = network.eval().to(self._device)
+        with memory_for(f"model {model!r}", self._device, sharing):
+            bind(self._device, sharing)
+            self._network = network.eval().to(self._device)
         self._body = network.base_model
         self._head = network.get_output_embeddings()
         config = network.config.get_text_config()
         self._softcap: float | None = getattr(config, "final_logit_softcapping", None)
         self._longest: int | None = getattr(config, "max_position_embeddings", None)
         self._windows = _attention_windows(model, config)
-        self._told_of_memory = False
-        self.description = f"{model}, {_hardware(self._device)}, {precision}"
-        self._check_shared_context()
+        self.description = f"{model}, {describe(self._device, sharing)}, {precision}"
+        with memory_for(f"model {model!r}", self._device, sharing):
+            self._check_shared_context()
 
     def label_log_probabilities(self, prompts: Sequence[Prompt], labels: Sequence[str]) -> Scores:
         """See `asyndbt_mpi.llm.base.LanguageModel`; equal prompts are scored once.
 
         Raises
         ------
-        torch.OutOfMemoryError
-            Not even a single prompt fits into the GPU's memory.
+        ModelError
+            A prompt is longer than the model reads, or not even one fits into memory.
         """
         tree = label_tree([self._label_tokens(label) for label in labels])
         contexts: dict[str, str] = {}
@@ -159,22 +170,29 @@ class TransformersModel:
 
     def _within_memory(self, groups: list[Group], count: int, tree: LabelTree) -> NDArray[Any]:
         """`_steps`, in smaller batches if memory runs out."""
+        given = self.max_tokens_per_batch
         while True:
             try:
-                return self._steps(groups, count, tree)
-            except torch.OutOfMemoryError:
-                if self.max_tokens_per_batch == 1:
+                steps = self._steps(groups, count, tree)
+                break
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
                     raise
-            # Out of the except clause: the error holds the tensors that were too many.
+                if self.max_tokens_per_batch == 1:
+                    with memory_for("a single prompt", self._device, self._sharing):
+                        raise
+            # Out of the except clause: the error holds the tensors that were too many, and so may
+            # a cycle that it is part of.
+            gc.collect()
             torch.cuda.empty_cache()
             self.max_tokens_per_batch //= 2
-            if not self._told_of_memory:
-                self._told_of_memory = True
-                warnings.warn(
-                    f"{self._device} is out of memory: going on with max_tokens_per_batch ="
-                    f" {self.max_tokens_per_batch}, or less",
-                    stacklevel=3,
-                )
+        if self.max_tokens_per_batch < given:
+            warnings.warn(
+                f"out of memory on {describe(self._device, self._sharing)}: going on with"
+                f" max_tokens_per_batch = {self.max_tokens_per_batch}",
+                stacklevel=3,
+            )
+        return steps
 
     @torch.inference_mode()
     def _steps(self, groups: list[Group], count: int, tree: LabelTree) -> NDArray[np.float64]:
@@ -312,24 +330,6 @@ def _tokens(groups: list[Group], tree: LabelTree) -> int:
         len(group.prefix) + sum(len(tail.tokens) + len(tree.tokens) for tail in group.tails)
         for group in groups
     )
-
-
-def _device(name: str, local_rank: int) -> torch.device:
-    if name != "auto":
-        try:
-            return torch.device(name)
-        except RuntimeError as error:
-            raise ModelError(f"llm.device = {name!r}: give auto, cpu, cuda or cuda:N") from error
-    if torch.cuda.is_available():
-        return torch.device("cuda", local_rank % torch.cuda.device_count())
-    return torch.device("cpu")
-
-
-def _hardware(device: torch.device) -> str:
-    if device.type == "cuda":
-        return f"{device} ({torch.cuda.get_device_name(device)})"
-    threads = torch.get_num_threads()
-    return f"{device}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def _warn_of_slow_arithmetic(precision: str) -> None:

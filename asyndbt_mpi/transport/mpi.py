@@ -235,18 +235,41 @@ def node_share(comm: MPI.Intracomm) -> tuple[int, int]:
     return before, max(1, len(mine) // max(1, sharing))
 
 
-def alike_on_node(comm: MPI.Intracomm, token: str) -> int:
-    """How many ranks of this node, this one included, gave the same ``token``; 0 for none."""
-    everyones = _everyones(comm, f"{node_name()} {token}")
-    return int((everyones == everyones[comm.Get_rank()]).sum()) if token else 0
-
-
 def _everyones(comm: MPI.Intracomm, token: str) -> NDArray[np.int64]:
     """A digest of every rank's ``token``, in order of rank."""
-    own = np.frombuffer(blake2b(token.encode(), digest_size=8).digest(), np.int64)
     everyones = np.empty(comm.Get_size(), np.int64)
-    comm.Allgather(own, everyones)
+    comm.Allgather(_digest(token), everyones)
     return everyones
+
+
+def _digest(token: str) -> NDArray[np.int64]:
+    return np.frombuffer(blake2b(token.encode(), digest_size=8).digest(), np.int64)
+
+
+def workers_of_node(comm: MPI.Intracomm) -> MPI.Comm:
+    """The workers of this rank's node among themselves; rank 0 gets the null communicator."""
+    rank, nodes = comm.Get_rank(), _everyones(comm, node_name())
+    first_of_node = int(np.argmax(nodes == nodes[rank]))
+    return comm.Split(MPI.UNDEFINED if rank == SERVER else first_of_node, rank)
+
+
+def alike(comm: MPI.Comm, token: str) -> int:
+    """How many ranks of ``comm``, this one included, gave the same ``token``; 0 for none.
+
+    Ranks may come late: those that are there sleep. Where one has died it is 1, for nobody knows.
+    """
+    own = _digest(token)
+    everyone = np.empty(comm.Get_size(), np.int64)
+    try:
+        request = comm.Iallgather(own, everyone)
+        for _ in backoff():
+            if request.Test():
+                break
+    except MPI.Exception:
+        if not survives_deaths():
+            raise
+        everyone = own  # the server will notice
+    return int((everyone == own[0]).sum()) if token else 0
 
 
 def gather_texts(comm: MPI.Intracomm, text: str) -> list[str]:

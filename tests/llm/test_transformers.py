@@ -10,65 +10,12 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import (
-    AutoModelForCausalLM,
-    Gemma2Config,
-    Gemma3TextConfig,
-    GPT2Config,
-    GraniteConfig,
-    LlamaConfig,
-    MistralConfig,
-    PreTrainedTokenizerFast,
-    set_seed,
-)
+from transformers import GraniteConfig, LlamaConfig
 
 from asyndbt_mpi.llm.base import ModelError, Prompt
+from asyndbt_mpi.llm.device import is_out_of_memory
 from asyndbt_mpi.llm.transformers import TransformersModel
-
-SINGLE = [" good", " bad"]
-SEVERAL = [" terrible", " good", " wonderful x"]
-NESTED = [" terrible", " good", " good good", " good good bad", " good bad"]
-
-SMALL: dict[str, Any] = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 512,
-    "initializer_range": 0.25,
-}
-
-
-def byte_level_tokenizer() -> Any:
-    """A byte-level BPE in which " good", " bad" and "\\n\\n" are one token each."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=272,
-        special_tokens=["<s>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator([" good bad\n\n good bad\n\nIt is"] * 8, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
-    )
-    wrap: Any = PreTrainedTokenizerFast  # its constructor has no types
-    return wrap(tokenizer_object=tokenizer, bos_token="<s>")
-
-
-def save(folder: Path, config: Any) -> Path:
-    tokenizer = byte_level_tokenizer()
-    config.vocab_size = len(tokenizer)
-    set_seed(3)
-    any_model: Any = AutoModelForCausalLM  # its methods have no types
-    any_model.from_config(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+from tests.llm.tiny import NESTED, OTHERS, PROMPTS, SEVERAL, SINGLE, SMALL, prompts_of, save
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -106,27 +53,6 @@ def naive(
 
 def tokens(model: TransformersModel, text: str) -> list[int]:
     return list(model._tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def prompts_of(*groups: tuple[str, Sequence[str]]) -> list[Prompt]:
-    return [Prompt(context, query) for context, queries in groups for query in queries]
-
-
-QUERIES = ["\n\nIt is a film", "\n\nA", "\n\nIt is a much longer sentence, is it not?", "\n\nI do"]
-PROMPTS = {
-    "one": prompts_of(("", ["Is it good?"])),
-    "without contexts": prompts_of(("", ["It is", "It was", "No", "It is not so good"])),
-    "nothing in common": prompts_of(("", ["<s>" * 2, "bad", "It is not so good"])),
-    "groups": prompts_of(
-        ("It is good bad\n\nYes", QUERIES),
-        ("A much longer context, " * 4, QUERIES[:3]),
-        ("A context about as long, " * 3, QUERIES[::2]),
-        ("Ok", QUERIES[1:]),
-        ("by itself, but long " * 3, QUERIES[:1]),
-        ("another by itself", QUERIES[2:3]),
-    ),
-    "a query that begins another": prompts_of(("Con", ["", "text", "text and more"])),
-}
 
 
 @pytest.mark.parametrize("labels", [SINGLE, SEVERAL, NESTED], ids=["single", "several", "nested"])
@@ -282,17 +208,6 @@ def test_constructor_arguments_are_checked(load: Callable[..., TransformersModel
         load(max_tokens_per_batch=0)
 
 
-WINDOW: dict[str, Any] = {**SMALL, "sliding_window": 12}
-OTHERS = {
-    "gpt2": GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=512, initializer_range=0.25),
-    "mistral with a window": MistralConfig(**WINDOW),
-    "gemma2 with softcaps": Gemma2Config(**WINDOW, final_logit_softcapping=3.0),
-    "gemma3 with mixed layers": Gemma3TextConfig(
-        **WINDOW, layer_types=["sliding_attention", "full_attention"]
-    ),
-}
-
-
 @pytest.mark.parametrize("config", OTHERS.values(), ids=OTHERS.keys())
 def test_other_architectures_equal_naive_scoring(tmp_path: Path, config: Any) -> None:
     model = TransformersModel(str(save(tmp_path, config)), device="cpu")
@@ -307,33 +222,90 @@ def test_an_architecture_that_would_be_scored_wrongly_is_refused(tmp_path: Path)
         TransformersModel(str(save(tmp_path, config)), device="cpu")
 
 
+# What torch says, by where the memory ran out; see torch's sources.
+OUT_OF_MEMORY = {
+    "torch's allocator": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
+    "CUDA": torch.AcceleratorError("CUDA error: out of memory\nSearch for `cudaErrorMemory...'"),
+    "the driver": RuntimeError("CUDA driver error: out of memory"),
+    "cuBLAS": RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"),
+    "cuDNN": RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    "the CPU": RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory: you"),
+}
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY.values(), ids=OUT_OF_MEMORY.keys())
 def test_out_of_memory_goes_on_in_smaller_batches(
-    load: Callable[..., TransformersModel], monkeypatch: pytest.MonkeyPatch
+    load: Callable[..., TransformersModel],
+    monkeypatch: pytest.MonkeyPatch,
+    error: RuntimeError,
 ) -> None:
     model = load()
     expected = model.label_log_probabilities(PROMPTS["groups"], SEVERAL).log_probabilities
-    _limit_memory(model, monkeypatch, 150)
-    with pytest.warns(UserWarning, match="cpu is out of memory: going on with") as told:
+    _limit_memory(model, monkeypatch, 150, error)
+    told = r"out of memory on cpu, 1 thread: going on with max_tokens_per_batch = 64$"
+    with pytest.warns(UserWarning, match=told) as warned:
         scores = model.label_log_probabilities(PROMPTS["groups"], SEVERAL)
-    assert len(told) == 1
-    assert 1 <= model.max_tokens_per_batch < 4096
+    # Not those of other tests' leavings, which are collected here.
+    assert [warning.category for warning in warned].count(UserWarning) == 1
+    assert model.max_tokens_per_batch == 64
     np.testing.assert_allclose(scores.log_probabilities, expected, atol=1e-5, rtol=0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model.label_log_probabilities(PROMPTS["groups"], SEVERAL)
 
 
-def test_out_of_memory_for_a_single_row_is_an_error(
+def test_the_processor_says_what_is_recognised() -> None:
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(2**50)
+    assert is_out_of_memory(raised.value)
+
+
+def test_out_of_memory_for_a_single_prompt_is_an_error(
     load: Callable[..., TransformersModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = load()
-    _limit_memory(model, monkeypatch, 3)
-    told = pytest.warns(UserWarning, match="out of memory")
-    with told, pytest.raises(torch.OutOfMemoryError, match="full"):
+    _limit_memory(model, monkeypatch, 3, torch.OutOfMemoryError("full"))
+    with pytest.raises(
+        ModelError, match=r"a single prompt does not fit into .* cpu, 1 thread: use"
+    ):
         model.label_log_probabilities(PROMPTS["groups"], SEVERAL)
 
 
-def _limit_memory(model: TransformersModel, patch: pytest.MonkeyPatch, positions: int) -> None:
+def test_other_errors_are_raised_as_they_are(
+    load: Callable[..., TransformersModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load()
+    _limit_memory(model, monkeypatch, 3, RuntimeError("CUDA error: device-side assert triggered"))
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        model.label_log_probabilities(PROMPTS["groups"], SEVERAL)
+    assert model.max_tokens_per_batch == 4096
+
+
+def test_a_model_that_does_not_fit_is_an_error_of_one_line(
+    load: Callable[..., TransformersModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr(torch.nn.Module, "to", full)
+    with pytest.raises(ModelError, match=r"^model '.*' does not fit into the memory of cpu, .*$"):
+        load()
+
+
+def test_containers_that_switch_tf32_on_do_not_change_float32(
+    load: Callable[..., TransformersModel],
+) -> None:
+    torch.set_float32_matmul_precision("high")
+    try:
+        load()
+        assert torch.get_float32_matmul_precision() == "highest"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def _limit_memory(
+    model: TransformersModel, patch: pytest.MonkeyPatch, positions: int, error: RuntimeError
+) -> None:
     """Let a pass of the model fail that attends to more positions, as a full GPU would."""
     body = model._body
 
@@ -341,7 +313,7 @@ def _limit_memory(model: TransformersModel, patch: pytest.MonkeyPatch, positions
         cache = options["past_key_values"]
         before = cache.get_seq_length() if cache is not None else 0
         if len(tokens) * (before + tokens.shape[1]) > positions:
-            raise torch.OutOfMemoryError("full")
+            raise error
         return body(tokens, **options)
 
     patch.setattr(model, "_body", limited)

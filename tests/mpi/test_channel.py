@@ -11,7 +11,7 @@ from asyndbt_mpi.protocol.messages import (
     Stop,
 )
 from asyndbt_mpi.protocol.wire import Codec
-from asyndbt_mpi.transport.mpi import Channel, agree, alike_on_node, gather_texts, node_share
+from asyndbt_mpi.transport.mpi import Channel, agree, gather_texts, node_share, workers_of_node
 
 SHAPES = Shapes(positions=75, words=100, classes=2, pool=50)
 
@@ -129,14 +129,11 @@ def test_the_nodes_are_those_of_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
     rank, size = MPI.COMM_WORLD.Get_rank(), MPI.COMM_WORLD.Get_size()
     monkeypatch.setenv("SLURM_NODEID", str(rank // 2))
     assert node_share(MPI.COMM_WORLD)[0] == (rank % 2 if rank > 1 else 0)
-    assert alike_on_node(MPI.COMM_WORLD, "same") == min(2, size - rank // 2 * 2)
-
-
-@pytest.mark.mpi(min_size=3)
-def test_ranks_of_a_node_that_are_alike_are_counted() -> None:
-    rank, size = MPI.COMM_WORLD.Get_rank(), MPI.COMM_WORLD.Get_size()
-    found = alike_on_node(MPI.COMM_WORLD, "" if rank == 0 else f"GPU-{min(rank, 2)}")
-    assert found == {0: 0, 1: 1}.get(rank, size - 2)
+    workers = workers_of_node(MPI.COMM_WORLD)
+    if rank == 0:
+        assert workers == MPI.COMM_NULL
+    else:
+        assert workers.Get_size() == (1 if rank == 1 else min(2, size - rank // 2 * 2))
 
 
 @pytest.mark.mpi(min_size=2)

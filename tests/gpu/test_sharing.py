@@ -1,0 +1,28 @@
+"""Two workers on one GPU, in a run over MPI."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from asyndbt_mpi.log.reader import Log
+from asyndbt_mpi.log.verify import verify
+from tests.llm.two_workers import launcher, run
+
+
+def test_two_workers_share_a_gpu(tmp_path: Path, folder: Path) -> None:
+    if launcher() is None:
+        pytest.skip("no mpiexec here: runs over MPI were not tested")
+    log, with_torch, _ = run(tmp_path, folder, "--set", "llm.device=cuda:0")
+    assert with_torch == {1, 2}, "the server has no business on a GPU"
+    assert verify(log).violations == []
+    with Log(log) as read:
+        assert (read.status, read.committed) == ("finished", 3)
+        found = [
+            re.search(r"cuda:0 \(.*, ([^,]*), shared by 2 workers\), float32$", text)
+            for text in read.descriptions
+        ]
+    assert all(found), "a description does not say who shares the GPU"
+    uuids = {match[1] for match in found if match}
+    assert len(uuids) == 1
+    assert uuids.pop().startswith(("GPU-", "MIG-"))
