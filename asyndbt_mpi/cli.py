@@ -165,6 +165,73 @@ def sweep(
 
 
 @cli.command(epilog=PRESETS)
+@click.argument("config")
+@click.argument("further", metavar="[-- SBATCH_OPTION ...]", nargs=-1)
+@SETTINGS
+@click.option("--output", "-o", metavar="FILE", help="The log, instead of run.output.")
+@click.option("--nodes", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--time", required=True, metavar="HH:MM:SS", help="Limit; the job comes back after.")
+@click.option("--gpus-per-node", type=click.IntRange(min=1), metavar="N")
+@click.option(
+    "--workers-per-node",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Instead of one for each GPU; without GPUs it has to be given.",
+)
+@click.option("--cpus-per-task", type=click.IntRange(min=1), metavar="N", help="Cores of a worker.")
+@click.option("--partition", metavar="NAME")
+@click.option("--account", metavar="NAME")
+@click.option(
+    "--launcher", type=click.Choice(["mpiexec", "srun"]), default="mpiexec", show_default=True
+)
+@click.option("--dry-run", is_flag=True, help="Print the script instead of submitting it.")
+def sbatch(
+    config: str,
+    further: tuple[str, ...],
+    assignments: tuple[str, ...],
+    output: str | None,
+    nodes: int,
+    gpus_per_node: int | None,
+    workers_per_node: int | None,
+    launcher: str,
+    dry_run: bool,
+    **options: str | int | None,
+) -> int:
+    """Submit a run of CONFIG to Slurm, after a check of all that can be checked beforehand.
+
+    The script is slurm/run.sbatch, filled in; a folder slurm of your own, with its env.sh, comes
+    first. Whatever else sbatch takes may follow two dashes:
+
+    \b
+        asyndbt sbatch mine.toml --nodes 2 --gpus-per-node 4 --time 04:00:00 \\
+            --partition gpu -- --mem=64G --qos=long
+    """
+    from asyndbt_mpi.submit import Asked, fill, scripts, submit
+
+    workers = workers_per_node or gpus_per_node
+    if workers is None:
+        raise ConfigurationError("--workers-per-node is missing, as there is no --gpus-per-node")
+    request = Request(config, assignments, output, overwrite=False, debug=False, resume=True)
+    job = Job.of(request, nodes * workers)
+    wanted = {
+        "job-name": job.config.run.name,
+        "nodes": nodes,
+        "ntasks-per-node": workers + 1,
+        "gpus-per-node": gpus_per_node,
+        **{name.replace("_", "-"): value for name, value in options.items()},
+    }
+    sets = [word for assignment in assignments for word in ("--set", assignment)]
+    arguments = (config, *sets, *(["--output", output] if output else []))
+    asked = Asked(
+        {name: str(value) for name, value in wanted.items() if value is not None},
+        further, launcher, workers, arguments,
+    )  # fmt: skip
+    script = fill(scripts(), asked)
+    click.echo(script.rstrip() if dry_run else submit(script))
+    return DONE
+
+
+@cli.command(epilog=PRESETS)
 @run_options
 def status(
     config: str, assignments: tuple[str, ...], output: str | None, overwrite: bool, resume: bool
