@@ -83,6 +83,24 @@ def run(
 
 
 @cli.command(epilog=PRESETS)
+@click.argument("config", default="demo")
+@SETTINGS
+@click.option("--output", "-o", metavar="FILE", help="The log, instead of run.output.")
+def doctor(config: str, assignments: tuple[str, ...], output: str | None) -> int:
+    """What would go wrong with a run of CONFIG, and how to mend it; starts and costs nothing.
+
+    Start it as the run is to be started, so that it looks at every rank:
+
+        mpiexec -n 4 asyndbt doctor demo
+
+    Exit code 0 if there is no problem, warnings or not; 1 if there is one.
+    """
+    from asyndbt_mpi.checkup import checkup
+
+    return checkup(config, assignments, output)
+
+
+@cli.command(epilog=PRESETS)
 @run_options
 @WORKERS
 @click.pass_obj
@@ -316,6 +334,8 @@ def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     warnings.showwarning = _show_warning
+    # Said by every process, of what `run` and `doctor` say once, with what to do about it.
+    warnings.filterwarnings("ignore", r"\s*suspicious MPI execution environment", RuntimeWarning)
     try:
         code = cli.main(arguments, standalone_mode=False, obj=debug)
     except click.ClickException as error:

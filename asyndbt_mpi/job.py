@@ -66,7 +66,7 @@ class Job:
         config = load(request.source, request.assignments)
         check_server(config)
         materials = prepare(config, workers)
-        path = Path(request.output or config.run.output.replace("{name}", config.run.name))
+        path = log_path(config, request.output)
         if path.is_dir():
             raise ConfigurationError(f"run.output = {str(path)!r}: is a folder; give a file")
         delays = delays_of_workers(config, workers)
@@ -118,6 +118,11 @@ class Job:
             raise ConfigurationError(
                 f"run.output: {self.path} cannot be written: {error}"
             ) from error
+
+
+def log_path(config: Config, output: str | None) -> Path:
+    """Where the log of a run goes: ``output`` of the command line, or what is configured."""
+    return Path(output or config.run.output.replace("{name}", config.run.name))
 
 
 def _check_first_file(path: Path) -> None:

@@ -28,6 +28,7 @@ SPIN_SECONDS = 5e-3
 latency of sleep; a longer one sleeps."""
 SLEEP_SHARE = 1 / 16
 SHORTEST_SLEEP, LONGEST_SLEEP = 5e-5, 5e-3
+CLOCK_ROUNDS = 5
 
 
 class ServerDied(RuntimeError):
@@ -159,6 +160,12 @@ class Channel:
         raise AssertionError("backoff never ends")
 
 
+def library() -> str:
+    """The MPI library that was loaded, with its version."""
+    name, version = MPI.get_vendor()
+    return f"{name} {'.'.join(map(str, version))}"
+
+
 def survives_deaths() -> bool:
     """Whether the launcher was told to let a run go on when one of its processes dies."""
     return os.environ.get("OMPI_MCA_mpi_ft_enable", "") in ("1", "true")  # noqa: SIM112
@@ -246,3 +253,29 @@ def gather_texts(comm: MPI.Intracomm, text: str) -> list[str]:
     if comm.Get_rank() != SERVER:
         return []
     return [part.tobytes().decode() for part in np.split(everything, ends[:-1])]
+
+
+def clock_offsets(comm: MPI.Intracomm) -> list[float]:
+    """Every rank's wall clock less that of rank 0, in seconds, at rank 0; nothing at the others.
+
+    Of some rounds there and back the fastest counts, in whose middle the other clock was read:
+    so it is known to half of that round (Cristian, Distributed Computing 3, 1989).
+    """
+    clock = np.zeros(1)
+    if comm.Get_rank() != SERVER:
+        for _ in range(CLOCK_ROUNDS):
+            comm.Recv(clock, SERVER)
+            clock[0] = time.time()
+            comm.Send(clock, SERVER)
+        return []
+    offsets = [0.0]
+    for rank in range(1, comm.Get_size()):
+        rounds = []
+        for _ in range(CLOCK_ROUNDS):
+            sent = time.time()
+            comm.Send(clock, rank)
+            comm.Recv(clock, rank)
+            back = time.time()
+            rounds.append((back - sent, float(clock[0]) - (sent + back) / 2))
+        offsets.append(min(rounds)[1])
+    return offsets
