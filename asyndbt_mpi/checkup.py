@@ -11,7 +11,7 @@ import click
 from asyndbt_mpi.answers import folder_of
 from asyndbt_mpi.assemble import delays_of_workers, prepare
 from asyndbt_mpi.config import Config, ConfigurationError, load
-from asyndbt_mpi.doctor.examination import Plan, examine, report
+from asyndbt_mpi.doctor.examination import Examiner, Plan, examine, report
 from asyndbt_mpi.doctor.facts import SERVER, Facts, Process
 from asyndbt_mpi.doctor.findings import Finding, Level, problem
 from asyndbt_mpi.doctor.processes import check_mpi, node, versions
@@ -65,7 +65,7 @@ def _alone(
     plan = _plan(source, assignments, output, workers=None)
     if misfit(process.launcher, library, process.size):
         return _say(check_mpi([Facts(process)], source))
-    return _say(report([examine(process, plan, None)], [], plan))
+    return _say(report([examine(Examiner(process), plan)], [], plan))
 
 
 def _together(source: str, assignments: Sequence[str], output: str | None) -> int:
@@ -95,13 +95,15 @@ def _together(source: str, assignments: Sequence[str], output: str | None) -> in
         survives_deaths=mpi.survives_deaths(),
         versions=versions(),
     )
-    number = secrets.randbelow(2**53)
-    sign = _put_sign(plan, number) if rank == SERVER else None
-    number = mpi.from_server(number)
+    number = mpi.from_server(secrets.randbelow(2**53))
+    examiner = Examiner(process)
+    sign: Sign | None = None
+    if rank == SERVER:
+        sign = examiner.look("shared folder", lambda: _put_sign(plan, number))
     above = mpi.from_server(sign.above if sign else -1)
     looked_for = sign_path(plan.shared_folder, above, number) if above >= 0 else None
     try:
-        texts = mpi.gather_texts(world, _to_text(examine(process, plan, looked_for)))
+        texts = mpi.gather_texts(world, _to_text(examine(examiner, plan, looked_for)))
     finally:
         if sign:
             sign.remove()
@@ -133,7 +135,8 @@ def _plan(source: str, assignments: Sequence[str], output: str | None, workers: 
     log = log_path(config, output)
     # One process does not know how many there will be: enough, then.
     count = workers if workers is not None else _fewest_workers(config)
-    return Plan(source, config, log, folder_of(config, log), lambda: _read(config, count))
+    answers = folder_of(config, log)
+    return Plan(source, count, config, log, answers, lambda: _read(config, count))
 
 
 def _fewest_workers(config: Config) -> int:

@@ -24,21 +24,22 @@ def check_cores(facts: Sequence[Facts], computing: bool) -> list[Finding]:
     nodes = grouped(known, lambda each: each.process.node)
     for members in nodes.values():
         workers = [each for each in members if each.works]
-        if workers:
-            found += _of_node(workers, members, computing)
+        if workers and computing:
+            found += _of_node(workers, members)
     return found or [ok("cores", _in_words(list(nodes.values())))]
 
 
-def _of_node(workers: Sequence[Facts], members: Sequence[Facts], computing: bool) -> list[Finding]:
+def _of_node(workers: Sequence[Facts], members: Sequence[Facts]) -> list[Finding]:
     host = members[0].process.host
     total = max(each.cores.number for each in members if each.cores)
     open_to_workers = {core for each in workers if each.cores for core in each.cores.allowed}
     open_to_all = {core for each in members if each.cores for core in each.cores.allowed}
-    if not computing:
-        return []
     if len(workers) > len(open_to_workers):
         text = f"{len(workers)} workers on {host} share {_cores(len(open_to_workers))}"
-        return [warning("cores", text, f"start fewer ranks on a node, or {_more(members[0])}")]
+        mend = "start fewer ranks on a node"
+        if len(open_to_workers) < total:
+            mend += f", or {_more(members[0])}"
+        return [warning("cores", text, mend)]
     bound = [each.rank for each in workers if each.cores and len(each.cores.allowed) == 1]
     idle = total - len(open_to_all)
     if bound and idle >= len(workers):

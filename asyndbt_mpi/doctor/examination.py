@@ -1,6 +1,7 @@
 """What one rank looks at, and what rank 0 makes of what all have seen."""
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +23,11 @@ from asyndbt_mpi.doctor.shared import check_shared, look_for
 
 Result = TypeVar("Result")
 
-PATIENCE_SECONDS = 60.0
-"""For one look: a network's file system, or a driver, may hang for ever."""
+PATIENCE_SECONDS = 120.0
+"""For all looks together: a network's file system, or a driver, may hang for ever, and torch may
+take a minute to be read from where all nodes read it at once."""
+LEAST_SECONDS = 5.0
+"""For a look after which others have used that up."""
 
 SUBJECTS = (
     *("MPI", "versions", "ULFM", "cores", "clocks", "GPUs"),
@@ -39,6 +43,7 @@ class Plan:
     Attributes
     ----------
     source : its CONFIG, as the user named it
+    workers : how many there will be, or have to be at the least
     log : its file
     answers : the folder in which workers keep their model's; None if they do not
     read_data : reads what each rank reads for itself, and returns digests by what they are of;
@@ -46,6 +51,7 @@ class Plan:
     """
 
     source: str
+    workers: int
     config: Config
     log: Path
     answers: Path | None
@@ -63,6 +69,7 @@ class Examiner:
     def __init__(self, process: Process) -> None:
         self.process = process
         self.findings: list[Finding] = []
+        self._deadline = time.monotonic() + PATIENCE_SECONDS
 
     def look(self, subject: str, look: Callable[[], Result]) -> Result | None:
         """What ``look`` returns; None after an error, or where it does not come to an end."""
@@ -78,30 +85,30 @@ class Examiner:
         # A daemon: what hangs must not keep the process from ending.
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
-        thread.join(PATIENCE_SECONDS)
+        seconds = max(LEAST_SECONDS, self._deadline - time.monotonic())
+        thread.join(seconds)
         if results:
             return results[0]
-        self.findings.append(self._failure(subject, errors[0] if errors else None))
+        self.findings.append(self._failure(subject, errors[0] if errors else seconds))
         return None
 
     def judge(self, subject: str, judge: Callable[[], list[Finding]]) -> None:
         """Keep the findings that ``judge`` returns."""
         self.findings += self.look(subject, judge) or []
 
-    def _failure(self, subject: str, error: Exception | None) -> Finding:
+    def _failure(self, subject: str, error: Exception | float) -> Finding:
         if isinstance(error, ConfigurationError):
             return problem(subject, str(error))
         where = f"rank {self.process.rank} on {self.process.host}"
-        if error is None:
-            return problem(subject, f"{where}: no answer within {PATIENCE_SECONDS:g} s")
+        if isinstance(error, float):
+            return problem(subject, f"{where}: nothing came of a look at it within {error:.0f} s")
         said = " ".join(str(error).split())
         return problem(subject, f"{where}: cannot be looked at: {type(error).__name__}: {said}")
 
 
-def examine(process: Process, plan: Plan, sign: Path | None) -> Facts:
+def examine(examiner: Examiner, plan: Plan, sign: Path | None = None) -> Facts:
     """What this rank sees; ``sign`` is the file by which it knows rank 0's folder, if any."""
-    examiner = Examiner(process)
-    llm, answers = plan.config.llm, plan.answers
+    process, llm, answers = examiner.process, plan.config.llm, plan.answers
     own_cores = examiner.look("cores", cores.look)
     own_gpus = examiner.look("GPUs", lambda: gpus.look(llm, process))
     shared: Shared | None = None
@@ -118,7 +125,7 @@ def examine(process: Process, plan: Plan, sign: Path | None) -> Facts:
             examiner.judge("model", lambda: ask_server(llm))
     digests = examiner.look("data", plan.read_data)
     if digests is not None:
-        examiner.findings.append(ok("data", "read and shared out"))
+        examiner.findings.append(ok("data", f"complete, for {plan.workers} workers"))
     found = tuple(examiner.findings)
     return Facts(process, own_cores, own_gpus, shared, digests or {}, found)
 

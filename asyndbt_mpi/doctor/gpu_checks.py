@@ -43,9 +43,11 @@ def _no_such_device(workers: Pairs, llm: Llm) -> list[Finding]:
     for (why, cuda), pairs in grouped(wrong, lambda pair: (pair[1].wrong, pair[1].cuda)).items():
         where = ranks_in_words(each.rank for each, _ in pairs)
         text = f"llm.device = {llm.device!r} is not there for {where}: {why}"
-        built = any(gpus.seen for _, gpus in pairs) or bool(cuda)
-        mend = "ask the batch system for GPUs (--gpus-per-node), or give llm.device = 'auto'"
-        found.append(problem("GPUs", text, mend if built else _mend_torch(pairs[0][1])))
+        mend = ""
+        if llm.device.startswith("cuda"):
+            ask = "ask the batch system for GPUs (--gpus-per-node), or give llm.device = 'auto'"
+            mend = ask if cuda else _mend_torch(pairs[0][1])
+        found.append(problem("GPUs", text, mend))
     return found
 
 

@@ -38,8 +38,7 @@ class Sign:
 
     def __init__(self, folder: Path, number: int) -> None:
         folder = folder.expanduser().absolute()
-        place = existing(folder)
-        self.above = len(folder.parts) - len(place.parts)
+        self.above = len(folder.parts) - len(existing(folder).parts)
         self._file = sign_path(folder, self.above, number)
         self._file.touch(exist_ok=False)
         self._lock: FileLock | None = take(self._file)
