@@ -17,7 +17,7 @@ from asyndbt_mpi.doctor.findings import Finding, Level, problem
 from asyndbt_mpi.doctor.processes import check_mpi, node, versions
 from asyndbt_mpi.doctor.shared import Sign, sign_path
 from asyndbt_mpi.job import BAD_USAGE, DONE, FAILED, log_path
-from asyndbt_mpi.transport.launcher import launched, misfit, speaks
+from asyndbt_mpi.transport.launcher import Misfit, launched, misfit, speaks
 
 
 def checkup(source: str, assignments: Sequence[str], output: str | None) -> int:
@@ -30,6 +30,8 @@ def checkup(source: str, assignments: Sequence[str], output: str | None) -> int:
     """
     try:
         from asyndbt_mpi.transport import mpi
+    except Misfit as error:
+        return _alone(source, assignments, output, error.library, "")
     except (ImportError, RuntimeError) as error:
         return _alone(source, assignments, output, "", " ".join(str(error).split()))
     if mpi.WORLD.Get_size() == 1:
@@ -103,7 +105,9 @@ def _together(source: str, assignments: Sequence[str], output: str | None) -> in
     above = mpi.from_server(sign.above if sign else -1)
     looked_for = sign_path(plan.shared_folder, above, number) if above >= 0 else None
     try:
-        texts = mpi.gather_texts(world, _to_text(examine(examiner, plan, looked_for)))
+        facts = examine(examiner, plan, looked_for)
+        mpi.wait_for_all(world)
+        texts = mpi.gather_texts(world, _to_text(facts))
     finally:
         if sign:
             sign.remove()

@@ -1,5 +1,6 @@
 """The commands of `asyndbt`."""
 
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from asyndbt_mpi import __version__
 from asyndbt_mpi.config import ConfigurationError, load, presets
 from asyndbt_mpi.job import BAD_USAGE, DONE, FAILED, Job, Request
 from asyndbt_mpi.log.reader import Log, LogError
+from asyndbt_mpi.transport.launcher import Misfit, launched, speaks
 
 Command: TypeAlias = Callable[..., Any]
 
@@ -73,6 +75,10 @@ def run(
     """
     try:
         from asyndbt_mpi import launch
+    except Misfit as error:
+        if not speaks(launched(os.environ)):
+            return BAD_USAGE
+        raise ConfigurationError(str(error)) from error
     except (ImportError, RuntimeError) as error:
         # mpi4py finds its MPI library only when it is imported.
         raise ConfigurationError(

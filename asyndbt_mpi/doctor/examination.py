@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,7 +27,9 @@ PATIENCE_SECONDS = 120.0
 """For all looks together: a network's file system, or a driver, may hang for ever, and torch may
 take a minute to be read from where all nodes read it at once."""
 LEAST_SECONDS = 5.0
-"""For a look after which others have used that up."""
+"""For a look before which others have used that up."""
+ALIKE = 8
+"""Lines that are much the same, of a large job."""
 
 SUBJECTS = (
     *("MPI", "versions", "ULFM", "cores", "clocks", "GPUs"),
@@ -152,7 +154,18 @@ def report(facts: Sequence[Facts], offsets: Sequence[float], plan: Plan) -> list
         *check_digests(facts),
         *_of_single_ranks(facts),
     ]
-    return sorted(found, key=lambda finding: SUBJECTS.index(finding.subject))
+    return sorted(_shortened(found), key=lambda finding: SUBJECTS.index(finding.subject))
+
+
+def _shortened(found: Sequence[Finding]) -> list[Finding]:
+    """Of what is wrong in the same way on node after node, the first `ALIKE`."""
+    kept = []
+    for group in grouped(found, lambda each: (each.subject, each.level, each.mend)).values():
+        kept += group[:ALIKE]
+        more = len(group) - ALIKE
+        if more > 0:
+            kept.append(replace(group[0], text=f"and {more} more of this kind"))
+    return kept
 
 
 def _of_single_ranks(facts: Sequence[Facts]) -> list[Finding]:

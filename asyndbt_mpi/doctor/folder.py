@@ -29,7 +29,9 @@ def look_at_folder(log: Path) -> list[Finding]:
 def _space(folder: Path) -> Finding:
     place = existing(folder)
     free = shutil.disk_usage(place).free
-    text = f"{folder} can be written, {free / 2**30:,.1f} GiB free, on {file_system(place)}"
+    text = (
+        f"{folder} can be written, {free / 2**30:,.1f} GiB free, on {file_system(place.resolve())}"
+    )
     if free < LITTLE:
         return warning("output", text, "make room, or name another folder by --output")
     return ok("output", text)

@@ -38,14 +38,14 @@ def look(llm: Llm, process: Process) -> Gpus:
         # Of a driver that does not fit, which the findings say.
         warnings.simplefilter("ignore")
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    seen = tuple(identity(torch.device("cuda", number)) for number in range(count))
-    try:
-        device = choose(llm.device, process.local_rank)
-    except ValueError as error:
-        return Gpus(asked, on_node, held, seen, "", "", 0, str(error), *build)
-    on_gpu = device.type == "cuda"
-    memory = torch.cuda.get_device_properties(device).total_memory if on_gpu else 0
-    return Gpus(asked, on_node, held, seen, str(device), identity(device), memory, "", *build)
+        seen = tuple(identity(torch.device("cuda", number)) for number in range(count))
+        try:
+            device = choose(llm.device, process.local_rank)
+        except ValueError as error:
+            return Gpus(asked, on_node, held, seen, "", "", 0, str(error), *build)
+        on_gpu = device.type == "cuda"
+        memory = torch.cuda.get_device_properties(device).total_memory if on_gpu else 0
+        return Gpus(asked, on_node, held, seen, str(device), identity(device), memory, "", *build)
 
 
 def asked_for(environment: Mapping[str, str]) -> str:

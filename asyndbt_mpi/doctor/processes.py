@@ -49,8 +49,8 @@ def check_mpi(facts: Sequence[Facts], source: str) -> list[Finding]:
         text = f"the ranks have loaded different libraries: {_who(libraries)}"
         return [problem("MPI", text, "load the same MPI module on all nodes")]
     if first.size > 1:
-        text = f"{first.library}, {first.size} ranks, started by {first.launcher.name}"
-        return [ok("MPI", text)]
+        by = f", started by {first.launcher.name}" if first.launcher.kind != "none" else ""
+        return [ok("MPI", f"{first.library}, {first.size} ranks{by}")]
     if first.launcher.kind == "none":
         mend = f"to look at all ranks: mpiexec -n 4 asyndbt doctor {source}"
         return [ok("MPI", f"{first.library}; this looks at one process only", mend)]
@@ -84,7 +84,7 @@ def check_deaths(facts: Sequence[Facts]) -> list[Finding]:
     first = facts[0].process
     if not first.library:
         return []
-    if first.launcher.kind == "none":
+    if first.launcher.kind == "none" and first.size == 1:
         return [ok("ULFM", "one process has none; mpiexec --with-ft ulfm (Open MPI 5) turns it on")]
     ends = "off: a worker that dies ends the job"
     if first.launcher.kind == "srun":

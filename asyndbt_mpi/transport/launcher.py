@@ -11,6 +11,9 @@ from typing import Literal
 
 Kind = Literal["open mpi", "hydra", "srun", "none"]
 
+OF_MPICH = ("MPICH", "Intel MPI", "MVAPICH", "Cray MPICH")
+"""Libraries whose processes find each other by PMI."""
+
 SECONDS_FOR_THE_FIRST = 5.0
 """How long the others wait: launchers end all processes when one of them has failed."""
 
@@ -85,18 +88,45 @@ def misfit(launcher: Launcher, library: str, size: int) -> tuple[str, str] | Non
     return wrong, f"{_fitting(launcher, library)} (or have mpi4py load the launcher's own library)"
 
 
+class Misfit(RuntimeError):
+    """The MPI ``library`` would abort this process instead of letting it be alone."""
+
+    def __init__(self, launcher: Launcher, library: str) -> None:
+        super().__init__("; ".join(misfit(launcher, library, size=1) or ()))
+        self.library = library
+
+
+def aborts(environment: Mapping[str, str], library: str) -> bool:
+    """Whether the ``library`` ends a process that was started so, without a word to us.
+
+    MPICH 5 does under Open MPI's mpiexec, unless it is told which interface to use.
+    """
+    launcher = launched(environment)
+    told = "MPIR_CVAR_PMI_VERSION" in environment
+    return (
+        _name(library) in OF_MPICH
+        and launcher.kind == "open mpi"
+        and launcher.size > 1
+        and not told
+    )
+
+
+def _name(library: str) -> str:
+    """Without the version."""
+    return library.rstrip(".0123456789 ")
+
+
 def _fitting(launcher: Launcher, library: str) -> str:
     """Which launcher the ``library`` can be started by."""
-    name = library.rstrip(".0123456789 ")
+    name = _name(library)
     own = f"the mpiexec that came with this {name}"
+    within = " inside the batch script" if launcher.kind == "srun" else ""
     if name == "Open MPI" and launcher.kind == "srun" and launcher.interface != "pmix":
-        return f"start it with srun --mpi=pmix, or with {own} inside the batch script"
-    of_mpich = name in ("MPICH", "Intel MPI", "MVAPICH", "MVAPICH2", "Cray MPICH")
-    if of_mpich and launcher.interface != "pmi2":
+        return f"start it with srun --mpi=pmix, or with {own}{within}"
+    if name in OF_MPICH and launcher.interface != "pmi2":
         beside = " and I_MPI_PMI_LIBRARY" if name == "Intel MPI" else ""
-        within = " inside the batch script" if launcher.kind == "srun" else ""
         return f"start it with {own}{within}, or with srun --mpi=pmi2{beside}"
-    return f"start it with {own}" + (" inside the batch script" if launcher.kind == "srun" else "")
+    return f"start it with {own}{within}"
 
 
 def speaks(launcher: Launcher) -> bool:

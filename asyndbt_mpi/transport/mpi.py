@@ -15,11 +15,28 @@ import time
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
 
+import mpi4py
 import numpy as np
-from mpi4py import MPI
 
 from asyndbt_mpi.protocol.messages import Message
 from asyndbt_mpi.protocol.wire import Buffer, Codec
+from asyndbt_mpi.transport.launcher import Misfit, aborts, launched
+
+# Else the import would start MPI, and some libraries end the process where that fails.
+mpi4py.rc(initialize=False, finalize=True)
+from mpi4py import MPI  # noqa: E402
+
+
+def library() -> str:
+    """The MPI library that was loaded, with its version."""
+    name, version = MPI.get_vendor()
+    return f"{name} {'.'.join(map(str, version))}"
+
+
+if not MPI.Is_initialized():
+    if aborts(os.environ, library()):
+        raise Misfit(launched(os.environ), library())
+    MPI.Init_thread()
 
 WORLD = MPI.COMM_WORLD
 SERVER = 0
@@ -160,12 +177,6 @@ class Channel:
         raise AssertionError("backoff never ends")
 
 
-def library() -> str:
-    """The MPI library that was loaded, with its version."""
-    name, version = MPI.get_vendor()
-    return f"{name} {'.'.join(map(str, version))}"
-
-
 def survives_deaths() -> bool:
     """Whether the launcher was told to let a run go on when one of its processes dies."""
     return os.environ.get("OMPI_MCA_mpi_ft_enable", "") in ("1", "true")  # noqa: SIM112
@@ -212,6 +223,14 @@ def from_server(value: int) -> int:
     shared = np.array([value])
     WORLD.Bcast(shared, SERVER)
     return int(shared[0])
+
+
+def wait_for_all(comm: MPI.Intracomm) -> None:
+    """Return once every rank has called this; who is early leaves its core to the others."""
+    barrier = comm.Ibarrier()
+    for _ in backoff():
+        if barrier.Test():
+            return
 
 
 def node_share(comm: MPI.Intracomm) -> tuple[int, int]:

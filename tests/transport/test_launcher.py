@@ -3,7 +3,7 @@
 import pytest
 
 from asyndbt_mpi.transport import launcher
-from asyndbt_mpi.transport.launcher import Launcher, launched, misfit, speaks
+from asyndbt_mpi.transport.launcher import Launcher, Misfit, aborts, launched, misfit, speaks
 
 IN_BATCH = {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_NPROCS": "4"}
 # mpiexec starts a daemon on every node by srun, and the daemon the ranks.
@@ -64,6 +64,17 @@ def test_who_fits_or_is_meant_to_be_alone_is_told_nothing() -> None:
     assert misfit(Launcher("open mpi", 4, 0), "Open MPI 5.0.11", 4) is None
     assert misfit(Launcher(), "Open MPI 5.0.11", 1) is None
     assert misfit(Launcher("srun", 1, 0, "pmi2"), "Open MPI 5.0.11", 1) is None
+
+
+def test_a_library_that_would_end_the_process_is_not_started() -> None:
+    assert aborts(OF_OPEN_MPI, "MPICH 5.0.2")
+    assert not aborts(OF_OPEN_MPI, "Open MPI 5.0.11")
+    assert not aborts(OF_OPEN_MPI | {"MPIR_CVAR_PMI_VERSION": "x"}, "MPICH 5.0.2")
+    assert not aborts(OF_HYDRA, "MPICH 5.0.2")
+    assert not aborts({}, "MPICH 5.0.2")
+    said = str(Misfit(launched(OF_OPEN_MPI), "MPICH 5.0.2"))
+    assert "Open MPI's mpiexec started 4 processes" in said
+    assert "start it with the mpiexec that came with this MPICH" in said
 
 
 def test_only_the_first_speaks_and_the_others_wait(monkeypatch: pytest.MonkeyPatch) -> None:
