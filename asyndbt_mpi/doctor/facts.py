@@ -58,7 +58,7 @@ class Gpus:
     on_node : the node has one
     held : those that the process was given, as the driver's own tool lists them
     seen : those that torch sees; rank 0 never looks
-    device, taken : torch's name and UUID of what the worker would compute on
+    taken : the one that the worker would compute on; "" on the CPU
     memory : of that GPU, in bytes
     wrong : why there is no such device
     torch, cuda : torch's version, and CUDA's (or ROCm's) that it is built for, "" if for none
@@ -68,7 +68,6 @@ class Gpus:
     on_node: bool = False
     held: tuple[str, ...] = ()
     seen: tuple[str, ...] = ()
-    device: str = ""
     taken: str = ""
     memory: int = 0
     wrong: str = ""

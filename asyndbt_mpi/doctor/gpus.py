@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from asyndbt_mpi.config import Llm
@@ -24,28 +25,39 @@ TOOL_SECONDS = 20.0
 
 def look(llm: Llm, process: Process) -> Gpus:
     """What this rank has, and would use, of its node's GPUs."""
-    asked = asked_for(os.environ)
-    on_node = Path("/dev/nvidia0").exists() or Path("/dev/kfd").exists()
-    held = given(_listed(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+    found = Gpus(
+        asked=asked_for(os.environ),
+        on_node=Path("/dev/nvidia0").exists() or Path("/dev/kfd").exists(),
+        held=given(_listed(), os.environ.get("CUDA_VISIBLE_DEVICES")),
+    )
     if llm.backend != "transformers" or not process.works:
-        return Gpus(asked, on_node, held)
+        return found
+    with warnings.catch_warnings():
+        # Of a driver that does not fit, which the findings say.
+        warnings.simplefilter("ignore")
+        return _as_torch_sees_it(found, llm.device, process.local_rank)
+
+
+def _as_torch_sees_it(found: Gpus, name: str, local_rank: int) -> Gpus:
     import torch
 
     from asyndbt_mpi.doctor.devices import choose, identity
 
-    build = (torch.__version__, torch.version.cuda or torch.version.hip or "")
-    with warnings.catch_warnings():
-        # Of a driver that does not fit, which the findings say.
-        warnings.simplefilter("ignore")
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        seen = tuple(identity(torch.device("cuda", number)) for number in range(count))
-        try:
-            device = choose(llm.device, process.local_rank)
-        except ValueError as error:
-            return Gpus(asked, on_node, held, seen, "", "", 0, str(error), *build)
-        on_gpu = device.type == "cuda"
-        memory = torch.cuda.get_device_properties(device).total_memory if on_gpu else 0
-        return Gpus(asked, on_node, held, seen, str(device), identity(device), memory, "", *build)
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    found = replace(
+        found,
+        seen=tuple(identity(torch.device("cuda", number)) for number in range(count)),
+        torch=torch.__version__,
+        cuda=torch.version.cuda or torch.version.hip or "",
+    )
+    try:
+        device = choose(name, local_rank)
+    except ValueError as error:
+        return replace(found, wrong=str(error))
+    if device.type != "cuda":
+        return found
+    memory = torch.cuda.get_device_properties(device).total_memory
+    return replace(found, taken=identity(device), memory=memory)
 
 
 def asked_for(environment: Mapping[str, str]) -> str:

@@ -7,6 +7,8 @@ A rank that waits backs off and sleeps instead of spinning on a core.
 Under an MPI library with user-level failure mitigation (Open MPI's `mpiexec --with-ft ulfm`) rank
 0 hears of ranks that died. After a death MPI_Finalize may hang: there all ranks leave by `leave`,
 without it.
+
+Importing this module starts MPI, or raises a `launcher.Misfit` where that would end the process.
 """
 
 import os
@@ -22,7 +24,7 @@ from asyndbt_mpi.protocol.messages import Message
 from asyndbt_mpi.protocol.wire import Buffer, Codec
 from asyndbt_mpi.transport.launcher import Misfit, aborts, launched
 
-# Else the import would start MPI, and some libraries end the process where that fails.
+# Else mpi4py would start MPI before the library can be told by its name.
 mpi4py.rc(initialize=False, finalize=True)
 from mpi4py import MPI  # noqa: E402
 

@@ -29,7 +29,7 @@ def gpu(name: str, *held: str, **changes) -> Gpus:
     """Of a worker that computes on the one called ``name``, out of those ``held``."""
     held = held or (name,)
     made = Gpus(
-        asked="CUDA_VISIBLE_DEVICES=0", on_node=True, held=held, seen=held, device="cuda:0",
+        asked="CUDA_VISIBLE_DEVICES=0", on_node=True, held=held, seen=held,
         taken=name, memory=80 * 2**30, torch="2.13.0", cuda="12.8",
     )  # fmt: skip
     return replace(made, **changes)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -155,3 +156,17 @@ def test_devices_of_a_machine_with_two(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [str(choose("auto", rank)) for rank in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
     with pytest.raises(ValueError, match="torch sees 2 GPUs"):
         choose("cuda:2", 0)
+
+
+def test_what_a_worker_sees_and_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def properties(device) -> SimpleNamespace:
+        return SimpleNamespace(uuid=f"12-{device.index}", total_memory=2**30)
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.get_device_properties", properties)
+    found = gpus.look(AUTO, process(2, 4))
+    assert found.seen == ("GPU-12-0", "GPU-12-1")
+    assert (found.taken, found.memory, found.wrong) == ("GPU-12-1", 2**30, "")
+    assert gpus.look(Llm(device="cuda:7"), process(2, 4)).wrong == "torch sees 2 GPUs"
+    assert gpus.look(Llm(device="cpu"), process(2, 4)).taken == ""
