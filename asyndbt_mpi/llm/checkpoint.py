@@ -41,16 +41,52 @@ def resolve(model: str) -> str:
     if model == BUNDLED:
         return str(_converted(_bundled()))
     if model.endswith(".gguf"):
-        path = Path(model).expanduser()
-        if not path.is_file():
-            raise ModelError(f"model {model!r}: there is no such file")
-        return str(_converted(path))
+        return str(_converted(_existing(model)))
     folder = Path(model).expanduser()
     if folder.is_dir():
         return str(folder)
     if model.startswith(("/", "./", "../", "~")):
         raise ModelError(f"model {model!r}: there is no such folder; give {ACCEPTED}")
     return model
+
+
+def find(model: str) -> Path | None:
+    """Where ``model`` is on this machine; nothing is loaded, converted or fetched.
+
+    Of one that has to be converted still, the GGUF file; of a hub id that is not in the hub's
+    cache, None.
+
+    Raises
+    ------
+    ModelError
+        It is not there, or has no weights.
+    """
+    if model == BUNDLED or model.endswith(".gguf"):
+        file = _bundled() if model == BUNDLED else _existing(model)
+        target = _target(file)
+        return target if target.is_dir() else file
+    source = resolve(model)
+    folder = Path(source) if Path(source).is_dir() else _cached(source)
+    if folder is not None and not _has_weights(folder):
+        raise ModelError(f"model {model!r}: {folder} has no config.json, or no weights beside it")
+    return folder
+
+
+def _cached(identifier: str) -> Path | None:
+    """The folder of a model in the hub's cache on this machine."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(identifier, "config.json")
+    except HFValidationError as error:
+        raise ModelError(f"model {identifier!r}: is neither there nor {ACCEPTED}") from error
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def _has_weights(folder: Path) -> bool:
+    weights = (*folder.glob("*.safetensors"), *folder.glob("*.bin"))
+    return (folder / "config.json").is_file() and bool(weights)
 
 
 def fingerprint(model: str) -> str:
@@ -108,6 +144,13 @@ def tokenizer(model: str) -> Any | None:
 def _first_line(error: Exception) -> str:
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0]
+
+
+def _existing(model: str) -> Path:
+    path = Path(model).expanduser()
+    if not path.is_file():
+        raise ModelError(f"model {model!r}: there is no such file")
+    return path
 
 
 def _bundled() -> Path:

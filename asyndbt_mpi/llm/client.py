@@ -27,6 +27,9 @@ T = TypeVar("T")
 AGAIN = {408, 409, 429}
 """Statuses that may pass, besides those from 500 on."""
 
+UNLISTED = {404, 405, 501}
+"""Statuses of a server that does not list its models."""
+
 FILTERED = {"content_filter", "data_inspection_failed"}
 """Codes with which Azure and DashScope refuse a prompt because of what it says (status 400)."""
 
@@ -159,7 +162,7 @@ class Client:
         self._reached = False
         self._thread = threading.local()
         try:
-            library = openai.OpenAI(
+            self._library = library = openai.OpenAI(
                 api_key=self._key or NO_KEY,
                 base_url=url,
                 timeout=endpoint.timeout,
@@ -208,6 +211,33 @@ class Client:
                 f" the last: {last}"
             ) from None
         return found
+
+    def models(self) -> list[str] | None:
+        """Names of the models that the server offers, None if it does not list them.
+
+        One request, without another attempt, that no server takes money for.
+
+        Raises
+        ------
+        ModelError
+            The server is not reached, does not take the key, or is not well.
+        """
+        self._thread.status = None
+        try:
+            response = self._library.models.with_raw_response.list()
+            return _names(response.http_response.content)
+        except openai.APITimeoutError:
+            seconds = self.endpoint.timeout
+            raise ModelError(f"{self.server}: no answer within {seconds:g} s") from None
+        except openai.APIConnectionError as error:
+            failure = self._of_connection(error)
+            if isinstance(failure, _Again):
+                failure = ModelError(f"{self.server}: {failure}")
+            raise failure from None
+        except openai.APIStatusError as error:
+            if error.status_code in UNLISTED:
+                return None
+            raise ModelError(str(self._of_status(error, ""))) from None
 
     def _attempt(
         self, body: Mapping[str, Any], text: str, read: Callable[[Any], T], account: Account
@@ -325,6 +355,15 @@ def _first_choice(content: bytes, account: Account) -> Any:
     if not (isinstance(choices, list) and choices and isinstance(choices[0], dict)):
         raise Unusable("the answer has no choices")
     return choices[0]
+
+
+def _names(content: bytes) -> list[str] | None:
+    """The models in a server's list of them."""
+    try:
+        listed = json.loads(content)["data"]
+        return [str(each["id"]) for each in listed]
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _count(number: Any) -> int:

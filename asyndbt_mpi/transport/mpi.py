@@ -7,6 +7,8 @@ A rank that waits backs off and sleeps instead of spinning on a core.
 Under an MPI library with user-level failure mitigation (Open MPI's `mpiexec --with-ft ulfm`) rank
 0 hears of ranks that died. After a death MPI_Finalize may hang: there all ranks leave by `leave`,
 without it.
+
+Importing this module starts MPI, or raises a `launcher.Misfit` where that would end the process.
 """
 
 import os
@@ -17,12 +19,29 @@ from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from pathlib import Path
 
+import mpi4py
 import numpy as np
-from mpi4py import MPI
 from numpy.typing import NDArray
 
 from asyndbt_mpi.protocol.messages import Message
 from asyndbt_mpi.protocol.wire import Buffer, Codec
+from asyndbt_mpi.transport.launcher import Misfit, aborts, launched
+
+# Else mpi4py would start MPI before the library can be told by its name.
+mpi4py.rc(initialize=False, finalize=True)
+from mpi4py import MPI  # noqa: E402
+
+
+def library() -> str:
+    """The MPI library that was loaded, with its version."""
+    name, version = MPI.get_vendor()
+    return f"{name} {'.'.join(map(str, version))}"
+
+
+if not MPI.Is_initialized():
+    if aborts(os.environ, library()):
+        raise Misfit(launched(os.environ), library())
+    MPI.Init_thread()
 
 WORLD = MPI.COMM_WORLD
 SERVER = 0
@@ -31,6 +50,7 @@ SPIN_SECONDS = 5e-3
 latency of sleep; a longer one sleeps."""
 SLEEP_SHARE = 1 / 16
 SHORTEST_SLEEP, LONGEST_SLEEP = 5e-5, 5e-3
+CLOCK_ROUNDS = 5
 
 
 class ServerDied(RuntimeError):
@@ -221,6 +241,14 @@ def node_name() -> str:
     return f"{name} {os.environ.get('SLURM_NODEID', '')}"
 
 
+def wait_for_all(comm: MPI.Intracomm) -> None:
+    """Return once every rank has called this; who is early leaves its core to the others."""
+    barrier = comm.Ibarrier()
+    for _ in backoff():
+        if barrier.Test():
+            return
+
+
 def node_share(comm: MPI.Intracomm) -> tuple[int, int]:
     """This worker's number among the workers on its node (from 0), and its share of cores.
 
@@ -283,3 +311,29 @@ def gather_texts(comm: MPI.Intracomm, text: str) -> list[str]:
     if comm.Get_rank() != SERVER:
         return []
     return [part.tobytes().decode() for part in np.split(everything, ends[:-1])]
+
+
+def clock_offsets(comm: MPI.Intracomm) -> list[float]:
+    """Every rank's wall clock less that of rank 0, in seconds, at rank 0; nothing at the others.
+
+    Of some rounds there and back the fastest counts, in whose middle the other clock was read:
+    so it is known to half of that round (Cristian, Distributed Computing 3, 1989).
+    """
+    clock = np.zeros(1)
+    if comm.Get_rank() != SERVER:
+        for _ in range(CLOCK_ROUNDS):
+            comm.Recv(clock, SERVER)
+            clock[0] = time.time()
+            comm.Send(clock, SERVER)
+        return []
+    offsets = [0.0]
+    for rank in range(1, comm.Get_size()):
+        rounds = []
+        for _ in range(CLOCK_ROUNDS):
+            sent = time.time()
+            comm.Send(clock, rank)
+            comm.Recv(clock, rank)
+            back = time.time()
+            rounds.append((back - sent, float(clock[0]) - (sent + back) / 2))
+        offsets.append(min(rounds)[1])
+    return offsets

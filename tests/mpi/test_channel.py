@@ -1,3 +1,5 @@
+import time
+
 import numpy as np
 import pytest
 from mpi4py import MPI
@@ -11,7 +13,16 @@ from asyndbt_mpi.protocol.messages import (
     Stop,
 )
 from asyndbt_mpi.protocol.wire import Codec
-from asyndbt_mpi.transport.mpi import Channel, agree, gather_texts, node_share, workers_of_node
+from asyndbt_mpi.transport.mpi import (
+    Channel,
+    agree,
+    clock_offsets,
+    gather_texts,
+    library,
+    node_share,
+    wait_for_all,
+    workers_of_node,
+)
 
 SHAPES = Shapes(positions=75, words=100, classes=2, pool=50)
 
@@ -141,3 +152,25 @@ def test_texts_of_all_ranks_are_gathered_in_order() -> None:
     rank, size = MPI.COMM_WORLD.Get_rank(), MPI.COMM_WORLD.Get_size()
     found = gather_texts(MPI.COMM_WORLD, "é" * 1000 * rank)
     assert found == (["é" * 1000 * other for other in range(size)] if rank == 0 else [])
+
+
+@pytest.mark.mpi(min_size=2)
+def test_clocks_of_one_machine_agree_and_a_wrong_one_is_seen(monkeypatch) -> None:
+    comm = MPI.COMM_WORLD
+    last = comm.Get_size() - 1
+    right = time.time
+    if comm.Get_rank() == last:
+        monkeypatch.setattr(time, "time", lambda: right() - 100)
+    wait_for_all(comm)
+    offsets = clock_offsets(comm)
+    if comm.Get_rank() == 0:
+        assert offsets == pytest.approx([0.0] * last + [-100.0], abs=0.5)
+    else:
+        assert offsets == []
+
+
+@pytest.mark.mpi
+def test_the_library_has_a_name_and_a_version() -> None:
+    name, _, version = library().rpartition(" ")
+    assert name
+    assert version[0].isdecimal()

@@ -1,0 +1,173 @@
+"""`asyndbt doctor`: every rank looks around, and rank 0 says what it all comes to."""
+
+import os
+import secrets
+import socket
+from collections.abc import Sequence
+from hashlib import blake2b
+
+import click
+
+from asyndbt_mpi.answers import folder_of
+from asyndbt_mpi.assemble import delays_of_workers, prepare
+from asyndbt_mpi.config import Config, ConfigurationError, load
+from asyndbt_mpi.doctor.examination import Examiner, Plan, examine, report
+from asyndbt_mpi.doctor.facts import SERVER, Facts, Process
+from asyndbt_mpi.doctor.findings import Finding, Level, problem
+from asyndbt_mpi.doctor.processes import check_mpi, node, versions
+from asyndbt_mpi.doctor.shared import Sign, sign_path
+from asyndbt_mpi.job import BAD_USAGE, DONE, FAILED, log_path
+from asyndbt_mpi.transport.launcher import Misfit, launched, misfit, speaks
+
+
+def checkup(source: str, assignments: Sequence[str], output: str | None) -> int:
+    """Look at a run of the configuration ``source`` before it is started; the exit code.
+
+    Raises
+    ------
+    ConfigurationError
+        The configuration itself is wrong; under MPI this is said once, and exit code 2.
+    """
+    try:
+        from asyndbt_mpi.transport import mpi
+    except Misfit as error:
+        return _alone(source, assignments, output, error.library, "")
+    except (ImportError, RuntimeError) as error:
+        return _alone(source, assignments, output, "", " ".join(str(error).split()))
+    if mpi.WORLD.Get_size() == 1:
+        return _alone(source, assignments, output, mpi.library(), "")
+    try:
+        return mpi.leave(_together(source, assignments, output))
+    except Exception as error:
+        # Nothing can be said about the other ranks any more: only an abort ends them all.
+        where = f"rank {mpi.WORLD.Get_rank()} on {socket.gethostname()}"
+        click.echo(f"asyndbt: {where}: {type(error).__name__}: {error}", err=True)
+        mpi.WORLD.Abort(FAILED)
+        raise
+
+
+def _alone(
+    source: str, assignments: Sequence[str], output: str | None, library: str, why_none: str
+) -> int:
+    """Without MPI, without a launcher, or with one that does not fit: then no more than that."""
+    process = Process(
+        rank=SERVER,
+        size=1,
+        host=socket.gethostname(),
+        node=node(),
+        local_rank=0,
+        launcher=launched(os.environ),
+        library=library,
+        survives_deaths=False,
+        versions=versions(),
+        why_none=why_none,
+    )
+    if not speaks(process.launcher):
+        return FAILED
+    plan = _plan(source, assignments, output, workers=None)
+    if misfit(process.launcher, library, process.size):
+        return _say(check_mpi([Facts(process)], source))
+    return _say(report([examine(Examiner(process), plan)], [], plan))
+
+
+def _together(source: str, assignments: Sequence[str], output: str | None) -> int:
+    from asyndbt_mpi.transport import mpi
+
+    world = mpi.WORLD
+    rank, size = world.Get_rank(), world.Get_size()
+    plan: Plan | None = None
+    wrong = ""
+    try:
+        plan = _plan(source, assignments, output, workers=size - 1)
+    except ConfigurationError as error:
+        wrong = str(error)
+    well, says_it = mpi.agree(world, plan is not None)
+    if says_it:
+        click.echo(f"asyndbt: {wrong}", err=True)
+    if plan is None or not well:
+        return BAD_USAGE
+    process = Process(
+        rank=rank,
+        size=size,
+        host=socket.gethostname(),
+        node=node(),
+        local_rank=mpi.node_share(world)[0],
+        launcher=launched(os.environ),
+        library=mpi.library(),
+        survives_deaths=mpi.survives_deaths(),
+        versions=versions(),
+    )
+    number = mpi.from_server(secrets.randbelow(2**53))
+    examiner = Examiner(process)
+    sign: Sign | None = None
+    if rank == SERVER:
+        sign = examiner.look("shared folder", lambda: _put_sign(plan, number))
+    above = mpi.from_server(sign.above if sign else -1)
+    looked_for = sign_path(plan.shared_folder, above, number) if above >= 0 else None
+    try:
+        facts = examine(examiner, plan, looked_for)
+        mpi.wait_for_all(world)
+        texts = mpi.gather_texts(world, _to_text(facts))
+    finally:
+        if sign:
+            sign.remove()
+    offsets = mpi.clock_offsets(world)
+    code = DONE
+    if rank == SERVER:
+        code = _say(report([Facts.from_json(text) for text in texts], offsets, plan))
+    return mpi.from_server(code)
+
+
+def _put_sign(plan: Plan, number: int) -> Sign | None:
+    try:
+        return Sign(plan.shared_folder, number)
+    except OSError:
+        return None  # what is wrong with the folder is found anyway
+
+
+def _to_text(facts: Facts) -> str:
+    """The facts as JSON; names of files that are no text must not keep a rank from answering."""
+    try:
+        return facts.to_json()
+    except ValueError as error:
+        found = problem("output", f"a name cannot be read: {str(error)!a}")
+        return Facts(facts.process, findings=(found,)).to_json()
+
+
+def _plan(source: str, assignments: Sequence[str], output: str | None, workers: int | None) -> Plan:
+    config = load(source, assignments)
+    log = log_path(config, output)
+    # One process does not know how many there will be: enough, then.
+    count = workers if workers is not None else _fewest_workers(config)
+    answers = folder_of(config, log)
+    return Plan(source, count, config, log, answers, lambda: _read(config, count))
+
+
+def _fewest_workers(config: Config) -> int:
+    return max(
+        config.algorithm.active_workers, config.algorithm.min_workers, config.delay.slow_workers, 1
+    )
+
+
+def _read(config: Config, workers: int) -> dict[str, str]:
+    """Digests of all that a rank reads for itself."""
+    materials = prepare(config, workers)
+    delays_of_workers(config, workers)
+    words = "\n".join(materials.vocabulary)
+    return {
+        "the configuration": _digest(config.to_toml()),
+        "the word list": _digest(words),
+        "the data": materials.data_digest,
+    }
+
+
+def _digest(text: str) -> str:
+    return blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()
+
+
+def _say(findings: Sequence[Finding]) -> int:
+    """Print one line each; the exit code that they come to."""
+    for finding in findings:
+        # No colours: a rank's output is a terminal of the launcher's even if it ends up in a file.
+        click.echo(f"{finding.level:<8} {finding}")
+    return FAILED if any(finding.level is Level.PROBLEM for finding in findings) else DONE

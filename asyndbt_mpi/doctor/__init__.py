@@ -1,0 +1,1 @@
+"""What may be wrong with how a run is about to be started, found before it costs anything."""

@@ -1,0 +1,189 @@
+"""What one rank looks at, and what rank 0 makes of what all have seen."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from asyndbt_mpi.config import Config, ConfigurationError
+from asyndbt_mpi.doctor import cores, gpus
+from asyndbt_mpi.doctor.clock import check_clocks
+from asyndbt_mpi.doctor.cores import check_cores
+from asyndbt_mpi.doctor.facts import SERVER, Facts, Process, Shared
+from asyndbt_mpi.doctor.findings import Finding, grouped, merged, ok, problem, ranks_in_words
+from asyndbt_mpi.doctor.folder import look_at_folder
+from asyndbt_mpi.doctor.gpu_checks import check_gpus
+from asyndbt_mpi.doctor.model import find_model
+from asyndbt_mpi.doctor.places import unwritable
+from asyndbt_mpi.doctor.processes import check_deaths, check_mpi, check_versions
+from asyndbt_mpi.doctor.server import ask_server
+from asyndbt_mpi.doctor.shared import check_shared, look_for
+
+Result = TypeVar("Result")
+
+PATIENCE_SECONDS = 120.0
+"""For all looks together: a network's file system, or a driver, may hang for ever, and torch may
+take a minute to be read from where all nodes read it at once."""
+LEAST_SECONDS = 5.0
+"""For a look before which others have used that up."""
+ALIKE = 8
+"""Lines that are much the same, of a large job."""
+
+SUBJECTS = (
+    *("MPI", "versions", "ULFM", "cores", "clocks", "GPUs"),
+    *("output", "HDF5 locking", "shared folder", "answers", "model", "data"),
+)
+"""In the order of the report."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The run that is to be started.
+
+    Attributes
+    ----------
+    source : its CONFIG, as the user named it
+    workers : how many there will be, or have to be at the least
+    log : its file
+    answers : the folder in which workers keep their model's; None if they do not
+    read_data : reads what each rank reads for itself, and returns digests by what they are of;
+        raises a ConfigurationError
+    """
+
+    source: str
+    workers: int
+    config: Config
+    log: Path
+    answers: Path | None
+    read_data: Callable[[], dict[str, str]]
+
+    @property
+    def shared_folder(self) -> Path:
+        """The folder that all ranks should see."""
+        return self.answers or self.log.parent
+
+
+class Examiner:
+    """Looks at one thing after the other; what goes wrong at that is a finding itself."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        self.findings: list[Finding] = []
+        self._deadline = time.monotonic() + PATIENCE_SECONDS
+
+    def look(self, subject: str, look: Callable[[], Result]) -> Result | None:
+        """What ``look`` returns; None after an error, or where it does not come to an end."""
+        results: list[Result] = []
+        errors: list[Exception] = []
+
+        def run() -> None:
+            try:
+                results.append(look())
+            except Exception as error:
+                errors.append(error)
+
+        # A daemon: what hangs must not keep the process from ending.
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        seconds = max(LEAST_SECONDS, self._deadline - time.monotonic())
+        thread.join(seconds)
+        if results:
+            return results[0]
+        self.findings.append(self._failure(subject, errors[0] if errors else seconds))
+        return None
+
+    def judge(self, subject: str, judge: Callable[[], list[Finding]]) -> None:
+        """Keep the findings that ``judge`` returns."""
+        self.findings += self.look(subject, judge) or []
+
+    def _failure(self, subject: str, error: Exception | float) -> Finding:
+        if isinstance(error, ConfigurationError):
+            return problem(subject, str(error))
+        where = f"rank {self.process.rank} on {self.process.host}"
+        if isinstance(error, float):
+            return problem(subject, f"{where}: nothing came of a look at it within {error:.0f} s")
+        said = " ".join(str(error).split())
+        return problem(subject, f"{where}: cannot be looked at: {type(error).__name__}: {said}")
+
+
+def examine(examiner: Examiner, plan: Plan, sign: Path | None = None) -> Facts:
+    """What this rank sees; ``sign`` is the file by which it knows rank 0's folder, if any."""
+    process, llm, answers = examiner.process, plan.config.llm, plan.answers
+    own_cores = examiner.look("cores", cores.look)
+    own_gpus = examiner.look("GPUs", lambda: gpus.look(llm, process))
+    shared: Shared | None = None
+    if process.rank == SERVER:
+        examiner.judge("output", lambda: look_at_folder(plan.log))
+    elif sign is not None:
+        shared = examiner.look("shared folder", lambda: look_for(sign))
+    if process.works:
+        if answers is not None:
+            examiner.judge("answers", lambda: _writable(answers))
+        if llm.backend == "transformers":
+            examiner.judge("model", lambda: find_model(llm))
+        elif llm.backend == "openai":
+            examiner.judge("model", lambda: ask_server(llm))
+    digests = examiner.look("data", plan.read_data)
+    if digests is not None:
+        examiner.findings.append(ok("data", f"complete, for {plan.workers} workers"))
+    found = tuple(examiner.findings)
+    return Facts(process, own_cores, own_gpus, shared, digests or {}, found)
+
+
+def _writable(folder: Path) -> list[Finding]:
+    if why := unwritable(folder):
+        mend = 'name another by llm.cache_folder, or "" to keep no answers on disk'
+        return [problem("answers", f"{folder} cannot be written: {why}", mend)]
+    return [ok("answers", f"kept in {folder}")]
+
+
+def report(facts: Sequence[Facts], offsets: Sequence[float], plan: Plan) -> list[Finding]:
+    """All findings, in the order of the `SUBJECTS`; ``offsets`` as in `check_clocks`."""
+    llm = plan.config.llm
+    on_cpu = not any(each.gpus and each.gpus.taken for each in facts)
+    found = [
+        *check_mpi(facts, plan.source),
+        *check_versions(facts),
+        *check_deaths(facts),
+        *check_cores(facts, computing=llm.backend == "transformers" and on_cpu),
+        *check_clocks(facts, offsets),
+        *check_gpus(facts, llm),
+        *check_shared(facts, answers=plan.answers is not None),
+        *check_digests(facts),
+        *_of_single_ranks(facts),
+    ]
+    return sorted(_shortened(found), key=lambda finding: SUBJECTS.index(finding.subject))
+
+
+def _shortened(found: Sequence[Finding]) -> list[Finding]:
+    """Of what is wrong in the same way on node after node, the first `ALIKE`."""
+    kept = []
+    for group in grouped(found, lambda each: (each.subject, each.level, each.mend)).values():
+        kept += group[:ALIKE]
+        more = len(group) - ALIKE
+        if more > 0:
+            kept.append(replace(group[0], text=f"and {more} more of this kind"))
+    return kept
+
+
+def _of_single_ranks(facts: Sequence[Facts]) -> list[Finding]:
+    pairs = [(each.rank, finding) for each in facts for finding in each.findings]
+    found = []
+    for of_subject in grouped(pairs, lambda pair: pair[1].subject).values():
+        found += merged(of_subject, {rank for rank, _ in of_subject})
+    return found
+
+
+def check_digests(facts: Sequence[Facts]) -> list[Finding]:
+    """Whether all ranks have read the same."""
+    found = []
+    for name in {name: None for each in facts for name in each.digests}:
+        having = [each for each in facts if name in each.digests]
+        groups = grouped(having, lambda each: each.digests[name])  # noqa: B023
+        if len(groups) > 1:
+            who = " and ".join(ranks_in_words(f.rank for f in group) for group in groups.values())
+            text = f"{name} differs between {who}"
+            found.append(problem("data", text, "have all nodes read the same files"))
+    return found

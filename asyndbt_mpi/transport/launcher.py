@@ -1,0 +1,137 @@
+"""Who started this process, and as one of how many: what the environment says, without MPI.
+
+A launcher and an MPI library that are of two kinds do not find each other: every process then
+takes itself for a run of one.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["open mpi", "hydra", "srun", "none"]
+
+OF_MPICH = ("MPICH", "Intel MPI", "MVAPICH", "Cray MPICH")
+"""Libraries whose processes find each other by PMI."""
+
+SECONDS_FOR_THE_FIRST = 5.0
+"""How long the others wait: launchers end all processes when one of them has failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Launcher:
+    """What started ``size`` processes, this one as number ``rank``.
+
+    ``interface`` is how srun helps its processes to find each other: "pmix", "pmi2" or "none".
+    """
+
+    kind: Kind = "none"
+    size: int = 1
+    rank: int = 0
+    interface: str = ""
+
+    @property
+    def name(self) -> str:
+        """As the user knows it."""
+        return {
+            "open mpi": "Open MPI's mpiexec",
+            "hydra": "the mpiexec of MPICH or Intel MPI",
+            "srun": f"srun --mpi={self.interface}",
+            "none": "no launcher",
+        }[self.kind]
+
+
+def launched(environment: Mapping[str, str]) -> Launcher:
+    """The launcher that is nearest to this process.
+
+    Under Slurm an mpiexec starts its daemons by srun, whose variables the processes inherit. A
+    batch script has variables of Slurm, too, but none of a step.
+    """
+
+    def number(name: str, default: int) -> int:
+        written = environment.get(name, "")
+        return int(written) if written.isdecimal() else default
+
+    if "OMPI_COMM_WORLD_SIZE" in environment:
+        size, rank = number("OMPI_COMM_WORLD_SIZE", 1), number("OMPI_COMM_WORLD_RANK", 0)
+        return Launcher("open mpi", size, rank)
+    in_step = {"SLURM_STEP_ID", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID"} <= environment.keys()
+    # srun --mpi=pmi2 sets PMI_SIZE, too; the others are Hydra's own.
+    of_hydra = {"HYDI_CONTROL_FD", "MPI_LOCALNRANKS"} & environment.keys()
+    if "PMI_SIZE" in environment and (of_hydra or not in_step):
+        return Launcher("hydra", number("PMI_SIZE", 1), number("PMI_RANK", 0))
+    if in_step:
+        size, rank = number("SLURM_STEP_NUM_TASKS", 1), number("SLURM_PROCID", 0)
+        return Launcher("srun", size, rank, _interface(environment))
+    return Launcher()
+
+
+def _interface(environment: Mapping[str, str]) -> str:
+    if "PMIX_RANK" in environment or "PMIX_NAMESPACE" in environment:
+        return "pmix"
+    if "PMI_RANK" in environment or "PMI_FD" in environment:
+        return "pmi2"
+    return environment.get("SLURM_MPI_TYPE") or "none"
+
+
+def misfit(launcher: Launcher, library: str, size: int) -> tuple[str, str] | None:
+    """What is wrong, and how to mend it, where the launcher's processes do not find each other.
+
+    ``library`` names the MPI library with its version, in whose world there are ``size`` ranks.
+    """
+    if size > 1 or launcher.size == 1:
+        return None
+    wrong = (
+        f"{launcher.name} started {launcher.size} processes, but each of them is alone:"
+        f" mpi4py loaded {library}, which cannot be started so"
+    )
+    return wrong, f"{_fitting(launcher, library)} (or have mpi4py load the launcher's own library)"
+
+
+class Misfit(RuntimeError):
+    """The MPI ``library`` would abort this process instead of letting it be alone."""
+
+    def __init__(self, launcher: Launcher, library: str) -> None:
+        super().__init__("; ".join(misfit(launcher, library, size=1) or ()))
+        self.library = library
+
+
+def aborts(environment: Mapping[str, str], library: str) -> bool:
+    """Whether the ``library`` ends a process that was started so, without a word to us.
+
+    MPICH 5 does under Open MPI's mpiexec, unless it is told which interface to use.
+    """
+    launcher = launched(environment)
+    told = "MPIR_CVAR_PMI_VERSION" in environment
+    return (
+        _name(library) in OF_MPICH
+        and launcher.kind == "open mpi"
+        and launcher.size > 1
+        and not told
+    )
+
+
+def _name(library: str) -> str:
+    """Without the version."""
+    return library.rstrip(".0123456789 ")
+
+
+def _fitting(launcher: Launcher, library: str) -> str:
+    """Which launcher the ``library`` can be started by."""
+    name = _name(library)
+    own = f"the mpiexec that came with this {name}"
+    within = " inside the batch script" if launcher.kind == "srun" else ""
+    if name == "Open MPI" and launcher.kind == "srun" and launcher.interface != "pmix":
+        return f"start it with srun --mpi=pmix, or with {own}{within}"
+    if name in OF_MPICH and launcher.interface != "pmi2":
+        beside = " and I_MPI_PMI_LIBRARY" if name == "Intel MPI" else ""
+        return f"start it with {own}{within}, or with srun --mpi=pmi2{beside}"
+    return f"start it with {own}{within}"
+
+
+def speaks(launcher: Launcher) -> bool:
+    """Whether it is this one of processes that are alone that says so; the others wait for it."""
+    if launcher.rank == 0:
+        return True
+    time.sleep(SECONDS_FOR_THE_FIRST)
+    return False
