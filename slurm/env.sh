@@ -11,7 +11,7 @@ if [ -r "$ASYNDBT_VENV/bin/activate" ]; then
     # shellcheck source=/dev/null
     source "$ASYNDBT_VENV/bin/activate"
 fi
-if ! command -v asyndbt >/dev/null; then
+if [ -z "${CONTAINER:-}" ] && ! command -v asyndbt >/dev/null; then
     echo "env.sh: no asyndbt in $ASYNDBT_VENV or on the PATH: set ASYNDBT_VENV in slurm/env.sh" >&2
     exit 2
 fi

@@ -81,7 +81,8 @@ run_or_requeue() {
     place
     trap '[ -z "$started" ] || kill -USR1 "$started"' USR1
     trap '[ -z "$started" ] || kill -TERM "$started"' TERM
-    launch "$hosts" asyndbt run "$@" --resume &
+    # shellcheck disable=SC2086 # several words
+    launch "$hosts" ${CONTAINER-} asyndbt run "$@" --resume &
     started=$!
     # A signal ends wait, not what is waited for.
     while kill -0 "$started" 2>/dev/null; do
@@ -90,7 +91,7 @@ run_or_requeue() {
     wait "$started" && code=0 || code=$?
     trap - USR1 TERM
     # The launcher's exit code is no proof: mpiexec's is 0, too, when it has lost a node.
-    if asyndbt status "$@"; then
+    if ${CONTAINER-} asyndbt status "$@"; then
         return 0
     fi
     # 1 to 3 are asyndbt's own. A job that is cancelled is not to come back.

@@ -12,7 +12,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             f"no {', '.join(missing())} here: "
             "apt-get install --no-install-recommends slurm-wlm munge libpmix-dev"
         )
-    made = Cluster(tmp_path_factory.mktemp("slurm"), nodes=4, cores=3, gpus=2)
+    made = Cluster(tmp_path_factory.mktemp("slurm"), nodes=4, cores=4, gpus=2)
     try:
         made.up()
         yield made

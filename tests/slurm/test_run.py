@@ -63,6 +63,17 @@ def same(one: Path, other: Path) -> None:
             np.testing.assert_array_equal(first[name], second[name])
 
 
+@pytest.fixture(scope="module", autouse=True)
+def limited(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """A job that hears of its time limit by itself, in a while: Slurm is not exact."""
+    options = ("--nodelist=n3,n4", "--time=2", "--signal=B:USR1@75")
+    return run(
+        cluster, tmp_path_factory.mktemp("limited"),
+        *settings(*ALIKE, "run.iterations=1000000", "delay.mean=1"),
+        options=(*SMALL, *options),
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("launcher", ["mpiexec", "srun"])
 def test_two_nodes_with_two_tasks_each(cluster: Cluster, tmp_path: Path, launcher: str) -> None:
     job = run(cluster, tmp_path, LAUNCHER=launcher)
@@ -99,20 +110,6 @@ def test_a_run_is_not_requeued_for_ever(cluster: Cluster, tmp_path: Path) -> Non
     cluster.call("scancel", "--signal=USR1", "--batch", job.number)
     assert job.until("COMPLETED", "FAILED", "PENDING") == "FAILED"
     assert "not requeued after 0 restarts (MAX_RESTARTS)" in job.output
-    with Log(log) as opened:
-        assert opened.status == "interrupted"
-
-
-def test_the_time_limit_requeues(cluster: Cluster, tmp_path: Path) -> None:
-    """The signal comes by itself: Slurm looks at time limits twice a minute."""
-    log = tmp_path / "runs/synthetic.h5"
-    job = run(cluster, tmp_path, *settings(*ALIKE, "run.iterations=1000000"),
-              options=(*SMALL, "--time=1", "--signal=B:USR1@50"))  # fmt: skip
-    job.until("PENDING")  # at first it may be so, too
-    job.until("RUNNING")
-    job.until("PENDING")
-    assert job.shown("Restarts") == "1"
-    cluster.call("scancel", job.number)
     with Log(log) as opened:
         assert opened.status == "interrupted"
 
@@ -163,3 +160,12 @@ def test_a_node_that_slurm_gives_up_requeues(
     job.until_done()
     whole(log)
     same(log, undisturbed)
+
+
+def test_the_time_limit_requeues(cluster: Cluster, limited: Job) -> None:
+    limited.until("PENDING", "RUNNING")
+    wait_for(lambda: limited.shown("Restarts") != "0", lambda: f"requeued: {limited.output}")
+    assert "asks to be requeued" in limited.output
+    cluster.call("scancel", limited.number)
+    with Log(limited.folder / "runs/synthetic.h5") as log:
+        assert log.status == "interrupted"
