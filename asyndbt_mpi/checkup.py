@@ -14,10 +14,10 @@ from asyndbt_mpi.config import Config, ConfigurationError, load
 from asyndbt_mpi.doctor.examination import Examiner, Plan, examine, report
 from asyndbt_mpi.doctor.facts import SERVER, Facts, Process
 from asyndbt_mpi.doctor.findings import Finding, Level, problem
-from asyndbt_mpi.doctor.processes import check_mpi, node, versions
+from asyndbt_mpi.doctor.processes import check_mpi, versions
 from asyndbt_mpi.doctor.shared import Sign, sign_path
 from asyndbt_mpi.job import BAD_USAGE, DONE, FAILED, log_path
-from asyndbt_mpi.transport.launcher import Misfit, launched, misfit, speaks
+from asyndbt_mpi.transport.launcher import Misfit, launched, misfit, node_name, speaks
 
 
 def checkup(source: str, assignments: Sequence[str], output: str | None) -> int:
@@ -54,7 +54,7 @@ def _alone(
         rank=SERVER,
         size=1,
         host=socket.gethostname(),
-        node=node(),
+        node=node_name(),
         local_rank=0,
         launcher=launched(os.environ),
         library=library,
@@ -90,7 +90,7 @@ def _together(source: str, assignments: Sequence[str], output: str | None) -> in
         rank=rank,
         size=size,
         host=socket.gethostname(),
-        node=node(),
+        node=node_name(),
         local_rank=mpi.node_share(world)[0],
         launcher=launched(os.environ),
         library=mpi.library(),

@@ -45,10 +45,11 @@ def fill(folder: Path, asked: Asked) -> str:
     """
     text = (folder / "run.sbatch").read_text()
     for name, value in asked.options.items():
-        text = _put(text, rf"^##?SBATCH --{name}=.*$", f"#SBATCH --{name}={value}", folder)
+        line = f"#SBATCH --{name}={shlex.quote(value)}"
+        text = _put(text, rf"^##?SBATCH --{name}=.*$", line, folder)
     if asked.further:
         last = list(OPTION.finditer(text))[-1].end()
-        lines = "".join(f"\n#SBATCH {word}" for word in asked.further)
+        lines = "".join(f"\n#SBATCH {shlex.quote(word)}" for word in asked.further)
         text = text[:last] + lines + text[last:]
     words = " ".join(map(shlex.quote, asked.arguments))
     settings = {

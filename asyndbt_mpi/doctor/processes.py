@@ -2,9 +2,7 @@
 
 import importlib.metadata
 import platform
-import socket
 from collections.abc import Sequence
-from pathlib import Path
 
 from asyndbt_mpi import __version__
 from asyndbt_mpi.doctor.facts import Facts
@@ -13,16 +11,6 @@ from asyndbt_mpi.transport.launcher import misfit
 
 PACKAGES = ("mpi4py", "numpy", "numba", "h5py", "torch", "transformers")
 """Whose versions may change what a worker computes, or whether it works at all."""
-
-BOOT = Path("/proc/sys/kernel/random/boot_id")
-
-
-def node() -> str:
-    """What all processes of a node have in common, and those of others have not."""
-    try:
-        return BOOT.read_text("ascii").strip()
-    except OSError:
-        return socket.gethostname()
 
 
 def versions() -> dict[str, str]:

@@ -1,12 +1,15 @@
-"""Who started this process, and as one of how many: what the environment says, without MPI.
+"""Who started this process, as one of how many, and on which node: what can be told without MPI.
 
 A launcher and an MPI library that are of two kinds do not find each other: every process then
 takes itself for a run of one.
 """
 
+import os
+import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 Kind = Literal["open mpi", "hydra", "srun", "none"]
@@ -72,6 +75,17 @@ def _interface(environment: Mapping[str, str]) -> str:
     if "PMI_RANK" in environment or "PMI_FD" in environment:
         return "pmi2"
     return environment.get("SLURM_MPI_TYPE") or "none"
+
+
+def node_name() -> str:
+    """What tells this node from every other, and is the same for all processes on it.
+
+    That is the boot of its kernel: MPI's own idea, and host names, go wrong in containers and
+    under some launchers. Several of Slurm's nodes can be one machine.
+    """
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    name = boot.read_text().strip() if boot.exists() else socket.gethostname()
+    return f"{name} {os.environ.get('SLURM_NODEID', '')}"
 
 
 def misfit(launcher: Launcher, library: str, size: int) -> tuple[str, str] | None:

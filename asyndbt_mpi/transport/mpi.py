@@ -12,12 +12,10 @@ Importing this module starts MPI, or raises a `launcher.Misfit` where that would
 """
 
 import os
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
-from pathlib import Path
 
 import mpi4py
 import numpy as np
@@ -25,7 +23,7 @@ from numpy.typing import NDArray
 
 from asyndbt_mpi.protocol.messages import Message
 from asyndbt_mpi.protocol.wire import Buffer, Codec
-from asyndbt_mpi.transport.launcher import Misfit, aborts, launched
+from asyndbt_mpi.transport.launcher import Misfit, aborts, launched, node_name
 
 # Else mpi4py would start MPI before the library can be told by its name.
 mpi4py.rc(initialize=False, finalize=True)
@@ -228,17 +226,6 @@ def from_server(value: int) -> int:
     shared = np.array([value])
     WORLD.Bcast(shared, SERVER)
     return int(shared[0])
-
-
-def node_name() -> str:
-    """What tells this node from every other, and is the same for all processes on it.
-
-    That is the boot of its kernel: MPI's own idea, and host names, go wrong in containers and
-    under some launchers. Several of Slurm's nodes can be one machine.
-    """
-    boot = Path("/proc/sys/kernel/random/boot_id")
-    name = boot.read_text().strip() if boot.exists() else socket.gethostname()
-    return f"{name} {os.environ.get('SLURM_NODEID', '')}"
 
 
 def wait_for_all(comm: MPI.Intracomm) -> None:

@@ -177,7 +177,7 @@ class Job:
     @property
     def output(self) -> str:
         """All that it has written, as lines."""
-        names = (f"*-{self.number}.log", f"slurm-{self.number}.out")
+        names = (f"*-{self.number}.log", f"*-{self.number}_*.log", f"slurm-{self.number}.out")
         files = [file for name in names for file in self.folder.glob(name)]
         return "".join(file.read_text().replace("\r", "\n") for file in files)
 

@@ -118,5 +118,5 @@ def test_the_scripts_say_where_their_parts_are_missed(
         str(ROOT / "slurm" / script), "a", "b", "c", folder=tmp_path,
     ))  # fmt: skip
     assert job.until("FAILED", "COMPLETED") == "FAILED"
-    assert "slurm/env.sh" in job.output
+    assert "submit where slurm/ is" in job.output
     assert "ASYNDBT_SLURM" in job.output
