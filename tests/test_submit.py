@@ -1,0 +1,128 @@
+"""asyndbt sbatch: run.sbatch filled in; and asyndbt status, which the scripts ask."""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from asyndbt_mpi.config import ConfigurationError
+from asyndbt_mpi.submit import SHIPPED, Asked, fill
+from tests.cli.test_commands import asyndbt
+
+ASKED = Asked({"nodes": "3", "gpus-per-node": "2"}, (), "srun", 2, ("demo", "--set", "a.b=x y"))
+
+
+def test_the_script_is_filled_in() -> None:
+    lines = fill(SHIPPED, ASKED).splitlines()
+    assert lines[0] == "#!/bin/bash"
+    for line in (
+        "#SBATCH --nodes=3",
+        "#SBATCH --gpus-per-node=2",
+        "##SBATCH --account=NAME",
+        "LAUNCHER=srun",
+        "WORKERS_PER_NODE=2",
+        f"ASYNDBT_SLURM={shlex.quote(str(SHIPPED))}",
+        "ARGUMENTS=(demo --set 'a.b=x y')",
+    ):
+        assert lines.count(line) == 1, line
+
+
+def test_further_options_come_behind_the_others() -> None:
+    asked = Asked({}, ("--qos=long", "--mem=1G"), "mpiexec", 1, ("demo",))
+    lines = fill(SHIPPED, asked).splitlines()
+    at = lines.index("#SBATCH --qos=long")
+    assert lines[at + 1] == "#SBATCH --mem=1G"
+    assert not any(line.startswith("#SBATCH") for line in lines[at + 2 :])
+    assert not any(line and not line.startswith("#") for line in lines[:at])
+
+
+def test_the_script_is_bash() -> None:
+    script = fill(SHIPPED, ASKED)
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
+def test_a_script_of_ones_own_without_the_place(tmp_path: Path) -> None:
+    text = (SHIPPED / "run.sbatch").read_text().replace("#SBATCH --nodes=1\n", "")
+    (tmp_path / "run.sbatch").write_text(text)
+    with pytest.raises(ConfigurationError, match=r"has no line #SBATCH --nodes=\.\.\. to fill in"):
+        fill(tmp_path, ASKED)
+
+
+@pytest.fixture
+def slurm(tmp_path: Path) -> str:
+    """The PATH to an sbatch that keeps what it gets, or refuses what has the word refused."""
+    tool = tmp_path / "bin/sbatch"
+    tool.parent.mkdir()
+    tool.write_text(
+        f"#!/bin/bash\ncat > {tmp_path}/got\n"
+        f"if grep -q refused {tmp_path}/got; then echo 'sbatch: error: no' >&2; exit 1; fi\n"
+        "echo Submitted batch job 7\n"
+    )
+    tool.chmod(0o755)
+    return f"{tool.parent}:{os.environ['PATH']}"
+
+
+def call(folder: Path, path: str, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "asyndbt_mpi", "sbatch", "synthetic", "--time", "5", *words],
+        cwd=folder, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+
+
+def test_what_sbatch_gets_is_what_the_dry_run_prints(tmp_path: Path, slurm: str) -> None:
+    words = ("--nodes", "2", "--gpus-per-node", "2", "--partition", "gpu", "--", "--mem=1G")
+    submitted = call(tmp_path, slurm, *words)
+    assert (submitted.returncode, submitted.stdout) == (0, "Submitted batch job 7\n")
+    printed = call(tmp_path, slurm, "--dry-run", *words)
+    assert printed.returncode == 0
+    got = (tmp_path / "got").read_text()
+    assert got == printed.stdout
+    assert "#SBATCH --ntasks-per-node=3\n" in got
+    assert "#SBATCH --job-name=synthetic\n" in got
+    assert f"ASYNDBT_VENV=${{ASYNDBT_VENV:-{sys.prefix}}}\n" in got
+
+
+def test_a_folder_of_ones_own_comes_first(tmp_path: Path, slurm: str) -> None:
+    shutil.copytree(SHIPPED, tmp_path / "slurm")
+    printed = call(tmp_path, slurm, "--workers-per-node", "3", "--dry-run").stdout
+    assert f"ASYNDBT_SLURM={tmp_path / 'slurm'}\n" in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ([], "--workers-per-node is missing, as there is no --gpus-per-node"),
+        (["--gpus-per-node", "1"], "algorithm.active_workers = 2: the run has only 1 workers"),
+        (["--workers-per-node", "3", "--", "--refused"], "not submitted: sbatch: error: no"),
+    ],
+)
+def test_what_is_wrong_is_said_before_it_waits_in_a_queue(
+    tmp_path: Path, slurm: str, words: list[str], line: str
+) -> None:
+    result = call(tmp_path, slurm, *words)
+    assert result.returncode == 2
+    assert result.stderr == f"asyndbt: {line}\n"
+
+
+def test_without_slurm_the_script_can_be_printed(tmp_path: Path) -> None:
+    words = ("--workers-per-node", "3")
+    result = call(tmp_path, "/nowhere", *words)
+    assert result.returncode == 2
+    assert "there is no sbatch here" in result.stderr
+    assert call(tmp_path, "/nowhere", *words, "--dry-run").returncode == 0
+
+
+def test_the_status_of_a_run(tmp_path: Path) -> None:
+    words = ["synthetic", "--set", "run.iterations=3", "--output", "a.h5"]
+    missing = asyndbt("status", *words, folder=tmp_path)
+    assert (missing.returncode, missing.stdout) == (1, "a.h5: not started\n")
+    assert asyndbt("simulate", *words, folder=tmp_path).returncode == 0
+    done = asyndbt("status", *words, "--resume", folder=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "a.h5: finished, 3 of at most 3 iterations\n")
+    more = asyndbt("status", *words, "--set", "run.iterations=5", folder=tmp_path)
+    assert more.returncode == 1, "a run that is to be longer is not at its end"
