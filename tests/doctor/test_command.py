@@ -100,7 +100,7 @@ def test_a_rank_that_fails_one_on_another_node_and_a_log_being_written(tmp_path:
     # Answers are kept beside the log only for a language model; a server is never reached here.
     command += ["--set", "llm.backend=openai", "--set", "llm.base_url=http://127.0.0.1:9/v1"]
     command += ["--set", "task.template=X", "--set", 'task.labels=["a", "b"]']
-    environment = {"OTHER_FOLDER": str(tmp_path / "there"), "HDF5_USE_FILE_LOCKING": "TRUE"}
+    environment = {"OTHER_FOLDER": str(tmp_path / "there")}
     result = start(command, tmp_path / "here", environment)
     assert set((tmp_path / "here").iterdir()) == before
     held.release()
@@ -113,7 +113,6 @@ def test_a_rank_that_fails_one_on_another_node_and_a_log_being_written(tmp_path:
     assert found["shared folder"].startswith("warning rank 2 on")
     assert "cannot connect to 127.0.0.1:9" in found["model"]
     assert "problem another process is writing x.h5" in found["output"]
-    assert found["HDF5 locking"].startswith("warning HDF5_USE_FILE_LOCKING=TRUE")
 
 
 @needs_mpiexec
