@@ -68,6 +68,7 @@ lint: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy asyndbt_mpi analysis
 	$(BIN)/mypy benchmarks
+	$(BIN)/shellcheck slurm/*.sh slurm/*.sbatch docs/complexity/*.sh .ci/run
 
 faults: venv
 	$(BIN)/python -m tests.faults

@@ -238,7 +238,7 @@ def sbatch(
     request = Request(config, assignments, output, overwrite=False, debug=False, resume=True)
     job = Job.of(request, nodes * workers)
     wanted = {
-        "job-name": job.config.run.name,
+        "job-name": job.config.run.name.replace("/", "-"),  # it is in the name of a file
         "nodes": nodes,
         "ntasks-per-node": workers + 1,
         "gpus-per-node": gpus_per_node,

@@ -64,9 +64,12 @@ launch() {
 
 # Place the ranks of this job: write the hosts of all into a file, named in $hosts, and say it.
 place() {
-    hosts=$(mktemp)
-    trap 'rm -f "$hosts"' EXIT
+    scratch=$(mktemp -d)
+    trap 'rm -rf "$scratch"' EXIT
+    hosts=$scratch/hosts
     hosts_of_ranks >"$hosts"
+    # An mpiexec that was killed leaves a folder in the way of the next with its process number.
+    export PRTE_MCA_prte_local_tmpdir_base=$scratch
     echo "$(date '+%F %T') job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)):" \
         "$(wc -l <"$hosts") ranks by $LAUNCHER on" \
         "$(uniq -c "$hosts" | awk '{print $2 " (" $1 ")"}' | paste -sd ' ')," \
@@ -94,8 +97,11 @@ run_or_requeue() {
     if ${CONTAINER-} asyndbt status "$@"; then
         return 0
     fi
-    # 1 to 3 are asyndbt's own. A job that is cancelled is not to come back.
-    if ((code == 0 || code > 3)) && [ "$(squeue -h -j "$SLURM_JOB_ID" -o %T)" = RUNNING ]; then
+    # 1 to 3 are asyndbt's own. A job that is cancelled is not to come back, and one that Slurm
+    # itself has requeued does.
+    local state
+    state=$(squeue -h -j "$SLURM_JOB_ID" -o %T) || state=RUNNING
+    if ((code == 0 || code > 3)) && [ "$state" = RUNNING ]; then
         requeue
     fi
     exit $((code ? code : 1))

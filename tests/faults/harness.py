@@ -73,6 +73,8 @@ class Run:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         self.settings = SETTINGS | self.settings
+        # An mpiexec that was killed leaves a folder in the way of the next with its process number.
+        self.environment = {"PRTE_MCA_prte_local_tmpdir_base": str(self.folder)} | self.environment
 
     @property
     def log(self) -> Path:

@@ -38,15 +38,22 @@ def test_an_array_with_a_gpu_for_each_element(cluster: Cluster, tmp_path: Path) 
         wait_for(lambda log=log: committed(log) >= 5, f"{log.name} at work")
     gpus = [job.output.partition("GPUs of a node: ")[2].split()[0] for job in both]
     assert sorted(gpus) == ["0", "1"]
-    # Half done, the array is cancelled. The same line goes on with it.
-    cluster.call("scancel", first.number)
-    wait_for(lambda: not first.at_work, "ended")
-    for log in logs:
-        assert 5 <= committed(log) < 60
+    # One element hears of its time limit and comes back; the other is cancelled.
+    cluster.call("scancel", "--signal=USR1", "--batch", both[0].number)
+    cluster.call("scancel", both[1].number)
+    both[0].start_again()
+    both[0].until_done()
+    assert committed(logs[0]) == 60
+    assert 5 <= committed(logs[1]) < 60
+    # The same line goes on with what is half done.
     second = cluster.submit(tmp_path, *line, *words, STATIONARITY="yes")
-    for job in elements(cluster, tmp_path, second.number):
+    for job, does in zip(
+        elements(cluster, tmp_path, second.number),
+        ("is finished, after 60 iterations", "going on from iteration"),
+        strict=True,
+    ):
         job.until_done()
-        assert "going on from iteration" in job.output
+        assert does in job.output
     for log in logs:
         whole(log)
         with Log(log) as opened:
