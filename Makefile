@@ -51,14 +51,14 @@ demo: venv
 test: unit mpi
 
 unit: venv
-	$(BIN)/python -m pytest --ignore=tests/mpi --ignore=tests/slurm --ignore=tests/gpu
+	$(BIN)/python -m pytest -n 2 --dist worksteal --ignore=tests/mpi --ignore=tests/slurm --ignore=tests/gpu
 
 mpi: venv
 	$(call MPI_PYTEST,3)
 	$(call MPI_PYTEST,4)
 
 test-slurm: venv
-	$(BIN)/python -m pytest --durations=0 --durations-min=5 tests/slurm
+	$(BIN)/python -m pytest -n 2 --dist loadfile -v tests/slurm
 
 test-gpu: venv
 	$(BIN)/python -m pytest tests/gpu

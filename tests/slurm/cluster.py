@@ -3,6 +3,7 @@
 import contextlib
 import getpass
 import os
+import random
 import shutil
 import signal
 import socket
@@ -231,7 +232,10 @@ def missing() -> list[str]:
 
 def _free_ports(count: int) -> int:
     """The first of so many neighbouring ports that nobody listens at."""
-    for first in range(20000 + os.getpid() % 5000, 32000, count):
+    # At random, for another cluster may be looking for its own; below those given to clients.
+    starts = list(range(16000, 32000, 16))
+    random.shuffle(starts)
+    for first in starts:
         with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
             for port in range(first, first + count):
                 stack.enter_context(socket.socket()).bind(("127.0.0.1", port))

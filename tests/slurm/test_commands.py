@@ -12,19 +12,30 @@ from tests.slurm.test_run import SMALL, run
 ASYNDBT = [sys.executable, "-m", "asyndbt_mpi"]
 
 
-@pytest.mark.parametrize("launcher", ["mpiexec", "srun"])
-def test_asyndbt_sbatch_submits(cluster: Cluster, tmp_path: Path, launcher: str) -> None:
+def submitted(cluster: Cluster, folder: Path, launcher: str, **variables: str) -> None:
     said = cluster.call(
         *ASYNDBT, "sbatch", "synthetic", "--set", "run.name=one two", "--output", "one two.h5",
         "--nodes", "2", "--workers-per-node", "1", "--cpus-per-task", "1", "--time", "5",
-        "--launcher", launcher, "--", "--signal=B:USR1@60", folder=tmp_path,
+        "--launcher", launcher, "--", "--signal=B:USR1@60", folder=folder, **variables,
     )  # fmt: skip
     assert said.startswith("Submitted batch job ")
-    job = Job(cluster, tmp_path, said.split()[-1])
+    job = Job(cluster, folder, said.split()[-1])
     job.until_done()
     assert f"3 ranks by {launcher} on n1 (2) n2 (1)" in job.output
-    with Log(tmp_path / "one two.h5") as log:
+    with Log(folder / "one two.h5") as log:
         assert (log.workers, log.status) == (2, "finished")
+
+
+def test_asyndbt_sbatch_submits(cluster: Cluster, tmp_path: Path) -> None:
+    submitted(cluster, tmp_path, "mpiexec")
+
+
+def test_asyndbt_sbatch_submits_a_run_in_containers(cluster: Cluster, tmp_path: Path) -> None:
+    """Apptainer's place is taken by a script that does as it is told."""
+    tool = tmp_path / "apptainer"
+    tool.write_text('#!/bin/bash\n[ "$1 $2" = "exec image.sif" ] || exit 9\nexec "${@:3}"\n')
+    tool.chmod(0o755)
+    submitted(cluster, tmp_path, "srun", CONTAINER=f"{tool} exec image.sif")
 
 
 def test_srun_with_the_wrong_interface_is_refused(cluster: Cluster, tmp_path: Path) -> None:
@@ -55,14 +66,3 @@ def test_the_doctor_on_two_nodes(
     for line in lines:
         assert line in job.output
     assert (job.shown("JobState") == "COMPLETED") == ("pmi2" not in variables.values())
-
-
-def test_a_container(cluster: Cluster, tmp_path: Path) -> None:
-    """Apptainer's place is taken by a script that does as it is told."""
-    tool = tmp_path / "apptainer"
-    tool.write_text('#!/bin/bash\n[ "$1 $2" = "exec image.sif" ]\nINSIDE=1 exec "${@:3}"\n')
-    tool.chmod(0o755)
-    job = run(cluster, tmp_path, CONTAINER=f"{tool} exec image.sif")
-    job.until_done()
-    with Log(tmp_path / "runs/synthetic.h5") as log:
-        assert log.status == "finished"

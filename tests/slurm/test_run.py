@@ -52,9 +52,18 @@ def whole(path: Path) -> None:
 def undisturbed(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The log of the run that the others must equal."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    run(cluster, folder, *settings(*ALIKE)).until_done()
-    whole(folder / "runs/synthetic.h5")
+    two_nodes(cluster, folder, "mpiexec")
     return folder / "runs/synthetic.h5"
+
+
+def two_nodes(cluster: Cluster, folder: Path, launcher: str) -> None:
+    job = run(cluster, folder, *settings(*ALIKE), LAUNCHER=launcher)
+    job.until_done()
+    assert f"4 ranks by {launcher} on n1 (2) n2 (2)" in job.output
+    assert "What was learnt" in job.output
+    with Log(folder / "runs/synthetic.h5") as log:
+        assert (log.workers, log.committed) == (3, 60)
+    whole(folder / "runs/synthetic.h5")
 
 
 def same(one: Path, other: Path) -> None:
@@ -74,15 +83,11 @@ def limited(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Job:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("launcher", ["mpiexec", "srun"])
-def test_two_nodes_with_two_tasks_each(cluster: Cluster, tmp_path: Path, launcher: str) -> None:
-    job = run(cluster, tmp_path, LAUNCHER=launcher)
-    job.until_done()
-    assert f"4 ranks by {launcher} on n1 (2) n2 (2)" in job.output
-    assert "What was learnt" in job.output
-    with Log(tmp_path / "runs/synthetic.h5") as log:
-        assert (log.workers, log.committed) == (3, 300)
-    whole(tmp_path / "runs/synthetic.h5")
+def test_two_nodes_with_two_tasks_each_by_mpiexec_and_srun(
+    cluster: Cluster, tmp_path: Path, undisturbed: Path
+) -> None:
+    two_nodes(cluster, tmp_path, "srun")
+    same(tmp_path / "runs/synthetic.h5", undisturbed)
 
 
 @pytest.mark.parametrize("launcher", ["mpiexec", "srun"])
