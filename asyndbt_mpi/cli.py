@@ -230,15 +230,15 @@ def sbatch(
         asyndbt sbatch mine.toml --nodes 2 --gpus-per-node 4 --time 04:00:00 \\
             --partition gpu -- --mem=64G --qos=long
     """
-    from asyndbt_mpi.submit import Asked, fill, scripts, submit
+    from asyndbt_mpi.submit import Asked, check, check_time, fill, scripts, submit
 
     workers = workers_per_node or gpus_per_node
     if workers is None:
         raise ConfigurationError("--workers-per-node is missing, as there is no --gpus-per-node")
-    request = Request(config, assignments, output, overwrite=False, debug=False, resume=True)
-    job = Job.of(request, nodes * workers)
+    checked = check(config, assignments, output, nodes * workers)
+    check_time(str(options["time"]))
     wanted = {
-        "job-name": job.config.run.name.replace("/", "-"),  # it is in the name of a file
+        "job-name": checked.run.name.replace("/", "-"),  # it is in the name of a file
         "nodes": nodes,
         "ntasks-per-node": workers + 1,
         "gpus-per-node": gpus_per_node,
@@ -262,9 +262,13 @@ def status(
 ) -> int:
     """Whether the run of CONFIG has come to its end: exit code 0 if so, else 1.
 
+    2 if its log was made with other settings.
+
     Takes the arguments of `asyndbt run`, for scripts; of these --overwrite and --resume do not
     matter.
     """
+    from asyndbt_mpi.resume import check_settings
+
     del overwrite, resume
     asked = load(config, assignments)
     path = log_path(asked, output)
@@ -272,6 +276,7 @@ def status(
         click.echo(f"{path}: not started")
         return FAILED
     with Log(path) as log:
+        check_settings(log, asked)
         iterations = asked.run.iterations
         click.echo(f"{path}: {log.status}, {log.committed} of at most {iterations} iterations")
         # A finished run may be asked for more iterations than it was to make.

@@ -7,7 +7,7 @@ import socket
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TextIO
@@ -36,6 +36,7 @@ from asyndbt_mpi.protocol.wire import Codec
 from asyndbt_mpi.protocol.worker import Workers
 from asyndbt_mpi.resume import log_to_resume, nothing_left, open_segment, resume
 from asyndbt_mpi.transport.drive import serve, signals_noted, stop_all, work
+from asyndbt_mpi.transport.interruption import Interrupted
 from asyndbt_mpi.transport.launcher import launched, misfit, speaks
 from asyndbt_mpi.transport.mpi import (
     SERVER,
@@ -49,6 +50,7 @@ from asyndbt_mpi.transport.mpi import (
     library,
     node_share,
     survives_deaths,
+    wait_for_all,
     workers_of_node,
 )
 from asyndbt_mpi.transport.replay import Replay
@@ -112,24 +114,28 @@ def _run_job(job: Job, request: Request, signalled: list[signal.Signals]) -> int
     code = BAD_USAGE
     if WORLD.Get_rank() == SERVER:
         try:
-            opened = _open(job, request.resume)
+            opened = _open(job, request.resume, signalled)
         except (ConfigurationError, MemoryError) as error:
             problem = str(error)
         except LogWriteError as error:
             problem, code = str(error), FAILED
         except _NothingLeft as error:
             problem, code = str(error), DONE
+        except Interrupted as error:
+            problem = f"interrupted by {error} while the run was gone through; it is as it was"
+            code = DONE if str(error) in job.config.run.signals else FAILED
+    wait_for_all(WORLD)  # a long run takes the server a while, in which the others sleep
     if not _all_well(problem):
         return from_server(code)
     channel = Channel(WORLD, Codec(job.materials.shapes))
     channel.go_on_from(opened.time if opened else 0.0)
-    place = _place(job.config, job.workers)
+    place = _place(job.config, job.workers, signalled)
     if opened is not None:
         return _run_server(channel, job, opened, request, signalled)
     return _run_worker(channel, job, place, signalled)
 
 
-def _place(config: Config, workers: int) -> Place:
+def _place(config: Config, workers: int, signalled: Sequence[signal.Signals] = ()) -> Place:
     """Where this rank runs; all ranks call this together."""
     local_rank, cores = node_share(WORLD)
     neighbours = workers_of_node(WORLD)
@@ -137,18 +143,18 @@ def _place(config: Config, workers: int) -> Place:
         return Place(local_rank, cores)
     # Among the workers of a node alone: torch takes seconds to load and a broken GPU may hang,
     # for which neither the server nor the other nodes wait.
-    on_gpu = alike(neighbours, gpu_of(config, local_rank))
+    on_gpu = alike(neighbours, gpu_of(config, local_rank), until=lambda: bool(signalled))
     return Place(local_rank, cores, sharing=workers, on_gpu=on_gpu)
 
 
-def _open(job: Job, resuming: bool) -> _Opened:
+def _open(job: Job, resuming: bool, signalled: Sequence[signal.Signals]) -> _Opened:
     """Rank 0's share of the start: a new log, or the run that is to go on and its next segment."""
     log = log_to_resume(job) if resuming else None
     if log is None:
         server = Server(job.config, job.materials.shapes, job.workers)
         return _Opened(server, job.open_log("mpi", server.iterates.z))
     with log:
-        resumed = resume(log, job, "mpi")
+        resumed = resume(log, job, "mpi", signalled)
         if resumed.server.finished and log.status == "finished":
             raise _NothingLeft(nothing_left(log, resumed))
         writer = open_segment(log, job, resumed, "mpi")

@@ -2,8 +2,10 @@
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from asyndbt_mpi.algorithm.types import FloatArray
 from asyndbt_mpi.assemble import prepare, workers_without_model
@@ -16,6 +18,9 @@ from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.protocol.worker import Workers
 from asyndbt_mpi.rebuild import check_materials, rebuild
 from asyndbt_mpi.transport.replay import Recorded, Replay, ReplayError
+
+BLOCK_ROWS = 64
+"""Of the log, read at one time: to read a single row takes as long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,8 @@ class Comparer:
         self.tolerance = tolerance
         self.iterations = 0
         self.reports = 0
+        # Of each dataset the rows that are being compared, and the number of the first.
+        self._blocks: dict[str, tuple[int, NDArray[Any]]] = {}
 
     def write(self, records: list[Record]) -> None:
         """Compare the iterates among the ``records`` of committed iterations.
@@ -60,7 +67,7 @@ class Comparer:
 
     def _compare(self, iteration: Iteration) -> None:
         where = f"iteration {iteration.number}"
-        active = self.log.rows("iteration/active", iteration.number, iteration.number + 1)[0]
+        active = self._logged("iteration/active", iteration.number)
         if not np.array_equal(active, iteration.active):
             raise Differs(f"{where}: other workers are active")
         for used in iteration.reports:
@@ -74,7 +81,7 @@ class Comparer:
     def _same(
         self, path: str, row: int, value: FloatArray, where: str, iteration: Iteration
     ) -> None:
-        logged = self.log.rows(path, row, row + 1)[0]
+        logged = self._logged(path, row)
         left_out = not schema.kept(iteration.number, self.log.every)  # by log.iterates
         if left_out and np.isnan(logged).all():
             return
@@ -83,6 +90,14 @@ class Comparer:
             if largest <= self.tolerance:
                 return
             raise Differs(f"{where}: {path} differs by up to {largest:.3g}")
+
+    def _logged(self, path: str, row: int) -> NDArray[Any]:
+        start, block = self._blocks.get(path, (0, np.empty(0)))
+        if not start <= row < start + len(block):
+            start, block = row, self.log.rows(path, row, row + BLOCK_ROWS)
+            self._blocks[path] = start, block
+        found: NDArray[Any] = block[row - start]
+        return found
 
 
 def _rebuild(log: Log) -> tuple[Workers, BlackBox]:

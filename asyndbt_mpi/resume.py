@@ -10,17 +10,19 @@ because it may make more iterations or spend more, what came after its last iter
 reports that came too late) does not count.
 """
 
+import signal
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from asyndbt_mpi.algorithm.types import FloatArray
 from asyndbt_mpi.assemble import workers_without_model
-from asyndbt_mpi.config import ConfigurationError, difference
+from asyndbt_mpi.config import Config, ConfigurationError, difference
 from asyndbt_mpi.job import Job
 from asyndbt_mpi.log.events import events
+from asyndbt_mpi.log.lock import is_being_written
 from asyndbt_mpi.log.reader import Log, LogError
 from asyndbt_mpi.log.schema import Transport
 from asyndbt_mpi.log.writer import Writer
@@ -30,6 +32,7 @@ from asyndbt_mpi.protocol.records import Evaluation, Event, EventKind, Iteration
 from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.rebuild import check_materials
 from asyndbt_mpi.replay import Comparer, Differs
+from asyndbt_mpi.transport.interruption import Interrupted
 from asyndbt_mpi.transport.replay import Recorded, Replay, ReplayError
 
 TOLERANCE = 1e-6
@@ -142,13 +145,17 @@ class Resumed:
         return self.replay.server
 
 
-def resume(log: Log, job: Job, transport: Transport) -> Resumed:
+def resume(
+    log: Log, job: Job, transport: Transport, signalled: Sequence[signal.Signals] = ()
+) -> Resumed:
     """Go through the run of ``log`` again, up to where it ends.
 
     Raises
     ------
     ConfigurationError
         It is not the run of ``job``, or cannot be continued here.
+    Interrupted
+        The process was ``signalled`` meanwhile.
     """
     _check(log, job, transport)
     recorded = list(events(log))
@@ -162,7 +169,7 @@ def resume(log: Log, job: Job, transport: Transport) -> Resumed:
     left_behind = Costs()
     z = server.iterates.z.copy()
     try:
-        replay.run(recorded[:closing], sink)
+        replay.run(_heeding(signalled, recorded[:closing]), sink)
         if closing < len(recorded):
             replay.run([recorded[closing]], sink)
             if not server.running and server.iteration == recorded[closing].iteration:
@@ -193,6 +200,13 @@ def resume(log: Log, job: Job, transport: Transport) -> Resumed:
     return Resumed(replay, event, new, z, recorded, counted)
 
 
+def _heeding(signalled: Sequence[signal.Signals], recorded: list[Event]) -> Iterator[Event]:
+    for event in recorded:
+        if signalled:
+            raise Interrupted(signalled[0].name)
+        yield event
+
+
 def _closing(recorded: list[Event]) -> int:
     """Row of the event with which the iterations were over; their number if they were not."""
     rows = (row for row, event in enumerate(recorded) if event.kind is EventKind.CLOSING)
@@ -219,16 +233,8 @@ def _check(log: Log, job: Job, transport: Transport) -> None:
     if log.transport != transport:
         command = {"mpi": "run", "virtual": "simulate"}.get(log.transport, log.transport)
         raise ConfigurationError(f"{log.path}: is of asyndbt {command}, which can resume it")
-    if log.workers != job.workers:
-        raise ConfigurationError(
-            f"{log.path}: has {log.workers} workers, not {job.workers}; give "
-            + (f"--workers {log.workers}" if transport == "virtual" else f"-n {log.workers + 1}")
-        )
-    if found := difference(log.config, job.config, MAY_CHANGE):
-        raise ConfigurationError(
-            f"{log.path}: was made with {found}; only run.iterations, run.output, [budget]"
-            " and what no iterate depends on may change (see docs/faults.md)"
-        )
+    check_workers(log, job.workers)
+    check_settings(log, job.config)
     try:
         check_materials(log, job.materials)
     except LogError as error:
@@ -236,6 +242,38 @@ def _check(log: Log, job: Job, transport: Transport) -> None:
     if job.config.run.iterations < log.committed:
         raise ConfigurationError(
             f"run.iterations = {job.config.run.iterations}: {log.path} has {log.committed} already"
+        )
+
+
+def check_workers(log: Log, workers: int) -> None:
+    """Refuse another number of ``workers`` than ``log`` has.
+
+    Raises
+    ------
+    ConfigurationError
+        Which it has, and what to give for it.
+    """
+    if log.workers != workers:
+        as_before = (
+            f"-n {log.workers + 1}" if log.transport == "mpi" else f"--workers {log.workers}"
+        )
+        raise ConfigurationError(
+            f"{log.path}: has {log.workers} workers, not {workers}; give {as_before}"
+        )
+
+
+def check_settings(log: Log, config: Config) -> None:
+    """Refuse a configuration with which ``log`` cannot go on.
+
+    Raises
+    ------
+    ConfigurationError
+        What it was made with instead.
+    """
+    if found := difference(log.config, config, MAY_CHANGE):
+        raise ConfigurationError(
+            f"{log.path}: was made with {found}; only run.iterations, run.output, [budget]"
+            " and what no iterate depends on may change (see docs/faults.md)"
         )
 
 
@@ -256,6 +294,8 @@ def log_to_resume(job: Job) -> Log | None:
     """The log that the job is to go on with, if it is there."""
     if not job.path.exists():
         return None
+    if is_being_written(job.path):  # to be found out before the run is gone through
+        raise ConfigurationError(f"another process is writing {job.path}")
     try:
         return Log(job.path)
     except LogError as error:

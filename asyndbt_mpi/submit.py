@@ -4,13 +4,22 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from asyndbt_mpi.config import ConfigurationError
+from asyndbt_mpi.assemble import check_server, delays_of_workers, prepare
+from asyndbt_mpi.config import Config, ConfigurationError, load
+from asyndbt_mpi.job import log_path
+from asyndbt_mpi.log.reader import Log
+from asyndbt_mpi.resume import check_settings, check_workers
 
 SHIPPED = Path(__file__).parent / "slurm"
 NEEDED = ("run.sbatch", "env.sh", "launch.sh")
+TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d\d))?(?::(\d\d))?")
+LEAD_MINUTES = 4
+"""The signal of run.sbatch comes two minutes before the limit, or up to one more."""
+OWN_OPTIONS = ("nodes", "time", "gpus-per-node", "cpus-per-task", "partition", "account")
 OPTION = re.compile(r"^##?SBATCH .*$", re.MULTILINE)
 
 
@@ -27,6 +36,48 @@ class Asked:
     launcher: str
     workers_per_node: int
     arguments: tuple[str, ...]
+
+
+def check(source: str, assignments: Sequence[str], output: str | None, workers: int) -> Config:
+    """The configuration of a run, after all that can be checked before it waits in a queue.
+
+    Raises
+    ------
+    ConfigurationError
+        What is wrong with it, with the data, or with a log that is there already.
+    """
+    config = load(source, assignments)
+    check_server(config)
+    prepare(config, workers)
+    delays_of_workers(config, workers)
+    path = log_path(config, output)
+    if path.exists():
+        with Log(path) as log:
+            check_workers(log, workers)
+            check_settings(log, config)
+    return config
+
+
+def check_time(time: str) -> None:
+    """Refuse a limit before which Slurm leaves no time to a job.
+
+    Raises
+    ------
+    ConfigurationError
+        It is too short, or not as Slurm writes times.
+    """
+    parts = TIME.fullmatch(time)
+    if parts is None:
+        raise ConfigurationError(f"--time {time}: give HH:MM:SS, D-HH:MM:SS or minutes")
+    days, first, second = (int(part or 0) for part in parts.groups()[:3])
+    # Two numbers are minutes and seconds, but hours and minutes behind days.
+    hours_first = parts[1] is not None or parts[4] is not None
+    minutes = 60 * first + second if hours_first else first
+    if 24 * 60 * days + minutes <= LEAD_MINUTES:
+        raise ConfigurationError(
+            f"--time {time}: give more than {LEAD_MINUTES} minutes: Slurm tells the job to stop"
+            " two or three before its limit"
+        )
 
 
 def scripts() -> Path:
@@ -47,6 +98,7 @@ def fill(folder: Path, asked: Asked) -> str:
     for name, value in asked.options.items():
         line = f"#SBATCH --{name}={shlex.quote(value)}"
         text = _put(text, rf"^##?SBATCH --{name}=.*$", line, folder)
+    _check(asked)
     if asked.further:
         last = list(OPTION.finditer(text))[-1].end()
         lines = "".join(f"\n#SBATCH {shlex.quote(word)}" for word in asked.further)
@@ -61,6 +113,16 @@ def fill(folder: Path, asked: Asked) -> str:
     for pattern, line in settings.items():
         text = _put(text, pattern, line, folder)
     return text
+
+
+def _check(asked: Asked) -> None:
+    """What stands behind the dashes must be options, and none that was checked before them."""
+    for word in asked.further:
+        name = word.partition("=")[0].removeprefix("--")
+        if not word.startswith("-"):
+            raise ConfigurationError(f"{word!r}: sbatch has no such option; they begin with -")
+        if name in asked.options or name in OWN_OPTIONS:
+            raise ConfigurationError(f"{word}: give --{name} before the two dashes")
 
 
 def _put(text: str, pattern: str, line: str, folder: Path) -> str:

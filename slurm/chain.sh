@@ -18,15 +18,41 @@ if [ $# -lt 3 ]; then
 fi
 config=$1 sweep=$2 folder=$3
 shift 3
-elements=$(grep -cEv '^[[:space:]]*(#|$)' "$sweep") || {
+if [ ! -r "$sweep" ]; then
+    echo "$0: there is no $sweep" >&2
+    exit 2
+fi
+lines=$(tr -d '\r' <"$sweep" | grep -Ev '^[[:space:]]*(#|$)') || {
     echo "$0: $sweep has no line of settings" >&2
     exit 2
 }
+elements=$(wc -l <<<"$lines")
+twice=$(sort <<<"$lines" | uniq -d | head -n 1)
+if [ -n "$twice" ]; then
+    echo "$0: $sweep has the same line twice, for one log: $twice" >&2
+    exit 2
+fi
+# What is wrong with the first line is wrong with all of them, as a rule.
+if command -v asyndbt >/dev/null; then
+    sets=()
+    for word in $(head -n 1 <<<"$lines"); do
+        sets+=(--set "$word")
+    done
+    asyndbt status "$config" "${sets[@]}" --output "$folder/none.h5" >/dev/null || [ $? -eq 1 ] || exit 2
+fi
 mkdir -p "$folder"
 
 array=$(sbatch --parsable --array="1-$elements%$AT_ONCE" "$@" \
     "$ASYNDBT_SLURM/sweep.sbatch" "$config" "$sweep" "$folder")
 array=${array%%;*} # a federation adds its cluster's name
+echo "sweep: job $array, $elements elements"
+
+where=() # the plots' job has a size of its own, but is at home in the same place
+for option in "$@"; do
+    case $option in
+    --partition=* | --account=* | --qos=*) where+=("$option") ;;
+    esac
+done
 plots=$(sbatch --parsable --dependency="afterok:$array" --kill-on-invalid-dep=yes \
-    "$ASYNDBT_SLURM/plots.sbatch" "$folder")
-echo "sweep: job $array, $elements elements; figures in $folder: job ${plots%%;*}"
+    ${where[@]+"${where[@]}"} "$ASYNDBT_SLURM/plots.sbatch" "$folder")
+echo "figures in $folder, when all is done: job ${plots%%;*}"

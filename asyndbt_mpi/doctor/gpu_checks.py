@@ -128,11 +128,14 @@ def _wasted_on_the_server(members: Pairs) -> list[Finding]:
 
 
 def _all_well(workers: Pairs) -> Finding:
-    if any(gpus.taken for _, gpus in workers):
-        on_gpus = len([gpus for _, gpus in workers if gpus.taken])
-        memory = min(gpus.memory for _, gpus in workers if gpus.taken) / GIBIBYTE
-        rest = f", {len(workers) - on_gpus} on the CPU" if on_gpus < len(workers) else ""
-        each = "each on a GPU of its own" if on_gpus > 1 else "on a GPU"
-        count = f"{on_gpus} worker{'s' * (on_gpus > 1)}"
-        return ok("GPUs", f"{count} {each}, of {memory:.0f} GiB{rest}")
-    return ok("GPUs", "none used and none promised: the model computes on the CPU")
+    on_gpus = [pair for pair in workers if pair[1].taken]
+    if not on_gpus:
+        return ok("GPUs", "none used and none promised: the model computes on the CPU")
+    count = f"{len(on_gpus)} worker{'s' * (len(on_gpus) > 1)}"
+    if len(on_gpus) < len(workers):
+        rest = ranks_in_words(each.rank for each, gpus in workers if not gpus.taken)
+        text = f"{count} on GPUs, but the model of {rest} computes on the CPU, far slower"
+        return warning("GPUs", text, "have as many GPUs on every node")
+    memory = min(gpus.memory for _, gpus in on_gpus) / GIBIBYTE
+    each = "each on a GPU of its own" if len(on_gpus) > 1 else "on a GPU"
+    return ok("GPUs", f"{count} {each}, of {memory:.0f} GiB")

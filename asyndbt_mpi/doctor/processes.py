@@ -36,6 +36,12 @@ def check_mpi(facts: Sequence[Facts], source: str) -> list[Finding]:
     if len(libraries) > 1:
         text = f"the ranks have loaded different libraries: {_who(libraries)}"
         return [problem("MPI", text, "load the same MPI module on all nodes")]
+    version = first.launcher.version
+    if version and first.library.startswith("Open MPI") and not first.library.endswith(version):
+        text = (
+            f"{first.library}, {first.size} ranks, but started by an mpiexec of version {version}"
+        )
+        return [warning("MPI", text, "use the mpiexec that came with the library")]
     if first.size > 1:
         by = f", started by {first.launcher.name}" if first.launcher.kind != "none" else ""
         return [ok("MPI", f"{first.library}, {first.size} ranks{by}")]

@@ -91,5 +91,10 @@ def check_shared(facts: Sequence[Facts], answers: bool) -> list[Finding]:
         text = "locks do not hold between the ranks: nothing keeps two runs from writing one log"
         return [warning("shared folder", text, "give every run an --output of its own")]
     if blind:
-        return [ok("shared folder", "not all ranks see it, and only rank 0 writes there")]
+        hosts = ", ".join(sorted({each.process.host for each in blind}))
+        text = (
+            f"{ranks_in_words(each.rank for each in blind)} on {hosts} do not see it: a job that"
+            " comes back with another first node would not find its log"
+        )
+        return [warning("shared folder", text, "name one that all nodes see by --output")]
     return [ok("shared folder", "all ranks see it, and each other's locks")]

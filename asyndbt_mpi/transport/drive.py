@@ -25,6 +25,7 @@ from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.protocol.wire import Buffer
 from asyndbt_mpi.protocol.worker import Completed, Workers
 from asyndbt_mpi.transport.delay import Delays
+from asyndbt_mpi.transport.interruption import Interrupted
 from asyndbt_mpi.transport.mpi import SERVER, Channel, ServerDied
 from asyndbt_mpi.transport.replay import Replay
 
@@ -44,10 +45,6 @@ class Sink(Protocol):
     def idle(self) -> None:
         """Use a moment in which the server waits; called over and over."""
         ...
-
-
-class Interrupted(Exception):
-    """The process was asked to end by a signal."""
 
 
 # ---------------------------------------------------------------- server

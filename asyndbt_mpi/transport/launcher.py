@@ -25,13 +25,15 @@ SECONDS_FOR_THE_FIRST = 5.0
 class Launcher:
     """What started ``size`` processes, this one as number ``rank``.
 
-    ``interface`` is how srun helps its processes to find each other: "pmix", "pmi2" or "none".
+    ``interface`` is how srun helps its processes to find each other: "pmix", "pmi2" or "none";
+    ``version`` is Open MPI's mpiexec's.
     """
 
     kind: Kind = "none"
     size: int = 1
     rank: int = 0
     interface: str = ""
+    version: str = ""
 
     @property
     def name(self) -> str:
@@ -57,7 +59,7 @@ def launched(environment: Mapping[str, str]) -> Launcher:
 
     if "OMPI_COMM_WORLD_SIZE" in environment:
         size, rank = number("OMPI_COMM_WORLD_SIZE", 1), number("OMPI_COMM_WORLD_RANK", 0)
-        return Launcher("open mpi", size, rank)
+        return Launcher("open mpi", size, rank, version=environment.get("OMPI_VERSION", ""))
     in_step = {"SLURM_STEP_ID", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID"} <= environment.keys()
     # srun --mpi=pmi2 sets PMI_SIZE, too; the others are Hydra's own.
     of_hydra = {"HYDI_CONTROL_FD", "MPI_LOCALNRANKS"} & environment.keys()
@@ -137,6 +139,8 @@ def _fitting(launcher: Launcher, library: str) -> str:
     within = " inside the batch script" if launcher.kind == "srun" else ""
     if name == "Open MPI" and launcher.kind == "srun" and launcher.interface != "pmix":
         return f"start it with srun --mpi=pmix, or with {own}{within}"
+    if name == "Cray MPICH" and launcher.interface != "cray_shasta":
+        return "start it with srun --mpi=cray_shasta"
     if name in OF_MPICH and launcher.interface != "pmi2":
         beside = " and I_MPI_PMI_LIBRARY" if name == "Intel MPI" else ""
         return f"start it with {own}{within}, or with srun --mpi=pmi2{beside}"

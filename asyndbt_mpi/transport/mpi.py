@@ -49,6 +49,8 @@ latency of sleep; a longer one sleeps."""
 SLEEP_SHARE = 1 / 16
 SHORTEST_SLEEP, LONGEST_SLEEP = 5e-5, 5e-3
 CLOCK_ROUNDS = 5
+_ABANDONED: list[object] = []
+"""Collectives that were left, and their buffers: MPI may still write to these."""
 
 
 class ServerDied(RuntimeError):
@@ -268,10 +270,11 @@ def workers_of_node(comm: MPI.Intracomm) -> MPI.Comm:
     return comm.Split(MPI.UNDEFINED if rank == SERVER else first_of_node, rank)
 
 
-def alike(comm: MPI.Comm, token: str) -> int:
+def alike(comm: MPI.Comm, token: str, until: Callable[[], bool] = lambda: False) -> int:
     """How many ranks of ``comm``, this one included, gave the same ``token``; 0 for none.
 
-    Ranks may come late: those that are there sleep. Where one has died it is 1, for nobody knows.
+    Ranks may come late: those that are there sleep. Where one has died, or ``until`` became true
+    first, it is 1, for nobody knows.
     """
     own = _digest(token)
     everyone = np.empty(comm.Get_size(), np.int64)
@@ -280,6 +283,9 @@ def alike(comm: MPI.Comm, token: str) -> int:
         for _ in backoff():
             if request.Test():
                 break
+            if until():
+                _ABANDONED.append((request, own, everyone))
+                return 1
     except MPI.Exception:
         if not survives_deaths():
             raise

@@ -41,6 +41,11 @@ def test_the_same_number_on_two_nodes_is_no_clash() -> None:
     only(check_gpus(facts, AUTO), OK)
 
 
+def test_a_worker_without_a_gpu_beside_others() -> None:
+    facts = having(SERVER, gpu("GPU-a"), Gpus(torch="2.13.0", cuda="12.8"), nodes=2)
+    only(check_gpus(facts, AUTO), WARNING, "1 worker on GPUs", "rank 2 computes on the CPU")
+
+
 def test_workers_that_share_a_gpu() -> None:
     facts = having(SERVER, gpu("GPU-a"), gpu("GPU-a"), gpu("GPU-a"))
     only(

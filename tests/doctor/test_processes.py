@@ -48,6 +48,13 @@ def test_different_libraries() -> None:
     )
 
 
+def test_a_launcher_of_another_version() -> None:
+    facts = hurt(job(2), 0, launcher=Launcher("open mpi", 2, 0, version="4.1.4"))
+    only(check_mpi(facts, "demo"), WARNING, "Open MPI 5.0.11", "mpiexec of version 4.1.4")
+    facts = hurt(job(2), 0, launcher=Launcher("open mpi", 2, 0, version="5.0.11"))
+    only(check_mpi(facts, "demo"), OK)
+
+
 def test_different_versions() -> None:
     versions = job(4)[0].process.versions
     facts = hurt(job(4), 2, versions=versions | {"Python": "3.12.1"})

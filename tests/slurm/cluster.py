@@ -147,7 +147,13 @@ class Cluster:
     def lose(self, name: str, job: "Job") -> None:
         """Let a node vanish, with all that ``job`` has running there."""
         os.kill(int((self.folder / f"slurmd.{name}.pid").read_text()), signal.SIGKILL)
-        wanted = {f"SLURMD_NODENAME={name}", f"SLURM_JOB_ID={job.number}"}
+        self.kill(job, f"SLURMD_NODENAME={name}")
+
+    def kill(self, job: "Job", variable: str) -> None:
+        """Kill the processes of ``job`` in whose environment is NAME=VALUE."""
+        # Jobs of other clusters on this machine have the same numbers.
+        configuration = self.environment["SLURM_CONF"]
+        wanted = {variable, f"SLURM_JOB_ID={job.number}", f"SLURM_CONF={configuration}"}
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 if wanted <= set((process / "environ").read_text().split("\0")):

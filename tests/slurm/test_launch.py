@@ -1,10 +1,12 @@
 """How launch.sh places and starts the ranks of a job."""
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.slurm.cluster import Cluster, wait_for
+from tests.slurm.cluster import ROOT, Cluster
 
 # Says which rank of how many it is, on which node, and which GPUs it sees.
 RANK = """
@@ -76,17 +78,40 @@ def test_several_workers_share_a_gpu_if_asked(cluster: Cluster, tmp_path: Path) 
     assert [line[1] for line in found] == ["3", "3", "3"]
 
 
-def test_too_few_tasks_for_the_gpus_are_told_of(cluster: Cluster, tmp_path: Path) -> None:
-    (tmp_path / "rank.py").write_text(RANK)
-    (tmp_path / "job").write_text(SCRIPT)
-    job = cluster.submit(tmp_path, "--ntasks-per-node=2", "--gpus-per-node=2", "job")
-    job.until_done()
-    assert "has room for 1 of 2 workers: ask for --ntasks-per-node=3" in job.output
+REFUSED = [
+    (["--ntasks-per-node=2", "--gpus-per-node=2"], {},
+     "n1 has 2 tasks, but its workers and the server need 3: ask for --ntasks-per-node=3"),
+    (["--nodes=2", "--ntasks-per-node=2"], {"WORKERS_PER_NODE": "3"}, "--ntasks-per-node=4"),
+    (["--nodes=2", "--ntasks-per-node=2", "--gpus=3"], {}, "--gpus-per-node: the server needs none"),
+    (["--ntasks-per-node=2", "--gpus-per-task=1"], {}, "--gpus-per-node: the server needs none"),
+    (["--ntasks-per-node=2"], {"LAUNCHER": "mpirun"}, "LAUNCHER=mpirun: give mpiexec or srun"),
+]  # fmt: skip
 
 
-def test_an_unknown_launcher_is_refused(cluster: Cluster, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("options", "variables", "line"), REFUSED)
+def test_what_cannot_be_placed_is_refused(
+    cluster: Cluster, tmp_path: Path, options: list[str], variables: dict[str, str], line: str
+) -> None:
     (tmp_path / "job").write_text(SCRIPT)
-    job = cluster.submit(tmp_path, "--ntasks-per-node=2", "job", LAUNCHER="mpirun")
-    wait_for(lambda: job.shown("JobState") == "FAILED", "failed")
+    job = cluster.submit(tmp_path, *options, "job", **variables)
+    assert job.until("FAILED", "COMPLETED") == "FAILED"
     assert job.shown("ExitCode") == "2:0"
-    assert "LAUNCHER=mpirun: give mpiexec or srun" in job.output
+    assert line in job.output
+
+
+@pytest.mark.parametrize(
+    ("short", "counts"),
+    [("3", [3]), ("2(x3),1", [2, 2, 2, 1]), ("1,5(x2)", [1, 5, 5]), ("2(x", None), ("", None)],
+)
+def test_slurms_short_form_of_tasks(short: str, counts: list[int] | None) -> None:
+    code = f"source {ROOT}/slurm/launch.sh; tasks_of_nodes"
+    environment = {"SLURM_JOB_ID": "1", "SLURM_TASKS_PER_NODE": short, "PATH": os.environ["PATH"]}
+    result = subprocess.run(
+        ["bash", "-euc", code], env=environment, capture_output=True, text=True, timeout=10,
+        check=False,
+    )  # fmt: skip
+    if counts is None and short:
+        assert result.returncode == 2
+        assert "is not understood" in result.stderr
+    else:
+        assert [int(line) for line in result.stdout.split()] == (counts or [])

@@ -130,6 +130,33 @@ def test_a_cancelled_job_does_not_come_back(cluster: Cluster, tmp_path: Path) ->
     assert committed(log) >= EARLY
 
 
+def test_a_run_goes_on_without_a_worker(cluster: Cluster, tmp_path: Path) -> None:
+    log = tmp_path / "runs/synthetic.h5"
+    job = run(cluster, tmp_path, *settings(*ALIKE))
+    until_committed(job, log, EARLY)
+    cluster.kill(job, "OMPI_COMM_WORLD_RANK=3")
+    job.until_done()
+    assert job.shown("Restarts") == "0"
+    assert "worker 3 is lost" in job.output
+    whole(log)
+
+
+def test_what_commits_nothing_is_not_requeued(cluster: Cluster, tmp_path: Path) -> None:
+    job = run(cluster, tmp_path, MPIEXEC_OPTIONS="--nonsense")
+    assert job.until("COMPLETED", "FAILED") == "FAILED"
+    assert job.shown("Restarts") == "0"
+    assert "not requeued, for this start has committed no iteration" in job.output
+
+
+def test_a_wrong_configuration_is_said_once(cluster: Cluster, tmp_path: Path) -> None:
+    job = run(cluster, tmp_path, "--set", "run.itertions=5")
+    assert job.until("COMPLETED", "FAILED") == "FAILED"
+    assert job.shown("ExitCode") == "2:0"
+    assert job.output == (
+        "asyndbt: synthetic: unknown key 'run.itertions'; did you mean 'iterations'?\n"
+    )
+
+
 @pytest.fixture
 def lost(cluster: Cluster) -> Iterator[str]:
     """A node that will be lost, and be back for the other tests."""
@@ -168,8 +195,9 @@ def test_a_node_that_slurm_gives_up_requeues(
 
 
 def test_the_time_limit_requeues(cluster: Cluster, limited: Job) -> None:
-    limited.until("PENDING", "RUNNING")
-    wait_for(lambda: limited.shown("Restarts") != "0", lambda: f"requeued: {limited.output}")
+    wait_for(
+        lambda: limited.shown("Restarts") != "0", lambda: f"requeued: {limited.output}", seconds=200
+    )
     assert "asks to be requeued" in limited.output
     cluster.call("scancel", limited.number)
     with Log(limited.folder / "runs/synthetic.h5") as log:

@@ -26,7 +26,7 @@ def test_an_array_with_a_gpu_for_each_element(cluster: Cluster, tmp_path: Path) 
     (tmp_path / "sweep.txt").write_text(SWEEP)
     (tmp_path / "slow.toml").write_text(
         '[llm]\nbackend = "synthetic"\n[algorithm]\nactive_workers = 1\n'
-        '[run]\niterations = 60\n[delay]\nmodel = "constant"\nmean = 0.1\n'
+        '[run]\niterations = 60\n[delay]\nmodel = "constant"\nmean = 0.15\n'
     )
     logs = [tmp_path / f"runs/p=0.01,seed={seed}.h5" for seed in (0, 1)]
     # Both on one node, where each has a GPU of its own.
@@ -38,18 +38,21 @@ def test_an_array_with_a_gpu_for_each_element(cluster: Cluster, tmp_path: Path) 
         wait_for(lambda log=log: committed(log) >= 5, f"{log.name} at work")
     gpus = [job.output.partition("GPUs of a node: ")[2].split()[0] for job in both]
     assert sorted(gpus) == ["0", "1"]
-    # One element hears of its time limit and comes back; the other is cancelled.
-    cluster.call("scancel", "--signal=USR1", "--batch", both[0].number)
-    cluster.call("scancel", both[1].number)
-    both[0].start_again()
-    both[0].until_done()
-    assert committed(logs[0]) == 60
-    assert 5 <= committed(logs[1]) < 60
+    # The last element, which Slurm gives the array's own number, hears of its time limit and comes
+    # back; the other is cancelled.
+    cluster.call("scancel", "--signal=USR1", "--batch", both[1].number)
+    cluster.call("scancel", both[0].number)
+    both[1].start_again()
+    both[1].until_done()
+    assert both[1].shown("Restarts") == "1"
+    assert both[0].shown("JobState") == "CANCELLED"
+    assert 5 <= committed(logs[0]) < 60
+    assert committed(logs[1]) == 60
     # The same line goes on with what is half done.
     second = cluster.submit(tmp_path, *line, *words, STATIONARITY="yes")
     for job, does in zip(
         elements(cluster, tmp_path, second.number),
-        ("is finished, after 60 iterations", "going on from iteration"),
+        ("going on from iteration", "finished, 60 of at most 60 iterations"),
         strict=True,
     ):
         job.until_done()
@@ -91,7 +94,7 @@ def test_a_chain_ends_in_figures(cluster: Cluster, tmp_path: Path) -> None:
         STATIONARITY="yes",
     )  # fmt: skip
     assert "3 elements" in said
-    plots = Job(cluster, tmp_path, said.rpartition(" ")[2])
+    plots = Job(cluster, tmp_path, said.split()[-1])
     assert plots.shown("JobState") == "PENDING"
     plots.until_done(seconds=180)
     figures = {file.name for file in (tmp_path / "runs").glob("*.png")}
@@ -104,7 +107,7 @@ def test_figures_are_not_drawn_of_a_sweep_that_failed(cluster: Cluster, tmp_path
     said = cluster.call(
         str(ROOT / "slurm/chain.sh"), "synthetic", "sweep.txt", "runs", *ELEMENT, folder=tmp_path
     )
-    plots = Job(cluster, tmp_path, said.rpartition(" ")[2])
+    plots = Job(cluster, tmp_path, said.split()[-1])
     assert plots.until("CANCELLED", "COMPLETED", "FAILED") == "CANCELLED"
 
 
