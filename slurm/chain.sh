@@ -41,9 +41,13 @@ if command -v asyndbt >/dev/null; then
     asyndbt status "$config" "${sets[@]}" --output "$folder/none.h5" >/dev/null || [ $? -eq 1 ] || exit 2
 fi
 mkdir -p "$folder"
+# A copy: the elements read it when they start, and the file may be another by then.
+copy=$folder/sweep.txt
+printf '%s\n' "$lines" >"$copy.new"
+mv "$copy.new" "$copy"
 
 array=$(sbatch --parsable --array="1-$elements%$AT_ONCE" "$@" \
-    "$ASYNDBT_SLURM/sweep.sbatch" "$config" "$sweep" "$folder")
+    "$ASYNDBT_SLURM/sweep.sbatch" "$config" "$copy" "$folder")
 array=${array%%;*} # a federation adds its cluster's name
 echo "sweep: job $array, $elements elements"
 
