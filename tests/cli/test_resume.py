@@ -1,6 +1,7 @@
 """Exact resume: a run that was cut anywhere goes on as if nothing had happened."""
 
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,12 +15,14 @@ from asyndbt_mpi.config import ConfigurationError
 from asyndbt_mpi.job import Job, Request
 from asyndbt_mpi.log import schema
 from asyndbt_mpi.log.events import events
+from asyndbt_mpi.log.lock import LogLock
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.protocol.records import EventKind
 from asyndbt_mpi.replay import replay
-from asyndbt_mpi.resume import resume
+from asyndbt_mpi.resume import log_to_resume, resume
 from asyndbt_mpi.simulate import simulate
+from asyndbt_mpi.transport.interruption import Interrupted
 from tests.cli.test_replay import SETTINGS
 
 
@@ -273,3 +276,20 @@ def test_a_budget_of_seconds_ends_a_run_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"is finished, .*: budget.seconds = 20; give it"):
         go_on(path, "budget.seconds=20")
     assert replay(path).difference is None
+
+
+def test_a_signal_ends_it_while_the_run_is_gone_through(tmp_path: Path) -> None:
+    path = simulated(tmp_path / "run.h5")
+    cut(path, 20)
+    before = path.read_bytes()
+    with Log(path) as log, pytest.raises(Interrupted, match="SIGUSR1"):
+        resume(log, job(path, resuming=True), "virtual", [signal.SIGUSR1])
+    assert path.read_bytes() == before
+
+
+def test_a_log_that_is_being_written_is_not_gone_through(tmp_path: Path) -> None:
+    path = simulated(tmp_path / "run.h5")
+    held = LogLock(path)
+    with pytest.raises(ConfigurationError, match="another process is writing"):
+        log_to_resume(job(path, resuming=True))
+    held.release()
