@@ -119,8 +119,8 @@ class Progress:
     def _show(self, iteration: Iteration) -> None:
         active = [str(index + 1) for index in np.flatnonzero(iteration.active)]
         named = " ".join(active) if self.workers <= MOST_NAMES else str(len(active))
-        if not self.ready:  # of a resumed run, whose workers are not heard to be ready
-            self._bar.set_description_str("", refresh=False)
+        # Of a resumed run only workers that were lost are heard to be ready.
+        self._bar.set_description_str("", refresh=False)
         late = max(d for i, d in enumerate(iteration.delay.tolist()) if i not in self._gone)
         rate = self.prompt_tokens / (time.perf_counter() - self._started)
         self._bar.set_postfix_str(

@@ -10,7 +10,7 @@ from asyndbt_mpi.assemble import prepare
 from asyndbt_mpi.config import load
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.protocol.messages import Candidate
-from asyndbt_mpi.protocol.records import Event, EventKind
+from asyndbt_mpi.protocol.records import Event, EventKind, Iteration
 from asyndbt_mpi.view.progress import Progress
 from asyndbt_mpi.view.prompts import full_prompts
 from asyndbt_mpi.view.summary import learnt_prompts, on_test, print_summary
@@ -162,7 +162,7 @@ def test_full_prompts_put_the_texts_together_again() -> None:
 def show_progress() -> None:
     """Two workers come, two iterations pass, one worker goes."""
     from asyndbt_mpi.protocol.messages import Costs, Report
-    from asyndbt_mpi.protocol.records import Iteration, UsedReport
+    from asyndbt_mpi.protocol.records import UsedReport
 
     with Progress(2, 2) as progress:
         progress.update(Event(EventKind.HELLO, 1, -1, 0, 0.0, text="here"))
@@ -195,6 +195,22 @@ def test_progress_shows_everything_there_is_to_know(
     assert lines[-1].startswith("2/2 ")
     assert "loss 0.432, active 2, late 3, 40.0 calls, " in lines[-1]
     assert lines[-1].endswith(" tok/s")
+
+
+def test_a_resumed_run_does_not_seem_to_wait_for_who_never_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only a worker that had been lost says hello again."""
+    monkeypatch.setenv("CI", "true")
+    with Progress(5, 2, done=3) as progress:
+        progress.update(Event(EventKind.HELLO, 1, -1, 3, 0.0, text="here"))
+        progress.update(
+            Iteration(
+                3, np.eye(2), np.array([True, True]), np.array([0, 0]), 1.0, 0.4321, [],
+                np.array([]), np.zeros((0, 2)), None,
+            )
+        )  # fmt: skip
+    assert capsys.readouterr().err.splitlines()[-1].startswith("4/5 ")
 
 
 def test_every_state_of_the_bar_is_a_line_that_replaces_the_one_before(
