@@ -38,7 +38,8 @@ if command -v asyndbt >/dev/null; then
     for word in $(head -n 1 <<<"$lines"); do
         sets+=(--set "$word")
     done
-    asyndbt status "$config" "${sets[@]}" --output "$folder/none.h5" >/dev/null || [ $? -eq 1 ] || exit 2
+    asyndbt status "$config" "${sets[@]}" --output "$folder/none.h5" >/dev/null ||
+        [ $? -eq 1 ] || exit 2
 fi
 mkdir -p "$folder"
 # A copy: the elements read it when they start, and the file may be another by then.

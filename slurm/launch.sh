@@ -67,7 +67,8 @@ tasks_of_nodes() {
 
 # Place the ranks of this job: write the hosts of all into a file, named in $hosts, and say it.
 place() {
-    if [ -n "${SLURM_GPUS_PER_TASK:-}" ] || { [ -n "${SLURM_GPUS:-}" ] && ((SLURM_NNODES > 1)); }; then
+    if [ -n "${SLURM_GPUS_PER_TASK:-}" ] ||
+        { [ -n "${SLURM_GPUS:-}" ] && ((SLURM_NNODES > 1)); }; then
         refuse "ask for GPUs by node, --gpus-per-node: the server needs none, and nodes are alike"
     fi
     scratch=$(mktemp -d)
