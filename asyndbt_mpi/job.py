@@ -60,13 +60,25 @@ class Job:
 
     @classmethod
     def of(cls, request: Request, workers: int) -> "Job":
-        """Load and check the configuration and the data.
+        """Load and check the configuration and the data, and make the folder of answers.
 
         Raises
         ------
         ConfigurationError
-            What is wrong with them, or the log is there already and is not to be replaced, or
-            the folder of the model's answers cannot be written.
+            What `checked` raises, or the folder of the model's answers cannot be written.
+        """
+        job = cls.checked(request, workers)
+        make_folder(job.config, job.path)
+        return job
+
+    @classmethod
+    def checked(cls, request: Request, workers: int) -> "Job":
+        """Load and check the configuration and the data; nothing is written.
+
+        Raises
+        ------
+        ConfigurationError
+            What is wrong with them, or the log is there already and is not to be replaced.
         """
         config = load(request.source, request.assignments)
         check_server(config)
@@ -83,7 +95,6 @@ class Job:
             _check_first_file(path)
         elif not request.overwrite:
             _check_free(path)
-        make_folder(config, path)
         return cls(config, materials, delays, workers, path, request.overwrite)
 
     def open_log(

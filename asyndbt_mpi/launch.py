@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TextIO
+from typing import Any
 
 from rich.console import Console
 
@@ -201,15 +201,8 @@ def _warnings_signed(who: str) -> Iterator[None]:
     """Let every warning begin with ``who`` gives it: all ranks write to one terminal."""
     show = warnings.showwarning
 
-    def signed(
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
-        show(f"{who}: {message}", category, filename, lineno, file, line)
+    def signed(message: Warning | str, *rest: Any, **named: Any) -> None:
+        show(f"{who}: {message}", *rest, **named)
 
     warnings.showwarning = signed
     try:

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from asyndbt_mpi.assemble import check_server, delays_of_workers, prepare
-from asyndbt_mpi.config import Config, ConfigurationError, load
-from asyndbt_mpi.job import log_path
+from asyndbt_mpi.config import Config, ConfigurationError
+from asyndbt_mpi.job import Job, Request
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.resume import check_settings, check_workers
 
@@ -46,16 +45,13 @@ def check(source: str, assignments: Sequence[str], output: str | None, workers: 
     ConfigurationError
         What is wrong with it, with the data, or with a log that is there already.
     """
-    config = load(source, assignments)
-    check_server(config)
-    prepare(config, workers)
-    delays_of_workers(config, workers)
-    path = log_path(config, output)
-    if path.exists():
-        with Log(path) as log:
+    request = Request(source, tuple(assignments), output, False, False, resume=True)
+    job = Job.checked(request, workers)
+    if job.path.exists():
+        with Log(job.path) as log:
             check_workers(log, workers)
-            check_settings(log, config)
-    return config
+            check_settings(log, job.config)
+    return job.config
 
 
 def check_time(time: str) -> None:
