@@ -16,6 +16,7 @@ import numpy as np
 
 from asyndbt_mpi.config import Config
 from asyndbt_mpi.log import schema
+from asyndbt_mpi.log.journal import JournaledFile
 from asyndbt_mpi.protocol.messages import Shapes
 
 ATTEMPTS = 10
@@ -48,6 +49,7 @@ class Segment:
     def __init__(self, path: str) -> None:
         self.path = path
         self.status = "running"  # until the file says otherwise: it may be in the making
+        self._source: JournaledFile | None = None
         self._file: h5py.File | None = None
         try:
             self.attempt(self._read_attributes)
@@ -60,6 +62,9 @@ class Segment:
         if self._file is not None:
             self._file.close()
             self._file = None
+        if self._source is not None:
+            self._source.close()
+            self._source = None
 
     def rows(self, path: str, start: int, stop: int) -> np.ndarray:
         """Rows ``start`` to ``stop``, counted in this file, of ``path``."""
@@ -93,21 +98,32 @@ class Segment:
         return dataset
 
     def attempt(self, read: Callable[[h5py.File], Result]) -> Result:
-        """``read`` the file; again and again while a writer may be in the way."""
+        """``read`` the file; again and again while a writer is in the way."""
         attempts = 0
         while True:
             attempts += 1
             try:
-                if self._file is None:
-                    # Without a lock: the writer may be at work, and file systems may have none.
-                    self._file = h5py.File(self.path, "r", locking=False)
-                return read(self._file)
+                source, file = self._opened()
+                result = read(file)
+                # Slow reads beside a fast writer are taken as they are in the end.
+                if not source.changed() or attempts == ATTEMPTS:
+                    return result
             except (OSError, RuntimeError) as error:
                 hopeless = self.status != "running" or not _is_hdf5(self.path)
                 if hopeless or attempts == ATTEMPTS:
                     raise self.error(_why_not(self.path, error)) from error
             self.close()
             time.sleep(SECONDS_BETWEEN_ATTEMPTS)
+
+    def _opened(self) -> tuple[JournaledFile, h5py.File]:
+        """The file as it is now: HDF5 keeps in mind what may have changed on the disk."""
+        if self._source is not None and self._source.changed():
+            self.close()
+        if self._source is None:
+            self._source = JournaledFile(self.path)
+        if self._file is None:
+            self._file = h5py.File(self._source, "r")
+        return self._source, self._file
 
     def _read_attributes(self, file: h5py.File) -> None:
         attributes = file.attrs
@@ -248,10 +264,16 @@ def may_be_segment(path: str) -> bool:
 def _format_and_number(path: str) -> tuple[str | None, int]:
     """Two attributes of an HDF5 file; (None, 0) if it cannot be read."""
     try:
-        with h5py.File(path, "r", locking=False) as file:
+        source = JournaledFile(path)
+    except OSError:
+        return None, 0
+    try:
+        with h5py.File(source, "r") as file:
             return str(file.attrs.get("format", "")), int(file.attrs.get("segment", 0))
     except (OSError, RuntimeError, TypeError, ValueError):
         return None, 0
+    finally:
+        source.close()
 
 
 def _check_continues(segment: Segment, before: Segment) -> None:

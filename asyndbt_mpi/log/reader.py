@@ -4,6 +4,7 @@ A reader beside a writer may meet a batch half written, and addresses beyond the
 knew of. Rows that count never change, so it opens the file anew and tries again.
 """
 
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -195,7 +196,8 @@ class Log:
 
     def blocks(self, path: str) -> Iterator[tuple[int, np.ndarray]]:
         """``rows`` in blocks of bounded size, each with the number of its first row."""
-        row_bytes = max(1, self._read(path, 0, 1).nbytes)
+        dtype, row = self.type_and_row(path)
+        row_bytes = max(1, dtype.itemsize * math.prod(row))
         step = max(1, BLOCK_BYTES // row_bytes)
         for start in range(0, self.count(path), step):
             yield start, self.rows(path, start, start + step)

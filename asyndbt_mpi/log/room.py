@@ -1,6 +1,6 @@
-"""Room on the disk, set aside before HDF5 hears of what is to be written.
+"""Room on the disk, set aside before anything is written.
 
-HDF5 leaves a damaged file, and can crash the process, when a write fails for want of room.
+HDF5 itself leaves a damaged file, and can crash the process, when a write fails for want of room.
 """
 
 import errno

@@ -1,18 +1,11 @@
 """Writes the log of a run, so that whatever ends the run leaves a file that can be read.
 
 The file is in HDF5's default format, for the newer ones need repair after a kill. Rows are
-gathered in memory and written in batches: the data, then the attribute ``committed_rows``, then
-``committed``, with a flush after each. What lies beyond them may exist at any moment, in some
-columns and not in others, and does not count.
+gathered in memory and written in batches, each of which reaches the disk as a whole or not at all
+(see `journal`): so does what a kill, a full disk, a quota or a limit on a file's size interrupts.
 
-Room for a batch is reserved on the disk before HDF5 hears of the batch: HDF5 leaves a damaged
-file, and can crash the process, when a write fails for want of room. So a full disk, a quota or a
-limit on a file's size end the run with a whole log of the iterations committed until then. That
-holds where the file system can reserve room and overwrites in place; any other failure to write
-(a disk that breaks, say) may leave a log that cannot be read.
-
-A file that was closed, or whose writer was killed, is never written to again: a run that is
-continued writes a new one, the log's next segment (see `chain`).
+A file that was closed, or whose writer was killed, gets no more rows: a run that is continued
+writes a new one, the log's next segment (see `chain`).
 """
 
 import contextlib
@@ -33,9 +26,10 @@ from asyndbt_mpi.config import Config
 from asyndbt_mpi.log import datasets, rows, schema
 from asyndbt_mpi.log.creation import check_free, check_next, hidden, replace, settle
 from asyndbt_mpi.log.datasets import CHUNK_BYTES
+from asyndbt_mpi.log.journal import SPARE_BYTES, JournaledFile, finish
 from asyndbt_mpi.log.lock import LogLock
 from asyndbt_mpi.log.reader import BLOCK_BYTES, Log, LogError
-from asyndbt_mpi.log.room import LogWriteError, reserve
+from asyndbt_mpi.log.room import LogWriteError
 from asyndbt_mpi.log.schema import Column, Transport
 from asyndbt_mpi.protocol.messages import Shapes
 from asyndbt_mpi.protocol.records import Estimation, Evaluation, Event, EventKind, Iteration, Record
@@ -44,8 +38,6 @@ SECONDS_BETWEEN_BATCHES = 0.5
 LARGEST_BATCH = 512
 """Iterations; fewer where their iterates would exceed `LARGEST_BATCH_BYTES`."""
 LARGEST_BATCH_BYTES = 1 << 25
-SPARE_BYTES = 1 << 20
-"""Reserved beyond a batch's rows: HDF5's own bookkeeping, and what closing the file takes."""
 
 
 class Writer:
@@ -111,7 +103,6 @@ class Writer:
         # What a worker's last hello said: its description and its needs.
         self._hellos: dict[int, tuple[str, str]] = {}
 
-        self._reserved = 0
         self._committed = self.first_rows["iteration"]
         self._seconds = 0.0
         self._failure: LogWriteError | None = None
@@ -127,11 +118,11 @@ class Writer:
                 check_free(self.path, continues is not None)
             if continues:
                 _check_current(continues)
+                finish(continues.files[-1].path)
             self._made = hidden(self.path)
             undo.callback(self._made.unlink, missing_ok=True)
-            # Without a lock, which some parallel file systems lack: nobody else knows the name,
-            # and later anybody may look into the log of a running job.
-            self.file = h5py.File(self._made, "w", locking=False, rdcc_nbytes=2 * CHUNK_BYTES)
+            self._disk = JournaledFile(self._made, writable=True)
+            self.file = h5py.File(self._disk, "w", rdcc_nbytes=2 * CHUNK_BYTES)
             undo.callback(self._let_go, "interrupted")
             self._lay_out(config, shapes, workers, vocabulary, transport, z0, continues)
             (replace if overwrite else settle)(self._made, self.path)
@@ -152,10 +143,7 @@ class Writer:
         """Everything that a log has before its first iteration."""
         descriptions = continues.descriptions if continues else [""] * workers
         needs = continues.needs if continues else [""] * workers
-        text = len(config.to_toml())
-        text += sum(16 + len(word.encode()) for word in (*vocabulary, *descriptions, *needs))
         with self._writing():
-            self._reserve(2 * text + z0.nbytes + CHUNK_BYTES)
             datasets.create_texts(self.file, shapes, workers, vocabulary, descriptions, needs)
             self.datasets = {
                 column.path: datasets.create(self.file, column, config, shapes, workers)
@@ -168,20 +156,21 @@ class Writer:
                 self._take_over_planes(continues)
             segment = continues.segments if continues else 0
             self._describe_run(config, shapes, workers, transport, segment)
-            self.file.flush()
+            self._commit()
 
     def _take_over_planes(self, before: Log) -> None:
         """Copy the planes that may still be dropped."""
         columns, start = self.groups["plane"], self.first_rows["plane"]
         end = before.count("plane")
-        row_bytes = self._row_bytes("plane")
+        of_row = [self.datasets[column.path] for column in columns]
+        row_bytes = sum(each.dtype.itemsize * math.prod(each.shape[1:]) for each in of_row)
         step = max(1, BLOCK_BYTES // row_bytes)
         for first in range(start, end, step):
             last = min(first + step, end)
-            self._reserve((last - first) * row_bytes + self._chunk_bytes("plane"))
             for column in columns:
                 rows_taken = list(before.rows(column.path, first, last))
                 datasets.append(self.datasets[column.path], column, first - start, rows_taken)
+            self._commit()  # all at once may be more than fits into memory
         self.lengths["plane"] = end - start
 
     @contextlib.contextmanager
@@ -195,35 +184,17 @@ class Writer:
             self._failure = error
             raise
         except (OSError, RuntimeError) as error:  # h5py raises either
-            reason = str(error).splitlines()[0]
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
             self._failure = LogWriteError(
-                f"{self.path}: cannot be written ({reason}); its {self._committed} iterations "
-                "may be damaged"
+                f"{self.path}: cannot be written ({reason}); {self._committed} iterations are "
+                "safe in it"
             )
             raise self._failure from error
 
-    def _reserve(self, size: int) -> None:
-        """Have the file system set aside room for ``size`` more bytes and a spare.
-
-        Raises
-        ------
-        LogWriteError
-            There is none; HDF5 knows nothing of it, and the file is whole.
-        """
-        end = self.file.id.get_filesize()
-        needed = end + size + SPARE_BYTES
-        if needed <= self._reserved:
-            return
-        needed += SPARE_BYTES // 2  # so that not every batch has to ask
-        try:
-            if not reserve(self.file.id.get_vfd_handle(), end, needed - end):
-                return
-        except OSError as error:
-            raise LogWriteError(
-                f"{self.path}: cannot be written ({error.strerror}); {self._committed} iterations "
-                "are safe in it"
-            ) from error
-        self._reserved = needed
+    def _commit(self, spare: int = SPARE_BYTES) -> None:
+        """Bring all that HDF5 was given to the disk."""
+        self.file.flush()
+        self._disk.commit(spare)
 
     def _describe_run(
         self, config: Config, shapes: Shapes, workers: int, transport: Transport, segment: int
@@ -316,7 +287,6 @@ class Writer:
         """Write and commit everything that was taken in."""
         started = self.clock()
         with self._writing():
-            self._reserve(self._waiting_bytes())
             for group, columns in self.groups.items():
                 gathered, self.waiting[group] = self.waiting[group], []
                 if gathered:
@@ -325,32 +295,14 @@ class Writer:
                 self._enter_drops()
             if self._hellos:
                 self._enter_hellos()
-            self.file.flush()
+            self.file.flush()  # the counts come last, for those who read beside the run
             self.file.attrs.modify("committed_rows", schema.rows_by_group(self.lengths))
             self.file.attrs.modify("logging_seconds", self._seconds)
-            self.file.flush()
             self.file.attrs.modify("committed", np.int64(self.lengths["iteration"]))
-            self.file.flush()
+            self._commit()
         self._committed = self.first_rows["iteration"] + self.lengths["iteration"]
         self._written = self.clock()
         self._seconds += self._written - started
-
-    def _waiting_bytes(self) -> int:
-        """Room that the waiting rows may take: each column may begin a chunk for them."""
-        texts = [row[-1] for row in self.waiting["event"] if row[-1]]
-        size = 2 * sum(len(str(text).encode()) for text in texts)  # some are descriptions, too
-        for group in self.groups:
-            rows_waiting = len(self.waiting[group])
-            if rows_waiting:
-                size += rows_waiting * self._row_bytes(group) + self._chunk_bytes(group)
-        return size
-
-    def _row_bytes(self, group: str) -> int:
-        columns = (self.datasets[column.path] for column in self.groups[group])
-        return sum(d.dtype.itemsize * math.prod(d.shape[1:]) for d in columns)
-
-    def _chunk_bytes(self, group: str) -> int:
-        return sum(datasets.chunk_bytes(self.datasets[c.path]) for c in self.groups[group])
 
     def _append_rows(
         self, group: str, columns: tuple[Column, ...], gathered: list[rows.Row]
@@ -400,27 +352,34 @@ class Writer:
 
     def _store_withheld(self) -> None:
         with self._writing():
-            self._reserve(2 * sum(iterate.nbytes for _, _, iterate in self._withheld))
             for path, row, iterate in self._withheld:
                 self.datasets[path][row] = iterate
+            self._commit()
 
     def _let_go(self, status: schema.Status) -> None:
-        """Close the file; after a failure without another."""
+        """Close the file; after a failure as it was committed last, and as interrupted."""
         self._closed = True
-        failed_before = self._failure is not None
         try:
-            with contextlib.nullcontext() if failed_before else self._writing():
-                self.file.attrs["status"] = "interrupted" if failed_before else status
-                self.file.attrs.modify("logging_seconds", self._seconds)
-                self.file.flush()
-                size = self.file.id.get_filesize()
-                self.file.close()
-                os.truncate(self._made, size)  # HDF5 does not give back what was reserved
-        except (OSError, RuntimeError):
-            if not failed_before:
-                raise
+            if self._failure is None:
+                with self._writing():
+                    self._finish(status)
+                return
+            self.file.close()
+            if self._disk.revert():
+                # The failure has been told, and the rows that are there count in any case.
+                with contextlib.suppress(OSError, RuntimeError):
+                    self.file = h5py.File(self._disk, "r+")
+                    self._finish("interrupted")
         finally:
+            self._disk.close()
             self._lock.release()
+
+    def _finish(self, status: schema.Status) -> None:
+        self.file.attrs["status"] = status
+        self.file.attrs.modify("logging_seconds", self._seconds)
+        self.file.close()
+        self._disk.commit(spare=0)
+        self._disk.cut()
 
     def __enter__(self) -> Self:
         return self

@@ -124,7 +124,7 @@ def test_the_old_log_stays_until_the_new_one_is_whole(
 
     before = contents(path.parent)
     if fails == "reserve":
-        monkeypatch.setattr("asyndbt_mpi.log.writer.reserve", fail)
+        monkeypatch.setattr("asyndbt_mpi.log.journal.reserve", fail)
     else:
         monkeypatch.setattr(creation, "synchronise", fail)
     with pytest.raises((ConfigurationError, LogWriteError), match="No space left on device"):

@@ -8,17 +8,20 @@ left, in a new segment.
 
 import argparse
 import multiprocessing
+import os
 import random
+import signal
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
 
 from asyndbt_mpi.log import writer
-from asyndbt_mpi.log.chain import remove_log
+from asyndbt_mpi.log.chain import remove_log, segment_path
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.log.writer import Writer
@@ -26,8 +29,9 @@ from asyndbt_mpi.protocol.records import Evaluation, Event, Iteration, Record
 from tests.log.simulated_run import SHAPES, VOCABULARY, WORKERS, Absence, Run, configuration, not_in
 
 MOST_FILES = 4
-SHORT, LONG = 0.1, 0.6
-"""Seconds until a kill: about as long as it takes to begin a file, or to write for a while."""
+SHORT, LONG = 0.1, 0.5
+"""Seconds until a kill: at most as long as it takes to begin a file, or to write for a while."""
+DEADLINE = 60.0
 CONFIG = configuration(algorithm={"plane_until": 10**6}, run={"iterations": 10**6, "seed": 7})
 ABSENCES = (Absence(3, 50, 60), Absence(1, 200, 210, reported=True))
 
@@ -148,9 +152,14 @@ def crash(folder: Path, kills: int, seed: int = 0) -> Counts:
     for counts.kills in range(1, kills + 1):
         process = fork.Process(target=write, args=(path, stream))
         process.start()
-        time.sleep(generator.uniform(0, SHORT if generator.random() < 0.5 else LONG))
+        if generator.random() < 0.5:
+            time.sleep(generator.uniform(0, SHORT))
+        else:
+            _wait_for(segment_path(str(path), files), process)
+            time.sleep(generator.uniform(0, LONG))
         process.kill()
         process.join()
+        assert process.exitcode == -signal.SIGKILL, "the writer failed by itself"
         begun = list(folder.glob(".*.new"))
         counts.while_beginning += len(begun)
         for left in begun:
@@ -169,6 +178,14 @@ def crash(folder: Path, kills: int, seed: int = 0) -> Counts:
             remove_log(path)
             committed = files = 0
     return counts
+
+
+def _wait_for(path: str, process: BaseProcess) -> None:
+    """Until ``process`` has begun its file at ``path``."""
+    deadline = time.monotonic() + DEADLINE
+    while process.is_alive() and not os.path.exists(path):
+        assert time.monotonic() < deadline, f"{path} does not come"
+        time.sleep(0.005)
 
 
 def main() -> None:

@@ -1,0 +1,289 @@
+"""The file beneath HDF5: what changes in it reaches the disk as a whole or not at all.
+
+HDF5 changes a file in place and at many points: an index of chunks that is split, a compressed
+chunk that moves, a text that is replaced. A kill amid that leaves a file that cannot be read, or
+that reads wrong. So HDF5 writes here into memory, and `JournaledFile.commit` brings it to the disk:
+first what lies beyond the end of the last commit, where nothing refers to yet; then the other
+pages, first all of them as a journal at the file's end, then each in its place. Until the journal
+is whole the file is that of the last commit, from then on that of this one: whoever opens it here
+finds the journal's pages in their places.
+
+The last bytes of a file that is being written, or whose writer was killed, are its trailer: the
+commit's number, and how long the journal before it is, 0 for none. A file that was closed ends
+where HDF5 says.
+"""
+
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from asyndbt_mpi.log.room import reserve
+
+PAGE = 4096
+SPARE_BYTES = 1 << 20
+"""Kept free for the commit with which a file is closed."""
+MARK = b"asyndbtJ"
+TRAILER = struct.Struct("<8sQQI4x")  # within a page, and so written at once
+EXTENT = struct.Struct("<QQ")
+
+
+class Trailer(NamedTuple):
+    """Of a file: the number of its newest commit, and its journal's length and checksum."""
+
+    number: int
+    length: int
+    checksum: int
+
+
+class JournaledFile:
+    """The file at ``path`` for h5py, which takes an object with these methods for a file.
+
+    To be read, unless it is ``writable``; then nobody else may write it. It is as it was when it
+    was opened for as long as `changed` says no.
+
+    Raises
+    ------
+    OSError
+        It is not there, or cannot be read.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], writable: bool = False) -> None:
+        self._handle = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
+        self._position = 0
+        # Pages that are not in their places yet, by their numbers; that written last comes last.
+        self._pages: dict[int, memoryview] = {}
+        try:
+            self._end = os.fstat(self._handle).st_size
+            self._committed_end = self._end
+            self._trailer = _read_trailer(self._handle)
+            if self._trailer is not None and self._trailer.length:
+                self._take_pages(_read_journal(self._handle, self._trailer))
+        except OSError:  # a folder, say
+            os.close(self._handle)
+            raise
+
+    def changed(self) -> bool:
+        """Whether there was a commit, or has begun one, since the file was opened."""
+        return _read_trailer(self._handle) != self._trailer
+
+    # ------------------------------------------------------------ what HDF5 asks for
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to ``offset``, counted from the end if ``whence`` says so."""
+        self._position = offset + (self._end if whence == os.SEEK_END else 0)
+        return self._position
+
+    def tell(self) -> int:
+        """Where the next read or write is."""
+        return self._position
+
+    def read(self, size: int) -> bytes:
+        """The next ``size`` bytes; zeros beyond the end."""
+        start, end = self._position, self._position + size
+        self._position = end
+        on_disk = os.pread(self._handle, size, start).ljust(size, b"\0")
+        if not self._pages:
+            return on_disk
+        found = bytearray(on_disk)
+        for page in _pages_of(start, end):
+            if page in self._pages:
+                low, high = max(start, page * PAGE), min(end, (page + 1) * PAGE)
+                content = self._pages[page]
+                found[low - start : high - start] = content[low - page * PAGE : high - page * PAGE]
+        return bytes(found)
+
+    def write(self, data: memoryview) -> int:
+        """Keep ``data`` for the next commit."""
+        view = memoryview(bytes(data))
+        start, end = self._position, self._position + len(view)
+        self._position = end
+        for page in _pages_of(start, end):
+            low = page * PAGE - start
+            part = view[max(low, 0) : low + PAGE]
+            if len(part) < PAGE:
+                part = self._with(page, max(-low, 0), part)
+            self._pages.pop(page, None)
+            self._pages[page] = part
+        return len(view)
+
+    def truncate(self, end: int) -> int:
+        """HDF5 says where its file ends."""
+        self._end = end
+        return end
+
+    def flush(self) -> None:
+        """Nothing yet: see `commit`."""
+
+    # ------------------------------------------------------------ what the writer asks for
+
+    def commit(self, spare: int = SPARE_BYTES) -> None:
+        """Bring to the disk what HDF5 has written, and leave ``spare`` bytes of room behind it.
+
+        Pages get to their places in the order in which they were written last: who reads without
+        heeding the journal does not find a number of rows before the rows.
+
+        Raises
+        ------
+        OSError
+            There is no room, or it cannot be written; the file is that of the last commit or,
+            if the journal is whole, of this one.
+        """
+        extents = list(self._extents())
+        known = [each for each in extents if each[0] < self._committed_end]
+        end = -(-self._end // PAGE) * PAGE
+        journal = _journal_of(known) if known else b""
+        size = self._make_room(end + len(journal) + TRAILER.size, spare)
+        for offset, content in extents:
+            if offset >= self._committed_end:
+                self._put(content, offset)
+        if journal:
+            self._put(journal, size - TRAILER.size - len(journal))
+            number = self._trailer.number + 1 if self._trailer else 1
+            self._put_trailer(Trailer(number, len(journal), zlib.crc32(journal)), size)
+            self._settle(known, size)
+        self._pages = {}
+        self._committed_end = end
+
+    def finish(self) -> None:
+        """Bring the pages of a journal that a killed writer has left to their places."""
+        if self._trailer is not None and self._trailer.length:
+            self._settle(list(self._extents()), os.fstat(self._handle).st_size)
+            self._pages = {}
+
+    def revert(self) -> bool:
+        """Forget what was not committed; False if a commit has failed halfway and stands."""
+        if self._trailer is not None and self._trailer.length:
+            return False
+        self._pages = {}
+        return True
+
+    def cut(self) -> None:
+        """Cut off what lies behind HDF5's end: the room and the trailer."""
+        os.ftruncate(self._handle, self._end)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        os.close(self._handle)
+
+    # ------------------------------------------------------------ within
+
+    def _with(self, page: int, start: int, part: memoryview) -> memoryview:
+        """The page as it is, but for ``part`` of it from ``start`` on."""
+        known = self._pages.get(page)
+        content = bytearray(os.pread(self._handle, PAGE, page * PAGE) if known is None else known)
+        content.extend(bytes(PAGE - len(content)))
+        content[start : start + len(part)] = part
+        return memoryview(content)
+
+    def _extents(self) -> Iterator[tuple[int, bytes]]:
+        """The pages in their order, neighbours joined: offset and content of each extent."""
+        run: list[memoryview] = []
+        start = end = 0
+        for page, content in self._pages.items():
+            # None lies on both sides of the last commit's end.
+            if page * PAGE != end or end == self._committed_end:
+                if run:
+                    yield start, b"".join(run)
+                run, start = [], page * PAGE
+            run.append(content)
+            end = (page + 1) * PAGE
+        if run:
+            yield start, b"".join(run)
+
+    def _make_room(self, needed: int, spare: int) -> int:
+        """The file's size, made larger if ``needed`` and ``spare`` bytes do not fit into it."""
+        size = os.fstat(self._handle).st_size
+        if needed + spare <= size and size % PAGE == 0:
+            return size
+        larger = needed + spare + (SPARE_BYTES // 2 if spare else 0)  # not at every commit
+        larger = -(-max(larger, size) // PAGE) * PAGE
+        try:
+            if not reserve(self._handle, size, larger - size):
+                os.ftruncate(self._handle, larger)
+        except OSError:
+            os.ftruncate(self._handle, size)
+            raise
+        if self._trailer is not None:
+            self._put_trailer(self._trailer, larger)
+        return larger
+
+    def _settle(self, extents: list[tuple[int, bytes]], size: int) -> None:
+        """Bring a journal's ``extents`` to their places; then there is none any more."""
+        for offset, content in extents:
+            self._put(content, offset)
+        assert self._trailer is not None
+        self._put_trailer(Trailer(self._trailer.number, 0, 0), size)
+
+    def _put_trailer(self, trailer: Trailer, size: int) -> None:
+        self._put(TRAILER.pack(MARK, *trailer), size - TRAILER.size)
+        self._trailer = trailer
+
+    def _put(self, content: bytes, offset: int) -> None:
+        view = memoryview(content)
+        while view:
+            written = os.pwrite(self._handle, view, offset)
+            view, offset = view[written:], offset + written
+
+    def _take_pages(self, extents: list[tuple[int, bytes]]) -> None:
+        for offset, content in extents:
+            for start in range(0, len(content), PAGE):
+                page = (offset + start) // PAGE
+                self._pages[page] = memoryview(content)[start : start + PAGE]
+
+
+def finish(path: str | os.PathLike[str]) -> None:
+    """Bring the pages of a journal that a killed writer has left in the file to their places.
+
+    Then programs that do not know of journals find the file whole, too. A file that may not be
+    written stays as it is.
+    """
+    if os.access(path, os.W_OK):
+        file = JournaledFile(path, writable=True)
+        try:
+            file.finish()
+        finally:
+            file.close()
+
+
+def _pages_of(start: int, end: int) -> range:
+    """Numbers of the pages on which the bytes from ``start`` to ``end`` lie."""
+    return range(start // PAGE, -(-end // PAGE))
+
+
+def _journal_of(extents: list[tuple[int, bytes]]) -> bytes:
+    """Offset and length of each extent, closed by zeros, and then what they contain."""
+    heads = [EXTENT.pack(offset, len(content)) for offset, content in extents]
+    return b"".join([*heads, EXTENT.pack(0, 0), *(content for _, content in extents)])
+
+
+def _read_trailer(handle: int) -> Trailer | None:
+    """None if the file has none."""
+    size = os.fstat(handle).st_size
+    if size < TRAILER.size:
+        return None
+    found = os.pread(handle, TRAILER.size, size - TRAILER.size)
+    if len(found) < TRAILER.size:  # it has become shorter just now
+        return None
+    mark, *numbers = TRAILER.unpack(found)
+    return Trailer(*numbers) if mark == MARK else None
+
+
+def _read_journal(handle: int, trailer: Trailer) -> list[tuple[int, bytes]]:
+    """The extents; none if the journal is not whole: it was written over in the meantime."""
+    end = os.fstat(handle).st_size - TRAILER.size
+    journal = os.pread(handle, trailer.length, end - trailer.length)
+    if len(journal) < trailer.length or zlib.crc32(journal) != trailer.checksum:
+        return []
+    heads: list[tuple[int, int]] = []
+    for offset, length in EXTENT.iter_unpack(journal[: len(journal) // EXTENT.size * EXTENT.size]):
+        if not length:
+            break
+        heads.append((offset, length))
+    position = (len(heads) + 1) * EXTENT.size
+    extents = []
+    for offset, length in heads:
+        extents.append((offset, journal[position : position + length]))
+        position += length
+    return extents

@@ -1,0 +1,314 @@
+"""The file beneath HDF5: kills at every moment, and readers beside the writer."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asyndbt_mpi.log import chain, datasets, journal, writer
+from asyndbt_mpi.log.journal import PAGE, TRAILER, JournaledFile, finish
+from asyndbt_mpi.log.reader import Log
+from asyndbt_mpi.log.room import LogWriteError
+from asyndbt_mpi.log.verify import verify
+from asyndbt_mpi.log.writer import Writer
+from asyndbt_mpi.protocol.records import Iteration, Record
+from tests.log.simulated_run import SHAPES, VOCABULARY, WORKERS, Run, configuration
+
+# ---------------------------------------------------------------- a disk that is cut short
+
+
+class Change(NamedTuple):
+    """One change of a file: ``content`` at ``offset``, or its size if there is none."""
+
+    offset: int
+    content: bytes | None
+
+
+class Disk:
+    """Everything that a `JournaledFile` does to its file, in order."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.changes: list[Change] = []
+        pwrite, ftruncate = os.pwrite, os.ftruncate
+
+        def record_write(handle: int, content: memoryview, offset: int) -> int:
+            self.changes.append(Change(offset, bytes(content)))
+            return pwrite(handle, content, offset)
+
+        def record_size(handle: int, size: int) -> None:
+            self.changes.append(Change(size, None))
+            ftruncate(handle, size)
+
+        monkeypatch.setattr(os, "pwrite", record_write)
+        monkeypatch.setattr(os, "ftruncate", record_size)
+        monkeypatch.setattr(journal, "reserve", lambda *_: False)  # it truncates then
+
+    def moments(self, path: Path, first: int) -> Iterator[int]:
+        """Put into ``path`` what each moment from change ``first`` on would have left.
+
+        A write may be cut where a page ends.
+        """
+        with path.open("wb+", buffering=0) as file:
+            for number, (offset, content) in enumerate(self.changes):
+                if content is None:
+                    file.truncate(offset)
+                else:
+                    cut = PAGE - offset % PAGE
+                    if cut < len(content) and number >= first:
+                        os.lseek(file.fileno(), offset, os.SEEK_SET)
+                        file.write(content[:cut])
+                        yield number
+                    file.seek(offset)
+                    file.write(content)
+                if number >= first:
+                    yield number
+
+
+def columns(log: Log) -> dict[str, np.ndarray]:
+    """Everything that counts."""
+    names = [column.path for group in log.groups.values() for column in group]
+    names += ["vocabulary", "worker/description", "worker/needs"]
+    return {name: log.rows(name) for name in names}
+
+
+def start(path: Path, **settings_: object) -> tuple[Writer, Run]:
+    """A log's writer that commits when it is told to, and the run to be written."""
+    run = Run(configuration(algorithm={"plane_until": 100}, run={"iterations": 140}, log=settings_))
+    return Writer(path, run.config, SHAPES, WORKERS, VOCABULARY, "virtual", run.z0), run
+
+
+def write_batch(opened: Writer, records: Iterator[Record], iterations: int) -> None:
+    """Write and commit so many iterations."""
+    while iterations:
+        record = next(records)
+        opened.write(record)
+        iterations -= isinstance(record, Iteration)
+    opened.flush()
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The indices of datasets are split after 64 chunks."""
+    monkeypatch.setattr(datasets, "LONGEST_CHUNK", 2)
+    monkeypatch.setattr(writer, "SECONDS_BETWEEN_BATCHES", 1e9)
+
+
+def assert_counts(log: Log, expected: dict[str, np.ndarray], moment: int) -> None:
+    """What counts is as in the whole log."""
+    for name, rows in columns(log).items():
+        wanted = expected[name][: len(rows)]
+        if name.startswith("worker/"):
+            assert set(rows) in ({""}, set(wanted)), (moment, name)
+            continue
+        if name == "plane/dropped":
+            wanted = np.where(wanted >= log.committed, -1, wanted)
+        np.testing.assert_array_equal(rows, wanted, str((moment, name)))
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+def test_a_kill_at_every_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: str
+) -> None:
+    """Indices of chunks are split meanwhile, compressed chunks move, texts are replaced."""
+    monkeypatch.setattr(chain, "ATTEMPTS", 1)
+    path, cut = tmp_path / "run.h5", tmp_path / "cut.h5"
+    with monkeypatch.context() as patch:
+        disk = Disk(patch)
+        opened, run = start(path, compression=compression)
+        begun, records = len(disk.changes) - 1, run.records()
+        for _ in range(4):
+            write_batch(opened, records, 35)
+        opened.close("finished")
+    with Log(path) as log:
+        expected = columns(log)
+    with h5py.File(path, "r") as file:
+        assert file["iteration/z"].id.get_num_chunks() > 64
+    counts = [0]
+    for moment in disk.moments(cut, begun):
+        with Log(cut) as log:
+            assert log.committed >= counts[-1], moment
+            counts.append(log.committed)
+            assert_counts(log, expected, moment)
+    assert set(counts) == {0, 35, 70, 105, 140}
+    assert cut.read_bytes() == path.read_bytes()
+
+
+# ---------------------------------------------------------------- a file is like bytes
+
+Access = tuple[str, int, int]
+ACCESSES = st.lists(
+    st.tuples(
+        st.sampled_from(["write", "write", "read", "commit"]),
+        st.integers(0, 5 * PAGE),
+        st.integers(1, 2 * PAGE),
+    ),
+    max_size=30,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(accesses=ACCESSES)
+def test_it_reads_as_what_was_written(
+    tmp_path_factory: pytest.TempPathFactory, accesses: list[Access]
+) -> None:
+    path = tmp_path_factory.mktemp("file") / "file"
+    path.touch()
+    file, expected, on_disk = JournaledFile(path, writable=True), bytearray(), b""
+    for number, (kind, offset, size) in enumerate(accesses):
+        if kind == "write":
+            expected.extend(bytes(max(0, offset + size - len(expected))))
+            expected[offset : offset + size] = bytes([number + 1]) * size
+            file.seek(offset)
+            assert file.write(memoryview(bytes([number + 1]) * size)) == size
+            file.truncate(len(expected))
+        elif kind == "read":
+            size = min(size, max(0, len(expected) - offset))
+            file.seek(offset)
+            assert file.read(size) == expected[offset : offset + size]
+            assert file.tell() == offset + size
+        else:
+            file.commit()
+            on_disk = bytes(expected)
+        assert path.read_bytes()[: len(on_disk)] == on_disk
+    file.commit(spare=0)
+    file.cut()
+    file.close()
+    assert path.read_bytes() == expected
+
+
+# ---------------------------------------------------------------- who comes upon a journal
+
+
+@pytest.fixture
+def halfway(small_chunks: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A log whose writer has died while pages of its second commit went to their places."""
+    path = tmp_path / "run.h5"
+    with monkeypatch.context() as patch:
+        disk = Disk(patch)
+        opened, run = start(tmp_path / "whole.h5", compression="gzip")
+        records = run.records()
+        for _ in range(2):
+            write_batch(opened, records, 60)
+        with_journal = [n for n, (_, content) in enumerate(disk.changes) if is_trailer(content)]
+        opened.close("interrupted")
+    moments = disk.moments(path, 0)
+    while next(moments) < with_journal[-1] + 1:
+        pass
+    moments.close()
+    return path
+
+
+def is_trailer(content: bytes | None) -> bool:
+    """Whether it says that a journal is there."""
+    if content is None or len(content) != TRAILER.size:
+        return False
+    return TRAILER.unpack(content)[2] > 0
+
+
+def is_whole(path: Path) -> bool:
+    """For a program that does not know of journals."""
+    try:
+        with h5py.File(path, "r") as file:
+            return file.attrs["committed"] == 120 and bool(np.isfinite(file["report/p"][:]).all())
+    except OSError:
+        return False
+
+
+def test_a_journal_is_read_and_then_finished(halfway: Path) -> None:
+    assert not is_whole(halfway)
+    before = halfway.read_bytes()
+    with Log(halfway) as log:
+        assert (log.committed, log.status) == (120, "running")
+        expected = columns(log)
+    assert verify(halfway).violations == []
+    assert halfway.read_bytes() == before
+    for _ in range(2):
+        finish(halfway)
+        assert is_whole(halfway)
+    with Log(halfway) as log:
+        assert_counts(log, expected, 0)
+
+
+def test_a_resumed_run_finishes_the_journal_of_the_killed_one(halfway: Path) -> None:
+    before = Log(halfway)
+    with before:
+        config, z = before.config, before["iteration/z"][-1]
+        Writer(halfway, config, SHAPES, WORKERS, VOCABULARY, "virtual", z, continues=before).close(
+            "interrupted"
+        )
+        assert np.isfinite(before["report/p"]).all()  # though pages have changed below it
+    assert is_whole(halfway)
+    with Log(halfway) as log:
+        assert (log.committed, len(log.files)) == (120, 2)
+
+
+def test_a_journal_that_was_written_over_is_none(halfway: Path) -> None:
+    content = bytearray(halfway.read_bytes())
+    content[-TRAILER.size - 10] ^= 1
+    halfway.write_bytes(content)
+    file = JournaledFile(halfway)
+    assert file.read(len(content)) == content
+    file.close()
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_a_reader_beside_the_writer_never_reads_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HDF5 keeps in mind the upper part of an index whose lower part is split afterwards."""
+    monkeypatch.setattr(datasets, "LONGEST_CHUNK", 1)
+    opened, run = start(tmp_path / "run.h5")
+    records = run.records()
+    write_batch(opened, records, 119)
+    with opened, Log(tmp_path / "run.h5") as early:
+        early.rows("iteration/z", 0, 1)
+        write_batch(opened, records, 21)
+        found = early["iteration/z"]
+        assert early.committed == 119
+        with Log(tmp_path / "run.h5") as late:
+            np.testing.assert_array_equal(late["iteration/z"][:120], found)
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("fails_at", range(1, 12))
+def test_a_disk_that_breaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_at: int) -> None:
+    path = tmp_path / "run.h5"
+    opened, run = start(path)
+    records = run.records()
+    write_batch(opened, records, 30)
+    pwrite, calls = os.pwrite, 0
+
+    def fail(handle: int, content: memoryview, offset: int) -> int:
+        nonlocal calls
+        calls += 1
+        if calls == fails_at:
+            raise OSError(5, "Input/output error")
+        return pwrite(handle, content, offset)
+
+    monkeypatch.setattr(os, "pwrite", fail)
+    expected = r"run\.h5: cannot be written \(Input/output error\); 30 iterations are safe in it$"
+    with pytest.raises(LogWriteError, match=expected):
+        write_batch(opened, records, 30)
+    opened.close("finished")
+    with Log(path) as log:
+        assert log.committed in (30, 60)
+        assert log.status == ("interrupted" if log.committed == 30 else "running")
+    assert verify(path).violations == []
+
+
+@pytest.mark.parametrize("leave", ["log = Log(path)", "log = Log(path); log['report/p']"])
+def test_a_log_that_is_not_closed(tmp_path: Path, leave: str) -> None:
+    path = tmp_path / "run.h5"
+    start(path)[0].close("finished")
+    code = f"import sys; from asyndbt_mpi.log.reader import Log; path = sys.argv[1]; {leave}"
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
