@@ -23,9 +23,9 @@ TOO_FEW_WORKERS = 3
 
 
 TOLD = {
-    EventKind.EXCLUDED: "worker {} is excluded",
-    EventKind.LOST: "worker {} is lost",
-    EventKind.RETURNED: "worker {} is back, and starts afresh",
+    EventKind.EXCLUDED: "is excluded",
+    EventKind.LOST: "is lost",
+    EventKind.RETURNED: "is back, and starts afresh",
 }
 """What the user should hear of as it happens."""
 
@@ -162,15 +162,24 @@ class LogAndProgress:
     def __init__(self, writer: Writer, progress: Progress) -> None:
         self.writer = writer
         self.progress = progress
+        self._names: dict[int, str] = {}
 
     def write(self, records: list[Record]) -> None:
         """Log the records, and show what they say."""
         for record in records:
             self.writer.write(record)
             self.progress.update(record)
-            if isinstance(record, Event) and record.kind in TOLD:
-                what = TOLD[record.kind].format(record.worker)
-                self.progress.say(f"{what}: {record.text}" if record.text else what)
+            if isinstance(record, Event):
+                self._tell(record)
+
+    def _tell(self, event: Event) -> None:
+        if event.kind is EventKind.HELLO:
+            # With the host and the device: where to look if it is lost.
+            self._names[event.worker] = f"worker {event.worker} ({event.text})"
+        elif event.kind in TOLD:
+            name = self._names.get(event.worker, f"worker {event.worker}")
+            reason = f": {event.text}" if event.text else ""
+            self.progress.say(f"{name} {TOLD[event.kind]}{reason}")
 
     def idle(self) -> None:
         """Nothing arrives: what is buffered may as well be written, events alone too."""

@@ -247,6 +247,19 @@ def test_answers_are_logged_when_the_server_is_idle(tmp_path: Path) -> None:
         assert logged() == 2
 
 
+def test_the_user_hears_where_a_lost_worker_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open_log(job(tmp_path / "run.h5")) as writer, Progress(3, WORKERS) as progress:
+        sink = LogAndProgress(writer, progress)
+        sink.write([Event(EventKind.HELLO, 1, -1, 0, 0.0, text="node7: cuda:1, float32")])
+        sink.write([Event(EventKind.LOST, 1, -1, 0, 1.0, text="its process died")])
+        sink.write([Event(EventKind.RETURNED, 2, -1, 0, 1.0)])
+    said = capsys.readouterr().err
+    assert "worker 1 (node7: cuda:1, float32) is lost: its process died\n" in said
+    assert "worker 2 is back, and starts afresh\n" in said
+
+
 def test_the_digest_of_the_data(tmp_path: Path) -> None:
     path, made = tmp_path / "run.h5", job(tmp_path / "run.h5")
     z = Server(made.config, made.materials.shapes, made.workers).iterates.z
