@@ -231,7 +231,7 @@ def random_kills(folder: Path, kills: int = 50) -> Outcome:
         run.start()
         # While it starts, opens its log or goes through it again; but the first kills, of which a
         # short test has no more, find it at work, however slow the machine is.
-        if kill >= 4 and generator.random() < 0.3:
+        if kill >= 4 and generator.random() < 0.6:
             time.sleep(generator.uniform(0.2, 4.0))
         else:
             run.until_committed(before + generator.randint(3, 20))
