@@ -190,6 +190,12 @@ class Writer:
                 "safe in it"
             )
             raise self._failure from error
+        except BaseException:
+            # Ctrl-C, say: what HDF5 was at halfway must not be committed.
+            self._failure = LogWriteError(
+                f"{self.path}: writing was interrupted; {self._committed} iterations are safe in it"
+            )
+            raise
 
     def _commit(self, spare: int = SPARE_BYTES) -> None:
         """Bring all that HDF5 was given to the disk."""
@@ -364,9 +370,10 @@ class Writer:
                 with self._writing():
                     self._finish(status)
                 return
-            self.file.close()
+            # The failure has been told, and the rows that are there count in any case.
+            with contextlib.suppress(OSError, RuntimeError):
+                self.file.close()
             if self._disk.revert():
-                # The failure has been told, and the rows that are there count in any case.
                 with contextlib.suppress(OSError, RuntimeError):
                     self.file = h5py.File(self._disk, "r+")
                     self._finish("interrupted")

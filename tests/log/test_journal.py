@@ -305,6 +305,36 @@ def test_a_disk_that_breaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fai
     assert verify(path).violations == []
 
 
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize(
+    ("called", "moment"),
+    [("write", 1), ("write", 5), ("write", 30), ("seek", 1), ("seek", 30), ("commit", 1)],
+)
+def test_ctrl_c_amid_a_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, called: str, moment: int
+) -> None:
+    """HDF5 is left halfway: nothing of the batch is committed."""
+    path = tmp_path / "run.h5"
+    opened, run = start(path)
+    records = run.records()
+    write_batch(opened, records, 30)
+    original, calls = getattr(JournaledFile, called), 0
+
+    def interrupt(*arguments: object, **named: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == moment:
+            raise KeyboardInterrupt
+        return original(*arguments, **named)
+
+    monkeypatch.setattr(JournaledFile, called, interrupt)
+    with pytest.raises((KeyboardInterrupt, LogWriteError)), opened:
+        write_batch(opened, records, 30)
+    with Log(path) as log:
+        assert (log.committed, log.status) == (30, "interrupted")
+    assert verify(path).violations == []
+
+
 @pytest.mark.parametrize("leave", ["log = Log(path)", "log = Log(path); log['report/p']"])
 def test_a_log_that_is_not_closed(tmp_path: Path, leave: str) -> None:
     path = tmp_path / "run.h5"
