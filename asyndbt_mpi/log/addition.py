@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 
 from asyndbt_mpi.log import schema
+from asyndbt_mpi.log.journal import finish
 from asyndbt_mpi.log.reader import Log, LogError, Stationarity
 from asyndbt_mpi.log.room import LogWriteError, reserve
 
@@ -39,6 +40,7 @@ def add_stationarity(path: str | os.PathLike[str], found: Stationarity) -> None:
         handle, copy = tempfile.mkstemp(prefix=f".{log.name}.", dir=log.parent)
         os.close(handle)
         shutil.copy2(log, copy)
+        finish(copy)
         _reserve(copy, found)
         _write(copy, found)
         os.replace(copy, log)

@@ -5,6 +5,7 @@ rows from its ``first_rows[g]`` on, up to where a later segment begins: where se
 the last of them counts.
 """
 
+import math
 import os
 import re
 import time
@@ -16,11 +17,13 @@ import numpy as np
 
 from asyndbt_mpi.config import Config
 from asyndbt_mpi.log import schema
-from asyndbt_mpi.log.journal import JournaledFile
+from asyndbt_mpi.log.journal import HDF5_ERRORS, JournaledFile, cause_of
 from asyndbt_mpi.protocol.messages import Shapes
 
 ATTEMPTS = 10
 SECONDS_BETWEEN_ATTEMPTS = 0.02
+BLOCK_BYTES = 1 << 23
+"""Read at once: in much less time than there is between two commits."""
 
 Result = TypeVar("Result")
 
@@ -59,16 +62,30 @@ class Segment:
 
     def close(self) -> None:
         """Let go of the file."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._close_hdf5()
         if self._source is not None:
             self._source.close()
             self._source = None
 
     def rows(self, path: str, start: int, stop: int) -> np.ndarray:
         """Rows ``start`` to ``stop``, counted in this file, of ``path``."""
+        dtype, row = self.type_and_row(path)
+        step = max(1, BLOCK_BYTES // max(1, dtype.itemsize * math.prod(row)))
+        first = self._block(path, start, min(start + step, stop))
+        if start + step >= stop or len(first) < step:
+            return first
+        rows = np.empty((stop - start, *row), first.dtype)
+        end = len(first)
+        rows[:end] = first
+        while end < stop - start:
+            block = self._block(path, start + end, min(start + end + step, stop))
+            rows[end : end + len(block)] = block
+            end += len(block)
+            if len(block) < step:
+                break
+        return rows[:end]
 
+    def _block(self, path: str, start: int, stop: int) -> np.ndarray:
         def read(file: h5py.File) -> np.ndarray:
             dataset = self._dataset(file, path)
             if h5py.check_string_dtype(dataset.dtype):
@@ -105,25 +122,40 @@ class Segment:
             try:
                 source, file = self._opened()
                 result = read(file)
-                # Slow reads beside a fast writer are taken as they are in the end.
-                if not source.changed() or attempts == ATTEMPTS:
+                if source.error is not None:
+                    raise source.error
+                if not source.changed():
                     return result
-            except (OSError, RuntimeError) as error:
+                if attempts == ATTEMPTS:
+                    raise self.error("is being written faster than it can be read; try again")
+            except HDF5_ERRORS as raised:
+                error = cause_of(raised)
+                if self._source is not None and self._source.error is not None:
+                    error = self._source.error
+                if not isinstance(error, HDF5_ERRORS):
+                    raise error from raised
+                self._close_hdf5()
                 hopeless = self.status != "running" or not _is_hdf5(self.path)
                 if hopeless or attempts == ATTEMPTS:
                     raise self.error(_why_not(self.path, error)) from error
-            self.close()
             time.sleep(SECONDS_BETWEEN_ATTEMPTS)
 
     def _opened(self) -> tuple[JournaledFile, h5py.File]:
         """The file as it is now: HDF5 keeps in mind what may have changed on the disk."""
-        if self._source is not None and self._source.changed():
-            self.close()
         if self._source is None:
             self._source = JournaledFile(self.path)
+        if self._source.changed():
+            self._close_hdf5()
         if self._file is None:
+            # By the same handle: another log may have taken this one's name since.
+            self._source.refresh()
             self._file = h5py.File(self._source, "r")
         return self._source, self._file
+
+    def _close_hdf5(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def _read_attributes(self, file: h5py.File) -> None:
         attributes = file.attrs
@@ -270,7 +302,7 @@ def _format_and_number(path: str) -> tuple[str | None, int]:
     try:
         with h5py.File(source, "r") as file:
             return str(file.attrs.get("format", "")), int(file.attrs.get("segment", 0))
-    except (OSError, RuntimeError, TypeError, ValueError):
+    except (*HDF5_ERRORS, TypeError, ValueError):
         return None, 0
     finally:
         source.close()

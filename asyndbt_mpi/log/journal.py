@@ -8,6 +8,9 @@ pages, first all of them as a journal at the file's end, then each in its place.
 is whole the file is that of the last commit, from then on that of this one: whoever opens it here
 finds the journal's pages in their places.
 
+That is about processes that are killed: nothing here waits for the disk, and a node that loses its
+power may leave pages in their places, but not the journal.
+
 The last bytes of a file that is being written, or whose writer was killed, are its trailer: the
 commit's number, and how long the journal before it is, 0 for none. A file that was closed ends
 where HDF5 says.
@@ -15,6 +18,7 @@ where HDF5 says.
 
 import os
 import struct
+import weakref
 import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -27,6 +31,8 @@ SPARE_BYTES = 1 << 20
 MARK = b"asyndbtJ"
 TRAILER = struct.Struct("<8sQQI4x")  # within a page, and so written at once
 EXTENT = struct.Struct("<QQ")
+HDF5_ERRORS = (OSError, RuntimeError, SystemError)
+"""What h5py raises; the last where a method of `JournaledFile` failed: see `cause_of`."""
 
 
 class Trailer(NamedTuple):
@@ -43,6 +49,12 @@ class JournaledFile:
     To be read, unless it is ``writable``; then nobody else may write it. It is as it was when it
     was opened for as long as `changed` says no.
 
+    Attributes
+    ----------
+    error : what made HDF5's reads or writes fail, of which HDF5 does not hear: it would not let go
+        of the file any more, and end the process with a segmentation fault
+    close : let go of the file; to do so again does nothing
+
     Raises
     ------
     OSError
@@ -51,21 +63,27 @@ class JournaledFile:
 
     def __init__(self, path: str | os.PathLike[str], writable: bool = False) -> None:
         self._handle = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
+        self.close = weakref.finalize(self, os.close, self._handle)
+        self.close.atexit = False  # HDF5 lets go of its files even later
         self._position = 0
         # Pages that are not in their places yet, by their numbers; that written last comes last.
         self._pages: dict[int, memoryview] = {}
-        try:
-            self._end = os.fstat(self._handle).st_size
-            self._committed_end = self._end
-            self._trailer = _read_trailer(self._handle)
-            if self._trailer is not None and self._trailer.length:
-                self._take_pages(_read_journal(self._handle, self._trailer))
-        except OSError:  # a folder, say
-            os.close(self._handle)
-            raise
+        self._trailer: Trailer | None = None
+        self.error: BaseException | None = None
+        self.refresh()
+        self._committed_end = self._next_end = self._end
+
+    def refresh(self) -> None:
+        """Take the file as it is on the disk by now, whatever has become of its name."""
+        self._end = os.fstat(self._handle).st_size
+        self._pages = {}
+        self.error = None
+        self._trailer = _read_trailer(self._handle)
+        if self._trailer is not None and self._trailer.length:
+            self._take_pages(_read_journal(self._handle, self._trailer))
 
     def changed(self) -> bool:
-        """Whether there was a commit, or has begun one, since the file was opened."""
+        """Whether there was a commit, or one has begun, since the file was opened or refreshed."""
         return _read_trailer(self._handle) != self._trailer
 
     # ------------------------------------------------------------ what HDF5 asks for
@@ -80,9 +98,34 @@ class JournaledFile:
         return self._position
 
     def read(self, size: int) -> bytes:
-        """The next ``size`` bytes; zeros beyond the end."""
-        start, end = self._position, self._position + size
-        self._position = end
+        """The next ``size`` bytes, whatever they are where HDF5 has written nothing."""
+        start, self._position = self._position, self._position + size
+        try:
+            return self._read(start, size)
+        except BaseException as error:  # see `error`
+            self.error = error
+            return bytes(size)
+
+    def write(self, data: memoryview) -> int:
+        """Keep ``data`` for the next commit."""
+        view = memoryview(bytes(data))
+        start, self._position = self._position, self._position + len(view)
+        try:
+            self._write(start, view)
+        except BaseException as error:
+            self.error = error
+        return len(view)
+
+    def truncate(self, end: int) -> int:
+        """HDF5 says where its file ends."""
+        self._end = end
+        return end
+
+    def flush(self) -> None:
+        """Nothing yet: see `commit`."""
+
+    def _read(self, start: int, size: int) -> bytes:
+        end = start + size
         on_disk = os.pread(self._handle, size, start).ljust(size, b"\0")
         if not self._pages:
             return on_disk
@@ -94,27 +137,14 @@ class JournaledFile:
                 found[low - start : high - start] = content[low - page * PAGE : high - page * PAGE]
         return bytes(found)
 
-    def write(self, data: memoryview) -> int:
-        """Keep ``data`` for the next commit."""
-        view = memoryview(bytes(data))
-        start, end = self._position, self._position + len(view)
-        self._position = end
-        for page in _pages_of(start, end):
+    def _write(self, start: int, view: memoryview) -> None:
+        for page in _pages_of(start, start + len(view)):
             low = page * PAGE - start
             part = view[max(low, 0) : low + PAGE]
             if len(part) < PAGE:
                 part = self._with(page, max(-low, 0), part)
             self._pages.pop(page, None)
             self._pages[page] = part
-        return len(view)
-
-    def truncate(self, end: int) -> int:
-        """HDF5 says where its file ends."""
-        self._end = end
-        return end
-
-    def flush(self) -> None:
-        """Nothing yet: see `commit`."""
 
     # ------------------------------------------------------------ what the writer asks for
 
@@ -127,13 +157,16 @@ class JournaledFile:
         Raises
         ------
         OSError
-            There is no room, or it cannot be written; the file is that of the last commit or,
-            if the journal is whole, of this one.
+            HDF5 could not read the file, there is no room, or it cannot be written; the file is
+            that of the last commit or, if the journal is whole, of this one.
         """
-        extents = list(self._extents())
+        if self.error is not None:
+            raise self.error
+        self._next_end = -(-self._end // PAGE) * PAGE
+        extents = [each for each in self._extents() if each[0] < self._next_end]
         known = [each for each in extents if each[0] < self._committed_end]
-        end = -(-self._end // PAGE) * PAGE
         journal = _journal_of(known) if known else b""
+        end = max(self._next_end, self._committed_end)
         size = self._make_room(end + len(journal) + TRAILER.size, spare)
         for offset, content in extents:
             if offset >= self._committed_end:
@@ -144,28 +177,24 @@ class JournaledFile:
             self._put_trailer(Trailer(number, len(journal), zlib.crc32(journal)), size)
             self._settle(known, size)
         self._pages = {}
-        self._committed_end = end
+        self._committed_end = self._next_end
 
     def finish(self) -> None:
-        """Bring the pages of a journal that a killed writer has left to their places."""
+        """Bring the pages of a journal that is whole to their places."""
         if self._trailer is not None and self._trailer.length:
             self._settle(list(self._extents()), os.fstat(self._handle).st_size)
             self._pages = {}
 
-    def revert(self) -> bool:
-        """Forget what was not committed; False if a commit has failed halfway and stands."""
+    def recover(self) -> None:
+        """After a commit that failed: forget it or, where its journal is whole, finish it."""
+        self.refresh()
         if self._trailer is not None and self._trailer.length:
-            return False
-        self._pages = {}
-        return True
+            self.finish()
+            self._committed_end = self._next_end
 
     def cut(self) -> None:
         """Cut off what lies behind HDF5's end: the room and the trailer."""
         os.ftruncate(self._handle, self._end)
-
-    def close(self) -> None:
-        """Let go of the file."""
-        os.close(self._handle)
 
     # ------------------------------------------------------------ within
 
@@ -233,6 +262,13 @@ class JournaledFile:
                 self._pages[page] = memoryview(content)[start : start + PAGE]
 
 
+def cause_of(error: BaseException) -> BaseException:
+    """What made a method of `JournaledFile` fail, where h5py says only that one did."""
+    while isinstance(error, SystemError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
 def finish(path: str | os.PathLike[str]) -> None:
     """Bring the pages of a journal that a killed writer has left in the file to their places.
 
@@ -241,10 +277,8 @@ def finish(path: str | os.PathLike[str]) -> None:
     """
     if os.access(path, os.W_OK):
         file = JournaledFile(path, writable=True)
-        try:
-            file.finish()
-        finally:
-            file.close()
+        file.finish()
+        file.close()
 
 
 def _pages_of(start: int, end: int) -> range:

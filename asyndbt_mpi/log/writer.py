@@ -1,8 +1,8 @@
 """Writes the log of a run, so that whatever ends the run leaves a file that can be read.
 
 The file is in HDF5's default format, for the newer ones need repair after a kill. Rows are
-gathered in memory and written in batches, each of which reaches the disk as a whole or not at all
-(see `journal`): so does what a kill, a full disk, a quota or a limit on a file's size interrupts.
+gathered in memory and written in batches, each of which is committed as a whole or not at all (see
+`journal`), even if a kill, a full disk, a quota or a limit on a file's size is in the way.
 
 A file that was closed, or whose writer was killed, gets no more rows: a run that is continued
 writes a new one, the log's next segment (see `chain`).
@@ -26,7 +26,7 @@ from asyndbt_mpi.config import Config
 from asyndbt_mpi.log import datasets, rows, schema
 from asyndbt_mpi.log.creation import check_free, check_next, hidden, replace, settle
 from asyndbt_mpi.log.datasets import CHUNK_BYTES
-from asyndbt_mpi.log.journal import SPARE_BYTES, JournaledFile, finish
+from asyndbt_mpi.log.journal import HDF5_ERRORS, SPARE_BYTES, JournaledFile, cause_of, finish
 from asyndbt_mpi.log.lock import LogLock
 from asyndbt_mpi.log.reader import BLOCK_BYTES, Log, LogError
 from asyndbt_mpi.log.room import LogWriteError
@@ -118,7 +118,8 @@ class Writer:
                 check_free(self.path, continues is not None)
             if continues:
                 _check_current(continues)
-                finish(continues.files[-1].path)
+                with self._writing():
+                    finish(continues.files[-1].path)
             self._made = hidden(self.path)
             undo.callback(self._made.unlink, missing_ok=True)
             self._disk = JournaledFile(self._made, writable=True)
@@ -183,12 +184,15 @@ class Writer:
         except LogWriteError as error:
             self._failure = error
             raise
-        except (OSError, RuntimeError) as error:  # h5py raises either
-            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        except HDF5_ERRORS as error:
+            cause = cause_of(error)
+            reason = getattr(cause, "strerror", None) or str(cause).splitlines()[0]
             self._failure = LogWriteError(
                 f"{self.path}: cannot be written ({reason}); {self._committed} iterations are "
                 "safe in it"
             )
+            if isinstance(cause, KeyboardInterrupt):
+                raise cause from error
             raise self._failure from error
         except BaseException:
             # Ctrl-C, say: what HDF5 was at halfway must not be committed.
@@ -371,12 +375,12 @@ class Writer:
                     self._finish(status)
                 return
             # The failure has been told, and the rows that are there count in any case.
-            with contextlib.suppress(OSError, RuntimeError):
+            with contextlib.suppress(Exception):
                 self.file.close()
-            if self._disk.revert():
-                with contextlib.suppress(OSError, RuntimeError):
-                    self.file = h5py.File(self._disk, "r+")
-                    self._finish("interrupted")
+            with contextlib.suppress(Exception):
+                self._disk.recover()
+                self.file = h5py.File(self._disk, "r+")
+                self._finish("interrupted")
         finally:
             self._disk.close()
             self._lock.release()

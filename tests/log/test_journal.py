@@ -1,6 +1,8 @@
 """The file beneath HDF5: kills at every moment, and readers beside the writer."""
 
+import gc
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyndbt_mpi.log import chain, datasets, journal, writer
+from asyndbt_mpi.log.addition import add_stationarity
 from asyndbt_mpi.log.journal import PAGE, TRAILER, JournaledFile, finish
-from asyndbt_mpi.log.reader import Log
+from asyndbt_mpi.log.reader import Log, LogError, Stationarity
 from asyndbt_mpi.log.room import LogWriteError
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.log.writer import Writer
@@ -124,7 +127,7 @@ def test_a_kill_at_every_moment(
     with monkeypatch.context() as patch:
         disk = Disk(patch)
         opened, run = start(path, compression=compression)
-        begun, records = len(disk.changes) - 1, run.records()
+        begun, records = len(disk.changes), run.records()
         for _ in range(4):
             write_batch(opened, records, 35)
         opened.close("finished")
@@ -140,6 +143,55 @@ def test_a_kill_at_every_moment(
             assert_counts(log, expected, moment)
     assert set(counts) == {0, 35, 70, 105, 140}
     assert cut.read_bytes() == path.read_bytes()
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_what_is_added_to_a_log_whose_end_was_cut_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its journal says that it is finished."""
+    path, cut, copy = (tmp_path / name for name in ("run.h5", "cut.h5", "copy.h5"))
+    with monkeypatch.context() as patch:
+        disk = Disk(patch)
+        opened, run = start(path)
+        write_batch(opened, run.records(), 30)
+        begun = len(disk.changes)
+        opened.close("finished")
+    found = Stationarity("exact", np.arange(3), *(np.ones(3) for _ in "pqzl"))
+    finished = 0
+    for moment in disk.moments(cut, begun):
+        shutil.copy(cut, copy)
+        with Log(copy) as log:
+            status = log.status
+        add_stationarity(copy, found)
+        with Log(copy) as log:
+            assert (log.committed, log.status) == (30, status), moment
+            assert log.stationarity is not None
+        assert verify(copy).violations == []
+        finished += status == "finished"
+    assert finished > 2
+
+
+def test_a_commit_after_the_end_has_come_nearer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, cut = tmp_path / "file", tmp_path / "cut"
+    path.touch()
+    with monkeypatch.context() as patch:
+        disk = Disk(patch)
+        file = JournaledFile(path, writable=True)
+        for value, size in ((1, 1 << 22), (2, 1 << 20)):
+            file.seek(0)
+            file.write(memoryview(bytes([value]) * size))
+            file.truncate(size)
+            begun = len(disk.changes)
+            file.commit()
+    for moment in disk.moments(cut, begun):
+        found = JournaledFile(cut)
+        content = found.read(1 << 22)
+        first = content[: 1 << 20]
+        assert first in (bytes([1]) * (1 << 20), bytes([2]) * (1 << 20)), moment
+        assert first[0] == 2 or content == bytes([1]) * (1 << 22), moment
 
 
 # ---------------------------------------------------------------- a file is like bytes
@@ -278,9 +330,63 @@ def test_a_reader_beside_the_writer_never_reads_wrong(
             np.testing.assert_array_equal(late["iteration/z"][:120], found)
 
 
+def test_a_log_that_is_read_is_the_one_that_was_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if another has its name by now, or none."""
+    monkeypatch.chdir(tmp_path)
+    first, run = start(Path("run.h5"))
+    records = run.records()
+    write_batch(first, records, 10)
+    with Log("run.h5") as log:
+        expected = log["iteration/z"]
+        write_batch(first, records, 10)
+        first.close("finished")
+        other, another_run = start(tmp_path / "other.h5")
+        write_batch(other, another_run.records(), 3)
+        other.close("finished")
+        os.replace("other.h5", "run.h5")
+        np.testing.assert_array_equal(log["iteration/z"], expected)
+        os.unlink("run.h5")
+        monkeypatch.chdir("/")
+        np.testing.assert_array_equal(log["iteration/z"], expected)
+
+
 @pytest.mark.usefixtures("small_chunks")
+def test_large_reads_are_made_of_small_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, run = start(tmp_path / "run.h5")
+    records = run.records()
+    write_batch(opened, records, 31)
+    with opened, Log(tmp_path / "run.h5") as log:
+        expected = columns(log)
+        for size in (1, 100, 1000):
+            monkeypatch.setattr(chain, "BLOCK_BYTES", size)
+            for name, rows in columns(log).items():
+                np.testing.assert_array_equal(rows, expected[name])
+                assert rows.dtype == expected[name].dtype
+
+
+def test_what_is_written_too_fast_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, run = start(tmp_path / "run.h5")
+    write_batch(opened, run.records(), 3)
+    with opened, Log(tmp_path / "run.h5") as log:
+        with monkeypatch.context() as patch:
+            patch.setattr(JournaledFile, "changed", lambda _: True)
+            with pytest.raises(LogError, match=r"run\.h5: is being written faster than it can be"):
+                log.rows("iteration/z")
+        assert len(log.rows("iteration/z")) == 4
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("lands", [False, True])
 @pytest.mark.parametrize("fails_at", range(1, 12))
-def test_a_disk_that_breaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_at: int) -> None:
+def test_a_disk_that_breaks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_at: int, lands: bool
+) -> None:
     path = tmp_path / "run.h5"
     opened, run = start(path)
     records = run.records()
@@ -291,6 +397,8 @@ def test_a_disk_that_breaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fai
         nonlocal calls
         calls += 1
         if calls == fails_at:
+            if lands:
+                pwrite(handle, content, offset)
             raise OSError(5, "Input/output error")
         return pwrite(handle, content, offset)
 
@@ -301,7 +409,44 @@ def test_a_disk_that_breaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fai
     opened.close("finished")
     with Log(path) as log:
         assert log.committed in (30, 60)
-        assert log.status == ("interrupted" if log.committed == 30 else "running")
+        assert log.status == "interrupted"
+    assert verify(path).violations == []
+
+
+BROKEN = """
+import sys
+from tests.log.test_journal import write_to_a_broken_disk
+print(write_to_a_broken_disk(*sys.argv[1:]))
+"""
+
+
+def write_to_a_broken_disk(path: str, call: str) -> str:
+    """Write to ``path`` until every ``call`` fails, and close; what the error says."""
+    opened, run = start(Path(path))
+    records = run.records()
+    write_batch(opened, records, 30)
+
+    def fail(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    setattr(os, call, fail)
+    with pytest.raises(LogWriteError) as caught:
+        write_batch(opened, records, 30)
+    opened.close("finished")
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("call", ["pwrite", "pread"])
+def test_a_disk_that_is_gone(tmp_path: Path, call: str) -> None:
+    path = tmp_path / "run.h5"
+    done = subprocess.run(
+        [sys.executable, "-c", BROKEN, path, call],
+        cwd=Path(__file__).parents[2], capture_output=True, text=True,
+    )  # fmt: skip
+    expected = f"{path}: cannot be written (Input/output error); 30 iterations are safe in it\n"
+    assert (done.returncode, done.stdout) == (0, expected), done.stderr
+    with Log(path) as log:
+        assert (log.committed, log.status) == (30, "running")
     assert verify(path).violations == []
 
 
@@ -333,6 +478,17 @@ def test_ctrl_c_amid_a_batch(
     with Log(path) as log:
         assert (log.committed, log.status) == (30, "interrupted")
     assert verify(path).violations == []
+
+
+def test_no_handle_is_left_behind(tmp_path: Path) -> None:
+    path = tmp_path / "run.h5"
+    start(path)[0].close("finished")
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        Log(path)["report/p"]
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 @pytest.mark.parametrize("leave", ["log = Log(path)", "log = Log(path); log['report/p']"])
