@@ -48,6 +48,18 @@ def check(holds: object, what: str) -> None:
         raise NotSurvived(what)
 
 
+def alive_in_session(leader: int) -> list[int]:
+    """Processes that the session's leader has started, and itself."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            # Behind the name, which may contain anything: state, parent, group, session.
+            state, _, _, session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
+            if int(session) == leader and state not in "ZX":
+                found.append(int(entry.name))
+    return found
+
+
 @dataclass
 class Run:
     """A run of the synthetic task in ``folder``, started as often as need be.
@@ -137,10 +149,15 @@ class Run:
     def kill(self) -> None:
         """Kill mpiexec and every rank at once, as a node's death would."""
         assert self.process is not None
-        pids = [int(file.read_text() or 0) for file in self.folder.glob("pid.*")]
-        for pid in [self.process.pid, *(pid for pid in pids if pid)]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        self.process.kill()
+        # Also ranks that have not come to note their numbers: they would go on, and hold the log.
+        end = time.monotonic() + SECONDS
+        while left := alive_in_session(self.process.pid):
+            check(time.monotonic() < end, f"{left} cannot be killed")
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.01)
         self.process.wait()
 
     def said(self) -> str:
