@@ -5,6 +5,7 @@ rows from its ``first_rows[g]`` on, up to where a later segment begins: where se
 the last of them counts.
 """
 
+import contextlib
 import math
 import os
 import re
@@ -296,16 +297,10 @@ def may_be_segment(path: str) -> bool:
 def _format_and_number(path: str) -> tuple[str | None, int]:
     """Two attributes of an HDF5 file; (None, 0) if it cannot be read."""
     try:
-        source = JournaledFile(path)
-    except OSError:
-        return None, 0
-    try:
-        with h5py.File(source, "r") as file:
+        with contextlib.closing(JournaledFile(path)) as source, h5py.File(source, "r") as file:
             return str(file.attrs.get("format", "")), int(file.attrs.get("segment", 0))
     except (*HDF5_ERRORS, TypeError, ValueError):
         return None, 0
-    finally:
-        source.close()
 
 
 def _check_continues(segment: Segment, before: Segment) -> None:

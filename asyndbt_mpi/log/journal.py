@@ -16,6 +16,7 @@ commit's number, and how long the journal before it is, 0 for none. A file that 
 where HDF5 says.
 """
 
+import contextlib
 import os
 import struct
 import weakref
@@ -276,9 +277,8 @@ def finish(path: str | os.PathLike[str]) -> None:
     written stays as it is.
     """
     if os.access(path, os.W_OK):
-        file = JournaledFile(path, writable=True)
-        file.finish()
-        file.close()
+        with contextlib.closing(JournaledFile(path, writable=True)) as file:
+            file.finish()
 
 
 def _pages_of(start: int, end: int) -> range:

@@ -120,14 +120,13 @@ class Writer:
                 _check_current(continues)
                 with self._writing():
                     finish(continues.files[-1].path)
-            self._made = hidden(self.path)
-            undo.callback(self._made.unlink, missing_ok=True)
-            self._disk = JournaledFile(self._made, writable=True)
+            made = hidden(self.path)
+            undo.callback(made.unlink, missing_ok=True)
+            self._disk = JournaledFile(made, writable=True)
             self.file = h5py.File(self._disk, "w", rdcc_nbytes=2 * CHUNK_BYTES)
             undo.callback(self._let_go, "interrupted")
             self._lay_out(config, shapes, workers, vocabulary, transport, z0, continues)
-            (replace if overwrite else settle)(self._made, self.path)
-            self._made = self.path
+            (replace if overwrite else settle)(made, self.path)
             undo.pop_all()
         self._written = clock()
 
