@@ -12,7 +12,6 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -250,7 +249,7 @@ def test_of_two_that_begin_at_the_same_time_one_gives_way(
     def no_locks(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(FileLock, "acquire", no_locks)
+    monkeypatch.setattr("fcntl.flock", no_locks)
     path = tmp_path / "run.h5"
     config, records = run_of(PLAIN)
     synchronise = creation.synchronise
