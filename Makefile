@@ -6,7 +6,7 @@
 # make bench: the benchmarks of docs/performance.md that are about speed: less than 15 minutes.
 # make complexity: the simulations and figures of docs/complexity.md.
 # make test-newest: the telling part of the tests with the newest versions of all packages but torch,
-#   and which of them moved since constraints.txt: 10 minutes. What it tried is adopted by
+#   and which of them moved since constraints.txt: 6 minutes. What it tried is adopted by
 #   make constraints VENV=.venv-newest
 # make constraints: writes the versions that are in VENV into constraints.txt.
 # Python >= 3.11 and make are all that is needed; everything else goes into .venv.
@@ -74,7 +74,7 @@ test-newest:
 	$(MAKE) venv VENV=$(NEWEST) CONSTRAINTS=/dev/null
 	@echo "moved since constraints.txt (<) to the newest versions (>), which are tested now:"
 	@$(call versions,$(NEWEST)) | diff constraints.txt - | grep '^[<>] [^#]' || echo "nothing"
-	$(MAKE) test VENV=$(NEWEST) TESTS="$(TELLING)"
+	$(MAKE) --keep-going test VENV=$(NEWEST) TESTS="$(TELLING)"
 
 demo: venv
 	$(MPIEXEC) -n 4 $(BIN)/asyndbt run demo --output runs/demo.h5 --overwrite $(DEMO_ARGUMENTS)

@@ -3,7 +3,7 @@
 import os
 
 from asyndbt_mpi.answers import Answers
-from asyndbt_mpi.assemble import Place, language_model, workers_with_black_box
+from asyndbt_mpi.assemble import Place, language_model, rows_fit, workers_with_black_box
 from asyndbt_mpi.config import ConfigurationError
 from asyndbt_mpi.job import Job, LogAndProgress
 from asyndbt_mpi.log.reader import Log
@@ -84,8 +84,11 @@ def _cluster(
 ) -> VirtualCluster:
     least = log.committed if log else 0
     server = Server(job.config, job.materials.shapes, job.workers, least)
-    model = language_model(job.config, Place(0, cores), Answers(job.path, 0))
     everyone = range(1, job.workers + 1)
+    fits = rows_fit(job.config, job.materials, everyone)
+    model = language_model(job.config, Place(0, cores), Answers(job.path, 0))
+    if not fits:
+        rows_fit(job.config, job.materials, everyone)  # now the model is on this machine
     workers, black_box = workers_with_black_box(job.config, job.materials, everyone, model)
     if log and resumed:
         black_box = Recorded(resumed.events, black_box)
