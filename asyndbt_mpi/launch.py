@@ -288,6 +288,8 @@ def _run_server(
 
 def _judge(server: Server) -> tuple[str | None, int]:
     """What is wrong with how the run ended, and the exit code."""
+    if server.refusal:
+        return server.refusal, BAD_USAGE
     if server.failure:
         return server.failure, TOO_FEW_WORKERS
     if server.limit and not server.iteration:

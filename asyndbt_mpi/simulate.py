@@ -49,6 +49,7 @@ def _go_on(job: Job, log: Log) -> None:
     if resumed.server.finished and log.status == "finished":
         raise ConfigurationError(nothing_left(log, resumed))
     cluster = _cluster(job, len(os.sched_getaffinity(0)), log, resumed)
+    _check_models(cluster, resumed)
     # What the replay found new comes again.
     writer = job.open_log("virtual", resumed.z, log, resumed.counted)
     with writer, Progress(job.config.run.iterations, job.workers, log.committed) as progress:
@@ -63,6 +64,13 @@ def _go_on(job: Job, log: Log) -> None:
             )
         )
         _tell_limit(cluster.server, progress)
+
+
+def _check_models(cluster: VirtualCluster, resumed: Resumed) -> None:
+    box, models = cluster.black_box, resumed.server.models
+    for worker, digest in box.digests.items():
+        if why := models.difference(worker, box.descriptions[worker], digest):
+            raise ConfigurationError(why)
 
 
 def _tell_limit(server: Server, progress: Progress) -> None:

@@ -42,6 +42,7 @@ class PromptBlackBox:
         self.data = data
         self.holdings = {worker: self._holdings(held) for worker, held in data.items()}
         self.descriptions = dict.fromkeys(data, model.description)
+        self.digests = dict.fromkeys(data, model.digest)
 
     def _holdings(self, held: WorkerData) -> Holdings:
         labels = self.template.labels
