@@ -50,6 +50,8 @@ def check_fit(
     count, positions = counter(found), config.prompt.fragment_length
     labels = template.labels
     lengths = count(labels)
+    if not min(lengths):
+        return False  # a folder without a tokenizer's files, of which an empty one is made
     label = labels[lengths.index(max(lengths))]
     for held in data.values():
         parts = longest_parts(template, vocabulary, positions, held, count)
