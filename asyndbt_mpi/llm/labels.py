@@ -43,23 +43,16 @@ class LabelTree:
         )
         return normalised
 
+    def paths(self) -> list[list[int]]:
+        """The nodes from the prompt's end to each leaf; one empty path if there are no nodes."""
+        leaves = np.flatnonzero(self.visible.sum(axis=0) == 1)
+        # Nodes are sorted by their prefixes, so that ancestors come first.
+        return [np.flatnonzero(self.visible[leaf]).tolist() for leaf in leaves] or [[]]
+
 
 def label_tree(sequences: Sequence[Sequence[int]]) -> LabelTree:
-    """Build the tree of U labels, given by their token sequences.
-
-    Raises
-    ------
-    ValueError
-        There is no label, one has no tokens, or two have the same.
-    """
+    """Build the tree of U labels, given by their token sequences, which are all different."""
     labels = [tuple(sequence) for sequence in sequences]
-    if not labels:
-        raise ValueError("there are no labels")
-    if not all(labels):
-        raise ValueError(f"label {labels.index(())} has no tokens")
-    if len(set(labels)) < len(labels):
-        same = next(u for u, label in enumerate(labels) if label in labels[:u])
-        raise ValueError(f"labels {labels.index(labels[same])} and {same} have the same tokens")
     prefixes = sorted({label[:n] for label in labels for n in range(1, len(label))})
     place = {(): 0} | {prefix: k for k, prefix in enumerate(prefixes, start=1)}
     steps = sorted({label[: n + 1] for label in labels for n in range(len(label))})
