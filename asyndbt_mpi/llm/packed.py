@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import DynamicCache
 
+from asyndbt_mpi.llm.device import is_out_of_memory
 from asyndbt_mpi.llm.labels import LabelTree
 from asyndbt_mpi.llm.packing import Group, Layout, Row, batches, fill_rows, lay_out
 
@@ -26,8 +27,8 @@ up to this length that costs a few percent, beyond it grows."""
 HEAD_PROMPTS = 64
 """Prompts whose vocabulary logits, behind the first token of a label, are in memory at one time."""
 
-ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 1e-2, torch.float16: 1e-2}
-"""Relative error of a product of two matrices, at the most."""
+ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
+"""Of logits, relative to the largest."""
 
 PROBE = [3, 1, 4, 1, 5, 9, 2, 6]
 """Tokens by which the output layer is looked at."""
@@ -56,14 +57,21 @@ class PackedReader:
     Parameters
     ----------
     network : a causal language model of transformers, on ``device`` and of type ``dtype``
+    windows : of its layers, see `attention_windows`
 
     Raises
     ------
     Unpackable
-        Its layers or its output are of a kind that is not known here.
+        Its output is of a kind that is not known here.
     """
 
-    def __init__(self, network: Any, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self,
+        network: Any,
+        windows: dict[str, int | None],
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
         self._body = network.base_model
         self._head = network.get_output_embeddings()
         if self._body is network or self._head is None:
@@ -71,7 +79,7 @@ class PackedReader:
         self._dtype, self._device = dtype, device
         config = network.config.get_text_config()
         self._softcap: float | None = getattr(config, "final_logit_softcapping", None)
-        self._windows = _attention_windows(config)
+        self._windows = windows
         self._scale = self._scale_of(network)
 
     @torch.inference_mode()
@@ -176,19 +184,34 @@ class PackedReader:
         """What the network multiplies the output layer's products by: 1 but for some families."""
         if self._softcap is not None:
             return 1.0
-        size = self._head.weight.shape[0]
-        tokens = torch.tensor([[token % size for token in PROBE]], device=self._device)
-        product = self._head(self._body(tokens, use_cache=False).last_hidden_state).double()
+        rows = self._head.weight.shape[0]
+        tokens = torch.tensor([[token % rows for token in PROBE]], device=self._device)
         logits = network(tokens, use_cache=False).logits.double()
-        scale = float((logits * product).sum() / product.square().sum())
-        return 1.0 if abs(scale - 1) < ROUNDING[self._dtype] else scale
+        try:
+            product = self._head(self._body(tokens, use_cache=False).last_hidden_state).double()
+            scale = float((logits * product).sum() / product.square().sum())
+            rest = float((logits - scale * product).abs().max() / logits.abs().max())
+        except Exception as error:  # whatever a network raises whose parts fit in another way
+            if isinstance(error, RuntimeError) and is_out_of_memory(error):
+                raise
+            raise Unpackable("its output layer takes more than the last states") from error
+        rounding = ROUNDING[self._dtype]
+        if not rest <= rounding:
+            raise Unpackable("its logits are more than a product with its output layer")
+        return 1.0 if abs(scale - 1) <= rounding else scale
 
     def _tensor(self, array: NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(array).to(self._device)
 
 
-def _attention_windows(config: Any) -> dict[str, int | None]:
-    """Kinds of attention layer in the model, and how far each looks back (None: to the start)."""
+def attention_windows(config: Any) -> dict[str, int | None]:
+    """Kinds of attention layer in a model, and how far each looks back (None: to the start).
+
+    Raises
+    ------
+    Unpackable
+        It has layers of other kinds.
+    """
     window: int | None = getattr(config, "sliding_window", None)
     kinds = set(getattr(config, "layer_types", None) or [])
     unknown = kinds - {"full_attention", "sliding_attention"}

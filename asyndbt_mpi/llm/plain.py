@@ -50,7 +50,8 @@ class PlainReader:
         keep = {"logits_to_keep": last} if self._keeps else {}
         sequence = torch.tensor([tokens], device=self._device)
         logits = self._network(sequence, use_cache=False, **keep).logits[0, -last:]
-        return logits.float().log_softmax(-1).cpu()
+        predicted: torch.Tensor = logits.float().log_softmax(-1).cpu()
+        return predicted
 
 
 def plain_tokens(prompts: Sequence[Tokens], tree: LabelTree) -> int:

@@ -12,6 +12,7 @@ that it puts behind (EOS, SEP) are not.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 from asyndbt_mpi.llm.base import ENDING, ModelError
@@ -112,26 +113,27 @@ class Tokenizer:
     def _continue(self, text: str, prompt: Tokens) -> Continuation:
         labels = list(self._labels)
         wholes = [self._begin(each) for each in self.encode([text + label for label in labels])]
+        for number, whole in enumerate(wholes):
+            if _common(prompt, whole) == len(whole):
+                raise ValueError(f"label {number} has no tokens of its own")
         for number in _beginning_others(wholes):
-            wholes[number] = self._ended(text + labels[number], wholes[number])
+            wholes[number] = self._ended(text, labels[number], wholes[number])
         start = min(_common(prompt, whole) for whole in wholes)
         if not start:
             raise ValueError("a prompt has no tokens")
-        if start in map(len, wholes):
-            raise ValueError(f"label {[*map(len, wholes)].index(start)} has no tokens of its own")
         if still := _beginning_others(wholes):
             raise ValueError(f"label {still[0]} begins another and cannot be told from it")
         sequences = tuple(tuple(whole[start:]) for whole in wholes)
         return Continuation(len(prompt) - start, sequences)
 
-    def _ended(self, text: str, whole: Tokens) -> Tokens:
-        """``whole`` and the first token behind it, where ``text`` is followed by what ends it.
+    def _ended(self, text: str, label: str, whole: Tokens) -> Tokens:
+        """``whole``, of a text and a label, and the first token of what ends the label.
 
         In a demonstration that is `ENDING` and the next row, which begins like the prompt: the
         tokenizer may make other tokens of line breaks at the end of a text.
         """
-        following = text.lstrip()[:1]
-        [longer] = self.encode([text + ENDING + following])
+        following = text.lstrip()[:REACH_CHARACTERS]
+        [longer] = self.encode([text + label + ENDING + following])
         longer = self._begin(longer)
         return longer[: _common(whole, longer) + 1]
 
@@ -152,7 +154,7 @@ def _beginning_others(sequences: Sequence[Tokens]) -> list[int]:
     """
     order = sorted(range(len(sequences)), key=lambda number: sequences[number])
     found = []
-    for this, following in zip(order, order[1:], strict=False):
+    for this, following in pairwise(order):
         if sequences[this] == sequences[following]:
             first, second = sorted((this, following))
             raise ValueError(f"labels {first} and {second} have the same tokens")

@@ -3,7 +3,6 @@
 import gc
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +11,8 @@ from numpy.typing import NDArray
 from asyndbt_mpi.llm.base import LABEL_TOKENS, ModelError, Prompt, Scores
 from asyndbt_mpi.llm.checkpoint import load
 from asyndbt_mpi.llm.device import bind, choose, describe, is_out_of_memory, memory_for
-from asyndbt_mpi.llm.labels import LabelTree, label_tree
-from asyndbt_mpi.llm.packed import PackedReader, Reading, Unpackable
+from asyndbt_mpi.llm.labels import LabelTree, label_tree, normalised
+from asyndbt_mpi.llm.packed import PackedReader, Reading, Unpackable, attention_windows
 from asyndbt_mpi.llm.packing import Group, group_by_context
 from asyndbt_mpi.llm.plain import PlainReader, plain_tokens
 from asyndbt_mpi.llm.tokens import Continuation, Tokenizer, Tokens
@@ -108,13 +107,14 @@ class TransformersModel:
         network, self._tokenizer = load(model, self._dtype)
         self.digest = digest(network, self._tokenizer)
         self._tokens = Tokenizer(self._tokenizer)
-        config = network.config.get_text_config()
-        self._longest: int | None = getattr(config, "max_position_embeddings", None)
+        longest = getattr(network.config.get_text_config(), "max_position_embeddings", None)
+        # Some have a number below 0 for no limit.
+        self._longest: int | None = longest if longest and longest > 0 else None
         self._kind = type(network).__name__
-        self._checked_labels: list[str] = []
+        self._checked_labels: list[str] | None = None
         self.description = f"{model}, {describe(self._device, sharing)}, {precision}"
         self._merging_told = False
-        self._compared = NOTHING
+        self._compared: tuple[int, ...] = NOTHING
         # Why prompts are read one by one, until it is told.
         self._why_plain = ""
         with memory_for(f"model {model!r}", self._device, sharing):
@@ -309,11 +309,10 @@ class TransformersModel:
         some = {int(first.argmax()), int(first.argmin()), int(np.argmax([*map(len, labels)]))}
         compared, chosen = sorted({furthest, longest}), sorted(some)
         whole = self._whole_texts([prompts[n] for n in compared], [labels[u] for u in chosen])
-        ours = _normalised(scores[np.ix_(compared, chosen)])
+        ours = normalised(scores[np.ix_(compared, chosen)])
         if not np.abs(ours - whole).max() <= BOUNDS[self._dtype]:  # NaN is a difference, too
             return False
-        old_and_new = zip(reach, self._compared, strict=True)
-        self._compared = tuple(max(pair) for pair in old_and_new)
+        self._compared = tuple(map(max, reach, self._compared))
         return True
 
     def _whole_texts(
@@ -328,11 +327,12 @@ class TransformersModel:
                 f"model {self.name!r} ({self._kind}) gives a log-probability that is not finite in"
                 f" {str(self._dtype).removeprefix('torch.')}{mend}"
             )
-        return _normalised(np.array(whole))
+        return normalised(np.array(whole))
 
     def _packed_reader(self) -> PackedReader | None:
         try:
-            return PackedReader(self._network, self._dtype, self._device)
+            self._windows = attention_windows(self._network.config.get_text_config())
+            return PackedReader(self._network, self._windows, self._dtype, self._device)
         except Unpackable as error:
             self._read_plainly(str(error))
             return None
@@ -369,13 +369,6 @@ class TransformersModel:
             f" the space and not task.template end with it{end}",
             stacklevel=3,
         )
-
-
-def _normalised(log_probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(n, U) over the labels."""
-    total = np.logaddexp.reduce(log_probabilities, axis=1, keepdims=True)
-    normalised: NDArray[np.float64] = log_probabilities - total
-    return normalised
 
 
 def _packed_tokens(groups: list[Group], tree: LabelTree) -> int:
