@@ -238,6 +238,15 @@ def report(rows: list[Row], unmade: list[str]) -> str:
     summary = ", ".join(f"{number} {read}" for read, number in counts.most_common())
     return "\n".join(
         [
+            "# Architectures",
+            "",
+            "How far the scores of tiny random models are from one plain pass for each whole text,",
+            "see [method.md](method.md). Made by",
+            "`python benchmarks/architectures.py -o docs/architectures.md`, which says more.",
+            "*Shared*: prompts share their contexts. *By itself*: every prompt is read by itself,",
+            "as a warning says. *Packed* is what shared contexts would give, *given* what the",
+            "package gives.",
+            "",
             f"{len(rows)} architectures of transformers {transformers.__version__}: {summary}.",
             f"(torch {torch.__version__}, float32; {describe()})",
             "",

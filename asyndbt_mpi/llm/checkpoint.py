@@ -241,6 +241,7 @@ def _convert(file: Path, folder: Path) -> None:
             file.parent, gguf_file=file.name, output_loading_info=True, ignore_mismatched_sizes=True
         )
         check_whole(packed, info)
+        _check_tokenizer(file, tokenizer)
         config = packed.config
         # The saved weights are plain ones, which a loader must not try to unpack again.
         if hasattr(config, "quantization_config"):
@@ -249,6 +250,27 @@ def _convert(file: Path, folder: Path) -> None:
         plain.load_state_dict(packed.state_dict())
         plain.float().save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+
+
+def _check_tokenizer(file: Path, tokenizer: Any) -> None:
+    """Refuse a tokenizer that was read otherwise than the GGUF file's flags say."""
+    from gguf import GGUFReader
+
+    fields = GGUFReader(file).fields
+    tokens = tokenizer.convert_ids_to_tokens(tokenizer("x")["input_ids"])
+    begins = tokens[:1] == [tokenizer.bos_token]
+    spaced = tokens[begins].startswith("▁")
+    for flag, found, what in (
+        ("add_bos_token", begins, "a BOS before a text"),
+        ("add_space_prefix", spaced, "a space before a text"),
+    ):
+        field = fields.get(f"tokenizer.ggml.{flag}")
+        if field is not None and bool(field.contents()) != found:
+            wanted = "none" if found else "one"
+            raise ModelError(
+                f"its tokenizer is read wrongly: as to {what}, the file says {wanted}; give the"
+                " folder of the model that it was made from"
+            )
 
 
 @contextmanager
