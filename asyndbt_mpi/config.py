@@ -146,13 +146,15 @@ class Llm(Section):
     """[llm]: the black box. `cache` bounds the answers kept, 0 keeps none; `threads` 0 is auto.
 
     `cache_folder` also keeps them on disk, in a folder whose name may hold the log's path as
-    {output}; "" does not. What follows `heterogeneity`, of the synthetic backend, is about a
+    {output}; "" does not. All workers must hold the same `model`, unless it `model_may_differ`.
+    What follows `heterogeneity`, of the synthetic backend, is about a
     server that speaks OpenAI's API: seconds are those of one request, `requests_per_minute` of
     all workers together (0: no limit), prices of a million tokens.
     """
 
     backend: Literal["transformers", "openai", "synthetic"] = "transformers"
     model: str = "smollm2-135m-instruct"
+    model_may_differ: bool = False
     device: Annotated[str, Field(pattern="^(auto|cpu|cuda(:[0-9]+)?)$")] = "auto"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     max_tokens_per_batch: Count = 4096

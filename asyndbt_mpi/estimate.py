@@ -20,7 +20,8 @@ from asyndbt_mpi.llm.synthetic import ROWS
 from asyndbt_mpi.log.reader import Log, LogError
 from asyndbt_mpi.protocol.messages import Needs, Split
 from asyndbt_mpi.protocol.spending import TOKENS_PER_PRICE
-from asyndbt_mpi.task.lengths import TESTS_OF_EACH_WORKER, Lengths, TokenCounter
+from asyndbt_mpi.task.lengths import TESTS_OF_EACH_WORKER, Lengths
+from asyndbt_mpi.task.longest import TokenCounter
 from asyndbt_mpi.task.partition import rows_of
 
 COMPLETION_TOKENS = {"transformers": 0, "openai": 1}

@@ -15,7 +15,13 @@ from typing import Any
 from rich.console import Console
 
 from asyndbt_mpi.answers import Answers
-from asyndbt_mpi.assemble import Place, gpu_of, language_model, workers_with_black_box
+from asyndbt_mpi.assemble import (
+    Place,
+    gpu_of,
+    language_model,
+    rows_fit,
+    workers_with_black_box,
+)
 from asyndbt_mpi.config import Config, ConfigurationError
 from asyndbt_mpi.job import (
     BAD_USAGE,
@@ -34,6 +40,7 @@ from asyndbt_mpi.protocol.blackbox import BlackBox
 from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.protocol.wire import Codec
 from asyndbt_mpi.protocol.worker import Workers
+from asyndbt_mpi.readings import first_difference, reading
 from asyndbt_mpi.resume import log_to_resume, nothing_left, open_segment, resume
 from asyndbt_mpi.transport.drive import serve, signals_noted, stop_all, work
 from asyndbt_mpi.transport.interruption import Interrupted
@@ -46,6 +53,7 @@ from asyndbt_mpi.transport.mpi import (
     agree,
     alike,
     from_server,
+    gather_texts,
     leave,
     library,
     node_share,
@@ -102,6 +110,9 @@ def _run(request: Request) -> int:
         problem = str(error)
     if not _all_well(problem) or job is None:
         return BAD_USAGE
+    texts = gather_texts(WORLD, reading(job.config, job.materials))
+    if not _all_well(first_difference(texts) if texts else None):
+        return BAD_USAGE
     # From here on: to open a log of a long run, or a large model, takes a while.
     with signals_noted(_signals(job)) as signalled:
         return _run_job(job, request, signalled)
@@ -109,10 +120,20 @@ def _run(request: Request) -> int:
 
 def _run_job(job: Job, request: Request, signalled: list[signal.Signals]) -> int:
     problem: str | None = None
+    rank = WORLD.Get_rank()
+    fits = True
+    if rank != SERVER:
+        try:
+            fits = rows_fit(job.config, job.materials, [rank])
+        except ConfigurationError as error:
+            problem = str(error)
+    wait_for_all(WORLD)  # to count tokens takes the workers a while, in which the server sleeps
+    if not _all_well(problem):
+        return BAD_USAGE
     # Only now, when no rank has anything against the run, is an older log replaced.
     opened: _Opened | None = None
     code = BAD_USAGE
-    if WORLD.Get_rank() == SERVER:
+    if rank == SERVER:
         try:
             opened = _open(job, request.resume, signalled)
         except (ConfigurationError, MemoryError) as error:
@@ -132,7 +153,7 @@ def _run_job(job: Job, request: Request, signalled: list[signal.Signals]) -> int
     place = _place(job.config, job.workers, signalled)
     if opened is not None:
         return _run_server(channel, job, opened, request, signalled)
-    return _run_worker(channel, job, place, signalled)
+    return _run_worker(channel, job, place, fits, signalled)
 
 
 def _place(config: Config, workers: int, signalled: Sequence[signal.Signals] = ()) -> Place:
@@ -183,11 +204,15 @@ def _all_well(problem: str | None) -> bool:
     return well
 
 
-def _run_worker(channel: Channel, job: Job, place: Place, signalled: list[signal.Signals]) -> int:
+def _run_worker(
+    channel: Channel, job: Job, place: Place, fits: bool, signalled: list[signal.Signals]
+) -> int:
     rank = WORLD.Get_rank()
 
     def prepare() -> tuple[Workers, BlackBox]:
         model = language_model(job.config, place, Answers(job.path, rank))
+        if not fits:
+            rows_fit(job.config, job.materials, [rank])  # now the model is on this machine
         return workers_with_black_box(job.config, job.materials, [rank], model)
 
     with _warnings_signed(f"worker {rank} on {socket.gethostname()}"):
@@ -263,6 +288,8 @@ def _run_server(
 
 def _judge(server: Server) -> tuple[str | None, int]:
     """What is wrong with how the run ended, and the exit code."""
+    if server.refusal:
+        return server.refusal, BAD_USAGE
     if server.failure:
         return server.failure, TOO_FEW_WORKERS
     if server.limit and not server.iteration:

@@ -43,6 +43,7 @@ MAY_CHANGE = {
     "budget": {"calls", "tokens", "cost", "seconds"},
     "llm": {
         "cache_folder",
+        "model_may_differ",
         "key_variable",
         "concurrency",
         "timeout",
@@ -235,6 +236,10 @@ def _check(log: Log, job: Job, transport: Transport) -> None:
         raise ConfigurationError(f"{log.path}: is of asyndbt {command}, which can resume it")
     check_workers(log, job.workers)
     check_settings(log, job.config)
+    if len(set(log.models) - {""}) > 1 and not job.config.llm.model_may_differ:
+        raise ConfigurationError(
+            f"{log.path}: was made with llm.model_may_differ = true, and its workers' models do"
+        )
     try:
         check_materials(log, job.materials)
     except LogError as error:

@@ -3,7 +3,7 @@
 import os
 
 from asyndbt_mpi.answers import Answers
-from asyndbt_mpi.assemble import Place, language_model, workers_with_black_box
+from asyndbt_mpi.assemble import Place, language_model, rows_fit, workers_with_black_box
 from asyndbt_mpi.config import ConfigurationError
 from asyndbt_mpi.job import Job, LogAndProgress
 from asyndbt_mpi.log.reader import Log
@@ -49,6 +49,7 @@ def _go_on(job: Job, log: Log) -> None:
     if resumed.server.finished and log.status == "finished":
         raise ConfigurationError(nothing_left(log, resumed))
     cluster = _cluster(job, len(os.sched_getaffinity(0)), log, resumed)
+    _check_models(cluster, resumed)
     # What the replay found new comes again.
     writer = job.open_log("virtual", resumed.z, log, resumed.counted)
     with writer, Progress(job.config.run.iterations, job.workers, log.committed) as progress:
@@ -63,6 +64,13 @@ def _go_on(job: Job, log: Log) -> None:
             )
         )
         _tell_limit(cluster.server, progress)
+
+
+def _check_models(cluster: VirtualCluster, resumed: Resumed) -> None:
+    box, models = cluster.black_box, resumed.server.models
+    for worker, digest in box.digests.items():
+        if why := models.difference(worker, box.descriptions[worker], digest):
+            raise ConfigurationError(why)
 
 
 def _tell_limit(server: Server, progress: Progress) -> None:
@@ -84,8 +92,11 @@ def _cluster(
 ) -> VirtualCluster:
     least = log.committed if log else 0
     server = Server(job.config, job.materials.shapes, job.workers, least)
-    model = language_model(job.config, Place(0, cores), Answers(job.path, 0))
     everyone = range(1, job.workers + 1)
+    fits = rows_fit(job.config, job.materials, everyone)
+    model = language_model(job.config, Place(0, cores), Answers(job.path, 0))
+    if not fits:
+        rows_fit(job.config, job.materials, everyone)  # now the model is on this machine
     workers, black_box = workers_with_black_box(job.config, job.materials, everyone, model)
     if log and resumed:
         black_box = Recorded(resumed.events, black_box)

@@ -10,11 +10,11 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from asyndbt_mpi.config import Config, ConfigurationError, difference, load
 from asyndbt_mpi.job import Job, Request
+from asyndbt_mpi.log.lock import Locked, take
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.simulate import simulate_silently
 from asyndbt_mpi.stationarity import add as add_stationarity
@@ -70,9 +70,8 @@ def sweep(asked: Sweep) -> list[str]:
     try:
         points = _points(asked)
         asked.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(asked.folder / ".lock", timeout=0)
-        lock.acquire()
-    except Timeout as error:
+        lock = take(asked.folder / ".lock")
+    except Locked as error:
         raise ConfigurationError(f"another sweep is at work in {asked.folder}") from error
     except OSError as error:
         raise ConfigurationError(f"{asked.folder}: {error.strerror or error}") from error
@@ -82,7 +81,8 @@ def sweep(asked: Sweep) -> list[str]:
             partial.unlink()  # of a sweep that was killed
         return _run(missing, len(points))
     finally:
-        lock.release()
+        if lock is not None:
+            lock.release()
 
 
 def _points(asked: Sweep) -> dict[_Point, Config]:

@@ -46,6 +46,7 @@ class Free:
         held = Holdings(np.full(shapes.classes, shapes.pool), dict.fromkeys(Split, 20))
         self.holdings = dict.fromkeys(workers, held)
         self.descriptions = dict.fromkeys(workers, "free")
+        self.digests = dict.fromkeys(workers, "")
 
     def answer(self, queries: Sequence[AnyQuery]) -> list[Answer]:
         """A loss for each prompt."""

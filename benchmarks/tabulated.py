@@ -34,6 +34,7 @@ class Tabulated:
         held = dict.fromkeys(Split, rows)
         self.holdings = {worker: Holdings(np.array(table.shape[2:]), held) for worker in workers}
         self.descriptions = dict.fromkeys(workers, "tabulated")
+        self.digests = dict.fromkeys(workers, "")
 
     def answer(self, queries: Sequence[AnyQuery]) -> list[Answer]:
         """Look the prompts up."""

@@ -33,7 +33,7 @@ ALIKE = 8
 
 SUBJECTS = (
     *("MPI", "versions", "ULFM", "cores", "clocks", "GPUs"),
-    *("output", "HDF5 locking", "shared folder", "answers", "model", "data"),
+    *("output", "HDF5 locking", "shared folder", "answers", "model", "data", "rows"),
 )
 """In the order of the report."""
 
@@ -50,6 +50,8 @@ class Plan:
     answers : the folder in which workers keep their model's; None if they do not
     read_data : reads what each rank reads for itself, and returns digests by what they are of;
         raises a ConfigurationError
+    rows_fit : whether all rows that the worker of a rank asks about are known to fit into the
+        model's context (rank 0: those of all workers); raises a ConfigurationError if one does not
     """
 
     source: str
@@ -58,6 +60,7 @@ class Plan:
     log: Path
     answers: Path | None
     read_data: Callable[[], dict[str, str]]
+    rows_fit: Callable[[int], bool]
 
     @property
     def shared_folder(self) -> Path:
@@ -128,6 +131,8 @@ def examine(examiner: Examiner, plan: Plan, sign: Path | None = None) -> Facts:
     digests = examiner.look("data", plan.read_data)
     if digests is not None:
         examiner.findings.append(ok("data", f"complete, for {plan.workers} workers"))
+        if process.works and llm.backend != "synthetic":
+            examiner.judge("rows", lambda: _rows(plan, process.rank))
     found = tuple(examiner.findings)
     return Facts(process, own_cores, own_gpus, shared, digests or {}, found)
 
@@ -137,6 +142,15 @@ def _writable(folder: Path) -> list[Finding]:
         mend = 'name another by llm.cache_folder, or "" to keep no answers on disk'
         return [problem("answers", f"{folder} cannot be written: {why}", mend)]
     return [ok("answers", f"kept in {folder}")]
+
+
+def _rows(plan: Plan, rank: int) -> list[Finding]:
+    llm = plan.config.llm
+    if plan.rows_fit(rank):
+        return [ok("rows", f"every one fits into what {llm.model} reads")]
+    if llm.backend == "openai":
+        return [ok("rows", "whether they fit into what the model reads, only its server knows")]
+    return [ok("rows", "whether they fit into what the model reads is seen once it is loaded")]
 
 
 def report(facts: Sequence[Facts], offsets: Sequence[float], plan: Plan) -> list[Finding]:
@@ -184,6 +198,6 @@ def check_digests(facts: Sequence[Facts]) -> list[Finding]:
         groups = grouped(having, lambda each: each.digests[name])  # noqa: B023
         if len(groups) > 1:
             who = " and ".join(ranks_in_words(f.rank for f in group) for group in groups.values())
-            text = f"{name} differs between {who}"
+            text = f"the {name} differs between {who}"
             found.append(problem("data", text, "have all nodes read the same files"))
     return found

@@ -7,12 +7,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from asyndbt_mpi.doctor.facts import SERVER, Facts, Shared
 from asyndbt_mpi.doctor.findings import Finding, ok, ranks_in_words, warning
 from asyndbt_mpi.doctor.places import OWN, existing
-from asyndbt_mpi.log.lock import take
+from asyndbt_mpi.log.lock import FileLock, Locked, take
 
 ATTEMPTS, SECONDS_BETWEEN = 4, 0.5
 """A network's file system may take a moment to show what another node has written."""
@@ -67,7 +65,7 @@ def look_for(sign: Path) -> Shared:
         return Shared(False, False)
     try:
         lock = take(sign)
-    except Timeout:
+    except Locked:
         return Shared(True, True)
     if lock is not None:
         lock.release()

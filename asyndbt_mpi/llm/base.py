@@ -56,6 +56,10 @@ class LanguageModel(Protocol):
     description: str
     """One line: model, device, precision, threads."""
 
+    digest: str
+    """Tells the model from others: equal on ranks that have the same one, at most 64 ASCII
+    characters; "" where it is not known."""
+
     at_once: int | None
     """Prompts that are best asked in one call; None for as many as there are."""
 
@@ -84,6 +88,7 @@ class Unasked:
     """Stands where all answers are known: it has none."""
 
     description = "no language model"
+    digest = ""
     at_once: int | None = None
 
     def label_log_probabilities(self, prompts: Sequence[Prompt], labels: Sequence[str]) -> Scores:

@@ -40,6 +40,7 @@ class CachedModel:
             raise ValueError(f"a cache needs at least one entry, not {entries}")
         self.model = model
         self.description = model.description
+        self.digest = model.digest
         self.at_once: int | None = None
         self.hits = 0
         self.misses = 0

@@ -96,6 +96,7 @@ class Synthetic:
         self.holdings = {
             worker: Holdings(np.full(shapes.classes, shapes.pool), ROWS) for worker in workers
         }
+        self.digests = dict.fromkeys(workers, "")
         description = f"synthetic, without data, heterogeneity {heterogeneity:g}"
         self.descriptions = {
             worker: f"{description}, least expected loss {self.optimum(np.array([index])).loss:.3f}"

@@ -13,7 +13,7 @@ COSTS = ("llm_calls", "prompt_tokens", "compute_seconds", "prompts", "completion
 def events(log: Log) -> Iterator[Event]:
     """Every event that counts, in the order in which they happened.
 
-    A hello has the needs that the worker named last.
+    A hello has the needs, and the digest of the model, that the worker named last.
     """
     needs = [Needs(*map(int, text.split())) if text else None for text in log.needs]
     kinds, texts, losses = log["event/kind"], log["event/text"], log["event/losses"]
@@ -25,4 +25,5 @@ def events(log: Log) -> Iterator[Event]:
             EventKind(kind), worker, number, iteration, time, Costs(*(c[row] for c in costs)),
             sent_time, losses[row], accuracy, str(texts[row]),
             needs[worker - 1] if kind == EventKind.HELLO else None,
+            log.models[worker - 1] if kind == EventKind.HELLO else "",
         )  # fmt: skip

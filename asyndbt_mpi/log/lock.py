@@ -5,12 +5,38 @@ the operating system's: what a kill leaves is the file, and it locks nothing.
 """
 
 import contextlib
+import errno
+import fcntl
+import os
 import tempfile
 from pathlib import Path
 
-from filelock import FileLock, SoftFileLock, Timeout
-
 from asyndbt_mpi.log.chain import LogError
+
+TAKEN = (errno.EACCES, errno.EAGAIN)
+"""Errors by which file systems say that somebody else has the lock."""
+
+
+class Locked(Exception):
+    """Somebody else has the lock."""
+
+
+class FileLock:
+    """A lock that is held, on the open file ``descriptor``, until it is released or collected."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor: int | None = descriptor
+
+    def release(self) -> None:
+        """Let others have it; to do so again does nothing."""
+        if self._descriptor is not None:
+            # Closing would not do where a child process has a copy of the descriptor.
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def __del__(self) -> None:
+        self.release()
 
 
 class LogLock:
@@ -23,7 +49,7 @@ class LogLock:
     LogError
         Somebody else has it.
     OSError
-        The folder cannot be made.
+        The folder or the hidden file cannot be made.
     """
 
     def __init__(self, path: Path) -> None:
@@ -31,38 +57,48 @@ class LogLock:
         self._file = _lock_file(path)
         try:
             self._lock = take(self._file)
-        except Timeout as error:
+        except Locked as error:
             raise LogError(f"another process is writing {path}") from error
+        if self._lock is None:
+            self._remove_file()
 
     def release(self) -> None:
         """Let others write; to do so again does nothing."""
-        if self._lock is not None and self._lock.is_locked:
+        if self._lock is not None:
             # Before the lock goes: after it, the file could be another process's already.
-            with contextlib.suppress(OSError):
-                self._file.unlink()
+            self._remove_file()
             self._lock.release()
+            self._lock = None
+
+    def _remove_file(self) -> None:
+        with contextlib.suppress(OSError):
+            self._file.unlink()
 
 
 def take(file: Path) -> FileLock | None:
     """The operating system's lock on ``file``; None where the file system has no locks.
 
+    `flock` alone: what libraries make do with where it is missing would survive a kill.
+
     Raises
     ------
-    Timeout
+    Locked
         Somebody else has it.
+    OSError
+        The file can be neither made nor opened.
     """
-    lock = FileLock(file, timeout=0, thread_local=False)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise
-    except (OSError, NotImplementedError):
-        return None
-    if isinstance(lock, SoftFileLock):
-        # What filelock makes do with where there are no locks would survive a kill.
-        lock.release()
-        return None
-    return lock
+    while True:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno in TAKEN:
+                raise Locked(f"{file} is locked") from error
+            return None
+        if os.fstat(descriptor).st_nlink:
+            return FileLock(descriptor)
+        os.close(descriptor)  # its owner removed the file meanwhile: the name is another one's
 
 
 def is_being_written(path: Path) -> bool:
@@ -72,8 +108,10 @@ def is_being_written(path: Path) -> bool:
         return False
     try:
         lock = take(file)
-    except Timeout:
+    except Locked:
         return True
+    except OSError:
+        return False  # whoever tries to write will hear why not
     if lock is not None:
         lock.release()
     return False

@@ -96,7 +96,13 @@ def _write(log: Log, made: Path) -> None:
         size += sum(datasets.chunk_bytes(file[column.path]) for column in columns)
         reserve(file.id.get_vfd_handle(), 0, size)
         datasets.create_texts(
-            file, log.shapes, log.workers, log.vocabulary, log.descriptions, log.needs
+            file,
+            log.shapes,
+            log.workers,
+            log.vocabulary,
+            log.descriptions,
+            log.needs,
+            log.models,
         )
         for column in columns:
             _copy(log, column, file[column.path])

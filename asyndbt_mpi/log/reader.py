@@ -148,6 +148,11 @@ class Log:
         return list(self.rows("worker/needs"))
 
     @cached_property
+    def models(self) -> list[str]:
+        """Digests of the language models of the R workers, "" where not known."""
+        return list(self.rows("worker/model"))
+
+    @cached_property
     def best(self) -> dict[int, Best]:
         """By worker, the best that it has found so far; none without run.evaluate_every."""
         columns = ("split", "candidate", "worker", "iteration", "loss", "words", "demonstrations")

@@ -174,7 +174,12 @@ def rows_by_group(rows: Mapping[str, int]) -> np.ndarray:
     return np.array(tuple(rows[group] for group in ROWS_BY_GROUP.names or ()), dtype=ROWS_BY_GROUP)
 
 
-FIXED = {"vocabulary": "N", "worker/description": "R", "worker/needs": "R"}
+FIXED = {
+    "vocabulary": "N",
+    "worker/description": "R",
+    "worker/needs": "R",
+    "worker/model": "R",
+}
 """Columns of text that have their full length, spelt like a row's shape, from the start."""
 
 STATIONARITY = ("p", "q", "z", "lam")

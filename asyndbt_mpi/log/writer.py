@@ -100,8 +100,8 @@ class Writer:
         self._withheld: list[tuple[str, int, FloatArray]] = []
         # What to enter into /plane/dropped: plane, position, iteration.
         self._drops: list[tuple[int, int, int]] = []
-        # What a worker's last hello said: its description and its needs.
-        self._hellos: dict[int, tuple[str, str]] = {}
+        # What a worker's last hello said: its description, its needs and its model.
+        self._hellos: dict[int, tuple[str, str, str]] = {}
 
         self._committed = self.first_rows["iteration"]
         self._seconds = 0.0
@@ -143,8 +143,10 @@ class Writer:
         """Everything that a log has before its first iteration."""
         descriptions = continues.descriptions if continues else [""] * workers
         needs = continues.needs if continues else [""] * workers
+        models = continues.models if continues else [""] * workers
+        texts = vocabulary, descriptions, needs, models
         with self._writing():
-            datasets.create_texts(self.file, shapes, workers, vocabulary, descriptions, needs)
+            datasets.create_texts(self.file, shapes, workers, *texts)
             self.datasets = {
                 column.path: datasets.create(self.file, column, config, shapes, workers)
                 for columns in self.groups.values()
@@ -239,7 +241,8 @@ class Writer:
         if isinstance(record, Event):
             self.waiting["event"].append(rows.event_row(record, self.samples))
             if record.kind is EventKind.HELLO:
-                self._hellos[record.worker] = record.text, rows.needs_text(record.needs)
+                said = record.text, rows.needs_text(record.needs), record.model
+                self._hellos[record.worker] = said
             return  # an iteration that it belongs to follows at once, or an idle moment
         started = self.clock()
         if isinstance(record, Evaluation):
@@ -337,7 +340,7 @@ class Writer:
 
     def _enter_hellos(self) -> None:
         """Keep what workers say of themselves."""
-        for column, name in enumerate(("worker/description", "worker/needs")):
+        for column, name in enumerate(("worker/description", "worker/needs", "worker/model")):
             texts = self.file[name].asstr()[:]
             for worker, said in self._hellos.items():
                 texts[worker - 1] = said[column]

@@ -80,11 +80,13 @@ AnyQuery: TypeAlias = Query | ExactQuery
 class BlackBox(Protocol):
     """What answers the workers of one process: a language model with their data, or a function.
 
-    Known only by its answers. ``holdings`` and ``descriptions`` are by number of the worker.
+    Known only by its answers. ``holdings``, ``descriptions`` and ``digests`` (of language
+    models, "" for none) are by number of the worker.
     """
 
     holdings: dict[int, Holdings]
     descriptions: dict[int, str]
+    digests: dict[int, str]
 
     def answer(self, queries: Sequence[AnyQuery]) -> list[Answer]:
         """Answer each query; the same query always gets the same answer.

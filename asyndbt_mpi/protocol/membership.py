@@ -30,6 +30,11 @@ class Membership:
         self._owed = [1] * (workers + 1)
         self._silent_since = [0.0] * (workers + 1)
 
+    @property
+    def awaits_hellos(self) -> bool:
+        """Whether somebody who counts has not said hello yet."""
+        return len(self.joined) < self.count
+
     def is_live(self, worker: int) -> bool:
         """Whether ``worker`` counts."""
         return bool(self.live[worker - 1])

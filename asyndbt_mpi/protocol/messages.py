@@ -135,11 +135,15 @@ class Costs:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """The worker is ready. ``q`` (U, V) is uniform over its demonstrations, 0 elsewhere."""
+    """The worker is ready. ``q`` (U, V) is uniform over its demonstrations, 0 elsewhere.
+
+    ``digest`` is that of its language model, "" if not known.
+    """
 
     q: FloatArray
     description: str
     needs: Needs = Needs()
+    digest: str = ""
 
 
 @dataclass(slots=True)
@@ -188,9 +192,13 @@ class EvaluationReport:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The worker cannot go on; ``text`` is for the person who started the run."""
+    """The worker cannot go on; ``text`` is for the person who started the run.
+
+    ``refuses`` says that the run is not to be made as it is, rather than without the worker.
+    """
 
     text: str
+    refuses: bool = False
 
 
 ToWorker: TypeAlias = Assignment | LowerAssignment | EvaluationRequest | Stop | Reset | Restore

@@ -54,7 +54,7 @@ class Event:
     ``number`` is the number of the assignment that the message answers, or the iteration of the
     evaluation, -1 if none. ``losses`` (I,), or one with its ``accuracy``, are what the black box
     answered: all that the worker's next state depends on, besides what it was sent. A hello says
-    what the worker ``needs``.
+    what the worker ``needs``, and the digest of its ``model``.
     """
 
     kind: EventKind
@@ -68,6 +68,7 @@ class Event:
     accuracy: float = float("nan")
     text: str = ""
     needs: Needs | None = None
+    model: str = ""
 
 
 @dataclass(slots=True)

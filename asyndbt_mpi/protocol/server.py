@@ -29,7 +29,6 @@ from asyndbt_mpi.protocol.messages import (
     LowerAssignment,
     LowerReport,
     MalformedMessage,
-    Needs,
     Report,
     Reset,
     Shapes,
@@ -37,6 +36,7 @@ from asyndbt_mpi.protocol.messages import (
     Stop,
     ToServer,
 )
+from asyndbt_mpi.protocol.models import Models
 from asyndbt_mpi.protocol.records import (
     Event,
     EventKind,
@@ -71,6 +71,10 @@ class Server:
         The limit of the budget that ended the run.
     failure : str or None
         Why the run had to end before its time: too few workers are left.
+    refusal : str or None
+        Why the run must not be made, or go on, as it is.
+    models : Models
+        What is known of the workers' language models.
 
     Parameters
     ----------
@@ -95,6 +99,9 @@ class Server:
         self.finished = False
         self.limit: str | None = None
         self.failure: str | None = None
+        self.refusal: str | None = None
+        self.models = Models(config.llm.model_may_differ)
+        self._has_model = config.llm.backend != "synthetic"
         self.validation = Validation(
             workers, config.run.evaluate_every, config.run.early_stopping_patience
         )
@@ -134,6 +141,8 @@ class Server:
         if not self.members.is_live(worker):
             return self._output  # an excluded worker's last words
         match message:
+            case Hello() if self._is_stranger(worker, message):
+                return self._output
             case Hello():
                 self._admit(worker, message)
             case Report():
@@ -142,6 +151,9 @@ class Server:
                 self._accept_lower_report(worker, message)
             case EvaluationReport():
                 self._accept_evaluation(worker, message)
+            case Failure(text=text, refuses=True) if not self.iteration:
+                self._refuse(text)
+                return self._output
             case Failure(text=text):
                 self._leave(worker, EventKind.LOST, text)
                 self._output.messages.append((worker, Stop()))
@@ -156,13 +168,13 @@ class Server:
         With fewer than `algorithm.min_workers` left the run ends; `failure` then says why.
         """
         self._begin(time)
-        if self.members.is_live(worker):
-            self._output.messages.append((worker, Stop()))
-            self._leave(worker, EventKind.EXCLUDED, reason)
-        elif worker in self.members.lost:
-            self._output.messages.append((worker, Stop()))
-            self._record_event(EventKind.EXCLUDED, worker, reason)
-            self.members.lost.discard(worker)
+        self._exclude(worker, reason)
+        return self._output
+
+    def refuse(self, reason: str, time: float) -> Output:
+        """End the run at once, for it must not go on as it is; `refusal` then says why."""
+        self._begin(time)
+        self._refuse(reason)
         return self._output
 
     def lose(self, worker: int, reason: str, time: float) -> Output:
@@ -213,12 +225,26 @@ class Server:
     def _admit(self, worker: int, message: Hello) -> None:
         if worker in self.members.joined:
             raise MalformedMessage(f"worker {worker} said hello twice")
-        self._record_event(EventKind.HELLO, worker, message.description, message.needs)
+        self.models.note(worker, message.description, message.digest)
+        self._record_hello(worker, message)
         self.members.joined.add(worker)
         self.spending.join(worker, message.needs)
         q = self._initial_q[worker - 1] = onto_simplex(message.q)
         self.iterates.q[worker - 1] = q
         self._assign([worker])
+
+    def _is_stranger(self, worker: int, message: Hello) -> bool:
+        """Whether ``worker`` holds another model; before the first iteration nobody then goes on.
+
+        What the log has of a run was judged when it happened.
+        """
+        model = worker, message.description, message.digest
+        why = None if self.replaying else self.models.difference(*model)
+        if why and not self.iteration:
+            self._refuse(why)
+        elif why:
+            self._exclude(worker, why)
+        return why is not None
 
     def _accept_report(self, worker: int, report: Report) -> None:
         assigned = self._outstanding.get(worker)
@@ -285,6 +311,8 @@ class Server:
         """At least min(S, live) have reported, and no live worker's delay would exceed tau."""
         if self._open or self._closing or self.finished or not self._reported:
             return False
+        if not self.iteration and self._has_model and self.members.awaits_hellos:
+            return False  # somebody may hold another model
         algorithm = self.config.algorithm
         live = self.members.count
         if (
@@ -469,6 +497,19 @@ class Server:
 
     # ------------------------------------------------------------ who takes part
 
+    def _exclude(self, worker: int, reason: str) -> None:
+        if self.members.is_live(worker):
+            self._output.messages.append((worker, Stop()))
+            self._leave(worker, EventKind.EXCLUDED, reason)
+        elif worker in self.members.lost:
+            self._output.messages.append((worker, Stop()))
+            self._record_event(EventKind.EXCLUDED, worker, reason)
+            self.members.lost.discard(worker)
+
+    def _refuse(self, reason: str) -> None:
+        self.refusal = reason
+        self._stop_all()
+
     def _leave(self, worker: int, kind: EventKind, reason: str) -> None:
         """Go on without ``worker``; end the run if too few are left."""
         # A traceback may follow the first line, with texts that are nobody's business.
@@ -506,6 +547,8 @@ class Server:
         elif worker not in self.members.restarting:
             self._take_back(worker)
         elif isinstance(message, Hello) and not (self._closing or self.finished):
+            if self._is_stranger(worker, message):
+                return
             self.members.come_back(worker)
             self.delay[worker - 1] = 0
             self._admit(worker, message)
@@ -543,12 +586,16 @@ class Server:
         self._output = Output()
         self._now = time
 
-    def _record_event(
-        self, kind: EventKind, worker: int, text: str = "", needs: Needs | None = None
-    ) -> None:
+    def _record_event(self, kind: EventKind, worker: int, text: str = "") -> None:
+        self._output.records.append(Event(kind, worker, -1, self.iteration, self._now, text=text))
+
+    def _record_hello(self, worker: int, message: Hello) -> None:
         self._output.records.append(
-            Event(kind, worker, -1, self.iteration, self._now, text=text, needs=needs)
-        )
+            Event(
+                EventKind.HELLO, worker, -1, self.iteration, self._now,
+                text=message.description, needs=message.needs, model=message.digest,
+            )
+        )  # fmt: skip
 
     def _record_answer(self, worker: int, report: Report | LowerReport | EvaluationReport) -> None:
         self.spending.answered(worker, report.costs)

@@ -39,6 +39,8 @@ Buffer: TypeAlias = NDArray[np.uint8]
 MAGIC = 0xA5DB
 REAL, INTEGER = np.dtype("<f8"), np.dtype("<i8")
 LONGEST_TEXT = 16_384
+DIGEST = np.dtype("S64")
+"""ASCII characters, with zeros behind them."""
 MOST_COUNTED = 2**40
 """Of calls, tokens or seconds in one message; sums over a run then fit into 64 bits."""
 
@@ -113,6 +115,8 @@ class Codec:
     def encode(self, message: Message) -> Buffer:
         """One buffer that holds the whole message, independent of the message's arrays."""
         header = _header(message)
+        if isinstance(message, Hello) and len(message.digest) > DIGEST.itemsize:
+            raise ValueError(f"a digest of more than {DIGEST.itemsize} characters")
         arrays, length = self.layouts[header.kind]
         rest = _rest(message)
         buffer: Buffer = np.empty(length + len(rest), np.uint8)
@@ -165,7 +169,7 @@ def _layout(kind: type, shapes: Shapes) -> Layout:
             ("demonstrations", demonstrations[:1], INTEGER),
         ],
         Reset: [("p", fragment, REAL)],
-        Hello: [("q", demonstrations, REAL)],
+        Hello: [("q", demonstrations, REAL), ("digest", (), DIGEST)],
         Report: [("p", fragment, REAL), ("q", demonstrations, REAL), ("losses", losses, REAL)],
         LowerReport: [
             ("p", fragment, REAL),
@@ -177,7 +181,7 @@ def _layout(kind: type, shapes: Shapes) -> Layout:
     end = HEADER.size
     for name, shape, dtype in fields.get(kind, []):
         arrays.append(Array(name, shape, dtype, end))
-        end += 8 * math.prod(shape)
+        end += dtype.itemsize * math.prod(shape)
     return Layout(arrays, end)
 
 
@@ -226,6 +230,8 @@ def _header(message: Message) -> Header:
             )  # fmt: skip
         case Restore():
             return Header(MAGIC, number, message.answers)
+        case Failure():
+            return Header(MAGIC, number, int(message.refuses))
         case _:
             return Header(kind=number)
 
@@ -261,7 +267,7 @@ def _build(kind: type, header: Header, arrays: dict[str, np.ndarray], rest: Buff
     if kind is Stop:
         return Stop()
     if kind is Failure:
-        return Failure(_text(rest))
+        return Failure(_text(rest), bool(number))
     if kind is Reset:
         return Reset(**arrays)
     if kind is Restore:
@@ -275,7 +281,8 @@ def _build(kind: type, header: Header, arrays: dict[str, np.ndarray], rest: Buff
         needs = Needs(
             number, iteration, header.calls, header.prompt_tokens, header.completion_tokens
         )
-        return Hello(arrays["q"], _text(rest), needs)
+        digest = _text(np.frombuffer(arrays["digest"].item(), np.uint8))
+        return Hello(arrays["q"], _text(rest), needs, digest)
     if not (math.isnan(header.accuracy) or 0 <= header.accuracy <= 1):
         raise MalformedMessage(f"{kind.__name__}.accuracy is {header.accuracy}")
     costs = Costs(

@@ -126,14 +126,14 @@ class Workers:
         """Every worker was told to stop."""
         return not self._working
 
-    def hello(self, worker: int, description: str) -> Hello:
-        """The first message of ``worker`` to the server."""
+    def hello(self, worker: int, description: str, digest: str = "") -> Hello:
+        """The first message of ``worker`` to the server; ``digest`` of its language model."""
         held = self.holdings[worker]
         prompts = 1 if self.exact else self.samples * self.batch[worker]
         rows = held.rows[Split.VALIDATION], held.rows[Split.TEST]
         assignment, validation, test = (held.most_calls(n) for n in (prompts, *rows))
         needs = Needs(assignment, validation, test, held.prompt_tokens, held.completion_tokens)
-        return Hello(self.q[self._index[worker]].copy(), description, needs)
+        return Hello(self.q[self._index[worker]].copy(), description, needs, digest)
 
     # ------------------------------------------------------------ state
 

@@ -1,7 +1,7 @@
 """Data sets: labelled rows for training and development, read from JSON Lines."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -15,11 +15,21 @@ DEV = "dev.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One labelled text, or pair of texts; ``label`` is 0..U-1."""
+    """One labelled text, or pair of texts; ``label`` is 0..U-1.
+
+    ``file`` and ``line`` (from 1) say where it was read, which does not tell it from others.
+    """
 
     sentence1: str
     sentence2: str | None
     label: int
+    file: str = field(default="", compare=False)
+    line: int = field(default=0, compare=False)
+
+    @property
+    def place(self) -> str:
+        """The file and the line."""
+        return f"{self.file}, line {self.line}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,19 +98,20 @@ def _read(file: Traversable, classes: int, pairs: bool) -> list[Row]:
         ) from error
     # Not splitlines, which would also cut at separators that JSON allows inside a string.
     lines = content.removesuffix(b"\n").split(b"\n") if content else []
+    name = str(file)
     rows = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            rows.append(_row(line, classes, pairs))
+            rows.append(Row(*_row(line, classes, pairs), name, number))
         except ValueError as error:
-            raise ConfigurationError(f"{file}, line {number}: {error}") from error
+            raise ConfigurationError(f"{name}, line {number}: {error}") from error
     return rows
 
 
-def _row(line: bytes, classes: int, pairs: bool) -> Row:
-    """One line's row; ValueError says what is wrong with it."""
+def _row(line: bytes, classes: int, pairs: bool) -> tuple[str, str | None, int]:
+    """One line's sentences and label; ValueError says what is wrong with it."""
     try:
         record = json.loads(line.decode("utf-8"))
     except json.JSONDecodeError as error:
@@ -115,7 +126,7 @@ def _row(line: bytes, classes: int, pairs: bool) -> Row:
             f"label must be a whole number from 0 to {classes - 1}, one for each of task.labels, "
             f"not {json.dumps(label)}"
         )
-    return Row(sentence1, sentence2, label)
+    return sentence1, sentence2, label
 
 
 def _sentence(record: dict[str, Any], key: str) -> str:

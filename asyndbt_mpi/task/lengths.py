@@ -1,23 +1,22 @@
 """How many tokens the prompts of a run have, on the mean."""
 
-from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any
 
 import numpy as np
 
 from asyndbt_mpi.config import Config
 from asyndbt_mpi.llm.checkpoint import tokenizer
 from asyndbt_mpi.protocol.messages import Split
+from asyndbt_mpi.task.longest import TokenCounter
 from asyndbt_mpi.task.partition import WorkerData, rows_of
 from asyndbt_mpi.task.template import Template
-
-TokenCounter: TypeAlias = Callable[[list[str]], list[int]]
-"""How many tokens each of some texts has."""
 
 SAMPLE = 200
 """Prompts of each kind whose tokens are counted."""
 CHARACTERS_PER_TOKEN = 4
 """Of English text, roughly, where no tokenizer is to be had."""
+TEXTS = 1000
+"""Tokenised at one time: each takes some kilobytes meanwhile."""
 
 TESTS_OF_EACH_WORKER = 3
 """Tuned, random and consensus; the untuned prompt is scored once for all."""
@@ -30,10 +29,19 @@ def token_counter(config: Config) -> tuple[TokenCounter, str]:
     if found is None:
         return _by_characters, f"{CHARACTERS_PER_TOKEN} characters a token"
 
-    def count(texts: list[str]) -> list[int]:
-        return [len(tokens) for tokens in found(texts, verbose=False)["input_ids"]]
+    return counter(found), f"the tokenizer of {model}"
 
-    return count, f"the tokenizer of {model}"
+
+def counter(tokenizer: Any) -> TokenCounter:
+    """Counts with a ``tokenizer`` of transformers."""
+
+    def count(texts: list[str]) -> list[int]:
+        parts = (texts[start : start + TEXTS] for start in range(0, len(texts), TEXTS))
+        # Not verbose: it would warn of texts that are longer than the model reads.
+        found = (tokenizer(part, verbose=False)["input_ids"] for part in parts)
+        return [len(tokens) for part in found for tokens in part]
+
+    return count
 
 
 def _by_characters(texts: list[str]) -> list[int]:

@@ -10,6 +10,7 @@ from asyndbt_mpi.llm.bounds import answer_tokens
 from asyndbt_mpi.protocol.blackbox import Answer, AnyQuery, Holdings, Query
 from asyndbt_mpi.protocol.messages import WITHOUT, Split
 from asyndbt_mpi.task.dataset import Row
+from asyndbt_mpi.task.longest import longest_parts
 from asyndbt_mpi.task.partition import WorkerData, rows_of
 from asyndbt_mpi.task.template import Template
 
@@ -41,6 +42,7 @@ class PromptBlackBox:
         self.data = data
         self.holdings = {worker: self._holdings(held) for worker, held in data.items()}
         self.descriptions = dict.fromkeys(data, model.description)
+        self.digests = dict.fromkeys(data, model.digest)
 
     def _holdings(self, held: WorkerData) -> Holdings:
         labels = self.template.labels
@@ -54,12 +56,14 @@ class PromptBlackBox:
 
     def _most_tokens(self, held: WorkerData) -> int:
         """A bound on the tokens of a prompt: the most that each of its parts can have."""
-        longest = self.model.longest
-        fragment = [max(self.vocabulary, key=longest)] * self.positions
-        parts = [[self.template.context([row], fragment) for row in rows] for rows in held.pool]
-        queries = [row for split in Split for row in rows_of(held, split)]
-        parts.append([self.template.render(row, fragment) for row in queries])
-        return sum(max(map(longest, texts)) for texts in parts)
+        parts = longest_parts(
+            self.template,
+            self.vocabulary,
+            self.positions,
+            held,
+            count=lambda texts: list(map(self.model.longest, texts)),
+        )
+        return parts.tokens
 
     def answer(self, queries: Sequence[AnyQuery]) -> list[Answer]:
         """Loss (1) and accuracy of each of I prompts on B rows, a call to the model per query.

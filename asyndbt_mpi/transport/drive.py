@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Protocol
 
+from asyndbt_mpi.config import ConfigurationError
 from asyndbt_mpi.protocol.blackbox import BlackBox
 from asyndbt_mpi.protocol.messages import (
     Failure,
@@ -96,6 +97,8 @@ def _outputs(
         yield server.lose(channel.dead.pop(0), "its process died", channel.now())
     if tick:
         yield server.tick(channel.now())
+        if earlier is not None:
+            yield earlier.settle(channel.now())
 
 
 def _take(
@@ -140,6 +143,7 @@ def work(
     ServerDied
         There is nobody left to work for.
     """
+    refuses = False
     with _signals_raised(signals):
         try:
             if signalled:
@@ -156,16 +160,19 @@ def work(
             # If the whole job was signalled, the server is about to say stop.
             if _await_stop(channel, STOP_SECONDS):
                 return
+        except ConfigurationError as error:
+            reason, refuses = str(error), True
         except Exception as error:
             what = f"{type(error).__name__}: {error}".replace("\n", " ")
             reason = f"{what} (on {socket.gethostname()})\n{traceback.format_exc()}"
-    channel.send(SERVER, Failure(reason))
+    channel.send(SERVER, Failure(reason, refuses))
     _await_stop(channel, float("inf"))
 
 
 def _say_hello(channel: Channel, workers: Workers, black_box: BlackBox) -> None:
-    host, description = socket.gethostname(), black_box.descriptions[channel.rank]
-    channel.send(SERVER, workers.hello(channel.rank, f"{host}: {description}"))
+    rank = channel.rank
+    description = f"{socket.gethostname()}: {black_box.descriptions[rank]}"
+    channel.send(SERVER, workers.hello(rank, description, black_box.digests[rank]))
 
 
 def _serve_assignment(

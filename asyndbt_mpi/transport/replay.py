@@ -43,6 +43,7 @@ class Recorded:
     def __init__(self, events: Iterable[Event], box: BlackBox) -> None:
         self.box = box
         self.holdings, self.descriptions = box.holdings, box.descriptions
+        self.digests = box.digests
         self._answers: dict[int, deque[Event]] = {worker: deque() for worker in box.holdings}
         for event in events:
             if event.kind in ANSWERS:
@@ -116,6 +117,8 @@ class Replay:
             worker: deque() for worker in black_box.holdings
         }
         self._greeted: set[int] = set()
+        # Workers that came back with another model, and how it differs.
+        self._strangers: dict[int, str] = {}
 
     def run(self, events: Iterable[Event], write: Callable[[list[Record]], None]) -> None:
         """Let ``events`` happen in their order; ``write`` takes the records they cause.
@@ -154,7 +157,7 @@ class Replay:
                 return self.server.take_back(worker, time)
             case EventKind.HELLO:
                 self._start_afresh(worker)
-                hello = self.workers.hello(worker, event.text)
+                hello = self.workers.hello(worker, event.text, event.model)
                 if event.needs:  # those of the black box that there was then
                     hello = replace(hello, needs=event.needs)
                 return self.server.receive(worker, hello, time)
@@ -198,11 +201,18 @@ class Replay:
         """What a ``worker`` is sent that has just been started again and says its first hello.
 
         None where the server should hear its hello, for the replayed run never did, or lost it.
+        One that holds another model than the run's is sent nothing until `settle`.
         """
         if worker in self._greeted:
             return None
+        members, models = self.server.members, self.server.models
+        model = worker, hello.description, hello.digest
+        why = models.difference(*model)
+        if why and members.is_live(worker):
+            self._strangers[worker] = why
+            return []
         self._greeted.add(worker)
-        members = self.server.members
+        models.note(*model)
         if worker in members.restarting:
             return list(self._inboxes[worker])  # it was told to start afresh: so be it
         if worker in members.joined:
@@ -210,3 +220,24 @@ class Replay:
             state = Restore(self.answers[worker], self.workers.state(worker))
             return [state, *self._inboxes[worker]]
         return None if members.is_live(worker) or worker in members.lost else [Stop()]
+
+    def settle(self, time: float) -> Output:
+        """Turn away workers with another model than the run's once one that has it is there.
+
+        Where no worker that counts has it, the run cannot go on, and nobody is turned away for it.
+        """
+        members = self.server.members
+        strangers = {v: why for v, why in self._strangers.items() if members.is_live(v)}
+        self._strangers = strangers
+        output = Output()
+        if not strangers:
+            return output
+        if any(members.is_live(worker) for worker in self._greeted):
+            self._strangers = {}
+            for worker, why in strangers.items():
+                excluded = self.server.exclude(worker, why, time)
+                output.messages += excluded.messages
+                output.records += excluded.records
+        elif len(strangers) == members.count:
+            output = self.server.refuse(next(iter(strangers.values())), time)
+        return output

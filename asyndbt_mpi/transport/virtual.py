@@ -46,7 +46,8 @@ class VirtualCluster:
     def run(self, write: Callable[[list[Record]], None]) -> None:
         """Run until the server has finished; ``write`` takes the records as they come."""
         for worker in self.delays:
-            hello = self.workers.hello(worker, self.black_box.descriptions[worker])
+            box = self.black_box
+            hello = self.workers.hello(worker, box.descriptions[worker], box.digests[worker])
             self._arrive(0.0, worker, hello)
         while not self.server.finished:
             self.now, _, worker, message = heapq.heappop(self._arrivals)

@@ -1,5 +1,8 @@
 """What a run may do to the files that lie where its log goes."""
 
+import errno
+import fcntl
+import os
 import subprocess
 import sys
 import warnings
@@ -7,11 +10,11 @@ from pathlib import Path
 
 import h5py
 import pytest
-from filelock import FileLock
 
 from asyndbt_mpi.config import ConfigurationError
 from asyndbt_mpi.job import Job, LogAndProgress, Request
 from asyndbt_mpi.log import creation
+from asyndbt_mpi.log.lock import Locked, has_locks, is_being_written, take
 from asyndbt_mpi.log.merge import merge
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.room import LogWriteError
@@ -197,30 +200,57 @@ def test_a_kill_leaves_no_lock(tmp_path: Path) -> None:
     assert sorted(contents(tmp_path)) == ["run.h5", "run.h5.1"]
 
 
-@pytest.mark.parametrize("error", [OSError(37, "No locks available"), NotImplementedError()])
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL])
 def test_a_file_system_without_locks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     def fail(*_: object) -> None:
-        raise error
-
-    monkeypatch.setattr(FileLock, "acquire", fail)
-    simulate(job(tmp_path / "run.h5"))
-    assert list(contents(tmp_path)) == ["run.h5"]
-
-
-def test_a_lock_that_would_survive_a_kill_is_not_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: object) -> None:
-        raise OSError(38, "Function not implemented")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr("fcntl.flock", fail)
+    path = tmp_path / "run.h5"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        writer = open_log(job(tmp_path / "run.h5"))
+        warnings.simplefilter("error")
+        writer = open_log(job(path))
+        assert not is_being_written(path)
+        assert not has_locks(tmp_path)
+    # Nothing is left that would look like a lock after a kill.
     assert list(contents(tmp_path)) == ["run.h5"]
     writer.close("finished")
+
+
+def test_a_lock_on_a_file_that_was_removed_is_taken_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As another process does that ends between this one's look at the file and its lock."""
+    file, flock = tmp_path / "lock", fcntl.flock
+    removed: list[bool] = []
+
+    def removed_first(descriptor: int, operation: int) -> None:
+        if not removed:
+            removed.append(True)
+            file.unlink()
+        flock(descriptor, operation)
+
+    monkeypatch.setattr("fcntl.flock", removed_first)
+    lock = take(file)
+    assert lock is not None
+    assert removed
+    with pytest.raises(Locked):
+        take(file)
+    lock.release()
+    lock.release()
+    again = take(file)
+    assert again is not None
+    again.release()
+
+
+def test_a_hidden_file_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "run.h5"
+    path.with_name(".run.h5.lock").mkdir()
+    with pytest.raises(ConfigurationError, match=r"run\.h5 cannot be written: .*lock"):
+        open_log(job(path))
+    assert not is_being_written(path)
 
 
 # ---------------------------------------------------------------- what is written when

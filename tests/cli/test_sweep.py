@@ -8,9 +8,9 @@ from pathlib import Path
 import h5py
 import pytest
 from click.testing import CliRunner
-from filelock import FileLock
 
 from asyndbt_mpi.cli import cli
+from asyndbt_mpi.log.lock import take
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify
 
@@ -135,8 +135,11 @@ def test_after_a_kill_its_processes_end_and_the_next_sweep_goes_on(tmp_path: Pat
 
 
 def test_one_sweep_at_a_time(tmp_path: Path) -> None:
-    with FileLock(tmp_path / ".lock"):
-        assert sweep(tmp_path) == (2, f"another sweep is at work in {tmp_path}")
+    lock = take(tmp_path / ".lock")
+    assert lock is not None
+    assert sweep(tmp_path) == (2, f"another sweep is at work in {tmp_path}")
+    lock.release()
+    assert sweep(tmp_path)[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ class Counting:
     """Answers with the lengths of prompt and label, at 10 tokens a prompt."""
 
     description = "counting"
+    digest = "0f"
     at_once = None
 
     def __init__(self) -> None:
@@ -121,6 +122,7 @@ def test_no_prompts() -> None:
 
 
 def test_description_is_the_models_and_a_cache_needs_room() -> None:
-    assert CachedModel(Counting(), 2).description == "counting"
+    cached = CachedModel(Counting(), 2)
+    assert (cached.description, cached.digest) == ("counting", "0f")
     with pytest.raises(ValueError, match="at least one entry, not 0"):
         CachedModel(Counting(), 0)

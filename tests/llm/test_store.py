@@ -53,6 +53,7 @@ class Counting:
     """Answers with the length of the prompt, and counts what it was asked."""
 
     description = "counting"
+    digest = ""
     at_once = None
 
     def __init__(self) -> None:

@@ -79,6 +79,7 @@ CONTRACT = {
     "vocabulary": ("", "text"),
     "worker/description": ("", "text"),
     "worker/needs": ("", "text"),
+    "worker/model": ("", "text"),
 }
 
 ATTRIBUTES = {

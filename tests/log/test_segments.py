@@ -7,12 +7,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +20,7 @@ from asyndbt_mpi.config import Config
 from asyndbt_mpi.log import creation, reader
 from asyndbt_mpi.log.addition import add_stationarity
 from asyndbt_mpi.log.chain import remove_log
+from asyndbt_mpi.log.events import events
 from asyndbt_mpi.log.merge import merge
 from asyndbt_mpi.log.reader import Log, LogError, Stationarity
 from asyndbt_mpi.log.verify import verify
@@ -250,7 +251,7 @@ def test_of_two_that_begin_at_the_same_time_one_gives_way(
     def no_locks(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(FileLock, "acquire", no_locks)
+    monkeypatch.setattr("fcntl.flock", no_locks)
     path = tmp_path / "run.h5"
     config, records = run_of(PLAIN)
     synchronise = creation.synchronise
@@ -370,6 +371,29 @@ def test_descriptions_are_kept_until_a_worker_says_another(tmp_path: Path) -> No
     writer.close("interrupted")
     with Log(path) as log:
         assert log.descriptions == ["host1, cpu", "another host", "host3, cpu", "host4, cpu"]
+
+
+def test_models_are_kept_until_a_worker_names_another(tmp_path: Path) -> None:
+    path = tmp_path / "run.h5"
+    config, records = run_of(PLAIN)
+    named = [
+        replace(record, model=f"a{record.worker}")
+        if isinstance(record, Event) and record.kind is EventKind.HELLO
+        else record
+        for record in records
+    ]
+    write_rest(path, config, named, (60, "interrupted", 0))
+    writer = open_writer(path, config, named)
+    writer.write(Event(EventKind.HELLO, 2, -1, 9, 9.0, text="another host", model="b"))
+    writer.close("interrupted")
+    with Log(path) as log:
+        assert log.models == ["a1", "b", "a3", "a4"]
+        hellos = [event for event in events(log) if event.kind is EventKind.HELLO]
+        assert {event.model for event in hellos} == set(log.models)
+        assert all(event.model == log.models[event.worker - 1] for event in hellos)
+    merge(path)
+    with Log(path) as log:
+        assert log.models == ["a1", "b", "a3", "a4"]
 
 
 def test_a_run_that_goes_on_may_be_longer(tmp_path: Path) -> None:

@@ -237,6 +237,7 @@ class Broken:
     def __init__(self, box: BlackBox) -> None:
         self.box, self.asked = box, 0
         self.holdings, self.descriptions = box.holdings, box.descriptions
+        self.digests = box.digests
 
     def answer(self, queries: Sequence[AnyQuery]) -> list[Answer]:
         self.asked += 1

@@ -19,6 +19,7 @@ def configuration(**sections: dict[str, Any]) -> Config:
         "algorithm": {"active_workers": 2, "max_delay": 3, "plane_period": 1000},
         "steps": {"optimizer": "sgd"},
         "estimator": {"samples": 4, "batch": 3},
+        "llm": {"backend": "synthetic"},
     }
     for name, section in sections.items():
         base.setdefault(name, {}).update(section)

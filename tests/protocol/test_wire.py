@@ -40,11 +40,11 @@ MESSAGES = [
     LowerAssignment(9, 3, FRAGMENT, FRAGMENT + 1),
     EvaluationRequest(11, Split.TEST, Candidate.RANDOM, WORDS, SHOWN),
     Stop(),
-    Hello(POOL, "node-1: größer", Needs(80, 20, 120, 600, 8)),
+    Hello(POOL, "node-1: größer", Needs(80, 20, 120, 600, 8), "0f" * 32),
     Report(7, 42, -1.5, 0.1, 0.2, COSTS, 3.5, FRAGMENT, POOL, LOSSES),
     LowerReport(9, 3, 2.5, COSTS, FRAGMENT, SHOWN, LOSSES),
     EvaluationReport(11, Split.VALIDATION, Candidate.TUNED, 0.5, float("nan"), COSTS),
-    Failure("worker 3 on node-1: out of memory\ntrace"),
+    Failure("d/dev.jsonl, line 3: größer than what the model reads", refuses=True),
     Reset(FRAGMENT),
     Restore(17, RNG.random(99)),
 ]
@@ -71,6 +71,29 @@ def test_round_trip(message) -> None:
     assert buffer.dtype == np.uint8
     assert len(buffer) <= CODEC.longest
     assert same(CODEC.decode(buffer), message)
+
+
+@given(st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=64), st.booleans())
+def test_every_digest_and_refusal_arrives(digest: str, refuses: bool) -> None:
+    hello = Hello(POOL, "node-1: größer", digest=digest)
+    assert CODEC.decode(CODEC.encode(hello)).digest == digest
+    failure = Failure("größer", refuses)
+    assert CODEC.decode(CODEC.encode(failure)) == failure
+
+
+@pytest.mark.parametrize("digest", ["f" * 65, "größer"])
+def test_a_digest_that_would_be_cut_or_changed_is_not_sent(digest: str) -> None:
+    with pytest.raises(ValueError, match=r"64 characters|ascii"):
+        CODEC.encode(Hello(POOL, "", digest=digest))
+
+
+@given(st.binary(min_size=64, max_size=64))
+def test_whatever_stands_for_a_digest_becomes_text(noise: bytes) -> None:
+    buffer = CODEC.encode(Hello(POOL, ""))
+    buffer[-64:] = np.frombuffer(noise, np.uint8)
+    digest = CODEC.decode(buffer).digest
+    assert "\0" not in digest
+    digest.encode()
 
 
 def test_the_buffer_is_independent_of_the_message() -> None:

@@ -25,6 +25,7 @@ class Fake:
     """Gives the probabilities it is made with, prompt by prompt, and keeps what it was asked."""
 
     description = "fake"
+    digest = "0f"
     at_once = None
 
     def __init__(self, probabilities: list[list[float]]) -> None:
@@ -63,7 +64,7 @@ def test_holdings_count_pools_and_rows() -> None:
     box, _ = black_box([])
     assert box.holdings[1].pool.tolist() == [1, 2]
     assert box.holdings[1].rows == {Split.TRAIN: 2, Split.VALIDATION: 1, Split.TEST: 3}
-    assert box.descriptions[1] == "fake"
+    assert (box.descriptions[1], box.digests[1]) == ("fake", "0f")
 
 
 def test_losses_and_accuracies_by_hand() -> None:

@@ -1,0 +1,85 @@
+"""Whether every prompt of a run fits into the model's context, found out before the first call."""
+
+from collections.abc import Iterator, Mapping
+
+from asyndbt_mpi.config import Config, ConfigurationError
+from asyndbt_mpi.llm.base import ModelError
+from asyndbt_mpi.llm.checkpoint import tokenizer
+from asyndbt_mpi.llm.context import context_length
+from asyndbt_mpi.task.lengths import counter
+from asyndbt_mpi.task.longest import LongestParts, Part, TokenCounter, longest_parts
+from asyndbt_mpi.task.partition import WorkerData
+from asyndbt_mpi.task.template import Template
+
+SEAM_TOKENS = 4
+"""By which a prompt may exceed the sum of its parts, where two of them meet."""
+AT_ONCE = 64
+"""Whole prompts whose tokens are counted together."""
+
+
+def check_fit(
+    config: Config, template: Template, vocabulary: list[str], data: Mapping[int, WorkerData]
+) -> bool:
+    """Refuse a row that could come in a prompt longer than the model reads.
+
+    A prompt is counted with the longest words and, of every class, the longest demonstration that
+    the worker has, and with the longest label. Every row of ``data`` counts, by worker: training,
+    validation and test rows as queries, those of the pool as demonstrations.
+
+    Returns
+    -------
+    Whether all prompts are known to fit: False where that cannot be told, as the model is not on
+    this machine yet, or at a server.
+
+    Raises
+    ------
+    ConfigurationError
+        One that does not fit: names the files and lines of its rows.
+    """
+    if config.llm.backend != "transformers":
+        return False
+    try:
+        limit = context_length(config.llm.model)
+    except ModelError:
+        return False  # told when it is loaded
+    found = tokenizer(config.llm.model)
+    if found is None:
+        return False
+    if limit is None:
+        return True
+    count, positions = counter(found), config.prompt.fragment_length
+    labels = template.labels
+    lengths = count(labels)
+    if not min(lengths):
+        return False  # a folder without a tokenizer's files, of which an empty one is made
+    label = labels[lengths.index(max(lengths))]
+    for held in data.values():
+        parts = longest_parts(template, vocabulary, positions, held, count)
+        for query, tokens in _whole(parts, template, label, count, limit - max(lengths)):
+            if tokens > limit:
+                raise ConfigurationError(_too_long(query, tokens, parts, config, limit))
+    return True
+
+
+def _whole(
+    parts: LongestParts, template: Template, label: str, count: TokenCounter, room: int
+) -> Iterator[tuple[Part, int]]:
+    """The queries whose parts leave no room to spare, and the tokens of their whole prompts."""
+    others = sum(part.tokens for part in parts.demonstrations)
+    seams = SEAM_TOKENS * (len(parts.demonstrations) + 1)
+    long = [part for part in parts.queries if others + part.tokens + seams > room]
+    context = template.context([part.row for part in parts.demonstrations], parts.fragment)
+    for start in range(0, len(long), AT_ONCE):
+        some = long[start : start + AT_ONCE]
+        texts = [context + template.render(part.row, parts.fragment) + label for part in some]
+        yield from zip(some, count(texts), strict=True)
+
+
+def _too_long(query: Part, tokens: int, parts: LongestParts, config: Config, limit: int) -> str:
+    shown = [f"{part.row.place} ({part.tokens} tokens)" for part in parts.demonstrations]
+    return (
+        f"{query.row.place} ({query.tokens} tokens): with the demonstrations {' and '.join(shown)}"
+        f" and its label a prompt on it has {tokens} tokens, but llm.model = {config.llm.model!r}"
+        f" reads {limit} at most; shorten or remove the longest of these rows, lower"
+        " prompt.fragment_length, or take a model that reads more"
+    )
