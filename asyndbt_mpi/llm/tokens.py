@@ -44,7 +44,8 @@ class Tokenizer:
     Raises
     ------
     ModelError
-        The tokenizer does more to a text than to put special tokens before and behind it.
+        The tokenizer has no vocabulary, or does more to a text than to put special tokens before
+        and behind it.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -101,9 +102,11 @@ class Tokenizer:
 
     def _special_tokens_before(self) -> Tokens:
         plain = self.encode([_SAMPLE])[0]
+        if not plain:  # what transformers makes of a folder without a tokenizer's files
+            raise ModelError("its tokenizer makes no tokens of a text: are its files missing?")
         whole: Tokens = self._tokenizer(_SAMPLE)["input_ids"]
         for start in range(len(whole) - len(plain) + 1):
-            if plain and whole[start : start + len(plain)] == plain:
+            if whole[start : start + len(plain)] == plain:
                 return whole[:start]
         raise ModelError(
             f"{type(self._tokenizer).__name__} makes other tokens of a text with special tokens"

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from asyndbt_mpi.llm.base import LABEL_TOKENS, ModelError, Prompt, Scores
 from asyndbt_mpi.llm.checkpoint import load
+from asyndbt_mpi.llm.context import positions
 from asyndbt_mpi.llm.device import bind, choose, describe, is_out_of_memory, memory_for
 from asyndbt_mpi.llm.labels import LabelTree, label_tree, normalised
 from asyndbt_mpi.llm.packed import PackedReader, Reading, Unpackable, attention_windows
@@ -106,10 +107,11 @@ class TransformersModel:
             _warn_of_slow_arithmetic(precision)
         network, self._tokenizer = load(model, self._dtype)
         self.digest = digest(network, self._tokenizer)
-        self._tokens = Tokenizer(self._tokenizer)
-        longest = getattr(network.config.get_text_config(), "max_position_embeddings", None)
-        # Some have a number below 0 for no limit.
-        self._longest: int | None = longest if longest and longest > 0 else None
+        try:
+            self._tokens = Tokenizer(self._tokenizer)
+        except ModelError as error:
+            raise ModelError(f"model {model!r}: {error}") from error
+        self._longest = positions(network.config)
         self._kind = type(network).__name__
         self._checked_labels: list[str] | None = None
         self.description = f"{model}, {describe(self._device, sharing)}, {precision}"

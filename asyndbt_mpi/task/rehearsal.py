@@ -3,9 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from asyndbt_mpi.llm.base import Prompt
-from asyndbt_mpi.protocol.messages import Split
-from asyndbt_mpi.task.dataset import Row
-from asyndbt_mpi.task.partition import WorkerData, rows_of
+from asyndbt_mpi.task.longest import longest_parts
+from asyndbt_mpi.task.partition import WorkerData
 from asyndbt_mpi.task.template import Template
 
 QUERIES = 16
@@ -15,21 +14,22 @@ QUERIES = 16
 def longest_prompts(
     data: Mapping[int, WorkerData], template: Template, vocabulary: Sequence[str], positions: int
 ) -> list[Prompt]:
-    """Prompts with the longest words, the longest demonstrations of one worker, and its rows.
+    """Prompts on the longest rows of one worker, behind its longest demonstrations and words.
 
     Longest in characters, which is near enough.
     """
-    fragment = [max(vocabulary, key=len)] * positions
-    worker = max(data.values(), key=lambda held: sum(map(_characters, _longest_shown(held))))
-    rows = [row for split in Split for row in rows_of(worker, split)]
-    rows = sorted(rows, key=_characters)[-QUERIES:]
-    context = template.context(_longest_shown(worker), fragment)
-    return [Prompt(context, template.render(row, fragment)) for row in rows]
+    worker = max(
+        (
+            longest_parts(template, vocabulary, positions, held, _characters)
+            for held in data.values()
+        ),
+        key=lambda parts: parts.tokens,
+    )
+    shown = [part.row for part in worker.demonstrations]
+    context = template.context(shown, worker.fragment)
+    queries = [part.row for part in worker.queries[:QUERIES]]
+    return [Prompt(context, template.render(row, worker.fragment)) for row in queries]
 
 
-def _longest_shown(held: WorkerData) -> list[Row]:
-    return [max(rows, key=_characters) for rows in held.pool]
-
-
-def _characters(row: Row) -> int:
-    return len(row.sentence1) + len(row.sentence2 or "")
+def _characters(texts: Sequence[str]) -> list[int]:
+    return list(map(len, texts))

@@ -38,7 +38,7 @@ def test_the_longest_words_demonstrations_and_rows_of_one_worker() -> None:
     prompts = longest_prompts({1: DATA, 2: longer}, TEMPLATE, ["w", "word", "wo"], 2)
     context = "word word: a long? no\n\nword word: b? yes\n\n"
     assert {prompt.context for prompt in prompts} == {context}
-    assert prompts[-1].query == "word word: a very long row?"
+    assert prompts[0].query == "word word: a very long row?"
     assert len(prompts) == 2 + 2 + 3  # all rows of the worker: they are few
     many = replace(longer, test=[Row(f"row {n:03}", None, 0) for n in range(100)])
     assert len(longest_prompts({1: many}, TEMPLATE, ["w"], 1)) == QUERIES
