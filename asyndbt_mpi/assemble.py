@@ -268,9 +268,9 @@ def workers_with_black_box(
         data = {worker: materials.data[worker] for worker in workers}
         positions = materials.shapes.positions
         texts = data, materials.template, materials.vocabulary, positions
-        if config.llm.backend == "transformers" and not isinstance(model, Unasked):
-            # Not those of a cache, for it is the model that is looked at.
-            asked = model.model if isinstance(model, CachedModel) else model
+        # Not those of a cache, for it is the model that is looked at.
+        asked = model.model if isinstance(model, CachedModel) else model
+        if config.llm.backend == "transformers" and not isinstance(asked, Unasked):
             asked.label_log_probabilities(longest_prompts(*texts), materials.template.labels)
         box = PromptBlackBox(*texts, model)
     return Workers(config, materials.shapes, box.holdings), box

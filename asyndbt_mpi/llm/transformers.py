@@ -117,8 +117,10 @@ class TransformersModel:
         self.description = f"{model}, {describe(self._device, sharing)}, {precision}"
         self._merging_told = False
         self._compared: tuple[int, ...] = NOTHING
-        # Why prompts are read one by one, until it is told.
+        # Why prompts are read one by one, until it is told; and how often each is read for labels
+        # of several tokens.
         self._why_plain = ""
+        self._passes = 1
         with memory_for(f"model {model!r}", self._device, sharing):
             bind(self._device, sharing)
             self._network = network.eval().to(self._device)
@@ -164,8 +166,8 @@ class TransformersModel:
         return prompts
 
     def longest(self, text: str) -> int:
-        """Tokens of ``text``, and `LABEL_TOKENS` for the labels' own."""
-        return len(self._tokens([text])[0]) + LABEL_TOKENS
+        """Tokens of ``text``, and `LABEL_TOKENS` for the labels' own, in every pass over it."""
+        return self._passes * (len(self._tokens([text])[0]) + LABEL_TOKENS)
 
     # ------------------------------------------------------------------------------------ tokens
 
@@ -231,6 +233,7 @@ class TransformersModel:
                 if self._is_right(scores, prompts, labels, reading.width, reading.furthest):
                     return scores, _packed_tokens(groups, tree)
                 self._read_plainly("a shared context changes its log-probabilities")
+        self._passes = max(self._passes, len(tree.paths()))
         with memory_for("a single prompt", self._device, self._sharing):
             scores = tree.log_probabilities(self._plain.steps(prompts, tree))
         if not self._is_right(scores, prompts, labels):

@@ -64,6 +64,9 @@ def test_prompts_are_read_by_themselves_where_sharing_is_wrong(
         again = model.label_log_probabilities(PROMPTS["groups"], labels)
     expected = naive(model, PROMPTS["groups"], labels)
     np.testing.assert_allclose(again.log_probabilities, expected, atol=1e-5, rtol=0)
+    for prompt in LONG:
+        found = model.label_log_probabilities([prompt], labels)
+        assert found.prompt_tokens <= model.longest(prompt.context + prompt.query)
     alone = [model.label_log_probabilities([prompt], labels).prompt_tokens for prompt in LONG]
     assert scores.prompt_tokens == sum(alone)
 
