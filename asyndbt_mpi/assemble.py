@@ -23,6 +23,7 @@ from asyndbt_mpi.task.dataset import Row, load, locate
 from asyndbt_mpi.task.fit import check_fit
 from asyndbt_mpi.task.partition import WorkerData, split
 from asyndbt_mpi.task.prompts import PromptBlackBox
+from asyndbt_mpi.task.rehearsal import longest_prompts
 from asyndbt_mpi.task.template import Template
 from asyndbt_mpi.task.vocabulary import load_vocabulary
 from asyndbt_mpi.transport.delay import Delays
@@ -250,14 +251,28 @@ def _served(llm: Llm, place: Place) -> "OpenAIModel":
 def workers_with_black_box(
     config: Config, materials: Materials, workers: Sequence[int], model: LanguageModel | None
 ) -> tuple[Workers, BlackBox]:
-    """The state machine of the ``workers`` of this process, and the black box that answers it."""
+    """The state machine of the ``workers`` of this process, and the black box that answers it.
+
+    A model that runs in this process scores the run's longest prompts first, for which see
+    `llm.transformers`.
+
+    Raises
+    ------
+    ModelError
+        The model cannot score them.
+    """
     box: BlackBox
     if model is None or materials.data is None or materials.template is None:
         box = Synthetic(config.run.seed, materials.shapes, workers, config.llm.heterogeneity)
     else:
         data = {worker: materials.data[worker] for worker in workers}
         positions = materials.shapes.positions
-        box = PromptBlackBox(data, materials.template, materials.vocabulary, positions, model)
+        texts = data, materials.template, materials.vocabulary, positions
+        # Not those of a cache, for it is the model that is looked at.
+        asked = model.model if isinstance(model, CachedModel) else model
+        if config.llm.backend == "transformers" and not isinstance(asked, Unasked):
+            asked.label_log_probabilities(longest_prompts(*texts), materials.template.labels)
+        box = PromptBlackBox(*texts, model)
     return Workers(config, materials.shapes, box.holdings), box
 
 

@@ -226,6 +226,9 @@ def main() -> None:
         rows = [Row("naive loop", "float32", 1, naive)]
         for precision, model in models.items():
             rows.append(Row(f"package, {precision}", precision, SAMPLES, by_package(model, labels)))
+        for model in models.values():  # which compare their ways at the first long prompts
+            longest = max(range(SAMPLES), key=lambda n: len(prompts[n * QUERIES].context))
+            model.label_log_probabilities(prompts[longest * QUERIES :][:QUERIES], labels)
         measure(rows, prompts, arguments.repeats)
         print(f"M = {positions}, template of {preset!r}, {len(prompts)} prompts")
         show(rows, naive, prompts)

@@ -1,12 +1,13 @@
-"""Whether a worker finds its language model, which is not loaded for it."""
+"""Whether a worker finds its language model, whose weights are not read for it."""
 
 import os
+from pathlib import Path
 
 from asyndbt_mpi.config import Llm
 from asyndbt_mpi.doctor.findings import Finding, ok, problem, warning
 from asyndbt_mpi.doctor.places import unwritable
 from asyndbt_mpi.llm.base import ModelError
-from asyndbt_mpi.llm.checkpoint import cache_folder, find
+from asyndbt_mpi.llm.checkpoint import cache_folder, check, find
 
 OFF = ("", "0", "false", "no", "off")
 
@@ -20,12 +21,21 @@ def find_model(llm: Llm) -> list[Finding]:
     if place is None:
         return [_of_the_hub(llm.model)]
     if place.suffix != ".gguf":
-        return [ok("model", f"{llm.model} is in {place}")]
+        return [_whole(llm.model, place)]
     cache = cache_folder()
     if why := unwritable(cache):
         text = f"{place} has to be converted, but {cache} cannot be written: {why}"
         return [problem("model", text, "name a folder that can by the variable ASYNDBT_CACHE")]
     return [ok("model", f"{place}, which the first run on a node converts (into {cache})")]
+
+
+def _whole(model: str, place: Path) -> Finding:
+    """Whether the files of the model are all there, and of one."""
+    try:
+        check(model)
+    except ModelError as error:
+        return problem("model", str(error))
+    return ok("model", f"{model} is in {place}")
 
 
 def _of_the_hub(model: str) -> Finding:

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 LABEL_TOKENS = 64
 """Room for the tokens that labels, or a server, add to a prompt's own."""
 
+ENDING = "\n\n"
+"""What follows a label in a demonstration: it ends an answer."""
+
 LEAST_ANSWER = 4
 """Tokens that a written answer may have at least; more if a label has more characters."""
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from asyndbt_mpi.llm.base import ModelError
+from asyndbt_mpi.llm.weights import check_whole
 
 BUNDLED = "smollm2-135m-instruct"
 """The model that comes as a Python package, where no model hub can be reached."""
@@ -111,16 +112,36 @@ def load(model: str, dtype: Any) -> tuple[Any, Any]:
     Raises
     ------
     ModelError
-        It cannot be found or loaded.
+        It cannot be found or loaded, or a weight of it is missing or has no use.
     """
-    source = resolve(model)
+    return _load(model, resolve(model), dtype=dtype)
+
+
+def check(model: str) -> None:
+    """Look for what `load` would refuse in a model's files, without reading the weights.
+
+    Raises
+    ------
+    ModelError
+        See `load`.
+    """
+    _load(model, resolve(model), device_map="meta", local_files_only=True)
+
+
+def _load(model: str, source: str, **options: Any) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    any_model: Any = AutoModelForCausalLM  # its methods have no types
     # The libraries below raise whatever their own libraries do, hence Exception.
     try:
         with _quiet():
-            network = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+            network, info = any_model.from_pretrained(
+                source, output_loading_info=True, ignore_mismatched_sizes=True, **options
+            )
+            check_whole(network, info)
             return network, AutoTokenizer.from_pretrained(source)
+    except ModelError as error:
+        raise ModelError(f"model {model!r}: {error}") from error
     except Exception as error:
         raise ModelError(
             f"model {model!r} cannot be loaded; give {ACCEPTED} ({_first_line(error)})"
@@ -216,7 +237,11 @@ def _convert(file: Path, folder: Path) -> None:
     # raised, or logged to the stream that was there before.
     with _quiet(), redirect_stderr(StringIO()):
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-        packed = any_model.from_pretrained(file.parent, gguf_file=file.name)
+        packed, info = any_model.from_pretrained(
+            file.parent, gguf_file=file.name, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+        check_whole(packed, info)
+        _check_tokenizer(file, tokenizer)
         config = packed.config
         # The saved weights are plain ones, which a loader must not try to unpack again.
         if hasattr(config, "quantization_config"):
@@ -225,6 +250,27 @@ def _convert(file: Path, folder: Path) -> None:
         plain.load_state_dict(packed.state_dict())
         plain.float().save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+
+
+def _check_tokenizer(file: Path, tokenizer: Any) -> None:
+    """Refuse a tokenizer that was read otherwise than the GGUF file's flags say."""
+    from gguf import GGUFReader
+
+    fields = GGUFReader(file).fields
+    tokens = tokenizer.convert_ids_to_tokens(tokenizer("x")["input_ids"])
+    begins = tokens[:1] == [tokenizer.bos_token]
+    spaced = tokens[begins].startswith("▁")
+    for flag, found, what in (
+        ("add_bos_token", begins, "a BOS before a text"),
+        ("add_space_prefix", spaced, "a space before a text"),
+    ):
+        field = fields.get(f"tokenizer.ggml.{flag}")
+        if field is not None and bool(field.contents()) != found:
+            wanted = "none" if found else "one"
+            raise ModelError(
+                f"its tokenizer is read wrongly: as to {what}, the file says {wanted}; give the"
+                " folder of the model that it was made from"
+            )
 
 
 @contextmanager

@@ -22,5 +22,10 @@ def context_length(model: str) -> int | None:
         config: Any = AutoConfig.from_pretrained(place)
     except (OSError, ValueError):
         return None  # loading tells what is wrong with it
+    return positions(config)
+
+
+def positions(config: Any) -> int | None:
+    """The positions that a network of ``config`` has; None for no limit, which some write as -1."""
     length: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return length
+    return length if length and length > 0 else None

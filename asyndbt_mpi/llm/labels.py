@@ -38,28 +38,26 @@ class LabelTree:
     def log_probabilities(self, steps: NDArray[np.float64]) -> NDArray[np.float64]:
         """From those of the steps (n, E) to those of the labels (n, U), normalised over labels."""
         labels = np.stack([steps[:, own].sum(axis=1) for own in self.label_steps], axis=1)
-        normalised: NDArray[np.float64] = labels - np.logaddexp.reduce(
-            labels, axis=1, keepdims=True
-        )
-        return normalised
+        return normalised(labels)
+
+    def paths(self) -> list[list[int]]:
+        """The nodes from the prompt's end to each leaf; one empty path if there are no nodes."""
+        leaves = np.flatnonzero(self.visible.sum(axis=0) == 1)
+        # Nodes are sorted by their prefixes, so that ancestors come first.
+        return [np.flatnonzero(self.visible[leaf]).tolist() for leaf in leaves] or [[]]
+
+
+def normalised(log_probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Log-probabilities (n, U) over the labels; NaN stays NaN, for whoever asked to refuse."""
+    with np.errstate(invalid="ignore"):
+        total = np.logaddexp.reduce(log_probabilities, axis=1, keepdims=True)
+        found: NDArray[np.float64] = log_probabilities - total
+    return found
 
 
 def label_tree(sequences: Sequence[Sequence[int]]) -> LabelTree:
-    """Build the tree of U labels, given by their token sequences.
-
-    Raises
-    ------
-    ValueError
-        There is no label, one has no tokens, or two have the same.
-    """
+    """Build the tree of U labels, given by their token sequences, which are all different."""
     labels = [tuple(sequence) for sequence in sequences]
-    if not labels:
-        raise ValueError("there are no labels")
-    if not all(labels):
-        raise ValueError(f"label {labels.index(())} has no tokens")
-    if len(set(labels)) < len(labels):
-        same = next(u for u, label in enumerate(labels) if label in labels[:u])
-        raise ValueError(f"labels {labels.index(labels[same])} and {same} have the same tokens")
     prefixes = sorted({label[:n] for label in labels for n in range(1, len(label))})
     place = {(): 0} | {prefix: k for k, prefix in enumerate(prefixes, start=1)}
     steps = sorted({label[: n + 1] for label in labels for n in range(len(label))})

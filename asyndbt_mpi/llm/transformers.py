@@ -3,26 +3,21 @@
 import gc
 import warnings
 from collections.abc import Sequence
-from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import DynamicCache
 
 from asyndbt_mpi.llm.base import LABEL_TOKENS, ModelError, Prompt, Scores
 from asyndbt_mpi.llm.checkpoint import load
+from asyndbt_mpi.llm.context import positions
 from asyndbt_mpi.llm.device import bind, choose, describe, is_out_of_memory, memory_for
-from asyndbt_mpi.llm.labels import LabelTree, label_tree
-from asyndbt_mpi.llm.packing import (
-    Group,
-    Layout,
-    Row,
-    batches,
-    fill_rows,
-    group_by_context,
-    lay_out,
-)
+from asyndbt_mpi.llm.labels import LabelTree, label_tree, normalised
+from asyndbt_mpi.llm.packed import PackedReader, Reading, Unpackable, attention_windows
+from asyndbt_mpi.llm.packing import Group, group_by_context
+from asyndbt_mpi.llm.plain import PlainReader, plain_tokens
+from asyndbt_mpi.llm.tokens import Continuation, Tokenizer, Tokens
+from asyndbt_mpi.llm.weights import digest
 
 PRECISIONS = {
     "float32": torch.float32,
@@ -30,23 +25,26 @@ PRECISIONS = {
     "float16": torch.float16,
 }
 
-KeysAndValues: TypeAlias = list[tuple[torch.Tensor, torch.Tensor]]
-"""Of each layer, (G, heads, P, size)."""
+NOTHING = (0, 0, 0)
 
-ROW_TOKENS = 256
-"""Tokens in a row of tails.  Attention is computed between all tokens of a row and then masked:
-up to this length that costs a few percent, beyond it grows."""
+BOUNDS = {torch.float32: 1e-3, torch.bfloat16: 0.3, torch.float16: 0.1}
+"""How far a label's log-probability may be from that of one pass for each whole text, in nats:
+what rounding alone comes to."""
 
-HEAD_PROMPTS = 64
-"""Prompts whose vocabulary logits, behind the first token of a label, are in memory at one time."""
+FIRST_PROMPTS = [[3, 1, 4, 1, 5], [3, 1, 4, 9, 2, 6]]
+FIRST_LABELS = [[5, 3], [8]]
+"""Tokens that every model has, to look at a model before there are prompts."""
 
 
 class TransformersModel:
     """Scores labels with a causal language model.
 
-    The log-probability of a label is that of its whole token sequence after the prompt's,
-    normalised over the labels.  What prompts of one context share goes through the model once;
-    the result is the same, but for rounding, as of one pass for each prompt and label.
+    The log-probability of a label is that of its tokens behind the prompt's, both tokenised as
+    one text (see `tokens`), normalised over the labels.  What prompts of one context share goes
+    through the network once, and the rest side by side, where that gives the same numbers as one
+    pass for each whole text: this is compared when the model is loaded, and whenever a pass is
+    wider or a prompt longer than what was compared before.  Where it does not, every prompt is
+    read by itself, with a warning; a model for which that is wrong, too, is refused.
 
     Parameters
     ----------
@@ -66,11 +64,16 @@ class TransformersModel:
     sharing : int
         How many of them share this one's GPU, itself included.
 
+    Attributes
+    ----------
+    digest : str
+        Of the weights, the configuration and the tokenizer: see `weights.digest`.
+
     Raises
     ------
     ModelError
-        The model or the device cannot be found, the model cannot be loaded or does not fit into
-        memory, or it is of a kind that cannot share contexts.
+        The model or the device cannot be found, the model cannot be loaded as a whole, does not
+        fit into memory, or is none whose labels can be scored.
     ValueError
         The precision is unknown, or a number is not positive.
     """
@@ -103,18 +106,27 @@ class TransformersModel:
         elif self._device.type == "cpu":
             _warn_of_slow_arithmetic(precision)
         network, self._tokenizer = load(model, self._dtype)
+        self.digest = digest(network, self._tokenizer)
+        try:
+            self._tokens = Tokenizer(self._tokenizer)
+        except ModelError as error:
+            raise ModelError(f"model {model!r}: {error}") from error
+        self._longest = positions(network.config)
+        self._kind = type(network).__name__
+        self._checked_labels: list[str] | None = None
+        self.description = f"{model}, {describe(self._device, sharing)}, {precision}"
+        self._merging_told = False
+        self._compared: tuple[int, ...] = NOTHING
+        # Why prompts are read one by one, until it is told; and how often each is read for labels
+        # of several tokens.
+        self._why_plain = ""
+        self._passes = 1
         with memory_for(f"model {model!r}", self._device, sharing):
             bind(self._device, sharing)
             self._network = network.eval().to(self._device)
-        self._body = network.base_model
-        self._head = network.get_output_embeddings()
-        config = network.config.get_text_config()
-        self._softcap: float | None = getattr(config, "final_logit_softcapping", None)
-        self._longest: int | None = getattr(config, "max_position_embeddings", None)
-        self._windows = _attention_windows(model, config)
-        self.description = f"{model}, {describe(self._device, sharing)}, {precision}"
-        with memory_for(f"model {model!r}", self._device, sharing):
-            self._check_shared_context()
+            self._plain = PlainReader(self._network, self._device)
+            self._packed = self._packed_reader()
+            self._score(FIRST_PROMPTS, ["", ""], FIRST_LABELS)
 
     def label_log_probabilities(self, prompts: Sequence[Prompt], labels: Sequence[str]) -> Scores:
         """See `asyndbt_mpi.llm.base.LanguageModel`; equal prompts are scored once.
@@ -124,56 +136,135 @@ class TransformersModel:
         ModelError
             A prompt is longer than the model reads, or not even one fits into memory.
         """
-        tree = label_tree([self._label_tokens(label) for label in labels])
         contexts: dict[str, str] = {}
         for prompt in prompts:
             contexts.setdefault(prompt.context + prompt.query, prompt.context)
         if not contexts:
             return Scores(np.empty((0, len(labels))), calls=0, prompt_tokens=0)
-        sequences = self._tokenise(list(contexts), int(tree.depth.max(initial=0)))
-        groups = group_by_context(list(contexts.values()), sequences)
-        scores = tree.log_probabilities(self._within_memory(groups, len(contexts), tree))
-        number = {text: n for n, text in enumerate(contexts)}
+        texts = list(contexts)
+        self._check_labels(labels)
+        sequences = self._tokenise(texts, 0)
+        continuations = self._tokens.continuations(texts, sequences, labels)
+        self._warn_of_merging(texts, continuations)
+        scores = np.empty((len(texts), len(labels)))
+        tokens = 0
+        # Nearly always the labels have the same tokens behind all prompts.
+        for behind in dict.fromkeys(each.labels for each in continuations):
+            some = [n for n, each in enumerate(continuations) if each.labels == behind]
+            own = [sequences[n][: len(sequences[n]) - continuations[n].back] for n in some]
+            of_these = [contexts[texts[n]] for n in some]
+            scores[some], read = self._score(own, of_these, behind)
+            tokens += read
+            if self._why_plain:
+                self._warn_of_plain_passes(own, of_these, behind)
+        number = {text: n for n, text in enumerate(texts)}
         order = [number[prompt.context + prompt.query] for prompt in prompts]
-        return Scores(scores[order], calls=len(contexts), prompt_tokens=_tokens(groups, tree))
+        return Scores(scores[order], calls=len(texts), prompt_tokens=tokens)
 
     def most_calls(self, prompts: int, labels: Sequence[str]) -> int:
         """Every prompt is one call at the most."""
         return prompts
 
     def longest(self, text: str) -> int:
-        """Tokens of ``text``, and `LABEL_TOKENS` for the labels' own."""
-        return len(self._tokenizer(text, verbose=False)["input_ids"]) + LABEL_TOKENS
+        """Tokens of ``text``, and `LABEL_TOKENS` for the labels' own, in every pass over it."""
+        return self._passes * (len(self._tokens([text])[0]) + LABEL_TOKENS)
 
     # ------------------------------------------------------------------------------------ tokens
 
     def _label_tokens(self, label: str) -> list[int]:
-        tokens: list[int] = self._tokenizer(label, add_special_tokens=False)["input_ids"]
-        return tokens
+        """Those of a label by itself, which it need not have behind a prompt."""
+        return self._tokens.encode([label])[0]
 
-    def _tokenise(self, texts: list[str], behind: int) -> list[list[int]]:
+    def _check_labels(self, labels: Sequence[str]) -> None:
+        if list(labels) == self._checked_labels:
+            return
+        if not labels:
+            raise ValueError("there are no labels")
+        for number, label in enumerate(labels):
+            tokens = self._label_tokens(label)
+            if not tokens:
+                raise ValueError(f"label {number} has no tokens")
+            if self._tokenizer.unk_token_id in tokens:
+                raise ModelError(
+                    f"label {label!r} has characters that the tokenizer of model {self.name!r}"
+                    " does not know: give other task.labels"
+                )
+            if len(tokens) > LABEL_TOKENS:
+                raise ModelError(
+                    f"label {label!r} has {len(tokens)} tokens, {LABEL_TOKENS} are the most: give"
+                    " shorter task.labels"
+                )
+        self._checked_labels = list(labels)
+
+    def _tokenise(self, texts: list[str], behind: int) -> list[Tokens]:
         """Token sequences of the texts, which leave room for ``behind`` tokens more."""
-        # Not verbose: it would warn of what is an error below.
-        sequences: list[list[int]] = self._tokenizer(texts, verbose=False)["input_ids"]
-        lengths = [len(sequence) for sequence in sequences]
-        if not all(lengths):
+        sequences = self._tokens(texts)
+        if not all(sequences):
             raise ValueError("a prompt has no tokens")
-        needed = max(lengths) + behind
+        self._check_length(max(map(len, sequences)) + behind)
+        rows = self._network.get_input_embeddings().weight.shape[0]
+        if (largest := max(map(max, sequences))) >= rows:
+            raise ModelError(
+                f"model {self.name!r} has {rows} tokens, and its tokenizer gives number {largest}:"
+                " they do not belong together"
+            )
+        return sequences
+
+    def _check_length(self, needed: int) -> None:
         if self._longest is not None and needed > self._longest:
             raise ModelError(
                 f"a prompt has {needed} tokens with its label, and model {self.name!r} reads"
                 f" {self._longest} at most"
             )
-        return sequences
 
-    # ------------------------------------------------------------------------------------- model
+    # ------------------------------------------------------------------------------------ scores
 
-    def _within_memory(self, groups: list[Group], count: int, tree: LabelTree) -> NDArray[Any]:
-        """`_steps`, in smaller batches if memory runs out."""
+    def _score(
+        self, prompts: list[Tokens], contexts: list[str], labels: Sequence[Sequence[int]]
+    ) -> tuple[NDArray[np.float64], int]:
+        """Log-probabilities (n, U) of labels, given as tokens, and the tokens that were read."""
+        tree = label_tree(labels)
+        self._check_length(max(map(len, prompts)) + int(tree.depth.max(initial=0)))
+        if self._packed is not None:
+            groups = group_by_context(contexts, prompts)
+            reading = self._read_packed(self._packed, groups, len(prompts), tree)
+            if reading is not None:
+                scores = tree.log_probabilities(reading.steps)
+                if self._is_right(scores, prompts, labels, reading.width, reading.furthest):
+                    return scores, _packed_tokens(groups, tree)
+                self._read_plainly("a shared context changes its log-probabilities")
+        self._passes = max(self._passes, len(tree.paths()))
+        with memory_for("a single prompt", self._device, self._sharing):
+            scores = tree.log_probabilities(self._plain.steps(prompts, tree))
+        if not self._is_right(scores, prompts, labels):
+            raise ModelError(
+                f"model {self.name!r} ({self._kind}) cannot be used: what it says of a token"
+                " depends on those behind it, or is not the same twice"
+            )
+        return scores, plain_tokens(prompts, tree)
+
+    def _read_packed(
+        self, packed: PackedReader, groups: list[Group], count: int, tree: LabelTree
+    ) -> Reading | None:
+        """None if the network takes no packed passes, which shows at the first one."""
+        try:
+            return self._within_memory(packed, groups, count, tree)
+        except ModelError:
+            raise
+        except Exception as error:  # whatever a network raises of masks and caches
+            if self._compared != NOTHING:
+                raise
+            self._read_plainly(f"it cannot share contexts ({type(error).__name__})")
+            return None
+
+    def _within_memory(
+        self, packed: PackedReader, groups: list[Group], count: int, tree: LabelTree
+    ) -> Reading:
+        """Read in smaller batches if memory runs out."""
         given = self.max_tokens_per_batch
         while True:
             try:
-                steps = self._steps(groups, count, tree)
+                reading = packed.read(groups, count, tree, self.max_tokens_per_batch)
                 break
             except RuntimeError as error:
                 if not is_out_of_memory(error):
@@ -192,140 +283,101 @@ class TransformersModel:
                 f" max_tokens_per_batch = {self.max_tokens_per_batch}",
                 stacklevel=3,
             )
-        return steps
-
-    @torch.inference_mode()
-    def _steps(self, groups: list[Group], count: int, tree: LabelTree) -> NDArray[np.float64]:
-        """Log-probabilities (count, E) of the labels' steps after each prompt."""
-        limit = self.max_tokens_per_batch
-        steps = np.empty((count, len(tree.step_token)))
-        for some in batches(groups, lambda group: len(group.prefix), 0, limit):
-            prefixes = [group.prefix for group in some]
-            longest = max(map(len, prefixes))
-            memory = self._read_prefixes(prefixes) if longest else None
-            rows = [
-                row
-                for number, group in enumerate(some)
-                for row in fill_rows(number, group, len(tree.tokens), min(ROW_TOKENS, limit))
-            ]
-            for batch in batches(rows, lambda row: row.length, longest, limit):
-                layout = lay_out(batch, list(map(len, prefixes)), tree)
-                hidden = self._read_rows(batch, layout, memory)
-                steps[layout.prompts] = self._read_off(hidden, tree)
-        return steps
-
-    def _read_prefixes(self, prefixes: list[list[int]]) -> KeysAndValues:
-        """Keys and values of prefixes, padded on the right, where causal attention sees no pad."""
-        longest = max(map(len, prefixes))
-        tokens = [[*prefix, *[0] * (longest - len(prefix))] for prefix in prefixes]
-        # Not made from the config: layers with a sliding window would drop what is before it.
-        cache = DynamicCache()
-        self._body(torch.tensor(tokens, device=self._device), past_key_values=cache, use_cache=True)
-        layers: list[Any] = cache.layers  # of a common base that has neither keys nor values
-        return [(layer.keys, layer.values) for layer in layers]
-
-    def _read_rows(
-        self, rows: list[Row], layout: Layout, memory: KeysAndValues | None
-    ) -> torch.Tensor:
-        """Hidden states (n, 1 + K, size) of the prompts' ends and of the labels' nodes."""
-        cache = None
-        if memory is not None:
-            groups = torch.tensor([row.group for row in rows], device=self._device)
-            cache = DynamicCache([(keys[groups], values[groups]) for keys, values in memory])
-        output = self._body(
-            self._tensor(layout.tokens),
-            attention_mask=self._mask(layout),
-            position_ids=self._tensor(layout.positions),
-            past_key_values=cache,
-            use_cache=cache is not None,
-        )
-        hidden: torch.Tensor = output.last_hidden_state
-        return hidden[self._tensor(layout.rows), self._tensor(layout.columns)]
-
-    def _mask(self, layout: Layout) -> torch.Tensor | dict[str, torch.Tensor]:
-        """What is added to the attention scores (R, 1, L, P + L), of each kind of layer."""
-        masks = {}
-        for kind, window in self._windows.items():
-            visible = layout.visible
-            if window is not None:
-                before = np.arange(visible.shape[2] - visible.shape[1])
-                before = np.broadcast_to(before, (len(visible), len(before)))
-                keys = np.concatenate([before, layout.positions], axis=1)
-                visible = visible & (layout.positions[:, :, None] - keys[:, None, :] < window)
-            zero = torch.zeros((), dtype=self._dtype, device=self._device)
-            # The least finite number: minus infinity gives NaN in some attention kernels.
-            hide = torch.finfo(self._dtype).min
-            masks[kind] = torch.where(self._tensor(visible)[:, None], zero, hide)
-        return masks if "sliding_attention" in masks else masks["full_attention"]
-
-    def _read_off(self, hidden: torch.Tensor, tree: LabelTree) -> NDArray[np.float64]:
-        """Log-probabilities (n, E) of the labels' steps from hidden states (n, 1 + K, size).
-
-        Those at the prompt's end are short of a constant for each prompt, which drops out when
-        they are normalised over the labels: only the labels' rows of the output matrix are
-        needed. Behind it, every token counts.
-        """
-        source, token = self._tensor(tree.step_source), self._tensor(tree.step_token)
-        rows = self._head.weight[token].float()
-        steps = torch.einsum("nes,es->ne", hidden[:, source].float(), rows)
-        if self._head.bias is not None:
-            steps = steps + self._head.bias[token].float()
-        steps = self._capped(steps)
-        if len(tree.tokens):
-            totals = [
-                self._capped(self._head(some).float()).logsumexp(-1)
-                for some in torch.split(hidden[:, 1:], HEAD_PROMPTS)
-            ]
-            nothing = steps.new_zeros(len(steps), 1)
-            steps = steps - torch.cat([nothing, torch.cat(totals)], dim=1)[:, source]
-        found: NDArray[np.float64] = steps.double().cpu().numpy()
-        return found
-
-    def _capped(self, logits: torch.Tensor) -> torch.Tensor:
-        if self._softcap is None:
-            return logits
-        return self._softcap * torch.tanh(logits / self._softcap)
-
-    def _tensor(self, array: NDArray[Any]) -> torch.Tensor:
-        return torch.from_numpy(array).to(self._device)
+        return reading
 
     # ------------------------------------------------------------------------------------- check
 
-    @torch.inference_mode()
-    def _check_shared_context(self) -> None:
-        """See that this architecture takes shared prefixes and our masks as it should.
+    def _is_right(
+        self,
+        scores: NDArray[np.float64],
+        prompts: list[Tokens],
+        labels: Sequence[Sequence[int]],
+        width: int = 0,
+        furthest: int = 0,
+    ) -> bool:
+        """Whether ``scores`` (n, U) are those of one pass for each whole text.
 
-        Some ignore a mask of four dimensions, or scale their logits: wrong without a word.
+        Compared are the prompt number ``furthest`` and the longest one, if the pass was wider, a
+        prompt longer or a label longer than any compared before.
+
+        Raises
+        ------
+        ModelError
+            A whole text has no finite log-probability.
         """
-        prompts = [Prompt("one two three", " four"), Prompt("one two three", " five six")]
-        labels = [" seven eight", " nine"]
-        shared = self.label_log_probabilities(prompts, labels).log_probabilities
-        plain = np.array(
-            [
-                [self._whole_sequence(prompt.context + prompt.query, label) for label in labels]
-                for prompt in prompts
-            ]
-        )
-        plain -= np.logaddexp.reduce(plain, axis=1, keepdims=True)
-        difference = float(np.abs(shared - plain).max())
-        # Rounding alone comes to 1e-5, or to some tenths with 8 bits of mantissa.
-        if not difference < (1e-3 if self._dtype == torch.float32 else 0.5):
+        longest = int(np.argmax([len(prompt) for prompt in prompts]))
+        reach = width, len(prompts[longest]), max(map(len, labels))
+        if all(new <= old for new, old in zip(reach, self._compared, strict=True)):
+            return True
+        first = scores[furthest]
+        # The likeliest label, the least likely one and the longest.
+        some = {int(first.argmax()), int(first.argmin()), int(np.argmax([*map(len, labels)]))}
+        compared, chosen = sorted({furthest, longest}), sorted(some)
+        whole = self._whole_texts([prompts[n] for n in compared], [labels[u] for u in chosen])
+        ours = normalised(scores[np.ix_(compared, chosen)])
+        if not np.abs(ours - whole).max() <= BOUNDS[self._dtype]:  # NaN is a difference, too
+            return False
+        self._compared = tuple(map(max, reach, self._compared))
+        return True
+
+    def _whole_texts(
+        self, prompts: list[Tokens], labels: list[Sequence[int]]
+    ) -> NDArray[np.float64]:
+        """Log-probabilities (n, U), each by a pass of its own."""
+        with memory_for("a single prompt", self._device, self._sharing):
+            whole = [[self._plain.whole(prompt, label) for label in labels] for prompt in prompts]
+        if not np.isfinite(whole).all():
+            mend = "" if self._dtype == torch.float32 else "; use another llm.precision"
             raise ModelError(
-                f"model {self.name!r} ({type(self._network).__name__}) cannot be used: with a"
-                f" shared context its log-probabilities change by {difference:.2g}"
+                f"model {self.name!r} ({self._kind}) gives a log-probability that is not finite in"
+                f" {str(self._dtype).removeprefix('torch.')}{mend}"
             )
+        return normalised(np.array(whole))
 
-    def _whole_sequence(self, prompt: str, label: str) -> float:
-        """Log-probability of the label's tokens by a pass of its own over the whole sequence."""
-        before, tokens = self._tokenise([prompt], 0)[0], self._label_tokens(label)
-        sequence = torch.tensor([before + tokens], device=self._device)
-        logits = self._network(sequence).logits[0, len(before) - 1 : -1].float()
-        predicted = logits.log_softmax(-1)[range(len(tokens)), tokens]
-        return float(predicted.sum())
+    def _packed_reader(self) -> PackedReader | None:
+        try:
+            self._windows = attention_windows(self._network.config.get_text_config())
+            return PackedReader(self._network, self._windows, self._dtype, self._device)
+        except Unpackable as error:
+            self._read_plainly(str(error))
+            return None
+
+    def _read_plainly(self, why: str) -> None:
+        self._packed = None
+        self._why_plain = why
+        self._compared = NOTHING
+
+    # ---------------------------------------------------------------------------------- warnings
+
+    def _warn_of_plain_passes(
+        self, prompts: list[Tokens], contexts: list[str], labels: Sequence[Sequence[int]]
+    ) -> None:
+        tree = label_tree(labels)
+        shared = _packed_tokens(group_by_context(contexts, prompts), tree)
+        warnings.warn(
+            f"model {self.name!r} ({self._kind}): every prompt is read by itself, since"
+            f" {self._why_plain}; that is right, but"
+            f" {plain_tokens(prompts, tree) / shared:.1f} times as many tokens",
+            stacklevel=3,
+        )
+        self._why_plain = ""
+
+    def _warn_of_merging(self, texts: list[str], continuations: list[Continuation]) -> None:
+        merged = [text for text, each in zip(texts, continuations, strict=True) if each.back]
+        if not merged or self._merging_told:
+            return
+        self._merging_told = True
+        end = f", which ends in {merged[0][-1]!r}" if merged[0][-1].isspace() else ""
+        warnings.warn(
+            f"the end of a prompt and the beginning of a label are one token of model"
+            f" {self.name!r}: labels are scored from that token on; better let a label begin with"
+            f" the space and not task.template end with it{end}",
+            stacklevel=3,
+        )
 
 
-def _tokens(groups: list[Group], tree: LabelTree) -> int:
-    """Tokens that go through the model, without pads."""
+def _packed_tokens(groups: list[Group], tree: LabelTree) -> int:
+    """Tokens that go through the network, without pads."""
     return sum(
         len(group.prefix) + sum(len(tail.tokens) + len(tree.tokens) for tail in group.tails)
         for group in groups
@@ -343,19 +395,3 @@ def _warn_of_slow_arithmetic(precision: str) -> None:
             f"this processor has no instructions for {precision}: float32 will be faster",
             stacklevel=3,
         )
-
-
-def _attention_windows(model: str, config: Any) -> dict[str, int | None]:
-    """Kinds of attention layer in the model, and how far each looks back (None: to the start)."""
-    window: int | None = getattr(config, "sliding_window", None)
-    kinds = set(getattr(config, "layer_types", None) or [])
-    unknown = kinds - {"full_attention", "sliding_attention"}
-    if unknown:
-        raise ModelError(
-            f"model {model!r} has layers of {', '.join(sorted(unknown))};"
-            " only full and sliding attention can share contexts"
-        )
-    if "sliding_attention" in kinds:
-        return {kind: window if kind == "sliding_attention" else None for kind in sorted(kinds)}
-    # Without kinds of layer, all have the same mask.
-    return {"full_attention": None if kinds else window}

@@ -38,20 +38,17 @@ def check_fit(
     """
     if config.llm.backend != "transformers":
         return False
-    try:
-        limit = context_length(config.llm.model)
-    except ModelError:
-        return False  # told when it is loaded
     found = tokenizer(config.llm.model)
     if found is None:
         return False
+    try:
+        limit, count = context_length(config.llm.model), counter(found)
+    except ModelError:
+        return False  # told when it is loaded
     if limit is None:
         return True
-    count, positions = counter(found), config.prompt.fragment_length
-    labels = template.labels
+    labels, positions = template.labels, config.prompt.fragment_length
     lengths = count(labels)
-    if not min(lengths):
-        return False  # a folder without a tokenizer's files, of which an empty one is made
     label = labels[lengths.index(max(lengths))]
     for held in data.values():
         parts = longest_parts(template, vocabulary, positions, held, count)

@@ -6,6 +6,7 @@ import numpy as np
 
 from asyndbt_mpi.config import Config
 from asyndbt_mpi.llm.checkpoint import tokenizer
+from asyndbt_mpi.llm.tokens import Tokenizer
 from asyndbt_mpi.protocol.messages import Split
 from asyndbt_mpi.task.longest import TokenCounter
 from asyndbt_mpi.task.partition import WorkerData, rows_of
@@ -33,13 +34,12 @@ def token_counter(config: Config) -> tuple[TokenCounter, str]:
 
 
 def counter(tokenizer: Any) -> TokenCounter:
-    """Counts with a ``tokenizer`` of transformers."""
+    """Counts with a ``tokenizer`` of transformers, as prompts are read."""
+    own = Tokenizer(tokenizer)
 
     def count(texts: list[str]) -> list[int]:
         parts = (texts[start : start + TEXTS] for start in range(0, len(texts), TEXTS))
-        # Not verbose: it would warn of texts that are longer than the model reads.
-        found = (tokenizer(part, verbose=False)["input_ids"] for part in parts)
-        return [len(tokens) for part in found for tokens in part]
+        return [len(tokens) for part in parts for tokens in own(part)]
 
     return count
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+from transformers import LlamaConfig
 
 from asyndbt_mpi.config import Llm
 from asyndbt_mpi.doctor.facts import Shared
@@ -19,6 +20,7 @@ from asyndbt_mpi.doctor.shared import Sign, check_shared, look_for, sign_path
 from asyndbt_mpi.log import lock
 from asyndbt_mpi.log.lock import LogLock, is_being_written
 from tests.doctor.hand import job, only
+from tests.llm.tiny import SMALL, save
 
 OK, WARNING, PROBLEM = Level
 
@@ -122,8 +124,7 @@ def test_a_folder_that_is_not_the_same_everywhere(
 
 
 def test_models_that_are_there(tmp_path: Path) -> None:
-    (tmp_path / "config.json").touch()
-    (tmp_path / "model.safetensors").touch()
+    save(tmp_path, LlamaConfig(**SMALL))
     only(find_model(Llm(model=str(tmp_path))), OK, str(tmp_path))
 
 

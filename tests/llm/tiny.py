@@ -4,12 +4,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForCausalLM,
+    BloomConfig,
+    CohereConfig,
     Gemma2Config,
     Gemma3TextConfig,
     GPT2Config,
+    GPTNeoConfig,
+    GraniteConfig,
+    MambaConfig,
     MistralConfig,
     PreTrainedTokenizerFast,
     set_seed,
@@ -52,12 +58,17 @@ def byte_level_tokenizer() -> Any:
     return wrap(tokenizer_object=tokenizer, bos_token="<s>")
 
 
-def save(folder: Path, config: Any) -> Path:
+def save(folder: Path, config: Any, spread: float = 0.0) -> Path:
+    """A random model; with a ``spread`` all its matrices have that standard deviation."""
     tokenizer = byte_level_tokenizer()
     config.vocab_size = len(tokenizer)
     set_seed(3)
     any_model: Any = AutoModelForCausalLM  # its methods have no types
-    any_model.from_config(config).save_pretrained(folder)
+    network = any_model.from_config(config)
+    for weight in network.parameters():
+        if spread and weight.dim() > 1:
+            torch.nn.init.normal_(weight, std=spread)
+    network.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -82,6 +93,14 @@ PROMPTS = {
     "a query that begins another": prompts_of(("Con", ["", "text", "text and more"])),
 }
 
+LONG = prompts_of(
+    (
+        "It is a film, and a context that is longer than every window: " * 2,
+        [f"\n\nIt is number {number}, is it good or bad?" for number in range(20)],
+    )
+)
+"""Side by side they fill more than a row."""
+
 WINDOW: dict[str, Any] = {**SMALL, "sliding_window": 12}
 OTHERS = {
     "gpt2": GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=512, initializer_range=0.25),
@@ -90,4 +109,13 @@ OTHERS = {
     "gemma3 with mixed layers": Gemma3TextConfig(
         **WINDOW, layer_types=["sliding_attention", "full_attention"]
     ),
+    "cohere, which scales its logits": CohereConfig(**SMALL, logit_scale=0.3),
+    "granite, which divides them": GraniteConfig(**SMALL, logits_scaling=3.0),
 }
+"""Architectures whose prompts can share a context."""
+
+BLOOM = BloomConfig(hidden_size=32, n_layer=2, n_head=4)
+GPT_NEO = GPTNeoConfig(
+    hidden_size=32, num_layers=2, num_heads=4, attention_types=[[["global", "local"], 1]]
+)
+MAMBA = MambaConfig(hidden_size=32, num_hidden_layers=2)
