@@ -4,8 +4,15 @@ import numpy as np
 
 from asyndbt_mpi.algorithm.lower_level import LowerLevel
 from asyndbt_mpi.algorithm.simplex import onto_simplex
-from asyndbt_mpi.algorithm.types import FloatArray, IntArray
-from asyndbt_mpi.protocol.messages import LowerAssignment
+from asyndbt_mpi.algorithm.types import IntArray
+from asyndbt_mpi.protocol.messages import LowerAssignment, LowerReport, MalformedMessage
+
+
+def not_asked_for(worker: int, report: LowerReport) -> MalformedMessage:
+    """The error that ``report`` answers nothing."""
+    return MalformedMessage(
+        f"lower-level report {report.number} of worker {worker} was not asked for"
+    )
 
 
 class LowerEstimation:
@@ -56,11 +63,23 @@ class LowerEstimation:
             for worker, p, force in each
         ]
 
-    def accept(self, worker: int, p: FloatArray, k: IntArray) -> None:
-        """Take a participant's p after its step (8), wherever that lies (D6)."""
+    def accept(self, worker: int, report: LowerReport, pool: int) -> None:
+        """Take a participant's p after its step (8), wherever that lies (D6).
+
+        Raises
+        ------
+        MalformedMessage
+            It was not asked for, or its k is outside the ``pool``.
+        """
+        if worker not in self.awaited or report.number != self.assignment_number:
+            raise not_asked_for(worker, report)
+        if not 0 <= min(report.k) <= max(report.k) < pool:
+            raise MalformedMessage(f"demonstrations {report.k} are outside the pool")
+        self.calls += report.costs.calls
+        self.prompt_tokens += report.costs.prompt_tokens
         self.awaited.discard(worker)
-        self.lower.p[worker - 1] = p
-        self.k[worker - 1] = k
+        self.lower.p[worker - 1] = report.p
+        self.k[worker - 1] = report.k
 
     def exclude(self, worker: int) -> None:
         """Go on without ``worker``: its p is back where it started, and so adds nothing to h."""

@@ -14,7 +14,7 @@ from asyndbt_mpi.algorithm.updates import DualSteps, update_duals
 from asyndbt_mpi.config import Config
 from asyndbt_mpi.protocol.estimation import LowerEstimation
 from asyndbt_mpi.protocol.messages import Report, Shapes
-from asyndbt_mpi.protocol.records import Estimation, UsedReport
+from asyndbt_mpi.protocol.records import Estimation, Iteration, UsedReport
 
 
 @dataclass(slots=True)
@@ -90,6 +90,23 @@ class Iterates:
         slots = self.polyhedron.slots
         planes, duals = self.polyhedron.identifier[slots], self.polyhedron.dual[slots]
         return Update(active, used, planes, duals, before)
+
+    def record(
+        self, used: Update, cut: Estimation | None, number: int, delay: IntArray, time: float
+    ) -> Iteration:
+        """The committed iteration ``number``; ``delay`` (R,) after it."""
+        return Iteration(
+            number=number,
+            z=self.z.copy(),
+            active=used.active,
+            delay=delay.copy(),
+            time=time,
+            objective=self.objective,
+            reports=used.reports,
+            planes=used.planes,
+            duals=used.duals,
+            estimation=cut,
+        )
 
     def _take(self, used: list[UsedReport], indices: IntArray) -> None:
         """The workers' newest values, put on the simplex wherever they lie (D6)."""

@@ -15,6 +15,7 @@ from asyndbt_mpi.protocol.messages import (
     Candidate,
     Costs,
     EvaluationReport,
+    Hello,
     LowerReport,
     Needs,
     Report,
@@ -147,6 +148,14 @@ class Output:
 
     messages: list[tuple[int, ToWorker]] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
+
+
+def hello_event(worker: int, hello: Hello, iteration: int, time: float) -> Event:
+    """The event that ``hello`` arrived."""
+    return Event(
+        EventKind.HELLO, worker, -1, iteration, time,
+        text=hello.description, needs=hello.needs, model=hello.digest,
+    )  # fmt: skip
 
 
 def answer_event(

@@ -15,7 +15,7 @@ from asyndbt_mpi.algorithm.simplex import onto_simplex
 from asyndbt_mpi.algorithm.types import FloatArray, IntArray
 from asyndbt_mpi.config import Config
 from asyndbt_mpi.protocol.closing import Closing
-from asyndbt_mpi.protocol.estimation import LowerEstimation
+from asyndbt_mpi.protocol.estimation import LowerEstimation, not_asked_for
 from asyndbt_mpi.protocol.evaluations import Evaluations
 from asyndbt_mpi.protocol.iterates import Iterates, Update
 from asyndbt_mpi.protocol.membership import Membership
@@ -37,13 +37,7 @@ from asyndbt_mpi.protocol.messages import (
     ToServer,
 )
 from asyndbt_mpi.protocol.models import Models
-from asyndbt_mpi.protocol.records import (
-    Event,
-    EventKind,
-    Iteration,
-    Output,
-    answer_event,
-)
+from asyndbt_mpi.protocol.records import Event, EventKind, Output, answer_event, hello_event
 from asyndbt_mpi.protocol.spending import Purpose, Spending
 from asyndbt_mpi.protocol.validation import Validation
 
@@ -226,7 +220,7 @@ class Server:
         if worker in self.members.joined:
             raise MalformedMessage(f"worker {worker} said hello twice")
         self.models.note(worker, message.description, message.digest)
-        self._record_hello(worker, message)
+        self._output.records.append(hello_event(worker, message, self.iteration, self._now))
         self.members.joined.add(worker)
         self.spending.join(worker, message.needs)
         q = self._initial_q[worker - 1] = onto_simplex(message.q)
@@ -264,34 +258,18 @@ class Server:
             self._reported[worker] = report
 
     def _accept_lower_report(self, worker: int, report: LowerReport) -> None:
-        estimation = self._estimation
-        if (
-            estimation is None
-            or worker not in estimation.awaited
-            or report.number != estimation.assignment_number
-        ):
-            raise MalformedMessage(
-                f"lower-level report {report.number} of worker {worker} was not asked for"
-            )
-        if not 0 <= min(report.k) <= max(report.k) < self.shapes.pool:
-            raise MalformedMessage(f"demonstrations {report.k} are outside the pool")
+        if self._estimation is None:
+            raise not_asked_for(worker, report)
+        self._estimation.accept(worker, report, self.shapes.pool)
         self._record_answer(worker, report)
-        estimation.calls += report.costs.calls
-        estimation.prompt_tokens += report.costs.prompt_tokens
-        estimation.accept(worker, report.p, report.k)
 
     def _accept_evaluation(self, worker: int, report: EvaluationReport) -> None:
         evaluation = self.evaluations.accept(worker, report, self._now)
         self._record_answer(worker, report)
         self._output.records.append(evaluation)
         if evaluation.split is Split.VALIDATION:
-            self.validation.add(
-                worker,
-                evaluation.loss,
-                evaluation.words,
-                evaluation.demonstrations,
-                self.members.count,
-            )
+            prompt = evaluation.words, evaluation.demonstrations
+            self.validation.add(worker, evaluation.loss, *prompt, self.members.count)
         elif self._closing:
             self._close_worker(worker)
 
@@ -371,18 +349,7 @@ class Server:
         if estimation:
             cut = self.iterates.cut(estimation, opened.duals_before, self.iteration)
         self._output.records.append(
-            Iteration(
-                number=self.iteration,
-                z=self.iterates.z.copy(),
-                active=opened.active,
-                delay=self.delay.copy(),
-                time=self._now,
-                objective=self.iterates.objective,
-                reports=opened.reports,
-                planes=opened.planes,
-                duals=opened.duals,
-                estimation=cut,
-            )
+            self.iterates.record(opened, cut, self.iteration, self.delay, self._now)
         )
         self.iteration += 1
         self.limit = None
@@ -431,13 +398,8 @@ class Server:
         )
         for worker, number, force in each:
             if self.validation.due(worker, self.iteration):
-                words, demonstrations = self.iterates.prompt(worker)
-                self._evaluate(
-                    worker,
-                    EvaluationRequest(
-                        self.iteration, Split.VALIDATION, Candidate.TUNED, words, demonstrations
-                    ),
-                )
+                prompt = Split.VALIDATION, Candidate.TUNED, *self.iterates.prompt(worker)
+                self._evaluate(worker, EvaluationRequest(self.iteration, *prompt))
             assignment = Assignment(number, self.iteration, force)
             self._outstanding[worker] = assignment
             self._ask(worker, assignment, "assignment")
@@ -588,14 +550,6 @@ class Server:
 
     def _record_event(self, kind: EventKind, worker: int, text: str = "") -> None:
         self._output.records.append(Event(kind, worker, -1, self.iteration, self._now, text=text))
-
-    def _record_hello(self, worker: int, message: Hello) -> None:
-        self._output.records.append(
-            Event(
-                EventKind.HELLO, worker, -1, self.iteration, self._now,
-                text=message.description, needs=message.needs, model=message.digest,
-            )
-        )  # fmt: skip
 
     def _record_answer(self, worker: int, report: Report | LowerReport | EvaluationReport) -> None:
         self.spending.answered(worker, report.costs)
