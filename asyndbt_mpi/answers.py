@@ -10,7 +10,7 @@ from asyndbt_mpi.llm.store import AnswerStore, StoreError
 
 DECISIVE = {
     "transformers": {"backend", "precision"},
-    "openai": {"backend", "base_url", "api"},
+    "openai": {"backend", "base_url", "api", "extra_body"},
 }
 """Keys of [llm] that answers depend on, besides the model and how it scores.  On other devices, in
 other batches and with other numbers of threads they are the same but for rounding."""
@@ -59,10 +59,13 @@ def make_folder(config: Config, log: Path) -> None:
         )
 
 
-def open_store(config: Config, answers: Answers, scored_by: str) -> AnswerStore | None:
+def open_store(
+    config: Config, answers: Answers, scored_by: str, served: str = ""
+) -> AnswerStore | None:
     """The answers to the run's prompts that were paid for before; None if none are kept.
 
-    ``scored_by`` says how a server's answers become scores, which "auto" leaves open; else "".
+    ``scored_by`` says how a server's answers become scores, which "auto" leaves open, and
+    ``served`` is the digest of the model behind it; else "".
 
     Raises
     ------
@@ -77,7 +80,7 @@ def open_store(config: Config, answers: Answers, scored_by: str) -> AnswerStore 
         "template": config.task.template,
         "model": fingerprint(llm.model) if llm.backend == "transformers" else llm.model,
         **llm.model_dump(mode="json", include=DECISIVE[llm.backend]),
-        **({"scored_by": scored_by} if scored_by else {}),
+        **({"scored_by": scored_by, "served": served} if scored_by else {}),
     }
     try:
         return AnswerStore(folder, identity, config.task.labels, answers.worker)

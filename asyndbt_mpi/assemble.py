@@ -175,13 +175,13 @@ def language_model(config: Config, place: Place, answers: Answers | None) -> Lan
     if config.llm.backend == "synthetic":
         return None
     model: LanguageModel
-    scored_by = ""
+    scored_by = digest = ""
     if config.llm.backend == "openai":
         model = served = _served(config.llm, place)
-        scored_by = served.scored_by
+        scored_by, digest = served.scored_by, served.digest
     else:
         model = _in_process(config.llm, place)
-    store = open_store(config, answers, scored_by) if answers else None
+    store = open_store(config, answers, scored_by, digest) if answers else None
     return CachedModel(model, config.llm.cache, store) if config.llm.cache else model
 
 
@@ -229,6 +229,7 @@ def _served(llm: Llm, place: Place) -> "OpenAIModel":
         attempts=llm.attempts,
         requests_per_minute=llm.requests_per_minute,
         workers=place.sharing,
+        extra_body=llm.extra_body,
     )
 
 
