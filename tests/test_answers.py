@@ -109,6 +109,33 @@ def test_what_the_first_request_finds_out_tells_answers_apart(tmp_path: Path, gr
         assert (calls() == 0) == (granted == 20)
 
 
+def test_the_model_behind_a_server_and_what_it_is_told_tell_answers_apart(tmp_path: Path) -> None:
+    model = {"id": "toy", "meta": {"n_params": 5}}
+    with serving(Manners(most=40, models=[model])) as server:
+
+        def calls(*settings: str) -> int:
+            config = configuration(
+                f"llm.cache_folder={tmp_path}", "llm.backend=openai", f"llm.base_url={server.url}",
+                "llm.api=completion", "llm.model=toy", 'task.labels=[" good", " bad"]', *settings,
+            )  # fmt: skip
+            model = language_model(config, Place(0, 1), Answers(LOG, 1))
+            assert model is not None
+            return model.label_log_probabilities([Prompt("a", "b")], [" good", " bad"]).calls
+
+        assert calls() > 0
+        assert calls() == 0
+        server.manners.models = [model | {"created": 7}]  # started again
+        assert calls() == 0
+        assert calls("llm.extra_body={ seed = 1 }") > 0
+        server.manners.models = [model | {"meta": {"n_params": 6}}]
+        assert calls() > 0
+        server.manners.name = "toy-2"
+        assert calls() > 0
+        server.manners.fingerprint = "fp"
+        assert calls() > 0
+        assert calls() == 0
+
+
 def test_the_digest_is_of_texts_labels_and_template() -> None:
     digests = {
         prepare(configuration(*settings), 3).data_digest

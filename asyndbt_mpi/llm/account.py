@@ -67,6 +67,7 @@ class Account:
 
         Without an answer, too: it may have been billed all the same.
         """
+        answered = answer is not None and bool(answer.get("choices"))
         usage = answer.get("usage") if answer else None
         usage = usage if isinstance(usage, Mapping) else {}
         # No prompt has no tokens: a server that says so does not count.
@@ -75,7 +76,7 @@ class Account:
         with self._lock:
             self._open -= 1
             self.calls += 1
-            self.unmetered += answer is not None and (read is None or written is None)
+            self.unmetered += answered and (read is None or written is None)
             self.prompt_tokens += most.prompt_tokens if read is None else read
             self.completion_tokens += most.completion_tokens if written is None else written
 

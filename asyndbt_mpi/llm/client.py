@@ -239,15 +239,11 @@ class Client:
         return self._listed(content)
 
     def _listed(self, content: bytes) -> list[dict[str, Any]] | None:
-        try:
-            body = json.loads(content)
-        except ValueError:
-            body = None
-        failed = isinstance(body, dict) and body.get("error")
-        if failed or words.is_page(content):
+        body = _object(content)
+        if body is None or body.get("error"):
             said = words.without(words.said(content), "", self._key)
             raise ModelError(f"{self.server} does not list its models, but answers: {said}")
-        entries = body.get("data") if isinstance(body, dict) else None
+        entries = body.get("data")
         if not isinstance(entries, list):
             return None
         return [each for each in entries if isinstance(each, dict) and "id" in each]

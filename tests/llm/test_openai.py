@@ -1,4 +1,5 @@
 import math
+import ssl
 import subprocess
 import sys
 import time
@@ -396,6 +397,196 @@ def test_an_error_of_one_prompt_calls_off_the_others(server: Server) -> None:
         model.label_log_probabilities([Prompt("", str(n)) for n in range(50)], LABELS)
     time.sleep(0.3)
     assert len(server.asked) <= 6
+
+
+# --------------------------------------------------------------------------- in the server's words
+
+
+BODIES = {
+    '{"error": {"message": "too long by far", "code": 7}}': "too long by far",
+    '{"error": "too long by far"}': "too long by far",
+    '{"error": {"code": "too_long"}}': "no message",
+    '{"message": "too long by far"}': "too long by far",
+    '{"object": "error", "message": "too long\\nby far"}': "too long by far",
+    '{"detail": "too long by far"}': "too long by far",
+    '{"detail": {"error": {"message": "too long by far"}}}': "too long by far",
+    '{"detail": [{"loc": ["body", "logprobs"], "msg": "Extra inputs"}, {"loc": ["x"], "msg": "y"}]}': (
+        "body.logprobs: Extra inputs; x: y"
+    ),
+    '[{"error": {"message": "too long by far"}}]': "too long by far",
+    '{"error": {"message": "Provider failed", "metadata": {"raw": "too long"}}}': (
+        "Provider failed: too long"
+    ),
+    "<html><head><title>Bad Gateway</title></head><body>x</body></html>": "a web page: Bad Gateway",
+    "<!doctype html><style>p {}</style><body><h1>Too</h1><p>long</p>": "a web page: Too long",
+    "<html></html>": "a web page without words",
+    "too long\nby far": "too long by far",
+    "{": "{",
+    "": "no message",
+    "null": "no message",
+}
+
+
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("status", ["400", "403", "404", "422", "500"])
+def test_a_servers_words_are_told_whatever_they_are_in(
+    server: Server, body: str, status: str
+) -> None:
+    model = connect(server, attempts=1)
+    server.manners.body, server.manners.faults = body, [status]
+    with pytest.raises(ModelError) as caught:
+        model.label_log_probabilities(PROMPTS[:1], LABELS)
+    told = str(caught.value)
+    assert f"{status}: {BODIES[body]}" in told
+    assert "\n" not in told
+
+
+@pytest.mark.parametrize("body", [*BODIES, f"<p>{PRIVATE}</p>", f'{{"detail": "x {PRIVATE[3:]}"}}'])
+def test_a_servers_words_never_quote_the_prompt(server: Server, body: str) -> None:
+    model = connect(server, attempts=1)
+    for status in ("400", "500"):
+        server.manners.body, server.manners.faults = body, [status]
+        with pytest.raises(ModelError, match=status) as caught:
+            model.label_log_probabilities([Prompt("", PRIVATE)], LABELS)
+        assert "Keller" not in str(caught.value)
+        assert ("quotes the prompt" in str(caught.value)) == ("Keller" in body)
+
+
+WITHIN_200 = {
+    '{"error": {"message": "model is overloaded", "code": 502}}': (True, "model is overloaded"),
+    '{"error": {"message": "x", "type": "overloaded_error"}}': (True, "with an error: x"),
+    '{"error": {"message": "Rate limit reached", "code": "429"}}': (True, "Rate limit reached"),
+    '{"choices": [{"error": {"message": "busy", "code": 503}}]}': (True, "busy"),
+    '{"error": {"message": "no such model", "code": 404}}': (False, r"no such model \(check"),
+    '{"error": "quota is used up"}': (False, "answered 200 with an error: quota is used up"),
+    '{"detail": "nothing here"}': (True, "has no choices: nothing here"),
+    "<html><title>Log in</title></html>": (True, r"page: Log in \(check llm\.base_url\)"),
+}
+
+
+@pytest.mark.parametrize("answer", WITHIN_200)
+def test_an_error_that_comes_as_an_answer(server: Server, answer: str) -> None:
+    passes, told = WITHIN_200[answer]
+    sleeps = Sleeps()
+    model = connect(server, attempts=3, sleep=sleeps)
+    server.manners.faults = [answer]
+    if passes:
+        model.label_log_probabilities(PROMPTS[:1], [" good", " bad"])
+        assert len(sleeps) == 1
+    server.manners.faults = [answer] * 3
+    with pytest.raises(ModelError, match=told):
+        model.label_log_probabilities(PROMPTS[:1], [" good", " bad"])
+    assert len(server.manners.faults) == (0 if passes else 2)
+
+
+def test_an_answer_with_a_filters_code_is_a_refusal(server: Server) -> None:
+    model = connect(server)
+    server.manners.faults = ['{"error": {"message": "x", "code": "content_filter"}}']
+    with pytest.warns(UserWarning, match="refused a prompt"):
+        assert model.label_log_probabilities(PROMPTS[:1], LABELS).unrecognised == 1
+
+
+def test_a_key_is_not_sent_where_a_server_points_to(server: Server) -> None:
+    with serving(Manners()) as other:
+        model = connect(server)
+        server.manners.headers = {"Location": f"{other.url}/completions?secret=1"}
+        for status in ("301", "307"):
+            server.manners.faults = [status]
+            with pytest.raises(ModelError, match=rf"{status}: it has moved to {other.url}/compl"):
+                model.label_log_probabilities(PROMPTS[:1], LABELS)
+        assert other.headers == []
+
+
+# ----------------------------------------------------------------------------- proxies, TLS, nobody
+
+
+@pytest.fixture
+def proxied(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NO_PROXY", "no_proxy", "ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("http_proxy", raising=False)
+
+
+@pytest.mark.usefixtures("proxied")
+def test_a_proxy_that_is_not_there_is_named(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://me:secret@127.0.0.1:9")
+    with pytest.raises(ModelError, match=r"proxy 127\.0\.0\.1:9 of .* HTTP_PROXY") as caught:
+        connect(server, base_url="http://node7.cluster:8000/v1")
+    assert "NO_PROXY" in str(caught.value)
+    assert "secret" not in str(caught.value)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    connect(server)
+
+
+@pytest.mark.usefixtures("proxied")
+@pytest.mark.parametrize(
+    ("status", "body", "told"),
+    [
+        ("403", "<html><title>Not for you</title></html>", "a web page: Not for you"),
+        ("407", "", "407: no message"),
+        ("502", "<html>", "502: a web page without words"),
+    ],
+)
+def test_what_a_proxy_says_is_said_to_be_of_it(
+    server: Server, monkeypatch: pytest.MonkeyPatch, status: str, body: str, told: str
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", server.url.removesuffix("/v1"))
+    server.manners.body, server.manners.faults = body, [status]
+    with pytest.raises(ModelError, match=rf"{told} \(it may be from the proxy .* HTTP_PROXY"):
+        connect(server, base_url="http://node7.cluster:8000/v1", attempts=1)
+
+
+@pytest.mark.usefixtures("proxied")
+def test_a_proxy_that_does_not_let_through(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", server.url.removesuffix("/v1"))  # knows no CONNECT
+    with pytest.raises(ModelError, match=r"of the environment variable HTTPS_PROXY says: 501"):
+        connect(server, base_url="https://node7.cluster/v1")
+
+
+@pytest.mark.usefixtures("proxied")
+def test_a_proxy_or_certificates_that_cannot_be_used(
+    server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "gopher://me:secret@here")
+    with pytest.raises(ModelError, match=r"proxy here of .* HTTPS_PROXY cannot") as caught:
+        connect(server, base_url="https://node7/v1")
+    assert "secret" not in str(caught.value)
+
+
+def test_a_server_without_tls(server: Server) -> None:
+    url = server.url.replace("http:", "https:")
+    with pytest.raises(ModelError, match=r"does not speak TLS: llm\.base_url may .* http://"):
+        connect(server, base_url=url)
+
+
+def test_a_certificate_that_nobody_has_signed(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    made = subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj",
+         "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out",
+         certificate],
+        capture_output=True, check=False,
+    )  # fmt: skip
+    if made.returncode:
+        pytest.skip("needs openssl")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    url = f"https://localhost:{server.server_address[1]}/v1"
+    with pytest.raises(ModelError, match=r"certificate of localhost:\d+ is not trusted.*SSL_CERT"):
+        connect(server, base_url=url)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    connect(server, base_url=url)
+
+
+def test_nobody_at_that_address(server: Server) -> None:
+    for url in ("http://127.0.0.1:9/v1", "http://no-such-host.invalid/v1"):
+        with pytest.raises(ModelError, match=r"cannot connect to .* \(.*\): check llm\.base_url"):
+            connect(server, base_url=url)
 
 
 # ----------------------------------------------------------------------------------------- costs
