@@ -183,7 +183,7 @@ class Client:
                 return self._persevere(sent, text, read, account, most)
             except Refused as error:
                 if not self._parameters.learn(sent, error.said):
-                    raise
+                    raise Refused(f"{error}{self._parameters.tried}", error.said) from None
 
     def _persevere(
         self,

@@ -27,6 +27,13 @@ class Parameters:
         self._left_out: set[str] = set()
         self._lock = threading.Lock()
 
+    @property
+    def tried(self) -> str:
+        """What was done about refusals, for one that remains."""
+        tried = [f"with {new} in place of {old}" for old, new in self._renamed.items()]
+        tried += [f"without {name}" for name in sorted(self._left_out)]
+        return f"; it was also tried {' and '.join(tried)}" if tried else ""
+
     def taken(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """A request's body as the server takes it."""
         with self._lock:

@@ -36,7 +36,7 @@ class Fake:
         assert list(labels) == [" no", " yes"]
         self.asked.append(list(prompts))
         with np.errstate(divide="ignore"):
-            return Scores(np.log(self.probabilities), calls=len(prompts), prompt_tokens=70)
+            return Scores(np.log(self.probabilities), len(prompts), 70, 7, unrecognised=2)
 
     def most_calls(self, prompts: int, labels: Sequence[str]) -> int:
         return prompts
@@ -76,6 +76,7 @@ def test_losses_and_accuracies_by_hand() -> None:
     )
     assert answer.accuracies.tolist() == [0.5, 0.0]  # a tie is no right answer
     assert (answer.prompts, answer.calls, answer.prompt_tokens) == (4, 4, 70)
+    assert (answer.completion_tokens, answer.unrecognised) == (7, 2)
     assert len(model.asked) == 1
 
 
