@@ -39,15 +39,16 @@ class Alternatives:
         text = max(self.probability, key=lambda text: self.probability[text])
         return text.decode(errors="replace")
 
-    @property
-    def ending(self) -> float:
+    def ending(self, spaceless: bool = False) -> float:
         """The probability that what follows is what ends an answer; at least `unlisted`.
 
-        That is what begins as `ENDING` does, or ends the text.
+        That is what begins as `ENDING` does, or ends the text.  Where tokens are ``spaceless``,
+        one without a text is a space.
         """
         first = ENDING[0].encode()
         listed = sum(p for text, p in self.probability.items() if text.startswith(first))
-        return max(min(listed + self.ends, 1.0), self.unlisted)
+        ends = self.ends - (self.probability.get(b"", 0.0) if spaceless else 0.0)
+        return max(min(listed + ends, 1.0), self.unlisted)
 
 
 def read_alternatives(choice: Mapping[str, Any]) -> Alternatives:
@@ -148,7 +149,7 @@ def walk(
     paths = _Paths(ask, spaceless)
     found = np.array([paths.probability(label) for label in labels])
     for number in beginnings(labels):
-        found[number] *= paths.behind(labels[number]).ending
+        found[number] *= paths.behind(labels[number]).ending(spaceless)
     if listed is not None:
         listed |= paths.listed
     logarithms: NDArray[np.float64] = np.log(found)  # at least LEAST for each token
@@ -162,7 +163,7 @@ class _Division:
     negative: float
     """Of the most that it can have."""
 
-    behind: str
+    behind: bytes
     """The text of its tokens."""
 
     tokens: int
@@ -190,8 +191,8 @@ class _Paths:
 
         The one that can have the most is taken further until it is at its end.
         """
-        divisions = [_Division(-1.0, "", 0, ends=False)]
-        asked = set()
+        divisions = [_Division(-1.0, b"", 0, ends=False)]
+        asked: set[bytes] = set()
         while True:
             best = heapq.heappop(divisions)
             if best.ends:
@@ -209,33 +210,33 @@ class _Paths:
 
     def _further(self, label: str, begun: _Division) -> list[_Division]:
         """What a division can be one token later."""
-        fitting = self._fitting(label, begun.behind)
-        further = [
-            _Division(begun.negative * share, text, begun.tokens + 1, ends=text == label)
-            for token, share in fitting
-            for text in [begun.behind + token]
-        ]
-        if further and further[0].ends:
-            self.listed.add(label)
-            return further[:1]
-        unlisted = begun.negative * self.behind(begun.behind).unlisted
-        return [*further, _Division(unlisted, label, begun.tokens + 1, ends=True)]
-
-    def _fitting(self, label: str, behind: str) -> list[tuple[str, float]]:
-        """The listed tokens that the rest of the label begins with, the longest first."""
-        rest = label[len(behind) :]
-        wanted = rest.encode()
-        shares: dict[bytes, float] = {}
-        for text, share in self.behind(behind).probability.items():
-            if self._spaceless and wanted.startswith(b" ") and not text.startswith(b" "):
-                text = b" " + text
-            if text and wanted.startswith(text):
-                shares[text] = shares.get(text, 0.0) + share
-        fitting = sorted(shares, key=len, reverse=True)
         try:
-            return [(text.decode(), shares[text]) for text in fitting]
+            alternatives = self.behind(begun.behind.decode())
         except UnicodeDecodeError:
             raise ModelError(
-                f"label text {rest!r} has a token that ends within a character: give other"
+                f"label {label!r} has a token that ends within a character: give other"
                 " task.labels, or llm.scores = 'answers'"
             ) from None
+        whole = label.encode()
+        shares = self._fitting(whole[len(begun.behind) :], alternatives)
+        further = [
+            _Division(begun.negative * share, text, begun.tokens + 1, ends=text == whole)
+            for token, share in shares.items()
+            for text in [begun.behind + token]
+        ]
+        for division in further:
+            if division.ends:
+                self.listed.add(label)
+                return [division]
+        unlisted = begun.negative * alternatives.unlisted
+        return [*further, _Division(unlisted, whole, begun.tokens + 1, ends=True)]
+
+    def _fitting(self, rest: bytes, alternatives: Alternatives) -> dict[bytes, float]:
+        """The listed tokens that the ``rest`` of a label begins with."""
+        shares: dict[bytes, float] = {}
+        for text, share in alternatives.probability.items():
+            if self._spaceless and rest.startswith(b" ") and not text.startswith(b" "):
+                text = b" " + text
+            if text and rest.startswith(text):
+                shares[text] = shares.get(text, 0.0) + share
+        return shares

@@ -65,12 +65,10 @@ def of_connection(error: BaseException | None, url: str) -> str | None:
     if "WRONG_VERSION_NUMBER" in words or "record layer failure" in words:
         through = f" (or {proxy})" if proxy else ""
         return f"{server}{through} does not speak TLS: llm.base_url may have to begin with http://"
-    if type(chain[0]).__name__ == "ProxyError" if chain else False:
+    if chain and type(chain[0]).__name__ == "ProxyError":
         return f"{server} is not reached: {proxy or 'the proxy'} says: {chain[0]}; {BY_PROXY}"
     if any(isinstance(each, ssl.SSLError) for each in chain):
         return f"no TLS connection with {server}: {type(chain[-1]).__name__}"
-    if any("redirect" in type(each).__name__.lower() for each in chain):
-        return f"{server} redirects in a circle: check llm.base_url"
     if chain and type(chain[0]).__name__ == "ConnectError":
         why = re.search(r"\] (.+?)(?:\s\[Errno|$)", str(chain[0]))
         through = f" by {proxy} ({BY_PROXY})" if proxy else ""

@@ -103,7 +103,7 @@ class Outcomes:
         self, labels: Sequence[str], asked_for: Literal["answers", "first tokens", "tokens"]
     ) -> str:
         number = len(self._instead)
-        if any(each.thinks for each in self._instead):
+        if any(each.thinks or _may_think(each.words) for each in self._instead):
             return self.thinking
         if all(each.refused for each in self._instead):
             return f"{self._server} refused each of the first {number} prompts"
@@ -115,6 +115,11 @@ class Outcomes:
             f" {', '.join(map(repr, labels))} in its first {number} answers; its {likeliest}"
             f"{asked_for} were {shown}: {MEND[asked_for]}"
         )
+
+
+def _may_think(words: str) -> bool:
+    """Whether words are the beginning of "<think>", which some models write in several tokens."""
+    return bool(words.strip()) and "<think>".startswith(words.strip().casefold())
 
 
 def _shortened(text: str) -> str:

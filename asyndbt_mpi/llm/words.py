@@ -31,10 +31,15 @@ def said(content: bytes) -> str:
 
 def without(message: str, text: str, key: str) -> str:
     """The message, cut to `MESSAGE` characters, if it quotes neither the prompt nor the key."""
-    if quotes(message, text.strip(), QUOTED_TEXT):
+    if quotes(_even(message), _even(text), QUOTED_TEXT):
         return "(a message that quotes the prompt)"
     words = ["[key]" if quotes(word, key, QUOTED_KEY) else word for word in message.split()]
     return " ".join(words)[:MESSAGE]
+
+
+def _even(text: str) -> str:
+    """Text without what a quotation may change: spaces, upper and lower case."""
+    return " ".join(text.split()).casefold()
 
 
 def quotes(message: str, secret: str, length: int) -> bool:

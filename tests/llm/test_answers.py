@@ -250,6 +250,8 @@ def test_a_label_may_not_have_too_many_tokens() -> None:
 def test_a_token_that_ends_within_a_character_is_an_error() -> None:
     whole = Alternatives({"é".encode(): 0.5}, 0.1)
     assert walk(["é"], lambda behind: whole) == [math.log(0.5)]
+    both = Alternatives({"é".encode(): 0.25, "é".encode()[:1]: 0.5}, 0.1)
+    assert walk(["é"], lambda behind: both) == [math.log(0.25)]
     half = Alternatives({"é".encode()[:1]: 0.5}, 0.1)
     with pytest.raises(ModelError, match="ends within a character"):
         walk(["é"], lambda behind: half)
@@ -264,6 +266,9 @@ def test_a_server_may_list_tokens_without_their_leading_space() -> None:
     }
     found = walk([" positive", " negative", " 1"], tables.__getitem__, spaceless=True)
     np.testing.assert_allclose(np.exp(found), [0.5, 0.125, 0.125])
+    # A token without a text is a space there, and ends nothing.
+    after = read_alternatives(content(("2", 0.5), ("", 0.25), ("</s>", 0.125)))
+    assert (after.ending(), after.ending(spaceless=True)) == (0.375, 0.125)
 
 
 # ----------------------------------------------------------------------------------------- chat
@@ -365,8 +370,8 @@ def test_the_bytes_that_a_server_gives_are_right() -> None:
 )
 def test_tokens_that_end_a_text(token: str) -> None:
     found = read_alternatives(content((token, 0.5), ("x", 0.25)))
-    assert found.ending == 0.5
-    assert read_alternatives(content((f"a{token}b", 0.5), ("x", 0.25))).ending == 0.25
+    assert found.ending() == 0.5
+    assert read_alternatives(content((f"a{token}b", 0.5), ("x", 0.25))).ending() == 0.25
 
 
 def test_tokens_that_are_only_numbers_are_refused() -> None:
