@@ -159,10 +159,7 @@ class _Answer:
             self.spelt = self.text
         self.names = [_plain(label).strip().casefold() for label in labels]
         self.mentions = self._mentions()
-        end = len(self.text.rstrip())
-        begun = set(beginnings(self.names))
-        # "good" may go on as "good enough".
-        self.unfinished = {m for m in self.mentions if cut and m.end == end and m.label in begun}
+        self.unfinished = {each for each in self.mentions if cut and self._may_go_on(each)}
 
     def _mentions(self) -> list[_Mention]:
         """Labels in the order of the text; of those that overlap, the longest."""
@@ -172,6 +169,13 @@ class _Answer:
                 if not any(found.start() < m.end and m.start < found.end() for m in taken):
                     taken.append(_Mention(number, found.start(), found.end()))
         return sorted(taken, key=lambda mention: mention.start)
+
+    def _may_go_on(self, mention: _Mention) -> bool:
+        """Whether "good" may become "good enough", or "a" the article of a word."""
+        if mention.end < len(self.text.rstrip()):
+            return False
+        article = self.spelt[mention.start : mention.end] in ("a", "i")
+        return article or mention.label in beginnings(self.names)
 
     def whole(self) -> set[int]:
         """The label that the answer is, and nothing else."""
@@ -211,9 +215,10 @@ class _Answer:
         return set(range(len(self.names))) if doubtful else {each.label for each in counted}
 
     def _counts(self, mention: _Mention) -> bool:
-        """Whether a mention is one: that of a letter is if it is a capital, as no article is."""
+        """Whether a mention is one: that of a letter is as a capital, or as in "a)"."""
         name, spelt = self.names[mention.label], self.spelt[mention.start : mention.end]
-        return not (len(name) == 1 and name.isalpha()) or not spelt.islower()
+        letter = len(name) == 1 and name.isalpha()
+        return not letter or not spelt.islower() or self.text[mention.end :].startswith(")")
 
     def _answers(self, mention: _Mention) -> bool:
         """Whether a mention that counts is where an answer stands."""
@@ -238,7 +243,13 @@ class _Answer:
         start, end = self._sentence(mention)
         clause = re.split(r",|\s[-–—]+\s", self.text[mention.end : end])[0]
         asks = self.text[end : end + 1] == "?"
-        return asks or any(map(self._against, (self.text[start : mention.start], clause)))
+        # "positive: 0.1"
+        measured = re.match(r"""["']?\s*[:=]\s*\d""", self.text[mention.end :])
+        return (
+            asks
+            or bool(measured)
+            or any(map(self._against, (self.text[start : mention.start], clause)))
+        )
 
     def _sentence(self, mention: _Mention) -> tuple[int, int]:
         """Where the sentence of a mention begins and ends."""
@@ -270,6 +281,6 @@ def _pattern(name: str) -> str:
     parts = [re.escape(part) for part in re.split(r"[\s_-]+", name)]
     pattern = r"[\s_-]+".join(parts) if all(parts) else re.escape(name)
     first, last = re.escape(name[0]), re.escape(name[-1])
-    before = r"(?<!\w)(?<!\w[-'&])" if re.match(r"\w", name) else rf"(?<!{first})"
-    behind = r"(?!\w)(?![-'&]\w)" if re.search(r"\w$", name) else rf"(?![\w{last}])"
+    before = r"(?<!\w)(?<!\w[-'&/])" if re.match(r"\w", name) else rf"(?<!{first})"
+    behind = r"(?!\w)(?![-'&/]\w)" if re.search(r"\w$", name) else rf"(?![\w{last}])"
     return before + pattern + behind

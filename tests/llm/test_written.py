@@ -60,6 +60,7 @@ def test_the_label_that_is_named_has_most_of_the_probability() -> None:
         ("good", ["good", "good enough"]),
         ("It is good", ["good", "good enough"]),
         ("The answer is 1", ["1", "12"]),
+        ("The answer is a", ["A", "B"]),
     ],
 )
 def test_an_answer_that_is_cut_off_may_be_the_beginning_of_another_label(
