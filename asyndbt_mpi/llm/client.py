@@ -308,8 +308,8 @@ class Client:
         said = words.said(json.dumps({"error": error}).encode())
         code = error.get("code") if isinstance(error, dict) else None
         kind = error.get("type") if isinstance(error, dict) else None
-        status = int(str(code)) if str(code).isdigit() else 0
-        if code in FILTERED:
+        status = int(str(code)) if str(code).isdecimal() else 0
+        if str(code) in FILTERED:
             return Filtered()
         if not status and BUSY.search(f"{code} {kind} {said}"):
             status = 503
@@ -340,7 +340,7 @@ class Client:
         return _Again("the answer broke off" if broken else kind)
 
     def _of_status(self, error: openai.APIStatusError, text: str) -> Exception:
-        if error.code in FILTERED:
+        if str(error.code) in FILTERED:
             return Filtered()
         content = error.response.content
         said = words.without(words.said(content), text, self._key)
@@ -348,7 +348,8 @@ class Client:
         if proxy and (words.is_page(content) or error.status_code == 407):
             said = f"{said} (it may be from {proxy}; {causes.BY_PROXY})"
         if 300 <= error.status_code < 400:
-            said = f"it has moved to {_without_query(error.response.headers.get('location', '?'))}"
+            place = error.response.headers.get("location", "?").partition("?")[0]
+            said = f"it has moved to {place}"
         told = retry_after(error.response.headers)
         return self._of(error.status_code, said, str(error.status_code), told)
 
@@ -396,7 +397,3 @@ def _object(content: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return answer if isinstance(answer, dict) else None
-
-
-def _without_query(url: str) -> str:
-    return url.partition("?")[0]
