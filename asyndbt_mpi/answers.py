@@ -5,15 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asyndbt_mpi.config import Config, ConfigurationError
-from asyndbt_mpi.llm.checkpoint import fingerprint
 from asyndbt_mpi.llm.store import AnswerStore, StoreError
 
 DECISIVE = {
     "transformers": {"backend", "precision"},
-    "openai": {"backend", "base_url", "api"},
+    "openai": {"backend", "model", "base_url", "api", "extra_body"},
 }
-"""Keys of [llm] that answers depend on, besides the model and how it scores.  On other devices, in
-other batches and with other numbers of threads they are the same but for rounding."""
+"""Keys of [llm] that answers depend on, besides the model itself and how it scores.  On other
+devices, in other batches and with other numbers of threads they are the same but for rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +58,11 @@ def make_folder(config: Config, log: Path) -> None:
         )
 
 
-def open_store(config: Config, answers: Answers, scored_by: str) -> AnswerStore | None:
+def open_store(config: Config, answers: Answers, scored_by: str, digest: str) -> AnswerStore | None:
     """The answers to the run's prompts that were paid for before; None if none are kept.
 
-    ``scored_by`` says how a server's answers become scores, which "auto" leaves open; else "".
+    ``scored_by`` says how a server's answers become scores, which "auto" leaves open, else "";
+    ``digest`` is that of the model.
 
     Raises
     ------
@@ -75,9 +75,9 @@ def open_store(config: Config, answers: Answers, scored_by: str) -> AnswerStore 
     llm = config.llm
     identity = {
         "template": config.task.template,
-        "model": fingerprint(llm.model) if llm.backend == "transformers" else llm.model,
+        "digest": digest,
+        "scored_by": scored_by,
         **llm.model_dump(mode="json", include=DECISIVE[llm.backend]),
-        **({"scored_by": scored_by} if scored_by else {}),
     }
     try:
         return AnswerStore(folder, identity, config.task.labels, answers.worker)

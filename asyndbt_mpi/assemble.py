@@ -197,7 +197,7 @@ def language_model(config: Config, place: Place, answers: Answers | None) -> Lan
         scored_by = served.scored_by
     else:
         model = _in_process(config.llm, place)
-    store = open_store(config, answers, scored_by) if answers else None
+    store = open_store(config, answers, scored_by, model.digest) if answers else None
     return CachedModel(model, config.llm.cache, store) if config.llm.cache else model
 
 
@@ -245,6 +245,7 @@ def _served(llm: Llm, place: Place) -> "OpenAIModel":
         attempts=llm.attempts,
         requests_per_minute=llm.requests_per_minute,
         workers=place.sharing,
+        extra_body=llm.extra_body,
     )
 
 

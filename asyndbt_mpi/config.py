@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 LARGEST = 2**63 - 1
 """What HDF5 and the generators of random numbers can hold."""
@@ -18,6 +18,12 @@ MIRROR_STEPS = {"transformers": 20.0, "openai": 20.0, "synthetic": 1.0}
 """A multiplicative step is worth its size times the loss: means over some queries of a language
 model's losses differ by about a tenth of a nat between prompts, those of the synthetic backend by
 about 1."""
+
+OWN_BODY = {
+    *("model", "messages", "prompt", "max_tokens", "max_completion_tokens", "temperature"),
+    *("logprobs", "top_logprobs", "n", "best_of", "stream", "stream_options", "echo", "suffix"),
+}
+"""Of a request to a server: what the program says itself, or what changes the answers' form."""
 
 Count = Annotated[int, Field(ge=1, le=LARGEST)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -149,7 +155,8 @@ class Llm(Section):
     {output}; "" does not. All workers must hold the same `model`, unless it `model_may_differ`.
     What follows `heterogeneity`, of the synthetic backend, is about a
     server that speaks OpenAI's API: seconds are those of one request, `requests_per_minute` of
-    all workers together (0: no limit), prices of a million tokens.
+    all workers together (0: no limit), prices of a million tokens.  `extra_body` is added to every
+    request, as JSON.
     """
 
     backend: Literal["transformers", "openai", "synthetic"] = "transformers"
@@ -170,8 +177,15 @@ class Llm(Section):
     timeout: Positive = 60.0
     attempts: Count = 6
     requests_per_minute: NonNegative = 0.0
+    extra_body: dict[str, JsonValue] = {}
     input_price: NonNegative = 0.0
     output_price: NonNegative = 0.0
+
+    @model_validator(mode="after")
+    def _extra_body_leaves_the_programs_own(self) -> "Llm":
+        if own := sorted(OWN_BODY & set(self.extra_body)):
+            raise ValueError(f"extra_body must not hold {', '.join(own)}: the program says that")
+        return self
 
     @model_validator(mode="after")
     def _address_is_one_without_a_password(self) -> "Llm":

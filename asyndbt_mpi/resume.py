@@ -221,6 +221,7 @@ def _total(events: list[Event]) -> Costs:
         prompt_tokens=sum(each.prompt_tokens for each in costs),
         prompts=sum(each.prompts for each in costs),
         completion_tokens=sum(each.completion_tokens for each in costs),
+        unrecognised=sum(each.unrecognised for each in costs),
     )
 
 

@@ -30,8 +30,10 @@ def ask_server(llm: Llm) -> list[Finding]:
     if offered is None:
         text = f"{client.server} answers, and does not list its models"
         return [ok("model", text)]
-    if llm.model in offered:
+    known = [str(each["id"]) for each in offered]
+    also = [name for each in offered for name in each.get("aliases") or []]
+    if llm.model in (*known, *also):
         return [ok("model", f"{client.server} answers, and has {llm.model}")]
-    names = ", ".join(offered[:NAMED]) + ", ..." * (len(offered) > NAMED)
+    names = ", ".join(known[:NAMED]) + ", ..." * (len(known) > NAMED)
     text = f"{client.server} answers, but its list has no {llm.model} (it has: {names or 'none'})"
     return [warning("model", text, "check llm.model")]

@@ -1,7 +1,7 @@
-"""Probabilities of labels, read out of what a server with OpenAI's API answers."""
+"""Probabilities of labels, read out of what a server with OpenAI's API lists of tokens."""
 
+import heapq
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,21 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from asyndbt_mpi.llm.base import ModelError
-from asyndbt_mpi.llm.bounds import MOST_STEPS
+from asyndbt_mpi.llm.base import ENDING, ModelError
+from asyndbt_mpi.llm.bounds import MOST_STEPS, beginnings
 from asyndbt_mpi.llm.client import Filtered, Unusable
+from asyndbt_mpi.llm.spelling import ends_text, text_of
+from asyndbt_mpi.llm.thinking import check_not_begun, check_not_thinking
 
 LEAST = 1e-10
 """Probability that no alternative falls below, so that logarithms stay finite."""
-
-OTHER_LABELS = 0.05
-"""Share of the labels that a written answer does not name.  An answer tells which label is the
-most probable one and no more; a twentieth is a usual smoothing of a label (Szegedy et al. 2016
-take a tenth), and keeps the loss of a wrong answer finite: 3 nats more than that of a right one,
-for two labels."""
-
-PIECE = 0.01
-"""Probability from which on a label's first piece is more than noise among the alternatives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,23 +30,25 @@ class Alternatives:
     """The most that a token can have that is not listed: as much as the least listed one, and as
     much as all together leave over."""
 
+    ends: float = 0.0
+    """The probability of listed tokens that end the text."""
 
-def read_text(choice: Mapping[str, Any]) -> str:
-    """What the model wrote.
+    @property
+    def likeliest(self) -> str:
+        """The likeliest text, for a person to see."""
+        text = max(self.probability, key=lambda text: self.probability[text])
+        return text.decode(errors="replace")
 
-    Raises
-    ------
-    Filtered
-        The model, or a filter, refused.
-    Unusable
-        There is no text.
-    """
-    _check_not_filtered(choice)
-    message = choice.get("message")
-    text = message.get("content") if isinstance(message, Mapping) else choice.get("text")
-    if not isinstance(text, str):
-        raise Unusable("the answer has no text")
-    return text
+    def ending(self, spaceless: bool = False) -> float:
+        """The probability that what follows is what ends an answer; at least `unlisted`.
+
+        That is what begins as `ENDING` does, or ends the text.  Where tokens are ``spaceless``,
+        one without a text is a space.
+        """
+        first = ENDING[0].encode()
+        listed = sum(p for text, p in self.probability.items() if text.startswith(first))
+        ends = self.ends - (self.probability.get(b"", 0.0) if spaceless else 0.0)
+        return max(min(listed + ends, 1.0), self.unlisted)
 
 
 def read_alternatives(choice: Mapping[str, Any]) -> Alternatives:
@@ -66,10 +61,15 @@ def read_alternatives(choice: Mapping[str, Any]) -> Alternatives:
     ------
     Filtered
         The model, or a filter, refused, or the model had nothing to say.
+    Thinks
+        The model thinks before it answers.
     Unusable
         There are none, or they are damaged.
+    ModelError
+        Tokens are listed by their numbers.
     """
-    _check_not_filtered(choice)
+    check_not_filtered(choice)
+    check_not_thinking(choice)
     logprobs = choice.get("logprobs")
     if not isinstance(logprobs, Mapping):
         raise Unusable("the answer has no log-probabilities")
@@ -78,165 +78,165 @@ def read_alternatives(choice: Mapping[str, Any]) -> Alternatives:
         raise Filtered
     try:
         if "content" in logprobs:
-            listed = [(_bytes(one), float(one["logprob"])) for one in tokens[0]["top_logprobs"]]
+            listed = [
+                (one["token"], one.get("bytes"), float(one["logprob"]))
+                for one in tokens[0]["top_logprobs"]
+            ]
         else:
-            listed = [(token.encode(), float(value)) for token, value in tokens[0].items()]
+            listed = [(token, None, float(value)) for token, value in tokens[0].items()]
+        found = _alternatives(listed)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         raise Unusable("the answer has no log-probabilities") from None
-    if not listed or any(math.isnan(value) or value > 1e-3 for _, value in listed):
-        raise Unusable("the answer has damaged log-probabilities")
-    return _alternatives(listed)
+    check_not_begun(max(listed, key=lambda one: one[2])[0])
+    return found
 
 
-def _check_not_filtered(choice: Mapping[str, Any]) -> None:
+def check_not_filtered(choice: Mapping[str, Any]) -> None:
+    """Raise `Filtered` if the model, or a filter, refused."""
     message = choice.get("message")
     refusal = message.get("refusal") if isinstance(message, Mapping) else None
     if refusal or choice.get("finish_reason") == "content_filter":
         raise Filtered
 
 
-def _bytes(token: Mapping[str, Any]) -> bytes:
-    """The text of a token, which need not be whole characters."""
-    given = token.get("bytes")
-    text: str = token["token"]
-    return bytes(given) if given is not None else text.encode()
-
-
-def _alternatives(listed: list[tuple[bytes, float]]) -> Alternatives:
+def _alternatives(listed: list[tuple[str, Any, float]]) -> Alternatives:
+    values = [value for *_, value in listed]
+    if not listed or any(math.isnan(value) or value > 1e-3 for value in values):
+        raise Unusable("the answer has damaged log-probabilities")
+    plain = any(character in token for token, *_ in listed for character in " \n\t")
     probability: dict[bytes, float] = {}
-    for text, value in listed:
-        probability[text] = probability.get(text, 0.0) + max(math.exp(value), LEAST)
-    least = math.exp(min(value for _, value in listed))
+    ends = 0.0
+    for token, given, value in listed:
+        share = max(math.exp(value), LEAST)
+        text = text_of(token, given, plain)
+        if not text or ends_text(token):
+            ends += share
+        probability[text] = probability.get(text, 0.0) + share
+    least = math.exp(min(values))
     left = 1 - sum(probability.values())
-    return Alternatives(probability, max(min(least, left), LEAST))
+    return Alternatives(probability, max(min(least, left), LEAST), ends)
 
 
-def walk(labels: Sequence[str], ask: Callable[[str], Alternatives]) -> NDArray[np.float64]:
+def walk(
+    labels: Sequence[str],
+    ask: Callable[[str], Alternatives],
+    spaceless: bool = False,
+    listed: set[str] | None = None,
+) -> NDArray[np.float64]:
     """Log-probabilities (U,) of the labels' whole texts, token by token; not normalised.
 
-    The longest alternative that the rest of a label begins with is taken for its next token, and
-    what follows is asked for behind it.  Where none fits, the label's next token has
-    `Alternatives.unlisted` at the most; it gets that, and the rest of the label 1: an upper bound.
+    A label, or the rest of one, that is listed as one token has that token's probability.
+    Otherwise it is divided, and nobody says how: it gets the most that any division into tokens
+    can have.  In one, a token that is not listed has `Alternatives.unlisted` at the most, and what
+    follows it 1.  What follows a listed one is asked for behind it, unless another division is
+    sure to have more.  So a score is the label's probability, or more than that.
+
+    A label that begins another one counts only where the answer ends behind it: its probability
+    is multiplied by `Alternatives.ending` there.
 
     Parameters
     ----------
     ask : the alternatives behind the prompt and a text
         Asked once for each text that some labels begin with: `bounds.most_steps` times at the most.
+    spaceless : the server lists tokens without the space before a word
+    listed : takes in the labels that are among the alternatives to their end
 
     Raises
     ------
     ModelError
         A label has more than `MOST_STEPS` tokens, or one that ends within a character.
     """
-    found = np.zeros(len(labels))
-    known: dict[str, Alternatives] = {}
-    pending = [(label, "") for label in labels]
-    for _ in range(MOST_STEPS):
-        further = []
-        for label, behind in pending:
-            if behind not in known:
-                known[behind] = ask(behind)
-            token, probability = _next_token(label[len(behind) :], known[behind])
-            found[labels.index(label)] += math.log(probability)
-            if token and behind + token != label:
-                further.append((label, behind + token))
-        pending = further
-        if not pending:
-            return found
-    raise ModelError(
-        f"label {pending[0][0]!r} has more than {MOST_STEPS} tokens: give shorter ones in"
-        " task.labels, or llm.scores = 'answers'"
-    )
-
-
-def _next_token(rest: str, alternatives: Alternatives) -> tuple[str, float]:
-    """The token that ``rest`` begins with, "" if none is listed, and its probability."""
-    wanted = rest.encode()
-    fitting = [text for text in alternatives.probability if text and wanted.startswith(text)]
-    if not fitting:
-        return "", alternatives.unlisted
-    token = max(fitting, key=len)
-    try:
-        return token.decode(), alternatives.probability[token]
-    except UnicodeDecodeError:
-        raise ModelError(
-            f"label text {rest!r} has a token that ends within a character: give other"
-            " task.labels, or llm.scores = 'answers'"
-        ) from None
-
-
-class FirstTokens:
-    """Scores labels by the first token of a chat's answer, which must be the whole label.
-
-    Texts are compared without the space around them: an answer has no leading one.
-    """
-
-    def __init__(self) -> None:
-        self._seen: set[str] = set()
-        """Labels that were listed whole before: a piece of one among the alternatives is noise."""
-
-    def log_probabilities(
-        self, labels: Sequence[str], answers: Sequence[Alternatives | None]
-    ) -> NDArray[np.float64]:
-        """(P, U), not normalised; a row of zeros where there is no answer.
-
-        Raises
-        ------
-        ModelError
-            A label is several tokens of this model.
-        """
-        wanted = [label.strip() for label in labels]
-        tables = [None if answer is None else _stripped(answer) for answer in answers]
-        for table in tables:
-            self._seen.update(label for label in wanted if table and label in table)
-        found = np.zeros((len(answers), len(labels)))
-        for row, (table, answer) in enumerate(zip(tables, answers, strict=True)):
-            if table is None or answer is None:
-                continue
-            for column, label in enumerate(wanted):
-                self._check(label, table, wanted)
-                found[row, column] = math.log(table.get(label, answer.unlisted))
-        return found
-
-    def _check(self, label: str, table: Mapping[str, float], labels: Sequence[str]) -> None:
-        whole = table.get(label, 0.0)
-        # Another label is a word of its own, even if this one begins with it.
-        others = labels if label in self._seen else ()
-        pieces = sum(
-            probability
-            for text, probability in table.items()
-            if text and text != label and label.startswith(text) and text not in others
-        )
-        unseen = pieces > 0 and label not in self._seen
-        if unseen or (pieces > whole and pieces >= PIECE):
-            raise ModelError(
-                f"label {label!r} is several tokens of this model, which a chat API cannot score:"
-                " give llm.api = 'completion', llm.scores = 'answers' or other task.labels"
-            )
-
-
-def _stripped(alternatives: Alternatives) -> dict[str, float]:
-    table: dict[str, float] = {}
-    for token, probability in alternatives.probability.items():
-        text = token.decode(errors="replace").strip()
-        table[text] = table.get(text, 0.0) + probability
-    return table
-
-
-def of_answer(text: str, labels: Sequence[str]) -> NDArray[np.float64] | None:
-    """Log-probabilities (U,) of the labels, of which a written answer names one; else None."""
-    names = [label.strip().casefold() for label in labels]
-    answer = text.strip().casefold()
-    begun = [name for name in names if answer.startswith(name)]
-    within = [name for name in names if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", answer)]
-    if begun:
-        named = max(begun, key=len)
-    elif len(within) == 1:
-        named = within[0]
-    else:
-        return None
-    others = len(labels) - 1
-    shares = np.full(len(labels), OTHER_LABELS / others if others else 0.0)
-    shares[names.index(named)] = 1 - others * shares[0]
-    logarithms: NDArray[np.float64] = np.log(shares)
+    paths = _Paths(ask, spaceless)
+    found = np.array([paths.probability(label) for label in labels])
+    for number in beginnings(labels):
+        found[number] *= paths.behind(labels[number]).ending(spaceless)
+    if listed is not None:
+        listed |= paths.listed
+    logarithms: NDArray[np.float64] = np.log(found)  # at least LEAST for each token
     return logarithms
+
+
+@dataclass(order=True, frozen=True, slots=True)
+class _Division:
+    """Tokens that a label begins with; those with the most probability come first."""
+
+    negative: float
+    """Of the most that it can have."""
+
+    behind: bytes
+    """The text of its tokens."""
+
+    tokens: int
+    ends: bool
+    """Whether nothing more is asked for it."""
+
+
+class _Paths:
+    """The divisions of labels into tokens that were looked at."""
+
+    def __init__(self, ask: Callable[[str], Alternatives], spaceless: bool) -> None:
+        self._ask = ask
+        self._spaceless = spaceless
+        self._known: dict[str, Alternatives] = {}
+        self.listed: set[str] = set()
+        """Labels of which a division has all its tokens listed."""
+
+    def behind(self, text: str) -> Alternatives:
+        if text not in self._known:
+            self._known[text] = self._ask(text)
+        return self._known[text]
+
+    def probability(self, label: str) -> float:
+        """The most that any division of the label can have.
+
+        The one that can have the most is taken further until it is at its end.
+        """
+        divisions = [_Division(-1.0, b"", 0, ends=False)]
+        asked: set[bytes] = set()
+        while True:
+            best = heapq.heappop(divisions)
+            if best.ends:
+                return -best.negative
+            if best.tokens == MOST_STEPS:
+                raise ModelError(
+                    f"label {label!r} has more than {MOST_STEPS} tokens: give shorter ones in"
+                    " task.labels, or llm.scores = 'answers'"
+                )
+            asked.add(best.behind)
+            if len(asked) > MOST_STEPS:
+                return -best.negative  # as if what follows were certain
+            for further in self._further(label, best):
+                heapq.heappush(divisions, further)
+
+    def _further(self, label: str, begun: _Division) -> list[_Division]:
+        """What a division can be one token later."""
+        try:
+            alternatives = self.behind(begun.behind.decode())
+        except UnicodeDecodeError:
+            raise ModelError(
+                f"label {label!r} has a token that ends within a character: give other"
+                " task.labels, or llm.scores = 'answers'"
+            ) from None
+        whole = label.encode()
+        shares = self._fitting(whole[len(begun.behind) :], alternatives)
+        further = [
+            _Division(begun.negative * share, text, begun.tokens + 1, ends=text == whole)
+            for token, share in shares.items()
+            for text in [begun.behind + token]
+        ]
+        for division in further:
+            if division.ends:
+                self.listed.add(label)
+                return [division]
+        unlisted = begun.negative * alternatives.unlisted
+        return [*further, _Division(unlisted, whole, begun.tokens + 1, ends=True)]
+
+    def _fitting(self, rest: bytes, alternatives: Alternatives) -> dict[bytes, float]:
+        """The listed tokens that the ``rest`` of a label begins with."""
+        shares: dict[bytes, float] = {}
+        for text, share in alternatives.probability.items():
+            if self._spaceless and rest.startswith(b" ") and not text.startswith(b" "):
+                text = b" " + text
+            if text and rest.startswith(text):
+                shares[text] = shares.get(text, 0.0) + share
+        return shares

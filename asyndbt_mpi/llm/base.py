@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 LABEL_TOKENS = 64
 """Room for the tokens that labels, or a server, add to a prompt's own."""
 
-ENDING = "\n\n"
-"""What follows a label in a demonstration: it ends an answer."""
+LEAST_ANSWER = 16
+"""Tokens that a written answer may have at least; more if a label has more characters.  Room for
+"The answer is: ..." before the label, or for a word in quotes and braces."""
 
-LEAST_ANSWER = 4
-"""Tokens that a written answer may have at least; more if a label has more characters."""
+ENDING = "\n\n"
+"""The text that follows a label in a demonstration, and so what ends an answer."""
 
 
 class ModelError(Exception):
@@ -49,6 +50,9 @@ class Scores:
     completion_tokens: int = 0
     """Tokens that the model wrote, where it is one that charges for them."""
 
+    unrecognised: int = 0
+    """Prompts whose answer named no label, or was refused: their labels are equally probable."""
+
 
 class LanguageModel(Protocol):
     """A black box that says how probable each label is as the continuation of a prompt."""
@@ -56,12 +60,14 @@ class LanguageModel(Protocol):
     description: str
     """One line: model, device, precision, threads."""
 
-    digest: str
-    """Tells the model from others: equal on ranks that have the same one, at most 64 ASCII
-    characters; "" where it is not known."""
-
     at_once: int | None
     """Prompts that are best asked in one call; None for as many as there are."""
+
+    @property
+    def digest(self) -> str:
+        """Tells the model from others: equal on ranks that have the same one, at most 64 ASCII
+        characters; "" where it is not known."""
+        ...
 
     def label_log_probabilities(self, prompts: Sequence[Prompt], labels: Sequence[str]) -> Scores:
         """Score every label after every prompt, in the order given.

@@ -6,7 +6,8 @@ from typing import Literal
 from asyndbt_mpi.llm.base import LABEL_TOKENS, LEAST_ANSWER, Unasked
 
 MOST_STEPS = 8
-"""Tokens of a label at most: each may cost a request."""
+"""Tokens of a label at most, and requests for one: each token may cost one, or more where it is not
+known how a label is divided."""
 
 UNUSABLE = 1
 """Requests paid for in vain that a call to the model can bear for each of its prompts ..."""
@@ -19,9 +20,23 @@ ROUNDS = 4
 all threads for the last one."""
 
 
+def beginnings(labels: Sequence[str]) -> list[int]:
+    """The numbers of the labels that other ones begin with."""
+    return [
+        number
+        for number, label in enumerate(labels)
+        if any(other != label and other.startswith(label) for other in labels)
+    ]
+
+
 def most_steps(labels: Sequence[str]) -> int:
-    """How often all labels are asked for behind a prompt: once, then once a further token each."""
-    return 1 + sum(min(len(label), MOST_STEPS) - 1 for label in labels)
+    """How often all labels are asked for behind a prompt.
+
+    Once; then once for each text that one begins with, as far as `MOST_STEPS` go; and once behind
+    each that begins another.
+    """
+    steps = sum(min(len(label), MOST_STEPS) - 1 for label in labels)
+    return 1 + steps + len(beginnings(labels))
 
 
 def most_calls(

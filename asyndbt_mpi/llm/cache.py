@@ -40,7 +40,6 @@ class CachedModel:
             raise ValueError(f"a cache needs at least one entry, not {entries}")
         self.model = model
         self.description = model.description
-        self.digest = model.digest
         self.at_once: int | None = None
         self.hits = 0
         self.misses = 0
@@ -48,7 +47,10 @@ class CachedModel:
         self._memory = _Recent(entries) if store is None else store
 
     def label_log_probabilities(self, prompts: Sequence[Prompt], labels: Sequence[str]) -> Scores:
-        """As the model's own; ``calls`` and tokens are those of the misses."""
+        """As the model's own; ``calls`` and tokens are those of the misses.
+
+        Unrecognised are all prompts whose labels are equally probable, whoever was asked.
+        """
         asked: tuple[str, ...] = tuple(labels)
         questions = [(prompt.context + prompt.query, asked) for prompt in prompts]
         # Collected apart from the memory: one call may ask for more than it can hold.
@@ -74,13 +76,20 @@ class CachedModel:
         log_probabilities = np.empty((len(prompts), len(asked)))
         for row, question in enumerate(questions):
             log_probabilities[row] = answers[question]
-        return Scores(log_probabilities, calls, prompt_tokens, completion_tokens)
+        # Told by the rows, and so of answers from an earlier run, too.
+        unrecognised = int((np.ptp(log_probabilities, axis=1) == 0).sum()) if len(asked) > 1 else 0
+        return Scores(log_probabilities, calls, prompt_tokens, completion_tokens, unrecognised)
 
     def _slices(self, missing: list[T]) -> Iterator[list[T]]:
         """What is asked in one call, so that its answers are kept before the next."""
         step = self.model.at_once or max(1, len(missing))
         for start in range(0, len(missing), step):
             yield missing[start : start + step]
+
+    @property
+    def digest(self) -> str:
+        """As the model's own."""
+        return self.model.digest
 
     def most_calls(self, prompts: int, labels: Sequence[str]) -> int:
         """As the model's own, of all calls to it; there may be no answer to any of the prompts."""

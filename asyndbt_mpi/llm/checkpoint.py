@@ -90,22 +90,6 @@ def _has_weights(folder: Path) -> bool:
     return (folder / "config.json").is_file() and bool(weights)
 
 
-def fingerprint(model: str) -> str:
-    """What tells the weights of ``model`` from others without reading them.
-
-    Of a folder or file, the files' names, sizes and times; of a hub id or the bundled model, the
-    name, for whoever changes what is behind it.
-    """
-    path = Path(model).expanduser()
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    found = [
-        (file.name, file.stat().st_size, file.stat().st_mtime_ns)
-        for file in files
-        if file.is_file()
-    ]
-    return f"{model} {found}" if found else f"{model} {_REQUIREMENT if model == BUNDLED else ''}"
-
-
 def load(model: str, dtype: Any) -> tuple[Any, Any]:
     """The causal language model on the CPU, in the torch type ``dtype``, and its tokenizer.
 

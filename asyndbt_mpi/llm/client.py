@@ -4,34 +4,46 @@ What an error says never quotes a prompt, which is private, nor the key.
 """
 
 import json
-import math
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import openai
 import tenacity
 
+from asyndbt_mpi.llm import causes, words
+from asyndbt_mpi.llm.account import Account, Most
 from asyndbt_mpi.llm.base import ModelError
 from asyndbt_mpi.llm.key import OPENAI_URL, read_key, variable_of
-from asyndbt_mpi.llm.pace import Pace
+from asyndbt_mpi.llm.pace import Pace, retry_after
+from asyndbt_mpi.llm.parameters import MAX_COMPLETION_TOKENS, Parameters
+from asyndbt_mpi.llm.served import Served
 
 T = TypeVar("T")
 
 AGAIN = {408, 409, 429}
 """Statuses that may pass, besides those from 500 on."""
 
+REFUSED = {400, 422}
+"""Statuses of a request that the server does not take as it is."""
+
 UNLISTED = {404, 405, 501}
 """Statuses of a server that does not list its models."""
 
 FILTERED = {"content_filter", "data_inspection_failed"}
 """Codes with which Azure and DashScope refuse a prompt because of what it says (status 400)."""
+
+BUSY = re.compile(
+    r"overload|rate.?limit|too many requests|temporar|unavailable|busy|capacity|time.?out|timed out"
+    r"|try again|server_error|internal error",
+    re.IGNORECASE,
+)
+"""Words of an error, in an answer with status 200, that may pass."""
 
 HEADERS = {
     *("host", "accept", "accept-encoding", "connection", "user-agent"),
@@ -46,17 +58,18 @@ NO_KEY = "none"
 LONGEST_WAIT = 600.0
 """Seconds: a server that wants a longer pause has run out of a quota."""
 
-MESSAGE = 200
-"""Characters of a server's message that are passed on."""
-
-QUOTED_TEXT, QUOTED_KEY = 16, 4
-"""Characters in a row that are taken for a quotation of a prompt, or of the key."""
+LIST_SECONDS = 10.0
+"""For the list of a server's models, which is worth no long wait."""
 
 _BACKOFF = tenacity.wait_exponential(multiplier=0.5, max=60) + tenacity.wait_random(0, 1)
 
 
 class Refused(ModelError):
     """The server does not take a request as it is (status 400 or 422)."""
+
+    def __init__(self, message: str, said: str) -> None:
+        super().__init__(message)
+        self.said = said
 
 
 class Unusable(Exception):
@@ -77,59 +90,7 @@ class Endpoint:
     api: Literal["chat", "completion"]
     timeout: float
     attempts: int
-
-
-class Account:
-    """What some requests have cost so far; at most ``most`` of them may ever count.
-
-    ``before`` is another one whose costs are carried over.
-    """
-
-    def __init__(self, most: int, before: "Account | None" = None) -> None:
-        self.calls: int = before.calls if before else 0
-        self.prompt_tokens: int = before.prompt_tokens if before else 0
-        self.completion_tokens: int = before.completion_tokens if before else 0
-        self._most = most
-        self._open = 0
-        self._closed = False
-        self._lock = threading.Lock()
-
-    def reserve(self) -> None:
-        """Make room for a request, before it is sent.
-
-        Raises
-        ------
-        ModelError
-            It might be one too many, or the account is closed.
-        """
-        with self._lock:
-            if self._closed:
-                raise ModelError("the request was called off")
-            if self.calls + self._open >= self._most:
-                raise ModelError(
-                    f"the server answered {self.calls} requests and too many of them unusably:"
-                    f" only {self._most} may be paid for here; see that it is well, or raise"
-                    " llm.timeout"
-                )
-            self._open += 1
-
-    def settle(self, counts: bool) -> None:
-        """End a request that room was made for."""
-        with self._lock:
-            self._open -= 1
-            self.calls += counts
-
-    def add_tokens(self, usage: Any) -> None:
-        """Add what an answer's ``usage`` says, if it has one."""
-        if isinstance(usage, Mapping):
-            with self._lock:
-                self.prompt_tokens += _count(usage.get("prompt_tokens"))
-                self.completion_tokens += _count(usage.get("completion_tokens"))
-
-    def close(self) -> None:
-        """Let no further request begin: nobody waits for its answer any more."""
-        with self._lock:
-            self._closed = True
+    extra_body: Mapping[str, Any] = field(default_factory=dict)
 
 
 class _Again(Exception):
@@ -143,58 +104,95 @@ class _Again(Exception):
 class Client:
     """Sends requests and reads their answers, from any number of threads.
 
+    Attributes
+    ----------
+    server : str
+        Its name and port.
+    served : Served
+        What its answers said of the model behind it.
+
     Raises
     ------
     ModelError
-        There is no key, or the environment variable does not hold one.
+        There is no key, or the environment variable does not hold one; the address, a proxy or
+        the certificates that the environment names cannot be used.
     """
 
     def __init__(
         self, endpoint: Endpoint, pace: Pace, sleep: Callable[[float], None] = time.sleep
     ) -> None:
         self.endpoint = endpoint
-        url = endpoint.base_url or OPENAI_URL
+        self._url = url = endpoint.base_url or OPENAI_URL
         # Without what may stand before an "@": a password.
         self.server = urlsplit(url).netloc.rpartition("@")[2] or url
+        self.served = Served(self.server)
         self._key = read_key(endpoint.base_url, endpoint.key_variable)
         self._pace = pace
         self._sleep = sleep
         self._reached = False
         self._thread = threading.local()
+        self._parameters = Parameters(self.server)
         try:
             self._library = library = openai.OpenAI(
                 api_key=self._key or NO_KEY,
                 base_url=url,
                 timeout=endpoint.timeout,
                 max_retries=0,
+                # Elsewhere the key has no business.
                 http_client=openai.DefaultHttpxClient(
-                    event_hooks={"request": [self._strip], "response": [self._begun]}
+                    follow_redirects=False,
+                    event_hooks={"request": [self._strip], "response": [self._begun]},
                 ),
             )
         except Exception as error:  # whatever its own library raises of an address
-            raise ModelError(f"llm.base_url = {self.server!r}: is no address") from error
+            raise ModelError(causes.of_client(error, url)) from None
         chat = endpoint.api == "chat"
         resource: Any = library.chat.completions if chat else library.completions
         self._create = resource.with_raw_response.create
 
     def ask(
-        self, body: Mapping[str, Any], text: str, read: Callable[[Any], T], account: Account
+        self,
+        body: Mapping[str, Any],
+        text: str,
+        read: Callable[[Any], T],
+        account: Account,
+        most: Most,
     ) -> T:
         """Send a request until its answer can be read.
+
+        A parameter that the server does not take is left out, or gets its newer name, from then on.
 
         Parameters
         ----------
         body : what the API's function takes, besides the model
         text : the prompt in it
-        read : takes the answer's first choice; raises `Unusable` if it cannot
+        read : takes the answer's first choice, with the answer's usage; raises `Unusable` if it
+            cannot
+        most : what is charged where the answer does not say what it cost
 
         Raises
         ------
         Filtered
             The server does not answer this prompt.
         Refused, ModelError
-            Another attempt would not help, or all were in vain.
+            Another attempt would not help, or all were in vain; or another model has answered.
         """
+        while True:
+            sent = self._parameters.taken(body)
+            try:
+                return self._persevere(sent, text, read, account, most)
+            except Refused as error:
+                if not self._parameters.learn(sent, error.said):
+                    raise Refused(f"{error}{self._parameters.tried}", error.said) from None
+
+    def _persevere(
+        self,
+        body: Mapping[str, Any],
+        text: str,
+        read: Callable[[Any], T],
+        account: Account,
+        most: Most,
+    ) -> T:
         retrying = tenacity.Retrying(
             stop=tenacity.stop_after_attempt(self.endpoint.attempts),
             retry=tenacity.retry_if_exception_type(_Again),
@@ -203,7 +201,7 @@ class Client:
             reraise=True,
         )
         try:
-            found: T = retrying(self._attempt, body, text, read, account)
+            found: T = retrying(self._attempt, body, text, read, account, most)
         except _Again as last:
             number = self.endpoint.attempts
             raise ModelError(
@@ -212,8 +210,8 @@ class Client:
             ) from None
         return found
 
-    def models(self) -> list[str] | None:
-        """Names of the models that the server offers, None if it does not list them.
+    def models(self) -> list[dict[str, Any]] | None:
+        """What the server says of the models that it offers, None if it does not list them.
 
         One request, without another attempt, that no server takes money for.
 
@@ -224,10 +222,10 @@ class Client:
         """
         self._thread.status = None
         try:
-            response = self._library.models.with_raw_response.list()
-            return _names(response.http_response.content)
+            seconds = min(self.endpoint.timeout, LIST_SECONDS)
+            response = self._library.models.with_raw_response.list(timeout=seconds)
+            content: bytes = response.http_response.content
         except openai.APITimeoutError:
-            seconds = self.endpoint.timeout
             raise ModelError(f"{self.server}: no answer within {seconds:g} s") from None
         except openai.APIConnectionError as error:
             failure = self._of_connection(error)
@@ -238,17 +236,41 @@ class Client:
             if error.status_code in UNLISTED:
                 return None
             raise ModelError(str(self._of_status(error, ""))) from None
+        return self._listed(content)
+
+    def _listed(self, content: bytes) -> list[dict[str, Any]] | None:
+        body = _object(content)
+        if body is None or body.get("error"):
+            said = words.without(words.said(content), "", self._key)
+            raise ModelError(f"{self.server} does not list its models, but answers: {said}")
+        entries = body.get("data")
+        if not isinstance(entries, list):
+            return None
+        return [each for each in entries if isinstance(each, dict) and "id" in each]
+
+    # ----------------------------------------------------------------------------- one request
 
     def _attempt(
-        self, body: Mapping[str, Any], text: str, read: Callable[[Any], T], account: Account
+        self,
+        body: Mapping[str, Any],
+        text: str,
+        read: Callable[[Any], T],
+        account: Account,
+        most: Most,
     ) -> T:
         self._pace.wait()
         account.reserve()
         self._thread.status = None
         late = False
+        answer: dict[str, Any] | None = None
         try:
-            response = self._create(model=self.endpoint.model, **body)
+            # The newer name too, which the library does not know for completions.
+            extra = {n: value for n, value in body.items() if n == MAX_COMPLETION_TOKENS}
+            known = {n: value for n, value in body.items() if n not in extra}
+            extra |= self.endpoint.extra_body
+            response = self._create(model=self.endpoint.model, extra_body=extra or None, **known)
             content: bytes = response.http_response.content
+            answer = _object(content)
         except openai.APITimeoutError:
             late = True  # and may be billed all the same
             raise _Again(f"no answer within {self.endpoint.timeout:g} s (llm.timeout)") from None
@@ -257,11 +279,41 @@ class Client:
         except openai.APIStatusError as error:
             raise self._of_status(error, text) from None
         finally:
-            account.settle(late or self._thread.status == 200)
+            if late or self._thread.status == 200:
+                account.charge(answer, most)
+            else:
+                account.release()
         try:
-            return read(_first_choice(content, account))
+            return read(self._first_choice(content, answer, text))
         except Unusable as error:
             raise _Again(str(error)) from None
+
+    def _first_choice(self, content: bytes, answer: dict[str, Any] | None, text: str) -> Any:
+        """The first choice of an answer, which must be of the same model as all before."""
+        choices = answer.get("choices") if answer else None
+        choice = choices[0] if isinstance(choices, list) and choices else None
+        for holder in (answer, choice):
+            if isinstance(holder, dict) and holder.get("error"):
+                raise self._of_error(holder["error"], text)
+        if answer is None or not isinstance(choice, dict):
+            said = words.without(words.said(content), text, self._key)
+            what = "is no JSON object" if answer is None else "has no choices"
+            mend = " (check llm.base_url)" if words.is_page(content) else ""
+            raise Unusable(f"the answer {what}: {said}{mend}")
+        self.served.note(answer)
+        return {**choice, "usage": answer.get("usage")}
+
+    def _of_error(self, error: Any, text: str) -> Exception:
+        """What an error means that comes with status 200."""
+        said = words.said(json.dumps({"error": error}).encode())
+        code = error.get("code") if isinstance(error, dict) else None
+        kind = error.get("type") if isinstance(error, dict) else None
+        status = int(str(code)) if str(code).isdecimal() else 0
+        if str(code) in FILTERED:
+            return Filtered()
+        if not status and BUSY.search(f"{code} {kind} {said}"):
+            status = 503
+        return self._of(status, words.without(said, text, self._key), "200 with an error", 0.0)
 
     def _strip(self, request: Any) -> None:
         """Called before a request is sent: takes off what the library found in the environment.
@@ -277,61 +329,57 @@ class Client:
         self._reached = True
         self._thread.status = response.status_code
 
+    # ---------------------------------------------------------------------- what went wrong
+
     def _of_connection(self, error: openai.APIConnectionError) -> Exception:
-        kind = type(error.__cause__).__name__
-        if kind == "ConnectError" and not self._reached:
-            return ModelError(f"cannot connect to {self.server}: check llm.base_url")
+        cause = causes.of_connection(error.__cause__, self._url)
+        if cause and not self._reached:
+            return ModelError(cause)
         broken = self._thread.status is not None
-        return _Again("the answer broke off" if broken else f"connection error ({kind})")
+        kind = cause or f"connection error ({type(error.__cause__).__name__})"
+        return _Again("the answer broke off" if broken else kind)
 
     def _of_status(self, error: openai.APIStatusError, text: str) -> Exception:
-        status = error.status_code
-        if error.code in FILTERED:
+        if str(error.code) in FILTERED:
             return Filtered()
-        said = _without(_message(error), text, self._key)
+        content = error.response.content
+        said = words.without(words.said(content), text, self._key)
+        proxy = causes.proxy_of(self._url)
+        if proxy and (words.is_page(content) or error.status_code == 407):
+            said = f"{said} (it may be from {proxy}; {causes.BY_PROXY})"
+        if 300 <= error.status_code < 400:
+            place = error.response.headers.get("location", "?").partition("?")[0]
+            said = f"it has moved to {place}"
+        told = retry_after(error.response.headers)
+        return self._of(error.status_code, said, str(error.status_code), told)
+
+    def _of(self, status: int, said: str, answered: str, told: float) -> Exception:
+        """The exception for a server's words, and what its ``status`` means."""
         if status in AGAIN or status >= 500:
-            told = retry_after(error.response.headers)
             if told > LONGEST_WAIT:
                 return ModelError(
-                    f"{self.server} answered {status} and wants a pause of {told:.0f} s: {said}"
+                    f"{self.server} answered {answered} and wants a pause of {told:.0f} s: {said}"
                 )
-            return _Again(f"{status}: {said}", told)
-        kind = Refused if status in (400, 422) else ModelError
-        return kind(f"{self.server} answered {status}: {said} ({self._mend(status, said)})")
+            return _Again(f"{answered}: {said}", told)
+        mend = self._mend(status, said)
+        line = f"{self.server} answered {answered}: {said}" + (f" ({mend})" if mend else "")
+        return Refused(line, said) if status in REFUSED else ModelError(line)
 
     def _mend(self, status: int, said: str) -> str:
+        if switch := re.search(r"\b(enable_thinking)\b", said):
+            return f"switch it off by llm.extra_body = {{ {switch[1]} = false }}"
         if status in (401, 403):
             variable = variable_of(self.endpoint.base_url, self.endpoint.key_variable)
+            if status == 403 and said != words.NOTHING:
+                return f"its key is in the environment variable {variable}" if variable else ""
             if not variable:
                 return "name the environment variable with its key by llm.key_variable"
             return f"check the key in the environment variable {variable}"
-        if status == 404:
+        if status == 404 or 300 <= status < 400:
             return "check llm.model, llm.base_url and llm.api"
         if "context" in said.lower():
             return "a prompt is longer than the model can read: show shorter demonstrations"
         return "check llm.model, llm.api and llm.scores"
-
-
-def retry_after(headers: Mapping[str, str]) -> float:
-    """Seconds that a server asks to wait (RFC 9110, 10.2.3), 0 if it does not say."""
-    try:
-        if "retry-after-ms" in headers:
-            seconds = float(headers["retry-after-ms"]) / 1000
-        else:
-            seconds = _seconds_until(headers.get("retry-after", "0"))
-    except ValueError:
-        return 0.0
-    return max(seconds, 0.0) if math.isfinite(seconds) else 0.0
-
-
-def _seconds_until(text: str) -> float:
-    """Of a number of seconds, or of an HTTP date."""
-    try:
-        return float(text)
-    except ValueError:
-        date = parsedate_to_datetime(text)
-        date = date if date.tzinfo else date.replace(tzinfo=UTC)
-        return (date - datetime.now(UTC)).total_seconds()
 
 
 def _pause(state: tenacity.RetryCallState) -> float:
@@ -342,55 +390,10 @@ def _pause(state: tenacity.RetryCallState) -> float:
     return max(_BACKOFF(state), told * random.uniform(1, 1.2))
 
 
-def _first_choice(content: bytes, account: Account) -> Any:
-    """The first choice of an answer's body; its tokens are counted whatever else is in it."""
+def _object(content: bytes) -> dict[str, Any] | None:
+    """The JSON object that an answer's body is; None if it is none."""
     try:
         answer = json.loads(content)
-    except ValueError:
-        raise Unusable("the answer is no JSON") from None
-    if not isinstance(answer, dict):
-        raise Unusable("the answer is no JSON object")
-    account.add_tokens(answer.get("usage"))
-    choices = answer.get("choices")
-    if not (isinstance(choices, list) and choices and isinstance(choices[0], dict)):
-        raise Unusable("the answer has no choices")
-    return choices[0]
-
-
-def _names(content: bytes) -> list[str] | None:
-    """The models in a server's list of them."""
-    try:
-        listed = json.loads(content)["data"]
-        return [str(each["id"]) for each in listed]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, RecursionError):
         return None
-
-
-def _count(number: Any) -> int:
-    return number if isinstance(number, int) and number > 0 else 0
-
-
-def _message(error: openai.APIStatusError) -> str:
-    """What the server says itself, in one line."""
-    body = error.body
-    said = body.get("message") if isinstance(body, dict) else body
-    lines = said.strip().splitlines() if isinstance(said, str) else []
-    return lines[0] if lines else "no message"
-
-
-def _without(message: str, text: str, key: str) -> str:
-    """The message, cut to `MESSAGE` characters, if it quotes neither the prompt nor the key."""
-    if _quotes(message, text.strip(), QUOTED_TEXT):
-        return "(a message that quotes the prompt)"
-    words = ["[key]" if _quotes(word, key, QUOTED_KEY) else word for word in message.split()]
-    return " ".join(words)[:MESSAGE]
-
-
-def _quotes(message: str, secret: str, length: int) -> bool:
-    """Whether some ``length`` characters in a row of the secret, or all, are in the message."""
-    length = min(length, len(secret))
-    if not length:
-        return False
-    return any(
-        message[start : start + length] in secret for start in range(len(message) - length + 1)
-    )
+    return answer if isinstance(answer, dict) else None

@@ -7,20 +7,17 @@ from multiprocessing.pool import ThreadPool
 from typing import Any, Literal, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from asyndbt_mpi.llm.answers import (
-    Alternatives,
-    FirstTokens,
-    of_answer,
-    read_alternatives,
-    read_text,
-    walk,
-)
+from asyndbt_mpi.llm.account import Account, Most
+from asyndbt_mpi.llm.answers import Alternatives, check_not_filtered, read_alternatives, walk
 from asyndbt_mpi.llm.base import ModelError, Prompt, Scores
 from asyndbt_mpi.llm.bounds import ROUNDS, SPARE, answer_tokens, longest, most_calls
-from asyndbt_mpi.llm.client import Account, Client, Endpoint, Filtered, Refused, Unusable
+from asyndbt_mpi.llm.client import Client, Endpoint, Filtered, Refused, Unusable
+from asyndbt_mpi.llm.first_tokens import FirstTokens, names_of
+from asyndbt_mpi.llm.outcomes import Outcome, Outcomes
 from asyndbt_mpi.llm.pace import Pace
+from asyndbt_mpi.llm.thinking import Thinks
+from asyndbt_mpi.llm.written import of_answer, read_text
 
 T = TypeVar("T")
 
@@ -28,6 +25,12 @@ GRANTED = (20, 5)
 """Alternatives to ask for: as many as OpenAI's chat API and vLLM list, or else older servers."""
 
 TRIAL = "1 + 1 ="
+
+MANY = 10
+"""Alternatives of which some would begin with a space, if the server spelt it."""
+
+LOOKS = 3
+"""How often a server is asked for the list of its models at the start."""
 
 
 class OpenAIModel:
@@ -38,11 +41,12 @@ class OpenAIModel:
     label, with the chat API (of whose conversation the prompt is the only message, and which adds
     tokens of its own around it). A label that is not listed gets an upper bound. Elsewhere the
     model's written answer is read. A prompt that the model or a filter refuses, or whose answer
-    names no label, leaves all labels equally probable.
+    names no label, leaves all labels equally probable; where no prompt's answer names any, that is
+    an error.
 
     Parameters
     ----------
-    model, base_url, key_variable, api, scores, concurrency, timeout, attempts
+    model, base_url, key_variable, api, scores, concurrency, timeout, attempts, extra_body
         Keys of the [llm] table; ``timeout`` in seconds.
     requests_per_minute : float
         Of all ``workers`` together, each of which keeps to its share; 0 for no limit.
@@ -53,11 +57,14 @@ class OpenAIModel:
     ----------
     scored_by : str
         What the first request has found out: answers scored in another way are other answers.
+    digest : str
+        Of what the server says of the model behind it.
 
     Raises
     ------
     ModelError
-        The key is missing, or the server refuses a first, tiny request.
+        The key is missing, or the server refuses a first, tiny request; the model thinks before
+        it answers.
     """
 
     def __init__(
@@ -73,21 +80,34 @@ class OpenAIModel:
         attempts: int,
         requests_per_minute: float,
         workers: int,
+        extra_body: Mapping[str, Any] | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        endpoint = Endpoint(model, base_url, key_variable, api, timeout, attempts)
+        extra = extra_body or {}
+        endpoint = Endpoint(model, base_url, key_variable, api, timeout, attempts, extra)
         self._client = Client(endpoint, Pace(requests_per_minute / workers, sleep=sleep), sleep)
+        self._sleep = sleep
         self._chat = api == "chat"
         self._concurrency = concurrency
         self.at_once: int | None = ROUNDS * concurrency
         self._first_tokens = FirstTokens()
-        self._told: set[str] = set()
+        self._outcomes = Outcomes(model, self._client.server)
+        self._spaceless = False
         # What the trial costs is told with the first scores.
         self._spent = Account(SPARE)
         self._alternatives = self._trial(scores)
+        self._look_behind(LOOKS)
+        self.digest = self._client.served.digest(model)
         self.scored_by = (
             f"top {self._alternatives} log-probabilities" if self._alternatives else "answers"
         )
+        if self._spaceless:
+            self.scored_by += ", without the spaces before words"
+            warnings.warn(
+                f"{self._client.server} lists tokens without the space before a word: labels are"
+                " looked for without theirs",
+                stacklevel=2,
+            )
         self.description = f"{model}, {self._client.server}, {api} API, by its {self.scored_by}"
         if scores == "auto" and not self._alternatives:
             warnings.warn(
@@ -118,11 +138,19 @@ class OpenAIModel:
             return Scores(np.empty((0, len(labels))), calls=0, prompt_tokens=0)
         account = Account(self.most_calls(len(distinct), labels), self._spent)
         self._spent = Account(0)
-        found, refused = self._score(distinct, labels, account)
-        if refused.any():
-            self._warn_once(f"{self._client.server} refused a prompt")
-        if len(labels) > 1 and not np.ptp(found[~refused], axis=1).all():
-            self._warn_once(f"an answer of {self._client.server} has none of the labels")
+        rows = self._score(distinct, labels, account)
+        if self._client.served.tells_more:
+            self._look_behind()
+        if account.unmetered:
+            self._outcomes.warn_once(
+                f"{self._client.server} does not say how many tokens its answers cost: each request"
+                " counts as the most that it can cost"
+            )
+        self._outcomes.note(distinct, rows, labels, self._asked_for)
+        nothing = np.zeros(len(labels))
+        found = np.array(
+            [nothing if r.log_probabilities is None else r.log_probabilities for r in rows]
+        )
         found -= np.logaddexp.reduce(found, axis=1, keepdims=True)
         number = {text: n for n, text in enumerate(distinct)}
         return Scores(
@@ -130,6 +158,7 @@ class OpenAIModel:
             account.calls,
             account.prompt_tokens,
             account.completion_tokens,
+            sum(rows[number[text]].log_probabilities is None for text in texts),
         )
 
     def most_calls(self, prompts: int, labels: Sequence[str]) -> int:
@@ -143,66 +172,81 @@ class OpenAIModel:
 
     # ------------------------------------------------------------------------------------ scores
 
-    def _score(
-        self, texts: list[str], labels: Sequence[str], account: Account
-    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Log-probabilities (P, U), normalised or not, and which prompts (P,) were refused."""
-        rows: list[NDArray[np.float64] | None]
+    def _score(self, texts: list[str], labels: Sequence[str], account: Account) -> list[Outcome]:
+        """What came of each prompt."""
         if not self._alternatives:
-            tokens = answer_tokens(labels)
+            return self._each(lambda text: self._by_answer(text, labels, account), texts, account)
+        if not self._chat:
+            return self._each(lambda text: self._by_walk(text, labels, account), texts, account)
+        return self._by_first_tokens(texts, labels, account)
 
-            def written(text: str) -> str:
-                return self._ask(text, tokens, read_text, account)
+    def _by_answer(self, text: str, labels: Sequence[str], account: Account) -> Outcome:
+        def read(choice: Mapping[str, Any]) -> tuple[str, bool]:
+            return read_text(choice), choice.get("finish_reason") == "length"
 
-            answers = self._each(written, texts, account)
-            refused = [answer is None for answer in answers]
-            rows = [None if answer is None else of_answer(answer, labels) for answer in answers]
-        elif self._chat:
+        answer, cut = self._ask(text, "", answer_tokens(labels), read, account)
+        return Outcome(of_answer(answer, labels, cut), answer)
 
-            def first(text: str) -> Alternatives:
-                return self._ask(text, 1, read_alternatives, account)
+    def _by_walk(self, text: str, labels: Sequence[str], account: Account) -> Outcome:
+        known: dict[str, Alternatives] = {}
 
-            listed = self._each(first, texts, account)
-            found = self._first_tokens.log_probabilities(labels, listed)
-            refused = [one is None for one in listed]
-            rows = list(found)
-        else:
+        def ask(behind: str) -> Alternatives:
+            known[behind] = self._ask(text, behind, 1, read_alternatives, account)
+            return known[behind]
 
-            def whole(text: str) -> NDArray[np.float64]:
-                return walk(
-                    labels, lambda behind: self._ask(text + behind, 1, read_alternatives, account)
-                )
+        listed: set[str] = set()
+        found = walk(labels, ask, self._spaceless, listed)
+        return Outcome(found if listed else None, known[""].likeliest)
 
-            rows = self._each(whole, texts, account)
-            refused = [row is None for row in rows]
-        nothing = np.zeros(len(labels))
-        return np.array([nothing if row is None else row for row in rows]), np.array(refused)
+    def _by_first_tokens(
+        self, texts: list[str], labels: Sequence[str], account: Account
+    ) -> list[Outcome]:
+        alternatives: dict[str, Alternatives] = {}
+
+        def first(text: str) -> Outcome:
+            alternatives[text] = self._ask(text, "", 1, read_alternatives, account)
+            return Outcome(None, alternatives[text].likeliest)
+
+        rows = self._each(first, texts, account)
+        found, listed = self._first_tokens.log_probabilities(
+            labels, [alternatives.get(text) for text in texts]
+        )
+        return [
+            Outcome(of_prompt, row.words) if is_listed else row
+            for row, of_prompt, is_listed in zip(rows, found, listed, strict=True)
+        ]
 
     def _each(
-        self, score: Callable[[str], T], texts: list[str], account: Account
-    ) -> list[T | None]:
-        """What ``score`` returns for each text, in order; None where the server refused."""
-        results: list[T | None] = [None] * len(texts)
+        self, score: Callable[[str], Outcome], texts: list[str], account: Account
+    ) -> list[Outcome]:
+        """What comes of each text, in order."""
+        rows: list[Outcome] = [Outcome(None)] * len(texts)
 
-        def numbered(place: int) -> tuple[int, T | None]:
+        def numbered(place: int) -> tuple[int, Outcome]:
             try:
                 return place, score(texts[place])
             except Filtered:
-                return place, None
+                return place, Outcome(None, refused=True)
+            except Thinks:
+                return place, Outcome(None, thinks=True)
 
         # Its threads are daemons: neither leaving this block nor the interpreter's exit waits
         # for their requests, as they would for those of a ThreadPoolExecutor.
         with ThreadPool(min(self._concurrency, len(texts))) as pool:
             try:
-                for place, result in pool.imap_unordered(numbered, range(len(texts))):
-                    results[place] = result
+                for place, row in pool.imap_unordered(numbered, range(len(texts))):
+                    rows[place] = row
             finally:
                 account.close()
-        return results
+        return rows
 
-    def _ask(self, text: str, tokens: int, read: Callable[[Any], T], account: Account) -> T:
+    def _ask(
+        self, text: str, behind: str, tokens: int, read: Callable[[Any], T], account: Account
+    ) -> T:
+        """Ask for ``tokens`` behind the prompt ``text`` and a label's beginning."""
         alternatives = self._alternatives if read is read_alternatives else 0
-        return self._client.ask(self._body(text, tokens, alternatives), text, read, account)
+        body = self._body(text + behind, tokens, alternatives)
+        return self._client.ask(body, text, read, account, Most(longest(text), tokens))
 
     def _body(self, text: str, tokens: int, alternatives: int) -> dict[str, Any]:
         body: dict[str, Any] = {"max_tokens": tokens, "temperature": 0}
@@ -213,33 +257,32 @@ class OpenAIModel:
 
     def _check_labels(self, labels: Sequence[str]) -> None:
         names = list(labels)
-        if self._chat or not self._alternatives:
-            names = [label.strip() for label in labels]
         if not self._alternatives:
-            names = [name.casefold() for name in names]
+            names = [label.strip().casefold() for label in labels]
+        elif self._chat:
+            names, _ = names_of(labels)
         if not names or not all(names):
             raise ValueError("there are no labels, or one is empty")
         if len(set(names)) < len(names):
             raise ValueError(f"labels {list(labels)} cannot be told apart by {self.description}")
-
-    def _warn_once(self, what: str) -> None:
-        if what not in self._told:
-            self._told.add(what)
-            warnings.warn(f"{what}: all labels are then equally probable", stacklevel=3)
 
     # ------------------------------------------------------------------------------------- trial
 
     def _trial(self, scores: Literal["auto", "logprobs", "answers"]) -> int:
         """How many alternatives the server grants, 0 for scores by answers; it must answer."""
         offers = {"auto": (*GRANTED, 0), "logprobs": GRANTED, "answers": (0,)}[scores]
+        most = Most(longest(TRIAL), 1)
         for number in offers:
             body = self._body(TRIAL, 1, number)
+            read = self._find_alternatives if number else _find_none
             try:
-                listed = self._client.ask(body, TRIAL, _has_alternatives, self._spent)
+                listed = self._client.ask(body, TRIAL, read, self._spent, most)
             except Refused:
                 if number == offers[-1]:
                     raise
                 continue
+            except Thinks:
+                raise ModelError(self._outcomes.thinking) from None
             if listed or scores != "logprobs":
                 return number if listed else 0
             break
@@ -248,12 +291,49 @@ class OpenAIModel:
             " without, or llm.api may have to be another"
         )
 
+    def _find_alternatives(self, choice: Mapping[str, Any]) -> bool:
+        """Whether the first answer has alternatives, and how they are spelt."""
+        try:
+            found = read_alternatives(choice)
+        except Filtered:
+            raise Unusable("the answer to the first request is a refusal") from None
+        except Unusable:
+            return False
+        texts = found.probability
+        spaced = any(text.startswith(b" ") and text.strip() for text in texts)
+        # The bare space is among the likeliest tokens, and without its space reads "".
+        self._spaceless = not (self._chat or spaced) and (b"" in texts or len(texts) >= MANY)
+        return True
 
-def _has_alternatives(choice: Mapping[str, Any]) -> bool:
+    def _look_behind(self, times: int = 1) -> None:
+        """See which model is behind the address; a server that cannot say so now is asked later.
+
+        Raises
+        ------
+        ModelError
+            It is another one than before.
+        """
+        for look in range(times):
+            if look:
+                self._sleep(1.0)
+            try:
+                entries = self._client.models()
+            except ModelError:
+                continue
+            self._client.served.list(entries, self._client.endpoint.model)
+            break
+
+    @property
+    def _asked_for(self) -> Literal["answers", "first tokens", "tokens"]:
+        if not self._alternatives:
+            return "answers"
+        return "first tokens" if self._chat else "tokens"
+
+
+def _find_none(choice: Mapping[str, Any]) -> bool:
+    """Takes a first answer that has no alternatives to look for."""
     try:
-        read_alternatives(choice)
+        check_not_filtered(choice)
     except Filtered:
         raise Unusable("the answer to the first request is a refusal") from None
-    except Unusable:
-        return False
-    return True
+    return False

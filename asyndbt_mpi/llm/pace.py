@@ -1,8 +1,11 @@
-"""Requests spaced evenly in time, where a server limits how many it takes in a minute."""
+"""When a request may be sent, where a server limits how many it takes or asks for a pause."""
 
+import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 
 
 class Pace:
@@ -41,3 +44,25 @@ class Pace:
             self._free = turn + self._interval
         if turn > now:
             self._sleep(turn - now)
+
+
+def retry_after(headers: Mapping[str, str]) -> float:
+    """Seconds that a server asks to wait (RFC 9110, 10.2.3), 0 if it does not say."""
+    try:
+        if "retry-after-ms" in headers:
+            seconds = float(headers["retry-after-ms"]) / 1000
+        else:
+            seconds = _seconds_until(headers.get("retry-after", "0"))
+    except ValueError:
+        return 0.0
+    return max(seconds, 0.0) if math.isfinite(seconds) else 0.0
+
+
+def _seconds_until(text: str) -> float:
+    """Of a number of seconds, or of an HTTP date."""
+    try:
+        return float(text)
+    except ValueError:
+        date = parsedate_to_datetime(text)
+        date = date if date.tzinfo else date.replace(tzinfo=UTC)
+        return (date - datetime.now(UTC)).total_seconds()

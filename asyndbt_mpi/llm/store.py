@@ -29,7 +29,7 @@ Question: TypeAlias = tuple[str, tuple[str, ...]]
 """The prompt's whole text and the labels: all that a model's answer depends on."""
 
 MAGIC = b"asyndbt\n"
-VERSION = 1
+VERSION = 2
 """Raise it when files, or the way in which a back-end asks, change: older answers are not used."""
 
 DIGEST_BYTES = 16

@@ -7,7 +7,10 @@ from asyndbt_mpi.protocol.messages import Costs, Needs
 from asyndbt_mpi.protocol.records import Event, EventKind
 
 NUMBERS = ("worker", "number", "iteration", "time", "sent_time", "accuracy")
-COSTS = ("llm_calls", "prompt_tokens", "compute_seconds", "prompts", "completion_tokens")
+COSTS = (
+    *("llm_calls", "prompt_tokens", "compute_seconds", "prompts", "completion_tokens"),
+    "unrecognised",
+)
 
 
 def events(log: Log) -> Iterator[Event]:

@@ -117,6 +117,7 @@ def event_row(event: Event, samples: int) -> Row:
         costs.calls,
         costs.prompt_tokens,
         costs.completion_tokens,
+        costs.unrecognised,
         losses,
         event.accuracy,
         event.text or None,

@@ -151,6 +151,7 @@ def groups(distance: Distance) -> dict[str, tuple[Column, ...]]:
             Column("event/llm_calls", "", INTEGER),
             Column("event/prompt_tokens", "", INTEGER),
             Column("event/completion_tokens", "", INTEGER),
+            Column("event/unrecognised", "", INTEGER),
             Column("event/losses", "I", REAL),
             Column("event/accuracy", "", REAL),
             Column("event/text", "", TEXT),

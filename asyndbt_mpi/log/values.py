@@ -27,6 +27,7 @@ MEASURED = (
     "event/llm_calls",
     "event/prompt_tokens",
     "event/completion_tokens",
+    "event/unrecognised",
 )
 """Columns whose numbers are finite and at least 0."""
 

@@ -43,7 +43,8 @@ class Query:
 class Answer:
     """Loss (1) and accuracy of each prompt, (I,) each, averaged over the rows asked for.
 
-    ``prompts`` were asked for, counting each row; ``calls`` of them were paid for.
+    ``prompts`` were asked for, counting each row; ``calls`` of them were paid for, and the answers
+    to the ``unrecognised`` named no label.
     """
 
     losses: FloatArray
@@ -52,6 +53,7 @@ class Answer:
     prompt_tokens: int
     prompts: int = field(default=0, kw_only=True)
     completion_tokens: int = field(default=0, kw_only=True)
+    unrecognised: int = field(default=0, kw_only=True)
 
 
 @dataclass(slots=True)

@@ -124,13 +124,17 @@ class Needs:
 
 @dataclass(slots=True)
 class Costs:
-    """What an answer of the black box cost; a cache may have known some of the ``prompts``."""
+    """What an answer of the black box cost; a cache may have known some of the ``prompts``.
+
+    The answers to the ``unrecognised`` of them named no label.
+    """
 
     calls: int = 0
     prompt_tokens: int = 0
     compute_seconds: float = 0.0
     prompts: int = 0
     completion_tokens: int = 0
+    unrecognised: int = 0
 
 
 @dataclass(frozen=True, slots=True)

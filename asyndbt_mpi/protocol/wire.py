@@ -77,6 +77,7 @@ class Header(NamedTuple):
     calls: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    unrecognised: int = 0
     compute_seconds: float = 0.0
     sent_time: float = 0.0
     loss: float = 0.0
@@ -85,7 +86,7 @@ class Header(NamedTuple):
     grad_q_norm: float = 0.0
 
 
-HEADER = struct.Struct("<IIqqiiqqqqdddddd")
+HEADER = struct.Struct("<IIqqiiqqqqqdddddd")
 """The fields of `Header`, in their order."""
 
 
@@ -236,8 +237,9 @@ def _header(message: Message) -> Header:
             return Header(kind=number)
 
 
-def _counts(costs: Costs) -> tuple[int, int, int, int]:
-    return costs.prompts, costs.calls, costs.prompt_tokens, costs.completion_tokens
+def _counts(costs: Costs) -> tuple[int, int, int, int, int]:
+    tokens = costs.prompt_tokens, costs.completion_tokens
+    return costs.prompts, costs.calls, *tokens, costs.unrecognised
 
 
 def _text(rest: Buffer) -> str:
@@ -253,7 +255,8 @@ def _check_numbers(kind: type, header: Header) -> None:
     for name in ("loss", "grad_p_norm", "grad_q_norm", "sent_time", "compute_seconds"):
         if not math.isfinite(getattr(header, name)):
             raise MalformedMessage(f"{kind.__name__}.{name} is {getattr(header, name)}")
-    for name in ("prompts", "calls", "prompt_tokens", "completion_tokens", "compute_seconds"):
+    counts = "prompts", "calls", "prompt_tokens", "completion_tokens", "unrecognised"
+    for name in (*counts, "compute_seconds"):
         if not 0 <= getattr(header, name) <= MOST_COUNTED:
             raise MalformedMessage(f"{kind.__name__}.{name} is {getattr(header, name)}")
 
@@ -291,6 +294,7 @@ def _build(kind: type, header: Header, arrays: dict[str, np.ndarray], rest: Buff
         header.compute_seconds,
         header.prompts,
         header.completion_tokens,
+        header.unrecognised,
     )
     if kind is Report:
         norms = header.grad_p_norm, header.grad_q_norm

@@ -410,6 +410,7 @@ def _costs(done: Completed) -> Costs:
         done.compute_seconds,
         answer.prompts,
         answer.completion_tokens,
+        answer.unrecognised,
     )
 
 

@@ -97,14 +97,17 @@ class PromptBlackBox:
         log_probabilities = scores.log_probabilities.reshape(shape)
         _check_finite(log_probabilities)
         labels = np.array([row.label for row in rows])
-        of_label = log_probabilities[:, np.arange(len(rows)), labels]
+        right = np.arange(len(self.template.labels)) == labels[:, None]  # (B, U)
+        of_label = log_probabilities[:, right]
+        of_others = np.where(right, -np.inf, log_probabilities).max(axis=2)
         return Answer(
             losses=-of_label.mean(axis=1),  # (1)
-            accuracies=(log_probabilities.argmax(axis=2) == labels).mean(axis=1),
+            accuracies=(of_label > of_others).mean(axis=1),  # a tie is no right answer
             calls=scores.calls,
             prompt_tokens=scores.prompt_tokens,
             completion_tokens=scores.completion_tokens,
             prompts=len(prompts),
+            unrecognised=scores.unrecognised,
         )
 
     def _prompts(

@@ -4,11 +4,11 @@ import re
 from collections.abc import Sequence
 
 from asyndbt_mpi.config import ConfigurationError
+from asyndbt_mpi.llm.base import ENDING
 from asyndbt_mpi.task.dataset import Row
 
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 KNOWN = ("sentence1", "sentence2", "fragment")
-BLANK_LINE = "\n\n"
 EXAMPLE = r'"[[Note: {fragment}\n]]Review: {sentence1}\nSentiment:"'
 
 
@@ -48,7 +48,7 @@ class Template:
 
     def context(self, rows: Sequence[Row], words: Sequence[str] | None) -> str:
         """The rows as demonstrations, each followed by a blank line; "" if there are none."""
-        return "".join(self.demonstrate(row, words) + BLANK_LINE for row in rows)
+        return "".join(self.demonstrate(row, words) + ENDING for row in rows)
 
 
 def _divide(text: str) -> tuple[str, str, str]:

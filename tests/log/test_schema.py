@@ -73,6 +73,7 @@ CONTRACT = {
     "event/llm_calls": ("", "i8"),
     "event/prompt_tokens": ("", "i8"),
     "event/completion_tokens": ("", "i8"),
+    "event/unrecognised": ("", "i8"),
     "event/losses": ("I", "f8"),
     "event/accuracy": ("", "f8"),
     "event/text": ("", "text"),

@@ -334,6 +334,7 @@ def test_duals_are_there_for_every_plane(log_copy: LogCopy) -> None:
         (put("event/llm_calls", 9, -1), "^/event/llm_calls row 9 is -1"),
         (put("event/prompt_tokens", 9, -1), "^/event/prompt_tokens row 9 is -1"),
         (put("event/completion_tokens", 9, -1), "^/event/completion_tokens row 9 is -1"),
+        (put("event/unrecognised", 9, -1), "^/event/unrecognised row 9 is -1"),
         (put("event/losses", (9, 3), np.nan), "^/event/losses row 9: .*no losses of a report"),
         (put("event/losses", (9, 3), -1.0), "^/event/losses row 9: .*no losses of a report"),
         (put("event/losses", (0, 0), 0.5), "^/event/losses row 0: .*no losses of a hello"),

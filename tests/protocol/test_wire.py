@@ -33,7 +33,7 @@ RNG = np.random.default_rng(0)
 FRAGMENT, POOL = RNG.random((3, 5)), RNG.random((2, 4))
 LOSSES = np.array([-2.0, -1.0])
 WORDS, SHOWN = np.array([4, 0, 2]), np.array([3, 1])
-COSTS = Costs(calls=80, prompt_tokens=1234, compute_seconds=0.25, prompts=90, completion_tokens=80)
+COSTS = Costs(80, 1234, compute_seconds=0.25, prompts=90, completion_tokens=81, unrecognised=3)
 
 MESSAGES = [
     Assignment(7, 42, FRAGMENT),
@@ -135,7 +135,7 @@ def test_a_report_that_is_not_finite_is_refused(name: str, value: float) -> None
     ("name", "bad"),
     [("grad_p_norm", np.nan), ("grad_q_norm", np.inf), ("sent_time", np.nan),
      ("costs", Costs(-1, 0, 0.0)), ("costs", Costs(0, -1, 0.0)), ("costs", Costs(0, 0, np.nan)),
-     ("costs", Costs(0, 0, -0.5))],
+     ("costs", Costs(0, 0, -0.5)), ("costs", Costs(unrecognised=-1))],
 )  # fmt: skip
 def test_norms_times_and_costs_are_checked_too(name: str, bad) -> None:
     report = dataclasses.replace(MESSAGES[5], **{name: bad})

@@ -27,6 +27,7 @@ class Fake:
     description = "fake"
     digest = "0f"
     at_once = None
+    digest = ""
 
     def __init__(self, probabilities: list[list[float]]) -> None:
         self.probabilities = probabilities
@@ -36,7 +37,7 @@ class Fake:
         assert list(labels) == [" no", " yes"]
         self.asked.append(list(prompts))
         with np.errstate(divide="ignore"):
-            return Scores(np.log(self.probabilities), calls=len(prompts), prompt_tokens=70)
+            return Scores(np.log(self.probabilities), len(prompts), 70, 7, unrecognised=2)
 
     def most_calls(self, prompts: int, labels: Sequence[str]) -> int:
         return prompts
@@ -74,9 +75,17 @@ def test_losses_and_accuracies_by_hand() -> None:
     assert answer.losses == pytest.approx(
         [-(math.log(0.8) + math.log(0.5)) / 2, -(math.log(0.1) + math.log(0.3)) / 2]
     )
-    assert answer.accuracies.tolist() == [1.0, 0.0]
+    assert answer.accuracies.tolist() == [0.5, 0.0]  # a tie is no right answer
     assert (answer.prompts, answer.calls, answer.prompt_tokens) == (4, 4, 70)
+    assert (answer.completion_tokens, answer.unrecognised) == (7, 2)
     assert len(model.asked) == 1
+
+
+def test_a_tie_is_never_right_whatever_the_label() -> None:
+    box, _ = black_box([[0.5, 0.5]] * 3)
+    [answer] = box.answer([query([[0, 1]], [[0, 0]], [0, 1, 2], Split.TEST)])
+    assert answer.accuracies.tolist() == [0.0]
+    assert answer.losses == pytest.approx([math.log(2)])
 
 
 def test_prompts_hold_demonstrations_fragment_and_query() -> None:

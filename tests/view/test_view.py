@@ -55,6 +55,18 @@ def test_what_a_cache_saved_is_said(virtual_run: Run) -> None:
         assert "75% of the prompts were repeated, and free" in summary(log)
 
 
+def test_the_share_of_answers_without_a_label_is_said(virtual_run: Run) -> None:
+    path = virtual_run(run={"iterations": 4})
+    with Log(path) as log:
+        asked = int(log["event/prompts"].sum())
+        assert "named no label" not in summary(log)
+    with h5py.File(path, "r+") as file:
+        file["event/unrecognised"][3:5] = 7
+    with Log(path) as log:
+        text = summary(log)
+    assert f"14 of {asked:,} answers ({14 / asked:.1%}) named no label or were refused" in text
+
+
 def test_without_evaluation_the_last_iterate_is_shown(virtual_run: Run) -> None:
     with Log(virtual_run(run={"iterations": 12})) as log:
         text = summary(log)

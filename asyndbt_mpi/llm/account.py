@@ -1,0 +1,92 @@
+"""What requests to a server have cost, and a limit on how many may be paid for."""
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from asyndbt_mpi.llm.base import ModelError
+
+
+@dataclass(frozen=True, slots=True)
+class Most:
+    """The most tokens that a request can read and write: what was set aside for it."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class Account:
+    """What some requests have cost so far; at most ``most`` of them may ever count.
+
+    ``before`` is another one whose costs are carried over.
+
+    Attributes
+    ----------
+    calls, prompt_tokens, completion_tokens : int
+    unmetered : int
+        Answers that did not say what they cost: they count as much as they can have cost.
+    """
+
+    def __init__(self, most: int, before: "Account | None" = None) -> None:
+        self.calls: int = before.calls if before else 0
+        self.prompt_tokens: int = before.prompt_tokens if before else 0
+        self.completion_tokens: int = before.completion_tokens if before else 0
+        self.unmetered: int = before.unmetered if before else 0
+        self._most = most
+        self._open = 0
+        self._closed = False
+        self._lock = threading.Lock()
+
+    def reserve(self) -> None:
+        """Make room for a request, before it is sent.
+
+        Raises
+        ------
+        ModelError
+            It might be one too many, or the account is closed.
+        """
+        with self._lock:
+            if self._closed:
+                raise ModelError("the request was called off")
+            if self.calls + self._open >= self._most:
+                raise ModelError(
+                    f"the server answered {self.calls} requests and too many of them unusably:"
+                    f" only {self._most} may be paid for here; see that it is well, or raise"
+                    " llm.timeout"
+                )
+            self._open += 1
+
+    def release(self) -> None:
+        """End a request that cost nothing."""
+        with self._lock:
+            self._open -= 1
+
+    def charge(self, answer: Mapping[str, Any] | None, most: Most) -> None:
+        """End a request that counts, by the usage in its ``answer``, or else by the ``most``.
+
+        Without an answer, too: it may have been billed all the same.
+        """
+        answered = answer is not None and bool(answer.get("choices"))
+        usage = answer.get("usage") if answer else None
+        usage = usage if isinstance(usage, Mapping) else {}
+        # No prompt has no tokens: a server that says so does not count.
+        read = _count(usage.get("prompt_tokens")) or None
+        written = _count(usage.get("completion_tokens")) if read else None
+        with self._lock:
+            self._open -= 1
+            self.calls += 1
+            self.unmetered += answered and (read is None or written is None)
+            self.prompt_tokens += most.prompt_tokens if read is None else read
+            self.completion_tokens += most.completion_tokens if written is None else written
+
+    def close(self) -> None:
+        """Let no further request begin: nobody waits for its answer any more."""
+        with self._lock:
+            self._closed = True
+
+
+def _count(number: Any) -> int | None:
+    """A number of tokens; None if it is none."""
+    known = isinstance(number, int) and not isinstance(number, bool) and number >= 0
+    return number if known else None

@@ -1,0 +1,123 @@
+"""Which model is behind a server's address, by what the server says of it."""
+
+import json
+import threading
+import warnings
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+from typing import Any
+
+from asyndbt_mpi.llm.base import ModelError
+
+STABLE = ("id", "root", "parent", "digest", "hf_repo", "quantization")
+"""Of an entry in a server's list: what is the same after a restart with the same model."""
+
+STABLE_META = ("vocab_type", "n_vocab", "n_ctx_train", "n_embd", "n_params", "size", "ftype")
+"""Of llama.cpp's entry: what the model's file says.  ``n_ctx`` is the server's own choice."""
+
+MODEL, FINGERPRINT = "model", "system_fingerprint"
+"""In answers: the model, by its name, and what it runs on."""
+
+
+class Served:
+    """What the model behind ``server`` is known by, from its list of models and from its answers.
+
+    A name that stands for another one, as for that of a dated version, does so from the first
+    answer on; what counts is that it does not change.
+    """
+
+    def __init__(self, server: str) -> None:
+        self._server = server
+        self._lock = threading.Lock()
+        self._answers: dict[str, str] = {}
+        self._listed: dict[str, Any] = {}
+        self._told = False
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that is known, by name."""
+        return {**self._answers, **({"listed": self._listed} if self._listed else {})}
+
+    @property
+    def tells_more(self) -> bool:
+        """Whether the list of models tells more than a name, so that it is worth another look."""
+        return len(self._listed) > 1
+
+    def digest(self, model: str) -> str:
+        """Hex digest of the identity, and of the ``model`` that is asked for."""
+        known = json.dumps([model, self.identity], sort_keys=True, default=str)
+        return blake2b(known.encode(), digest_size=16).hexdigest()
+
+    def note(self, answer: Mapping[str, Any]) -> None:
+        """Take in what an ``answer`` says; what it runs on may change, with one warning.
+
+        Raises
+        ------
+        ModelError
+            An earlier one was of another model.
+        """
+        for name in (MODEL, FINGERPRINT):
+            value = answer.get(name)
+            if not (isinstance(value, str) and value):
+                continue
+            with self._lock:
+                before = self._answers.setdefault(name, value)
+                differs = before != value
+                first = differs and not self._told
+                self._told |= differs
+            if differs and name == MODEL:
+                self._refuse(f"{name} {before!r}", f"{value!r}")
+            if first:
+                # Some services have it change from answer to answer: no reason to end a run.
+                warnings.warn(
+                    f"{self._server}: the model runs on something else than before, by its"
+                    f" {name}: {before!r} at first, {value!r} now; its answers may differ a little",
+                    stacklevel=2,
+                )
+
+    def list(self, entries: Sequence[Mapping[str, Any]] | None, model: str) -> None:
+        """Take in what the server's list of models says of ``model``, if it says anything.
+
+        Raises
+        ------
+        ModelError
+            It said otherwise before.
+        """
+        named = [each for each in entries or () if _is_called(each, model)]
+        if not named and entries is not None and len(entries) == 1:
+            named = [entries[0]]  # the only one, which such servers take whatever it is called
+        if not named:
+            return
+        listed = _stable(named[0])
+        if self._listed and listed != self._listed:
+            old, new = _differing(self._listed, listed)
+            self._refuse(old, new)
+        self._listed = listed
+
+    def _refuse(self, before: str, now: str) -> None:
+        raise ModelError(
+            f"{self._server}: another model has taken the place of the one that answered so far:"
+            f" {before} before, {now} now; scores of both cannot be compared. Go on with the first"
+            " one, or begin anew"
+        )
+
+
+def _is_called(entry: Mapping[str, Any], model: str) -> bool:
+    aliases = entry.get("aliases")
+    return entry.get("id") == model or (isinstance(aliases, list) and model in aliases)
+
+
+def _stable(entry: Mapping[str, Any]) -> dict[str, Any]:
+    meta = entry.get("meta")
+    known = {name: entry[name] for name in STABLE if entry.get(name) not in (None, "")}
+    if isinstance(meta, Mapping):
+        known |= {f"meta.{name}": meta[name] for name in STABLE_META if name in meta}
+    return known
+
+
+def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, str]:
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    old, new = (
+        ", ".join(f"{name} {each.get(name)!r}" for name in names[:3]) for each in (before, now)
+    )
+    return old, new
