@@ -13,7 +13,6 @@ class Counting:
     """Answers with the lengths of prompt and label, at 10 tokens a prompt."""
 
     description = "counting"
-    digest = "0f"
     at_once = None
     digest = "d1"
 
@@ -147,6 +146,6 @@ def test_no_prompts() -> None:
 
 def test_description_is_the_models_and_a_cache_needs_room() -> None:
     cached = CachedModel(Counting(), 2)
-    assert (cached.description, cached.digest) == ("counting", "0f")
+    assert (cached.description, cached.digest) == ("counting", "d1")
     with pytest.raises(ValueError, match="at least one entry, not 0"):
         CachedModel(Counting(), 0)

@@ -27,7 +27,6 @@ class Fake:
     description = "fake"
     digest = "0f"
     at_once = None
-    digest = ""
 
     def __init__(self, probabilities: list[list[float]]) -> None:
         self.probabilities = probabilities
