@@ -2,7 +2,7 @@
 
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import h5py
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from asyndbt_mpi.config import ConfigurationError
 from asyndbt_mpi.job import Job, Request
+from asyndbt_mpi.llm.base import Prompt, Scores, Unasked
 from asyndbt_mpi.log import schema
 from asyndbt_mpi.log.events import events
 from asyndbt_mpi.log.lock import LogLock
@@ -293,3 +294,43 @@ def test_a_log_that_is_being_written_is_not_gone_through(tmp_path: Path) -> None
     with pytest.raises(ConfigurationError, match="another process is writing"):
         log_to_resume(job(path, resuming=True))
     held.release()
+
+
+class Even(Unasked):
+    """Finds every label equally probable."""
+
+    description = "even"
+
+    def __init__(self, digest: str) -> None:
+        self.digest = digest
+
+    def label_log_probabilities(self, prompts: Sequence[Prompt], labels: Sequence[str]) -> Scores:
+        even = np.full((len(prompts), len(labels)), -np.log(len(labels)))
+        return Scores(even, calls=len(prompts), prompt_tokens=len(prompts))
+
+
+def test_a_simulation_goes_on_with_the_model_that_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run.h5"
+
+    def run(digest: str, iterations: int, *settings: str) -> None:
+        monkeypatch.setattr("asyndbt_mpi.simulate.language_model", lambda *_: Even(digest))
+        monkeypatch.setattr("asyndbt_mpi.simulate.rows_fit", lambda *_: True)
+        resuming = path.exists()
+        changes = (f"run.iterations={iterations}", "run.evaluate_every=0", *settings)
+        request = Request("demo", changes, str(path), False, False, resuming)
+        simulate(Job.of(request, 2), resuming)
+
+    run("aa", 2)
+    before = path.read_bytes()
+    with pytest.raises(ConfigurationError, match="their digests are bb and aa"):
+        run("bb", 4)
+    assert path.read_bytes() == before
+    assert not path.with_name("run.h5.1").exists()
+    run("aa", 4)
+    run("bb", 5, "llm.model_may_differ=true")
+    with Log(path) as log:
+        assert log.models == ["aa", "aa"]
+        assert all(e.model == "aa" for e in events(log) if e.kind is EventKind.HELLO)
+    assert verify(path).violations == []
