@@ -16,6 +16,7 @@ from typing import NamedTuple, TypeVar
 import h5py
 import numpy as np
 
+from asyndbt_mpi import __version__
 from asyndbt_mpi.config import Config
 from asyndbt_mpi.log import schema
 from asyndbt_mpi.log.journal import HDF5_ERRORS, JournaledFile, cause_of
@@ -165,7 +166,9 @@ class Segment:
         version = attributes.get("format_version")
         if version != schema.FORMAT_VERSION:
             raise self.error(
-                f"has format version {version}; this program reads {schema.FORMAT_VERSION}"
+                f"has format version {version}: the asyndbt_mpi that wrote it "
+                f"({attributes.get('package_version')}) reads it; this one ({__version__}) reads "
+                f"version {schema.FORMAT_VERSION}"
             )
         try:
             self.committed = int(attributes["committed"])
@@ -190,7 +193,7 @@ class Segment:
             self.status = str(attributes["status"])
         except KeyError as error:
             raise self.error(f"an attribute is missing: {error.args[0]}") from error
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise self.error(f"a bad attribute: {error}") from error
 
     def error(self, reason: str) -> LogError:

@@ -9,9 +9,11 @@ import h5py
 import numpy as np
 
 from asyndbt_mpi.algorithm.types import BoolArray, IntArray
-from asyndbt_mpi.log import arrivals, conduct, schema, values
+from asyndbt_mpi.log import accounts, arrivals, conduct, schema, values
 from asyndbt_mpi.log.attendance import attendance
 from asyndbt_mpi.log.chain import Segment
+from asyndbt_mpi.log.integrity import damage
+from asyndbt_mpi.log.prompts import Prompts
 from asyndbt_mpi.log.reader import Log, LogError
 from asyndbt_mpi.log.recompute import TOLERANCE, recompute
 from asyndbt_mpi.protocol.records import EventKind
@@ -42,12 +44,25 @@ def verify(path: str | os.PathLike[str]) -> Verification:
         if structure:
             violations += structure
             return Verification(violations, ["what the rows say, for they cannot be matched"])
-        notes = []
-        for check in CHECKS:
-            violations += _listed(check(log))
-        if log.every == 1:
-            violations += _listed(recompute(log))
-        else:
+        damaged = _listed(damage(log))
+        violations += damaged
+        notes: list[str] = []
+
+        def prompts(log: Log) -> Iterator[str]:
+            of_log = Prompts(log)
+            yield from of_log.scored()
+            yield from of_log.drawn()
+            notes.extend(of_log.notes)
+
+        for check in (*CHECKS, prompts, *([recompute] if log.every == 1 else [])):
+            try:
+                violations += _listed(check(log))
+            except Exception as error:
+                if not damaged:
+                    raise
+                # It relies on what does not hold any more in what is damaged.
+                notes.append(f"{check.__name__}, for the damage is in the way: {error}")
+        if log.every > 1:
             notes.append(
                 "whether z obeys (21), lambda (22) and the planes (31)-(33), for "
                 f"log.iterates is {log.every}"
@@ -289,6 +304,9 @@ CHECKS = (
     _duals,
     _objective,
     arrivals.reports,
+    accounts.reports,
+    accounts.estimates,
+    accounts.evaluations,
     conduct.estimates,
     conduct.drops,
 )
