@@ -27,6 +27,10 @@ SECONDS_BETWEEN_ATTEMPTS = 0.02
 BLOCK_BYTES = 1 << 23
 """Read at once: in much less time than there is between two commits."""
 
+UNREADABLE = (*HDF5_ERRORS, TypeError, ValueError, LookupError, ArithmeticError, MemoryError)
+"""What h5py raises where a file is damaged: it may say anything of itself, say that a text is none,
+or that an array is larger than any memory."""
+
 Result = TypeVar("Result")
 
 
@@ -130,11 +134,13 @@ class Segment:
                     return result
                 if attempts == ATTEMPTS:
                     raise self.error("is being written faster than it can be read; try again")
-            except HDF5_ERRORS as raised:
+            except LogError:
+                raise
+            except UNREADABLE as raised:
                 error = cause_of(raised)
                 if self._source is not None and self._source.error is not None:
                     error = self._source.error
-                if not isinstance(error, HDF5_ERRORS):
+                if not isinstance(error, UNREADABLE):
                     raise error from raised
                 self._close_hdf5()
                 hopeless = self.status != "running" or not _is_hdf5(self.path)
@@ -302,7 +308,7 @@ def _format_and_number(path: str) -> tuple[str | None, int]:
     try:
         with contextlib.closing(JournaledFile(path)) as source, h5py.File(source, "r") as file:
             return str(file.attrs.get("format", "")), int(file.attrs.get("segment", 0))
-    except (*HDF5_ERRORS, TypeError, ValueError):
+    except UNREADABLE:
         return None, 0
 
 

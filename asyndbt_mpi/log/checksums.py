@@ -26,7 +26,7 @@ def of_rows(column: Column, rows: np.ndarray, before: int = 0) -> int:
     if column.dtype == schema.TEXT:
         return of_some(column, rows.tolist(), before)
     if column.iterate:
-        rows = rows[~np.isnan(rows.reshape(len(rows), -1)[:, 0])]
+        rows = rows[~np.isnan(rows[:, 0, 0])]
     return zlib.crc32(np.ascontiguousarray(rows), before)
 
 

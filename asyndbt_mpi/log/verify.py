@@ -90,6 +90,14 @@ def _columns(log: Log) -> Iterator[str]:
     for file in log.files:
         for column in (*columns, *(schema.Column(path, "", schema.TEXT) for path in schema.FIXED)):
             yield from _column(log, file, column)
+        for path, due in schema.batch().items():
+            try:
+                dtype, _ = file.type_and_row(path)
+            except LogError as error:
+                yield str(error)
+            else:
+                if dtype != due:
+                    yield f"{_prefix(log, file)}/{path} has other fields than this version writes"
 
 
 def _column(log: Log, file: Segment, column: schema.Column) -> Iterator[str]:
