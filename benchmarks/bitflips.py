@@ -108,17 +108,17 @@ def main() -> None:
         outcomes = [outcome(path, flip, Path(folder) / "copy.h5") for flip in flips]
     print(f"{'':24}{'live bytes':>12}{'flips':>8}{'noticed':>9}")
     for place, size in sorted(sizes.items()):
-        there = [each for flip, each in zip(flips, outcomes, strict=True) if flip.place == place]
-        noticed = sum(each in NOTICED for each in there)
+        there = [found for flip, found in zip(flips, outcomes, strict=True) if flip.place == place]
+        noticed = sum(found in NOTICED for found in there)
         print(f"{place:24}{size:12,}{len(there):8}{noticed:9}")
-    noticed = sum(each in NOTICED for each in outcomes)
+    noticed = sum(found in NOTICED for found in outcomes)
     interval = binomtest(noticed, len(flips)).proportion_ci(method="wilson")
     print(f"{noticed} of {len(flips)} noticed: {100 * noticed / len(flips):.1f} %"
           f" (95 % interval {100 * interval.low:.1f} - {100 * interval.high:.1f})")  # fmt: skip
     print(", ".join(f"{kind} {number}" for kind, number in sorted(Counter(outcomes).items())))
-    for flip, each in zip(flips, outcomes, strict=True):
-        if each not in NOTICED:
-            print(f"{each}: byte {flip.byte}, bit {flip.bit}, {flip.place}")
+    for flip, found in zip(flips, outcomes, strict=True):
+        if found not in NOTICED:
+            print(f"{found}: byte {flip.byte}, bit {flip.bit}, {flip.place}")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """Which bytes of a log's file are live: an account of HDF5's own structures, and of the rows.
 
 After the HDF5 File Format Specification, version 3.0: superblock 0, object headers 1, groups and
-chunks in B-trees of version 1, which is what h5py makes if it is asked for nothing else. Entries
-of B-trees, heaps and chunks that are not in use are not live, nor are freed messages and the padding
-of names; reserved bytes within what is in use are.
+chunks in B-trees of version 1, which is what h5py makes if it is asked for nothing else. What is
+not in use of B-trees, heaps and chunks is not live, nor are freed messages and the padding of
+names; reserved bytes within what is in use are.
 """
 
+import itertools
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,7 +47,7 @@ def extents(path: Path) -> list[Extent]:
     chunks = [(each.start, each.stop) for each in found if each.place.startswith("rows")]
     found += _texts(content, chunks)
     found = sorted(set(found))
-    for one, other in zip(found, found[1:], strict=False):
+    for one, other in itertools.pairwise(found):
         if one.stop > other.start:
             raise ValueError(f"{one} and {other} overlap")
     return found

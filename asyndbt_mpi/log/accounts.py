@@ -43,10 +43,10 @@ def reports(log: Log) -> Iterator[str]:
     (rows,) = np.nonzero(event >= 0)  # of the others `arrivals` tells
     event = event[rows]
     for name in OF_REPORTS:
-        yield from _compare(f"report/{name}", rows, log[f"report/{name}"][rows],
-                            log[f"event/{name}"][event], event)  # fmt: skip
+        logged, due = log[f"report/{name}"][rows], log[f"event/{name}"][event]
+        yield from _compare(f"report/{name}", rows, logged, due, event)
     means = log["event/losses"][event].mean(axis=1)
-    yield from _compare("report/loss", rows, log["report/loss"][rows], means, event)
+    yield from _compare("report/loss", rows, log["report/loss"][rows], means, event, TOLERANCE)
     used, arrived = log["report/used_time"][rows], log["event/time"][event]
     for index in np.flatnonzero(used < arrived):
         yield (
@@ -70,7 +70,7 @@ def estimates(log: Log) -> Iterator[str]:
         yield from _compare(f"lower/{name}", rows, log[f"lower/{name}"], sums)
     reported = np.zeros((len(rows), log.workers + 1), dtype=bool)
     reported[row, log["event/worker"][events]] = True
-    took_part = (log["lower/k"] >= 0).any(axis=2)
+    took_part: BoolArray = np.any(log["lower/k"] >= 0, axis=2)
     for each, index in np.argwhere(took_part != reported[:, 1:]):
         has = "has a k" if took_part[each, index] else "has no k"
         said = "took part" if reported[each, index + 1] else "took no part"
@@ -129,10 +129,11 @@ def _of_consensus(log: Log) -> Iterator[str]:
             "prompt_tokens": 0,
         }
         for name, value in expected.items():
-            if not _equal(column[name][row], value):
+            logged = column[name][row]
+            if not np.isclose(logged, value, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True):
                 yield (
-                    f"/evaluation/{name} row {row}, of the consensus, is {column[name][row]:.12g}, "
-                    f"the workers' rows give {value:.12g}"
+                    f"/evaluation/{name} row {row}, of the consensus, is {logged}, the workers' "
+                    f"rows give {value}"
                 )
         before = column["time"][answers].max()
         if column["time"][row] < before:
@@ -143,18 +144,15 @@ def _of_consensus(log: Log) -> Iterator[str]:
 
 
 def _compare(
-    path: str, rows: IntArray, logged: np.ndarray, due: np.ndarray, events: IntArray | None = None
+    path: str,
+    rows: IntArray,
+    logged: np.ndarray,
+    due: np.ndarray,
+    events: IntArray | None = None,
+    tolerance: float = 0.0,
 ) -> Iterator[str]:
     """Numbers that are ``logged`` in the ``rows`` of ``path`` and are not those ``due``."""
-    for index in np.flatnonzero(~_equal(logged, due)):
+    equal = np.isclose(logged, due, rtol=tolerance, atol=tolerance, equal_nan=True)
+    for index in np.flatnonzero(~equal):
         source = "its events say" if events is None else f"/event row {events[index]} says"
-        yield (
-            f"/{path} row {rows[index]} is {logged[index]:.12g}, {source} {due[index]:.12g}"
-        )
-
-
-def _equal(logged: np.ndarray, due: np.ndarray) -> BoolArray:
-    """Whether numbers are the same but for the order in which they were added up."""
-    near = np.abs(logged - due) <= TOLERANCE * np.maximum(1.0, np.abs(due))
-    same: BoolArray = (logged == due) | near | (np.isnan(logged) & np.isnan(due))
-    return same
+        yield f"/{path} row {rows[index]} is {logged[index].item()}, {source} {due[index].item()}"

@@ -45,13 +45,14 @@ class Batches:
 
     def renew(self, path: str, first: int) -> None:
         """Rows of ``path`` from the ``first`` on were changed in place, in batches that ended."""
-        column, dataset = self.columns[path], self.file[path]
+        column = self.columns[path]
         bounds = schema.bounds(column, self._ends[path.partition("/")[0]])
         start = max(0, int(np.searchsorted(bounds, first, side="right")) - 1)
+        rows = self.file[path][bounds[start] :]
         records = self.file["batch/checksum"][start:]
-        rows = dataset[bounds[start] :]
-        for record, low, high in zip(records, bounds[start:], bounds[start + 1 :], strict=False):
-            record[path] = checksums.of_rows(column, rows[low - bounds[start] : high - bounds[start]])
+        inner = (bounds[start + 1 : -1] - bounds[start]).tolist()
+        for record, of_batch in zip(records, np.split(rows, inner), strict=True):
+            record[path] = checksums.of_rows(column, of_batch)
         self.file["batch/checksum"][start:] = records
 
 

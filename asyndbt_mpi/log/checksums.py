@@ -27,7 +27,7 @@ def of_rows(column: Column, rows: np.ndarray, before: int = 0) -> int:
         return of_some(column, rows.tolist(), before)
     if column.iterate:
         rows = rows[~np.isnan(rows[:, 0, 0])]
-    return zlib.crc32(np.ascontiguousarray(rows), before)
+    return _of_array(rows, before)
 
 
 def of_some(column: Column, values: Sequence[object], before: int = 0) -> int:
@@ -36,7 +36,7 @@ def of_some(column: Column, values: Sequence[object], before: int = 0) -> int:
         return zlib.crc32(b"".join(_bytes_of(text or b"") + b"\0" for text in values), before)
     for value in values:
         if value is not None:
-            before = zlib.crc32(np.ascontiguousarray(value, dtype=column.dtype), before)
+            before = _of_array(np.asarray(value, column.dtype), before)
     return before
 
 
@@ -68,8 +68,12 @@ def of_stationarity(group: h5py.Group) -> np.uint32:
     """Checksum of what was added to the log."""
     checksum = of_attribute(group.attrs.get("kind", ""))
     for name in ("iteration", *schema.STATIONARITY):
-        checksum = zlib.crc32(np.ascontiguousarray(group[name][:]), checksum)
+        checksum = _of_array(group[name][:], checksum)
     return np.uint32(checksum)
+
+
+def _of_array(array: np.ndarray, before: int) -> int:
+    return zlib.crc32(np.ascontiguousarray(array).data, before)
 
 
 def _bytes_of(value: object) -> bytes:

@@ -31,13 +31,19 @@ def _of_file(log: Log, file: Segment) -> Iterator[str]:
         yield f"the attributes, {paths}: one of them differs from the checksum"
     if not file.attempt(_stationarity_holds):
         yield "/stationarity differs from its checksum"
-    ends = file.rows("batch/rows", 0, file.length("batch/rows"))
-    # Beside a run there may be more batches by now than when its log was opened.
+    # The first batch may have no rows of its own, each of the others has one. Beside a run there
+    # may be more batches by now than when its log was opened.
+    most = 1 + sum(file.committed_rows.values())
+    ends = file.rows("batch/rows", 0, min(file.length("batch/rows"), most))
     whole = [all(row[group] == n for group, n in file.committed_rows.items()) for row in ends]
     if True not in whole:
         yield "/batch/rows: no batch ends where the committed rows do"
         return
     ends = ends[: whole.index(True) + 1]
+    for path in schema.batch():
+        if file.status != "running" and file.length(path) != len(ends):
+            yield f"/{path} has {file.length(path)} rows, not {len(ends)}"
+            return
     if any((np.diff(ends[group], prepend=0) < 0).any() for group in log.groups):
         yield "/batch/rows: a batch ends before it begins"
         return
@@ -76,7 +82,7 @@ def _differing(file: Segment, column: Column, ends: np.ndarray) -> Iterator[int]
 
 
 class _Comparison:
-    """Holds the batches from the ``first`` on, which ``bounds`` delimit, against their checksums."""
+    """Holds batches against their checksums: from the ``first`` on, as ``bounds`` delimit them."""
 
     def __init__(self, column: Column, first: int, bounds: IntArray, step: int) -> None:
         self.column, self.first, self.bounds, self.step = column, first, bounds, step
@@ -85,7 +91,8 @@ class _Comparison:
         count = len(self.bounds) - 1
         logged = file["batch/checksum"][self.first : self.first + count][self.column.path]
         found = [self._checksum(file, *self.bounds[index : index + 2]) for index in range(count)]
-        return [self.first + index for index in np.flatnonzero(logged != np.array(found, "u4"))]
+        differing: IntArray = self.first + np.flatnonzero(logged != np.array(found, "u4"))
+        return list(differing.tolist())
 
     def _checksum(self, file: h5py.File, start: int, stop: int) -> int:
         dataset, checksum = file[self.column.path], 0

@@ -12,7 +12,7 @@ from asyndbt_mpi.log.iterates import InOrder
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.protocol.closing import draw_demonstrations
 from asyndbt_mpi.protocol.evaluations import CONSENSUS
-from asyndbt_mpi.protocol.messages import WITHOUT, Candidate, Split
+from asyndbt_mpi.protocol.messages import WITHOUT, Candidate
 from asyndbt_mpi.protocol.records import EventKind
 
 OWN_TESTS = (Candidate.TUNED, Candidate.RANDOM, Candidate.CONSENSUS)
@@ -102,9 +102,7 @@ class Prompts:
         self._unknown["validated"] += words is None or demonstrations is None
         yield from self._compare(column, row, words, demonstrations)
 
-    def _which_tests(
-        self, candidates: np.ndarray, tests: dict[int, list[int]]
-    ) -> Iterator[str]:
+    def _which_tests(self, candidates: np.ndarray, tests: dict[int, list[int]]) -> Iterator[str]:
         """Tests that are out of order, too many, or missing."""
         untuned = []
         for worker, rows in tests.items():

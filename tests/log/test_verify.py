@@ -47,7 +47,9 @@ def violations(path: Path, edit: Edit) -> list[str]:
 
 def single(found: list[str]) -> list[str]:
     """Without the lines that say that a number is not that of its event, its q or its prompt."""
-    compared = r"/event row \d+ says|its events? say|the seed give|prompt has|the workers' rows give"
+    compared = (
+        r"/event row \d+ says|its events? say|the seed give|prompt has|the workers' rows give"
+    )
     return [line for line in found if not re.search(compared, line)]
 
 
