@@ -7,16 +7,16 @@ names; reserved bytes within what is in use are.
 """
 
 import itertools
+import math
 import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import h5py
-import numpy as np
 
 SUPERBLOCK_BYTES, CONTINUATION, SYMBOL_TABLE, LAYOUT, ATTRIBUTE = 96, 0x10, 0x11, 0x08, 0x0C
-UNDEFINED = 2**64 - 1
+UNDEFINED, VARIABLE_LENGTH = 2**64 - 1, 9
 
 
 class Extent(NamedTuple):
@@ -55,7 +55,7 @@ def extents(path: Path) -> list[Extent]:
 
 def _rows(dataset: h5py.Dataset) -> Iterator[Extent]:
     """The parts of the chunks that hold rows; of a compressed one all."""
-    row_bytes = dataset.dtype.itemsize * int(np.prod(dataset.shape[1:]))
+    row_bytes = dataset.dtype.itemsize * math.prod(dataset.shape[1:])
     compressed = dataset.compression is not None
     place = f"rows of {dataset.name.rpartition('/')[0] or dataset.name}"
     for number in range(dataset.id.get_num_chunks()):
@@ -76,9 +76,10 @@ def _object(content: bytes, address: int) -> Iterator[Extent]:
         while position + 8 <= start + size:
             kind, length = struct.unpack_from("<HH", content, position)
             data = position + 8
-            if kind:
-                place = "attributes" if kind == ATTRIBUTE else "object headers"
-                yield Extent(position, data + length, place)
+            if kind == ATTRIBUTE:
+                yield from _attribute(content, position)
+            elif kind:
+                yield Extent(position, data + length, "object headers")
             if kind == CONTINUATION:
                 blocks.append(struct.unpack_from("<QQ", content, data))
             elif kind == SYMBOL_TABLE:
@@ -92,6 +93,26 @@ def _object(content: bytes, address: int) -> Iterator[Extent]:
                 key = 8 + 8 * dimensions
                 yield from (extent for extent, _ in _tree(content, tree, key, "chunk indices"))
             position = data + length
+
+
+def _attribute(content: bytes, message: int) -> Iterator[Extent]:
+    """An attribute: what says what it is, without the padding, and its value.
+
+    That of a text is where it is among the `_texts`, and how long.
+    """
+    version, name, dtype, space = struct.unpack_from("<BxHHH", content, message + 8)
+    if version != 1:
+        raise ValueError(f"an attribute of version {version} at {message}")
+    yield Extent(message, message + 16, "attributes")
+    starts = [message + 16]
+    for length in (name, dtype, space):
+        yield Extent(starts[-1], starts[-1] + length, "attributes")
+        starts.append(starts[-1] + -(-length // 8) * 8)
+    _, of_type, of_space, value = starts
+    (size,) = struct.unpack_from("<I", content, of_type + 4)
+    elements = math.prod(struct.unpack_from(f"<{content[of_space + 1]}Q", content, of_space + 8))
+    place = "texts" if content[of_type] & 0x0F == VARIABLE_LENGTH else "attribute values"
+    yield Extent(value, value + size * elements, place)
 
 
 def _tree(content: bytes, address: int, key: int, place: str) -> Iterator[tuple[Extent, list[int]]]:
