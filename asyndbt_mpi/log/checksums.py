@@ -26,7 +26,9 @@ def of_rows(column: Column, rows: np.ndarray, before: int = 0) -> int:
     if column.dtype == schema.TEXT:
         return of_some(column, rows.tolist(), before)
     if column.iterate:
-        rows = rows[~np.isnan(rows[:, 0, 0])]
+        left_out = np.isnan(rows[:, 0, 0])
+        if left_out.any():  # else no copy is made
+            rows = rows[~left_out]
     return _of_array(rows, before)
 
 

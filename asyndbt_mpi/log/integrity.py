@@ -16,19 +16,36 @@ from asyndbt_mpi.log.schema import Column
 
 def damage(log: Log) -> Iterator[str]:
     """What differs from its checksum, or cannot be read, line by line."""
+    yield from damaged_roots(log)
+    yield from damaged_rows(log)
+
+
+def damaged_roots(log: Log) -> Iterator[str]:
+    """Files whose attributes or texts of fixed length are not what they were."""
+    paths = ", ".join(f"/{column.path}" for column in schema.fixed())
     for file in log.files:
-        prefix = f"{file.path}: " if len(log.files) > 1 else ""
         try:
-            for line in _of_file(log, file):
-                yield prefix + line
+            if not file.attempt(_seal_holds):
+                yield f"{_prefix(log, file)}the attributes, {paths}: one differs from the checksum"
         except LogError as error:
             yield str(error)
 
 
+def damaged_rows(log: Log) -> Iterator[str]:
+    """Batches and additions that are not what they were."""
+    for file in log.files:
+        try:
+            for line in _of_file(log, file):
+                yield _prefix(log, file) + line
+        except LogError as error:
+            yield str(error)
+
+
+def _prefix(log: Log, file: Segment) -> str:
+    return f"{file.path}: " if len(log.files) > 1 else ""
+
+
 def _of_file(log: Log, file: Segment) -> Iterator[str]:
-    if not file.attempt(_seal_holds):
-        paths = ", ".join(f"/{column.path}" for column in schema.fixed())
-        yield f"the attributes, {paths}: one of them differs from the checksum"
     if not file.attempt(_stationarity_holds):
         yield "/stationarity differs from its checksum"
     # The first batch may have no rows of its own, each of the others has one. Beside a run there

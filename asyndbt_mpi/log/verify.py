@@ -12,7 +12,7 @@ from asyndbt_mpi.algorithm.types import BoolArray, IntArray
 from asyndbt_mpi.log import accounts, arrivals, conduct, schema, values
 from asyndbt_mpi.log.attendance import attendance
 from asyndbt_mpi.log.chain import Segment
-from asyndbt_mpi.log.integrity import damage
+from asyndbt_mpi.log.integrity import damaged_roots, damaged_rows
 from asyndbt_mpi.log.prompts import Prompts
 from asyndbt_mpi.log.reader import Log, LogError
 from asyndbt_mpi.log.recompute import TOLERANCE, recompute
@@ -39,12 +39,15 @@ def verify(path: str | os.PathLike[str]) -> Verification:
         The file is no log at all.
     """
     with Log(path) as log:
-        violations = _listed(values.attributes(log))
+        violations = _listed(damaged_roots(log))
+        if violations:  # any number may stand there, and checks that take it for true never end
+            return Verification(violations, ["the rest, which relies on the attributes"])
+        violations += _listed(values.attributes(log))
         structure = _listed(_columns(log)) or _listed(_lengths(log)) or _listed(_references(log))
         if structure:
             violations += structure
             return Verification(violations, ["what the rows say, for they cannot be matched"])
-        damaged = _listed(damage(log))
+        damaged = _listed(damaged_rows(log))
         violations += damaged
         notes: list[str] = []
 
