@@ -73,6 +73,8 @@ class Prompts:
             worker = int(column["worker"][row])
             if self.event["kind"][event] == EventKind.TEST:
                 tests[worker].append(row)
+                if event < self.closing:
+                    yield f"/event row {event} is a test, before the iterations were over"
                 continue
             yield from self._validated(column, row, event)
             if event < self.closing:
@@ -130,8 +132,10 @@ class Prompts:
         limited = any((config.budget.calls, config.budget.tokens, config.budget.cost,
                        config.budget.seconds))  # fmt: skip
         gone = self._events(*GONE)
+        closed = self.closing < len(self.event["kind"])  # it was not too few workers that ended it
         return bool(
-            config.run.evaluate_every
+            closed
+            and config.run.evaluate_every
             and config.task.test
             and self.log.status == "finished"
             and not limited
