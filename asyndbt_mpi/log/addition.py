@@ -8,7 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from asyndbt_mpi.log import schema
+from asyndbt_mpi.log import checksums, schema
 from asyndbt_mpi.log.journal import finish
 from asyndbt_mpi.log.reader import Log, LogError, Stationarity
 from asyndbt_mpi.log.room import LogWriteError, reserve
@@ -74,6 +74,7 @@ def _write(copy: str, found: Stationarity) -> None:
         for name in ("iteration", *schema.STATIONARITY):
             values: np.ndarray = getattr(found, name)
             group.create_dataset(name, data=values, maxshape=(None,), chunks=(CHUNK,))
+        group.attrs[checksums.SEAL] = checksums.of_stationarity(group)
         file.flush()
         end = file.id.get_filesize()
     os.truncate(copy, end)  # HDF5 does not give back what was reserved

@@ -16,6 +16,7 @@ from typing import NamedTuple, TypeVar
 import h5py
 import numpy as np
 
+from asyndbt_mpi import __version__
 from asyndbt_mpi.config import Config
 from asyndbt_mpi.log import schema
 from asyndbt_mpi.log.journal import HDF5_ERRORS, JournaledFile, cause_of
@@ -25,6 +26,10 @@ ATTEMPTS = 10
 SECONDS_BETWEEN_ATTEMPTS = 0.02
 BLOCK_BYTES = 1 << 23
 """Read at once: in much less time than there is between two commits."""
+
+UNREADABLE = (*HDF5_ERRORS, TypeError, ValueError, LookupError, ArithmeticError, MemoryError)
+"""What h5py raises where a file is damaged: it may say anything of itself, say that a text is none,
+or that an array is larger than any memory."""
 
 Result = TypeVar("Result")
 
@@ -129,11 +134,13 @@ class Segment:
                     return result
                 if attempts == ATTEMPTS:
                     raise self.error("is being written faster than it can be read; try again")
-            except HDF5_ERRORS as raised:
+            except LogError:
+                raise
+            except UNREADABLE as raised:
                 error = cause_of(raised)
                 if self._source is not None and self._source.error is not None:
                     error = self._source.error
-                if not isinstance(error, HDF5_ERRORS):
+                if not isinstance(error, UNREADABLE):
                     raise error from raised
                 self._close_hdf5()
                 hopeless = self.status != "running" or not _is_hdf5(self.path)
@@ -165,7 +172,9 @@ class Segment:
         version = attributes.get("format_version")
         if version != schema.FORMAT_VERSION:
             raise self.error(
-                f"has format version {version}; this program reads {schema.FORMAT_VERSION}"
+                f"has format version {version}: the asyndbt_mpi that wrote it "
+                f"({attributes.get('package_version')}) reads it; this one ({__version__}) reads "
+                f"version {schema.FORMAT_VERSION}"
             )
         try:
             self.committed = int(attributes["committed"])
@@ -190,7 +199,7 @@ class Segment:
             self.status = str(attributes["status"])
         except KeyError as error:
             raise self.error(f"an attribute is missing: {error.args[0]}") from error
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise self.error(f"a bad attribute: {error}") from error
 
     def error(self, reason: str) -> LogError:
@@ -299,7 +308,7 @@ def _format_and_number(path: str) -> tuple[str | None, int]:
     try:
         with contextlib.closing(JournaledFile(path)) as source, h5py.File(source, "r") as file:
             return str(file.attrs.get("format", "")), int(file.attrs.get("segment", 0))
-    except (*HDF5_ERRORS, TypeError, ValueError):
+    except UNREADABLE:
         return None, 0
 
 

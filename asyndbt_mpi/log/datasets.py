@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 
 from asyndbt_mpi.config import Config
-from asyndbt_mpi.log import schema
+from asyndbt_mpi.log import checksums, schema
 from asyndbt_mpi.log.schema import Column
 from asyndbt_mpi.protocol.messages import Shapes
 
@@ -61,8 +61,12 @@ def chunk_bytes(dataset: h5py.Dataset) -> int:
     return int(dataset.dtype.itemsize * np.prod(dataset.chunks))
 
 
-def append(dataset: h5py.Dataset, column: Column, start: int, values: Sequence[object]) -> None:
+def append(
+    dataset: h5py.Dataset, column: Column, start: int, values: Sequence[object], checksum: int = 0
+) -> int:
     """Write one row for each of ``values`` from row ``start``, which is the dataset's end.
+
+    The ``checksum`` is that of the rows before in their batch; that with these is returned.
 
     h5py's low-level calls: with batches this small, its indexing would cost more than HDF5.
     """
@@ -78,11 +82,15 @@ def append(dataset: h5py.Dataset, column: Column, start: int, values: Sequence[o
     space = h5py.h5s.create_simple(end)
     space.select_hyperslab((start, *(0 for _ in row)), block.shape)
     dataset.id.write(h5py.h5s.create_simple(block.shape), space, block)
+    return checksums.of_rows(column, block, checksum)
 
 
-def append_some(dataset: h5py.Dataset, start: int, values: Sequence[object]) -> None:
+def append_some(
+    dataset: h5py.Dataset, column: Column, start: int, values: Sequence[object], checksum: int = 0
+) -> int:
     """As `append`, but None leaves a row at the fill value, where it takes no room."""
     dataset.resize(start + len(values), axis=0)
     for number, value in enumerate(values, start):
         if value is not None:
             dataset[number] = value
+    return checksums.of_some(column, values, checksum)

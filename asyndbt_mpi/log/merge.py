@@ -6,8 +6,10 @@ from pathlib import Path
 
 import h5py
 
-from asyndbt_mpi.log import datasets, schema
+from asyndbt_mpi.log import checksums, datasets, schema
+from asyndbt_mpi.log.batches import Batches
 from asyndbt_mpi.log.creation import check_free, hidden, settle, synchronise
+from asyndbt_mpi.log.integrity import damage
 from asyndbt_mpi.log.reader import Log, LogError
 from asyndbt_mpi.log.room import LogWriteError, reserve
 from asyndbt_mpi.log.schema import Column
@@ -40,9 +42,11 @@ def merge(path: str | os.PathLike[str], output: str | os.PathLike[str] | None = 
             return f"{log.path}: is one file, there is nothing to join"
         if output is None:
             _check_over(log)
+            _check_undamaged(log)
             _make(log, Path(log.path), anew=False)
         else:
             _check_free(Path(output))
+            _check_undamaged(log)
             _make(log, Path(output), anew=True)
     for stale in files[1:] if output is None else ():
         os.unlink(stale)
@@ -57,6 +61,12 @@ def _check_over(log: Log) -> None:
             f"{log.path}: the run is not over, or was killed; end it by asyndbt run --resume, or"
             " give --output, which leaves it as it is"
         )
+
+
+def _check_undamaged(log: Log) -> None:
+    """The joined file gets checksums of its own: they must not be those of damaged rows."""
+    for line in damage(log):
+        raise LogError(f"{log.path}: is damaged, and stays as it is: {line}")
 
 
 def _check_free(output: Path) -> None:
@@ -104,8 +114,10 @@ def _write(log: Log, made: Path) -> None:
             log.needs,
             log.models,
         )
+        batches, rows = Batches(file, log.groups), {g: log.count(g) for g in log.groups}
         for column in columns:
-            _copy(log, column, file[column.path])
+            batches.checksums[column.path] = _copy(log, column, file[column.path])
+        batches.end(rows)
         # It can only be the first file's: nothing is added to a log of several.
         log.files[0].attempt(
             lambda first: first.copy("stationarity", file) if "stationarity" in first else None
@@ -117,27 +129,34 @@ def _write(log: Log, made: Path) -> None:
                 "segment": 0,
                 "segments": log.segments,
                 "first_rows": schema.NO_ROWS,
-                "committed_rows": schema.rows_by_group({g: log.count(g) for g in log.groups}),
+                "committed_rows": schema.rows_by_group(rows),
                 "committed": log.committed,
             }
         )
+        checksums.seal(file)
         file.flush()
         end = file.id.get_filesize()
     os.truncate(made, end)  # HDF5 does not give back what was reserved
 
 
-def _copy(log: Log, column: Column, dataset: h5py.Dataset) -> None:
-    """Copy the rows that count; those without an iterate take no room here either."""
+def _copy(log: Log, column: Column, dataset: h5py.Dataset) -> int:
+    """Copy the rows that count, and return their checksum.
+
+    Those without an iterate take no room here either.
+    """
     sparse = column.iterate and log.every > 1
+    checksum = 0
     for start, block in log.blocks(column.path):
         if column.dtype == schema.TEXT:
-            datasets.append_some(dataset, start, [text or None for text in block])
+            texts = [text or None for text in block]
+            checksum = datasets.append_some(dataset, column, start, texts, checksum)
         elif sparse:
             # An iterate is there as a whole or not at all.
             rows = [None if row.flat[0] != row.flat[0] else row for row in block]
-            datasets.append_some(dataset, start, rows)
+            checksum = datasets.append_some(dataset, column, start, rows, checksum)
         else:
-            datasets.append(dataset, column, start, list(block))
+            checksum = datasets.append(dataset, column, start, list(block), checksum)
+    return checksum
 
 
 def _compare(log: Log, made: Path) -> None:

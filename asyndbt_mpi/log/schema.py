@@ -5,7 +5,7 @@ iteration t, except that /iteration/z has the start as row 0 and z after iterati
 t + 1. Workers are 1..R; a column of an array over workers is the worker's number less 1.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Literal
@@ -14,12 +14,13 @@ import h5py
 import numpy as np
 
 from asyndbt_mpi.algorithm.lower_level import Distance
+from asyndbt_mpi.algorithm.types import IntArray
 from asyndbt_mpi.config import Config
 from asyndbt_mpi.protocol.messages import Candidate, Shapes, Split
 from asyndbt_mpi.protocol.records import EventKind
 
 FORMAT = "asyndbt"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 Transport = Literal["mpi", "virtual", "replay"]
 Status = Literal["running", "finished", "interrupted"]
@@ -182,6 +183,34 @@ FIXED = {
     "worker/model": "R",
 }
 """Columns of text that have their full length, spelt like a row's shape, from the start."""
+
+
+def fixed() -> list[Column]:
+    """The columns of `FIXED`; their axes spell their length."""
+    return [Column(path, axes, TEXT) for path, axes in FIXED.items()]
+
+
+CHECKSUMS = np.dtype([(column.path, "u4") for each in groups("l1").values() for column in each])
+"""Type of a row of /batch/checksum: one for each column."""
+
+
+def batch() -> dict[str, np.dtype]:
+    """The datasets of /batch, which has a row for every batch that was committed.
+
+    The rows that each group of the file has after it, and CRC-32 of each column's rows in it.
+    """
+    return {"batch/rows": ROWS_BY_GROUP, "batch/checksum": CHECKSUMS}
+
+
+def bounds(column: Column, ends: Sequence[int] | np.ndarray) -> IntArray:
+    """Where batches begin and end in ``column``, if their group has rows up to each of ``ends``.
+
+    array (B+1,); the start in /iteration/z belongs to the first batch.
+    """
+    bounds: IntArray = np.append(0, np.asarray(ends, dtype=np.int64))
+    bounds[1:] += column.path == "iteration/z"
+    return bounds
+
 
 STATIONARITY = ("p", "q", "z", "lam")
 """Parts of /stationarity, which is added to a log after its run, beside the column iteration."""

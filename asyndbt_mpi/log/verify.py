@@ -9,9 +9,11 @@ import h5py
 import numpy as np
 
 from asyndbt_mpi.algorithm.types import BoolArray, IntArray
-from asyndbt_mpi.log import arrivals, conduct, schema, values
+from asyndbt_mpi.log import accounts, arrivals, conduct, schema, values
 from asyndbt_mpi.log.attendance import attendance
 from asyndbt_mpi.log.chain import Segment
+from asyndbt_mpi.log.integrity import damaged_roots, damaged_rows
+from asyndbt_mpi.log.prompts import Prompts
 from asyndbt_mpi.log.reader import Log, LogError
 from asyndbt_mpi.log.recompute import TOLERANCE, recompute
 from asyndbt_mpi.protocol.records import EventKind
@@ -37,17 +39,33 @@ def verify(path: str | os.PathLike[str]) -> Verification:
         The file is no log at all.
     """
     with Log(path) as log:
-        violations = _listed(values.attributes(log))
+        violations = _listed(damaged_roots(log))
+        if violations:  # any number may stand there, and checks that take it for true never end
+            return Verification(violations, ["the rest, which relies on the attributes"])
+        violations += _listed(values.attributes(log))
         structure = _listed(_columns(log)) or _listed(_lengths(log)) or _listed(_references(log))
         if structure:
             violations += structure
             return Verification(violations, ["what the rows say, for they cannot be matched"])
-        notes = []
-        for check in CHECKS:
-            violations += _listed(check(log))
-        if log.every == 1:
-            violations += _listed(recompute(log))
-        else:
+        damaged = _listed(damaged_rows(log))
+        violations += damaged
+        notes: list[str] = []
+
+        def prompts(log: Log) -> Iterator[str]:
+            of_log = Prompts(log)
+            yield from of_log.scored()
+            yield from of_log.drawn()
+            notes.extend(of_log.notes)
+
+        for check in (*CHECKS, prompts, *([recompute] if log.every == 1 else [])):
+            try:
+                violations += _listed(check(log))
+            except Exception as error:
+                if not damaged:
+                    raise
+                # It relies on what does not hold any more in what is damaged.
+                notes.append(f"{check.__name__}, for the damage is in the way: {error}")
+        if log.every > 1:
             notes.append(
                 "whether z obeys (21), lambda (22) and the planes (31)-(33), for "
                 f"log.iterates is {log.every}"
@@ -75,6 +93,14 @@ def _columns(log: Log) -> Iterator[str]:
     for file in log.files:
         for column in (*columns, *(schema.Column(path, "", schema.TEXT) for path in schema.FIXED)):
             yield from _column(log, file, column)
+        for path, due in schema.batch().items():
+            try:
+                dtype, _ = file.type_and_row(path)
+            except LogError as error:
+                yield str(error)
+            else:
+                if dtype != due:
+                    yield f"{_prefix(log, file)}/{path} has other fields than this version writes"
 
 
 def _column(log: Log, file: Segment, column: schema.Column) -> Iterator[str]:
@@ -289,6 +315,9 @@ CHECKS = (
     _duals,
     _objective,
     arrivals.reports,
+    accounts.reports,
+    accounts.estimates,
+    accounts.evaluations,
     conduct.estimates,
     conduct.drops,
 )

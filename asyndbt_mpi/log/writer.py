@@ -23,7 +23,8 @@ import numpy as np
 from asyndbt_mpi import __version__
 from asyndbt_mpi.algorithm.types import FloatArray
 from asyndbt_mpi.config import Config
-from asyndbt_mpi.log import datasets, rows, schema
+from asyndbt_mpi.log import checksums, datasets, rows, schema
+from asyndbt_mpi.log.batches import Batches
 from asyndbt_mpi.log.creation import check_free, check_next, hidden, replace, settle
 from asyndbt_mpi.log.datasets import CHUNK_BYTES
 from asyndbt_mpi.log.journal import HDF5_ERRORS, SPARE_BYTES, JournaledFile, cause_of, finish
@@ -152,12 +153,15 @@ class Writer:
                 for columns in self.groups.values()
                 for column in columns
             }
-            self.datasets["iteration/z"].resize(1, axis=0)
-            self.datasets["iteration/z"][0] = z0
+            self._batches = Batches(self.file, self.groups)
+            self._append(self.groups["iteration"][0], 0, [z0])
             if continues:
                 self._take_over_planes(continues)
+            self._batches.end(self.lengths)
             segment = continues.segments if continues else 0
             self._describe_run(config, shapes, workers, transport, segment)
+            checksums.seal(self.file)
+            self._sealed = checksums.parts(self.file)
             self._commit()
 
     def _take_over_planes(self, before: Log) -> None:
@@ -171,7 +175,7 @@ class Writer:
             last = min(first + step, end)
             for column in columns:
                 rows_taken = list(before.rows(column.path, first, last))
-                datasets.append(self.datasets[column.path], column, first - start, rows_taken)
+                self._append(column, first - start, rows_taken)
             self._commit()  # all at once may be more than fits into memory
         self.lengths["plane"] = end - start
 
@@ -298,19 +302,24 @@ class Writer:
     def flush(self) -> None:
         """Write and commit everything that was taken in."""
         started = self.clock()
+        new = False
         with self._writing():
             for group, columns in self.groups.items():
                 gathered, self.waiting[group] = self.waiting[group], []
                 if gathered:
                     self._append_rows(group, columns, gathered)
+                    new = True
+            if new:
+                self._batches.end(self.lengths)
             if self._drops:
                 self._enter_drops()
             if self._hellos:
                 self._enter_hellos()
             self.file.flush()  # the counts come last, for those who read beside the run
-            self.file.attrs.modify("committed_rows", schema.rows_by_group(self.lengths))
-            self.file.attrs.modify("logging_seconds", self._seconds)
-            self.file.attrs.modify("committed", np.int64(self.lengths["iteration"]))
+            self._set("committed_rows", schema.rows_by_group(self.lengths))
+            self._set("logging_seconds", self._seconds)
+            self._set("committed", np.int64(self.lengths["iteration"]))
+            self.file.attrs.modify(checksums.SEAL, checksums.of_parts(self._sealed))
             self._commit()
         self._committed = self.first_rows["iteration"] + self.lengths["iteration"]
         self._written = self.clock()
@@ -320,13 +329,22 @@ class Writer:
         self, group: str, columns: tuple[Column, ...], gathered: list[rows.Row]
     ) -> None:
         for column, values in zip(columns, zip(*gathered, strict=True), strict=True):
-            dataset = self.datasets[column.path]
             start = self.lengths[group] + (column.path == "iteration/z")  # its row 0: the start
-            if column.dtype == schema.TEXT or (column.iterate and self.every > 1):
-                datasets.append_some(dataset, start, values)
-            else:
-                datasets.append(dataset, column, start, values)
+            self._append(column, start, values)
         self.lengths[group] += len(gathered)
+
+    def _append(self, column: Column, start: int, values: Sequence[object]) -> None:
+        some = column.dtype == schema.TEXT or (column.iterate and self.every > 1)
+        append = datasets.append_some if some else datasets.append
+        before = self._batches.checksums[column.path]
+        self._batches.checksums[column.path] = append(
+            self.datasets[column.path], column, start, values, before
+        )
+
+    def _set(self, name: str, value: object) -> None:
+        """Change an attribute of the root, which is sealed again later."""
+        self.file.attrs.modify(name, value)
+        self._sealed[name] = checksums.of_attribute(value)
 
     def _enter_drops(self) -> None:
         """Bring /plane/dropped up to date, from the oldest plane that is concerned."""
@@ -337,6 +355,7 @@ class Writer:
         dropped = self.datasets["plane/dropped"][first:]
         dropped[planes - first, positions] = iterations
         self.datasets["plane/dropped"][first:] = dropped
+        self._batches.renew("plane/dropped", first)
 
     def _enter_hellos(self) -> None:
         """Keep what workers say of themselves."""
@@ -345,6 +364,7 @@ class Writer:
             for worker, said in self._hellos.items():
                 texts[worker - 1] = said[column]
             self.file[name][:] = texts
+            self._sealed[name] = checksums.of_some(Column(name, "R", schema.TEXT), list(texts))
         self._hellos = {}
 
     def close(self, status: Literal["finished", "interrupted"]) -> None:
@@ -366,6 +386,9 @@ class Writer:
         with self._writing():
             for path, row, iterate in self._withheld:
                 self.datasets[path][row] = iterate
+            for path in dict.fromkeys(path for path, _, _ in self._withheld):
+                first = min(row for each, row, _ in self._withheld if each == path)
+                self._batches.renew(path, first)
             self._commit()
 
     def _let_go(self, status: schema.Status) -> None:
@@ -390,6 +413,7 @@ class Writer:
     def _finish(self, status: schema.Status) -> None:
         self.file.attrs["status"] = status
         self.file.attrs.modify("logging_seconds", self._seconds)
+        checksums.seal(self.file)
         self.file.close()
         self._disk.commit(spare=0)
         self._disk.cut()

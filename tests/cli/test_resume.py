@@ -25,6 +25,7 @@ from asyndbt_mpi.resume import log_to_resume, resume
 from asyndbt_mpi.simulate import simulate
 from asyndbt_mpi.transport.interruption import Interrupted
 from tests.cli.test_replay import SETTINGS
+from tests.log.reseal import reseal
 
 
 def job(path: Path, *changes: str, resuming: bool = False, workers: int = 4) -> Job:
@@ -64,6 +65,7 @@ def cut(path: Path, committed: int, more_events: int = 0) -> None:
         file.attrs.modify("committed_rows", rows)
         file.attrs.modify("committed", np.int64(committed))
         file.attrs["status"] = "running"
+        reseal(file)
 
 
 def assert_same(one: Path, other: Path, leave_out: tuple[str, ...] = ()) -> None:

@@ -125,7 +125,8 @@ def test_verify_looks_at_it(tmp_path: Path) -> None:
         file["stationarity/p"][7] = -1e9
         file["stationarity/iteration"][39] = 40
     violations = verify(path).violations
-    assert len(violations) == 2
+    assert len(violations) == 3
+    assert "/stationarity differs from its checksum" in violations
     assert "iteration 7: ||grad G||^2 is -1e+09" in violations
     assert "not some of the run's" in "".join(violations)
 
@@ -141,7 +142,8 @@ def test_what_is_damaged_is_named(tmp_path: Path, damage: str) -> None:
             del file["stationarity"].attrs["kind"]
         else:
             file["stationarity"].attrs["kind"] = "guessed"
-    [violation] = verify(path).violations
+    checksum, violation = verify(path).violations
+    assert checksum == "/stationarity differs from its checksum"
     assert "/stationarity" in violation
     with Log(path) as log, pytest.raises(LogError, match="/stationarity"):
         _ = log.stationarity

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from asyndbt_mpi.algorithm.estimator import sample
 from asyndbt_mpi.algorithm.lower_level import LowerLevel, LowerSteps, residual, worker_step
 from asyndbt_mpi.algorithm.optimizer import OPTIMIZERS
 from asyndbt_mpi.algorithm.polyhedron import Polyhedron
+from asyndbt_mpi.algorithm.random import Purpose, stream
 from asyndbt_mpi.algorithm.simplex import project
 from asyndbt_mpi.algorithm.updates import DualSteps, update_duals
 from asyndbt_mpi.config import Config
@@ -99,6 +101,7 @@ class Run:
         self.read = np.zeros(WORKERS, dtype=np.int64)
         self.number = np.zeros(WORKERS, dtype=np.int64)
         self.loss = np.full(WORKERS, np.nan)
+        self.estimates = 0
 
     def records(self, iterations: int | None = None) -> Iterator[Record]:
         """Records of so many iterations, or of an endless run."""
@@ -140,6 +143,7 @@ class Run:
         algorithm = self.config.algorithm
         if (t + 1) % algorithm.plane_period == 0 and t < algorithm.plane_until:
             yield from self._absences(t, estimating=True)
+            yield from self._lower_reports(t)
             estimation = self._estimate(t, before)
         for worker in np.flatnonzero(active):
             self.force[worker] = self.polyhedron.forces(np.array([worker]))[0]
@@ -182,6 +186,7 @@ class Run:
                 yield Event(EventKind.RETURNED, worker, -1, t, t + 0.1)
                 yield self._hello(worker, t)
                 self.live[index] = True
+                self.q[index] = 1 / SHAPES.pool
                 self.delay[index] = 0
                 self.read[index] = t
 
@@ -238,19 +243,39 @@ class Run:
         plane, more = self.polyhedron.add(
             self.p, self.z, lower.p, lower.z, h, algorithm.tolerance, t
         )
-        k = np.where(self.live[:, None], np.arange(SHAPES.classes), -1)
-        return Estimation(t, k, lower.p, lower.z, h, 240, 9000 + t, plane, drops + more)
+        answers = algorithm.lower_steps * int(self.live.sum())
+        k = np.array([self._draw(index, self.estimates) for index in range(WORKERS)])
+        k[~self.live] = -1
+        self.estimates += 1
+        return Estimation(
+            t, k, lower.p, lower.z, h, 20 * answers, (900 + t) * answers, plane, drops + more
+        )
 
-    def _evaluations(self, t: int) -> Iterator[Evaluation]:
-        words = self.z.argmax(axis=1)
-        none = np.full(SHAPES.classes, -1)
-        for worker, candidate, demonstrations in (
-            (0, Candidate.CONSENSUS, none),
-            (t % WORKERS + 1, Candidate.TUNED, self.q[t % WORKERS].argmax(axis=1)),
-        ):
+    def _draw(self, index: int, estimate: int) -> np.ndarray:
+        purpose = Purpose.LOWER_DEMONSTRATIONS
+        generator = stream(self.config.run.seed, index + 1, estimate, purpose)
+        return sample(self.q[index], generator.random((1, SHAPES.classes)))[0]
+
+    def _lower_reports(self, t: int) -> Iterator[Event]:
+        rounds = self.config.algorithm.lower_steps
+        for number in range(self.estimates * rounds, (self.estimates + 1) * rounds):
+            for worker in np.flatnonzero(self.live) + 1:
+                yield Event(
+                    EventKind.LOWER_REPORT, int(worker), number, t, t + 0.6,
+                    Costs(20, 900 + t, 0.25, 20), losses=np.full(SHAPES.samples, 0.6),
+                )  # fmt: skip
+
+    def _evaluations(self, t: int) -> Iterator[Event | Evaluation]:
+        for worker in (np.flatnonzero(self.live)[:2] + 1).tolist():
+            words, demonstrations = (x[worker - 1].argmax(axis=1) for x in (self.p, self.q))
+            accuracy, loss, costs = 0.5 + t % 500 / 1000, 0.7, Costs(20, 900 + t, 0.25, 20)
+            yield Event(
+                EventKind.EVALUATION, worker, t + 1, t + 1, t + 0.9, costs,
+                losses=np.array([loss]), accuracy=accuracy,
+            )  # fmt: skip
             yield Evaluation(
-                t + 1, worker, Split.VALIDATION, candidate, 0.5 + t % 500 / 1000, 0.7, words,
-                demonstrations, 20, 900 + t, t + 0.9,
+                t + 1, worker, Split.VALIDATION, Candidate.TUNED, accuracy, loss, words,
+                demonstrations, costs.calls, costs.prompt_tokens, t + 0.9,
             )  # fmt: skip
 
 

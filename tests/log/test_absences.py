@@ -11,7 +11,7 @@ from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.protocol.records import EventKind
 from tests.log.simulated_run import Absence, configuration, write_log
-from tests.log.test_verify import Edit, assert_only, put
+from tests.log.test_verify import Edit, assert_only, put, violations
 
 ABSENCES = {
     "with an assignment": (Absence(3, 10, 20),),
@@ -101,9 +101,7 @@ def with_the_number_that_was_lost(file: h5py.File) -> None:
     ],
 )
 def test_faults(path: Path, edit: Edit, patterns: list[str]) -> None:
-    with h5py.File(path, "r+") as file:
-        edit(file)
-    assert_only(verify(path).violations, *patterns)
+    assert_only(violations(path, edit), *patterns)
 
 
 def test_the_delay_counts_on_while_a_worker_is_away(path: Path) -> None:

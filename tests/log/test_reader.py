@@ -7,6 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
+from asyndbt_mpi import __version__
 from asyndbt_mpi.log import reader
 from asyndbt_mpi.log.reader import Log, LogError
 from tests.log.conftest import LogCopy
@@ -68,11 +69,16 @@ def test_another_hdf5_file(tmp_path: Path) -> None:
     assert "not an asyndbt log" in refusal(path)
 
 
-def test_a_newer_version(log_copy: LogCopy) -> None:
+@pytest.mark.parametrize("version", [1, 3])
+def test_another_version(log_copy: LogCopy, version: int) -> None:
     path = log_copy("whole")
     with h5py.File(path, "r+") as file:
-        file.attrs["format_version"] = 2
-    assert refusal(path) == "has format version 2; this program reads 1"
+        file.attrs["format_version"] = version
+        file.attrs["package_version"] = "7.8"
+    assert refusal(path) == (
+        f"has format version {version}: the asyndbt_mpi that wrote it (7.8) reads it; this one "
+        f"({__version__}) reads version 2"
+    )
 
 
 def test_a_missing_dataset(log_copy: LogCopy) -> None:

@@ -81,12 +81,14 @@ CONTRACT = {
     "worker/description": ("", "text"),
     "worker/needs": ("", "text"),
     "worker/model": ("", "text"),
+    "batch/rows": ("", "compound"),
+    "batch/checksum": ("", "compound"),
 }
 
 ATTRIBUTES = {
     "data_digest": "",
     "format": "asyndbt",
-    "format_version": 1,
+    "format_version": 2,
     "seed": 7,
     "workers": WORKERS,
     "active_workers": 2,
@@ -111,6 +113,8 @@ def path(log_copy: LogCopy) -> Path:
 def type_name(dtype: np.dtype) -> str:
     if h5py.check_string_dtype(dtype) is not None:
         return "text"
+    if dtype.names:
+        return "compound"
     return "enum" if h5py.check_enum_dtype(dtype) is not None else dtype.name
 
 
@@ -141,6 +145,7 @@ def test_attributes_are_those_of_the_contract(path: Path) -> None:
     assert attributes.pop("committed_rows")["iteration"] == ITERATIONS
     assert set(attributes.pop("first_rows").item()) == {0}
     assert attributes.pop("logging_seconds") >= 0
+    assert attributes.pop("checksum").dtype == np.uint32
     assert attributes == ATTRIBUTES
 
 

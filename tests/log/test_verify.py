@@ -12,6 +12,7 @@ from asyndbt_mpi.log.reader import LogError
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.protocol.records import EventKind
 from tests.log.conftest import CONFIGURATIONS, LogCopy
+from tests.log.reseal import reseal
 from tests.log.simulated_run import EXCLUDED_IN, EXCLUDED_WORKER, write_log
 
 Edit = Callable[[h5py.File], None]
@@ -23,7 +24,7 @@ GROUPS = ("iteration", "report", "plane", "dual", "lower", "evaluation", "event"
 def test_an_honest_log_is_whole(log_copy: LogCopy, name: str) -> None:
     found = verify(log_copy(name))
     assert found.violations == []
-    assert len(found.notes) == (name in ("sparse", "crowded"))
+    assert bool(found.notes) == (name in ("sparse", "crowded"))
 
 
 def test_a_run_without_iterations_is_whole(tmp_path: Path) -> None:
@@ -37,9 +38,19 @@ def test_something_else_is_not_verified(tmp_path: Path) -> None:
 
 
 def violations(path: Path, edit: Edit) -> list[str]:
+    """What is found where the checksums do not help."""
     with h5py.File(path, "r+") as file:
         edit(file)
+        reseal(file)
     return verify(path).violations
+
+
+def single(found: list[str]) -> list[str]:
+    """Without the lines that say that a number is not that of its event, its q or its prompt."""
+    compared = (
+        r"/event row \d+ says|its events? say|the seed give|prompt has|the workers' rows give"
+    )
+    return [line for line in found if not re.search(compared, line)]
 
 
 def assert_only(found: list[str], *patterns: str) -> None:
@@ -218,7 +229,7 @@ def test_rows_beyond_the_counter_are_no_fault_of_a_killed_run(log_copy: LogCopy)
     ],
 )
 def test_invariants(log_copy: LogCopy, edit: Edit, pattern: str) -> None:
-    assert_only(violations(log_copy("sparse"), edit), pattern)
+    assert_only(single(violations(log_copy("sparse"), edit)), pattern)
 
 
 def test_who_was_excluded_need_not_report(log_copy: LogCopy) -> None:
@@ -244,7 +255,7 @@ def test_reports_are_those_of_the_active_workers(log_copy: LogCopy) -> None:
         file["report/seq"][-1] = 1000
 
     assert_only(
-        violations(log_copy("sparse"), edit),
+        single(violations(log_copy("sparse"), edit)),
         r"^iteration 39, worker \d: active, with 0 reports",
         f"^iteration 39, worker {EXCLUDED_WORKER}: not active, with 1 reports",
         rf"^iteration 39, worker {EXCLUDED_WORKER}: report 1000 is its number \d+",
@@ -342,13 +353,13 @@ def test_duals_are_there_for_every_plane(log_copy: LogCopy) -> None:
         (put("evaluation/words", (1, 2), 5), r"^/evaluation/words row 1: .* \[-1, 5\)"),
         (put("evaluation/words", (1, 2), -2), r"^/evaluation/words row 1: .* \[-1, 5\)"),
         (put("evaluation/demonstrations", (1, 1), 4), r"^/evaluation/demonstrations row 1: "),
-        (put("lower/k", (1, 2, 0), 4), r"^iteration 7, worker 3: the k \[4, 1\] .* \[-1, 4\)"),
-        (put("lower/k", (1, 2, 0), -2), r"^iteration 7, worker 3: the k \[-2, 1\] .* \[-1, 4\)"),
+        (put("lower/k", (1, 2, 0), 4), r"^iteration 7, worker 3: the k \[4, \d\] .* \[-1, 4\)"),
+        (put("lower/k", (1, 2, 0), -2), r"^iteration 7, worker 3: the k \[-2, \d\] .* \[-1, 4\)"),
         (put("lower/k", (1, 2, 0), -1), "^iteration 7, worker 3: its estimate has a k for a part"),
     ],
 )
 def test_numbers(log_copy: LogCopy, edit: Edit, pattern: str) -> None:
-    assert_only(violations(log_copy("sparse"), edit), pattern)
+    assert_only(single(violations(log_copy("sparse"), edit)), pattern)
 
 
 @pytest.mark.parametrize(("backend", "violated"), [("transformers", 1), ("synthetic", 0)])
@@ -357,16 +368,23 @@ def test_only_synthetic_losses_may_be_negative(
 ) -> None:
     def edit(file: h5py.File) -> None:
         file["report/loss"][:] = -1.0
+        file["event/losses"][:] *= -1.0 / np.abs(file["event/losses"][:])
         file["iteration/objective"][:] = -1.0
         configured('backend = "transformers"', f'backend = "{backend}"')(file)
 
     found = violations(log_copy("sparse"), edit)
-    assert bool(found) == violated
-    assert all("loss is -1.0" in line for line in found if not line.startswith("... and"))
+    assert bool(single(found)) == violated
+    found = [line for line in found if not line.startswith(("... and", "/event/losses"))]
+    assert all("loss is -1.0" in line for line in single(found))
 
 
 def test_evaluations_without_accuracy_are_no_fault(log_copy: LogCopy) -> None:
-    assert violations(log_copy("sparse"), put("evaluation/accuracy", 1, np.nan)) == []
+    def edit(file: h5py.File) -> None:
+        file["evaluation/accuracy"][1] = np.nan
+        (scored,) = np.nonzero(file["event/kind"][:] == EventKind.EVALUATION)
+        file["event/accuracy"][scored[1]] = np.nan
+
+    assert violations(log_copy("sparse"), edit) == []
 
 
 @pytest.mark.parametrize(
@@ -447,7 +465,7 @@ def without_the_last_arrival(file: h5py.File) -> None:
     ],
 )
 def test_conduct(log_copy: LogCopy, edit: Edit, pattern: str) -> None:
-    assert_only(violations(log_copy("sparse"), edit), pattern)
+    assert_only(single(violations(log_copy("sparse"), edit)), pattern)
 
 
 def test_who_was_excluded_reports_no_more(log_copy: LogCopy) -> None:
