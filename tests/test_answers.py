@@ -121,8 +121,6 @@ def test_the_model_behind_a_server_and_what_it_is_told_tell_answers_apart(tmp_pa
         assert calls() > 0
         server.manners.name = "toy-2"
         assert calls() > 0
-        server.manners.fingerprint = "fp"
-        assert calls() > 0
         assert calls() == 0
 
 

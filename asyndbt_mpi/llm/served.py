@@ -44,8 +44,13 @@ class Served:
         return len(self._listed) > 1
 
     def digest(self, model: str) -> str:
-        """Hex digest of the identity, and of the ``model`` that is asked for."""
-        known = json.dumps([model, self.identity], sort_keys=True, default=str)
+        """Hex digest of the identity, and of the ``model`` that is asked for.
+
+        Not of what the model runs on: some services have it change from answer to answer, and so
+        from rank to rank.
+        """
+        told = {name: value for name, value in self.identity.items() if name != FINGERPRINT}
+        known = json.dumps([model, told], sort_keys=True, default=str)
         return blake2b(known.encode(), digest_size=16).hexdigest()
 
     def note(self, answer: Mapping[str, Any]) -> None:
