@@ -11,11 +11,13 @@ def reseal(file: h5py.File) -> None:
     """Make the checksums of one file those of what it says by now, all rows in one batch."""
     groups = schema.groups(Config.from_toml(file.attrs["config"]).algorithm.lower_distance)
     rows = {group: int(file.attrs["committed_rows"][group]) for group in groups}
+    checksums.seal(file)
+    columns = [column for group in groups.values() for column in group]
+    if not all(column.path in file for column in columns):
+        return  # which shows before any row is looked at
     del file["batch"]
     batches = Batches(file, groups)
-    for path, column in batches.columns.items():
-        if path in file:
-            _, stop = schema.bounds(column, [rows[path.partition("/")[0]]])
-            batches.checksums[path] = checksums.of_rows(column, file[path][:stop])
+    for column in columns:
+        _, stop = schema.bounds(column, [rows[column.path.partition("/")[0]]])
+        batches.checksums[column.path] = checksums.of_rows(column, file[column.path][:stop])
     batches.end(rows)
-    checksums.seal(file)
