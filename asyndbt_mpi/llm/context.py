@@ -4,6 +4,9 @@ from typing import Any
 
 from asyndbt_mpi.llm.checkpoint import find
 
+NAMES = ("max_position_embeddings", "max_target_positions", "max_seq_len", "n_positions", "n_ctx")
+"""What configurations call it."""
+
 
 def context_length(model: str) -> int | None:
     """How many tokens ``model`` reads at most; None if it has no limit or is not on this machine.
@@ -27,5 +30,6 @@ def context_length(model: str) -> int | None:
 
 def positions(config: Any) -> int | None:
     """The positions that a network of ``config`` has; None for no limit, which some write as -1."""
-    length: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return length if length and length > 0 else None
+    config = config.get_text_config()
+    lengths = (getattr(config, name, None) for name in NAMES)
+    return next((length for length in lengths if isinstance(length, int) and length > 0), None)

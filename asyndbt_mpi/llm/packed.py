@@ -28,7 +28,10 @@ HEAD_PROMPTS = 64
 """Prompts whose vocabulary logits, behind the first token of a label, are in memory at one time."""
 
 ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
-"""Of logits, relative to the largest."""
+"""Of a logit, relative to the largest; a tenth of it of their ratios on average."""
+
+MOVING_ROTATIONS = {"longrope", "dynamic"}
+"""Kinds of rotary position that depend on the longest prompt of a pass."""
 
 PROBE = [3, 1, 4, 1, 5, 9, 2, 6]
 """Tokens by which the output layer is looked at."""
@@ -182,13 +185,13 @@ class PackedReader:
     @torch.inference_mode()
     def _scale_of(self, network: Any) -> float:
         """What the network multiplies the output layer's products by: 1 but for some families."""
-        if self._softcap is not None:
-            return 1.0
         rows = self._head.weight.shape[0]
         tokens = torch.tensor([[token % rows for token in PROBE]], device=self._device)
         logits = network(tokens, use_cache=False).logits.double()
         try:
             product = self._head(self._body(tokens, use_cache=False).last_hidden_state).double()
+            if self._softcap is not None:
+                product = self._softcap * torch.tanh(product / self._softcap)
             scale = float((logits * product).sum() / product.square().sum())
             rest = float((logits - scale * product).abs().max() / logits.abs().max())
         except Exception as error:  # whatever a network raises whose parts fit in another way
@@ -198,7 +201,7 @@ class PackedReader:
         rounding = ROUNDING[self._dtype]
         if not rest <= rounding:
             raise Unpackable("its logits are more than a product with its output layer")
-        return 1.0 if abs(scale - 1) <= rounding else scale
+        return 1.0 if self._softcap or abs(scale - 1) <= rounding / 10 else scale
 
     def _tensor(self, array: NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(array).to(self._device)
@@ -217,6 +220,8 @@ def attention_windows(config: Any) -> dict[str, int | None]:
     unknown = kinds - {"full_attention", "sliding_attention"}
     if unknown:
         raise Unpackable(f"it has layers of {', '.join(sorted(unknown))}")
+    if any(f"'rope_type': '{kind}'" in str(config.to_dict()) for kind in MOVING_ROTATIONS):
+        raise Unpackable("its rotary positions depend on the longest prompt of a pass")
     if "sliding_attention" in kinds:
         return {kind: window if kind == "sliding_attention" else None for kind in sorted(kinds)}
     # Without kinds of layer, all have the same mask.

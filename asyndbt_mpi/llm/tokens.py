@@ -6,8 +6,8 @@ Let n be the number of tokens that the prompt alone and the prompt with every la
 label's sequence is what follows these n tokens, and where the boundary merges tokens n is less
 than the prompt's length.
 
-No special token stands inside: those that the tokenizer puts before a text (BOS) are kept, those
-that it puts behind (EOS, SEP) are not.
+Of the special tokens that the tokenizer adds, those before a text (BOS) are kept, those behind it
+(EOS, SEP) are not.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,8 @@ Tokens: TypeAlias = list[int]
 
 REACH_CHARACTERS, REACH_TOKENS = 64, 16
 """How far back from its end a prompt decides on the tokens of what follows it.  Prompts that end
-alike over both share the tokens of the labels, which are then worked out once."""
+alike over both, and begin with the same character, share the tokens of the labels, which are then
+worked out once."""
 
 _SAMPLE = "one two"
 
@@ -52,7 +53,7 @@ class Tokenizer:
         self._tokenizer = tokenizer
         self._before = self._special_tokens_before()
         self._labels: tuple[str, ...] = ()
-        self._known: dict[tuple[str, tuple[int, ...]], Continuation] = {}
+        self._known: dict[tuple[str, str, tuple[int, ...]], Continuation] = {}
 
     def __call__(self, texts: Sequence[str]) -> list[Tokens]:
         """Token sequences of whole texts, with what the model wants to see before them."""
@@ -74,13 +75,13 @@ class Tokenizer:
         Raises
         ------
         ValueError
-            Two labels have the same tokens, one has none, or one begins another in such a way
-            that they cannot be told apart.
+            Two labels have the same tokens, one has none or unknown ones, or one begins another in
+            such a way that they cannot be told apart.
         """
         if tuple(labels) != self._labels:
             self._labels, self._known = tuple(labels), {}
         ends = [
-            (text[-REACH_CHARACTERS:], tuple(tokens[-REACH_TOKENS:]))
+            (_next_row(text), text[-REACH_CHARACTERS:], tuple(tokens[-REACH_TOKENS:]))
             for text, tokens in zip(texts, prompts, strict=True)
         ]
         found = []
@@ -104,6 +105,9 @@ class Tokenizer:
         plain = self.encode([_SAMPLE])[0]
         if not plain:  # what transformers makes of a folder without a tokenizer's files
             raise ModelError("its tokenizer makes no tokens of a text: are its files missing?")
+        backend = getattr(self._tokenizer, "backend_tokenizer", None)
+        if getattr(getattr(backend, "model", None), "dropout", None):
+            raise ModelError("its tokenizer leaves out merges at random: set dropout to null")
         whole: Tokens = self._tokenizer(_SAMPLE)["input_ids"]
         for start in range(len(whole) - len(plain) + 1):
             if whole[start : start + len(plain)] == plain:
@@ -127,18 +131,36 @@ class Tokenizer:
         if still := _beginning_others(wholes):
             raise ValueError(f"label {still[0]} begins another and cannot be told from it")
         sequences = tuple(tuple(whole[start:]) for whole in wholes)
+        for label, sequence in zip(labels, sequences, strict=True):
+            if self._tokenizer.unk_token_id in sequence:
+                raise ValueError(f"label {label!r} has characters that the tokenizer does not know")
         return Continuation(len(prompt) - start, sequences)
 
     def _ended(self, text: str, label: str, whole: Tokens) -> Tokens:
-        """``whole``, of a text and a label, and the first token of what ends the label.
+        """Tokens of a text and a label up to the first one that reaches beyond the label.
 
-        In a demonstration that is `ENDING` and the next row, which begins like the prompt: the
-        tokenizer may make other tokens of line breaks at the end of a text.
+        What ends it in a demonstration is `ENDING` and the next row, which begins like the prompt:
+        line breaks at the end of a text may be other tokens.
         """
-        following = text.lstrip()[:REACH_CHARACTERS]
-        [longer] = self.encode([text + label + ENDING + following])
-        longer = self._begin(longer)
-        return longer[: _common(whole, longer) + 1]
+        spaced, ended = self.encode(
+            [f"{text}{label}{end}{_next_row(text)}" for end in (" ", ENDING)]
+        )
+        if spaced == ended:
+            raise ValueError(
+                f"label {label!r} begins another, and the tokenizer has no line break to end it"
+            )
+        ended = self._begin(ended)
+        length = len(self._tokenizer.decode(whole))
+        # Where the label's end and the line break are one token, the label is part of it.
+        for end in range(_common(whole, ended) + 1, len(ended)):
+            if len(self._tokenizer.decode(ended[:end])) > length:
+                return ended[:end]
+        return ended
+
+
+def _next_row(text: str) -> str:
+    """How the row behind a demonstration begins: all are rendered alike."""
+    return text.lstrip()[:1]
 
 
 def _common(first: Tokens, second: Tokens) -> int:

@@ -25,7 +25,8 @@ PRECISIONS = {
     "float16": torch.float16,
 }
 
-NOTHING = (0, 0, 0)
+NOTHING = (0, 0, 0, -(2**30))
+"""Compared so far: the widest pass, the longest prompt, the longest label, less the shortest."""
 
 BOUNDS = {torch.float32: 1e-3, torch.bfloat16: 0.3, torch.float16: 0.1}
 """How far a label's log-probability may be from that of one pass for each whole text, in nats:
@@ -114,6 +115,7 @@ class TransformersModel:
         self._longest = positions(network.config)
         self._kind = type(network).__name__
         self._checked_labels: list[str] | None = None
+        self._longest_label = 0
         self.description = f"{model}, {describe(self._device, sharing)}, {precision}"
         self._merging_told = False
         self._compared: tuple[int, ...] = NOTHING
@@ -143,7 +145,7 @@ class TransformersModel:
             return Scores(np.empty((0, len(labels))), calls=0, prompt_tokens=0)
         texts = list(contexts)
         self._check_labels(labels)
-        sequences = self._tokenise(texts, 0)
+        sequences = self._tokenise(texts, self._longest_label)
         continuations = self._tokens.continuations(texts, sequences, labels)
         self._warn_of_merging(texts, continuations)
         scores = np.empty((len(texts), len(labels)))
@@ -194,27 +196,30 @@ class TransformersModel:
                     f"label {label!r} has {len(tokens)} tokens, {LABEL_TOKENS} are the most: give"
                     " shorter task.labels"
                 )
+            self._check_vocabulary(tokens)
         self._checked_labels = list(labels)
+        self._longest_label = max(len(self._label_tokens(label)) for label in labels)
 
     def _tokenise(self, texts: list[str], behind: int) -> list[Tokens]:
         """Token sequences of the texts, which leave room for ``behind`` tokens more."""
         sequences = self._tokens(texts)
         if not all(sequences):
             raise ValueError("a prompt has no tokens")
-        self._check_length(max(map(len, sequences)) + behind)
-        rows = self._network.get_input_embeddings().weight.shape[0]
-        if (largest := max(map(max, sequences))) >= rows:
-            raise ModelError(
-                f"model {self.name!r} has {rows} tokens, and its tokenizer gives number {largest}:"
-                " they do not belong together"
-            )
-        return sequences
-
-    def _check_length(self, needed: int) -> None:
+        needed = max(map(len, sequences)) + behind
         if self._longest is not None and needed > self._longest:
             raise ModelError(
                 f"a prompt has {needed} tokens with its label, and model {self.name!r} reads"
                 f" {self._longest} at most"
+            )
+        self._check_vocabulary([max(map(max, sequences))])
+        return sequences
+
+    def _check_vocabulary(self, tokens: Tokens) -> None:
+        rows = self._network.get_input_embeddings().weight.shape[0]
+        if max(tokens) >= rows:
+            raise ModelError(
+                f"model {self.name!r} has {rows} tokens, and its tokenizer gives number"
+                f" {max(tokens)}: they do not belong together"
             )
 
     # ------------------------------------------------------------------------------------ scores
@@ -224,7 +229,6 @@ class TransformersModel:
     ) -> tuple[NDArray[np.float64], int]:
         """Log-probabilities (n, U) of labels, given as tokens, and the tokens that were read."""
         tree = label_tree(labels)
-        self._check_length(max(map(len, prompts)) + int(tree.depth.max(initial=0)))
         if self._packed is not None:
             groups = group_by_context(contexts, prompts)
             reading = self._read_packed(self._packed, groups, len(prompts), tree)
@@ -246,13 +250,13 @@ class TransformersModel:
     def _read_packed(
         self, packed: PackedReader, groups: list[Group], count: int, tree: LabelTree
     ) -> Reading | None:
-        """None if the network takes no packed passes, which shows at the first one."""
+        """None if the network does not take such passes, wide as they are."""
         try:
             return self._within_memory(packed, groups, count, tree)
         except ModelError:
             raise
         except Exception as error:  # whatever a network raises of masks and caches
-            if self._compared != NOTHING:
+            if "CUDA error" in str(error):
                 raise
             self._read_plainly(f"it cannot share contexts ({type(error).__name__})")
             return None
@@ -297,22 +301,23 @@ class TransformersModel:
     ) -> bool:
         """Whether ``scores`` (n, U) are those of one pass for each whole text.
 
-        Compared are the prompt number ``furthest`` and the longest one, if the pass was wider, a
-        prompt longer or a label longer than any compared before.
+        Compared are the prompt number ``furthest``, the longest and the shortest one, if the pass
+        was wider, a prompt longer or shorter or a label longer than any compared before.
 
         Raises
         ------
         ModelError
             A whole text has no finite log-probability.
         """
-        longest = int(np.argmax([len(prompt) for prompt in prompts]))
-        reach = width, len(prompts[longest]), max(map(len, labels))
+        lengths = [len(prompt) for prompt in prompts]
+        longest, shortest = int(np.argmax(lengths)), int(np.argmin(lengths))
+        reach = width, lengths[longest], max(map(len, labels)), -lengths[shortest]
         if all(new <= old for new, old in zip(reach, self._compared, strict=True)):
             return True
         first = scores[furthest]
         # The likeliest label, the least likely one and the longest.
         some = {int(first.argmax()), int(first.argmin()), int(np.argmax([*map(len, labels)]))}
-        compared, chosen = sorted({furthest, longest}), sorted(some)
+        compared, chosen = sorted({furthest, longest, shortest}), sorted(some)
         whole = self._whole_texts([prompts[n] for n in compared], [labels[u] for u in chosen])
         ours = normalised(scores[np.ix_(compared, chosen)])
         if not np.abs(ours - whole).max() <= BOUNDS[self._dtype]:  # NaN is a difference, too

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Collection, Mapping
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from asyndbt_mpi.llm.base import ModelError
 NAMED = 3
 """Keys of weights that an error names."""
 
+SINGLE = "model.safetensors"
+
 PREFIXES = {
     "_orig_mod.": "torch.compile",
     "module.": "DistributedDataParallel",
@@ -19,8 +22,14 @@ PREFIXES = {
 }
 """What wrappers put before the keys of what they wrap."""
 
-BLOCKS, BLOCK = 16, 32
-"""A weight is told by so many blocks, evenly spread, of so many numbers each."""
+WHOLE = 1 << 16
+"""Weights of so many numbers are told by all of them: norms, biases, small tables."""
+
+BLOCKS, BLOCK = 64, 64
+"""A larger one by so many blocks, evenly spread, of so many numbers each."""
+
+SAMPLE = "It's 12 good, bad\n\n films:  naïve Ünïcode 日本語 🙂 unbelievably <s></s> aaaa"
+"""What a tokenizer makes of this tells it, besides its vocabulary."""
 
 
 def check_whole(network: Any, info: Mapping[str, Any]) -> None:
@@ -61,6 +70,37 @@ def check_whole(network: Any, info: Mapping[str, Any]) -> None:
         raise ModelError(" ".join(str(info["error_msgs"][0]).split()))
 
 
+def check_files(folder: Path) -> None:
+    """Refuse a folder whose files may be read in several ways, or whose weights are packed numbers.
+
+    Raises
+    ------
+    ModelError
+        See `check_whole`.
+    """
+    if (folder / "adapter_config.json").is_file():
+        raise ModelError(
+            "there is a PEFT adapter beside its weights: merge it (merge_and_unload), or take"
+            " adapter_config.json away"
+        )
+    if (folder / SINGLE).is_file() and (folder / f"{SINGLE}.index.json").is_file():
+        raise ModelError(f"its folder has both {SINGLE} and shards of another one: remove either")
+    config = json.loads((folder / "config.json").read_text())
+    if "quantization_config" in config:
+        return
+    from safetensors import safe_open
+
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "np") as weights:
+            for key in weights.keys():  # noqa: SIM118
+                kind = weights.get_slice(key).get_dtype()
+                if not kind.startswith(("F", "BF")) and key.endswith(("weight", "bias")):
+                    raise ModelError(
+                        f"{key} in {file.name} has numbers of type {kind}, and config.json does"
+                        " not say how to unpack them"
+                    )
+
+
 def _named(keys: Collection[str]) -> str:
     """The first keys, and how many more there are."""
     more = f" and {len(keys) - NAMED} more" if len(keys) > NAMED else ""
@@ -91,12 +131,13 @@ def digest(network: Any, tokenizer: Any) -> str:
         config.pop(passing, None)
     found.update(json.dumps(config, sort_keys=True, default=str).encode())
     found.update(_vocabulary(tokenizer).encode())
-    for name, weight in sorted(network.named_parameters()):
+    for name, weight in sorted(network.state_dict().items()):
         found.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
         flat = weight.detach().reshape(-1)
-        step = max(BLOCK, len(flat) // BLOCKS)
-        starts = [*range(0, len(flat), step), max(0, len(flat) - BLOCK)]
-        blocks = [flat[start : start + BLOCK].float().numpy() for start in starts]
+        size = len(flat) if len(flat) <= WHOLE else BLOCK
+        step = max(1, size, len(flat) // BLOCKS)
+        starts = [*range(0, len(flat), step), max(0, len(flat) - size)]
+        blocks = [flat[start : start + size].double().numpy() for start in starts]
         found.update(np.concatenate(blocks).tobytes())
     return found.hexdigest()
 
@@ -105,4 +146,4 @@ def _vocabulary(tokenizer: Any) -> str:
     """All that decides on a text's tokens."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     tokens = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab())
-    return f"{tokenizer('a')['input_ids']} {tokens}"
+    return f"{tokenizer(SAMPLE)['input_ids']} {tokens}"
