@@ -207,6 +207,12 @@ class PackedReader:
         return torch.from_numpy(array).to(self._device)
 
 
+def rotations_move(config: Any) -> bool:
+    """Whether a token's rotary position depends on how much is read with it."""
+    values = str(config.to_dict())
+    return any(f"'rope_type': '{kind}'" in values for kind in MOVING_ROTATIONS)
+
+
 def attention_windows(config: Any) -> dict[str, int | None]:
     """Kinds of attention layer in a model, and how far each looks back (None: to the start).
 
@@ -220,7 +226,7 @@ def attention_windows(config: Any) -> dict[str, int | None]:
     unknown = kinds - {"full_attention", "sliding_attention"}
     if unknown:
         raise Unpackable(f"it has layers of {', '.join(sorted(unknown))}")
-    if any(f"'rope_type': '{kind}'" in str(config.to_dict()) for kind in MOVING_ROTATIONS):
+    if rotations_move(config):
         raise Unpackable("its rotary positions depend on the longest prompt of a pass")
     if "sliding_attention" in kinds:
         return {kind: window if kind == "sliding_attention" else None for kind in sorted(kinds)}

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from asyndbt_mpi.llm.labels import LabelTree
+from asyndbt_mpi.llm.labels import LabelTree, label_tree, normalised
 from asyndbt_mpi.llm.tokens import Tokens
 
 
@@ -18,12 +18,37 @@ class PlainReader:
     Parameters
     ----------
     network : a causal language model of transformers, on ``device``
+    apart : every label is read to its end, by a pass of its own: for networks to which a text is
+        another one as it gets longer
     """
 
-    def __init__(self, network: Any, device: torch.device) -> None:
+    def __init__(self, network: Any, device: torch.device, apart: bool = False) -> None:
+        self._apart = apart
         self._network = network
         self._device = device
         self._keeps = "logits_to_keep" in inspect.signature(network.forward).parameters
+
+    def log_probabilities(
+        self, prompts: Sequence[Tokens], labels: Sequence[Sequence[int]]
+    ) -> NDArray[np.float64]:
+        """Those of the labels (n, U), given as tokens, normalised over them."""
+        if self._apart:
+            return normalised(
+                np.array([[self.whole(p, label) for label in labels] for p in prompts])
+            )
+        tree = label_tree(labels)
+        return tree.log_probabilities(self.steps(prompts, tree))
+
+    def passes(self, labels: Sequence[Sequence[int]]) -> list[int]:
+        """The tokens behind the prompt in each pass over it."""
+        if self._apart:
+            return list(map(len, labels))
+        return list(map(len, label_tree(labels).paths()))
+
+    def tokens(self, prompts: Sequence[Tokens], labels: Sequence[Sequence[int]]) -> int:
+        """Tokens that go through the network."""
+        behind = self.passes(labels)
+        return sum(len(behind) * len(prompt) + sum(behind) for prompt in prompts)
 
     def steps(self, prompts: Sequence[Tokens], tree: LabelTree) -> NDArray[np.float64]:
         """Log-probabilities (n, E) of the labels' steps after each prompt."""
@@ -52,9 +77,3 @@ class PlainReader:
         logits = self._network(sequence, use_cache=False, **keep).logits[0, -last:]
         predicted: torch.Tensor = logits.float().log_softmax(-1).cpu()
         return predicted
-
-
-def plain_tokens(prompts: Sequence[Tokens], tree: LabelTree) -> int:
-    """Tokens that go through the network."""
-    paths = tree.paths()
-    return sum(len(paths) * len(prompt) + sum(map(len, paths)) for prompt in prompts)

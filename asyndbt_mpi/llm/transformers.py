@@ -13,9 +13,15 @@ from asyndbt_mpi.llm.checkpoint import load
 from asyndbt_mpi.llm.context import positions
 from asyndbt_mpi.llm.device import bind, choose, describe, is_out_of_memory, memory_for
 from asyndbt_mpi.llm.labels import LabelTree, label_tree, normalised
-from asyndbt_mpi.llm.packed import PackedReader, Reading, Unpackable, attention_windows
+from asyndbt_mpi.llm.packed import (
+    PackedReader,
+    Reading,
+    Unpackable,
+    attention_windows,
+    rotations_move,
+)
 from asyndbt_mpi.llm.packing import Group, group_by_context
-from asyndbt_mpi.llm.plain import PlainReader, plain_tokens
+from asyndbt_mpi.llm.plain import PlainReader
 from asyndbt_mpi.llm.tokens import Continuation, Tokenizer, Tokens
 from asyndbt_mpi.llm.weights import digest
 
@@ -126,9 +132,11 @@ class TransformersModel:
         with memory_for(f"model {model!r}", self._device, sharing):
             bind(self._device, sharing)
             self._network = network.eval().to(self._device)
-            self._plain = PlainReader(self._network, self._device)
+            moves = rotations_move(network.config.get_text_config())
+            self._plain = PlainReader(self._network, self._device, apart=moves)
             self._packed = self._packed_reader()
             self._score(FIRST_PROMPTS, ["", ""], FIRST_LABELS)
+        self._compared = NOTHING  # of the run's own prompts
 
     def label_log_probabilities(self, prompts: Sequence[Prompt], labels: Sequence[str]) -> Scores:
         """See `asyndbt_mpi.llm.base.LanguageModel`; equal prompts are scored once.
@@ -237,15 +245,15 @@ class TransformersModel:
                 if self._is_right(scores, prompts, labels, reading.width, reading.furthest):
                     return scores, _packed_tokens(groups, tree)
                 self._read_plainly("a shared context changes its log-probabilities")
-        self._passes = max(self._passes, len(tree.paths()))
+        self._passes = max(self._passes, len(self._plain.passes(labels)))
         with memory_for("a single prompt", self._device, self._sharing):
-            scores = tree.log_probabilities(self._plain.steps(prompts, tree))
+            scores = self._plain.log_probabilities(prompts, labels)
         if not self._is_right(scores, prompts, labels):
             raise ModelError(
                 f"model {self.name!r} ({self._kind}) cannot be used: what it says of a token"
                 " depends on those behind it, or is not the same twice"
             )
-        return scores, plain_tokens(prompts, tree)
+        return scores, self._plain.tokens(prompts, labels)
 
     def _read_packed(
         self, packed: PackedReader, groups: list[Group], count: int, tree: LabelTree
@@ -357,12 +365,11 @@ class TransformersModel:
     def _warn_of_plain_passes(
         self, prompts: list[Tokens], contexts: list[str], labels: Sequence[Sequence[int]]
     ) -> None:
-        tree = label_tree(labels)
-        shared = _packed_tokens(group_by_context(contexts, prompts), tree)
+        shared = _packed_tokens(group_by_context(contexts, prompts), label_tree(labels))
         warnings.warn(
             f"model {self.name!r} ({self._kind}): every prompt is read by itself, since"
             f" {self._why_plain}; that is right, but"
-            f" {plain_tokens(prompts, tree) / shared:.1f} times as many tokens",
+            f" {self._plain.tokens(prompts, labels) / shared:.1f} times as many tokens",
             stacklevel=3,
         )
         self._why_plain = ""

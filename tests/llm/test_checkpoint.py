@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gguf import GGUFWriter
 
 from asyndbt_mpi.llm import checkpoint
 from asyndbt_mpi.llm.base import ModelError, Prompt
@@ -75,45 +74,6 @@ def test_a_file_that_is_no_gguf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     file.write_text("this is no model")
     with pytest.raises(ModelError, match=r"wrong\.gguf cannot be converted \("):
         resolve(str(file))
-
-
-class Spaced:
-    """A tokenizer that puts a BOS and a space before every text."""
-
-    bos_token = "<s>"
-
-    def __call__(self, text: str) -> dict[str, list[int]]:
-        return {"input_ids": [0, 1]}
-
-    def convert_ids_to_tokens(self, numbers: list[int]) -> list[str]:
-        return [["<s>", "▁x"][number] for number in numbers]
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        ({}, ""),
-        ({"add_bos_token": True, "add_space_prefix": True}, ""),
-        ({"add_bos_token": False}, "as to a BOS before a text, the file says none"),
-        ({"add_space_prefix": False}, "as to a space before a text, the file says none"),
-    ],
-)
-def test_a_tokenizer_that_does_not_do_what_its_gguf_file_says(
-    tmp_path: Path, flags: dict[str, bool], message: str
-) -> None:
-    file = tmp_path / "x.gguf"
-    writer = GGUFWriter(file, "llama")
-    for name, value in flags.items():
-        writer.add_bool(f"tokenizer.ggml.{name}", value)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    if message:
-        with pytest.raises(ModelError, match=message):
-            checkpoint._check_tokenizer(file, Spaced())
-    else:
-        checkpoint._check_tokenizer(file, Spaced())
 
 
 def test_models_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

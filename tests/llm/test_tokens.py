@@ -1,9 +1,12 @@
+import json
 from itertools import takewhile
 from typing import Any
 
 import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer as RawTokenizer
+from transformers import PreTrainedTokenizerFast
 
 from asyndbt_mpi.llm import tokens as module
 from asyndbt_mpi.llm.tokens import Continuation, Tokenizer
@@ -18,6 +21,7 @@ LABELS = [
     [" 1", " 2", " 12", " 121"],
     ["1", "12", "2"],
     ["A", "B"],
+    [" :)", " :) it", " :("],
 ]
 
 
@@ -58,17 +62,21 @@ def test_a_prompt_and_a_label_are_tokenised_as_one_text(
         with pytest.raises(ValueError, match="have the same tokens"):
             own.continuations([text], [prompt], labels)
         return
-    [found] = own.continuations([text], [prompt], labels)
+    try:
+        [found] = own.continuations([text], [prompt], labels)
+    except ValueError:
+        assert kind == "WordPiece"  # which has neither line breaks nor all words
+        return
     start = len(prompt) - found.back
     assert start == min(common(prompt, whole) for whole in wholes)
     for whole, label, sequence in zip(wholes, labels, found.labels, strict=True):
         joined = [*prompt[:start], *sequence]
         if any(other != whole and other[: len(whole)] == whole for other in wholes):
-            # What ends the label: the first token behind it, as in a demonstration.
+            # What ends the label: the first token that reaches beyond it, as in a demonstration.
             ended = plainly(tokenizer, f"{text}{label}\n\nReview: it is long")
             assert joined == ended[: len(joined)]
-            assert joined[: common(whole, ended)] == whole[: common(whole, ended)]
-            assert len(joined) == common(whole, ended) + 1
+            assert len(tokenizer.decode(joined)) > len(tokenizer.decode(whole))
+            assert len(tokenizer.decode(joined[:-1])) <= len(tokenizer.decode(whole))
         else:
             assert joined == whole
     for one in found.labels:
@@ -128,6 +136,39 @@ def test_prompts_that_end_alike_are_tokenised_with_their_labels_once(
     found = own.continuations(texts, prompts, [" good", " bad"])
     assert asked == [texts[0] + " good", texts[0] + " bad"]
     assert len(set(map(id, found))) == 1
+
+
+def test_a_label_whose_end_is_one_token_with_the_line_break_is_scored_whole() -> None:
+    own = Tokenizer(made("line breaks that cling"))
+    labels = [" :)", " :) it", " :("]
+    [found] = own.continuations(["It is"], own(["It is"]), labels)
+    assert own._tokenizer.decode(found.labels[0]) == " :)\n\n"
+
+
+def test_what_ends_a_label_does_not_depend_on_what_was_asked_before() -> None:
+    text = "Review: long and bad, it is not a good film, it is long, it is not good, is it: "
+    texts = [begin + text for begin in ("", "A", "Ab", "B", "\n\nA")]
+    own = Tokenizer(made("line breaks that cling"))
+    together = own.continuations(texts, own(texts), [" 1", " 12"])
+    for each, found in zip(texts, together, strict=True):
+        alone = Tokenizer(made("line breaks that cling"))
+        assert alone.continuations([each], alone([each]), [" 1", " 12"]) == [found]
+
+
+def test_tokens_that_the_tokenizer_does_not_know() -> None:
+    own = Tokenizer(made("unigram with EOS"))
+    with pytest.raises(ValueError, match="label ' ☃' has characters that"):
+        own.continuations(["it is"], own(["it is"]), [" good", " ☃"])
+
+
+def test_a_tokenizer_that_is_not_the_same_twice() -> None:
+    tokenizer = byte_level()
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    content["model"]["dropout"] = 0.3
+    wrap: Any = PreTrainedTokenizerFast
+    unsteady = wrap(tokenizer_object=RawTokenizer.from_str(json.dumps(content)))
+    with pytest.raises(module.ModelError, match="leaves out merges at random"):
+        Tokenizer(unsteady)
 
 
 def test_other_labels_are_asked_for_anew() -> None:

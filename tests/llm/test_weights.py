@@ -20,6 +20,7 @@ from transformers import (
 from asyndbt_mpi.config import Llm
 from asyndbt_mpi.doctor.findings import Level
 from asyndbt_mpi.doctor.model import find_model
+from asyndbt_mpi.llm import weights
 from asyndbt_mpi.llm.base import ModelError
 from asyndbt_mpi.llm.transformers import TransformersModel
 from tests.llm.tiny import SMALL, byte_level_tokenizer, save
@@ -31,24 +32,24 @@ LAYERS = {**SMALL, "num_hidden_layers": 3}
 
 def renamed(change: Callable[[str], str]) -> Damage:
     def damage(folder: Path) -> None:
-        weights = {change(key): value for key, value in load_file(folder / FILE).items()}
-        save_file(weights, folder / FILE, {"format": "pt"})
+        saved = {change(key): value for key, value in load_file(folder / FILE).items()}
+        save_file(saved, folder / FILE, {"format": "pt"})
 
     return damage
 
 
 def without(part: str) -> Damage:
     def damage(folder: Path) -> None:
-        weights = {key: value for key, value in load_file(folder / FILE).items() if part not in key}
-        save_file(weights, folder / FILE, {"format": "pt"})
+        saved = {key: value for key, value in load_file(folder / FILE).items() if part not in key}
+        save_file(saved, folder / FILE, {"format": "pt"})
 
     return damage
 
 
 def with_another(name: str) -> Damage:
     def damage(folder: Path) -> None:
-        weights = load_file(folder / FILE) | {name: torch.zeros(2, 2)}
-        save_file(weights, folder / FILE, {"format": "pt"})
+        saved = load_file(folder / FILE) | {name: torch.zeros(2, 2)}
+        save_file(saved, folder / FILE, {"format": "pt"})
 
     return damage
 
@@ -73,9 +74,9 @@ def set_in_configuration(**values: Any) -> Damage:
 
 
 def halved_output_layer(folder: Path) -> None:
-    weights = load_file(folder / FILE)
-    weights["lm_head.weight"] = weights["lm_head.weight"][:50].clone()
-    save_file(weights, folder / FILE, {"format": "pt"})
+    saved = load_file(folder / FILE)
+    saved["lm_head.weight"] = saved["lm_head.weight"][:50].clone()
+    save_file(saved, folder / FILE, {"format": "pt"})
 
 
 def lost_shard(folder: Path) -> None:
@@ -83,6 +84,21 @@ def lost_shard(folder: Path) -> None:
     (folder / FILE).unlink()
     network.save_pretrained(folder, max_shard_size="20KB")
     sorted(folder.glob("model-*.safetensors"))[1].unlink()
+
+
+def adapter_beside(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text("{}")
+
+
+def shards_of_another(folder: Path) -> None:
+    (folder / f"{FILE}.index.json").write_text("{}")
+
+
+def packed_numbers(folder: Path) -> None:
+    saved = load_file(folder / FILE)
+    name = "model.layers.0.mlp.up_proj.weight"
+    saved[name] = (saved[name] * 100).to(torch.int8)
+    save_file(saved, folder / FILE, {"format": "pt"})
 
 
 def cut_off(folder: Path) -> None:
@@ -124,6 +140,12 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
             BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=4),
         ),
         "saved as BertForMaskedLM",
+    ),
+    "adapter beside": (adapter_beside, r"a PEFT adapter beside its weights: merge it"),
+    "two sets of weights": (shards_of_another, "both model.safetensors and shards of another"),
+    "packed numbers": (
+        packed_numbers,
+        r"up_proj\.weight in model\.safetensors has numbers of type I8",
     ),
     "lost shard": (lost_shard, "cannot be loaded"),
     "cut off": (cut_off, "cannot be loaded"),
@@ -195,9 +217,9 @@ def test_equal_models_have_equal_digests_wherever_they_are(whole: Path, folder: 
 
 def changed_weight(folder: Path) -> None:
     """Another training run: all numbers of one small weight differ a little."""
-    weights = load_file(folder / FILE)
-    weights["model.layers.1.mlp.up_proj.weight"] *= 1.0001
-    save_file(weights, folder / FILE, {"format": "pt"})
+    saved = load_file(folder / FILE)
+    saved["model.layers.1.mlp.up_proj.weight"] *= 1.0001
+    save_file(saved, folder / FILE, {"format": "pt"})
 
 
 def other_tokens(folder: Path) -> None:
@@ -205,6 +227,27 @@ def other_tokens(folder: Path) -> None:
     content = json.loads(file.read_text())
     content["model"]["merges"].pop()
     file.write_text(json.dumps(content))
+
+
+def test_buffers_count_too() -> None:
+    network = torch.nn.Module()
+    network.register_buffer("bias", torch.zeros(3))
+    network.config = LlamaConfig()  # type: ignore[assignment]
+    tokenizer = byte_level_tokenizer()
+    before = weights.digest(network, tokenizer)
+    assert before == weights.digest(network, tokenizer)
+    network.bias += 1  # type: ignore[operator]
+    assert before != weights.digest(network, tokenizer)
+
+
+def test_large_weights_are_told_by_their_last_numbers_too() -> None:
+    network = torch.nn.Linear(300, 301)
+    network.config = LlamaConfig()  # type: ignore[assignment]
+    tokenizer = byte_level_tokenizer()
+    before = weights.digest(network, tokenizer)
+    with torch.no_grad():
+        network.weight[-1, -1] += 1
+    assert before != weights.digest(network, tokenizer)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from transformers import (
     GraniteConfig,
     MambaConfig,
     MistralConfig,
+    Phi3Config,
     PreTrainedTokenizerFast,
     set_seed,
 )
@@ -117,5 +118,17 @@ OTHERS = {
 BLOOM = BloomConfig(hidden_size=32, n_layer=2, n_head=4)
 GPT_NEO = GPTNeoConfig(
     hidden_size=32, num_layers=2, num_heads=4, attention_types=[[["global", "local"], 1]]
+)
+LONGROPE = Phi3Config(
+    **SMALL,
+    pad_token_id=0,
+    original_max_position_embeddings=64,
+    rope_parameters={
+        "rope_type": "longrope",
+        "rope_theta": 1e4,
+        "short_factor": [1.0] * 4,
+        "long_factor": [4.0] * 4,
+        "original_max_position_embeddings": 64,
+    },
 )
 MAMBA = MambaConfig(hidden_size=32, num_hidden_layers=2)

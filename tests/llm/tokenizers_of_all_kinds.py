@@ -16,7 +16,7 @@ from tokenizers import (
 from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 
 WORDS = [
-    " positive negative neutral good bad goodness 1 2 12 is not a film, it is long.",
+    " positive negative neutral good enough bad goodness 1 2 12 is not a film, it is long :) :(.",
     "Review: a good film\nsentiment: positive\n\nReview: long and bad\nsentiment: negative\n\n",
 ] * 20
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
@@ -56,6 +56,7 @@ def line_breaks() -> Any:
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
+    tokenizer.decoder = decoders.ByteLevel()
     _train(tokenizer, 400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
     return _wrap(tokenizer, "<s>")
 
@@ -63,7 +64,13 @@ def line_breaks() -> Any:
 def sentence_piece() -> Any:
     """Llama 2's: a space before every text, and merges across all words."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    # Trained like this no token has a line break within it, which is a byte then, as in Llama 2.
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split("\n", "removed"),
+            pre_tokenizers.Metaspace(prepend_scheme="always"),
+        ]
+    )
     _train(tokenizer, 500, special_tokens=["<unk>", "<s>", "</s>", *BYTES])
     tokenizer.pre_tokenizer = None
     tokenizer.normalizer = normalizers.Sequence(
