@@ -107,7 +107,9 @@ def _run(request: Request) -> int:
     try:
         job = Job.of(request, _workers(request.source))
     except ConfigurationError as error:
-        problem = str(error)
+        # Rank 0 speaks first: who does instead has files of its own.
+        rank, host = WORLD.Get_rank(), socket.gethostname()
+        problem = str(error) if rank == SERVER else f"rank {rank} on {host}: {error}"
     if not _all_well(problem) or job is None:
         return BAD_USAGE
     texts = gather_texts(WORLD, reading(job.config, job.materials))

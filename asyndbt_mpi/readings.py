@@ -8,6 +8,12 @@ from hashlib import blake2b
 from asyndbt_mpi.assemble import Materials
 from asyndbt_mpi.config import Config, ConfigurationError, difference
 
+OTHER = {
+    "configuration": "another configuration",
+    "word list": "another word list",
+    "data": "other data",
+}
+
 
 def digests(config: Config, materials: Materials) -> dict[str, str]:
     """Digests of all that a rank reads for itself, by what it is."""
@@ -39,8 +45,8 @@ def first_difference(readings: Sequence[str]) -> str | None:
             if own.get(what) != first[what]:
                 key = _key(config, first_config) if what == "configuration" else ""
                 return (
-                    f"rank {rank} on {host} has another {what} than rank 0 on {first_host}{key};"
-                    " have all nodes read the same files"
+                    f"rank {rank} on {host} has read {OTHER[what]} than rank 0 on {first_host}"
+                    f"{key}; have all nodes read the same files"
                 )
     return None
 

@@ -28,12 +28,12 @@ def test_all_alike() -> None:
     [
         (lambda: read("llm.cache=7"), r"another configuration than rank 0 on .*: llm\.cache = 7, not 100000;"),
         (lambda: read(words=["x"] * 16), "another word list than rank 0 on"),
-        (lambda: read(data="0f"), "another data than rank 0 on"),
+        (lambda: read(data="0f"), "other data than rank 0 on"),
     ],
 )  # fmt: skip
 def test_the_rank_and_what_differs_are_named(other, says: str) -> None:
     texts = [read(), read(), other(), other()]
-    assert re.match(f"rank 2 on .* has {says}", first_difference(texts) or "")
+    assert re.match(f"rank 2 on .* has read {says}", first_difference(texts) or "")
 
 
 def test_a_configuration_of_another_version() -> None:

@@ -327,7 +327,10 @@ def _check_continues(segment: Segment, before: Segment) -> None:
 
 def _by_group(rows: np.void) -> dict[str, int]:
     """A compound attribute such as ``committed_rows`` as a dictionary."""
-    return {group: int(rows[group]) for group in rows.dtype.names or ()}
+    names = schema.ROWS_BY_GROUP.names
+    if rows.dtype.names != names:
+        raise ValueError(f"rows of {rows.dtype.names}, not of {names}")
+    return {group: int(rows[group]) for group in names or ()}
 
 
 def _is_hdf5(path: str) -> bool:

@@ -109,6 +109,17 @@ def measured(log: Log) -> Iterator[str]:
             yield f"{place} is {values[row]}, not a number from 0 up"
 
 
+def unrecognised(log: Log) -> Iterator[str]:
+    """More answers without a label than prompts, or than an accuracy leaves room for."""
+    prompts, without = log["event/prompts"], log["event/unrecognised"]
+    right = np.nan_to_num(log["event/accuracy"]) * prompts
+    for row in np.flatnonzero((prompts >= 0) & (right + without > prompts + 0.5)).tolist():
+        yield (
+            f"/event/unrecognised row {row} is {without[row]}, of {prompts[row]} prompts, of which"
+            f" {right[row]:.0f} were answered rightly"
+        )
+
+
 def losses(log: Log) -> Iterator[str]:
     """Losses that are not finite or, being mean negative log-probabilities, negative."""
     loss = log["report/loss"]

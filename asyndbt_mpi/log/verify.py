@@ -304,6 +304,7 @@ CHECKS = (
     values.times,
     values.moments,
     values.measured,
+    values.unrecognised,
     values.losses,
     values.answers,
     values.evaluations,

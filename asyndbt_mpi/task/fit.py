@@ -6,6 +6,7 @@ from asyndbt_mpi.config import Config, ConfigurationError
 from asyndbt_mpi.llm.base import ModelError
 from asyndbt_mpi.llm.checkpoint import tokenizer
 from asyndbt_mpi.llm.context import context_length
+from asyndbt_mpi.llm.tokens import Tokenizer
 from asyndbt_mpi.task.lengths import counter
 from asyndbt_mpi.task.longest import LongestParts, Part, TokenCounter, longest_parts
 from asyndbt_mpi.task.partition import WorkerData
@@ -34,7 +35,8 @@ def check_fit(
     Raises
     ------
     ConfigurationError
-        One that does not fit: names the files and lines of its rows.
+        One that does not fit: names the files and lines of its rows. Or the model's tokenizer
+        cannot tell the labels apart.
     """
     if config.llm.backend != "transformers":
         return False
@@ -43,6 +45,7 @@ def check_fit(
         return False
     try:
         limit, count = context_length(config.llm.model), counter(found)
+        _check_labels(config, Tokenizer(found), template, data)
     except ModelError:
         return False  # told when it is loaded
     if limit is None:
@@ -56,6 +59,21 @@ def check_fit(
             if tokens > limit:
                 raise ConfigurationError(_too_long(query, tokens, parts, config, limit))
     return True
+
+
+def _check_labels(
+    config: Config, tokenizer: Tokenizer, template: Template, data: Mapping[int, WorkerData]
+) -> None:
+    held = next(iter(data.values()))
+    text = template.context([rows[0] for rows in held.pool], None)
+    text += template.render(held.train[0], None)
+    try:
+        tokenizer.continuations([text], tokenizer([text]), template.labels)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"task.labels = {template.labels}: {error}, for the tokenizer of llm.model ="
+            f" {config.llm.model!r}; give other labels"
+        ) from error
 
 
 def _whole(

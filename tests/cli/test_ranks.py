@@ -81,7 +81,11 @@ def refused(result: subprocess.CompletedProcess[str], folder: Path) -> str:
 
 @pytest.mark.parametrize(
     ("change", "what"),
-    [("iterations = 3", "configuration"), ("words", "word list"), ("data", "data")],
+    [
+        ("iterations = 3", "another configuration"),
+        ("words", "another word list"),
+        ("data", "other data"),
+    ],
 )
 def test_a_rank_that_reads_something_else_is_named(
     tmp_path: Path, model: Path, change: str, what: str
@@ -102,8 +106,8 @@ def test_a_rank_that_reads_something_else_is_named(
     result = ranks("folder", here, elsewhere=elsewhere)
     line = refused(result, tmp_path)
     assert line.startswith("asyndbt: rank 2 on ")
-    assert f"has another {what} than rank 0 on " in line
-    assert ("run.iterations = 3, not 2" in line) == (what == "configuration")
+    assert f"has read {what} than rank 0 on " in line
+    assert ("run.iterations = 3, not 2" in line) == (what == "another configuration")
     assert "asked" not in result.stdout
 
 

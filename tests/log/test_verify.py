@@ -343,6 +343,7 @@ def test_duals_are_there_for_every_plane(log_copy: LogCopy) -> None:
         (put("event/sent_time", 9, np.inf), "^/event/sent_time row 9 is inf"),
         (put("event/prompts", 9, -1), "^/event/prompts row 9 is -1"),
         (put("event/llm_calls", 9, -1), "^/event/llm_calls row 9 is -1"),
+        (put("event/unrecognised", 9, 10**6), "^/event/unrecognised row 9 is 1000000, of"),
         (put("event/prompt_tokens", 9, -1), "^/event/prompt_tokens row 9 is -1"),
         (put("event/completion_tokens", 9, -1), "^/event/completion_tokens row 9 is -1"),
         (put("event/unrecognised", 9, -1), "^/event/unrecognised row 9 is -1"),

@@ -57,6 +57,15 @@ def longest_prompt(held: WorkerData, positions: int) -> int:
     return max(len(tokens) for tokens in tokenizer(texts)["input_ids"])
 
 
+def test_labels_that_the_tokenizer_cannot_tell_apart(tmp_path: Path) -> None:
+    model = save(tmp_path, LlamaConfig(**SMALL))
+    template = Template(
+        "[[{fragment}: ]]It is {sentence1}?", [" 1", " 1\n\nI", " 2"]
+    )  # of which the first begins the second, also with what ends it
+    with pytest.raises(ConfigurationError, match=r"task\.labels = .*: label 0 begins another"):
+        check_fit(config(model), template, WORDS, {1: data(3)})
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that reads 160 tokens; its kind has another name for that."""
