@@ -11,20 +11,20 @@ THING = (
     r"(?:reviews?|texts?|sentences?|statements?|comments?|tweets?|messages?|posts?|articles?"
     r"|passages?|paragraphs?|descriptions?|movie|film|pair|overall (?:sentiment|tone)|sentiment)"
 )
-PERSON = r"(?:reviewer|author|writer|speaker|customer|user|tone|language|wording|words?|phrases?)"
+PERSON = r"(?:reviewer|author|writer|speaker|customer|tone|language|wording|words?|phrases?)"
 SURE = r"(?:(?:clearly|definitely|certainly|obviously)\s+)?"
 THUS = r"(?:(?:so|thus|therefore|hence|overall),?\s+)?"
 IS = r"(?:\s*[:=]\s*|\s*[-=]+>\s*|\s+[-–—]\s+|\s*是\s*|\s+(?:is|must be)\b\s*:?\s*)"
 ITSELF = r"(?:(?:option|choice)\s+)?(?P<label>.+)"
 
 FINAL = re.compile(rf"{THUS}(?:(?:the|my)\s+)?final\s+{NOUN}{IS}{SURE}{ITSELF}", re.IGNORECASE)
-"""Holds whatever was said before."""
+"""Holds against an earlier answer."""
 
 MARKED = re.compile(
     rf"{THUS}(?:(?:the|my)\s+)?(?:(?:correct|right|best)\s+)?{NOUN}{IS}{SURE}{ITSELF}",
     re.IGNORECASE,
 )
-"""May stand behind other sentences."""
+"""May stand behind sentences that name no other label as the answer."""
 
 ALONE = re.compile(
     rf"{THUS}(?:(?:the|its)\s+)?(?:overall\s+)?{PROPERTY}(?:\s+of\s+(?:the|this)\s+{THING})?"
@@ -80,7 +80,7 @@ DOUBT = re.compile(
     r"|mistake\w*|error|except|excluding|unlike|than|instead|whether|if|either|unless|doubt\w*"
     r"|anything|far|fails?|less|but|however|although|though|actually|wait|hmm+|oops|sorry|correction"
     r"|rather|scratch|retract|revis\w+|reconsider\w*|second thoughts?|kidding|jok\w+|sarcas\w+"
-    r"|iron\w+|maybe|perhaps|possibl[ey]|probably|might|may|depends"
+    r"|iron\w+|maybe|perhaps|when|possibl[ey]|probably|might|may|depends"
     r"|(?:is|are|was|were|do|does|did|ca|wo|would)nt)\b|n't\b|[?≠¬~^]|!=|!(?=\w)|\d\s*%",
     re.IGNORECASE,
 )
@@ -90,7 +90,7 @@ SOMEBODY = re.compile(
     r"\b(?:suppose\w*|assum\w+|imagine|pretend|example|instance|e\.?g|format|template|say\w*|said"
     r"|would|wrote|writes?|replied|answered|claim\w*|think\w*|thought|believe\w*|students?|users?"
     r"|people|some\w*|others?|he|she|they|you|your|let me|let's|okay|ok|instructions?|prompt"
-    r"|question|following|quot\w+)\b|[\"“”«»<>`|]|:$",
+    r"|here|how|respond|reply|like|question|following|quot\w+)\b|[\"“”«»<>`|]|:$",
     re.IGNORECASE,
 )
 """Before a claim: it may be an example, or somebody else's, or a step of thinking."""

@@ -114,8 +114,10 @@ def label_of(text: str, labels: Sequence[str], cut: bool = False) -> int | None:
     The answer is (a) nothing but the label, or (b) a record with it, or (c) has a sentence of a
     closed form ("The answer is B.") that is not taken back or put in doubt by the others.
     """
-    cut = cut or len(text) > MOST_CHARACTERS
-    return _Answer(text[:MOST_CHARACTERS], labels, cut).label()
+    text = text.strip()
+    if len(text) > MOST_CHARACTERS:
+        text = text[:MOST_CHARACTERS] + "..."  # so that no label is all of it, or at its end
+    return _Answer(text, labels, cut).label()
 
 
 def normal_form(text: str) -> str:
@@ -170,7 +172,7 @@ class _Answer:
         """Whether "good" may become "good enough", or "a" the article of a word."""
         if not normal_form(self.text).endswith(self.names[label]):
             return False
-        return self.text in ("a", "i", "I") or label in beginnings(self.names)
+        return self.text in ("a", "i") or label in beginnings(self.names)
 
     def _recorded(self) -> int | None:
         """The label in a JSON object, with nothing that speaks against it."""
@@ -238,12 +240,11 @@ class _Answer:
 
     def _claim(self, sentence: str, before: list[str]) -> int | None:
         """The label that a sentence claims, behind those ``before`` it."""
-        earlier = " ".join(before)
         if final := FINAL.fullmatch(sentence):
-            return None if self._is_told(before) else self._is_label(final["label"])
+            return None if self._is_told(before) else self._of(final)
         if marked := MARKED.fullmatch(sentence):
-            again = re.search(rf"\b(?:{NOUN}|{PROPERTY})\b", earlier, re.IGNORECASE)
-            return None if again or self._is_told(before) else self._of(marked)
+            label = self._of(marked)
+            return None if self._is_told(before) or self._is_claimed(before, label) else label
         if before:
             return None
         if (bare := self._is_label(sentence)) is not None:
@@ -268,6 +269,13 @@ class _Answer:
         if label is not None and dashed and not re.search(r"[^\W\d_]", self.names[label]):
             return None
         return label
+
+    def _is_claimed(self, before: list[str], label: int | None) -> bool:
+        """Whether the sentences before a claim mark an answer, too, or claim another label."""
+        again = re.compile(rf"\b(?:{NOUN}|{PROPERTY})\b", re.IGNORECASE)
+        if any(map(again.search, before)):
+            return True
+        return any(self._claim(each, []) not in (None, label) for each in before)
 
     def _is_told(self, before: list[str]) -> bool:
         """Whether the sentences before a claim make it an example or somebody else's, or ask."""

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asyndbt_mpi.llm.base import Prompt
 from asyndbt_mpi.llm.client import Filtered, Unusable
+from asyndbt_mpi.llm.openai import OpenAIModel
 from asyndbt_mpi.llm.thinking import Thinks
 from asyndbt_mpi.llm.written import (
     OTHER_LABELS,
@@ -18,6 +20,7 @@ from asyndbt_mpi.llm.written import (
     of_answer,
     read_text,
 )
+from tests.llm.api_server import Manners, serving
 
 TABLE = Path(__file__).parents[2] / "docs" / "answers.md"
 
@@ -130,13 +133,11 @@ def test_of_two_labels_only_a_final_one_is_named(
     text = "".join(word + mark for word, mark in zip(words, between, strict=False))
     named = label_of(text, ["bad", "good"], cut)
     if {"good", "bad"} <= set(words) and named is not None:
-        last = ["bad", "good"][named]
-        assert re.search(rf"Answer: (?:It is )?{last}\W*$", re.sub(r"[^\w:]+|:\W+", _gap, text))
-        assert not re.search(r"Answer:.*Answer:", text, re.DOTALL)
-
-
-def _gap(found: re.Match[str]) -> str:
-    return ": " if ":" in found[0] else " "
+        before, mark, behind = text.rpartition("Answer:")
+        assert mark
+        assert "Answer:" not in before
+        assert ["bad", "good"][named] in behind
+        assert ["good", "bad"][named] not in behind
 
 
 @pytest.mark.parametrize(
@@ -156,9 +157,15 @@ def test_of_an_answer_without_end_the_beginning_is_read(part: str) -> None:
     begun = time.process_time()
     label_of(part * 20_000, labels)
     assert time.process_time() - begun < 5
-    assert label_of(f"Positive. The review is good{part * 20_000}", labels) in (None, 1)
-    assert label_of("positive" + " " * 20_000 + "negative", labels) == 1
-    assert label_of("Answer: positive" + " good" * 20_000, labels) is None
+    assert label_of(f"Well {part * 20_000}Answer: negative.", labels) is None
+
+
+def test_what_is_not_read_may_say_anything() -> None:
+    labels = ["negative", "positive"]
+    assert label_of("positive" + " " * 20_000, labels) == 1
+    assert label_of("positive" + " " * 20_000 + "negative", labels) is None
+    assert label_of("Answer: positive." + "\n" * 20_000 + "Answer: negative", labels) is None
+    assert label_of("Positive. The review is" + " good" * 20_000, labels) == 1
 
 
 def test_a_fence_around_an_answer() -> None:
@@ -181,6 +188,17 @@ def test_labels_that_are_spelt_alike(one: str, other: str) -> None:
 def test_labels_that_are_not(one: str, other: str) -> None:
     assert normal_form(one) != normal_form(other)
     assert label_of(one, [one, other]) == label_of(other, [other, one]) == 0
+
+
+@pytest.mark.parametrize("labels", [("non fiction", "non-fiction"), ("２", "2"), ("a_b", "a b")])
+def test_labels_that_no_answer_tells_apart_are_refused(labels: tuple[str, str]) -> None:
+    with serving(Manners()) as server:
+        model = OpenAIModel(
+            "toy", base_url=server.url, key_variable="", api="chat", scores="answers",
+            concurrency=1, timeout=9.0, attempts=1, requests_per_minute=0, workers=1,
+        )  # fmt: skip
+        with pytest.raises(ValueError, match="cannot be told apart"):
+            model.label_log_probabilities([Prompt("", "Which?")], labels)
 
 
 @given(st.lists(st.sampled_from(WORDS)).map(" ".join))
