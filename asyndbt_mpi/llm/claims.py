@@ -24,7 +24,7 @@ MARKED = re.compile(
     rf"{THUS}(?:(?:the|my)\s+)?(?:(?:correct|right|best)\s+)?{NOUN}{IS}{SURE}{ITSELF}",
     re.IGNORECASE,
 )
-"""May stand behind sentences that name no other label as the answer."""
+"""May stand behind reasons that name no other label as the answer."""
 
 ALONE = re.compile(
     rf"{THUS}(?:(?:the|its)\s+)?(?:overall\s+)?{PROPERTY}(?:\s+of\s+(?:the|this)\s+{THING})?"
@@ -72,6 +72,9 @@ EXPLAINS = re.compile(
     re.IGNORECASE,
 )
 """How sentences behind a claim begin; any other may take it back."""
+
+LEADS_TO = re.compile(rf"{EXPLAINS.pattern}|(?:options|choices)\s*:|sure!", re.IGNORECASE)
+"""How sentences before a claim begin that is not final; any other may deny it."""
 
 DOUBT = re.compile(
     r"\b(?:no|not|non|nor|neither|none|never|nothing|nope|nah|cannot|without|hardly|barely|scarcely"

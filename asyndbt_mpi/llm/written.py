@@ -21,6 +21,7 @@ from asyndbt_mpi.llm.claims import (
     DOUBT,
     EXPLAINS,
     FINAL,
+    LEADS_TO,
     MARKED,
     NOUN,
     OPTION,
@@ -244,7 +245,7 @@ class _Answer:
             return None if self._is_told(before) else self._of(final)
         if marked := MARKED.fullmatch(sentence):
             label = self._of(marked)
-            return None if self._is_told(before) or self._is_claimed(before, label) else label
+            return None if self._is_told(before) or self._is_denied(before, label) else label
         if before:
             return None
         if (bare := self._is_label(sentence)) is not None:
@@ -270,10 +271,10 @@ class _Answer:
             return None
         return label
 
-    def _is_claimed(self, before: list[str], label: int | None) -> bool:
-        """Whether the sentences before a claim mark an answer, too, or claim another label."""
+    def _is_denied(self, before: list[str], label: int | None) -> bool:
+        """Whether sentences before a claim are no reasons, or claim an answer as well."""
         again = re.compile(rf"\b(?:{NOUN}|{PROPERTY})\b", re.IGNORECASE)
-        if any(map(again.search, before)):
+        if any(again.search(each) or not LEADS_TO.match(each) for each in before):
             return True
         return any(self._claim(each, []) not in (None, label) for each in before)
 

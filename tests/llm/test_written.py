@@ -107,7 +107,7 @@ PLACES = [
     "{word} answer: {label}", "Answer: {label} {word}", "Answer: {label}. {word}.",
     "The sentiment is {word} {label}", "The review is {label} {word}", "I {word} {label}",
     "The review {word} {label}", "{{\"{word}\": \"{label}\"}}", "<{word}>{label}</{word}>",
-    "Final answer: {label}, {word}", "{label} is {word}", "**{word}** {label}",
+    "{word}. Answer: {label}", "{word}\nThe answer is {label}.", "Final answer: {label}, {word}", "{label} is {word}", "**{word}** {label}",
 ]  # fmt: skip
 
 
