@@ -61,6 +61,9 @@ EMPHASIS = re.compile(
 )
 """Markdown's, which says nothing."""
 
+FRACTION = re.compile(r"\d\.$")
+"""What may be the beginning of one, where an answer was cut off."""
+
 FENCE = re.compile(r"\s*```(?:json|text|txt|plaintext|xml|markdown)?\n(.*?)\n?```\s*", re.DOTALL)
 
 
@@ -170,7 +173,9 @@ class _Answer:
         return found
 
     def _may_go_on(self, label: int) -> bool:
-        """Whether "good" may become "good enough", or "a" the article of a word."""
+        """Whether "good" may become "good enough", "4." a fraction, or "a" an article."""
+        if FRACTION.search(self.text):
+            return True
         if not normal_form(self.text).endswith(self.names[label]):
             return False
         return self.text in ("a", "i") or label in beginnings(self.names)
@@ -230,7 +235,8 @@ class _Answer:
         sentences = [s for s in re.split(r"(?<=[.!?;])\s+|(?<=。)\s*|\n+", text) if s.strip()]
         for place, sentence in enumerate(sentences):
             claim, *reason = REASON.split(sentence, maxsplit=1)
-            ends = bool(reason) or place < len(sentences) - 1 or claim.endswith((".", "!", "。"))
+            stops = claim.endswith((".", "!", "。")) and not FRACTION.search(claim)
+            ends = bool(reason) or place < len(sentences) - 1 or stops
             label = self._claim(claim.strip(), sentences[:place])
             if label is None or (self.cut and not ends):
                 continue

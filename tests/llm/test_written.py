@@ -78,7 +78,14 @@ def test_an_answer_that_is_cut_off_may_be_the_beginning_of_another_label(
 ) -> None:
     assert label_of(text, labels) == 0
     assert label_of(text, labels, cut=True) is None
-    assert label_of(f"{text}.", labels, cut=True) == 0
+    assert label_of(f"{text}!", labels, cut=True) == 0
+
+
+@pytest.mark.parametrize("text", ["4.", "Rating: 4.", "The answer is 4."])
+def test_a_number_that_is_cut_off_may_be_the_beginning_of_a_fraction(text: str) -> None:
+    assert label_of(text, ["3", "4"]) == 1
+    assert label_of(text, ["3", "4"], cut=True) is None
+    assert label_of(f"{text}\nThe reviewer is", ["3", "4"], cut=True) == 1
 
 
 WORDS = ["good", "bad", "not", "B", "A", "1", "12", "answer", "is", ":", ".", "?", "no", "it", "or"]
@@ -107,7 +114,8 @@ PLACES = [
     "{word} answer: {label}", "Answer: {label} {word}", "Answer: {label}. {word}.",
     "The sentiment is {word} {label}", "The review is {label} {word}", "I {word} {label}",
     "The review {word} {label}", "{{\"{word}\": \"{label}\"}}", "<{word}>{label}</{word}>",
-    "{word}. Answer: {label}", "{word}\nThe answer is {label}.", "Final answer: {label}, {word}", "{label} is {word}", "**{word}** {label}",
+    "{word}. Answer: {label}", "{word}\nThe answer is {label}.",
+    "Final answer: {label}, {word}", "{label} is {word}", "**{word}** {label}",
 ]  # fmt: skip
 
 
