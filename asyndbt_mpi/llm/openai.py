@@ -17,7 +17,7 @@ from asyndbt_mpi.llm.first_tokens import FirstTokens, names_of
 from asyndbt_mpi.llm.outcomes import Outcome, Outcomes
 from asyndbt_mpi.llm.pace import Pace
 from asyndbt_mpi.llm.thinking import Thinks
-from asyndbt_mpi.llm.written import of_answer, read_text
+from asyndbt_mpi.llm.written import normal_form, of_answer, read_text
 
 T = TypeVar("T")
 
@@ -258,7 +258,7 @@ class OpenAIModel:
     def _check_labels(self, labels: Sequence[str]) -> None:
         names = list(labels)
         if not self._alternatives:
-            names = [label.strip().casefold() for label in labels]
+            names = [normal_form(label) for label in labels]
         elif self._chat:
             names, _ = names_of(labels)
         if not names or not all(names):

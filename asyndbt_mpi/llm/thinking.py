@@ -4,25 +4,39 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-NAMES = "think|thinking|thought|thoughts|reason|reasoning|seed:think|analysis"
+NAMES = "think|thinking|thought|thoughts|reason|reasoning|reflection|scratchpad|seed:think|analysis"
 
-BEGINNING = re.compile(
-    rf"\s*(<({NAMES})\b|\[think\]|◁think▷|<\|(channel|start_thinking|begin_of_thought|think)\|>)",
-    re.IGNORECASE,
-)
+FORMS = {
+    rf"(?:<|&lt;)(?P<tag>{NAMES})\b[^>&\n]*(?:>|&gt;)": r"(?:<|&lt;)/(?P=tag)(?:>|&gt;)",
+    r"<details\s+type=.?(?:reasoning|thinking)\b[^>\n]*>": "</details>",
+    rf"\[(?P<bracket>{NAMES})\]": r"\[/(?P=bracket)\]",
+    "◁think▷": "◁/think▷",
+    r"[<‹][|｜]think[|｜][>›]": r"[<‹][|｜](?:/|end_of_|end_)think[|｜][>›]",
+    r"<\|start_thinking\|>": r"<\|end_thinking\|>",
+    r"<\|begin_of_thought\|>": r"<\|end_of_thought\|>",
+    rf"```(?:{NAMES})\b": "\n```",
+    # Of several channels, the last one is final.
+    r"(?:<\|start\|>assistant)?<\|channel\|>": r"(?<=<\|channel\|>)final<\|message\|>",
+    # The same, where a server has taken the signs out.
+    "(?-i:analysis(?=[A-Z]))": "assistantfinal",
+}
+"""How thoughts begin, and how they end."""
+
+BEGINNING = re.compile(rf"\s*(?:{'|'.join(FORMS)}|<(?:{NAMES})\b|<\|start\|>)", re.IGNORECASE)
 """How a text begins that is no answer yet."""
 
 THOUGHT = re.compile(
-    rf"\s*(?:<(?P<name>{NAMES})>.*?</(?P=name)>|\[THINK\].*?\[/THINK\]|◁think▷.*?◁/think▷"
-    r"|<\|START_THINKING\|>.*?<\|END_THINKING\|>|<\|channel\|>.*<\|channel\|>final<\|message\|>)",
+    rf"\s*(?:{'|'.join(f'{begin}.*?{end}' for begin, end in FORMS.items())})",
     re.DOTALL | re.IGNORECASE,
 )
 """Thoughts that are at their end."""
 
-UNOPENED = re.compile(rf"(?s).*</({NAMES})>", re.IGNORECASE)
-"""Thoughts whose beginning a chat's template has written."""
+END = re.compile(
+    rf"(?P<opens><|&lt;|\[|◁|<\|)(?:/|end_)(?P<name>{NAMES})(?:>|&gt;|\]|▷|\|>)", re.IGNORECASE
+)
+"""How thoughts may end whose beginning a chat's template has written."""
 
-ASIDE = ("reasoning_content", "reasoning")
+ASIDE = ("reasoning_content", "reasoning", "reasoning_details", "thinking")
 """Where servers put thoughts that they take out of the answer."""
 
 SWITCH = (
@@ -45,12 +59,41 @@ def behind_thoughts(text: str) -> str:
     Thinks
         They have not come to their end, or nothing follows.
     """
-    answer = THOUGHT.sub("", text, count=1) if BEGINNING.match(text) else UNOPENED.sub("", text)
+    answer = text
+    while thought := THOUGHT.match(answer):
+        answer = answer[thought.end() :]
+    for end in reversed(list(END.finditer(answer))):
+        # An element with a beginning is one of the answer's own, such as a reason behind it.
+        opening = rf"{re.escape(end['opens'])}(?:start_)?{re.escape(end['name'])}\b"
+        if not re.search(opening, answer[: end.start()], re.IGNORECASE):
+            answer = answer[end.end() :]
+            break
     if answer != text and not answer.strip():
         raise Thinks
     if BEGINNING.match(answer):
         raise Thinks
     return answer
+
+
+def text_of_parts(content: Any) -> str | None:
+    """The text of a message's ``content``: itself, or of its parts those that are no thoughts.
+
+    None if it is no text, or has parts that are none.
+    """
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        return None
+    texts = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind in ("thinking", "reasoning"):
+            continue
+        text = part.get("text") if kind in ("text", "output_text") else None
+        if not isinstance(text, str):
+            return None
+        texts.append(text)
+    return "".join(texts)
 
 
 def check_not_begun(token: str) -> None:
@@ -68,9 +111,14 @@ def check_not_thinking(choice: Mapping[str, Any]) -> None:
     if not isinstance(message, Mapping):
         return
     content = message.get("content")
-    if isinstance(content, str) and content.strip():
+    text = text_of_parts(content)
+    if text is not None and text.strip():
         return
-    details = usage.get("completion_tokens_details") if isinstance(usage, Mapping) else None
-    counted = isinstance(details, Mapping) and details.get("reasoning_tokens")
-    if counted or any(message.get(name) for name in ASIDE):
+    usage = usage if isinstance(usage, Mapping) else {}
+    details = usage.get("completion_tokens_details")
+    counts = [usage, details] if isinstance(details, Mapping) else [usage]
+    counted = any(each.get("reasoning_tokens") for each in counts)
+    aside = any(message.get(name) for name in ASIDE)
+    # Without a text, parts can only be thoughts.
+    if counted or aside or (text == "" and content):
         raise Thinks
