@@ -279,7 +279,7 @@ class Client:
         except openai.APIStatusError as error:
             raise self._of_status(error, text) from None
         finally:
-            if late or self._thread.status == 200:
+            if late or 200 <= (self._thread.status or 0) < 300:
                 account.charge(answer, most)
             else:
                 account.release()

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from asyndbt_mpi.llm.account import Account, Most
+from asyndbt_mpi.llm.account import LIKELY, Account, Most
 from asyndbt_mpi.llm.answers import Alternatives, check_not_filtered, read_alternatives, walk
 from asyndbt_mpi.llm.base import ModelError, Prompt, Scores
 from asyndbt_mpi.llm.bounds import ROUNDS, SPARE, answer_tokens, longest, most_calls
@@ -136,7 +136,8 @@ class OpenAIModel:
         distinct = list(dict.fromkeys(texts))
         if not distinct:
             return Scores(np.empty((0, len(labels))), calls=0, prompt_tokens=0)
-        account = Account(self.most_calls(len(distinct), labels), self._spent)
+        each = Most(max(map(longest, distinct)), answer_tokens(labels))
+        account = Account(self.most_calls(len(distinct), labels), each, self._spent)
         self._spent = Account(0)
         rows = self._score(distinct, labels, account)
         if self._client.served.tells_more:
@@ -145,6 +146,11 @@ class OpenAIModel:
             self._outcomes.warn_once(
                 f"{self._client.server} does not say how many tokens its answers cost: each request"
                 " counts as the most that it can cost"
+            )
+        if account.exceeding:
+            self._outcomes.warn_once(
+                f"{self._client.server} counts more tokens for a request than were set aside for"
+                f" it: {LIKELY}; they are charged as it says"
             )
         self._outcomes.note(distinct, rows, labels, self._asked_for)
         nothing = np.zeros(len(labels))

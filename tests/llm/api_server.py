@@ -74,7 +74,7 @@ class Manners:
     ``body`` stands in place of JSON in errors. ``says`` is what it writes, whatever it is asked,
     ``beside`` what else its messages have. ``spelt`` is how it spells tokens. ``refuses`` are
     parameters that it does not take, and its words. ``models`` is its list of them, and ``name``
-    what its answers say.
+    what its answers say. ``status`` is that of answers, ``counts`` what stands in their usage.
     """
 
     faults: list[str] = field(default_factory=list)
@@ -96,6 +96,8 @@ class Manners:
     models: list[dict[str, Any]] | None = None
     name: str = ""
     fingerprint: str = ""
+    status: int = 200
+    counts: dict[str, Any] = field(default_factory=dict)
 
 
 def spell(token: str, how: str) -> str:
@@ -235,7 +237,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.send(400, b'{"error": {"message": "too many logprobs"}}')
             else:
                 content = json.dumps(self.answer(body, prompt, chat, what == "refusal")).encode()
-                self.send(200, content)
+                self.send(manners.status, content)
         else:
             self.send(200, what.encode())
 
@@ -274,7 +276,8 @@ class Handler(BaseHTTPRequestHandler):
         return answer
 
     def usage(self, prompt: str, completion: int) -> dict[str, int]:
-        return {"prompt_tokens": len(prompt.split()), "completion_tokens": completion}
+        counted = {"prompt_tokens": len(prompt.split()), "completion_tokens": completion}
+        return counted | self.server.manners.counts
 
     def send(
         self,

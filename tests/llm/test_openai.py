@@ -618,6 +618,8 @@ USELESS_COUNTS = (
     '"usage": {"prompt_tokens": 0, "completion_tokens": 0}',
     '"usage": {"prompt_tokens": -3}',
     '"usage": {"prompt_tokens": "7"}',
+    f'"usage": {{"prompt_tokens": {10**18}, "completion_tokens": 1}}',
+    f'"usage": {{"prompt_tokens": {10**400}, "completion_tokens": {10**400}}}',
 )
 
 
@@ -657,6 +659,46 @@ def test_what_may_have_been_billed_is_charged(server: Server, fault: str) -> Non
     found = model.label_log_probabilities(PROMPTS[:1], [" good", " bad"])
     # Besides the first try, of four words, which was told before.
     assert found.prompt_tokens == before.prompt_tokens - 4 + model.longest(TEXTS[0])
+
+
+@pytest.mark.parametrize("status", [200, 201, 203, 206])
+def test_every_answer_that_is_used_is_charged(server: Server, status: int) -> None:
+    server.manners.status = status
+    found = connect(server).label_log_probabilities(PROMPTS, [" good", " bad"])
+    assert found.calls == len(server.done) == len(PROMPTS) + 1
+    assert found.completion_tokens == found.calls
+
+
+@pytest.mark.parametrize("counts", [{"prompt_tokens": 90}, {"completion_tokens": 2}])
+def test_more_tokens_than_were_set_aside_are_charged_with_one_warning(
+    server: Server, counts: dict[str, int]
+) -> None:
+    server.manners.says = "good"
+    model = connect(server, api="chat")
+    model.label_log_probabilities(PROMPTS, [" good", " bad"])
+    server.manners.counts = counts
+    with pytest.warns(UserWarning, match=r"counts more tokens .* system prompt") as told:
+        found = [model.label_log_probabilities(PROMPTS, [" good", " bad"]) for _ in range(2)][1]
+    assert sum("more tokens" in str(one.message) for one in told) == 1
+    for name, value in counts.items():
+        assert getattr(found, name) == value * len(PROMPTS)
+
+
+@pytest.mark.parametrize("counts", [{"prompt_tokens": 3000}, {"completion_tokens": 4096}])
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_what_was_set_aside_for_a_call_is_overdrawn_by_requests_under_way_at_most(
+    server: Server, counts: dict[str, int], concurrency: int
+) -> None:
+    server.manners.says = "good"
+    model = connect(server, api="chat", concurrency=concurrency)
+    server.manners.counts = counts
+    prompts = [Prompt("", f"{number:03d}") for number in range(200)]
+    [(name, each)] = counts.items()
+    calls = model.most_calls(len(prompts), [" good", " bad"])
+    aside = calls * (model.longest("000") if name == "prompt_tokens" else LEAST_ANSWER)
+    with pytest.raises(ModelError, match=r"tokens in \d+ requests, .* not keep to max_tokens"):
+        model.label_log_probabilities(prompts, [" good", " bad"])
+    assert (len(server.done) - 1) * each <= aside + (concurrency + 1) * each
 
 
 def test_no_prompt_has_more_tokens_than_bytes(server: Server) -> None:
