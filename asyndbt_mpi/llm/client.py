@@ -21,7 +21,13 @@ from asyndbt_mpi.llm.account import Account, Most
 from asyndbt_mpi.llm.base import ModelError
 from asyndbt_mpi.llm.key import OPENAI_URL, read_key, variable_of
 from asyndbt_mpi.llm.pace import Pace, retry_after
-from asyndbt_mpi.llm.parameters import MAX_COMPLETION_TOKENS, Parameters
+from asyndbt_mpi.llm.parameters import (
+    MAX_COMPLETION_TOKENS,
+    Parameters,
+    can_be_given_otherwise,
+    refused_parameter,
+    what_was_tried,
+)
 from asyndbt_mpi.llm.served import Served
 
 T = TypeVar("T")
@@ -65,11 +71,14 @@ _BACKOFF = tenacity.wait_exponential(multiplier=0.5, max=60) + tenacity.wait_ran
 
 
 class Refused(ModelError):
-    """The server does not take a request as it is (status 400 or 422)."""
+    """The server does not take a request as it is (status 400 or 422).
 
-    def __init__(self, message: str, said: str) -> None:
+    ``content`` is the body of its answer, which may quote anything.
+    """
+
+    def __init__(self, message: str, content: bytes) -> None:
         super().__init__(message)
-        self.said = said
+        self.content = content
 
 
 class Unusable(Exception):
@@ -160,7 +169,8 @@ class Client:
     ) -> T:
         """Send a request until its answer can be read.
 
-        A parameter that the server does not take is left out, or gets its newer name, from then on.
+        A parameter that the server does not take is left out, or gets its newer name; from then on,
+        if that has helped.
 
         Parameters
         ----------
@@ -177,13 +187,21 @@ class Client:
         Refused, ModelError
             Another attempt would not help, or all were in vain; or another model has answered.
         """
+        tried: list[str] = []
         while True:
-            sent = self._parameters.taken(body)
+            sent = self._parameters.taken(body, tried)
             try:
-                return self._persevere(sent, text, read, account, most)
+                found = self._persevere(sent, text, read, account, most)
             except Refused as error:
-                if not self._parameters.learn(sent, error.said):
-                    raise Refused(f"{error}{self._parameters.tried}", error.said) from None
+                said = words.said(error.content)
+                names = [*sent, *self.endpoint.extra_body]
+                name = refused_parameter(error.content, said, names)
+                if name in tried or not can_be_given_otherwise(name, said):
+                    raise Refused(f"{error}{what_was_tried(tried)}", error.content) from None
+                tried.append(name)
+            else:
+                self._parameters.keep(tried)
+                return found
 
     def _persevere(
         self,
@@ -305,7 +323,8 @@ class Client:
 
     def _of_error(self, error: Any, text: str) -> Exception:
         """What an error means that comes with status 200."""
-        said = words.said(json.dumps({"error": error}).encode())
+        content = json.dumps({"error": error}).encode()
+        said = words.said(content)
         code = error.get("code") if isinstance(error, dict) else None
         kind = error.get("type") if isinstance(error, dict) else None
         status = int(str(code)) if str(code).isdecimal() else 0
@@ -313,7 +332,8 @@ class Client:
             return Filtered()
         if not status and BUSY.search(f"{code} {kind} {said}"):
             status = 503
-        return self._of(status, words.without(said, text, self._key), "200 with an error", 0.0)
+        shown = words.without(said, text, self._key)
+        return self._of(status, shown, "200 with an error", content)
 
     def _strip(self, request: Any) -> None:
         """Called before a request is sent: takes off what the library found in the environment.
@@ -351,9 +371,11 @@ class Client:
             place = error.response.headers.get("location", "?").partition("?")[0]
             said = f"it has moved to {place}"
         told = retry_after(error.response.headers)
-        return self._of(error.status_code, said, str(error.status_code), told)
+        return self._of(error.status_code, said, str(error.status_code), content, told)
 
-    def _of(self, status: int, said: str, answered: str, told: float) -> Exception:
+    def _of(
+        self, status: int, said: str, answered: str, content: bytes, told: float = 0.0
+    ) -> Exception:
         """The exception for a server's words, and what its ``status`` means."""
         if status in AGAIN or status >= 500:
             if told > LONGEST_WAIT:
@@ -363,7 +385,7 @@ class Client:
             return _Again(f"{answered}: {said}", told)
         mend = self._mend(status, said)
         line = f"{self.server} answered {answered}: {said}" + (f" ({mend})" if mend else "")
-        return Refused(line, said) if status in REFUSED else ModelError(line)
+        return Refused(line, content) if status in REFUSED else ModelError(line)
 
     def _mend(self, status: int, said: str) -> str:
         if switch := re.search(r"\b(enable_thinking)\b", said):

@@ -3,8 +3,9 @@
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from multiprocessing.pool import ThreadPool
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,8 +19,6 @@ from asyndbt_mpi.llm.outcomes import Outcome, Outcomes
 from asyndbt_mpi.llm.pace import Pace
 from asyndbt_mpi.llm.thinking import Thinks
 from asyndbt_mpi.llm.written import of_answer, read_text
-
-T = TypeVar("T")
 
 GRANTED = (20, 5)
 """Alternatives to ask for: as many as OpenAI's chat API and vLLM list, or else older servers."""
@@ -190,14 +189,16 @@ class OpenAIModel:
         def read(choice: Mapping[str, Any]) -> tuple[str, bool]:
             return read_text(choice), choice.get("finish_reason") == "length"
 
-        answer, cut = self._ask(text, "", answer_tokens(labels), read, account)
+        tokens = answer_tokens(labels)
+        body = self._body(text, tokens, 0)
+        answer, cut = self._client.ask(body, text, read, account, Most(longest(text), tokens))
         return Outcome(of_answer(answer, labels, cut), answer)
 
     def _by_walk(self, text: str, labels: Sequence[str], account: Account) -> Outcome:
         known: dict[str, Alternatives] = {}
 
         def ask(behind: str) -> Alternatives:
-            known[behind] = self._ask(text, behind, 1, read_alternatives, account)
+            known[behind] = self._ask_for_alternatives(text, behind, account)
             return known[behind]
 
         listed: set[str] = set()
@@ -210,7 +211,7 @@ class OpenAIModel:
         alternatives: dict[str, Alternatives] = {}
 
         def first(text: str) -> Outcome:
-            alternatives[text] = self._ask(text, "", 1, read_alternatives, account)
+            alternatives[text] = self._ask_for_alternatives(text, "", account)
             return Outcome(None, alternatives[text].likeliest)
 
         rows = self._each(first, texts, account)
@@ -246,13 +247,11 @@ class OpenAIModel:
                 account.close()
         return rows
 
-    def _ask(
-        self, text: str, behind: str, tokens: int, read: Callable[[Any], T], account: Account
-    ) -> T:
-        """Ask for ``tokens`` behind the prompt ``text`` and a label's beginning."""
-        alternatives = self._alternatives if read is read_alternatives else 0
-        body = self._body(text + behind, tokens, alternatives)
-        return self._client.ask(body, text, read, account, Most(longest(text), tokens))
+    def _ask_for_alternatives(self, text: str, behind: str, account: Account) -> Alternatives:
+        """The likeliest tokens behind the prompt ``text`` and a label's beginning."""
+        body = self._body(text + behind, 1, self._alternatives)
+        read = partial(read_alternatives, number=self._alternatives)
+        return self._client.ask(body, text, read, account, Most(longest(text), 1))
 
     def _body(self, text: str, tokens: int, alternatives: int) -> dict[str, Any]:
         body: dict[str, Any] = {"max_tokens": tokens, "temperature": 0}

@@ -921,6 +921,62 @@ def test_a_parameter_that_is_not_taken_is_given_otherwise(
     assert found.calls == expected.calls
 
 
+LISTS_WHAT_IT_TAKES = {
+    "sentence": (
+        '{"error": {"message": "Unsupported parameter: \'logprobs\'. Supported parameters: model,'
+        ' messages, max_tokens, temperature, top_p."}}'
+    ),
+    "serde": (
+        "Failed to deserialize the JSON body: unknown field `logprobs`, expected one of `model`,"
+        " `messages`, `temperature`, `max_tokens`"
+    ),
+    "param": (
+        '{"error": {"message": "Only max_tokens and temperature are supported, not this",'
+        ' "param": "top_logprobs"}}'
+    ),
+    "loc": (
+        '{"detail": [{"loc": ["body", "logprobs"], "msg": "Extra inputs are not permitted"},'
+        ' {"loc": ["body", "temperature"], "msg": "see above; max_tokens"}]}'
+    ),
+    "plain": "unsupported: logprobs (known are max_tokens, temperature)",
+}
+
+
+@pytest.mark.parametrize("form", LISTS_WHAT_IT_TAKES)
+def test_what_is_listed_behind_a_refused_parameter_is_not_refused(
+    server: Server, form: str
+) -> None:
+    server.manners.body = LISTS_WHAT_IT_TAKES[form]
+    server.manners.faults = ["422", "400", "answer"]
+    server.manners.says = "good"
+    with pytest.warns(UserWarning, match="gives no log-probabilities") as told:
+        model = connect(server, api="chat")
+    assert not any("temperature" in str(one.message) for one in told)
+    model.label_log_probabilities(PROMPTS, [" good", " bad"])
+    assert all({"max_tokens", "temperature"} <= set(body) for body in server.asked)
+    assert len(server.asked) == 3 + len(PROMPTS)
+
+
+def test_a_parameter_of_extra_body_is_not_taken_for_another_one(server: Server) -> None:
+    server.manners.refuses = {"seed": "unknown field `seed`, expected `temperature`, `max_tokens`"}
+    with pytest.raises(ModelError, match="unknown field `seed`"):
+        connect(server, extra_body={"seed": 1})
+    assert all({"max_tokens", "temperature"} <= set(body) for body in server.asked)
+
+
+def test_what_did_not_help_is_not_kept(server: Server) -> None:
+    server.manners.body = NOT_TAKEN["temperature"]
+    server.manners.faults = ["400", "404"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        with pytest.raises(ModelError, match="404"):
+            connect(server)
+        server.manners.faults = ["400", "422"]
+        model = connect(server, api="chat", scores="auto")
+    model.label_log_probabilities(PROMPTS, [" good", " no"])
+    assert server.asked[-1]["temperature"] == 0
+
+
 def test_answers_that_may_vary_are_warned_of_once(server: Server) -> None:
     server.manners.refuses = {"temperature": NOT_TAKEN["temperature"]}
     with pytest.warns(UserWarning, match="temperature = 0: it is left out") as told:
