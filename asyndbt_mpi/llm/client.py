@@ -81,6 +81,10 @@ class Refused(ModelError):
         self.content = content
 
 
+class Forbidden(ModelError):
+    """The server does not show this to us (status 401 or 403)."""
+
+
 class Unusable(Exception):
     """An answer that cannot be read; the request is worth another attempt."""
 
@@ -235,8 +239,10 @@ class Client:
 
         Raises
         ------
+        Forbidden
+            It does not show them.
         ModelError
-            The server is not reached, does not take the key, or is not well.
+            The server is not reached, or is not well.
         """
         self._thread.status = None
         try:
@@ -253,7 +259,8 @@ class Client:
         except openai.APIStatusError as error:
             if error.status_code in UNLISTED:
                 return None
-            raise ModelError(str(self._of_status(error, ""))) from None
+            kind = Forbidden if error.status_code in (401, 403) else ModelError
+            raise kind(str(self._of_status(error, ""))) from None
         return self._listed(content)
 
     def _listed(self, content: bytes) -> list[dict[str, Any]] | None:

@@ -13,7 +13,7 @@ from asyndbt_mpi.llm.account import LIKELY, Account, Most
 from asyndbt_mpi.llm.answers import Alternatives, check_not_filtered, read_alternatives, walk
 from asyndbt_mpi.llm.base import ModelError, Prompt, Scores
 from asyndbt_mpi.llm.bounds import ROUNDS, SPARE, answer_tokens, longest, most_calls
-from asyndbt_mpi.llm.client import Client, Endpoint, Filtered, Refused, Unusable
+from asyndbt_mpi.llm.client import Client, Endpoint, Filtered, Forbidden, Refused, Unusable
 from asyndbt_mpi.llm.first_tokens import FirstTokens, names_of
 from asyndbt_mpi.llm.outcomes import Outcome, Outcomes
 from asyndbt_mpi.llm.pace import Pace
@@ -28,8 +28,11 @@ TRIAL = "1 + 1 ="
 MANY = 10
 """Alternatives of which some would begin with a space, if the server spelt it."""
 
-LOOKS = 3
-"""How often a server is asked for the list of its models at the start."""
+LOOKS = (0.0, 1.0, 2.0, 4.0, 8.0)
+"""Seconds before each attempt to get the list of a server's models at the start."""
+
+NEXT_LOOK = 60.0
+"""Seconds before a server is asked again that could not give its list in the middle of a run."""
 
 
 class OpenAIModel:
@@ -62,8 +65,8 @@ class OpenAIModel:
     Raises
     ------
     ModelError
-        The key is missing, or the server refuses a first, tiny request; the model thinks before
-        it answers.
+        The key is missing, or the server refuses a first, tiny request, or has a list of models
+        that it cannot give now; the model thinks before it answers.
     """
 
     def __init__(
@@ -95,7 +98,8 @@ class OpenAIModel:
         # What the trial costs is told with the first scores.
         self._spent = Account(SPARE)
         self._alternatives = self._trial(scores)
-        self._look_behind(LOOKS)
+        self._next_look = 0.0
+        self._look_first()
         self.digest = self._client.served.digest(model)
         self.scored_by = (
             f"top {self._alternatives} log-probabilities" if self._alternatives else "answers"
@@ -139,8 +143,7 @@ class OpenAIModel:
         account = Account(self.most_calls(len(distinct), labels), each, self._spent)
         self._spent = Account(0)
         rows = self._score(distinct, labels, account)
-        if self._client.served.tells_more:
-            self._look_behind()
+        self._look_again()
         if account.unmetered:
             self._outcomes.warn_once(
                 f"{self._client.server} does not say how many tokens its answers cost: each request"
@@ -310,23 +313,52 @@ class OpenAIModel:
         self._spaceless = not (self._chat or spaced) and (b"" in texts or len(texts) >= MANY)
         return True
 
-    def _look_behind(self, times: int = 1) -> None:
-        """See which model is behind the address; a server that cannot say so now is asked later.
+    def _look_first(self) -> None:
+        """See which model is behind the address.
+
+        The list must be had if there is one: a worker that went without would seem to hold another
+        model than those that saw it, and would not find the answers that are kept of this one.
+
+        Raises
+        ------
+        ModelError
+            The list cannot be had.
+        """
+        for seconds in LOOKS:
+            if seconds:
+                self._sleep(seconds)
+            try:
+                return self._look_behind()
+            except ModelError as error:
+                last = error
+        raise ModelError(
+            f"{last}; so its model cannot be told from another one. See that it is well, and start"
+            " again"
+        )
+
+    def _look_again(self) -> None:
+        """See whether the model has changed, if that can be seen now; else some time later.
 
         Raises
         ------
         ModelError
             It is another one than before.
         """
-        for look in range(times):
-            if look:
-                self._sleep(1.0)
-            try:
-                entries = self._client.models()
-            except ModelError:
-                continue
-            self._client.served.list(entries, self._client.endpoint.model)
-            break
+        if not self._client.served.tells_more or time.monotonic() < self._next_look:
+            return
+        try:
+            entries = self._client.models()
+        except ModelError:
+            self._next_look = time.monotonic() + NEXT_LOOK
+            return
+        self._client.served.list(entries, self._client.endpoint.model)
+
+    def _look_behind(self) -> None:
+        try:
+            entries = self._client.models()
+        except Forbidden:
+            entries = None  # as where there is no list: this will not change
+        self._client.served.list(entries, self._client.endpoint.model)
 
     @property
     def _asked_for(self) -> Literal["answers", "first tokens", "tokens"]:

@@ -86,12 +86,14 @@ class Served:
         Raises
         ------
         ModelError
-            It said otherwise before.
+            It said otherwise before, or does not list the model any more.
         """
         named = [each for each in entries or () if _is_called(each, model)]
         if not named and entries is not None and len(entries) == 1:
             named = [entries[0]]  # the only one, which such servers take whatever it is called
         if not named:
+            if self._listed and entries is not None:
+                self._refuse(f"{self._listed.get('id', model)!r} in its list of models", "none")
             return
         listed = _stable(named[0])
         if self._listed and listed != self._listed:

@@ -73,8 +73,9 @@ class Manners:
     ``older``: completions have the format of OpenAI's older models, or llama.cpp's.
     ``body`` stands in place of JSON in errors. ``says`` is what it writes, whatever it is asked,
     ``beside`` what else its messages have. ``spelt`` is how it spells tokens. ``refuses`` are
-    parameters that it does not take, and its words. ``models`` is its list of them, and ``name``
-    what its answers say. ``status`` is that of answers, ``counts`` what stands in their usage.
+    parameters that it does not take, and its words. ``models`` is its list of them, which as often
+    as ``unlisted`` says comes with an error instead ("hangs": so late that nobody waits), and
+    ``name`` what its answers say. ``status`` is that of answers, ``counts`` what stands in their usage.
     """
 
     faults: list[str] = field(default_factory=list)
@@ -94,6 +95,7 @@ class Manners:
     spelt: Literal["", "bpe", "sentencepiece", "spaceless", "capitals"] = ""
     refuses: dict[str, str] = field(default_factory=dict)
     models: list[dict[str, Any]] | None = None
+    unlisted: list[str] = field(default_factory=list)
     name: str = ""
     fingerprint: str = ""
     status: int = 200
@@ -121,6 +123,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), Handler)
         self.manners = manners
         self.asked: list[dict[str, Any]] = []
+        self.looks = 0
         self.headers: list[Message] = []
         self.done: list[str] = []
         self.busy = self.busiest = 0
@@ -180,6 +183,15 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         models = self.server.manners.models
+        self.server.looks += 1
+        if self.server.manners.unlisted:
+            how = self.server.manners.unlisted.pop(0)
+            if how == "hangs":
+                time.sleep(self.server.manners.slow)
+                self.close_connection = True
+                return
+            self.send(int(how), b'{"error": "the list is being made"}')
+            return
         content = json.dumps({"object": "list", "data": models}).encode()
         self.send(404 if models is None else 200, b"{}" if models is None else content)
 

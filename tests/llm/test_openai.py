@@ -855,6 +855,52 @@ def test_another_model_under_the_same_name(server: Server) -> None:
         model.label_log_probabilities(PROMPTS, LABELS)
 
 
+def test_a_model_that_is_listed_no_more(server: Server) -> None:
+    server.manners.models = [LISTED]
+    model = connect(server)
+    server.manners.models = [{"id": "other"}, {"id": "third"}]
+    with pytest.raises(ModelError, match=r"'toy' in its list of models before, none now"):
+        model.label_log_probabilities(PROMPTS, LABELS)
+
+
+@pytest.mark.parametrize("how", ["500", "200", "429"])
+def test_workers_hold_the_same_model_however_often_the_list_fails(server: Server, how: str) -> None:
+    server.manners.models = [LISTED]
+    expected = connect(server).digest
+    server.manners.unlisted = [how] * 3
+    assert connect(server).digest == expected
+    server.manners.unlisted = [how] * 100
+    with pytest.raises(ModelError, match=r"the list is being made.* cannot be told from another"):
+        connect(server)
+
+
+@pytest.mark.parametrize("how", ["401", "403", "404", "405", "501"])
+def test_a_server_may_show_no_list(server: Server, how: str) -> None:
+    expected = connect(server).digest
+    server.manners.unlisted = [how]
+    assert connect(server).digest == expected
+
+
+@pytest.mark.parametrize("how", ["500", "hangs"])
+def test_a_list_that_fails_in_the_middle_is_looked_at_later(
+    server: Server, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.manners.models = [LISTED]
+    model = connect(server, timeout=0.3)
+    server.manners.slow, server.manners.unlisted = 0.6, [how]
+    looks = server.looks
+    for _ in range(3):
+        model.label_log_probabilities(PROMPTS, LABELS)
+    assert server.looks == looks + 1
+    monkeypatch.setattr("asyndbt_mpi.llm.openai.NEXT_LOOK", 0.0)
+    model = connect(server, timeout=0.3)
+    server.manners.unlisted = [how]
+    model.label_log_probabilities(PROMPTS, LABELS)
+    server.manners.models = [LISTED | {"root": "/elsewhere"}]
+    with pytest.raises(ModelError, match="another model"):
+        model.label_log_probabilities(PROMPTS, LABELS)
+
+
 def test_what_a_model_runs_on_may_change_with_a_warning(server: Server) -> None:
     server.manners.fingerprint = "fp_1"
     model = connect(server)
