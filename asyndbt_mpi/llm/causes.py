@@ -18,7 +18,7 @@ def proxy_of(url: str) -> str:
     try:
         if urllib.request.proxy_bypass(address.hostname or ""):
             return ""
-    except OSError:
+    except (OSError, ValueError):
         return ""
     proxies = urllib.request.getproxies()
     for scheme in (address.scheme, "all"):
@@ -26,7 +26,10 @@ def proxy_of(url: str) -> str:
             name = f"{scheme}_proxy"
             variable = name if os.environ.get(name) else name.upper()
             found = proxies[scheme]
-            host = urlsplit(found if "://" in found else f"//{found}").netloc.rpartition("@")[2]
+            try:
+                host = urlsplit(found if "://" in found else f"//{found}").netloc.rpartition("@")[2]
+            except ValueError:
+                host = "(which is no address)"
             return f"the proxy {host} of the environment variable {variable}"
     return ""
 

@@ -8,8 +8,9 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
@@ -67,6 +68,9 @@ LONGEST_WAIT = 600.0
 LIST_SECONDS = 10.0
 """For the list of a server's models, which is worth no long wait."""
 
+MOST_BYTES = 2**24
+"""Of an answer: what is longer is none."""
+
 _BACKOFF = tenacity.wait_exponential(multiplier=0.5, max=60) + tenacity.wait_random(0, 1)
 
 
@@ -104,6 +108,26 @@ class Endpoint:
     timeout: float
     attempts: int
     extra_body: Mapping[str, Any] = field(default_factory=dict)
+
+
+class _TooLong(Exception):
+    """An answer has more than `MOST_BYTES`."""
+
+
+class _TooLate(Exception):
+    """An answer is not complete in time."""
+
+
+def _bounded(pieces: Callable[[], Iterator[bytes]], until: float) -> Iterator[bytes]:
+    """The bytes of an answer, as long as they come before a time of `time.monotonic`."""
+    size = 0
+    for piece in pieces():
+        size += len(piece)
+        if size > MOST_BYTES:
+            raise _TooLong
+        if time.monotonic() > until:
+            raise _TooLate
+        yield piece
 
 
 class _Again(Exception):
@@ -146,6 +170,7 @@ class Client:
         self._thread = threading.local()
         self._parameters = Parameters(self.server)
         try:
+            (urlsplit(url).hostname or "").encode("idna")  # as the library does, too late
             self._library = library = openai.OpenAI(
                 api_key=self._key or NO_KEY,
                 base_url=url,
@@ -249,8 +274,10 @@ class Client:
             seconds = min(self.endpoint.timeout, LIST_SECONDS)
             response = self._library.models.with_raw_response.list(timeout=seconds)
             content: bytes = response.http_response.content
-        except openai.APITimeoutError:
+        except (openai.APITimeoutError, _TooLate):
             raise ModelError(f"{self.server}: no answer within {seconds:g} s") from None
+        except _TooLong:
+            raise ModelError(f"{self.server}: its list of models has no end") from None
         except openai.APIConnectionError as error:
             failure = self._of_connection(error)
             if isinstance(failure, _Again):
@@ -296,9 +323,11 @@ class Client:
             response = self._create(model=self.endpoint.model, extra_body=extra or None, **known)
             content: bytes = response.http_response.content
             answer = _object(content)
-        except openai.APITimeoutError:
+        except (openai.APITimeoutError, _TooLate):
             late = True  # and may be billed all the same
             raise _Again(f"no answer within {self.endpoint.timeout:g} s (llm.timeout)") from None
+        except _TooLong:
+            raise _Again(f"the answer is longer than {MOST_BYTES} bytes") from None
         except openai.APIConnectionError as error:
             raise self._of_connection(error) from None
         except openai.APIStatusError as error:
@@ -334,7 +363,7 @@ class Client:
         said = words.said(content)
         code = error.get("code") if isinstance(error, dict) else None
         kind = error.get("type") if isinstance(error, dict) else None
-        status = int(str(code)) if str(code).isdecimal() else 0
+        status = int(str(code)) if re.fullmatch("[1-5][0-9]{2}", str(code)) else 0
         if str(code) in FILTERED:
             return Filtered()
         if not status and BUSY.search(f"{code} {kind} {said}"):
@@ -350,11 +379,20 @@ class Client:
         for name in set(request.headers) - HEADERS:
             del request.headers[name]
         request.headers["authorization"] = f"Bearer {self._key or NO_KEY}"
+        request.headers["accept-encoding"] = "identity"  # unpacked it could be of any size
+        self._thread.begun = time.monotonic()
 
     def _begun(self, response: Any) -> None:
-        """Called when an answer begins, which may yet break off."""
+        """Called when an answer begins, which may yet break off.
+
+        From here on the time is that of the whole answer: the library's is that of a single wait.
+        """
         self._reached = True
         self._thread.status = response.status_code
+        seconds = response.request.extensions["timeout"]
+        left = max(self._thread.begun + seconds["read"] - time.monotonic(), 0.001)
+        response.iter_raw = partial(_bounded, response.iter_raw, time.monotonic() + left)
+        response.request.extensions["timeout"] = {**seconds, "read": left}
 
     # ---------------------------------------------------------------------- what went wrong
 

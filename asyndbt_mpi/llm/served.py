@@ -88,7 +88,7 @@ class Served:
         ModelError
             It said otherwise before, or does not list the model any more.
         """
-        named = [each for each in entries or () if _is_called(each, model)]
+        named = [each for each in entries or () if is_called(each, model)]
         if not named and entries is not None and len(entries) == 1:
             named = [entries[0]]  # the only one, which such servers take whatever it is called
         if not named:
@@ -109,7 +109,8 @@ class Served:
         )
 
 
-def _is_called(entry: Mapping[str, Any], model: str) -> bool:
+def is_called(entry: Mapping[str, Any], model: str) -> bool:
+    """Whether an ``entry`` of a server's list is that of ``model``, by its name or another one."""
     aliases = entry.get("aliases")
     return entry.get("id") == model or (isinstance(aliases, list) and model in aliases)
 

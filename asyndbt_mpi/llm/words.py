@@ -1,6 +1,7 @@
 """What a server says of itself in an error, in one line that quotes neither prompt nor key."""
 
 import json
+import re
 from collections.abc import Mapping
 from html.parser import HTMLParser
 from typing import Any
@@ -102,7 +103,10 @@ class _Page(HTMLParser):
 
 def _of_page(text: str) -> str:
     page = _Page()
-    page.feed(text)
-    page.close()
+    try:
+        page.feed(text)
+        page.close()
+    except Exception:  # html.parser is not made for all that begins with "<"
+        page.title, page.text = "", re.sub(r"<[^<>]*>?", " ", text)
     words = " ".join((page.title.strip() or page.text).split())
     return f"a web page: {words}" if words else "a web page without words"

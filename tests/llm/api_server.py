@@ -16,7 +16,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -219,6 +219,13 @@ class Handler(BaseHTTPRequestHandler):
         manners = self.server.manners
         if what == "slow":
             time.sleep(manners.slow)
+            self.close_connection = True
+        elif what == "drips":
+            self.send(200, b" ", length=10_000)
+            with suppress(OSError):
+                for _ in range(100):
+                    time.sleep(0.1)
+                    self.wfile.write(b" ")
             self.close_connection = True
         elif what == "closed":
             self.close_connection = True

@@ -389,6 +389,27 @@ def test_pauses_grow(server: Server) -> None:
         assert 0.5 * 2**number <= seconds <= 0.5 * 2**number + 1
 
 
+def test_an_answer_that_drips_in_ends_with_the_timeout(server: Server) -> None:
+    model = connect(server, timeout=0.5, attempts=1)
+    server.manners.faults = ["drips"]
+    begun = time.monotonic()
+    with pytest.raises(ModelError, match=r"no answer within 0\.5 s"):
+        model.label_log_probabilities(PROMPTS[:1], LABELS)
+    assert time.monotonic() - begun < 2
+
+
+@pytest.mark.parametrize("status", ["200", "500"])
+def test_an_answer_without_end_is_unusable(
+    server: Server, status: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asyndbt_mpi.llm.client.MOST_BYTES", 10_000)
+    model = connect(server, attempts=2)
+    server.manners.body = "x" * 20_000
+    server.manners.faults = [status if status != "200" else server.manners.body] * 2
+    with pytest.raises(ModelError, match="2 attempts, the last: the answer is longer than 10000 b"):
+        model.label_log_probabilities(PROMPTS[:1], LABELS)
+
+
 def test_an_error_of_one_prompt_calls_off_the_others(server: Server) -> None:
     model = connect(server, concurrency=2)
     server.manners.seconds = 0.05
@@ -421,6 +442,7 @@ BODIES = {
     "<!doctype html><style>p {}</style><body><h1>Too</h1><p>long</p>": "a web page: Too long",
     "<html></html>": "a web page without words",
     "too long\nby far": "too long by far",
+    "<![foo[ <b>too long</b> by far": "a web page: too long by far",
     "{": "{",
     "": "no message",
     "null": "no message",
@@ -461,6 +483,8 @@ WITHIN_200 = {
     '{"error": {"message": "no such model", "code": 404}}': (False, r"no such model \(check"),
     '{"error": "quota is used up"}': (False, "answered 200 with an error: quota is used up"),
     '{"detail": "nothing here"}': (True, "has no choices: nothing here"),
+    '{"error": {"message": "odd", "code": "' + "9" * 5000 + '"}}': (False, "with an error: odd"),
+    '{"error": {"message": "odd", "code": "²"}}': (False, "with an error: odd"),
     "<html><title>Log in</title></html>": (True, r"page: Log in \(check llm\.base_url\)"),
 }
 
@@ -586,6 +610,24 @@ def test_a_certificate_that_nobody_has_signed(
         connect(server, base_url=url)
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     connect(server, base_url=url)
+
+
+@pytest.mark.usefixtures("proxied")
+@pytest.mark.parametrize("value", ["http://[bad", "[bad", "http://me:secret@[bad"])
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "ALL_PROXY"])
+def test_a_proxy_that_is_no_address(
+    server: Server, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ModelError, match=f"which is no address.*{variable} ") as caught:
+        connect(server)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["....", "a" * 300, "x" * 64 + ".org"])
+def test_a_name_that_no_server_can_have(server: Server, host: str) -> None:
+    with pytest.raises(ModelError, match=r"llm\.base_url"):
+        connect(server, base_url=f"http://{host}/v1")
 
 
 def test_nobody_at_that_address(server: Server) -> None:
