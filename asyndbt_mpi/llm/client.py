@@ -162,8 +162,8 @@ class Client:
         self._url = url = endpoint.base_url or OPENAI_URL
         # Without what may stand before an "@": a password.
         self.server = urlsplit(url).netloc.rpartition("@")[2] or url
-        self.served = Served(self.server)
         self._key = read_key(endpoint.base_url, endpoint.key_variable)
+        self.served = Served(self.server, self._key)
         self._pace = pace
         self._sleep = sleep
         self._reached = False
@@ -354,7 +354,7 @@ class Client:
             what = "is no JSON object" if answer is None else "has no choices"
             mend = " (check llm.base_url)" if words.is_page(content) else ""
             raise Unusable(f"the answer {what}: {said}{mend}")
-        self.served.note(answer)
+        self.served.note(answer, text)
         return {**choice, "usage": answer.get("usage")}
 
     def _of_error(self, error: Any, text: str) -> Exception:
@@ -414,7 +414,9 @@ class Client:
             said = f"{said} (it may be from {proxy}; {causes.BY_PROXY})"
         if 300 <= error.status_code < 400:
             place = error.response.headers.get("location", "?").partition("?")[0]
-            said = f"it has moved to {place}"
+            scheme, mark, rest = place.rpartition("//")
+            place = scheme + mark + rest.rpartition("@")[2]  # without a password
+            said = f"it has moved to {words.without(place, text, self._key)}"
         told = retry_after(error.response.headers)
         return self._of(error.status_code, said, str(error.status_code), content, told)
 

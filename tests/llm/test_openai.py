@@ -1,3 +1,5 @@
+import base64
+import json
 import math
 import ssl
 import subprocess
@@ -9,12 +11,16 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from asyndbt_mpi.assemble import Place, check_server, language_model
 from asyndbt_mpi.config import ConfigurationError, load, parse
+from asyndbt_mpi.llm import words
 from asyndbt_mpi.llm.base import LEAST_ANSWER, ModelError, Prompt
 from asyndbt_mpi.llm.bounds import SPARE
 from asyndbt_mpi.llm.cache import CachedModel
@@ -472,6 +478,70 @@ def test_a_servers_words_never_quote_the_prompt(server: Server, body: str) -> No
             model.label_log_probabilities([Prompt("", PRIVATE)], LABELS)
         assert "Keller" not in str(caught.value)
         assert ("quotes the prompt" in str(caught.value)) == ("Keller" in body)
+
+
+UMLAUTS = "Überprüfung: Ärger über öde Süßspeisen, 这部电影真的很好看我非常喜欢这部电影每个人\nHmm"
+
+QUOTATIONS = {
+    "json": lambda text: json.dumps({"p": json.dumps(text)}),
+    "repr of bytes": lambda text: repr(text.encode()),
+    "repr": repr,
+    "html": lambda text: "".join(f"&#{ord(each)};" for each in text),
+    "address": quote,
+    "underscores": lambda text: text.replace(" ", "_").upper(),
+    "words": lambda text: " | ".join(text.split()),
+}
+
+
+@pytest.mark.parametrize("how", QUOTATIONS)
+@pytest.mark.parametrize(
+    "text", [PRIVATE, UMLAUTS, "😀 what a day it was, truly, said nobody ever"]
+)
+def test_a_quotation_of_the_prompt_is_found_however_it_is_written(how: str, text: str) -> None:
+    quotation = QUOTATIONS[how](text)
+    assert "quotes the prompt" in words.without(f"bad input: {quotation} here", text, "")
+    harmless = words.without(f"bad input: {quotation}"[:14], text, "")
+    assert harmless.startswith("bad input: ")
+
+
+@pytest.mark.parametrize("shift", ["", "u", "us"])
+def test_a_key_is_found_in_base64_and_between_other_signs(shift: str) -> None:
+    coded = base64.b64encode(f"{shift}{KEY}".encode()).decode()
+    assert words.without(f"Basic {coded} is wrong", "", KEY) == "Basic [key] is wrong"
+    assert words.without(" ".join(KEY), "", KEY) == "(a message that quotes the key)"
+    assert words.without("-".join(KEY), "", KEY) == "(a message that quotes the key)"
+    assert words.without("nothing of the kind", "", KEY) == "nothing of the kind"
+
+
+@given(st.text(st.characters(codec=None), max_size=50))
+def test_what_is_shown_is_printable(message: str) -> None:
+    assert words.without(message, "", "").isprintable()
+
+
+@pytest.mark.parametrize("what", ["Location", "name", "fingerprint"])
+@pytest.mark.parametrize("secret", [KEY, PRIVATE, "\x1b[2J\ud800"])
+def test_no_word_of_a_server_tells_a_secret(server: Server, what: str, secret: str) -> None:
+    model = connect(server, api="chat")
+    if what == "Location":
+        shown = "".join(each if each.isalnum() else "_" for each in secret)
+        server.manners.headers = {"Location": f"https://u:pw@x.example/{shown}"}
+        server.manners.faults = ["302"]
+    else:
+        server.manners.fingerprint = "fp_1"
+        server.manners.says = "good"
+        model.label_log_probabilities(PROMPTS, ["good", "bad"])
+        setattr(server.manners, what, secret)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        try:
+            model.label_log_probabilities([Prompt("", PRIVATE)], ["good", "bad"])
+            said = ""
+        except ModelError as error:
+            said = str(error)
+    said += " ".join(str(one.message) for one in told)
+    assert "moved" in said or "before" in said
+    assert said.isprintable()
+    assert not any(part in said for part in ("Keller", "very-secret", "zq81", "pw@"))
 
 
 WITHIN_200 = {
