@@ -52,6 +52,15 @@ BUSY = re.compile(
 )
 """Words of an error, in an answer with status 200, that may pass."""
 
+NO_MONEY = re.compile(
+    rb'"(?:code|type)"\s*:\s*"(?:insufficient_quota|insufficient_balance|Arrearage'
+    rb'|billing_[a-z_]+|quota_exceeded)"'
+)
+"""In an error that does not pass before somebody pays, whatever its status."""
+
+NO_ERROR = (0, "0", 200, "200", "success")
+"""Codes of an "error" that is none, beside a choice."""
+
 HEADERS = {
     *("host", "accept", "accept-encoding", "connection", "user-agent"),
     *("content-type", "content-length"),
@@ -70,6 +79,9 @@ LIST_SECONDS = 10.0
 
 MOST_BYTES = 2**24
 """Of an answer: what is longer is none."""
+
+TO_TLS = re.compile(r"plain HTTP request was sent to HTTPS|HTTP request to an HTTPS", re.IGNORECASE)
+"""Words of a server that was spoken to without TLS."""
 
 _BACKOFF = tenacity.wait_exponential(multiplier=0.5, max=60) + tenacity.wait_random(0, 1)
 
@@ -347,8 +359,9 @@ class Client:
         choices = answer.get("choices") if answer else None
         choice = choices[0] if isinstance(choices, list) and choices else None
         for holder in (answer, choice):
-            if isinstance(holder, dict) and holder.get("error"):
-                raise self._of_error(holder["error"], text)
+            error = holder.get("error") if isinstance(holder, dict) else None
+            if error and not (isinstance(choice, dict) and _is_none(error)):
+                raise self._of_error(error, text)
         if answer is None or not isinstance(choice, dict):
             said = words.without(words.said(content), text, self._key)
             what = "is no JSON object" if answer is None else "has no choices"
@@ -401,7 +414,10 @@ class Client:
         if cause and not self._reached:
             return ModelError(cause)
         broken = self._thread.status is not None
-        kind = cause or f"connection error ({type(error.__cause__).__name__})"
+        name = type(error.__cause__).__name__
+        kind = cause or f"connection error ({name})"
+        if not self._reached and name == "RemoteProtocolError" and self._url.startswith("http://"):
+            kind += "; if the server speaks TLS, llm.base_url has to begin with https://"
         return _Again("the answer broke off" if broken else kind)
 
     def _of_status(self, error: openai.APIStatusError, text: str) -> Exception:
@@ -424,6 +440,11 @@ class Client:
         self, status: int, said: str, answered: str, content: bytes, told: float = 0.0
     ) -> Exception:
         """The exception for a server's words, and what its ``status`` means."""
+        if status == 402 or (status != 401 and NO_MONEY.search(content)):
+            return ModelError(
+                f"{self.server} answered {answered}: {said} (the account is out of money, or of its"
+                " quota)"
+            )
         if status in AGAIN or status >= 500:
             if told > LONGEST_WAIT:
                 return ModelError(
@@ -435,6 +456,10 @@ class Client:
         return Refused(line, content) if status in REFUSED else ModelError(line)
 
     def _mend(self, status: int, said: str) -> str:
+        if TO_TLS.search(said):
+            return "llm.base_url may have to begin with https://"
+        if status == 407:
+            return "give the proxy's user and password in that variable: http://user:password@host"
         if switch := re.search(r"\b(enable_thinking)\b", said):
             return f"switch it off by llm.extra_body = {{ {switch[1]} = false }}"
         if status in (401, 403):
@@ -457,6 +482,13 @@ def _pause(state: tenacity.RetryCallState) -> float:
     told = error.told if isinstance(error, _Again) else 0.0
     # Stretched, so that requests that were turned away together do not come back together.
     return max(_BACKOFF(state), told * random.uniform(1, 1.2))
+
+
+def _is_none(error: Any) -> bool:
+    """Whether what stands as an "error" beside a choice says that there was none."""
+    if not isinstance(error, dict):
+        return False
+    return error.get("code") in NO_ERROR or not any(error.values())
 
 
 def _object(content: bytes) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 
 from asyndbt_mpi.assemble import Place, check_server, language_model
 from asyndbt_mpi.config import ConfigurationError, load, parse
-from asyndbt_mpi.llm import words
+from asyndbt_mpi.llm import causes, words
 from asyndbt_mpi.llm.base import LEAST_ANSWER, ModelError, Prompt
 from asyndbt_mpi.llm.bounds import SPARE
 from asyndbt_mpi.llm.cache import CachedModel
@@ -574,6 +575,34 @@ def test_an_error_that_comes_as_an_answer(server: Server, answer: str) -> None:
     assert len(server.manners.faults) == (0 if passes else 2)
 
 
+NO_MONEY = {
+    "402": '{"error": {"message": "Insufficient Balance"}}',
+    "429": '{"error": {"message": "You exceeded your quota", "code": "insufficient_quota"}}',
+    "403": '{"error": {"message": "In arrears", "type": "Arrearage"}}',
+    "200": '{"error": {"message": "no credits", "code": 402}}',
+}
+
+
+@pytest.mark.parametrize("status", NO_MONEY)
+def test_an_account_without_money_is_not_tried_again(server: Server, status: str) -> None:
+    sleeps = Sleeps()
+    model = connect(server, sleep=sleeps, concurrency=1)
+    server.manners.body = NO_MONEY[status]
+    server.manners.faults = [NO_MONEY[status] if status == "200" else status]
+    with pytest.raises(ModelError, match=rf"answered {status}.*out of money, or of its quota"):
+        model.label_log_probabilities(PROMPTS[:1], LABELS)
+    assert not sleeps
+
+
+@pytest.mark.parametrize("error", ['{"code": 0, "message": "ok"}', "null", '{"code": null}', "{}"])
+def test_an_error_that_is_none(server: Server, error: str) -> None:
+    model = connect(server, scores="answers", attempts=1)
+    usage = '"usage": {"prompt_tokens": 1, "completion_tokens": 1}'
+    server.manners.faults = [f'{{"choices": [{{"text": "good"}}], "error": {error}, {usage}}}']
+    found = model.label_log_probabilities(PROMPTS[:1], [" good", " bad"])
+    assert found.unrecognised == 0
+
+
 def test_an_answer_with_a_filters_code_is_a_refusal(server: Server) -> None:
     model = connect(server)
     server.manners.faults = ['{"error": {"message": "x", "code": "content_filter"}}']
@@ -629,8 +658,9 @@ def test_what_a_proxy_says_is_said_to_be_of_it(
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", server.url.removesuffix("/v1"))
     server.manners.body, server.manners.faults = body, [status]
-    with pytest.raises(ModelError, match=rf"{told} \(it may be from the proxy .* HTTP_PROXY"):
+    with pytest.raises(ModelError, match=rf"{told} \(it may be from .* HTTP_PROXY") as caught:
         connect(server, base_url="http://node7.cluster:8000/v1", attempts=1)
+    assert ("user and password" in str(caught.value)) == (status == "407")
 
 
 @pytest.mark.usefixtures("proxied")
@@ -654,6 +684,24 @@ def test_a_proxy_or_certificates_that_cannot_be_used(
         connect(server, base_url="https://node7/v1")
 
 
+@pytest.mark.usefixtures("proxied")
+def test_a_proxy_of_a_kind_that_needs_a_package(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if find_spec("socksio"):
+        pytest.skip("needs an environment without socksio")
+    monkeypatch.setenv("HTTP_PROXY", "socks5://127.0.0.1:9")
+    with pytest.raises(ModelError, match=r"HTTP_PROXY cannot be used without socksio: .*install"):
+        connect(server)
+
+
+def test_a_server_that_wants_tls(server: Server) -> None:
+    server.manners.body = "<title>400 The plain HTTP request was sent to HTTPS port</title>"
+    server.manners.faults = ["400"] * 3
+    with pytest.raises(ModelError, match=r"llm\.base_url may have to begin with https://"):
+        connect(server)
+
+
 def test_a_server_without_tls(server: Server) -> None:
     url = server.url.replace("http:", "https:")
     with pytest.raises(ModelError, match=r"does not speak TLS: llm\.base_url may .* http://"):
@@ -675,6 +723,8 @@ def test_a_certificate_that_nobody_has_signed(
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     server.socket = context.wrap_socket(server.socket, server_side=True)
+    with pytest.raises(ModelError, match=r"if the server speaks TLS, llm\.base_url .* https://"):
+        connect(server)
     url = f"https://localhost:{server.server_address[1]}/v1"
     with pytest.raises(ModelError, match=r"certificate of localhost:\d+ is not trusted.*SSL_CERT"):
         connect(server, base_url=url)
@@ -698,6 +748,19 @@ def test_a_proxy_that_is_no_address(
 def test_a_name_that_no_server_can_have(server: Server, host: str) -> None:
     with pytest.raises(ModelError, match=r"llm\.base_url"):
         connect(server, base_url=f"http://{host}/v1")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "through"), [("https", ""), ("https", "the proxy p"), ("http", "the proxy p")]
+)
+def test_whose_certificate_is_not_trusted(
+    monkeypatch: pytest.MonkeyPatch, scheme: str, through: str
+) -> None:
+    monkeypatch.setattr(causes, "proxy_of", lambda url: through)
+    error = ssl.SSLCertVerificationError("CERTIFICATE_VERIFY_FAILED")
+    told = causes.of_connection(error, f"{scheme}://node7/v1") or ""
+    assert ("the proxy p" in told) == bool(through)
+    assert ("node7" in told) == (scheme == "https")
 
 
 def test_nobody_at_that_address(server: Server) -> None:
