@@ -416,7 +416,8 @@ class Client:
         broken = self._thread.status is not None
         name = type(error.__cause__).__name__
         kind = cause or f"connection error ({name})"
-        if not self._reached and name == "RemoteProtocolError" and self._url.startswith("http://"):
+        broke_off = name in ("RemoteProtocolError", "ReadError")
+        if broke_off and not self._reached and self._url.startswith("http://"):
             kind += "; if the server speaks TLS, llm.base_url has to begin with https://"
         return _Again("the answer broke off" if broken else kind)
 
