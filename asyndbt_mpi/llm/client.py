@@ -17,10 +17,10 @@ from urllib.parse import urlsplit
 import openai
 import tenacity
 
-from asyndbt_mpi.llm import causes, words
+from asyndbt_mpi.llm import causes, errors, words
 from asyndbt_mpi.llm.account import Account, Most
 from asyndbt_mpi.llm.base import ModelError
-from asyndbt_mpi.llm.key import OPENAI_URL, read_key, variable_of
+from asyndbt_mpi.llm.key import OPENAI_URL, read_key
 from asyndbt_mpi.llm.pace import Pace, retry_after
 from asyndbt_mpi.llm.parameters import (
     MAX_COMPLETION_TOKENS,
@@ -32,34 +32,6 @@ from asyndbt_mpi.llm.parameters import (
 from asyndbt_mpi.llm.served import Served
 
 T = TypeVar("T")
-
-AGAIN = {408, 409, 429}
-"""Statuses that may pass, besides those from 500 on."""
-
-REFUSED = {400, 422}
-"""Statuses of a request that the server does not take as it is."""
-
-UNLISTED = {404, 405, 501}
-"""Statuses of a server that does not list its models."""
-
-FILTERED = {"content_filter", "data_inspection_failed"}
-"""Codes with which Azure and DashScope refuse a prompt because of what it says (status 400)."""
-
-BUSY = re.compile(
-    r"overload|rate.?limit|too many requests|temporar|unavailable|busy|capacity|time.?out|timed out"
-    r"|try again|server_error|internal error",
-    re.IGNORECASE,
-)
-"""Words of an error, in an answer with status 200, that may pass."""
-
-NO_MONEY = re.compile(
-    rb'"(?:code|type)"\s*:\s*"(?:insufficient_quota|insufficient_balance|Arrearage'
-    rb'|billing_[a-z_]+|quota_exceeded)"'
-)
-"""In an error that does not pass before somebody pays, whatever its status."""
-
-NO_ERROR = (0, "0", 200, "200", "success")
-"""Codes of an "error" that is none, beside a choice."""
 
 HEADERS = {
     *("host", "accept", "accept-encoding", "connection", "user-agent"),
@@ -79,9 +51,6 @@ LIST_SECONDS = 10.0
 
 MOST_BYTES = 2**24
 """Of an answer: what is longer is none."""
-
-TO_TLS = re.compile(r"plain HTTP request was sent to HTTPS|HTTP request to an HTTPS", re.IGNORECASE)
-"""Words of a server that was spoken to without TLS."""
 
 _BACKOFF = tenacity.wait_exponential(multiplier=0.5, max=60) + tenacity.wait_random(0, 1)
 
@@ -296,7 +265,7 @@ class Client:
                 failure = ModelError(f"{self.server}: {failure}")
             raise failure from None
         except openai.APIStatusError as error:
-            if error.status_code in UNLISTED:
+            if error.status_code in errors.UNLISTED:
                 return None
             kind = Forbidden if error.status_code in (401, 403) else ModelError
             raise kind(str(self._of_status(error, ""))) from None
@@ -360,7 +329,7 @@ class Client:
         choice = choices[0] if isinstance(choices, list) and choices else None
         for holder in (answer, choice):
             error = holder.get("error") if isinstance(holder, dict) else None
-            if error and not (isinstance(choice, dict) and _is_none(error)):
+            if error and not (isinstance(choice, dict) and errors.is_none(error)):
                 raise self._of_error(error, text)
         if answer is None or not isinstance(choice, dict):
             said = words.without(words.said(content), text, self._key)
@@ -377,9 +346,9 @@ class Client:
         code = error.get("code") if isinstance(error, dict) else None
         kind = error.get("type") if isinstance(error, dict) else None
         status = int(str(code)) if re.fullmatch("[1-5][0-9]{2}", str(code)) else 0
-        if str(code) in FILTERED:
+        if str(code) in errors.FILTERED:
             return Filtered()
-        if not status and BUSY.search(f"{code} {kind} {said}"):
+        if not status and errors.BUSY.search(f"{code} {kind} {said}"):
             status = 503
         shown = words.without(said, text, self._key)
         return self._of(status, shown, "200 with an error", content)
@@ -422,7 +391,7 @@ class Client:
         return _Again("the answer broke off" if broken else kind)
 
     def _of_status(self, error: openai.APIStatusError, text: str) -> Exception:
-        if str(error.code) in FILTERED:
+        if str(error.code) in errors.FILTERED:
             return Filtered()
         content = error.response.content
         said = words.without(words.said(content), text, self._key)
@@ -441,40 +410,20 @@ class Client:
         self, status: int, said: str, answered: str, content: bytes, told: float = 0.0
     ) -> Exception:
         """The exception for a server's words, and what its ``status`` means."""
-        if status == 402 or (status != 401 and NO_MONEY.search(content)):
+        if status == 402 or (status != 401 and errors.NO_MONEY.search(content)):
             return ModelError(
                 f"{self.server} answered {answered}: {said} (the account is out of money, or of its"
                 " quota)"
             )
-        if status in AGAIN or status >= 500:
+        if status in errors.AGAIN or status >= 500:
             if told > LONGEST_WAIT:
                 return ModelError(
                     f"{self.server} answered {answered} and wants a pause of {told:.0f} s: {said}"
                 )
             return _Again(f"{answered}: {said}", told)
-        mend = self._mend(status, said)
+        mend = errors.mend(status, said, self.endpoint.base_url, self.endpoint.key_variable)
         line = f"{self.server} answered {answered}: {said}" + (f" ({mend})" if mend else "")
-        return Refused(line, content) if status in REFUSED else ModelError(line)
-
-    def _mend(self, status: int, said: str) -> str:
-        if TO_TLS.search(said):
-            return "llm.base_url may have to begin with https://"
-        if status == 407:
-            return "give the proxy's user and password in that variable: http://user:password@host"
-        if switch := re.search(r"\b(enable_thinking)\b", said):
-            return f"switch it off by llm.extra_body = {{ {switch[1]} = false }}"
-        if status in (401, 403):
-            variable = variable_of(self.endpoint.base_url, self.endpoint.key_variable)
-            if status == 403 and said != words.NOTHING:
-                return f"its key is in the environment variable {variable}" if variable else ""
-            if not variable:
-                return "name the environment variable with its key by llm.key_variable"
-            return f"check the key in the environment variable {variable}"
-        if status == 404 or 300 <= status < 400:
-            return "check llm.model, llm.base_url and llm.api"
-        if "context" in said.lower():
-            return "a prompt is longer than the model can read: show shorter demonstrations"
-        return "check llm.model, llm.api and llm.scores"
+        return Refused(line, content) if status in errors.REFUSED else ModelError(line)
 
 
 def _pause(state: tenacity.RetryCallState) -> float:
@@ -483,13 +432,6 @@ def _pause(state: tenacity.RetryCallState) -> float:
     told = error.told if isinstance(error, _Again) else 0.0
     # Stretched, so that requests that were turned away together do not come back together.
     return max(_BACKOFF(state), told * random.uniform(1, 1.2))
-
-
-def _is_none(error: Any) -> bool:
-    """Whether what stands as an "error" beside a choice says that there was none."""
-    if not isinstance(error, dict):
-        return False
-    return error.get("code") in NO_ERROR or not any(error.values())
 
 
 def _object(content: bytes) -> dict[str, Any] | None:
