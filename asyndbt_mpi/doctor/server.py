@@ -18,6 +18,7 @@ def ask_server(llm: Llm) -> list[Finding]:
         return [problem("model", str(error))]
     from asyndbt_mpi.llm.client import Client, Endpoint
     from asyndbt_mpi.llm.pace import Pace
+    from asyndbt_mpi.llm.served import is_called
 
     timeout = min(llm.timeout, SECONDS)
     endpoint = Endpoint(llm.model, llm.base_url, llm.key_variable, llm.api, timeout, attempts=1)
@@ -31,8 +32,7 @@ def ask_server(llm: Llm) -> list[Finding]:
         text = f"{client.server} answers, and does not list its models"
         return [ok("model", text)]
     known = [str(each["id"]) for each in offered]
-    also = [name for each in offered for name in each.get("aliases") or []]
-    if llm.model in (*known, *also):
+    if any(is_called(each, llm.model) for each in offered):
         return [ok("model", f"{client.server} answers, and has {llm.model}")]
     names = ", ".join(known[:NAMED]) + ", ..." * (len(known) > NAMED)
     text = f"{client.server} answers, but its list has no {llm.model} (it has: {names or 'none'})"

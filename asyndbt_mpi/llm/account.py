@@ -7,6 +7,12 @@ from typing import Any
 
 from asyndbt_mpi.llm.base import ModelError
 
+MOST_TOKENS = 10**8
+"""No request has more, whatever a server says."""
+
+LIKELY = "it may add a long system prompt, or not keep to max_tokens"
+"""Why a server counts more tokens than a request can have."""
+
 
 @dataclass(frozen=True, slots=True)
 class Most:
@@ -19,20 +25,28 @@ class Most:
 class Account:
     """What some requests have cost so far; at most ``most`` of them may ever count.
 
-    ``before`` is another one whose costs are carried over.
+    ``each`` is the most that any of them can cost, so that the budget has set aside ``most`` times
+    as much; None if that is not known yet.  ``before`` is another account whose costs are carried
+    over.
 
     Attributes
     ----------
     calls, prompt_tokens, completion_tokens : int
     unmetered : int
         Answers that did not say what they cost: they count as much as they can have cost.
+    exceeding : int
+        Answers that cost more than was set aside for them.
     """
 
-    def __init__(self, most: int, before: "Account | None" = None) -> None:
+    def __init__(
+        self, most: int, each: Most | None = None, before: "Account | None" = None
+    ) -> None:
         self.calls: int = before.calls if before else 0
         self.prompt_tokens: int = before.prompt_tokens if before else 0
         self.completion_tokens: int = before.completion_tokens if before else 0
         self.unmetered: int = before.unmetered if before else 0
+        self.exceeding: int = before.exceeding if before else 0
+        self._each = each
         self._most = most
         self._open = 0
         self._closed = False
@@ -44,9 +58,10 @@ class Account:
         Raises
         ------
         ModelError
-            It might be one too many, or the account is closed.
+            It might be one too many, or the account is closed or overdrawn.
         """
         with self._lock:
+            self._check_set_aside()
             if self._closed:
                 raise ModelError("the request was called off")
             if self.calls + self._open >= self._most:
@@ -66,6 +81,11 @@ class Account:
         """End a request that counts, by the usage in its ``answer``, or else by the ``most``.
 
         Without an answer, too: it may have been billed all the same.
+
+        Raises
+        ------
+        ModelError
+            All requests so far have cost more than was set aside for as many as there may be.
         """
         answered = answer is not None and bool(answer.get("choices"))
         usage = answer.get("usage") if answer else None
@@ -79,6 +99,23 @@ class Account:
             self.unmetered += answered and (read is None or written is None)
             self.prompt_tokens += most.prompt_tokens if read is None else read
             self.completion_tokens += most.completion_tokens if written is None else written
+            self.exceeding += (read or 0) > most.prompt_tokens or (
+                (written or 0) > most.completion_tokens
+            )
+            self._check_set_aside()
+
+    def _check_set_aside(self) -> None:
+        if self._each is None:
+            return
+        for what, spent, each in (
+            ("read", self.prompt_tokens, self._each.prompt_tokens),
+            ("written", self.completion_tokens, self._each.completion_tokens),
+        ):
+            if spent > self._most * each:
+                raise ModelError(
+                    f"the server says that it has {what} {spent} tokens in {self.calls} requests,"
+                    f" but only {self._most * each} were set aside for {self._most}: {LIKELY}"
+                )
 
     def close(self) -> None:
         """Let no further request begin: nobody waits for its answer any more."""
@@ -87,6 +124,6 @@ class Account:
 
 
 def _count(number: Any) -> int | None:
-    """A number of tokens; None if it is none."""
-    known = isinstance(number, int) and not isinstance(number, bool) and number >= 0
-    return number if known else None
+    """A number of tokens; None if it is none, or more than any request has."""
+    known = isinstance(number, int) and not isinstance(number, bool)
+    return number if known and 0 <= number <= MOST_TOKENS else None

@@ -51,11 +51,12 @@ class Alternatives:
         return max(min(listed + ends, 1.0), self.unlisted)
 
 
-def read_alternatives(choice: Mapping[str, Any]) -> Alternatives:
+def read_alternatives(choice: Mapping[str, Any], number: int | None = None) -> Alternatives:
     """The alternatives of the first token that the model wrote, in either format.
 
     OpenAI's older one, which vLLM keeps, has a table of tokens; llama.cpp and all chat APIs list
-    them one by one.
+    them one by one.  Where more than the ``number`` that was asked for are listed, the token that
+    was written is one of them, however improbable, and says nothing of those that are not listed.
 
     Raises
     ------
@@ -84,8 +85,8 @@ def read_alternatives(choice: Mapping[str, Any]) -> Alternatives:
             ]
         else:
             listed = [(token, None, float(value)) for token, value in tokens[0].items()]
-        found = _alternatives(listed)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        found = _alternatives(listed, number or len(listed))
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError):
         raise Unusable("the answer has no log-probabilities") from None
     check_not_begun(max(listed, key=lambda one: one[2])[0])
     return found
@@ -99,7 +100,7 @@ def check_not_filtered(choice: Mapping[str, Any]) -> None:
         raise Filtered
 
 
-def _alternatives(listed: list[tuple[str, Any, float]]) -> Alternatives:
+def _alternatives(listed: list[tuple[str, Any, float]], number: int) -> Alternatives:
     values = [value for *_, value in listed]
     if not listed or any(math.isnan(value) or value > 1e-3 for value in values):
         raise Unusable("the answer has damaged log-probabilities")
@@ -112,7 +113,7 @@ def _alternatives(listed: list[tuple[str, Any, float]]) -> Alternatives:
         if not text or ends_text(token):
             ends += share
         probability[text] = probability.get(text, 0.0) + share
-    least = math.exp(min(values))
+    least = math.exp(min(heapq.nlargest(number, values)))
     left = 1 - sum(probability.values())
     return Alternatives(probability, max(min(least, left), LEAST), ends)
 

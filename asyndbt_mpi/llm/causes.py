@@ -18,7 +18,7 @@ def proxy_of(url: str) -> str:
     try:
         if urllib.request.proxy_bypass(address.hostname or ""):
             return ""
-    except OSError:
+    except (OSError, ValueError):
         return ""
     proxies = urllib.request.getproxies()
     for scheme in (address.scheme, "all"):
@@ -26,7 +26,10 @@ def proxy_of(url: str) -> str:
             name = f"{scheme}_proxy"
             variable = name if os.environ.get(name) else name.upper()
             found = proxies[scheme]
-            host = urlsplit(found if "://" in found else f"//{found}").netloc.rpartition("@")[2]
+            try:
+                host = urlsplit(found if "://" in found else f"//{found}").netloc.rpartition("@")[2]
+            except ValueError:
+                host = "(which is no address)"
             return f"the proxy {host} of the environment variable {variable}"
     return ""
 
@@ -38,7 +41,13 @@ def of_client(error: Exception, url: str) -> str:
             "the file of certificates cannot be read that the environment variable SSL_CERT_FILE"
             f" (or SSL_CERT_DIR) names: {error.strerror or type(error).__name__}"
         )
-    if "proxy" in str(error).lower() or isinstance(error, ImportError):
+    if isinstance(error, ImportError):
+        package = "socksio" if "socksio" in str(error) else error.name or "a package"
+        return (
+            f"{proxy_of(url) or 'the proxy'} cannot be used without {package}:"
+            f" python -m pip install {package}, or {BY_PROXY}"
+        )
+    if "proxy" in str(error).lower():
         return f"{proxy_of(url) or 'the proxy'} cannot be used: {type(error).__name__}"
     return f"llm.base_url = {_shown(url)!r}: is no address"
 
@@ -58,9 +67,12 @@ def of_connection(error: BaseException | None, url: str) -> str | None:
         isinstance(each, ssl.SSLCertVerificationError) for each in chain
     ):
         why = re.search(r"verify failed: ([^(\[]+)", words)
+        whose = f"{server} (or of {proxy})" if proxy else server
+        if urlsplit(url).scheme == "http":
+            whose = proxy  # it alone has one
         return (
-            f"the certificate of {server} is not trusted{_reason(why)}: name the file with its"
-            " authority's certificates by the environment variable SSL_CERT_FILE"
+            f"the certificate of {whose} is not trusted{_reason(why)}: name the file with the"
+            " certificates of its authority by the environment variable SSL_CERT_FILE"
         )
     if "WRONG_VERSION_NUMBER" in words or "record layer failure" in words:
         through = f" (or {proxy})" if proxy else ""

@@ -8,42 +8,30 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import openai
 import tenacity
 
-from asyndbt_mpi.llm import causes, words
+from asyndbt_mpi.llm import causes, errors, words
 from asyndbt_mpi.llm.account import Account, Most
 from asyndbt_mpi.llm.base import ModelError
-from asyndbt_mpi.llm.key import OPENAI_URL, read_key, variable_of
+from asyndbt_mpi.llm.key import OPENAI_URL, read_key
 from asyndbt_mpi.llm.pace import Pace, retry_after
-from asyndbt_mpi.llm.parameters import MAX_COMPLETION_TOKENS, Parameters
+from asyndbt_mpi.llm.parameters import (
+    MAX_COMPLETION_TOKENS,
+    Parameters,
+    can_be_given_otherwise,
+    refused_parameter,
+    what_was_tried,
+)
 from asyndbt_mpi.llm.served import Served
 
 T = TypeVar("T")
-
-AGAIN = {408, 409, 429}
-"""Statuses that may pass, besides those from 500 on."""
-
-REFUSED = {400, 422}
-"""Statuses of a request that the server does not take as it is."""
-
-UNLISTED = {404, 405, 501}
-"""Statuses of a server that does not list its models."""
-
-FILTERED = {"content_filter", "data_inspection_failed"}
-"""Codes with which Azure and DashScope refuse a prompt because of what it says (status 400)."""
-
-BUSY = re.compile(
-    r"overload|rate.?limit|too many requests|temporar|unavailable|busy|capacity|time.?out|timed out"
-    r"|try again|server_error|internal error",
-    re.IGNORECASE,
-)
-"""Words of an error, in an answer with status 200, that may pass."""
 
 HEADERS = {
     *("host", "accept", "accept-encoding", "connection", "user-agent"),
@@ -61,15 +49,25 @@ LONGEST_WAIT = 600.0
 LIST_SECONDS = 10.0
 """For the list of a server's models, which is worth no long wait."""
 
+MOST_BYTES = 2**24
+"""Of an answer: what is longer is none."""
+
 _BACKOFF = tenacity.wait_exponential(multiplier=0.5, max=60) + tenacity.wait_random(0, 1)
 
 
 class Refused(ModelError):
-    """The server does not take a request as it is (status 400 or 422)."""
+    """The server does not take a request as it is (status 400 or 422).
 
-    def __init__(self, message: str, said: str) -> None:
+    ``content`` is the body of its answer, which may quote anything.
+    """
+
+    def __init__(self, message: str, content: bytes) -> None:
         super().__init__(message)
-        self.said = said
+        self.content = content
+
+
+class Forbidden(ModelError):
+    """The server does not show this to us (status 401 or 403)."""
 
 
 class Unusable(Exception):
@@ -91,6 +89,26 @@ class Endpoint:
     timeout: float
     attempts: int
     extra_body: Mapping[str, Any] = field(default_factory=dict)
+
+
+class _TooLong(Exception):
+    """An answer has more than `MOST_BYTES`."""
+
+
+class _TooLate(Exception):
+    """An answer is not complete in time."""
+
+
+def _bounded(pieces: Callable[[], Iterator[bytes]], until: float) -> Iterator[bytes]:
+    """The bytes of an answer, as long as they come before a time of `time.monotonic`."""
+    size = 0
+    for piece in pieces():
+        size += len(piece)
+        if size > MOST_BYTES:
+            raise _TooLong
+        if time.monotonic() > until:
+            raise _TooLate
+        yield piece
 
 
 class _Again(Exception):
@@ -125,14 +143,15 @@ class Client:
         self._url = url = endpoint.base_url or OPENAI_URL
         # Without what may stand before an "@": a password.
         self.server = urlsplit(url).netloc.rpartition("@")[2] or url
-        self.served = Served(self.server)
         self._key = read_key(endpoint.base_url, endpoint.key_variable)
+        self.served = Served(self.server, self._key)
         self._pace = pace
         self._sleep = sleep
         self._reached = False
         self._thread = threading.local()
         self._parameters = Parameters(self.server)
         try:
+            (urlsplit(url).hostname or "").encode("idna")  # as the library does, too late
             self._library = library = openai.OpenAI(
                 api_key=self._key or NO_KEY,
                 base_url=url,
@@ -160,7 +179,8 @@ class Client:
     ) -> T:
         """Send a request until its answer can be read.
 
-        A parameter that the server does not take is left out, or gets its newer name, from then on.
+        A parameter that the server does not take is left out, or gets its newer name; from then on,
+        if that has helped.
 
         Parameters
         ----------
@@ -177,13 +197,21 @@ class Client:
         Refused, ModelError
             Another attempt would not help, or all were in vain; or another model has answered.
         """
+        tried: list[str] = []
         while True:
-            sent = self._parameters.taken(body)
+            sent = self._parameters.taken(body, tried)
             try:
-                return self._persevere(sent, text, read, account, most)
+                found = self._persevere(sent, text, read, account, most)
             except Refused as error:
-                if not self._parameters.learn(sent, error.said):
-                    raise Refused(f"{error}{self._parameters.tried}", error.said) from None
+                said = words.said(error.content)
+                names = [*sent, *self.endpoint.extra_body]
+                name = refused_parameter(error.content, said, names)
+                if name in tried or not can_be_given_otherwise(name, said):
+                    raise Refused(f"{error}{what_was_tried(tried)}", error.content) from None
+                tried.append(name)
+            else:
+                self._parameters.keep(tried)
+                return found
 
     def _persevere(
         self,
@@ -217,25 +245,30 @@ class Client:
 
         Raises
         ------
+        Forbidden
+            It does not show them.
         ModelError
-            The server is not reached, does not take the key, or is not well.
+            The server is not reached, or is not well.
         """
         self._thread.status = None
         try:
             seconds = min(self.endpoint.timeout, LIST_SECONDS)
             response = self._library.models.with_raw_response.list(timeout=seconds)
             content: bytes = response.http_response.content
-        except openai.APITimeoutError:
+        except (openai.APITimeoutError, _TooLate):
             raise ModelError(f"{self.server}: no answer within {seconds:g} s") from None
+        except _TooLong:
+            raise ModelError(f"{self.server}: its list of models has no end") from None
         except openai.APIConnectionError as error:
             failure = self._of_connection(error)
             if isinstance(failure, _Again):
                 failure = ModelError(f"{self.server}: {failure}")
             raise failure from None
         except openai.APIStatusError as error:
-            if error.status_code in UNLISTED:
+            if error.status_code in errors.UNLISTED:
                 return None
-            raise ModelError(str(self._of_status(error, ""))) from None
+            kind = Forbidden if error.status_code in (401, 403) else ModelError
+            raise kind(str(self._of_status(error, ""))) from None
         return self._listed(content)
 
     def _listed(self, content: bytes) -> list[dict[str, Any]] | None:
@@ -271,15 +304,17 @@ class Client:
             response = self._create(model=self.endpoint.model, extra_body=extra or None, **known)
             content: bytes = response.http_response.content
             answer = _object(content)
-        except openai.APITimeoutError:
+        except (openai.APITimeoutError, _TooLate):
             late = True  # and may be billed all the same
             raise _Again(f"no answer within {self.endpoint.timeout:g} s (llm.timeout)") from None
+        except _TooLong:
+            raise _Again(f"the answer is longer than {MOST_BYTES} bytes") from None
         except openai.APIConnectionError as error:
             raise self._of_connection(error) from None
         except openai.APIStatusError as error:
             raise self._of_status(error, text) from None
         finally:
-            if late or self._thread.status == 200:
+            if late or 200 <= (self._thread.status or 0) < 300:
                 account.charge(answer, most)
             else:
                 account.release()
@@ -293,27 +328,30 @@ class Client:
         choices = answer.get("choices") if answer else None
         choice = choices[0] if isinstance(choices, list) and choices else None
         for holder in (answer, choice):
-            if isinstance(holder, dict) and holder.get("error"):
-                raise self._of_error(holder["error"], text)
+            error = holder.get("error") if isinstance(holder, dict) else None
+            if error and not (isinstance(choice, dict) and errors.is_none(error)):
+                raise self._of_error(error, text)
         if answer is None or not isinstance(choice, dict):
             said = words.without(words.said(content), text, self._key)
             what = "is no JSON object" if answer is None else "has no choices"
             mend = " (check llm.base_url)" if words.is_page(content) else ""
             raise Unusable(f"the answer {what}: {said}{mend}")
-        self.served.note(answer)
+        self.served.note(answer, text)
         return {**choice, "usage": answer.get("usage")}
 
     def _of_error(self, error: Any, text: str) -> Exception:
         """What an error means that comes with status 200."""
-        said = words.said(json.dumps({"error": error}).encode())
+        content = json.dumps({"error": error}).encode()
+        said = words.said(content)
         code = error.get("code") if isinstance(error, dict) else None
         kind = error.get("type") if isinstance(error, dict) else None
-        status = int(str(code)) if str(code).isdecimal() else 0
-        if str(code) in FILTERED:
+        status = int(str(code)) if re.fullmatch("[1-5][0-9]{2}", str(code)) else 0
+        if str(code) in errors.FILTERED:
             return Filtered()
-        if not status and BUSY.search(f"{code} {kind} {said}"):
+        if not status and errors.BUSY.search(f"{code} {kind} {said}"):
             status = 503
-        return self._of(status, words.without(said, text, self._key), "200 with an error", 0.0)
+        shown = words.without(said, text, self._key)
+        return self._of(status, shown, "200 with an error", content)
 
     def _strip(self, request: Any) -> None:
         """Called before a request is sent: takes off what the library found in the environment.
@@ -323,11 +361,20 @@ class Client:
         for name in set(request.headers) - HEADERS:
             del request.headers[name]
         request.headers["authorization"] = f"Bearer {self._key or NO_KEY}"
+        request.headers["accept-encoding"] = "identity"  # unpacked it could be of any size
+        self._thread.begun = time.monotonic()
 
     def _begun(self, response: Any) -> None:
-        """Called when an answer begins, which may yet break off."""
+        """Called when an answer begins, which may yet break off.
+
+        From here on the time is that of the whole answer: the library's is that of a single wait.
+        """
         self._reached = True
         self._thread.status = response.status_code
+        seconds = response.request.extensions["timeout"]
+        left = max(self._thread.begun + seconds["read"] - time.monotonic(), 0.001)
+        response.iter_raw = partial(_bounded, response.iter_raw, time.monotonic() + left)
+        response.request.extensions["timeout"] = {**seconds, "read": left}
 
     # ---------------------------------------------------------------------- what went wrong
 
@@ -336,11 +383,15 @@ class Client:
         if cause and not self._reached:
             return ModelError(cause)
         broken = self._thread.status is not None
-        kind = cause or f"connection error ({type(error.__cause__).__name__})"
+        name = type(error.__cause__).__name__
+        kind = cause or f"connection error ({name})"
+        broke_off = name in ("RemoteProtocolError", "ReadError")
+        if broke_off and not self._reached and self._url.startswith("http://"):
+            kind += "; if the server speaks TLS, llm.base_url has to begin with https://"
         return _Again("the answer broke off" if broken else kind)
 
     def _of_status(self, error: openai.APIStatusError, text: str) -> Exception:
-        if str(error.code) in FILTERED:
+        if str(error.code) in errors.FILTERED:
             return Filtered()
         content = error.response.content
         said = words.without(words.said(content), text, self._key)
@@ -349,37 +400,30 @@ class Client:
             said = f"{said} (it may be from {proxy}; {causes.BY_PROXY})"
         if 300 <= error.status_code < 400:
             place = error.response.headers.get("location", "?").partition("?")[0]
-            said = f"it has moved to {place}"
+            scheme, mark, rest = place.rpartition("//")
+            place = scheme + mark + rest.rpartition("@")[2]  # without a password
+            said = f"it has moved to {words.without(place, text, self._key)}"
         told = retry_after(error.response.headers)
-        return self._of(error.status_code, said, str(error.status_code), told)
+        return self._of(error.status_code, said, str(error.status_code), content, told)
 
-    def _of(self, status: int, said: str, answered: str, told: float) -> Exception:
+    def _of(
+        self, status: int, said: str, answered: str, content: bytes, told: float = 0.0
+    ) -> Exception:
         """The exception for a server's words, and what its ``status`` means."""
-        if status in AGAIN or status >= 500:
+        if status == 402 or (status != 401 and errors.NO_MONEY.search(content)):
+            return ModelError(
+                f"{self.server} answered {answered}: {said} (the account is out of money, or of its"
+                " quota)"
+            )
+        if status in errors.AGAIN or status >= 500:
             if told > LONGEST_WAIT:
                 return ModelError(
                     f"{self.server} answered {answered} and wants a pause of {told:.0f} s: {said}"
                 )
             return _Again(f"{answered}: {said}", told)
-        mend = self._mend(status, said)
+        mend = errors.mend(status, said, self.endpoint.base_url, self.endpoint.key_variable)
         line = f"{self.server} answered {answered}: {said}" + (f" ({mend})" if mend else "")
-        return Refused(line, said) if status in REFUSED else ModelError(line)
-
-    def _mend(self, status: int, said: str) -> str:
-        if switch := re.search(r"\b(enable_thinking)\b", said):
-            return f"switch it off by llm.extra_body = {{ {switch[1]} = false }}"
-        if status in (401, 403):
-            variable = variable_of(self.endpoint.base_url, self.endpoint.key_variable)
-            if status == 403 and said != words.NOTHING:
-                return f"its key is in the environment variable {variable}" if variable else ""
-            if not variable:
-                return "name the environment variable with its key by llm.key_variable"
-            return f"check the key in the environment variable {variable}"
-        if status == 404 or 300 <= status < 400:
-            return "check llm.model, llm.base_url and llm.api"
-        if "context" in said.lower():
-            return "a prompt is longer than the model can read: show shorter demonstrations"
-        return "check llm.model, llm.api and llm.scores"
+        return Refused(line, content) if status in errors.REFUSED else ModelError(line)
 
 
 def _pause(state: tenacity.RetryCallState) -> float:

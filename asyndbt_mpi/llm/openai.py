@@ -3,23 +3,22 @@
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from multiprocessing.pool import ThreadPool
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 
-from asyndbt_mpi.llm.account import Account, Most
+from asyndbt_mpi.llm.account import LIKELY, Account, Most
 from asyndbt_mpi.llm.answers import Alternatives, check_not_filtered, read_alternatives, walk
-from asyndbt_mpi.llm.base import ModelError, Prompt, Scores
+from asyndbt_mpi.llm.base import ENDING, ModelError, Prompt, Scores
 from asyndbt_mpi.llm.bounds import ROUNDS, SPARE, answer_tokens, longest, most_calls
-from asyndbt_mpi.llm.client import Client, Endpoint, Filtered, Refused, Unusable
+from asyndbt_mpi.llm.client import Client, Endpoint, Filtered, Forbidden, Refused, Unusable
 from asyndbt_mpi.llm.first_tokens import FirstTokens, names_of
 from asyndbt_mpi.llm.outcomes import Outcome, Outcomes
 from asyndbt_mpi.llm.pace import Pace
 from asyndbt_mpi.llm.thinking import Thinks
 from asyndbt_mpi.llm.written import normal_form, of_answer, read_text
-
-T = TypeVar("T")
 
 GRANTED = (20, 5)
 """Alternatives to ask for: as many as OpenAI's chat API and vLLM list, or else older servers."""
@@ -29,8 +28,11 @@ TRIAL = "1 + 1 ="
 MANY = 10
 """Alternatives of which some would begin with a space, if the server spelt it."""
 
-LOOKS = 3
-"""How often a server is asked for the list of its models at the start."""
+LOOKS = (0.0, 1.0, 2.0, 4.0, 8.0)
+"""Seconds before each attempt to get the list of a server's models at the start."""
+
+NEXT_LOOK = 60.0
+"""Seconds before a server is asked again that could not give its list in the middle of a run."""
 
 
 class OpenAIModel:
@@ -63,8 +65,8 @@ class OpenAIModel:
     Raises
     ------
     ModelError
-        The key is missing, or the server refuses a first, tiny request; the model thinks before
-        it answers.
+        The key is missing, or the server refuses a first, tiny request, or has a list of models
+        that it cannot give now; the model thinks before it answers.
     """
 
     def __init__(
@@ -96,7 +98,8 @@ class OpenAIModel:
         # What the trial costs is told with the first scores.
         self._spent = Account(SPARE)
         self._alternatives = self._trial(scores)
-        self._look_behind(LOOKS)
+        self._next_look = 0.0
+        self._look_first()
         self.digest = self._client.served.digest(model)
         self.scored_by = (
             f"top {self._alternatives} log-probabilities" if self._alternatives else "answers"
@@ -136,15 +139,20 @@ class OpenAIModel:
         distinct = list(dict.fromkeys(texts))
         if not distinct:
             return Scores(np.empty((0, len(labels))), calls=0, prompt_tokens=0)
-        account = Account(self.most_calls(len(distinct), labels), self._spent)
+        each = Most(max(map(longest, distinct)), answer_tokens(labels))
+        account = Account(self.most_calls(len(distinct), labels), each, self._spent)
         self._spent = Account(0)
         rows = self._score(distinct, labels, account)
-        if self._client.served.tells_more:
-            self._look_behind()
+        self._look_again()
         if account.unmetered:
             self._outcomes.warn_once(
                 f"{self._client.server} does not say how many tokens its answers cost: each request"
                 " counts as the most that it can cost"
+            )
+        if account.exceeding:
+            self._outcomes.warn_once(
+                f"{self._client.server} counts more tokens for a request than were set aside for"
+                f" it: {LIKELY}; they are charged as it says"
             )
         self._outcomes.note(distinct, rows, labels, self._asked_for)
         nothing = np.zeros(len(labels))
@@ -182,16 +190,20 @@ class OpenAIModel:
 
     def _by_answer(self, text: str, labels: Sequence[str], account: Account) -> Outcome:
         def read(choice: Mapping[str, Any]) -> tuple[str, bool]:
-            return read_text(choice), choice.get("finish_reason") == "length"
+            # Of a continued prompt one line is read, which does not go on where another begins.
+            ended = ENDING[0] in str(choice.get("text", "")).strip()
+            return read_text(choice), choice.get("finish_reason") == "length" and not ended
 
-        answer, cut = self._ask(text, "", answer_tokens(labels), read, account)
+        tokens = answer_tokens(labels)
+        body = self._body(text, tokens, 0)
+        answer, cut = self._client.ask(body, text, read, account, Most(longest(text), tokens))
         return Outcome(of_answer(answer, labels, cut), answer)
 
     def _by_walk(self, text: str, labels: Sequence[str], account: Account) -> Outcome:
         known: dict[str, Alternatives] = {}
 
         def ask(behind: str) -> Alternatives:
-            known[behind] = self._ask(text, behind, 1, read_alternatives, account)
+            known[behind] = self._ask_for_alternatives(text, behind, account)
             return known[behind]
 
         listed: set[str] = set()
@@ -204,7 +216,7 @@ class OpenAIModel:
         alternatives: dict[str, Alternatives] = {}
 
         def first(text: str) -> Outcome:
-            alternatives[text] = self._ask(text, "", 1, read_alternatives, account)
+            alternatives[text] = self._ask_for_alternatives(text, "", account)
             return Outcome(None, alternatives[text].likeliest)
 
         rows = self._each(first, texts, account)
@@ -240,13 +252,11 @@ class OpenAIModel:
                 account.close()
         return rows
 
-    def _ask(
-        self, text: str, behind: str, tokens: int, read: Callable[[Any], T], account: Account
-    ) -> T:
-        """Ask for ``tokens`` behind the prompt ``text`` and a label's beginning."""
-        alternatives = self._alternatives if read is read_alternatives else 0
-        body = self._body(text + behind, tokens, alternatives)
-        return self._client.ask(body, text, read, account, Most(longest(text), tokens))
+    def _ask_for_alternatives(self, text: str, behind: str, account: Account) -> Alternatives:
+        """The likeliest tokens behind the prompt ``text`` and a label's beginning."""
+        body = self._body(text + behind, 1, self._alternatives)
+        read = partial(read_alternatives, number=self._alternatives)
+        return self._client.ask(body, text, read, account, Most(longest(text), 1))
 
     def _body(self, text: str, tokens: int, alternatives: int) -> dict[str, Any]:
         body: dict[str, Any] = {"max_tokens": tokens, "temperature": 0}
@@ -305,23 +315,52 @@ class OpenAIModel:
         self._spaceless = not (self._chat or spaced) and (b"" in texts or len(texts) >= MANY)
         return True
 
-    def _look_behind(self, times: int = 1) -> None:
-        """See which model is behind the address; a server that cannot say so now is asked later.
+    def _look_first(self) -> None:
+        """See which model is behind the address.
+
+        The list must be had if there is one: a worker that went without would seem to hold another
+        model than those that saw it, and would not find the answers that are kept of this one.
+
+        Raises
+        ------
+        ModelError
+            The list cannot be had.
+        """
+        for seconds in LOOKS:
+            if seconds:
+                self._sleep(seconds)
+            try:
+                return self._look_behind()
+            except ModelError as error:
+                last = error
+        raise ModelError(
+            f"{last}; so its model cannot be told from another one. See that it is well, and start"
+            " again"
+        )
+
+    def _look_again(self) -> None:
+        """See whether the model has changed, if that can be seen now; else some time later.
 
         Raises
         ------
         ModelError
             It is another one than before.
         """
-        for look in range(times):
-            if look:
-                self._sleep(1.0)
-            try:
-                entries = self._client.models()
-            except ModelError:
-                continue
-            self._client.served.list(entries, self._client.endpoint.model)
-            break
+        if not self._client.served.tells_more or time.monotonic() < self._next_look:
+            return
+        try:
+            entries = self._client.models()
+        except ModelError:
+            self._next_look = time.monotonic() + NEXT_LOOK
+            return
+        self._client.served.list(entries, self._client.endpoint.model)
+
+    def _look_behind(self) -> None:
+        try:
+            entries = self._client.models()
+        except Forbidden:
+            entries = None  # as where there is no list: this will not change
+        self._client.served.list(entries, self._client.endpoint.model)
 
     @property
     def _asked_for(self) -> Literal["answers", "first tokens", "tokens"]:

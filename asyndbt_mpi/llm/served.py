@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
 
+from asyndbt_mpi.llm import words
 from asyndbt_mpi.llm.base import ModelError
 
 STABLE = ("id", "root", "parent", "digest", "hf_repo", "quantization")
@@ -26,10 +27,12 @@ class Served:
     answer on; what counts is that it does not change.
     """
 
-    def __init__(self, server: str) -> None:
+    def __init__(self, server: str, key: str = "") -> None:
         self._server = server
+        self._key = key
         self._lock = threading.Lock()
         self._answers: dict[str, str] = {}
+        self._shown: dict[str, str] = {}
         self._listed: dict[str, Any] = {}
         self._told = False
 
@@ -53,8 +56,10 @@ class Served:
         known = json.dumps([model, told], sort_keys=True, default=str)
         return blake2b(known.encode(), digest_size=16).hexdigest()
 
-    def note(self, answer: Mapping[str, Any]) -> None:
+    def note(self, answer: Mapping[str, Any], text: str) -> None:
         """Take in what an ``answer`` says; what it runs on may change, with one warning.
+
+        Neither quotes the prompt ``text``, nor the key, whatever the answer does.
 
         Raises
         ------
@@ -65,18 +70,21 @@ class Served:
             value = answer.get(name)
             if not (isinstance(value, str) and value):
                 continue
+            if self._answers.get(name) == value:
+                continue
+            now = words.without(value, text, self._key)
             with self._lock:
-                before = self._answers.setdefault(name, value)
-                differs = before != value
+                differs = self._answers.setdefault(name, value) != value
+                before = self._shown.setdefault(name, now)
                 first = differs and not self._told
                 self._told |= differs
             if differs and name == MODEL:
-                self._refuse(f"{name} {before!r}", f"{value!r}")
+                self._refuse(f"{name} {before!r}", f"{now!r}")
             if first:
                 # Some services have it change from answer to answer: no reason to end a run.
                 warnings.warn(
                     f"{self._server}: the model runs on something else than before, by its"
-                    f" {name}: {before!r} at first, {value!r} now; its answers may differ a little",
+                    f" {name}: {before!r} at first, {now!r} now; its answers may differ a little",
                     stacklevel=2,
                 )
 
@@ -86,17 +94,20 @@ class Served:
         Raises
         ------
         ModelError
-            It said otherwise before.
+            It said otherwise before, or does not list the model any more.
         """
-        named = [each for each in entries or () if _is_called(each, model)]
+        named = [each for each in entries or () if is_called(each, model)]
         if not named and entries is not None and len(entries) == 1:
             named = [entries[0]]  # the only one, which such servers take whatever it is called
         if not named:
+            if self._listed and entries is not None:
+                self._refuse(f"{self._listed.get('id', model)!r} in its list of models", "none")
             return
         listed = _stable(named[0])
         if self._listed and listed != self._listed:
-            old, new = _differing(self._listed, listed)
-            self._refuse(old, new)
+            self._refuse(
+                *(words.without(each, "", self._key) for each in _differing(self._listed, listed))
+            )
         self._listed = listed
 
     def _refuse(self, before: str, now: str) -> None:
@@ -107,7 +118,8 @@ class Served:
         )
 
 
-def _is_called(entry: Mapping[str, Any], model: str) -> bool:
+def is_called(entry: Mapping[str, Any], model: str) -> bool:
+    """Whether an ``entry`` of a server's list is that of ``model``, by its name or another one."""
     aliases = entry.get("aliases")
     return entry.get("id") == model or (isinstance(aliases, list) and model in aliases)
 

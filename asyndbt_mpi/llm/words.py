@@ -1,15 +1,25 @@
 """What a server says of itself in an error, in one line that quotes neither prompt nor key."""
 
+import html
 import json
+import re
+from base64 import b64encode
 from collections.abc import Mapping
 from html.parser import HTMLParser
 from typing import Any
+from urllib.parse import unquote
 
 MESSAGE = 200
 """Characters of somebody else's words that are passed on."""
 
+LOOKED_AT = 2000
+"""Characters of a message that are looked through: more than the shown ones can stand for."""
+
 QUOTED_TEXT, QUOTED_KEY = 16, 4
 """Characters in a row that are taken for a quotation of a prompt, or of the key."""
+
+QUOTED_EVEN_KEY, QUOTED_CODED = 8, 8
+"""Of a key with other characters between its own, and of one in base64."""
 
 NOTHING = "no message"
 
@@ -30,16 +40,49 @@ def said(content: bytes) -> str:
 
 
 def without(message: str, text: str, key: str) -> str:
-    """The message, cut to `MESSAGE` characters, if it quotes neither the prompt nor the key."""
-    if quotes(_even(message), _even(text), QUOTED_TEXT):
+    """The message in one line of `MESSAGE` characters, if it quotes neither the prompt nor the key.
+
+    Quotations are also found where they are escaped as in JSON, Python, HTML or an address, and
+    where there are other characters between letters and digits; of the key also in base64.
+    Characters that a terminal might obey are replaced.
+    """
+    message = message[:LOOKED_AT]
+    if _is_quoted(message, text, QUOTED_TEXT):
         return "(a message that quotes the prompt)"
-    words = ["[key]" if quotes(word, key, QUOTED_KEY) else word for word in message.split()]
-    return " ".join(words)[:MESSAGE]
+    line = " ".join("[key]" if _tells(word, key) else word for word in message.split())
+    if _is_quoted(line, key, QUOTED_EVEN_KEY):
+        return "(a message that quotes the key)"
+    return "".join(each if each.isprintable() else "\ufffd" for each in line[:MESSAGE])
+
+
+def _is_quoted(message: str, secret: str, length: int) -> bool:
+    """Whether so many letters and digits of the secret are in any reading of the message."""
+    even = _even(secret)
+    return any(quotes(_even(each), even, length) for each in _readings(message))
+
+
+def _tells(word: str, key: str) -> bool:
+    """Whether a word has a part of the key, as it is or in base64."""
+    if quotes(word, key, QUOTED_KEY):
+        return True
+    # Three bytes are four characters: by what stands before the key there are three spellings.
+    coded = (b64encode(b"\0" * shift + key.encode()).decode() for shift in range(3) if key)
+    return any(quotes(word, each.rstrip("=")[4:-1], QUOTED_CODED) for each in coded)
+
+
+def _readings(message: str) -> list[str]:
+    """A message as it is, and without the escapes of JSON, Python, HTML and addresses."""
+    plain = html.unescape(unquote(message))
+    signs = re.sub(r"\\u([0-9a-fA-F]{4})", lambda found: chr(int(found[1], 16)), message)
+    signs = re.sub(r"\\[nrt]", " ", signs)
+    hexadecimal = re.sub(r"\\x([0-9a-fA-F]{2})", r"%\1", re.sub(r"\\[nrt]", " ", message))
+    paired = signs.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return [message, plain, paired, unquote(hexadecimal), unquote(hexadecimal, "latin-1")]
 
 
 def _even(text: str) -> str:
-    """Text without what a quotation may change: spaces, upper and lower case."""
-    return " ".join(text.split()).casefold()
+    """Text without what a quotation may change: all but letters and digits, and their case."""
+    return "".join(each for each in text.casefold() if each.isalnum())
 
 
 def quotes(message: str, secret: str, length: int) -> bool:
@@ -102,7 +145,10 @@ class _Page(HTMLParser):
 
 def _of_page(text: str) -> str:
     page = _Page()
-    page.feed(text)
-    page.close()
+    try:
+        page.feed(text)
+        page.close()
+    except Exception:  # html.parser is not made for all that begins with "<"
+        page.title, page.text = "", re.sub(r"<[^<>]*>?", " ", text)
     words = " ".join((page.title.strip() or page.text).split())
     return f"a web page: {words}" if words else "a web page without words"

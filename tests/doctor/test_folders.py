@@ -198,6 +198,7 @@ def server() -> Iterator[ThreadingHTTPServer]:
         ((200, b'{"data": [{"id": "mine"}]}'), OK, "answers, and has mine"),
         ((200, b'{"data": [{"id": "other"}]}'), WARNING, "its list has no mine (it has: other)"),
         ((200, b'{"data": [{"id": "x", "aliases": ["mine"]}]}'), OK, "answers, and has mine"),
+        ((200, b'{"data": [{"id": "mine", "aliases": 5}]}'), OK, "answers, and has mine"),
         ((200, b"{}"), OK, "does not list its models"),
         ((404, b"{}"), OK, "does not list its models"),
         ((200, b"hello"), PROBLEM, "does not list its models, but answers: hello"),

@@ -16,7 +16,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -73,8 +73,9 @@ class Manners:
     ``older``: completions have the format of OpenAI's older models, or llama.cpp's.
     ``body`` stands in place of JSON in errors. ``says`` is what it writes, whatever it is asked,
     ``beside`` what else its messages have. ``spelt`` is how it spells tokens. ``refuses`` are
-    parameters that it does not take, and its words. ``models`` is its list of them, and ``name``
-    what its answers say.
+    parameters that it does not take, and its words. ``models`` is its list of them, which as often
+    as ``unlisted`` says comes with an error instead ("hangs": so late that nobody waits), and
+    ``name`` what its answers say. ``status`` is that of answers, ``counts`` what stands in their usage.
     """
 
     faults: list[str] = field(default_factory=list)
@@ -94,8 +95,11 @@ class Manners:
     spelt: Literal["", "bpe", "sentencepiece", "spaceless", "capitals"] = ""
     refuses: dict[str, str] = field(default_factory=dict)
     models: list[dict[str, Any]] | None = None
+    unlisted: list[str] = field(default_factory=list)
     name: str = ""
     fingerprint: str = ""
+    status: int = 200
+    counts: dict[str, Any] = field(default_factory=dict)
 
 
 def spell(token: str, how: str) -> str:
@@ -119,6 +123,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), Handler)
         self.manners = manners
         self.asked: list[dict[str, Any]] = []
+        self.looks = 0
         self.headers: list[Message] = []
         self.done: list[str] = []
         self.busy = self.busiest = 0
@@ -178,6 +183,15 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         models = self.server.manners.models
+        self.server.looks += 1
+        if self.server.manners.unlisted:
+            how = self.server.manners.unlisted.pop(0)
+            if how == "hangs":
+                time.sleep(self.server.manners.slow)
+                self.close_connection = True
+                return
+            self.send(int(how), b'{"error": "the list is being made"}')
+            return
         content = json.dumps({"object": "list", "data": models}).encode()
         self.send(404 if models is None else 200, b"{}" if models is None else content)
 
@@ -205,6 +219,13 @@ class Handler(BaseHTTPRequestHandler):
         manners = self.server.manners
         if what == "slow":
             time.sleep(manners.slow)
+            self.close_connection = True
+        elif what == "drips":
+            self.send(200, b" ", length=10_000)
+            with suppress(OSError):
+                for _ in range(100):
+                    time.sleep(0.1)
+                    self.wfile.write(b" ")
             self.close_connection = True
         elif what == "closed":
             self.close_connection = True
@@ -235,7 +256,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.send(400, b'{"error": {"message": "too many logprobs"}}')
             else:
                 content = json.dumps(self.answer(body, prompt, chat, what == "refusal")).encode()
-                self.send(200, content)
+                self.send(manners.status, content)
         else:
             self.send(200, what.encode())
 
@@ -274,7 +295,8 @@ class Handler(BaseHTTPRequestHandler):
         return answer
 
     def usage(self, prompt: str, completion: int) -> dict[str, int]:
-        return {"prompt_tokens": len(prompt.split()), "completion_tokens": completion}
+        counted = {"prompt_tokens": len(prompt.split()), "completion_tokens": completion}
+        return counted | self.server.manners.counts
 
     def send(
         self,

@@ -399,3 +399,24 @@ def test_thoughts_beside_an_answer_that_is_not_there(
     message = {"content": text, name: "Okay, so the user"}
     with pytest.raises(Thinks):
         read_alternatives({"message": message, "logprobs": logprobs or None})
+
+
+@given(
+    values=st.lists(st.floats(-20, -3.2), min_size=3, max_size=20, unique=True),
+    written=st.floats(-60, -20.1),
+)
+def test_the_written_token_that_is_listed_besides_bounds_no_other_one(
+    values: list[float], written: float
+) -> None:
+    top = {f" w{number}": value for number, value in enumerate(values)}
+    choice = {"logprobs": {"tokens": [" z"], "top_logprobs": [top | {" z": written}]}}
+    found = read_alternatives(choice, number=len(values))
+    left = 1 - sum(map(math.exp, [*values, written]))
+    assert found.unlisted == pytest.approx(max(min(math.exp(min(values)), left), LEAST), rel=1e-6)
+    assert read_alternatives(choice, number=20).unlisted <= found.unlisted
+
+
+@pytest.mark.parametrize("value", [-(10**400), 10**400])
+def test_a_number_beyond_all_floats_is_unusable(value: int) -> None:
+    with pytest.raises(Unusable):
+        read_alternatives({"logprobs": {"tokens": [" a"], "top_logprobs": [{" a": value}]}})

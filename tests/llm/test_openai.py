@@ -1,3 +1,5 @@
+import base64
+import json
 import math
 import ssl
 import subprocess
@@ -7,14 +9,19 @@ import warnings
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from asyndbt_mpi.assemble import Place, check_server, language_model
 from asyndbt_mpi.config import ConfigurationError, load, parse
+from asyndbt_mpi.llm import causes, words
 from asyndbt_mpi.llm.base import LEAST_ANSWER, ModelError, Prompt
 from asyndbt_mpi.llm.bounds import SPARE
 from asyndbt_mpi.llm.cache import CachedModel
@@ -175,9 +182,11 @@ def test_answers_are_read(server: Server) -> None:
             scores = model.label_log_probabilities(PROMPTS, labels)
         for text, row in zip(TEXTS, scores.log_probabilities, strict=True):
             answer = write(text, LEAST_ANSWER)
+            cut = True
             if api == "completion":
-                answer = answer.strip().partition("\n")[0]
-            named = label_of(answer, labels, cut=True)
+                answer, another_line, _ = answer.strip().partition("\n")
+                cut = not another_line
+            named = label_of(answer, labels, cut)
             if named is None:
                 np.testing.assert_allclose(row, -math.log(len(labels)))
             else:
@@ -389,6 +398,27 @@ def test_pauses_grow(server: Server) -> None:
         assert 0.5 * 2**number <= seconds <= 0.5 * 2**number + 1
 
 
+def test_an_answer_that_drips_in_ends_with_the_timeout(server: Server) -> None:
+    model = connect(server, timeout=0.5, attempts=1)
+    server.manners.faults = ["drips"]
+    begun = time.monotonic()
+    with pytest.raises(ModelError, match=r"no answer within 0\.5 s"):
+        model.label_log_probabilities(PROMPTS[:1], LABELS)
+    assert time.monotonic() - begun < 2
+
+
+@pytest.mark.parametrize("status", ["200", "500"])
+def test_an_answer_without_end_is_unusable(
+    server: Server, status: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asyndbt_mpi.llm.client.MOST_BYTES", 10_000)
+    model = connect(server, attempts=2)
+    server.manners.body = "x" * 20_000
+    server.manners.faults = [status if status != "200" else server.manners.body] * 2
+    with pytest.raises(ModelError, match="2 attempts, the last: the answer is longer than 10000 b"):
+        model.label_log_probabilities(PROMPTS[:1], LABELS)
+
+
 def test_an_error_of_one_prompt_calls_off_the_others(server: Server) -> None:
     model = connect(server, concurrency=2)
     server.manners.seconds = 0.05
@@ -421,6 +451,7 @@ BODIES = {
     "<!doctype html><style>p {}</style><body><h1>Too</h1><p>long</p>": "a web page: Too long",
     "<html></html>": "a web page without words",
     "too long\nby far": "too long by far",
+    "<![foo[ <b>too long</b> by far": "a web page: too long by far",
     "{": "{",
     "": "no message",
     "null": "no message",
@@ -452,6 +483,70 @@ def test_a_servers_words_never_quote_the_prompt(server: Server, body: str) -> No
         assert ("quotes the prompt" in str(caught.value)) == ("Keller" in body)
 
 
+UMLAUTS = "Überprüfung: Ärger über öde Süßspeisen, 这部电影真的很好看我非常喜欢这部电影每个人\nHmm"
+
+QUOTATIONS = {
+    "json": lambda text: json.dumps({"p": json.dumps(text)}),
+    "repr of bytes": lambda text: repr(text.encode()),
+    "repr": repr,
+    "html": lambda text: "".join(f"&#{ord(each)};" for each in text),
+    "address": quote,
+    "underscores": lambda text: text.replace(" ", "_").upper(),
+    "words": lambda text: " | ".join(text.split()),
+}
+
+
+@pytest.mark.parametrize("how", QUOTATIONS)
+@pytest.mark.parametrize(
+    "text", [PRIVATE, UMLAUTS, "😀 what a day it was, truly, said nobody ever"]
+)
+def test_a_quotation_of_the_prompt_is_found_however_it_is_written(how: str, text: str) -> None:
+    quotation = QUOTATIONS[how](text)
+    assert "quotes the prompt" in words.without(f"bad input: {quotation} here", text, "")
+    harmless = words.without(f"bad input: {quotation}"[:14], text, "")
+    assert harmless.startswith("bad input: ")
+
+
+@pytest.mark.parametrize("shift", ["", "u", "us"])
+def test_a_key_is_found_in_base64_and_between_other_signs(shift: str) -> None:
+    coded = base64.b64encode(f"{shift}{KEY}".encode()).decode()
+    assert words.without(f"Basic {coded} is wrong", "", KEY) == "Basic [key] is wrong"
+    assert words.without(" ".join(KEY), "", KEY) == "(a message that quotes the key)"
+    assert words.without("-".join(KEY), "", KEY) == "(a message that quotes the key)"
+    assert words.without("nothing of the kind", "", KEY) == "nothing of the kind"
+
+
+@given(st.text(st.characters(codec=None), max_size=50))
+def test_what_is_shown_is_printable(message: str) -> None:
+    assert words.without(message, "", "").isprintable()
+
+
+@pytest.mark.parametrize("what", ["Location", "name", "fingerprint"])
+@pytest.mark.parametrize("secret", [KEY, PRIVATE, "\x1b[2J\ud800"])
+def test_no_word_of_a_server_tells_a_secret(server: Server, what: str, secret: str) -> None:
+    model = connect(server, api="chat")
+    if what == "Location":
+        shown = "".join(each if each.isalnum() else "_" for each in secret)
+        server.manners.headers = {"Location": f"https://u:pw@x.example/{shown}"}
+        server.manners.faults = ["302"]
+    else:
+        server.manners.fingerprint = "fp_1"
+        server.manners.says = "good"
+        model.label_log_probabilities(PROMPTS, ["good", "bad"])
+        setattr(server.manners, what, secret)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        try:
+            model.label_log_probabilities([Prompt("", PRIVATE)], ["good", "bad"])
+            said = ""
+        except ModelError as error:
+            said = str(error)
+    said += " ".join(str(one.message) for one in told)
+    assert "moved" in said or "before" in said
+    assert said.isprintable()
+    assert not any(part in said for part in ("Keller", "very-secret", "zq81", "pw@"))
+
+
 WITHIN_200 = {
     '{"error": {"message": "model is overloaded", "code": 502}}': (True, "model is overloaded"),
     '{"error": {"message": "x", "type": "overloaded_error"}}': (True, "with an error: x"),
@@ -461,6 +556,8 @@ WITHIN_200 = {
     '{"error": {"message": "no such model", "code": 404}}': (False, r"no such model \(check"),
     '{"error": "quota is used up"}': (False, "answered 200 with an error: quota is used up"),
     '{"detail": "nothing here"}': (True, "has no choices: nothing here"),
+    '{"error": {"message": "odd", "code": "' + "9" * 5000 + '"}}': (False, "with an error: odd"),
+    '{"error": {"message": "odd", "code": "²"}}': (False, "with an error: odd"),
     "<html><title>Log in</title></html>": (True, r"page: Log in \(check llm\.base_url\)"),
 }
 
@@ -478,6 +575,34 @@ def test_an_error_that_comes_as_an_answer(server: Server, answer: str) -> None:
     with pytest.raises(ModelError, match=told):
         model.label_log_probabilities(PROMPTS[:1], [" good", " bad"])
     assert len(server.manners.faults) == (0 if passes else 2)
+
+
+NO_MONEY = {
+    "402": '{"error": {"message": "Insufficient Balance"}}',
+    "429": '{"error": {"message": "You exceeded your quota", "code": "insufficient_quota"}}',
+    "403": '{"error": {"message": "In arrears", "type": "Arrearage"}}',
+    "200": '{"error": {"message": "no credits", "code": 402}}',
+}
+
+
+@pytest.mark.parametrize("status", NO_MONEY)
+def test_an_account_without_money_is_not_tried_again(server: Server, status: str) -> None:
+    sleeps = Sleeps()
+    model = connect(server, sleep=sleeps, concurrency=1)
+    server.manners.body = NO_MONEY[status]
+    server.manners.faults = [NO_MONEY[status] if status == "200" else status]
+    with pytest.raises(ModelError, match=rf"answered {status}.*out of money, or of its quota"):
+        model.label_log_probabilities(PROMPTS[:1], LABELS)
+    assert not sleeps
+
+
+@pytest.mark.parametrize("error", ['{"code": 0, "message": "ok"}', "null", '{"code": null}', "{}"])
+def test_an_error_that_is_none(server: Server, error: str) -> None:
+    model = connect(server, scores="answers", attempts=1)
+    usage = '"usage": {"prompt_tokens": 1, "completion_tokens": 1}'
+    server.manners.faults = [f'{{"choices": [{{"text": "good"}}], "error": {error}, {usage}}}']
+    found = model.label_log_probabilities(PROMPTS[:1], [" good", " bad"])
+    assert found.unrecognised == 0
 
 
 def test_an_answer_with_a_filters_code_is_a_refusal(server: Server) -> None:
@@ -535,8 +660,9 @@ def test_what_a_proxy_says_is_said_to_be_of_it(
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", server.url.removesuffix("/v1"))
     server.manners.body, server.manners.faults = body, [status]
-    with pytest.raises(ModelError, match=rf"{told} \(it may be from the proxy .* HTTP_PROXY"):
+    with pytest.raises(ModelError, match=rf"{told} \(it may be from .* HTTP_PROXY") as caught:
         connect(server, base_url="http://node7.cluster:8000/v1", attempts=1)
+    assert ("user and password" in str(caught.value)) == (status == "407")
 
 
 @pytest.mark.usefixtures("proxied")
@@ -560,6 +686,24 @@ def test_a_proxy_or_certificates_that_cannot_be_used(
         connect(server, base_url="https://node7/v1")
 
 
+@pytest.mark.usefixtures("proxied")
+def test_a_proxy_of_a_kind_that_needs_a_package(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if find_spec("socksio"):
+        pytest.skip("needs an environment without socksio")
+    monkeypatch.setenv("HTTP_PROXY", "socks5://127.0.0.1:9")
+    with pytest.raises(ModelError, match=r"HTTP_PROXY cannot be used without socksio: .*install"):
+        connect(server)
+
+
+def test_a_server_that_wants_tls(server: Server) -> None:
+    server.manners.body = "<title>400 The plain HTTP request was sent to HTTPS port</title>"
+    server.manners.faults = ["400"] * 3
+    with pytest.raises(ModelError, match=r"llm\.base_url may have to begin with https://"):
+        connect(server)
+
+
 def test_a_server_without_tls(server: Server) -> None:
     url = server.url.replace("http:", "https:")
     with pytest.raises(ModelError, match=r"does not speak TLS: llm\.base_url may .* http://"):
@@ -581,11 +725,44 @@ def test_a_certificate_that_nobody_has_signed(
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     server.socket = context.wrap_socket(server.socket, server_side=True)
+    with pytest.raises(ModelError, match=r"if the server speaks TLS, llm\.base_url .* https://"):
+        connect(server)
     url = f"https://localhost:{server.server_address[1]}/v1"
     with pytest.raises(ModelError, match=r"certificate of localhost:\d+ is not trusted.*SSL_CERT"):
         connect(server, base_url=url)
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     connect(server, base_url=url)
+
+
+@pytest.mark.usefixtures("proxied")
+@pytest.mark.parametrize("value", ["http://[bad", "[bad", "http://me:secret@[bad"])
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "ALL_PROXY"])
+def test_a_proxy_that_is_no_address(
+    server: Server, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ModelError, match=f"which is no address.*{variable} ") as caught:
+        connect(server)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["....", "a" * 300, "x" * 64 + ".org"])
+def test_a_name_that_no_server_can_have(server: Server, host: str) -> None:
+    with pytest.raises(ModelError, match=r"llm\.base_url"):
+        connect(server, base_url=f"http://{host}/v1")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "through"), [("https", ""), ("https", "the proxy p"), ("http", "the proxy p")]
+)
+def test_whose_certificate_is_not_trusted(
+    monkeypatch: pytest.MonkeyPatch, scheme: str, through: str
+) -> None:
+    monkeypatch.setattr(causes, "proxy_of", lambda url: through)
+    error = ssl.SSLCertVerificationError("CERTIFICATE_VERIFY_FAILED")
+    told = causes.of_connection(error, f"{scheme}://node7/v1") or ""
+    assert ("the proxy p" in told) == bool(through)
+    assert ("node7" in told) == (scheme == "https")
 
 
 def test_nobody_at_that_address(server: Server) -> None:
@@ -618,6 +795,8 @@ USELESS_COUNTS = (
     '"usage": {"prompt_tokens": 0, "completion_tokens": 0}',
     '"usage": {"prompt_tokens": -3}',
     '"usage": {"prompt_tokens": "7"}',
+    f'"usage": {{"prompt_tokens": {10**18}, "completion_tokens": 1}}',
+    f'"usage": {{"prompt_tokens": {10**400}, "completion_tokens": {10**400}}}',
 )
 
 
@@ -657,6 +836,46 @@ def test_what_may_have_been_billed_is_charged(server: Server, fault: str) -> Non
     found = model.label_log_probabilities(PROMPTS[:1], [" good", " bad"])
     # Besides the first try, of four words, which was told before.
     assert found.prompt_tokens == before.prompt_tokens - 4 + model.longest(TEXTS[0])
+
+
+@pytest.mark.parametrize("status", [200, 201, 203, 206])
+def test_every_answer_that_is_used_is_charged(server: Server, status: int) -> None:
+    server.manners.status = status
+    found = connect(server).label_log_probabilities(PROMPTS, [" good", " bad"])
+    assert found.calls == len(server.done) == len(PROMPTS) + 1
+    assert found.completion_tokens == found.calls
+
+
+@pytest.mark.parametrize("counts", [{"prompt_tokens": 90}, {"completion_tokens": 2}])
+def test_more_tokens_than_were_set_aside_are_charged_with_one_warning(
+    server: Server, counts: dict[str, int]
+) -> None:
+    server.manners.says = "good"
+    model = connect(server, api="chat")
+    model.label_log_probabilities(PROMPTS, [" good", " bad"])
+    server.manners.counts = counts
+    with pytest.warns(UserWarning, match=r"counts more tokens .* system prompt") as told:
+        found = [model.label_log_probabilities(PROMPTS, [" good", " bad"]) for _ in range(2)][1]
+    assert sum("more tokens" in str(one.message) for one in told) == 1
+    for name, value in counts.items():
+        assert getattr(found, name) == value * len(PROMPTS)
+
+
+@pytest.mark.parametrize("counts", [{"prompt_tokens": 3000}, {"completion_tokens": 4096}])
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_what_was_set_aside_for_a_call_is_overdrawn_by_requests_under_way_at_most(
+    server: Server, counts: dict[str, int], concurrency: int
+) -> None:
+    server.manners.says = "good"
+    model = connect(server, api="chat", concurrency=concurrency)
+    server.manners.counts = counts
+    prompts = [Prompt("", f"{number:03d}") for number in range(200)]
+    [(name, each)] = counts.items()
+    calls = model.most_calls(len(prompts), [" good", " bad"])
+    aside = calls * (model.longest("000") if name == "prompt_tokens" else LEAST_ANSWER)
+    with pytest.raises(ModelError, match=r"tokens in \d+ requests, .* not keep to max_tokens"):
+        model.label_log_probabilities(prompts, [" good", " bad"])
+    assert (len(server.done) - 1) * each <= aside + (concurrency + 1) * each
 
 
 def test_no_prompt_has_more_tokens_than_bytes(server: Server) -> None:
@@ -813,6 +1032,52 @@ def test_another_model_under_the_same_name(server: Server) -> None:
         model.label_log_probabilities(PROMPTS, LABELS)
 
 
+def test_a_model_that_is_listed_no_more(server: Server) -> None:
+    server.manners.models = [LISTED]
+    model = connect(server)
+    server.manners.models = [{"id": "other"}, {"id": "third"}]
+    with pytest.raises(ModelError, match=r"'toy' in its list of models before, none now"):
+        model.label_log_probabilities(PROMPTS, LABELS)
+
+
+@pytest.mark.parametrize("how", ["500", "200", "429"])
+def test_workers_hold_the_same_model_however_often_the_list_fails(server: Server, how: str) -> None:
+    server.manners.models = [LISTED]
+    expected = connect(server).digest
+    server.manners.unlisted = [how] * 3
+    assert connect(server).digest == expected
+    server.manners.unlisted = [how] * 100
+    with pytest.raises(ModelError, match=r"the list is being made.* cannot be told from another"):
+        connect(server)
+
+
+@pytest.mark.parametrize("how", ["401", "403", "404", "405", "501"])
+def test_a_server_may_show_no_list(server: Server, how: str) -> None:
+    expected = connect(server).digest
+    server.manners.unlisted = [how]
+    assert connect(server).digest == expected
+
+
+@pytest.mark.parametrize("how", ["500", "hangs"])
+def test_a_list_that_fails_in_the_middle_is_looked_at_later(
+    server: Server, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.manners.models = [LISTED]
+    model = connect(server, timeout=0.3)
+    server.manners.slow, server.manners.unlisted = 0.6, [how]
+    looks = server.looks
+    for _ in range(3):
+        model.label_log_probabilities(PROMPTS, LABELS)
+    assert server.looks == looks + 1
+    monkeypatch.setattr("asyndbt_mpi.llm.openai.NEXT_LOOK", 0.0)
+    model = connect(server, timeout=0.3)
+    server.manners.unlisted = [how]
+    model.label_log_probabilities(PROMPTS, LABELS)
+    server.manners.models = [LISTED | {"root": "/elsewhere"}]
+    with pytest.raises(ModelError, match="another model"):
+        model.label_log_probabilities(PROMPTS, LABELS)
+
+
 def test_what_a_model_runs_on_may_change_with_a_warning(server: Server) -> None:
     server.manners.fingerprint = "fp_1"
     model = connect(server)
@@ -877,6 +1142,62 @@ def test_a_parameter_that_is_not_taken_is_given_otherwise(
     assert taken.get("max_completion_tokens") == (1 if "max_tokens" in names else None)
     assert taken.get("temperature") == (None if "temperature" in names else 0)
     assert found.calls == expected.calls
+
+
+LISTS_WHAT_IT_TAKES = {
+    "sentence": (
+        '{"error": {"message": "Unsupported parameter: \'logprobs\'. Supported parameters: model,'
+        ' messages, max_tokens, temperature, top_p."}}'
+    ),
+    "serde": (
+        "Failed to deserialize the JSON body: unknown field `logprobs`, expected one of `model`,"
+        " `messages`, `temperature`, `max_tokens`"
+    ),
+    "param": (
+        '{"error": {"message": "Only max_tokens and temperature are supported, not this",'
+        ' "param": "top_logprobs"}}'
+    ),
+    "loc": (
+        '{"detail": [{"loc": ["body", "logprobs"], "msg": "Extra inputs are not permitted"},'
+        ' {"loc": ["body", "temperature"], "msg": "see above; max_tokens"}]}'
+    ),
+    "plain": "unsupported: logprobs (known are max_tokens, temperature)",
+}
+
+
+@pytest.mark.parametrize("form", LISTS_WHAT_IT_TAKES)
+def test_what_is_listed_behind_a_refused_parameter_is_not_refused(
+    server: Server, form: str
+) -> None:
+    server.manners.body = LISTS_WHAT_IT_TAKES[form]
+    server.manners.faults = ["422", "400", "answer"]
+    server.manners.says = "good"
+    with pytest.warns(UserWarning, match="gives no log-probabilities") as told:
+        model = connect(server, api="chat")
+    assert not any("temperature" in str(one.message) for one in told)
+    model.label_log_probabilities(PROMPTS, [" good", " bad"])
+    assert all({"max_tokens", "temperature"} <= set(body) for body in server.asked)
+    assert len(server.asked) == 3 + len(PROMPTS)
+
+
+def test_a_parameter_of_extra_body_is_not_taken_for_another_one(server: Server) -> None:
+    server.manners.refuses = {"seed": "unknown field `seed`, expected `temperature`, `max_tokens`"}
+    with pytest.raises(ModelError, match="unknown field `seed`"):
+        connect(server, extra_body={"seed": 1})
+    assert all({"max_tokens", "temperature"} <= set(body) for body in server.asked)
+
+
+def test_what_did_not_help_is_not_kept(server: Server) -> None:
+    server.manners.body = NOT_TAKEN["temperature"]
+    server.manners.faults = ["400", "404"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        with pytest.raises(ModelError, match="404"):
+            connect(server)
+        server.manners.faults = ["400", "422"]
+        model = connect(server, api="chat", scores="auto")
+    model.label_log_probabilities(PROMPTS, [" good", " no"])
+    assert server.asked[-1]["temperature"] == 0
 
 
 def test_answers_that_may_vary_are_warned_of_once(server: Server) -> None:
