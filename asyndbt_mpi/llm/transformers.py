@@ -309,8 +309,8 @@ class TransformersModel:
     ) -> bool:
         """Whether ``scores`` (n, U) are those of one pass for each whole text.
 
-        Compared are the prompt number ``furthest``, the longest and the shortest one, if the pass
-        was wider, a prompt longer or shorter or a label longer than any compared before.
+        Compared are the prompt number ``furthest`` if the pass was wider than any compared before,
+        the longest one if it is longer or a label is, and the shortest one if it is shorter.
 
         Raises
         ------
@@ -320,12 +320,15 @@ class TransformersModel:
         lengths = [len(prompt) for prompt in prompts]
         longest, shortest = int(np.argmax(lengths)), int(np.argmin(lengths))
         reach = width, lengths[longest], max(map(len, labels)), -lengths[shortest]
-        if all(new <= old for new, old in zip(reach, self._compared, strict=True)):
+        of_each = furthest, longest, longest, shortest
+        both = zip(of_each, reach, self._compared, strict=True)
+        compared = sorted({number for number, new, old in both if new > old})
+        if not compared:
             return True
         first = scores[furthest]
         # The likeliest label, the least likely one and the longest.
         some = {int(first.argmax()), int(first.argmin()), int(np.argmax([*map(len, labels)]))}
-        compared, chosen = sorted({furthest, longest, shortest}), sorted(some)
+        chosen = sorted(some)
         whole = self._whole_texts([prompts[n] for n in compared], [labels[u] for u in chosen])
         ours = normalised(scores[np.ix_(compared, chosen)])
         if not np.abs(ours - whole).max() <= BOUNDS[self._dtype]:  # NaN is a difference, too
