@@ -29,6 +29,8 @@ VOCABULARY = [
     *("good", "bad", "yes", "no", "positive", "negative", ".", "\n", "the", " the"),
 ]
 END = ("\n", ".")
+WORDS = ("good", "bad", "yes", "no", "positive", "negative")
+"""Behind which the model writes no more."""
 
 FAULTS = ("429", "500", "slow", "truncated", "malformed", "no choices", "closed")
 RUDENESS = 0.3
@@ -59,7 +61,7 @@ def write(text: str, tokens: int) -> str:
     for _ in range(tokens):
         token = likeliest(text + written, 1)[0][0]
         written += token
-        if token in END:
+        if token in END or token.strip() in WORDS:
             break
     return written
 

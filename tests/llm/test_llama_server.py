@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from asyndbt_mpi.llm.account import Account
-from asyndbt_mpi.llm.answers import Alternatives, read_alternatives, walk
+from asyndbt_mpi.llm.answers import Alternatives, walk
 from asyndbt_mpi.llm.base import ModelError, Prompt
 from asyndbt_mpi.llm.openai import OpenAIModel
 from asyndbt_mpi.llm.transformers import TransformersModel
@@ -111,7 +111,7 @@ def test_a_label_that_is_not_listed_scores_no_less_than_it_has(url: str) -> None
         truth = {one["token"]: one["logprob"] for one in listed["top_logprobs"]}
 
         def ask(behind: str, text: str = text) -> Alternatives:
-            return connect(url)._ask(text, behind, 1, read_alternatives, Account(1))
+            return connect(url)._ask_for_alternatives(text, behind, Account(1))
 
         for label, value in zip(labels, walk(labels, ask), strict=True):
             assert value >= truth[label] - 0.01
