@@ -49,9 +49,9 @@ class TransformersModel:
     The log-probability of a label is that of its tokens behind the prompt's, both tokenised as
     one text (see `tokens`), normalised over the labels.  What prompts of one context share goes
     through the network once, and the rest side by side, where that gives the same numbers as one
-    pass for each whole text: this is compared when the model is loaded, and whenever a pass is
-    wider or a prompt longer than what was compared before.  Where it does not, every prompt is
-    read by itself, with a warning; a model for which that is wrong, too, is refused.
+    pass for each whole text: this is compared whenever a pass is wider, a prompt longer or shorter
+    or a label longer than what was compared before.  Where it does not, every prompt is read by
+    itself, with a warning; a model for which that is wrong, too, is refused.
 
     Parameters
     ----------
