@@ -190,8 +190,8 @@ class TransformersModel:
             return
         if not labels:
             raise ValueError("there are no labels")
-        for number, label in enumerate(labels):
-            tokens = self._label_tokens(label)
+        sequences = [self._label_tokens(label) for label in labels]
+        for number, (label, tokens) in enumerate(zip(labels, sequences, strict=True)):
             if not tokens:
                 raise ValueError(f"label {number} has no tokens")
             if self._tokenizer.unk_token_id in tokens:
@@ -206,7 +206,7 @@ class TransformersModel:
                 )
             self._check_vocabulary(tokens)
         self._checked_labels = list(labels)
-        self._longest_label = max(len(self._label_tokens(label)) for label in labels)
+        self._longest_label = max(map(len, sequences))
 
     def _tokenise(self, texts: list[str], behind: int) -> list[Tokens]:
         """Token sequences of the texts, which leave room for ``behind`` tokens more."""
