@@ -39,7 +39,7 @@ from asyndbt_mpi.log.writer import Writer
 from asyndbt_mpi.protocol.blackbox import BlackBox
 from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.protocol.wire import Codec
-from asyndbt_mpi.protocol.worker import Workers
+from asyndbt_mpi.protocol.worker import Workers, state_length
 from asyndbt_mpi.readings import first_difference, reading
 from asyndbt_mpi.resume import log_to_resume, nothing_left, open_segment, resume
 from asyndbt_mpi.transport.drive import serve, signals_noted, stop_all, work
@@ -150,12 +150,18 @@ def _run_job(job: Job, request: Request, signalled: list[signal.Signals]) -> int
     wait_for_all(WORLD)  # a long run takes the server a while, in which the others sleep
     if not _all_well(problem):
         return from_server(code)
-    channel = Channel(WORLD, Codec(job.materials.shapes))
+    channel = Channel(WORLD, _codec(job))
     channel.go_on_from(opened.time if opened else 0.0)
     place = _place(job.config, job.workers, signalled)
     if opened is not None:
         return _run_server(channel, job, opened, request, signalled)
     return _run_worker(channel, job, place, fits, signalled)
+
+
+def _codec(job: Job) -> Codec:
+    shapes = job.materials.shapes
+    synthetic = job.config.llm.backend == "synthetic"
+    return Codec(shapes, state_length(job.config, shapes), free_losses=synthetic)
 
 
 def _place(config: Config, workers: int, signalled: Sequence[signal.Signals] = ()) -> Place:
