@@ -19,6 +19,7 @@ from asyndbt_mpi.assemble import (
     Place,
     gpu_of,
     language_model,
+    needs,
     rows_fit,
     workers_with_black_box,
 )
@@ -32,6 +33,7 @@ from asyndbt_mpi.job import (
     LogAndProgress,
     Request,
 )
+from asyndbt_mpi.llm.bounds import Bytes
 from asyndbt_mpi.log.chain import remove_log
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.room import LogWriteError
@@ -180,7 +182,15 @@ def _open(job: Job, resuming: bool, signalled: Sequence[signal.Signals]) -> _Ope
     """Rank 0's share of the start: a new log, or the run that is to go on and its next segment."""
     log = log_to_resume(job) if resuming else None
     if log is None:
-        server = Server(job.config, job.materials.shapes, job.workers)
+        shapes, workers = job.materials.shapes, job.workers
+        budget = job.config.budget
+        # Only a budget can be exhausted by what a worker claims to need.
+        most = (
+            needs(job.config, job.materials, workers, Bytes())
+            if budget.calls or budget.tokens or budget.cost
+            else None
+        )
+        server = Server(job.config, shapes, workers, most=most)
         return _Opened(server, job.open_log("mpi", server.iterates.z))
     with log:
         resumed = resume(log, job, "mpi", signalled)
