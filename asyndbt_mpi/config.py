@@ -1,6 +1,9 @@
 """The configuration: sections and keys of the TOML file, validated."""
 
+import codecs
 import difflib
+import json
+import re
 import tomllib
 from collections.abc import Collection, Iterable, Mapping
 from importlib import resources
@@ -11,24 +14,45 @@ from urllib.parse import urlsplit
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
-LARGEST = 2**63 - 1
-"""What HDF5 and the generators of random numbers can hold."""
+from asyndbt_mpi.fields import (
+    LONGEST,
+    MOST,
+    Count,
+    FilePath,
+    Line,
+    NonNegative,
+    NonNegativeCount,
+    Positive,
+    Price,
+    Seconds,
+    Size,
+    Text,
+)
+from asyndbt_mpi.files import SHOWN, check_path, read_file, shown
+
+LONGEST_LINE = 300
+"""Characters of another program's error."""
+
+MOST_BYTES = 2**17
+"""Of a configuration: the parser's time grows with the square of a key's parts."""
 
 MIRROR_STEPS = {"transformers": 20.0, "openai": 20.0, "synthetic": 1.0}
 """A multiplicative step is worth its size times the loss: means over some queries of a language
 model's losses differ by about a tenth of a nat between prompts, those of the synthetic backend by
 about 1."""
 
+VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*")
+
+LONGEST_ADDRESS = 2000
+
+SLOWEST = 0.001
+"""Requests per minute."""
+
 OWN_BODY = {
     *("model", "messages", "prompt", "max_tokens", "max_completion_tokens", "temperature"),
     *("logprobs", "top_logprobs", "n", "best_of", "stream", "stream_options", "echo", "suffix"),
 }
 """Of a request to a server: what the program says itself, or what changes the answers' form."""
-
-Count = Annotated[int, Field(ge=1, le=LARGEST)]
-NonNegative = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-NonNegativeCount = Annotated[int, Field(ge=0, le=LARGEST)]
 
 
 class ConfigurationError(ValueError):
@@ -51,10 +75,10 @@ class Run(Section):
     order, as interrupted.
     """
 
-    name: str = "run"
+    name: Annotated[Line, Field(min_length=1, max_length=100)] = "run"
     seed: NonNegativeCount = 0
     iterations: Count = 100
-    output: str = "runs/{name}.h5"
+    output: Annotated[FilePath, Field(min_length=1)] = "runs/{name}.h5"
     evaluate_every: NonNegativeCount = 0
     early_stopping_patience: NonNegativeCount = 0
     worker_timeout: Positive = 1800.0
@@ -78,7 +102,7 @@ class Algorithm(Section):
     max_delay: NonNegativeCount = 10
     plane_period: Count = 10
     plane_until: NonNegativeCount = 1000
-    lower_steps: Count = 3
+    lower_steps: Annotated[int, Field(ge=1, le=10_000)] = 3
     lower_participation: Literal["all", "quorum"] = "all"
     lower_distance: Literal["l1", "l2sq"] = "l1"
     penalty: NonNegative = 1.0
@@ -88,7 +112,7 @@ class Algorithm(Section):
     dual_bound: Positive = 10.0
     dual_regularisation: Literal["constant", "decay"] = "constant"
     dual_regularisation_floor: NonNegative = 0.01
-    max_planes: Count = 20
+    max_planes: Size = 20
     min_workers: Count = 1
 
 
@@ -116,7 +140,7 @@ class EstimatorSection(Section):
     """
 
     name: Literal["additive", "loo", "bdpl", "exact"] = "additive"
-    samples: Annotated[int, Field(ge=2)] = 8
+    samples: Annotated[int, Field(ge=2, le=MOST)] = 8
     batch: Count = 10
 
     @property
@@ -128,24 +152,24 @@ class EstimatorSection(Section):
 class PromptSection(Section):
     """[prompt]: M words out of N, and up to V demonstrations per class."""
 
-    fragment_length: Count = 4
-    vocabulary: str | list[str] = "instructions"
-    vocabulary_size: Annotated[int, Field(ge=1)] = 16
-    pool: Count = 8
+    fragment_length: Size = 4
+    vocabulary: FilePath | list[str] = "instructions"
+    vocabulary_size: Size = 16
+    pool: Size = 8
 
 
 class TaskSection(Section):
     """[task]: the data set (shipped by name, or a folder) and how it is put into words."""
 
-    name: str = "reviews"
-    path: str = ""
-    template: str = ""
-    labels: list[str] = []
-    train_per_class: Count = 10
-    validation_per_class: Count = 10
-    test: NonNegativeCount = 200
+    name: Line = "reviews"
+    path: FilePath = ""
+    template: Text = ""
+    labels: Annotated[list[Text], Field(max_length=1000)] = []
+    train_per_class: Size = 10
+    validation_per_class: Size = 10
+    test: Annotated[int, Field(ge=0, le=MOST)] = 200
     partition: Literal["iid", "dirichlet"] = "iid"
-    alpha: Positive = 1.0
+    alpha: Annotated[float, Field(ge=1e-3, le=1e6)] = 1.0
 
 
 class Llm(Section):
@@ -160,26 +184,26 @@ class Llm(Section):
     """
 
     backend: Literal["transformers", "openai", "synthetic"] = "transformers"
-    model: str = "smollm2-135m-instruct"
+    model: FilePath = "smollm2-135m-instruct"
     model_may_differ: bool = False
-    device: Annotated[str, Field(pattern="^(auto|cpu|cuda(:[0-9]+)?)$")] = "auto"
+    device: Annotated[str, Field(pattern="^(auto|cpu|cuda(:[0-9]{1,4})?)$")] = "auto"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     max_tokens_per_batch: Count = 4096
     cache: NonNegativeCount = 100_000
-    cache_folder: str = "{output}.cache"
-    threads: NonNegativeCount = 0
+    cache_folder: FilePath = "{output}.cache"
+    threads: Annotated[int, Field(ge=0, le=10_000)] = 0
     heterogeneity: Annotated[float, Field(ge=0, le=1)] = 0.2
     base_url: str = ""
     key_variable: str = ""
     api: Literal["chat", "completion"] = "chat"
     scores: Literal["auto", "logprobs", "answers"] = "auto"
-    concurrency: Count = 8
-    timeout: Positive = 60.0
-    attempts: Count = 6
-    requests_per_minute: NonNegative = 0.0
+    concurrency: Annotated[int, Field(ge=1, le=1000)] = 8
+    timeout: Seconds = 60.0
+    attempts: Annotated[int, Field(ge=1, le=1000)] = 6
+    requests_per_minute: Annotated[float, Field(ge=0, le=1e9)] = 0.0
     extra_body: dict[str, JsonValue] = {}
-    input_price: NonNegative = 0.0
-    output_price: NonNegative = 0.0
+    input_price: Price = 0.0
+    output_price: Price = 0.0
 
     @model_validator(mode="after")
     def _extra_body_leaves_the_programs_own(self) -> "Llm":
@@ -200,10 +224,35 @@ class Llm(Section):
                 "base_url must begin with http:// or https:// and name a server, as in"
                 " 'http://localhost:8000/v1'"
             )
+        # It may be the key itself, put into the wrong place.
+        if self.key_variable and not VARIABLE.fullmatch(self.key_variable):
+            raise ValueError(
+                "key_variable must be the name of an environment variable: letters, digits and _"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _pace_is_one(self) -> "Llm":
+        if 0 < self.requests_per_minute < SLOWEST:
+            raise ValueError(f"requests_per_minute must be 0, for no limit, or at least {SLOWEST}")
+        return self
+
+    @model_validator(mode="after")
+    def _extra_body_is_text(self) -> "Llm":
+        try:
+            json.dumps(self.extra_body, allow_nan=False, ensure_ascii=False).encode()
+        except (ValueError, RecursionError) as error:
+            raise ValueError(
+                "extra_body cannot be sent as JSON: it holds a number that is not finite, or text"
+                " that is no UTF-8"
+            ) from error
         return self
 
 
 def _is_address(url: str) -> bool:
+    # Said here, for what is read as an address does not mind a line break.
+    if not (url.isascii() and url.isprintable()) or " " in url or len(url) > LONGEST_ADDRESS:
+        return False
     try:
         parts = urlsplit(url)
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -218,11 +267,11 @@ class Delay(Section):
     """
 
     model: Literal["none", "constant", "lognormal", "pareto", "trace"] = "none"
-    trace: str = ""
-    mean: NonNegative = 0.0
-    sigma: Positive = 1.0
+    trace: FilePath = ""
+    mean: Annotated[float, Field(ge=0, le=LONGEST)] = 0.0
+    sigma: Annotated[float, Field(gt=0, le=20)] = 1.0
     slow_workers: NonNegativeCount = 0
-    slow_factor: Annotated[float, Field(ge=1)] = 10.0
+    slow_factor: Annotated[float, Field(ge=1, le=LONGEST)] = 10.0
 
     @model_validator(mode="after")
     def _slow_needs_a_model(self) -> "Delay":
@@ -236,6 +285,8 @@ class Delay(Section):
             raise ValueError(f"model {self.model!r} needs a mean greater than 0, in seconds")
         if self.model == "trace" and self.mean:
             raise ValueError("mean belongs to other models: a trace has its own")
+        if self.slow_workers and self.mean * self.slow_factor > LONGEST:
+            raise ValueError(f"mean times slow_factor must not be more than {LONGEST:g} seconds")
         return self
 
 
@@ -316,42 +367,70 @@ def load(source: str, assignments: Iterable[str] = ()) -> Config:
     ConfigurationError
         One line naming the key, its value, what is allowed and, for a typo, the nearest key.
     """
-    text = _read(source)
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f"{source}: not valid TOML: {error}") from error
+    table = _parsed(_read(source), source)
     for assignment in assignments:
         _assign(table, assignment)
     return parse(table, source)
+
+
+def _parsed(text: str, source: str) -> dict[str, Any]:
+    """The tables of a TOML text."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(
+            f"{source}: not valid TOML: {str(error)[:LONGEST_LINE]}"
+        ) from error
+    except RecursionError as error:
+        raise ConfigurationError(f"{source}: not valid TOML: nested too deeply") from error
+    except ValueError as error:  # the parser lets this through
+        raise ConfigurationError(
+            f"{source}: not valid TOML: a number of thousands of digits, or no date"
+        ) from error
 
 
 def _read(source: str) -> str:
     if source in presets():
         return (resources.files("asyndbt_mpi") / "presets" / f"{source}.toml").read_text("utf-8")
     try:
-        return Path(source).read_text("utf-8")
+        check_path(source)
+        content = read_file(source, MOST_BYTES)
+        if content.startswith(codecs.BOM_UTF8):
+            raise ValueError("it begins with a byte order mark: save it as UTF-8 without one")
+        return content.decode("utf-8")
     except FileNotFoundError as error:
         raise ConfigurationError(
-            f"no configuration {source!r}: neither a file nor a preset"
+            f"no configuration {shown(source)}: neither a file nor a preset"
             f"{_nearest(source, presets())}; presets are {', '.join(presets())}"
         ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"cannot read {source}: {error}") from error
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigurationError(f"cannot read {source}: line {line} is no UTF-8 text") from error
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {shown(source)}: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigurationError(f"cannot read {shown(source)}: {error}") from error
 
 
 def _assign(table: dict[str, Any], assignment: str) -> None:
     """Put ``section.key=value`` into ``table``; the value is TOML, or else a bare string."""
     path, separator, written = assignment.partition("=")
     section, dot, key = path.strip().partition(".")
+    said = shown(assignment)
     if not (separator and dot and section and key):
-        raise ConfigurationError(f"--set {assignment}: expected section.key=value")
+        raise ConfigurationError(f"--set {said}: expected section.key=value")
+    value: Any = written
     try:
-        value = tomllib.loads(f"value = {written}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = written
+        values = _parsed(f"value = {written}", f"--set {said}")
+    except ConfigurationError as error:
+        if not isinstance(error.__cause__, tomllib.TOMLDecodeError):
+            raise
+    else:
+        if set(values) != {"value"}:
+            raise ConfigurationError(f"--set {said}: expected one value, not several lines")
+        value = values["value"]
     if not isinstance(table.setdefault(section, {}), dict):
-        raise ConfigurationError(f"[{section}] must be a table, not {table[section]!r}")
+        raise ConfigurationError(f"[{section}] must be a table, not {shown(table[section])}")
     table[section][key] = value
 
 
@@ -377,14 +456,14 @@ def _explain(error: Mapping[str, Any]) -> str:
     name = ".".join(location)
     if error["type"] == "extra_forbidden":
         known, what = _known(location)
-        return f"unknown {what} {name!r}{_nearest(location[-1], known)}"
+        return f"unknown {what} {shown(name)}{_nearest(location[-1][:SHOWN], known)}"
     allowed = str(error["msg"]).removeprefix("Value error, ")
     allowed = allowed[:1].lower() + allowed[1:]
     if not location:
         return allowed  # about several sections, which it names
     if isinstance(error["input"], dict):
         return f"[{name}]: {allowed}"
-    return f"{name} = {error['input']!r}: {allowed}"
+    return f"{name} = {shown(error['input'])}: {allowed}"
 
 
 def _known(location: list[str]) -> tuple[list[str], str]:
