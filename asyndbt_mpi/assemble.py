@@ -17,6 +17,7 @@ from asyndbt_mpi.llm.cache import CachedModel
 from asyndbt_mpi.llm.key import read_key
 from asyndbt_mpi.llm.synthetic import Synthetic
 from asyndbt_mpi.log.reader import Log, LogError
+from asyndbt_mpi.memory import check_memory
 from asyndbt_mpi.protocol.blackbox import BlackBox
 from asyndbt_mpi.protocol.messages import Needs, Shapes
 from asyndbt_mpi.protocol.worker import Workers
@@ -83,6 +84,14 @@ def prepare(config: Config, workers: int) -> Materials:
     vocabulary = load_vocabulary(prompt.vocabulary, prompt.vocabulary_size)
     template = data = None
     classes = len(config.task.labels) or SYNTHETIC_CLASSES
+    shapes = Shapes(
+        prompt.fragment_length,
+        prompt.vocabulary_size,
+        classes,
+        prompt.pool,
+        config.estimator.losses,
+    )
+    check_memory(config, shapes, workers)
     if config.llm.backend != "synthetic":
         if not config.task.template:
             raise ConfigurationError(
@@ -93,13 +102,6 @@ def prepare(config: Config, workers: int) -> Materials:
         dataset = load(locate(config.task), len(config.task.labels), template.pairs)
         parts = split(dataset, config.task, prompt.pool, workers, config.run.seed)
         data = dict(enumerate(parts, start=1))
-    shapes = Shapes(
-        prompt.fragment_length,
-        prompt.vocabulary_size,
-        classes,
-        prompt.pool,
-        config.estimator.losses,
-    )
     digest = _digest(config.task.template, data) if data else ""
     return Materials(shapes, vocabulary, template, data, digest)
 
@@ -260,9 +262,12 @@ def workers_with_black_box(
 
     Raises
     ------
+    ConfigurationError
+        This machine has not the memory for all of them.
     ModelError
         The model cannot score them.
     """
+    check_memory(config, materials.shapes, len(workers), held=len(workers))
     box: BlackBox
     if model is None or materials.data is None or materials.template is None:
         box = Synthetic(config.run.seed, materials.shapes, workers, config.llm.heterogeneity)

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any, TextIO, TypeAlias
 
 import click
+import numpy as np
 
 from asyndbt_mpi import __version__
 from asyndbt_mpi.config import ConfigurationError, load, presets
 from asyndbt_mpi.job import BAD_USAGE, DONE, FAILED, Job, Request, log_path
 from asyndbt_mpi.log.reader import Log, LogError
+from asyndbt_mpi.protocol.divergence import Diverged
 from asyndbt_mpi.transport.launcher import Misfit, launched, speaks
 
 Command: TypeAlias = Callable[..., Any]
@@ -438,6 +440,8 @@ def main() -> None:
     warnings.showwarning = _show_warning
     # Said by every process, of what `run` and `doctor` say once, with what to do about it.
     warnings.filterwarnings("ignore", r"\s*suspicious MPI execution environment", RuntimeWarning)
+    # What comes of an overflow is looked at where it matters (`protocol.divergence`).
+    np.seterr(over="ignore", invalid="ignore")
     try:
         code = cli.main(arguments, standalone_mode=False, obj=debug)
     except click.ClickException as error:
@@ -474,6 +478,6 @@ def _show_warning(
 def _fail(error: Exception | str, code: int, debug: bool) -> int:
     if isinstance(error, Exception) and debug:
         raise error
-    named = isinstance(error, str | ConfigurationError | LogError)
+    named = isinstance(error, str | ConfigurationError | LogError | Diverged)
     click.echo(f"asyndbt: {error if named else f'{type(error).__name__}: {error}'}", err=True)
     return code

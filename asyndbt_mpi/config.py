@@ -350,7 +350,7 @@ class Config(Section):
     @classmethod
     def from_toml(cls, text: str) -> "Config":
         """Inverse of `to_toml`."""
-        return parse(tomllib.loads(text), "the configuration")
+        return parse(_parsed(text, "the configuration"), "the configuration")
 
 
 def presets() -> list[str]:

@@ -11,7 +11,7 @@ LONGEST_PATH = 4095
 LONGEST_NAME = 255
 """Bytes that Linux allows to a path and to each of its parts."""
 
-SHOWN = 80
+SHOWN = 200
 """Characters of a wrong value that an error shows."""
 
 

@@ -1,5 +1,6 @@
 """What a run needs whatever carries its messages: configuration, materials, log and progress."""
 
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from asyndbt_mpi.algorithm.types import FloatArray
 from asyndbt_mpi.answers import make_folder
 from asyndbt_mpi.assemble import Materials, check_server, delays_of_workers, prepare
 from asyndbt_mpi.config import Config, ConfigurationError, load
+from asyndbt_mpi.files import check_path, shown
 from asyndbt_mpi.log.chain import LogError, check_first_file, segments_of
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.schema import Transport
@@ -42,9 +44,50 @@ class Request:
     resume: bool = False
 
 
+LONGEST_LOG_NAME = 180
+"""Bytes: the names of a log's further files are longer than its own."""
+
+
 def log_path(config: Config, output: str | None) -> Path:
-    """Where a run's log is: ``output``, or what its configuration says."""
-    return Path(output or config.run.output.replace("{name}", config.run.name))
+    """Where a run's log is: ``output``, or what its configuration says.
+
+    Raises
+    ------
+    ConfigurationError
+        No log can have that name.
+    """
+    if output is not None:
+        return writable_path("--output", output)
+    return writable_path("run.output", config.run.output.replace("{name}", config.run.name))
+
+
+def writable_path(key: str, written: str) -> Path:
+    """What is ``written`` at ``key``, as a path.
+
+    Raises
+    ------
+    ConfigurationError
+        No log, nor folder of them, can have that name.
+    """
+    try:
+        check_path(written, LONGEST_LOG_NAME)
+    except ValueError as error:
+        raise ConfigurationError(f"{key} = {shown(written)}: {error}") from error
+    return Path(written)
+
+
+def _check_regular(path: Path) -> None:
+    """Refuse to write a log to where a folder or a device is."""
+    try:
+        kind = path.stat().st_mode
+    except OSError:  # not there, or what is in its way is told when the log is opened
+        return
+    if stat.S_ISDIR(kind):
+        raise ConfigurationError(f"run.output = {shown(str(path))}: is a folder; give a file")
+    if not stat.S_ISREG(kind):
+        raise ConfigurationError(
+            f"run.output = {shown(str(path))}: is a pipe or a device; give a file"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +127,7 @@ class Job:
         check_server(config)
         materials = prepare(config, workers)
         path = log_path(config, request.output)
-        if path.is_dir():
-            raise ConfigurationError(f"run.output = {str(path)!r}: is a folder; give a file")
+        _check_regular(path)
         delays = delays_of_workers(config, workers)
         if config.delay.trace and path.resolve() == Path(config.delay.trace).resolve():
             raise ConfigurationError(f"delay.trace = {str(path)!r}: is the log to be written")

@@ -321,7 +321,8 @@ def _judge(server: Server) -> tuple[str | None, int]:
     if server.refusal:
         return server.refusal, BAD_USAGE
     if server.failure:
-        return server.failure, TOO_FEW_WORKERS
+        enough = server.members.count >= server.config.algorithm.min_workers
+        return server.failure, FAILED if enough else TOO_FEW_WORKERS
     if server.limit and not server.iteration:
         return (
             f"{server.limit}: does not cover the first iteration; see asyndbt estimate",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asyndbt_mpi.config import Config, ConfigurationError
+from asyndbt_mpi.files import check_line, shown
 from asyndbt_mpi.job import Job, Request
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.resume import check_settings, check_workers
@@ -16,9 +17,14 @@ from asyndbt_mpi.resume import check_settings, check_workers
 SHIPPED = Path(__file__).parent / "slurm"
 NEEDED = ("run.sbatch", "env.sh", "launch.sh")
 TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d\d))?(?::(\d\d))?")
+LONGEST_TIME = 20
 LEAD_MINUTES = 4
 """The signal of run.sbatch comes two minutes before the limit, or up to one more."""
-OWN_OPTIONS = ("nodes", "time", "gpus-per-node", "cpus-per-task", "partition", "account")
+OWN_OPTIONS = {
+    "nodes": "-N", "time": "-t", "gpus-per-node": "", "cpus-per-task": "-c", "partition": "-p",
+    "account": "-A", "job-name": "-J", "ntasks-per-node": "",
+}  # fmt: skip
+"""What is checked, or filled in, and its short form."""
 OPTION = re.compile(r"^##?SBATCH .*$", re.MULTILINE)
 
 
@@ -63,8 +69,8 @@ def check_time(time: str) -> None:
         It is too short, or not as Slurm writes times.
     """
     parts = TIME.fullmatch(time)
-    if parts is None:
-        raise ConfigurationError(f"--time {time}: give HH:MM:SS, D-HH:MM:SS or minutes")
+    if parts is None or len(time) > LONGEST_TIME:
+        raise ConfigurationError(f"--time {shown(time)}: give HH:MM:SS, D-HH:MM:SS or minutes")
     days, first, second = (int(part or 0) for part in parts.groups()[:3])
     # Two numbers are minutes and seconds, but hours and minutes behind days.
     hours_first = parts[1] is not None or parts[4] is not None
@@ -88,13 +94,13 @@ def fill(folder: Path, asked: Asked) -> str:
     Raises
     ------
     ConfigurationError
-        The script has no such place any more.
+        What was asked for has no place in a script, or the script has no such place any more.
     """
+    _check(asked, folder)
     text = (folder / "run.sbatch").read_text()
     for name, value in asked.options.items():
         line = f"#SBATCH --{name}={shlex.quote(value)}"
         text = _put(text, rf"^##?SBATCH --{name}=.*$", line, folder)
-    _check(asked)
     if asked.further:
         last = list(OPTION.finditer(text))[-1].end()
         lines = "".join(f"\n#SBATCH {shlex.quote(word)}" for word in asked.further)
@@ -111,14 +117,29 @@ def fill(folder: Path, asked: Asked) -> str:
     return text
 
 
-def _check(asked: Asked) -> None:
-    """What stands behind the dashes must be options, and none that was checked before them."""
+def _check(asked: Asked, folder: Path) -> None:
+    """What stands behind the dashes must be options, and none that was checked before them.
+
+    Nothing may hold a line break, which would begin a line of the script, nor be taken for an
+    option where it is none.
+    """
+    for word in (*asked.options.values(), *asked.further, *asked.arguments, str(folder)):
+        try:
+            check_line(word)
+        except ValueError as error:
+            raise ConfigurationError(f"{shown(word)}: {error}, in a batch script") from error
+    if asked.arguments[0].startswith("-"):
+        raise ConfigurationError(f"{asked.arguments[0]}: give ./{asked.arguments[0]}")
     for word in asked.further:
         name = word.partition("=")[0].removeprefix("--")
         if not word.startswith("-"):
             raise ConfigurationError(f"{word!r}: sbatch has no such option; they begin with -")
-        if name in asked.options or name in OWN_OPTIONS:
-            raise ConfigurationError(f"{word}: give --{name} before the two dashes")
+        for own, short in OWN_OPTIONS.items():
+            # sbatch takes the beginning of a name for it, and letters without a space.
+            if (word.startswith("--") and name and own.startswith(name)) or (
+                short and word.startswith(short)
+            ):
+                raise ConfigurationError(f"{word}: give --{own} before the two dashes")
 
 
 def _put(text: str, pattern: str, line: str, folder: Path) -> str:

@@ -1,6 +1,7 @@
 """`asyndbt sweep`: many simulated runs, over a grid of settings and seeds, on all cores."""
 
 import itertools
+import math
 import multiprocessing
 import os
 import threading
@@ -13,7 +14,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from asyndbt_mpi.config import Config, ConfigurationError, difference, load
-from asyndbt_mpi.job import Job, Request
+from asyndbt_mpi.files import shown
+from asyndbt_mpi.job import Job, Request, writable_path
 from asyndbt_mpi.log.lock import Locked, take
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.simulate import simulate_silently
@@ -21,6 +23,8 @@ from asyndbt_mpi.stationarity import add as add_stationarity
 
 WORKERS = "workers"
 """The one thing that can be varied and is no key of the configuration."""
+
+MOST_RUNS = 100_000
 
 PARTIAL = ".part-"
 """In the name of a log under way, before its process; it is renamed when all is in it."""
@@ -67,6 +71,7 @@ def sweep(asked: Sweep) -> list[str]:
         A setting is wrong, another sweep is at work in the folder, or a log in it is not
         finished or was made with other settings. Nothing has been started then.
     """
+    writable_path("--output", str(asked.folder))
     try:
         points = _points(asked)
         asked.folder.mkdir(parents=True, exist_ok=True)
@@ -74,7 +79,9 @@ def sweep(asked: Sweep) -> list[str]:
     except Locked as error:
         raise ConfigurationError(f"another sweep is at work in {asked.folder}") from error
     except OSError as error:
-        raise ConfigurationError(f"{asked.folder}: {error.strerror or error}") from error
+        raise ConfigurationError(
+            f"{shown(str(asked.folder))}: {error.strerror or error}"
+        ) from error
     try:
         missing = [point for point, config in points.items() if not _is_there(point, config)]
         for partial in asked.folder.glob(f"*{PARTIAL}*"):
@@ -91,6 +98,9 @@ def _points(asked: Sweep) -> dict[_Point, Config]:
     if len(varied) < len(asked.vary):
         raise ConfigurationError("--vary: a key is given twice")
     first_seed = load(asked.source, asked.assignments).run.seed
+    runs = asked.seeds * math.prod(map(len, varied.values()))
+    if runs > MOST_RUNS:
+        raise ConfigurationError(f"the sweep has {runs} runs; one may have {MOST_RUNS} at the most")
     seeds = range(first_seed, first_seed + asked.seeds)
     made = [
         _point(asked, dict(zip(varied, combination, strict=True)), seed)
@@ -122,7 +132,7 @@ def _values(text: str) -> tuple[str, list[str]]:
     values = [value.strip() for value in written.split(",")]
     if not ("." in key or key == WORKERS) or not all(values):
         raise ConfigurationError(
-            f"--vary {text}: expected section.key=value,value,... or workers=R,R,..."
+            f"--vary {shown(text)}: expected section.key=value,value,... or workers=R,R,..."
         )
     if key == "run.seed":
         raise ConfigurationError("--vary run.seed: give --seeds, and run.seed by --set")
@@ -130,8 +140,8 @@ def _values(text: str) -> tuple[str, list[str]]:
 
 
 def _workers(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise ConfigurationError(f"--vary workers: {text!r} is no number of workers")
+    if not (text.isascii() and text.isdecimal() and len(text) < 10) or int(text) < 1:
+        raise ConfigurationError(f"--vary workers: {shown(text)} is no number of workers")
     return int(text)
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from asyndbt_mpi.algorithm.simplex import project
+from asyndbt_mpi.algorithm.simplex import check_finite, project
 from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
 
 Distance = Literal["l1", "l2sq"]
@@ -54,16 +54,28 @@ class LowerLevel:
 
         rho + mu (p - z) + psi sign(p - z): the sign is that of the penalty's subgradient in
         p, which pulls p towards z; the published (8) prints it the other way round (D1).
+
+        Raises
+        ------
+        FloatingPointError
+            They are not finite.
         """
         gap = self.p[workers] - self.z
         forces: FloatArray = self.steps.robust_weight * np.sign(gap)
         forces += self.rho[workers]
         gap *= self.steps.penalty
         forces += gap
+        check_finite(forces)
         return forces
 
     def server_step(self) -> None:
-        """After the workers' step (8): z by (9), (12), then rho by (10), (13)."""
+        """After the workers' step (8): z by (9), (12), then rho by (10), (13).
+
+        Raises
+        ------
+        FloatingPointError
+            They are not finite.
+        """
         # Indexing by a mask copies; while all are live there is no need to.
         live = slice(None) if self.live.all() else self.live
         p, rho = self.p[live], self.rho[live]
@@ -75,6 +87,7 @@ class LowerLevel:
         )  # (12)
         self.z = project(self.z - self.steps.z * gradient)  # (9)
         self.rho[live] = rho + self.steps.rho * (p - self.z)  # (10), (13)
+        check_finite(self.rho)
 
 
 def worker_step(

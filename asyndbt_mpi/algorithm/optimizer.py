@@ -2,7 +2,8 @@
 
 An optimizer moves one variable, or a stack of them with the same shape whose members take their
 steps at different times: ``members`` says which of them ``x`` and ``gradient`` are of. What a
-member's step gives does not depend on who else is in the stack.
+member's step gives does not depend on who else is in the stack.  A step that leads to numbers that
+are not finite is a FloatingPointError.
 """
 
 from types import EllipsisType
@@ -11,7 +12,7 @@ from typing import TypeAlias
 import numpy as np
 
 from asyndbt_mpi.algorithm import kernels
-from asyndbt_mpi.algorithm.simplex import project_in_place
+from asyndbt_mpi.algorithm.simplex import check_finite, project_in_place
 from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
 
 Members: TypeAlias = IntArray | EllipsisType
@@ -85,6 +86,8 @@ class Adam(Sgd):
             (self.first_decay, self.second_decay),
             self.stabiliser,
         )
+        # Where squares are infinite, what is divided by them stands still without a word.
+        check_finite(self.second[members])
         return self._projected(moved.reshape(x.shape), members)
 
 
@@ -95,6 +98,7 @@ class Mirror(Sgd):
         """One multiplicative step; what has no mass never gains any."""
         exponent = -self.step_size * gradient
         exponent = exponent - exponent.max(axis=-1, keepdims=True)
+        check_finite(exponent)
         weighted = x * np.exp(exponent)
         # A row can underflow only if all its mass sits where the gradient is worst.
         total = weighted.sum(axis=-1, keepdims=True)

@@ -14,6 +14,12 @@ ON_SIMPLEX = 1e-9
 ALL_ALLOWED: BoolArray = np.zeros((0, 0, 0), dtype=np.bool_)
 
 
+def check_finite(x: FloatArray) -> None:
+    """Raise a FloatingPointError if a number is infinite or none at all."""
+    if not np.isfinite(x).all():
+        raise FloatingPointError("a step has led to numbers that are not finite")
+
+
 def project(x: FloatArray, allowed: BoolArray | None = None) -> FloatArray:
     """Nearest point to each row of ``x`` among the probability vectors.
 
@@ -37,8 +43,15 @@ def project(x: FloatArray, allowed: BoolArray | None = None) -> FloatArray:
 
 
 def project_in_place(x: FloatArray, allowed: BoolArray | None = None) -> None:
-    """`project`, on the contiguous array ``x`` itself."""
+    """`project`, on the contiguous array ``x`` itself.
+
+    Raises
+    ------
+    FloatingPointError
+        A number is not finite: there is no nearest point.
+    """
     assert x.flags.c_contiguous  # else reshape would copy
+    check_finite(x)
     rows = -1, 1, x.shape[-1]
     kernels.project(x.reshape(rows), ALL_ALLOWED if allowed is None else allowed.reshape(rows))
 

@@ -9,6 +9,9 @@ import numpy as np
 from asyndbt_mpi.algorithm.polyhedron import Polyhedron
 from asyndbt_mpi.algorithm.types import FloatArray
 
+LARGEST_COEFFICIENT = 2.0
+"""Of a plane: twice the difference of two probabilities, with the squared distance."""
+
 Regularisation = Literal["constant", "decay"]
 
 
@@ -52,9 +55,16 @@ def update_duals(
     Returns
     -------
     array (capacity, M): the duals before the update.
+
+    Raises
+    ------
+    FloatingPointError
+        The duals are not finite, or too large for sums of planes weighed by them to be so.
     """
     before = polyhedron.dual
     polyhedron.dual = ascend_duals(
         before, polyhedron.values(z), polyhedron.active, steps, iteration
     )
+    if len(polyhedron) and not math.isfinite(LARGEST_COEFFICIENT * polyhedron.dual.sum()):
+        raise FloatingPointError("the duals are not finite, or too large")
     return before

@@ -5,7 +5,11 @@ import numpy as np
 from asyndbt_mpi.algorithm.lower_level import LowerLevel
 from asyndbt_mpi.algorithm.simplex import onto_simplex
 from asyndbt_mpi.algorithm.types import IntArray
+from asyndbt_mpi.protocol.divergence import Step
 from asyndbt_mpi.protocol.messages import LowerAssignment, LowerReport, MalformedMessage
+
+FORCES = Step("the force on phi", "algorithm.penalty, algorithm.robust_weight or steps.rho")
+SERVER_STEP = Step("phi", "steps.lower_z, steps.rho, algorithm.penalty or algorithm.robust_weight")
 
 
 def not_asked_for(worker: int, report: LowerReport) -> MalformedMessage:
@@ -53,11 +57,17 @@ class LowerEstimation:
         return self.round == self.rounds
 
     def assignments(self) -> list[tuple[int, LowerAssignment]]:
-        """What each participant is to do in this round."""
+        """What each participant is to do in this round.
+
+        Raises
+        ------
+        Diverged
+            The forces would not be finite.
+        """
         indices = self._indices()
-        each = zip(
-            self.participants, self.lower.p[indices], self.lower.forces(indices), strict=True
-        )
+        with FORCES:
+            forces = self.lower.forces(indices)
+        each = zip(self.participants, self.lower.p[indices], forces, strict=True)
         return [
             (worker, LowerAssignment(self.assignment_number, self.number, p, force))
             for worker, p, force in each
@@ -87,12 +97,19 @@ class LowerEstimation:
         self.lower.p[worker - 1] = self._start[worker - 1]
 
     def advance(self) -> bool:
-        """Do the server's step if every participant has reported; True if a round ended."""
+        """Do the server's step if every participant has reported; True if a round ended.
+
+        Raises
+        ------
+        Diverged
+            phi would not be finite.
+        """
         if self.awaited:
             return False
         indices = self._indices()
         self.lower.p[indices] = onto_simplex(self.lower.p[indices])
-        self.lower.server_step()  # (9), (10)
+        with SERVER_STEP:
+            self.lower.server_step()  # (9), (10)
         self.round += 1
         self.awaited = set(self.participants)
         return True

@@ -12,9 +12,13 @@ from asyndbt_mpi.algorithm.simplex import onto_simplex
 from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
 from asyndbt_mpi.algorithm.updates import DualSteps, update_duals
 from asyndbt_mpi.config import Config
+from asyndbt_mpi.protocol.divergence import Step
 from asyndbt_mpi.protocol.estimation import LowerEstimation
 from asyndbt_mpi.protocol.messages import Report, Shapes
 from asyndbt_mpi.protocol.records import Estimation, Iteration, UsedReport
+
+Z_STEP = Step("z", "steps.z or algorithm.dual_bound")
+DUAL_STEP = Step("a sum of the duals", "algorithm.dual_bound or steps.lam")
 
 
 @dataclass(slots=True)
@@ -75,7 +79,13 @@ class Iterates:
         return self.p[worker - 1].argmax(axis=1), self.q[worker - 1].argmax(axis=1)
 
     def update(self, reports: Mapping[int, Report], iteration: int, time: float) -> Update:
-        """Use the ``reports``, by worker, then (21) and (22)."""
+        """Use the ``reports``, by worker, then (21) and (22).
+
+        Raises
+        ------
+        Diverged
+            z or the duals would not be finite.
+        """
         workers = sorted(reports)
         used = [UsedReport(worker, reports[worker], time) for worker in workers]
         indices = np.array(workers) - 1
@@ -85,8 +95,10 @@ class Iterates:
         active[indices] = True
         if len(self.polyhedron):
             gradient = self.polyhedron.consensus_gradient()  # (25)
-            self.z = self.z_optimizer.step(self.z, gradient)  # (21)
-        before = update_duals(self.polyhedron, self.z, self.dual_steps, iteration)  # (22)
+            with Z_STEP:
+                self.z = self.z_optimizer.step(self.z, gradient)  # (21)
+        with DUAL_STEP:
+            before = update_duals(self.polyhedron, self.z, self.dual_steps, iteration)  # (22)
         slots = self.polyhedron.slots
         planes, duals = self.polyhedron.identifier[slots], self.polyhedron.dual[slots]
         return Update(active, used, planes, duals, before)

@@ -17,6 +17,7 @@ from asyndbt_mpi.algorithm.simplex import onto_simplex
 from asyndbt_mpi.algorithm.types import FloatArray, IntArray
 from asyndbt_mpi.config import Config
 from asyndbt_mpi.protocol.closing import Closing
+from asyndbt_mpi.protocol.divergence import Diverged
 from asyndbt_mpi.protocol.estimation import LowerEstimation, not_asked_for
 from asyndbt_mpi.protocol.evaluations import Evaluations
 from asyndbt_mpi.protocol.iterates import Iterates, Update
@@ -67,7 +68,7 @@ class Server:
     limit : str or None
         The limit of the budget that ended the run.
     failure : str or None
-        Why the run had to end before its time: too few workers are left.
+        Why the run had to end before its time: too few workers are left, or it `Diverged`.
     refusal : str or None
         Why the run must not be made, or go on, as it is.
     models : Models
@@ -293,13 +294,17 @@ class Server:
 
     def _proceed(self) -> None:
         """Everything that the messages so far allow."""
-        if self._estimation and self._advance_estimation(self._estimation):
-            self._conclude()
-        while self._ready():
-            self._update()
-            if self._starts_estimation():
-                return
-            self._conclude()
+        try:
+            if self._estimation and self._advance_estimation(self._estimation):
+                self._conclude()
+            while self._ready():
+                self._update()
+                if self._starts_estimation():
+                    return
+                self._conclude()
+        except Diverged as error:  # the iteration is not committed
+            self.failure = f"iteration {self.iteration}: {error}"
+            self._stop_all()
 
     def _ready(self) -> bool:
         """At least min(S, live) have reported, and no live worker's delay would exceed tau."""

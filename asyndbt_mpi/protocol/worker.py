@@ -30,6 +30,7 @@ from asyndbt_mpi.protocol.blackbox import (
     Holdings,
     Query,
 )
+from asyndbt_mpi.protocol.divergence import Step
 from asyndbt_mpi.protocol.messages import (
     Assignment,
     Costs,
@@ -189,7 +190,13 @@ class Workers:
         return _by_kind(messages, [type(message) for _, message in messages], ask)
 
     def answer(self, completed: Sequence[Completed]) -> list[ToServer]:
-        """Finish the assignments whose answers have come; a reply to each."""
+        """Finish the assignments whose answers have come; a reply to each.
+
+        Raises
+        ------
+        Diverged
+            A step would lead to numbers that are not finite.
+        """
         asked: list[_Asked[Any]] = []
         for each in completed:
             if each.worker not in self._asked:
@@ -227,8 +234,11 @@ class Workers:
             else self.estimator.upper(members, p, q, *_samples(together))
         )
         force = np.array([asked.message.force for _, asked in together])
-        p = self.p_optimizer.step(p, p_gradient + force, members)  # (19), (23)
-        q = self.q_optimizer.step(q, q_gradient, members)  # (20), (24)
+        when = f" after the step of iteration {together[0][1].message.iteration}"
+        with Step("p", "steps.p or algorithm.dual_bound", when):
+            p = self.p_optimizer.step(p, p_gradient + force, members)  # (19), (23)
+        with Step("q", "steps.q", when):
+            q = self.q_optimizer.step(q, q_gradient, members)  # (20), (24)
         self.p[members], self.q[members] = p, q
         losses = _losses(together)
         p_norms, q_norms = _norms(p_gradient), _norms(q_gradient)
@@ -283,7 +293,9 @@ class Workers:
         else:
             members = self._members(done.worker for done, _ in together)
             gradient = self.estimator.lower(members, p, *_samples(together))
-        p = worker_step(p, gradient, force, self.lower_step_size)  # (8), (11)
+        when = f" after a step of estimate {together[0][1].message.estimation}"
+        with Step("phi", "steps.lower_p, algorithm.penalty or steps.rho", when):
+            p = worker_step(p, gradient, force, self.lower_step_size)  # (8), (11)
         losses = _losses(together)
         return [
             LowerReport(

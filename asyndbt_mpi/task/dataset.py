@@ -1,5 +1,6 @@
 """Data sets: labelled rows for training and development, read from JSON Lines."""
 
+import io
 import json
 from dataclasses import dataclass, field
 from importlib import resources
@@ -8,9 +9,28 @@ from pathlib import Path
 from typing import Any
 
 from asyndbt_mpi.config import ConfigurationError, TaskSection
+from asyndbt_mpi.files import check_encodable, read_file, shown, size
 
 TRAIN = "train.jsonl"
 DEV = "dev.jsonl"
+
+MOST_BYTES = 2**30
+"""Of a file: its rows take some times as much memory, on every rank."""
+
+LONGEST_LINE = 2**24
+"""Bytes; more than any model reads."""
+
+KINDS = {
+    "dict": "an object",
+    "list": "a list",
+    "bool": "true or false",
+    "int": "a number",
+    "float": "a number",
+}
+"""What JSON calls Python's types."""
+
+LONGEST_SHOWN = 30
+"""Characters of a wrong label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +77,7 @@ def locate(task: TaskSection) -> Traversable:
         folder = Path(task.path)
         if not folder.is_dir():
             raise ConfigurationError(
-                f"task.path = {task.path!r}: no such folder; give one with {TRAIN} and {DEV}"
+                f"task.path = {shown(task.path)}: no such folder; give one with {TRAIN} and {DEV}"
             )
         return folder
     if task.name not in shipped():
@@ -90,17 +110,17 @@ def _data() -> Traversable:
 
 
 def _read(file: Traversable, classes: int, pairs: bool) -> list[Row]:
+    name = str(file)
     try:
-        content = file.read_bytes()
+        # What comes with the package may be in an archive.
+        content = read_file(file, MOST_BYTES) if isinstance(file, Path) else file.read_bytes()
     except OSError as error:
         raise ConfigurationError(
-            f"task.path: cannot read {file}: {error.strerror}; the folder needs {TRAIN} and {DEV}"
+            f"task.path: cannot read {name}: {error.strerror}; the folder needs {TRAIN} and {DEV}"
         ) from error
-    # Not splitlines, which would also cut at separators that JSON allows inside a string.
-    lines = content.removesuffix(b"\n").split(b"\n") if content else []
-    name = str(file)
     rows = []
-    for number, line in enumerate(lines, start=1):
+    # Not splitlines, which would also cut at separators that JSON allows inside a string.
+    for number, line in enumerate(io.BytesIO(content), start=1):
         if not line.strip():
             continue
         try:
@@ -112,10 +132,7 @@ def _read(file: Traversable, classes: int, pairs: bool) -> list[Row]:
 
 def _row(line: bytes, classes: int, pairs: bool) -> tuple[str, str | None, int]:
     """One line's sentences and label; ValueError says what is wrong with it."""
-    try:
-        record = json.loads(line.decode("utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not valid JSON ({error}); every line must be one object") from error
+    record = _parsed(line)
     if not isinstance(record, dict):
         raise ValueError("must be an object with sentence1 and label")
     sentence1 = _sentence(record, "sentence1")
@@ -124,16 +141,72 @@ def _row(line: bytes, classes: int, pairs: bool) -> tuple[str, str | None, int]:
     if type(label) is not int or not 0 <= label < classes:
         raise ValueError(
             f"label must be a whole number from 0 to {classes - 1}, one for each of task.labels, "
-            f"not {json.dumps(label)}"
+            f"not {_said(label)}"
         )
     return sentence1, sentence2, label
+
+
+def _parsed(line: bytes) -> Any:
+    """The value that is written in ``line``."""
+    if len(line) > LONGEST_LINE:
+        raise ValueError(f"has more than {size(LONGEST_LINE)}")
+    try:
+        return json.loads(
+            line.decode("utf-8"),
+            object_pairs_hook=_unique,
+            parse_constant=_no_number,
+            parse_int=_whole_number,
+        )
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not valid JSON ({error}); every line must be one object") from error
+    except RecursionError as error:
+        raise ValueError("not valid JSON (nested too deeply)") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """JSON leaves open which of two values of one key counts."""
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for number, key in enumerate(keys) if key in keys[:number])
+        raise ValueError(f"the key {shown(twice)} is there twice")
+    return record
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"not valid JSON ({name} is no number in it)")
+
+
+def _whole_number(digits: str) -> int:
+    try:
+        return int(digits)
+    except ValueError as error:  # beyond what Python converts
+        raise ValueError(f"a whole number of {len(digits)} digits") from error
+
+
+def _said(value: Any) -> str:
+    """A value as it is written, but not a long one: it may be a text of somebody's."""
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "an object"
+    try:
+        written = json.dumps(value)
+    except ValueError:
+        written = ""
+    return written if 0 < len(written) <= LONGEST_SHOWN else "what is there"
 
 
 def _sentence(record: dict[str, Any], key: str) -> str:
     if key not in record:
         raise ValueError(f"{key} is missing, and task.template shows it")
     sentence = record[key]
-    if not isinstance(sentence, str) or not sentence.strip():
-        raise ValueError(f"{key} must be a text that is not empty, not {json.dumps(sentence)}")
-    sentence.encode()  # JSON can hold half of a surrogate pair, a tokenizer cannot.
+    # Not shown: texts are private.
+    if not isinstance(sentence, str):
+        kind = "null" if sentence is None else type(sentence).__name__
+        raise ValueError(f"{key} must be a text, not {KINDS.get(kind, kind)}")
+    if not sentence.strip():
+        raise ValueError(f"{key} must be a text that is not empty")
+    try:
+        check_encodable(sentence)  # JSON can hold half of a surrogate pair, a tokenizer cannot
+    except ValueError as error:
+        raise ValueError(f"{key} {error}") from error
     return sentence

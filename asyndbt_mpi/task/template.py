@@ -1,9 +1,11 @@
 """Templates: how a row, a prompt fragment and a label are put into words."""
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 from asyndbt_mpi.config import ConfigurationError
+from asyndbt_mpi.files import SHOWN, shown
 from asyndbt_mpi.llm.base import ENDING
 from asyndbt_mpi.task.dataset import Row
 
@@ -69,7 +71,7 @@ def _check_placeholders(outside: str, inside: str) -> None:
         if name not in KNOWN:
             known = ", ".join(f"{{{name}}}" for name in KNOWN)
             raise ConfigurationError(
-                f"task.template: unknown placeholder {{{name}}}; known are {known}"
+                f"task.template: unknown placeholder {{{name[:SHOWN]}}}; known are {known}"
             )
     if "sentence1" not in names:
         raise ConfigurationError(
@@ -85,11 +87,22 @@ def _check_placeholders(outside: str, inside: str) -> None:
 def _check_labels(labels: Sequence[str]) -> None:
     if len(labels) < 2:
         raise ConfigurationError(
-            f"task.labels = {list(labels)}: at least 2 are needed, one for each class, "
+            f"task.labels = {shown(list(labels))}: at least 2 are needed, one for each class, "
             'as in [" negative", " positive"]'
         )
+    seen: dict[str, int] = {}
     for number, label in enumerate(labels):
-        if not label.strip():
-            raise ConfigurationError(f"task.labels[{number}] = {label!r}: must not be empty")
-        if label in labels[:number]:
-            raise ConfigurationError(f"task.labels[{number}] = {label!r}: must occur only once")
+        where, plain = f"task.labels[{number}] = {shown(label)}", _plain(label)
+        if not plain:
+            raise ConfigurationError(f"{where}: must not be empty")
+        if plain in seen:
+            raise ConfigurationError(
+                f"{where}: must occur only once, and is read as task.labels[{seen[plain]}] is"
+            )
+        seen[plain] = number
+
+
+def _plain(label: str) -> str:
+    """What a reader sees of a label: one form of each letter, and nothing invisible around it."""
+    letters = unicodedata.normalize("NFKC", label)
+    return "".join(each for each in letters if unicodedata.category(each) != "Cf").strip()

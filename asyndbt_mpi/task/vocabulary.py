@@ -2,9 +2,15 @@
 
 from importlib import resources
 from importlib.resources.abc import Traversable
-from pathlib import Path
 
 from asyndbt_mpi.config import ConfigurationError
+from asyndbt_mpi.files import read_file, shown
+
+MOST_BYTES = 2**26
+"""Of a word list; the log keeps its words."""
+
+LONGEST_WORD = 100
+"""Characters."""
 
 
 def shipped() -> list[str]:
@@ -23,7 +29,7 @@ def load_vocabulary(vocabulary: str | list[str], size: int) -> list[str]:
         No such vocabulary, too few words, or a word that is empty, repeated or has white space.
     """
     if isinstance(vocabulary, str):
-        words, source = _read(vocabulary), f"prompt.vocabulary = {vocabulary!r}, line"
+        words, source = _read(vocabulary), f"prompt.vocabulary = {shown(vocabulary)}, line"
     else:
         words, source = vocabulary, "prompt.vocabulary, entry"
     _check(words, source)
@@ -40,19 +46,28 @@ def _folder() -> Traversable:
 
 
 def _read(name: str) -> list[str]:
-    file = _folder() / f"{name}.txt" if name in shipped() else Path(name)
     try:
-        content = file.read_text("utf-8")
+        if name in shipped():
+            content = (_folder() / f"{name}.txt").read_bytes()
+        else:
+            content = read_file(name, MOST_BYTES)
     except FileNotFoundError as error:
         raise ConfigurationError(
-            f"prompt.vocabulary = {name!r}: neither a file nor a shipped vocabulary; "
+            f"prompt.vocabulary = {shown(name)}: neither a file nor a shipped vocabulary; "
             f"shipped are {', '.join(shipped())}"
         ) from error
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise ConfigurationError(
-            f"prompt.vocabulary = {name!r}: cannot be read as UTF-8 text: {error}"
+            f"prompt.vocabulary = {shown(name)}: cannot be read: {error.strerror}"
         ) from error
-    return content.removesuffix("\n").split("\n") if content else []
+    try:
+        text = content.decode("utf-8").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigurationError(
+            f"prompt.vocabulary = {shown(name)}, line {line}: is no UTF-8 text"
+        ) from error
+    return text.removesuffix("\n").split("\n") if text else []
 
 
 def _check(words: list[str], source: str) -> None:
@@ -65,7 +80,11 @@ def _check(words: list[str], source: str) -> None:
         # in a prompt or in the log either.
         if any(letter.isspace() or not letter.isprintable() for letter in word):
             raise ConfigurationError(
-                f"{where}: {word!r} holds white space or a control character; one word is due"
+                f"{where}: {shown(word)} holds white space or a control character; one word is due"
+            )
+        if len(word) > LONGEST_WORD:
+            raise ConfigurationError(
+                f"{where}: {shown(word)}: a word has at most {LONGEST_WORD} characters"
             )
         if word in seen:
             raise ConfigurationError(

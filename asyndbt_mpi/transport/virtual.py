@@ -4,6 +4,7 @@ import heapq
 from collections.abc import Callable, Mapping
 
 from asyndbt_mpi.protocol.blackbox import BlackBox
+from asyndbt_mpi.protocol.divergence import Diverged
 from asyndbt_mpi.protocol.messages import EvaluationRequest, Split, ToServer, ToWorker
 from asyndbt_mpi.protocol.records import Record
 from asyndbt_mpi.protocol.server import Server
@@ -44,7 +45,13 @@ class VirtualCluster:
         self._sent = 0
 
     def run(self, write: Callable[[list[Record]], None]) -> None:
-        """Run until the server has finished; ``write`` takes the records as they come."""
+        """Run until the server has finished; ``write`` takes the records as they come.
+
+        Raises
+        ------
+        Diverged
+            A step of the server or of a worker would lead to numbers that are not finite.
+        """
         for worker in self.delays:
             box = self.black_box
             hello = self.workers.hello(worker, box.descriptions[worker], box.digests[worker])
@@ -52,10 +59,12 @@ class VirtualCluster:
         while not self.server.finished:
             self.now, _, worker, message = heapq.heappop(self._arrivals)
             output = self.server.receive(worker, message, self.now)
+            write(output.records)  # first: a worker's step may fail
             if output.messages:
                 for together in _first_to_last(output.messages):
                     self._work(together)
-            write(output.records)
+        if self.server.failure:
+            raise Diverged(self.server.failure)
 
     def _work(self, messages: list[tuple[int, ToWorker]]) -> None:
         """Let workers answer at once; their replies arrive when the work would have been done."""

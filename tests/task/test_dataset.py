@@ -45,7 +45,7 @@ def test_empty_lines_are_passed_over(tmp_path: Path) -> None:
     [
         (b"{", "not valid JSON"),
         (b'{"sentence1": "\xff", "label": 0}', "utf-8"),
-        (rb'{"sentence1": "\ud800", "label": 0}', "surrogates not allowed"),
+        (rb'{"sentence1": "\ud800", "label": 0}', "half of a surrogate pair"),
         (b'["a", 0]', "must be an object"),
         (b'{"label": 0}', "sentence1 is missing"),
         (b'{"sentence1": 5, "label": 0}', "sentence1 must be a text"),

@@ -53,7 +53,7 @@ def test_wrong_words_are_named(words: list[str], fault: str) -> None:
         (b"a\n\nb\n", "words.txt', line 2: empty"),
         (b"a\nb c\n", "words.txt', line 2: 'b c' holds white space"),
         (b"a\nb\na\n", "words.txt', line 3: 'a' was there before, as number 1"),
-        (b"\xff\n", "words.txt': cannot be read as UTF-8 text"),
+        (b"a\n\xff\n", "words.txt', line 2: is no UTF-8 text"),
     ],
 )
 def test_a_wrong_file_is_named(tmp_path: Path, content: bytes, fault: str) -> None:
