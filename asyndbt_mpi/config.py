@@ -109,7 +109,7 @@ class Algorithm(Section):
     robust_weight: NonNegative = 0.01
     tolerance: NonNegative = 0.05
     plane_threshold: NonNegative = 1e-3
-    dual_bound: Positive = 10.0
+    dual_bound: Annotated[float, Field(gt=0, le=1e6)] = 10.0
     dual_regularisation: Literal["constant", "decay"] = "constant"
     dual_regularisation_floor: NonNegative = 0.01
     max_planes: Size = 20
@@ -326,7 +326,8 @@ class Config(Section):
         steps, llm = (tables.get(name, {}) for name in ("steps", "llm"))
         if not (isinstance(steps, dict) and isinstance(llm, dict)):
             return tables  # an error that is told elsewhere
-        size = MIRROR_STEPS.get(llm.get("backend", "transformers"))
+        backend = llm.get("backend", "transformers")
+        size = MIRROR_STEPS.get(backend) if isinstance(backend, str) else None
         if size is None or steps.get("optimizer", "mirror") != "mirror":
             return tables
         return {**tables, "steps": {"p": size, "q": size, **steps}}

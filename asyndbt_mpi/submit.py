@@ -129,17 +129,17 @@ def _check(asked: Asked, folder: Path) -> None:
         except ValueError as error:
             raise ConfigurationError(f"{shown(word)}: {error}, in a batch script") from error
     if asked.arguments[0].startswith("-"):
-        raise ConfigurationError(f"{asked.arguments[0]}: give ./{asked.arguments[0]}")
+        raise ConfigurationError(f"{shown(asked.arguments[0])}: put ./ before it")
     for word in asked.further:
         name = word.partition("=")[0].removeprefix("--")
         if not word.startswith("-"):
-            raise ConfigurationError(f"{word!r}: sbatch has no such option; they begin with -")
+            raise ConfigurationError(f"{shown(word)}: sbatch has no such option; they begin with -")
         for own, short in OWN_OPTIONS.items():
             # sbatch takes the beginning of a name for it, and letters without a space.
             if (word.startswith("--") and name and own.startswith(name)) or (
                 short and word.startswith(short)
             ):
-                raise ConfigurationError(f"{word}: give --{own} before the two dashes")
+                raise ConfigurationError(f"{shown(word)}: give --{own} before the two dashes")
 
 
 def _put(text: str, pattern: str, line: str, folder: Path) -> str:

@@ -34,14 +34,15 @@ if [ -n "$twice" ]; then
 fi
 # What is wrong with the first line is wrong with all of them, as a rule.
 if command -v asyndbt >/dev/null; then
+    read -ra words <<<"$(head -n 1 <<<"$lines")" # unlike a loop over them, no * is expanded
     sets=()
-    for word in $(head -n 1 <<<"$lines"); do
+    for word in "${words[@]}"; do
         sets+=(--set "$word")
     done
     asyndbt status "$config" "${sets[@]}" --output "$folder/none.h5" >/dev/null ||
         [ $? -eq 1 ] || exit 2
 fi
-mkdir -p "$folder"
+mkdir -p -- "$folder"
 # A copy: the elements read it when they start, and the file may be another by then.
 copy=$folder/sweep.txt
 printf '%s\n' "$lines" >"$copy.new"

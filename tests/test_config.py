@@ -1,3 +1,4 @@
+import os
 import tomllib
 import traceback
 from pathlib import Path
@@ -115,3 +116,102 @@ def test_an_address_is_one_and_a_password_is_not_repeated(url: str, message: str
     shown = "".join(traceback.format_exception(caught.value))
     assert "hun" not in shown
     assert "\n" not in str(caught.value)
+
+
+def refusal(path: Path, content: bytes = b"", *assignments: str) -> str:
+    """The one line that a configuration is refused with."""
+    if content:
+        path.write_bytes(content)
+    with pytest.raises(ConfigurationError) as caught:
+        load(str(path), assignments)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 1000
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"x = " + b"[" * 20000 + b"]" * 20000, "nested too deeply"),
+        (b"x = " + b"{a = " * 20000 + b"1" + b"}" * 20000, "nested too deeply"),
+        (b"[run]\nseed = 1\nseed = 2\n", "Cannot overwrite a value (at line 3"),
+        (b"[run]\n[run]\n", "Cannot declare ('run',) twice (at line 2"),
+        (b"[run]\nseed = 1" + b"0" * 5000, "a number of thousands of digits"),
+        (b"[run]\nseed = 1" + b"0" * 4000, "run.seed = 1000"),
+        (b"[run]\nname = 0x" + b"f" * 5000, "run.name = (too long to be shown)"),
+        (b"[run]\nname = 'a\xff'", "line 2 is no UTF-8 text"),
+        (b"[run]\nname = 'a\0b'", "not valid TOML"),
+        (b"\xef\xbb\xbf[run]\n", "it begins with a byte order mark"),
+        (b'[run]\nname = "a\\nb"', "run.name = 'a\\nb': must not hold the control character '\\n'"),
+        (b'[run]\nname = "a\\u0000b"', "must not hold the control character '\\x00'"),
+        (b'[run]\nname = ""', "run.name = '': string should have at least 1 character"),
+        (b'[run]\noutput = "' + b"x" * 5000 + b'"', "(5002 characters): a path must not have more"),
+        (b'[run]\noutput = "' + b"x" * 300 + b'/a"', "no part of this path may have more than 255"),
+        (b'[run]\noutput = "-rf"', "a path must not begin with -"),
+        (b'[task]\ntemplate = "\\u001b"', "must not hold the control character '\\x1b'"),
+        (b"[llm]\nextra_body = {x = nan}", "[llm]: extra_body cannot be sent as JSON"),
+        (b"[llm]\nbackend = [1]", "llm.backend = [1]: input should be"),
+        (b"[llm]\nrequests_per_minute = 1e-9", "must be 0, for no limit, or at least"),
+        (b"[delay]\nmean = 1e308", "less than or equal to 1000000"),
+        (b"[delay]\nmodel = 'constant'\nmean = 1e5\nslow_workers = 1\nslow_factor = 1e5", "times"),
+        (b"x = 1 # " + b"x" * 2**17, "it has more than 128 KiB"),
+    ],
+)  # fmt: skip
+def test_whatever_is_wrong_is_one_line(tmp_path: Path, content: bytes, message: str) -> None:
+    assert message in refusal(tmp_path / "c.toml", content)
+
+
+def test_only_regular_files_are_read(tmp_path: Path) -> None:
+    pipe, zeros, loop = tmp_path / "pipe", tmp_path / "zeros", tmp_path / "loop"
+    os.mkfifo(pipe)
+    zeros.symlink_to("/dev/zero")
+    loop.symlink_to(loop)
+    for path in (pipe, zeros):
+        assert "it is a pipe or a device, not a regular file" in refusal(path)
+    assert "it is a folder" in refusal(tmp_path)
+    assert "symbolic links" in refusal(loop)
+    huge = tmp_path / "huge"
+    with open(huge, "wb") as file:
+        file.truncate(2**40)  # no more than its size is on the disk
+    assert "it has more than 128 KiB" in refusal(huge)
+
+
+@pytest.mark.parametrize("source", ["a\0b", "a\nb", "\x1b[31m", "a" * 5000, "", "\ud800", "-x"])
+def test_a_source_that_is_no_path(source: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load(source)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("run.iterations=1\nseed = 3", "expected one value, not several lines"),
+        ("run.seed=1\n[llm]\nmodel = 'x'", "expected one value, not several lines"),
+        ("run.seed=" + "[" * 20000, "nested too deeply"),
+        ("run.seed=1" + "0" * 5000, "a number of thousands of digits"),
+        ("run.name=a\nb", "must not hold the control character"),
+        ("run.name=\ud800", "must be UTF-8 text"),
+        ("\x1b[31m", "expected section.key=value"),
+    ],
+)
+def test_an_assignment_sets_its_key_alone(assignment: str, message: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load("synthetic", [assignment])
+    assert message in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "url", ["http://x/\nHost: y", "http://x y/", "http://x/\t", "http://\u00e9/"]
+)
+def test_an_address_has_no_white_space(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="base_url must begin with"):
+        load("demo", [f"llm.base_url={url}"])
+
+
+def test_a_key_in_the_wrong_place_is_not_repeated() -> None:
+    with pytest.raises(ConfigurationError, match="must be the name of") as caught:
+        load("demo", ["llm.key_variable=sk-hunter2"])
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))

@@ -102,7 +102,7 @@ def test_a_folder_of_ones_own_comes_first(tmp_path: Path, slurm: str) -> None:
         (["--workers-per-node", "3", "foo"], "'foo': sbatch has no such option; they begin with -"),
         (
             ["--workers-per-node", "3", "--", "--nodes=2"],
-            "--nodes=2: give --nodes before the two dashes",
+            "'--nodes=2': give --nodes before the two dashes",
         ),
         (
             ["--workers-per-node", "3", "--time", "4"],
@@ -174,3 +174,61 @@ def test_the_status_of_a_run(tmp_path: Path) -> None:
     other = asyndbt("status", *words, "--set", "algorithm.max_delay=4", folder=tmp_path)
     assert other.returncode == 2
     assert "was made with algorithm.max_delay = 10, not 4" in other.stderr
+
+
+@pytest.mark.parametrize(
+    "wrong", ["x\ntouch PWNED #", "a\rb", "a\0b", "\x1b[31m", "\u2028", "\ud800"]
+)
+def test_nothing_that_begins_a_line_gets_into_a_script(wrong: str) -> None:
+    for asked in (
+        Asked({"job-name": wrong}, (), "mpiexec", 1, ("demo",)),
+        Asked({"partition": wrong}, (), "mpiexec", 1, ("demo",)),
+        Asked({}, (f"--qos={wrong}",), "mpiexec", 1, ("demo",)),
+        Asked({}, (), "mpiexec", 1, (wrong,)),
+        Asked({}, (), "mpiexec", 1, ("demo", "--set", f"run.name={wrong}")),
+        Asked({}, (), "mpiexec", 1, ("demo", "--output", wrong)),
+    ):
+        with pytest.raises(ConfigurationError, match="in a batch script") as caught:
+            fill(SHIPPED, asked)
+        assert str(caught.value).isprintable()
+
+
+def test_a_name_with_a_line_break_is_refused(tmp_path: Path, slurm: str) -> None:
+    (tmp_path / "x.toml").write_text(
+        '[run]\nname = "x\\ntouch PWNED #"\n[llm]\nbackend = "synthetic"\n'
+    )
+    words = [*ASYNDBT, "sbatch", "x.toml", "--time", "5", "--workers-per-node", "3", "--dry-run"]
+    done = subprocess.run(
+        words, cwd=tmp_path, timeout=60, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("asyndbt: x.toml: run.name = 'x\\ntouch PWNED #': must not hold")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "word", ["-N2", "-N", "-t5", "-pgpu", "--part=gpu", "--job-name=x", "--node=2"]
+)
+def test_no_other_spelling_gets_round_what_was_checked(word: str) -> None:
+    with pytest.raises(ConfigurationError, match="before the two dashes"):
+        fill(SHIPPED, Asked({}, (word,), "mpiexec", 1, ("demo",)))
+
+
+@pytest.mark.parametrize(
+    "name", ["$(touch x)", "`touch x`", "a; touch x", "a b", "'", '"', "*", "-x"]
+)
+def test_words_of_the_shell_stay_words(tmp_path: Path, name: str) -> None:
+    """The array of the arguments, as bash reads it."""
+    script = fill(SHIPPED, Asked({}, (), "mpiexec", 1, ("demo", "--set", f"run.name={name}")))
+    (line,) = [line for line in script.splitlines() if line.startswith("ARGUMENTS=(")]
+    done = subprocess.run(
+        ["bash", "-c", f"{line}\nprintf '%s\\n' \"${{ARGUMENTS[@]}}\""],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout == f"demo\n--set\nrun.name={name}\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_configuration_that_looks_like_an_option() -> None:
+    with pytest.raises(ConfigurationError, match=r"put \./ before it"):
+        fill(SHIPPED, Asked({}, (), "mpiexec", 1, ("--overwrite",)))

@@ -75,7 +75,11 @@ def locate(task: TaskSection) -> Traversable:
     """
     if task.path:
         folder = Path(task.path)
-        if not folder.is_dir():
+        try:
+            there = folder.is_dir()
+        except OSError:  # a folder above it may not be looked into
+            there = False
+        if not there:
             raise ConfigurationError(
                 f"task.path = {shown(task.path)}: no such folder; give one with {TRAIN} and {DEV}"
             )

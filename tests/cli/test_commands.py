@@ -155,3 +155,31 @@ def test_an_unknown_command_or_option_is_bad_usage(tmp_path: Path) -> None:
     assert asyndbt("rnu", folder=tmp_path).returncode == 2
     assert asyndbt("run", "demo", "--no-such-option", folder=tmp_path).returncode == 2
     assert asyndbt("--version", folder=tmp_path).stdout.startswith("asyndbt, version ")
+
+
+@pytest.mark.parametrize("output", ["a\nb.h5", "x" * 5000, "x" * 250 + ".h5", "-x.h5", ""])
+def test_an_output_that_no_log_can_have(tmp_path: Path, output: str) -> None:
+    for command in ("simulate", "status"):
+        done = asyndbt(command, "synthetic", "--output", output, folder=tmp_path)
+        assert done.returncode == 2
+        assert done.stderr.startswith("asyndbt: ")
+        assert done.stderr.count("\n") == 1
+        assert len(done.stderr) < 500
+
+
+def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    done = asyndbt("simulate", "synthetic", "--output", "pipe", "--overwrite", folder=tmp_path)
+    assert done.returncode == 2
+    assert "is a pipe or a device; give a file" in done.stderr
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_a_run_that_diverges_says_so(tmp_path: Path) -> None:
+    words = ["synthetic", "--output", "a.h5", "--set", "steps.p=1.7e308"]
+    done = asyndbt("simulate", *words, folder=tmp_path)
+    assert done.returncode == 1
+    (said,) = [line for line in done.stderr.splitlines() if line.startswith("asyndbt: ")]
+    assert "p would not be finite after the step of iteration" in said
+    assert "Warning" not in done.stderr
+    assert "interrupted" in asyndbt("status", *words, folder=tmp_path).stdout

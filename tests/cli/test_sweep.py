@@ -97,10 +97,17 @@ def test_a_log_that_is_not_finished_is_not_taken_for_done(tmp_path: Path) -> Non
 
 def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for folder in ("file", "file/folder", "x" * 300):
+    for folder, reason in {
+        "file": "File exists",
+        "file/folder": "Not a directory",
+        "x" * 300: "bytes",
+        "a\nb": "control character",
+    }.items():
         code, message = sweep(tmp_path / folder)
         assert code == 2
-        assert message.startswith(str(tmp_path / folder))
+        assert "\n" not in message.strip()
+        assert str(tmp_path) in message
+        assert reason in message
 
 
 def children(process: int) -> list[int]:
@@ -168,9 +175,11 @@ def test_what_cannot_be_is_said_before_anything_starts(
 
 
 def test_a_run_that_fails_is_named_and_the_others_are_made(tmp_path: Path) -> None:
-    code, said = sweep(tmp_path, "--vary", "algorithm.max_planes=20,1000000000000")
+    code, said = sweep(
+        tmp_path, "--vary", "steps.rho=0.05,1.7e308", "--set", "algorithm.plane_period=2"
+    )
     assert code == 1
-    assert "max_planes=1000000000000,seed=0.h5: " in said
-    assert "MemoryError" in said
-    assert names(tmp_path) == ["max_planes=20,seed=0.h5"]
+    assert "rho=1.7e308,seed=0.h5: " in said
+    assert "phi would not be finite" in said
+    assert names(tmp_path) == ["rho=0.05,seed=0.h5"]
     assert not list(tmp_path.glob("*.part*"))

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -6,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from asyndbt_mpi.config import ConfigurationError, TaskSection
+from asyndbt_mpi.task import dataset
 from asyndbt_mpi.task.dataset import Row, load, locate
 
 GOOD = b'{"sentence1": "a", "label": 0}\n'
@@ -56,6 +58,19 @@ def test_empty_lines_are_passed_over(tmp_path: Path) -> None:
         (b'{"sentence1": "a", "label": true}', "not true"),
         (b'{"sentence1": "a", "label": 1.0}', "not 1.0"),
         (b'{"sentence1": "a", "label": "1"}', 'not "1"'),
+        (b"[" * 200_000, "nested too deeply"),
+        (
+            b'{"sentence1": "a", "label": 0, "x": ' + b"[" * 200_000 + b"]" * 200_000 + b"}",
+            "deeply",
+        ),
+        (b'{"sentence1": "a", "label": 0, "label": 1}', "the key 'label' is there twice"),
+        (b'{"sentence1": "a", "label": 0, "x": {"y": 1, "y": 1}}', "the key 'y' is there twice"),
+        (b'{"sentence1": "a", "label": 1' + b"0" * 5000 + b"}", "a whole number of 5001 digits"),
+        (b'{"sentence1": "a", "label": 1' + b"0" * 4000 + b"}", "not what is there"),
+        (b'{"sentence1": "a", "label": NaN}', "NaN is no number"),
+        (b'{"sentence1": "a", "label": 0, "x": Infinity}', "Infinity is no number"),
+        (b'\xef\xbb\xbf{"sentence1": "a", "label": 0}', "BOM"),
+        (b'{"sentence1": "a\0b", "label": 0}', "not valid JSON"),
     ],
 )
 def test_a_malformed_line_is_named(tmp_path: Path, line: bytes, fault: str) -> None:
@@ -121,3 +136,43 @@ def test_reviews_hold_two_keys_only() -> None:
     for name in ("train.jsonl", "dev.jsonl"):
         for line in (folder / name).read_text("utf-8").splitlines():
             assert list(json.loads(line)) == ["sentence1", "label"]
+
+
+def test_no_text_is_quoted(tmp_path: Path) -> None:
+    for line in (
+        b'{"sentence1": ["secret"], "label": 0}',
+        b'{"sentence1": {"secret": 1}, "label": 0}',
+        b'{"sentence1": "secret", "label": "a secret that is longer than a label"}',
+        b'{"sentence1": "secret", "label": ["secret"]}',
+        b'{"sentence1": "secret',
+        b'{"sentence1": "secret\xff", "label": 0}',
+    ):
+        with pytest.raises(ConfigurationError) as caught:
+            load(folder_with(tmp_path, line), classes=2, pairs=False)
+        assert "secret" not in str(caught.value)
+
+
+def test_only_regular_files_of_a_bounded_size_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = folder_with(tmp_path, GOOD)
+    train = folder / "train.jsonl"
+
+    def refusal() -> str:
+        with pytest.raises(ConfigurationError) as caught:
+            load(folder, classes=2, pairs=False)
+        return str(caught.value)
+
+    with open(train, "wb") as file:
+        file.truncate(2**40)
+    assert "it has more than 1 GiB" in refusal()
+    train.unlink()
+    os.mkfifo(train)
+    assert "it is a pipe or a device" in refusal()
+    train.unlink()
+    train.symlink_to("/dev/zero")
+    assert "it is a pipe or a device" in refusal()
+    train.unlink()
+    train.write_bytes(GOOD + b"x" * 200)
+    monkeypatch.setattr(dataset, "LONGEST_LINE", 100)
+    assert refusal().endswith("train.jsonl, line 2: has more than 100 bytes")

@@ -80,6 +80,11 @@ def test_a_wrong_template_is_explained(text: str, fault: str) -> None:
         ([" yes", ""], "task.labels[1] = '': must not be empty"),
         ([" yes", " "], "task.labels[1] = ' ': must not be empty"),
         ([" yes", " no", " yes"], "task.labels[2] = ' yes': must occur only once"),
+        ([" yes", "yes "], "must occur only once, and is read as task.labels[0] is"),
+        ([" caf\u00e9", " cafe\u0301"], "must occur only once"),
+        ([" yes", " \uff59es"], "must occur only once"),
+        ([" yes", " ye\u200bs"], "must occur only once"),
+        ([" yes", "\u200b"], "must not be empty"),
     ],
 )
 def test_wrong_labels_are_explained(labels: list[str], fault: str) -> None:

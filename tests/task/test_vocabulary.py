@@ -1,3 +1,4 @@
+import os
 import re
 from pathlib import Path
 
@@ -68,3 +69,18 @@ def test_an_unknown_vocabulary_lists_the_shipped_ones(tmp_path: Path) -> None:
         load_vocabulary(str(tmp_path / "instruction"), 2)
     with pytest.raises(ConfigurationError, match="cannot be read"):
         load_vocabulary(str(tmp_path), 2)
+
+
+def test_only_regular_files_are_read(tmp_path: Path) -> None:
+    pipe, zeros = tmp_path / "pipe", tmp_path / "zeros"
+    os.mkfifo(pipe)
+    zeros.symlink_to("/dev/zero")
+    for path, fault in {pipe: "a pipe or a device", zeros: "a pipe", tmp_path: "a folder"}.items():
+        with pytest.raises(ConfigurationError, match=f"cannot be read: it is {fault}"):
+            load_vocabulary(str(path), 2)
+
+
+def test_a_word_is_no_page(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"entry 2: .* at most 100 characters") as caught:
+        load_vocabulary(["a", "x" * 10**6], 2)
+    assert len(str(caught.value)) < 500
