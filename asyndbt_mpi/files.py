@@ -30,8 +30,6 @@ def read_file(path: str | os.PathLike[str], most: int) -> bytes:
         raise OSError(errno.EINVAL, str(error)) from error
     with os.fdopen(descriptor, "rb") as file:
         found = os.fstat(descriptor)
-        if stat.S_ISDIR(found.st_mode):
-            raise OSError(errno.EISDIR, "it is a folder")
         if not stat.S_ISREG(found.st_mode):
             raise OSError(errno.EINVAL, "it is a pipe or a device, not a regular file")
         # Of files in /proc the size is not known before they are read.
