@@ -81,8 +81,12 @@ class _Opened:
     time: float = 0.0
 
 
-class _NothingLeft(Exception):
-    """The run to be resumed has come to its end."""
+class _Ended(Exception):
+    """The run to be resumed is not to go on; why, and the exit ``code`` that this means."""
+
+    def __init__(self, why: str, code: int) -> None:
+        super().__init__(why)
+        self.code = code
 
 
 def run(request: Request) -> int:
@@ -142,8 +146,8 @@ def _run_job(job: Job, request: Request, signalled: list[signal.Signals]) -> int
             problem = str(error)
         except LogWriteError as error:
             problem, code = str(error), FAILED
-        except _NothingLeft as error:
-            problem, code = str(error), DONE
+        except _Ended as error:
+            problem, code = str(error), error.code
         except Interrupted as error:
             problem = f"interrupted by {error} while the run was gone through; it is as it was"
             code = DONE if str(error) in job.config.run.signals else FAILED
@@ -184,8 +188,10 @@ def _open(job: Job, resuming: bool, signalled: Sequence[signal.Signals]) -> _Ope
         return _Opened(server, job.open_log("mpi", server.iterates.z))
     with log:
         resumed = resume(log, job, "mpi", signalled)
+        if resumed.server.failure:
+            raise _Ended(f"{job.path} cannot go on: {resumed.server.failure}", TOO_FEW_WORKERS)
         if resumed.server.finished and log.status == "finished":
-            raise _NothingLeft(nothing_left(log, resumed))
+            raise _Ended(nothing_left(log, resumed), DONE)
         writer = open_segment(log, job, resumed, "mpi")
         print(f"{job.path}: going on from iteration {resumed.server.iteration}", flush=True)
         return _Opened(resumed.server, writer, resumed.replay, resumed.time)

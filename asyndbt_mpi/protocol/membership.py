@@ -47,6 +47,7 @@ class Membership:
         # Seconds of the newest step of each; whether it owes more than steps: a test takes longer.
         self._step_seconds: dict[int, float] = {}
         self._long = [True] * (workers + 1)
+        self._waits_from = 0.0
 
     @property
     def awaits_hellos(self) -> bool:
@@ -110,6 +111,29 @@ class Membership:
     def wait_from(self, time: float) -> None:
         """Nobody could answer before ``time``: the run stood still until then."""
         self._silent_since = [max(since, time) for since in self._silent_since]
+        self._waits_from = time
+
+    def shortage(
+        self, needed: int, time: float, returning: bool, patience: float | None = None
+    ) -> str | None:
+        """Why fewer than ``needed`` workers are left, for good; None if it is not so.
+
+        Where they may be ``returning`` the lost count as well, for ``patience`` seconds since
+        `wait_from`, if it is given.
+        """
+        if self.count >= needed:
+            return None
+        late = patience is not None and time - self._waits_from > patience
+        if returning and not late and self.count + len(self.lost) >= needed:
+            return None
+        gone = (1 + np.flatnonzero(~self.live)).tolist()
+        excluded = [str(worker) for worker in gone if worker not in self.lost]
+        parts = [f"{self.count} workers are left, algorithm.min_workers is {needed}"]
+        if excluded:
+            parts.append(f"excluded for good: {', '.join(excluded)}")
+        if self.lost:
+            parts.append(f"lost and not back: {', '.join(map(str, sorted(self.lost)))}")
+        return "; ".join(parts)
 
     def overdue(self, time: float, seconds: float) -> list[tuple[int, float]]:
         """Live workers that owe an answer for too long, and for how long.

@@ -63,7 +63,7 @@ class Server:
     finished : bool
         Every worker has been told to stop.
     replaying : bool
-        What happens has happened before. If too few workers were left, that may change.
+        What happens has happened before; `judge` says whether the run may go on after it.
     limit : str or None
         The limit of the budget that ended the run.
     failure : str or None
@@ -207,23 +207,43 @@ class Server:
         for worker, silent in self.members.overdue(time, self.config.run.worker_timeout):
             if not (self.finished or is_heard(worker)):
                 self._leave(worker, EventKind.LOST, f"silent for {silent:.0f} seconds")
-        self._end_in_time()
-        return self._output
-
-    def end_in_time(self, time: float) -> Output:
-        """End the run if its budget of seconds ends at ``time``; part of `tick`."""
-        self._begin(time)
-        self._end_in_time()
-        return self._output
-
-    def _end_in_time(self) -> None:
-        """No tests are made: they would take time."""
+        if self.running and (short := self._shortage(self.config.run.worker_timeout)):
+            self._fail(short)
         seconds = self.config.budget.seconds
-        if seconds and self._now >= seconds and not self.finished:
-            self.limit = f"budget.seconds = {seconds:g}"
-            if not self._closing:
-                self._record_event(EventKind.CLOSING, 0, self.limit)
-            self._stop_all()
+        if seconds and time >= seconds:
+            self._end_by(f"budget.seconds = {seconds:g}")
+        return self._output
+
+    def judge(self, time: float) -> Output:
+        """End a run that was gone through again, if by today's settings it must not go on.
+
+        What was under way is asked again only if the budget covers it. Lost workers may come back
+        within `run.worker_timeout`; where too few are left even so, `failure` says it.
+        """
+        self._begin(time)
+        if not self.replaying and (short := self._shortage()):
+            self._fail(short)
+        elif limit := self.spending.overdrawn(0, time, testing=self._closing is not None):
+            self._end_by(limit)
+        return self._output
+
+    def _shortage(self, patience: float | None = None) -> str | None:
+        needed = self.config.algorithm.min_workers
+        return self.members.shortage(needed, self._now, self.running, patience)
+
+    def _fail(self, reason: str) -> None:
+        self.failure = reason
+        self._stop_all()
+        self._finish_if_all_stopped()
+
+    def _end_by(self, limit: str) -> None:
+        """End at once: no tests are made, for they would take time and money."""
+        if self.finished:
+            return
+        self.limit = limit
+        if not self._closing:
+            self._record_event(EventKind.CLOSING, 0, limit)
+        self._stop_all()
 
     # ------------------------------------------------------------ messages in
 
@@ -515,15 +535,14 @@ class Server:
             self._estimation.exclude(worker)
         left, needed = self.members.count, self.config.algorithm.min_workers
         if left >= needed or self.replaying:
-            self._finish_if_all_stopped()
+            if self._closing:  # else the lost may come back, and others are at work
+                self._finish_if_all_stopped()
             self._proceed()
         elif not self.finished:
-            self.failure = (
+            self._fail(
                 f"{left} workers are left, algorithm.min_workers is {needed};"
                 f" the last to go was worker {worker}: {reason}"
             )
-            self._stop_all()
-            self._finish_if_all_stopped()
 
     def _hear_again(self, worker: int, message: ToServer) -> None:
         """A message of a ``worker`` that was lost."""
