@@ -198,8 +198,8 @@ def resume(
         ) from error
     if str(adoption or ""):
         warnings.warn(
-            f"{log.path}: {adoption} does not follow from the recorded answers; the run goes on"
-            " from the p and q in the log",
+            f"{log.path}: not explained by the recorded answers: {adoption}; the run goes on from"
+            " the p and q in the log",
             stacklevel=2,
         )
     if sink.z is not None:
