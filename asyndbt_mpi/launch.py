@@ -21,7 +21,7 @@ from asyndbt_mpi.assemble import (
     rows_fit,
     workers_with_black_box,
 )
-from asyndbt_mpi.config import Config, ConfigurationError
+from asyndbt_mpi.config import Config, ConfigurationError, Run
 from asyndbt_mpi.job import (
     BAD_USAGE,
     DONE,
@@ -47,6 +47,7 @@ from asyndbt_mpi.transport.mpi import (
     WORLD,
     Channel,
     ServerDied,
+    StartError,
     agree,
     alike,
     from_server,
@@ -74,6 +75,10 @@ def run(request: Request) -> int:
     except ServerDied as error:
         _say(f"rank {WORLD.Get_rank()} ends: {error}; to go on, add --resume", debug=False)
         return leave(FAILED)
+    except StartError as error:
+        _say(f"{error}; nothing was asked of any model", debug=False)
+        WORLD.Abort(FAILED)
+        raise
     except Exception as error:
         # Nothing can be said about the other ranks any more: only an abort ends them all.
         where = f"rank {WORLD.Get_rank()} on {socket.gethostname()}"
@@ -92,6 +97,7 @@ def _run(request: Request) -> int:
         # Rank 0 speaks first: who does instead has files of its own.
         rank, host = WORLD.Get_rank(), socket.gethostname()
         problem = str(error) if rank == SERVER else f"rank {rank} on {host}: {error}"
+    wait_for_all(WORLD, _patience(job))
     if not _all_well(problem) or job is None:
         return BAD_USAGE
     texts = gather_texts(WORLD, reading(job.config, job.materials))
@@ -111,7 +117,8 @@ def _run_job(job: Job, request: Request, signalled: list[signal.Signals]) -> int
             fits = rows_fit(job.config, job.materials, [rank])
         except ConfigurationError as error:
             problem = str(error)
-    wait_for_all(WORLD)  # to count tokens takes the workers a while, in which the server sleeps
+    # To count tokens takes the workers a while, in which the server sleeps.
+    wait_for_all(WORLD, _patience(job))
     if not _all_well(problem):
         return BAD_USAGE
     # Only now, when no rank has anything against the run, is an older log replaced.
@@ -129,7 +136,7 @@ def _run_job(job: Job, request: Request, signalled: list[signal.Signals]) -> int
         except Interrupted as error:
             problem = f"interrupted by {error} while the run was gone through; it is as it was"
             code = DONE if str(error) in job.config.run.signals else FAILED
-    wait_for_all(WORLD)  # a long run takes the server a while, in which the others sleep
+    wait_for_all(WORLD, _patience(job))  # a long run takes the server a while; the others sleep
     if not _all_well(problem):
         return from_server(code)
     channel = Channel(WORLD, _codec(job))
@@ -138,6 +145,11 @@ def _run_job(job: Job, request: Request, signalled: list[signal.Signals]) -> int
     if opened is not None:
         return _run_server(channel, job, opened, request, signalled)
     return _run_worker(channel, job, place, fits, signalled)
+
+
+def _patience(job: Job | None) -> float:
+    """Seconds that rank 0 waits for the others at each step of the start."""
+    return (job.config.run if job else Run()).worker_timeout
 
 
 def _codec(job: Job) -> Codec:

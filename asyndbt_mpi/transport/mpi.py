@@ -12,6 +12,7 @@ without it.
 Importing this module starts MPI, or raises a `launcher.Misfit` where that would end the process.
 """
 
+import math
 import os
 import sys
 import time
@@ -51,11 +52,19 @@ latency of sleep; a longer one sleeps."""
 SLEEP_SHARE = 1 / 16
 SHORTEST_SLEEP, LONGEST_SLEEP = 5e-5, 5e-3
 CLOCK_ROUNDS = 5
+PRESENT = 1
+"""Tag with which ranks say that they are there."""
+LONGEST_READING = 2**26
+"""Bytes that a rank may have to say when all are asked."""
 MOST_DROPPED = 64
 """Messages of those who are barred that are dropped before the others have their turn."""
 NOTHING: Buffer = np.empty(0, np.uint8)
 _ABANDONED: list[object] = []
 """Collectives that were left, and their buffers: MPI may still write to these."""
+
+
+class StartError(RuntimeError):
+    """The ranks cannot start together; says who does not do its part."""
 
 
 class ServerDied(RuntimeError):
@@ -288,12 +297,42 @@ def from_server(value: int) -> int:
     return int(shared[0])
 
 
-def wait_for_all(comm: MPI.Intracomm) -> None:
-    """Return once every rank has called this; who is early leaves its core to the others."""
+def wait_for_all(comm: MPI.Intracomm, seconds: float = math.inf) -> None:
+    """Return once every rank has called this; who is early leaves its core to the others.
+
+    Raises
+    ------
+    StartError
+        At rank 0: some had not after ``seconds``, or do something else. Then nothing goes on but
+        by an abort.
+    """
+    here = np.zeros(1, np.uint8)
+    if comm.Get_rank() == SERVER:
+        _call_the_roll(comm, here, seconds)
+    else:
+        _ABANDONED.append((comm.Isend((here, MPI.BYTE), SERVER, PRESENT), here))
     barrier = comm.Ibarrier()
     for _ in backoff():
         if barrier.Test():
             return
+
+
+def _call_the_roll(comm: MPI.Intracomm, here: Buffer, seconds: float) -> None:
+    """Hear of every other rank that it is there."""
+    missing, status = set(range(1, comm.Get_size())), MPI.Status()
+    end = time.perf_counter() + seconds
+    for _ in backoff():
+        while missing and comm.Iprobe(MPI.ANY_SOURCE, PRESENT, status):
+            rank, length = status.Get_source(), status.Get_elements(MPI.BYTE)
+            if length != len(here):
+                raise StartError(f"rank {rank} sent {length} bytes to say that it is there, not 1")
+            comm.Recv((here, MPI.BYTE), rank, PRESENT)
+            missing.discard(rank)
+        if not missing:
+            return
+        if time.perf_counter() > end:
+            who = f"rank{'s' * (len(missing) > 1)} {', '.join(map(str, sorted(missing)))}"
+            raise StartError(f"{who} took no part in the start for {seconds:g} seconds")
 
 
 def node_share(comm: MPI.Intracomm) -> tuple[int, int]:
@@ -356,6 +395,9 @@ def gather_texts(comm: MPI.Intracomm, text: str) -> list[str]:
     own = np.frombuffer(text.encode(), np.uint8)
     lengths = np.empty(comm.Get_size(), np.int64)
     comm.Allgather(np.array([len(own)]), lengths)
+    wrong = np.flatnonzero((lengths < 0) | (lengths > LONGEST_READING))
+    if len(wrong):
+        raise StartError(f"rank {wrong[0]} has {lengths[wrong[0]]} bytes to say")
     ends = lengths.cumsum()
     everything = np.empty(ends[-1] if comm.Get_rank() == SERVER else 0, np.uint8)
     comm.Gatherv(own, (everything, (lengths, ends - lengths)), SERVER)

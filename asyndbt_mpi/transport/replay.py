@@ -245,6 +245,11 @@ class Replay:
 
         None where the server should hear its hello, for the replayed run never did, or lost it.
         One that holds another model than the run's is sent nothing until `settle`.
+
+        Raises
+        ------
+        MalformedMessage
+            It claims to need more than it can.
         """
         if worker in self._greeted:
             return None
@@ -259,6 +264,7 @@ class Replay:
         if worker in members.restarting:
             return list(self._inboxes[worker])  # it was told to start afresh: so be it
         if worker in members.joined:
+            self.server.spending.check_needs(worker, hello.needs)
             self.server.spending.join(worker, hello.needs)
             state = Restore(self.answers[worker], self.workers.state(worker))
             return [state, *self._inboxes[worker]]
