@@ -23,6 +23,7 @@ class Membership:
     live : array (R,)
         Workers that count: all at first, also those that have not said hello yet.
     count : how many are live
+    needed : how many have to be, for the run to go on
     joined : live workers that have said hello
     working : live workers that have not been told to stop
     lost : workers that died or fell silent, and may come back
@@ -31,9 +32,10 @@ class Membership:
     returns : how often each worker was taken back
     """
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, needed: int = 1) -> None:
         self.live: BoolArray = np.ones(workers, dtype=bool)
         self.count = workers
+        self.needed = needed
         self.joined: set[int] = set()
         self.working = set(range(1, workers + 1))
         self.lost: set[int] = set()
@@ -113,27 +115,25 @@ class Membership:
         self._silent_since = [max(since, time) for since in self._silent_since]
         self._waits_from = time
 
-    def shortage(
-        self, needed: int, time: float, returning: bool, patience: float | None = None
-    ) -> str | None:
-        """Why fewer than ``needed`` workers are left, for good; None if it is not so.
+    def shortage(self, time: float, patience: float) -> str | None:
+        """Why fewer workers are left than are ``needed``; None if it is not so.
 
-        Where they may be ``returning`` the lost count as well, for ``patience`` seconds since
-        `wait_from`, if it is given.
+        For ``patience`` seconds from `wait_from` on the lost count as well: they may come back.
         """
-        if self.count >= needed:
+        waits = time - self._waits_from <= patience
+        if self.count + (len(self.lost) if waits else 0) >= self.needed:
             return None
-        late = patience is not None and time - self._waits_from > patience
-        if returning and not late and self.count + len(self.lost) >= needed:
-            return None
-        gone = (1 + np.flatnonzero(~self.live)).tolist()
-        excluded = [str(worker) for worker in gone if worker not in self.lost]
-        parts = [f"{self.count} workers are left, algorithm.min_workers is {needed}"]
-        if excluded:
-            parts.append(f"excluded for good: {', '.join(excluded)}")
-        if self.lost:
-            parts.append(f"lost and not back: {', '.join(map(str, sorted(self.lost)))}")
-        return "; ".join(parts)
+        return f"{self.count} workers are left, algorithm.min_workers is {self.needed}"
+
+    @property
+    def gone(self) -> str:
+        """Who does not count any more."""
+        lost = sorted(self.lost)
+        excluded = sorted({*(1 + np.flatnonzero(~self.live)).tolist()} - self.lost)
+        kinds = {"excluded for good": excluded, "lost": lost}
+        return "; ".join(
+            f"{kind}: {', '.join(map(str, who))}" for kind, who in kinds.items() if who
+        )
 
     def overdue(self, time: float, seconds: float) -> list[tuple[int, float]]:
         """Live workers that owe an answer for too long, and for how long.
