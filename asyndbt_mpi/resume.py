@@ -8,13 +8,13 @@ taken from the log (see `adoption`), what it made of it must come out as it is l
 
 The end of a run belongs to the log as long as the run still ends there. If it is to go on beyond,
 because it may make more iterations or spend more, what came after its last iteration (tests,
-reports that came too late) does not count.
+reports that came too late) does not count; nor does it if today it ends sooner.
 """
 
 import signal
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,6 +106,9 @@ class Unlogged:
     def _is_new(self, record: Record) -> bool:
         match record:
             case Event():
+                ends = record.kind is EventKind.CLOSING
+                if ends and self._ahead and self._ahead[0].kind is not EventKind.CLOSING:
+                    self.leave_behind()  # it ends sooner today
                 self._beyond = not self._ahead
                 if self._ahead:
                     self._ahead.popleft()
@@ -173,23 +176,20 @@ def resume(
     # A simulation is made again from its start, by workers that are all its own.
     adoption = Adoption(server, workers, Used(log), TOLERANCE) if transport == "mpi" else None
     replay = Replay(server, workers, Recorded(recorded, box), adoption)
-    closing = _closing(recorded)
     counted: dict[str, int] = {}
     new: list[Record] = []
     sink = Unlogged(log, recorded, new.append)
     beyond: list[Event] = []
     z = server.iterates.z.copy()
     try:
-        replay.run(_heeding(signalled, recorded[:closing]), sink)
-        if closing < len(recorded):
-            counts = _events_that_count(replay, recorded, closing, sink)
-            if counts < len(recorded):
-                recorded, beyond = recorded[:counts], recorded[counts:]
-                server.spending.count(_total(beyond))
-                counted = {"event": counts, "evaluation": _evaluations(recorded)}
-                sink.leave_behind()
-                # Who was excluded stays so.
-                replay.run([each for each in beyond if each.kind is EventKind.EXCLUDED], sink)
+        counts = _go_through(replay, recorded, signalled, sink)
+        if counts < len(recorded):
+            recorded, beyond = recorded[:counts], recorded[counts:]
+            server.spending.count(_total(beyond))
+            counted = {"event": counts, "evaluation": _evaluations(recorded)}
+            sink.leave_behind()
+            # Who was excluded stays so.
+            replay.run([each for each in beyond if each.kind is EventKind.EXCLUDED], sink)
     except (Differs, ReplayError) as error:
         sparse = f" (of p and q only those of every {log.every} iterations are logged)"
         raise ConfigurationError(
@@ -221,31 +221,35 @@ def resume(
     return Resumed(replay, event, new, z, recorded, counted)
 
 
-def _heeding(signalled: Sequence[signal.Signals], recorded: list[Event]) -> Iterator[Event]:
-    for event in recorded:
+def _go_through(
+    replay: Replay,
+    recorded: list[Event],
+    signalled: Sequence[signal.Signals],
+    sink: Unlogged,
+) -> int:
+    """Let what is ``recorded`` happen again; how many events count.
+
+    What came after the iterations were over counts if they are over there today, too. If they are
+    over sooner, nothing counts that came after that.
+    """
+    server, closing = replay.server, _closing(recorded)
+    happened = [each.kind is not EventKind.RESUMED for each in recorded[:closing]]
+    last = int(np.flatnonzero(happened).max(initial=0))
+    for row, event in enumerate(recorded[:closing]):
         if signalled:
             raise Interrupted(signalled[0].name)
-        yield event
-
-
-def _events_that_count(
-    replay: Replay, recorded: list[Event], closing: int, sink: "Unlogged"
-) -> int:
-    """Go through what follows once the iterations were over; how many events still count.
-
-    All if the run ends there today, too. None of the tests if so many workers were lost in them
-    that the run had failed: their processes are there again.
-    """
-    server, beyond = replay.server, recorded[closing + 1 :]
+        replay.run([event], sink)
+        if row < last and not server.running:
+            return row + 1
+    if closing == len(recorded):
+        return closing
     replay.run([recorded[closing]], sink)
     if server.running or server.iteration != recorded[closing].iteration:
         return closing
+    beyond = recorded[closing + 1 :]
     left = {each.worker for each in beyond if each.kind in (EventKind.LOST, EventKind.EXCLUDED)}
-    if (
-        server.members.count - sum(map(server.members.is_live, left))
-        < server.config.algorithm.min_workers
-    ):
-        return closing + 1
+    if server.members.count - sum(map(server.members.is_live, left)) < server.members.needed:
+        return closing + 1  # the tests that failed are made again: who was lost is there again
     replay.run(beyond, sink)
     return len(recorded)
 

@@ -26,8 +26,13 @@ from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.opening import Ended, open_run, verdict
 from asyndbt_mpi.protocol.blackbox import BlackBox
 from asyndbt_mpi.protocol.messages import (
+    Assignment,
+    Costs,
+    EvaluationReport,
+    EvaluationRequest,
     Failure,
     Hello,
+    LowerReport,
     MalformedMessage,
     Report,
     Reset,
@@ -56,8 +61,9 @@ class Plan:
     """What happens to a life of a run.
 
     The process is killed, ``unwritten`` events after its last batch, or signalled after so many
-    events. A liar's p, or its q, is not what its answers give. A worker
-    that is ``absent`` never says hello, and one ``refuses`` before the first iteration.
+    events. A liar's p, its q, its p in estimates of phi or its loss is not what its answers give.
+    A worker that is ``absent`` never says hello, one ``refuses`` before the first iteration, and
+    one in ``disorder`` answers an assignment before the evaluation that came first.
     """
 
     mishaps: tuple[Mishap, ...] = ()
@@ -68,6 +74,7 @@ class Plan:
     lies: str = "p"
     absent: tuple[int, ...] = ()
     refuses: int = 0
+    disorder: int = 0
 
 
 class Toy(Unasked):
@@ -191,11 +198,23 @@ class Life:
             assert self.server.finished, "it waits for ever"
             return
         worker = min(ready, key=lambda v: ((self.answers[v] + 1) * PACE[v - 1], v))
-        reply = self._work(worker, self.inbox[worker].popleft())
+        reply = self._work(worker, self._next(worker))
+        if isinstance(reply, Report | EvaluationReport) and worker == self.plan.disorder:
+            reply = replace(reply, costs=Costs())  # else it would cost more than was set aside
         if reply is not None:
             self._hear(worker, reply)
         if not self.server.finished:
             self._take(self.server.tick(self.now))
+
+    def _next(self, worker: int) -> ToWorker:
+        inbox = self.inbox[worker]
+        kinds = [type(message) for message in inbox][:2]
+        if worker == self.plan.disorder and kinds == [EvaluationRequest, Assignment]:
+            inbox.rotate(-1)
+            message = inbox.popleft()
+            inbox.rotate(1)
+            return message
+        return inbox.popleft()
 
     def _happen(self, mishap: Mishap) -> None:
         worker, now = mishap.worker, self.now
@@ -224,14 +243,20 @@ class Life:
         [answer] = self.box.answer([query])
         [reply] = self.workers.answer([Completed(worker, answer, 0.5, self.now)])
         self.answers[worker] += 1
-        if isinstance(reply, Report) and worker == self.plan.liar:
-            return self._lie(reply)
-        return reply
+        return self._lie(reply) if worker == self.plan.liar else reply
 
-    def _lie(self, reply: Report) -> Report:
-        if self.plan.lies == "p":
-            return replace(reply, p=np.full_like(reply.p, 5.0))
-        return replace(reply, q=-2.0 * reply.q)
+    def _lie(self, reply: ToServer) -> ToServer:
+        match reply, self.plan.lies:
+            case Report(), "p":
+                return replace(reply, p=np.full_like(reply.p, 5.0))
+            case Report(), "q":
+                return replace(reply, q=-2.0 * reply.q)
+            case Report(), "loss":
+                return replace(reply, loss=reply.loss - 1.0)
+            case LowerReport(), "phi":
+                return replace(reply, p=-3.0 * reply.p)
+            case _:
+                return reply
 
     def _hear(self, worker: int, message: ToServer) -> None:
         try:
