@@ -5,6 +5,8 @@ the events. A run that was ended anywhere and resumed therefore has, if all is w
 the run that was never ended, bit by bit.
 """
 
+import contextlib
+import io
 import shutil
 import warnings
 from collections import deque
@@ -111,7 +113,8 @@ class Life:
     def _live(self) -> int:
         resuming = self.job.path.exists()
         try:
-            opened = open_run(self.job, resuming)
+            with contextlib.redirect_stdout(io.StringIO()):
+                opened = open_run(self.job, resuming)
         except Ended as error:
             self.said.append(str(error))
             return error.code
