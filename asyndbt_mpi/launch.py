@@ -19,10 +19,11 @@ from asyndbt_mpi.assemble import (
     Place,
     gpu_of,
     language_model,
+    needs,
     rows_fit,
     workers_with_black_box,
 )
-from asyndbt_mpi.config import Config, ConfigurationError
+from asyndbt_mpi.config import Config, ConfigurationError, Run
 from asyndbt_mpi.job import (
     BAD_USAGE,
     DONE,
@@ -32,6 +33,7 @@ from asyndbt_mpi.job import (
     LogAndProgress,
     Request,
 )
+from asyndbt_mpi.llm.bounds import Bytes
 from asyndbt_mpi.log.chain import remove_log
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.room import LogWriteError
@@ -39,7 +41,7 @@ from asyndbt_mpi.log.writer import Writer
 from asyndbt_mpi.protocol.blackbox import BlackBox
 from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.protocol.wire import Codec
-from asyndbt_mpi.protocol.worker import Workers
+from asyndbt_mpi.protocol.worker import Workers, state_length
 from asyndbt_mpi.readings import first_difference, reading
 from asyndbt_mpi.resume import log_to_resume, nothing_left, open_segment, resume
 from asyndbt_mpi.transport.drive import serve, signals_noted, stop_all, work
@@ -50,6 +52,7 @@ from asyndbt_mpi.transport.mpi import (
     WORLD,
     Channel,
     ServerDied,
+    StartError,
     agree,
     alike,
     from_server,
@@ -92,6 +95,10 @@ def run(request: Request) -> int:
     except ServerDied as error:
         _say(f"rank {WORLD.Get_rank()} ends: {error}; to go on, add --resume", debug=False)
         return leave(FAILED)
+    except StartError as error:
+        _say(f"{error}; nothing was asked of any model", debug=False)
+        WORLD.Abort(FAILED)
+        raise
     except Exception as error:
         # Nothing can be said about the other ranks any more: only an abort ends them all.
         where = f"rank {WORLD.Get_rank()} on {socket.gethostname()}"
@@ -110,6 +117,7 @@ def _run(request: Request) -> int:
         # Rank 0 speaks first: who does instead has files of its own.
         rank, host = WORLD.Get_rank(), socket.gethostname()
         problem = str(error) if rank == SERVER else f"rank {rank} on {host}: {error}"
+    wait_for_all(WORLD, _patience(job))
     if not _all_well(problem) or job is None:
         return BAD_USAGE
     texts = gather_texts(WORLD, reading(job.config, job.materials))
@@ -129,7 +137,8 @@ def _run_job(job: Job, request: Request, signalled: list[signal.Signals]) -> int
             fits = rows_fit(job.config, job.materials, [rank])
         except ConfigurationError as error:
             problem = str(error)
-    wait_for_all(WORLD)  # to count tokens takes the workers a while, in which the server sleeps
+    # To count tokens takes the workers a while, in which the server sleeps.
+    wait_for_all(WORLD, _patience(job))
     if not _all_well(problem):
         return BAD_USAGE
     # Only now, when no rank has anything against the run, is an older log replaced.
@@ -147,15 +156,26 @@ def _run_job(job: Job, request: Request, signalled: list[signal.Signals]) -> int
         except Interrupted as error:
             problem = f"interrupted by {error} while the run was gone through; it is as it was"
             code = DONE if str(error) in job.config.run.signals else FAILED
-    wait_for_all(WORLD)  # a long run takes the server a while, in which the others sleep
+    wait_for_all(WORLD, _patience(job))  # a long run takes the server a while; the others sleep
     if not _all_well(problem):
         return from_server(code)
-    channel = Channel(WORLD, Codec(job.materials.shapes))
+    channel = Channel(WORLD, _codec(job))
     channel.go_on_from(opened.time if opened else 0.0)
     place = _place(job.config, job.workers, signalled)
     if opened is not None:
         return _run_server(channel, job, opened, request, signalled)
     return _run_worker(channel, job, place, fits, signalled)
+
+
+def _patience(job: Job | None) -> float:
+    """Seconds that rank 0 waits for the others at each step of the start."""
+    return (job.config.run if job else Run()).worker_timeout
+
+
+def _codec(job: Job) -> Codec:
+    shapes = job.materials.shapes
+    synthetic = job.config.llm.backend == "synthetic"
+    return Codec(shapes, state_length(job.config, shapes), free_losses=synthetic)
 
 
 def _place(config: Config, workers: int, signalled: Sequence[signal.Signals] = ()) -> Place:
@@ -174,7 +194,15 @@ def _open(job: Job, resuming: bool, signalled: Sequence[signal.Signals]) -> _Ope
     """Rank 0's share of the start: a new log, or the run that is to go on and its next segment."""
     log = log_to_resume(job) if resuming else None
     if log is None:
-        server = Server(job.config, job.materials.shapes, job.workers)
+        shapes, workers = job.materials.shapes, job.workers
+        budget = job.config.budget
+        # Only a budget can be exhausted by what a worker claims to need.
+        most = (
+            needs(job.config, job.materials, workers, Bytes())
+            if budget.calls or budget.tokens or budget.cost
+            else None
+        )
+        server = Server(job.config, shapes, workers, most=most)
         return _Opened(server, job.open_log("mpi", server.iterates.z))
     with log:
         resumed = resume(log, job, "mpi", signalled)

@@ -9,6 +9,8 @@ same messages in the same order it goes through the same iterates, bit for bit.
 Workers are numbered 1..R; row v-1 of an array belongs to worker v.
 """
 
+from collections.abc import Callable, Mapping
+
 import numpy as np
 
 from asyndbt_mpi.algorithm.simplex import onto_simplex
@@ -18,7 +20,7 @@ from asyndbt_mpi.protocol.closing import Closing
 from asyndbt_mpi.protocol.estimation import LowerEstimation, not_asked_for
 from asyndbt_mpi.protocol.evaluations import Evaluations
 from asyndbt_mpi.protocol.iterates import Iterates, Update
-from asyndbt_mpi.protocol.membership import Membership
+from asyndbt_mpi.protocol.membership import MOST_RETURNS, Membership
 from asyndbt_mpi.protocol.messages import (
     Assignment,
     Candidate,
@@ -29,6 +31,7 @@ from asyndbt_mpi.protocol.messages import (
     LowerAssignment,
     LowerReport,
     MalformedMessage,
+    Needs,
     Report,
     Reset,
     Shapes,
@@ -75,10 +78,17 @@ class Server:
     least_iterations
         Neither the budget nor early stopping ends the run before so many are committed: one that
         is gone through again has got there, if under other limits.
+    most
+        By worker what its answers can cost at most, where that is known without asking it.
     """
 
     def __init__(
-        self, config: Config, shapes: Shapes, workers: int, least_iterations: int = 0
+        self,
+        config: Config,
+        shapes: Shapes,
+        workers: int,
+        least_iterations: int = 0,
+        most: Mapping[int, Needs] | None = None,
     ) -> None:
         self.config = config
         self.shapes = shapes
@@ -89,7 +99,7 @@ class Server:
         self.least_iterations = least_iterations
         self.replaying = False
         self.members = Membership(workers)
-        self.spending = Spending(config, workers)
+        self.spending = Spending(config, workers, most)
         self.finished = False
         self.limit: str | None = None
         self.failure: str | None = None
@@ -129,11 +139,11 @@ class Server:
             should call `exclude`.
         """
         self._begin(time)
+        if worker in self.members.barred:
+            return self._output  # its last words
         if worker in self.members.lost:
             self._hear_again(worker, message)
             return self._output
-        if not self.members.is_live(worker):
-            return self._output  # an excluded worker's last words
         match message:
             case Hello() if self._is_stranger(worker, message):
                 return self._output
@@ -150,7 +160,7 @@ class Server:
                 return self._output
             case Failure(text=text):
                 self._leave(worker, EventKind.LOST, text)
-                self._output.messages.append((worker, Stop()))
+                self._dismiss(worker)
                 return self._output
         self.members.heard(worker, time)
         self._proceed()
@@ -187,14 +197,15 @@ class Server:
         self._take_back(worker)
         return self._output
 
-    def tick(self, time: float) -> Output:
+    def tick(self, time: float, is_heard: Callable[[int], bool] = lambda worker: False) -> Output:
         """Take notice of the ``time``, whether something arrives or not.
 
-        Workers that have owed an answer for too long are lost, and a budget of seconds may end.
+        Workers that have owed an answer for too long are lost, unless ``is_heard`` says that
+        something of them is there to be received; and a budget of seconds may end.
         """
         self._begin(time)
         for worker, silent in self.members.overdue(time, self.config.run.worker_timeout):
-            if not self.finished:
+            if not (self.finished or is_heard(worker)):
                 self._leave(worker, EventKind.LOST, f"silent for {silent:.0f} seconds")
         self._end_in_time()
         return self._output
@@ -219,6 +230,7 @@ class Server:
     def _admit(self, worker: int, message: Hello) -> None:
         if worker in self.members.joined:
             raise MalformedMessage(f"worker {worker} said hello twice")
+        self.spending.check_needs(worker, message.needs)
         self.models.note(worker, message.description, message.digest)
         self._output.records.append(hello_event(worker, message, self.iteration, self._now))
         self.members.joined.add(worker)
@@ -250,7 +262,9 @@ class Server:
                 f"report {report.number} (read at iteration {report.iteration}) answers no"
                 f" outstanding assignment of worker {worker}"
             )
+        self.spending.check(worker, report.costs)
         self._record_answer(worker, report)
+        self.members.note_step(worker, self._now)
         del self._outstanding[worker]
         if self._closing:
             self._close_worker(worker)  # it was too late to be used
@@ -260,10 +274,12 @@ class Server:
     def _accept_lower_report(self, worker: int, report: LowerReport) -> None:
         if self._estimation is None:
             raise not_asked_for(worker, report)
-        self._estimation.accept(worker, report, self.shapes.pool)
+        self.spending.check(worker, report.costs)
+        self._estimation.accept(worker, report)
         self._record_answer(worker, report)
 
     def _accept_evaluation(self, worker: int, report: EvaluationReport) -> None:
+        self.spending.check(worker, report.costs)
         evaluation = self.evaluations.accept(worker, report, self._now)
         self._record_answer(worker, report)
         self._output.records.append(evaluation)
@@ -415,7 +431,7 @@ class Server:
         purpose: Purpose,
     ) -> None:
         """Send what ``worker`` is to answer."""
-        self.members.asked(worker, self._now)
+        self.members.asked(worker, self._now, long=purpose != "assignment")
         self.spending.hand_out(worker, purpose)
         self._output.messages.append((worker, message))
 
@@ -460,13 +476,20 @@ class Server:
     # ------------------------------------------------------------ who takes part
 
     def _exclude(self, worker: int, reason: str) -> None:
-        if self.members.is_live(worker):
-            self._output.messages.append((worker, Stop()))
+        live = self.members.is_live(worker)
+        if not live and worker not in self.members.lost:
+            return
+        self._dismiss(worker)
+        if live:
             self._leave(worker, EventKind.EXCLUDED, reason)
-        elif worker in self.members.lost:
-            self._output.messages.append((worker, Stop()))
+        else:
             self._record_event(EventKind.EXCLUDED, worker, reason)
             self.members.lost.discard(worker)
+
+    def _dismiss(self, worker: int) -> None:
+        """Tell ``worker`` to stop; whatever it still says is not listened to."""
+        self.members.barred.add(worker)
+        self._output.messages.append((worker, Stop()))
 
     def _refuse(self, reason: str) -> None:
         self.refusal = reason
@@ -505,9 +528,14 @@ class Server:
     def _hear_again(self, worker: int, message: ToServer) -> None:
         """A message of a ``worker`` that was lost."""
         if isinstance(message, Failure):  # it is there, but cannot go on
-            self._output.messages.append((worker, Stop()))
+            self._dismiss(worker)
         elif worker not in self.members.restarting:
-            self._take_back(worker)
+            if self.members.returns[worker] < MOST_RETURNS:
+                self._take_back(worker)
+            else:
+                self._exclude(worker, f"was lost and came back {MOST_RETURNS} times")
+        elif not isinstance(message, Hello) and self.members.is_noise(worker):
+            self._exclude(worker, "was told to start afresh, and does not")
         elif isinstance(message, Hello) and not (self._closing or self.finished):
             if self._is_stranger(worker, message):
                 return

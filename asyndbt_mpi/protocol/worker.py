@@ -362,6 +362,13 @@ class Workers:
         return queries
 
 
+def state_length(config: Config, shapes: Shapes) -> int:
+    """Numbers of a worker's state, the same for all workers of a run."""
+    rows = dict.fromkeys(Split, 1)
+    some = Holdings(np.ones(shapes.classes, dtype=np.int64), rows)
+    return len(Workers(config, shapes, {1: some}).state(1))
+
+
 def _evaluation_reports(together: Sequence[_Finished[EvaluationRequest]]) -> list[ToServer]:
     return [
         EvaluationReport(
