@@ -120,6 +120,8 @@ class Account:
             self._doubted = True
             self.prompt_tokens = before[0] + most.prompt_tokens
             self.completion_tokens = before[1] + most.completion_tokens
+            if self._overdrawn():
+                raise ModelError(overdrawn)
         raise Unusable(overdrawn)
 
     def _overdrawn(self) -> str:

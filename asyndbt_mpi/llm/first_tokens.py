@@ -14,6 +14,10 @@ PIECE = 0.01
 """Probability from which on a label's first piece is more than noise among the alternatives."""
 
 
+MANY = 4
+"""Answers by which a label is several tokens that are enough to believe it at the start."""
+
+
 def names_of(labels: Sequence[str]) -> tuple[list[str], bool]:
     """Labels as a chat's answer spells them, and whether upper and lower case tell them apart."""
     names = [label.strip() for label in labels]
@@ -40,12 +44,14 @@ class FirstTokens:
         self._scored = False
 
     def doubted(self, labels: Sequence[str], answers: Sequence[Alternatives | None]) -> list[int]:
-        """The places of answers by which a label is several tokens, where none was so far.
+        """The places of answers by which a label is several tokens, where that may be a slip.
 
-        They are worth another try: an answer may be rotten.
+        They are worth another try: an answer may be rotten.  Many are no slip, unless such labels
+        were scored before.
         """
         divided = self._divided(labels, answers)
-        return [place for place, name in enumerate(divided) if name and self._scored]
+        places = [place for place, name in enumerate(divided) if name]
+        return places if self._scored or len(places) < MANY else []
 
     def log_probabilities(
         self, labels: Sequence[str], answers: Sequence[Alternatives | None]

@@ -262,8 +262,9 @@ class OpenAIModel:
             try:
                 for place, row in pool.imap_unordered(numbered, range(len(texts))):
                     rows[place] = row
-            finally:
+            except BaseException:
                 account.close()
+                raise
         return rows
 
     def _ask_for_alternatives(self, text: str, behind: str, account: Account) -> Alternatives:
