@@ -9,7 +9,6 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -19,7 +18,6 @@ from asyndbt_mpi.assemble import (
     Place,
     gpu_of,
     language_model,
-    needs,
     rows_fit,
     workers_with_black_box,
 )
@@ -28,22 +26,19 @@ from asyndbt_mpi.job import (
     BAD_USAGE,
     DONE,
     FAILED,
-    TOO_FEW_WORKERS,
     Job,
     LogAndProgress,
     Request,
 )
-from asyndbt_mpi.llm.bounds import Bytes
 from asyndbt_mpi.log.chain import remove_log
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.room import LogWriteError
-from asyndbt_mpi.log.writer import Writer
+from asyndbt_mpi.opening import Ended, Opened, open_run, verdict
 from asyndbt_mpi.protocol.blackbox import BlackBox
 from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.protocol.wire import Codec
 from asyndbt_mpi.protocol.worker import Workers, state_length
 from asyndbt_mpi.readings import first_difference, reading
-from asyndbt_mpi.resume import log_to_resume, nothing_left, open_segment, resume
 from asyndbt_mpi.transport.drive import serve, signals_noted, stop_all, work
 from asyndbt_mpi.transport.interruption import Interrupted
 from asyndbt_mpi.transport.launcher import launched, misfit, speaks
@@ -64,7 +59,6 @@ from asyndbt_mpi.transport.mpi import (
     wait_for_all,
     workers_of_node,
 )
-from asyndbt_mpi.transport.replay import Replay
 from asyndbt_mpi.view.progress import Progress
 from asyndbt_mpi.view.summary import print_summary
 
@@ -72,20 +66,6 @@ GRACE_SECONDS = 5.0
 """How long workers may take to end after a problem ..."""
 PATIENCE_SECONDS = 60.0
 """... and when all is well, where only an excluded worker can still be at work."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Opened:
-    """What rank 0 has before the run starts: its server, its log, and what a resumed run was."""
-
-    server: Server
-    writer: Writer
-    earlier: Replay | None = None
-    time: float = 0.0
-
-
-class _NothingLeft(Exception):
-    """The run to be resumed has come to its end."""
 
 
 def run(request: Request) -> int:
@@ -142,17 +122,17 @@ def _run_job(job: Job, request: Request, signalled: list[signal.Signals]) -> int
     if not _all_well(problem):
         return BAD_USAGE
     # Only now, when no rank has anything against the run, is an older log replaced.
-    opened: _Opened | None = None
+    opened: Opened | None = None
     code = BAD_USAGE
     if rank == SERVER:
         try:
-            opened = _open(job, request.resume, signalled)
+            opened = open_run(job, request.resume, signalled)
         except (ConfigurationError, MemoryError) as error:
             problem = str(error)
         except LogWriteError as error:
             problem, code = str(error), FAILED
-        except _NothingLeft as error:
-            problem, code = str(error), DONE
+        except Ended as error:
+            problem, code = str(error), error.code
         except Interrupted as error:
             problem = f"interrupted by {error} while the run was gone through; it is as it was"
             code = DONE if str(error) in job.config.run.signals else FAILED
@@ -188,29 +168,6 @@ def _place(config: Config, workers: int, signalled: Sequence[signal.Signals] = (
     # for which neither the server nor the other nodes wait.
     on_gpu = alike(neighbours, gpu_of(config, local_rank), until=lambda: bool(signalled))
     return Place(local_rank, cores, sharing=workers, on_gpu=on_gpu)
-
-
-def _open(job: Job, resuming: bool, signalled: Sequence[signal.Signals]) -> _Opened:
-    """Rank 0's share of the start: a new log, or the run that is to go on and its next segment."""
-    log = log_to_resume(job) if resuming else None
-    if log is None:
-        shapes, workers = job.materials.shapes, job.workers
-        budget = job.config.budget
-        # Only a budget can be exhausted by what a worker claims to need.
-        most = (
-            needs(job.config, job.materials, workers, Bytes())
-            if budget.calls or budget.tokens or budget.cost
-            else None
-        )
-        server = Server(job.config, shapes, workers, most=most)
-        return _Opened(server, job.open_log("mpi", server.iterates.z))
-    with log:
-        resumed = resume(log, job, "mpi", signalled)
-        if resumed.server.finished and log.status == "finished":
-            raise _NothingLeft(nothing_left(log, resumed))
-        writer = open_segment(log, job, resumed, "mpi")
-        print(f"{job.path}: going on from iteration {resumed.server.iteration}", flush=True)
-        return _Opened(resumed.server, writer, resumed.replay, resumed.time)
 
 
 def _workers(source: str) -> int:
@@ -275,7 +232,7 @@ def _signals(job: Job) -> list[signal.Signals]:
 def _run_server(
     channel: Channel,
     job: Job,
-    opened: _Opened,
+    opened: Opened,
     request: Request,
     signalled: list[signal.Signals],
 ) -> int:
@@ -289,7 +246,7 @@ def _run_server(
         try:
             sink = LogAndProgress(writer, progress)
             whole = serve(channel, server, sink, signalled, opened.earlier)
-            problem, code = _judge(server)
+            problem, code = verdict(server)
             writer.close("finished" if whole and not problem else "interrupted")
         except LogWriteError as error:
             problem = str(error)
@@ -314,21 +271,6 @@ def _run_server(
         _say("a worker does not answer: its process is ended", request.debug)
         channel.comm.Abort(code)
     return code
-
-
-def _judge(server: Server) -> tuple[str | None, int]:
-    """What is wrong with how the run ended, and the exit code."""
-    if server.refusal:
-        return server.refusal, BAD_USAGE
-    if server.failure:
-        enough = server.members.count >= server.config.algorithm.min_workers
-        return server.failure, FAILED if enough else TOO_FEW_WORKERS
-    if server.limit and not server.iteration:
-        return (
-            f"{server.limit}: does not cover the first iteration; see asyndbt estimate",
-            BAD_USAGE,
-        )
-    return None, DONE
 
 
 def _tell_how_to_go_on(

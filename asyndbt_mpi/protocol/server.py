@@ -64,7 +64,7 @@ class Server:
     finished : bool
         Every worker has been told to stop.
     replaying : bool
-        What happens has happened before. If too few workers were left, that may change.
+        What happens has happened before; `judge` says whether the run may go on after it.
     limit : str or None
         The limit of the budget that ended the run.
     failure : str or None
@@ -99,7 +99,7 @@ class Server:
         self.delay: IntArray = np.zeros(workers, dtype=np.int64)
         self.least_iterations = least_iterations
         self.replaying = False
-        self.members = Membership(workers)
+        self.members = Membership(workers, config.algorithm.min_workers)
         self.spending = Spending(config, workers, most)
         self.finished = False
         self.limit: str | None = None
@@ -205,26 +205,43 @@ class Server:
         something of them is there to be received; and a budget of seconds may end.
         """
         self._begin(time)
-        for worker, silent in self.members.overdue(time, self.config.run.worker_timeout):
+        timeout = self.config.run.worker_timeout
+        for worker, silent in self.members.overdue(time, timeout):
             if not (self.finished or is_heard(worker)):
                 self._leave(worker, EventKind.LOST, f"silent for {silent:.0f} seconds")
-        self._end_in_time()
-        return self._output
-
-    def end_in_time(self, time: float) -> Output:
-        """End the run if its budget of seconds ends at ``time``; part of `tick`."""
-        self._begin(time)
-        self._end_in_time()
-        return self._output
-
-    def _end_in_time(self) -> None:
-        """No tests are made: they would take time."""
+        if self.running and (short := self.members.shortage(time, timeout)):
+            self._fail(f"{short}; {self.members.gone}")
         seconds = self.config.budget.seconds
-        if seconds and self._now >= seconds and not self.finished:
-            self.limit = f"budget.seconds = {seconds:g}"
-            if not self._closing:
-                self._record_event(EventKind.CLOSING, 0, self.limit)
-            self._stop_all()
+        if seconds and time >= seconds:
+            self._end_by(f"budget.seconds = {seconds:g}")
+        return self._output
+
+    def judge(self, time: float) -> Output:
+        """End a run that was gone through again, if by today's settings it must not go on.
+
+        What was under way has to be covered by the budget; lost workers may still come back.
+        """
+        self._begin(time)
+        patience = self.config.run.worker_timeout if self.running else -1.0
+        if not self.replaying and (short := self.members.shortage(time, patience)):
+            self._fail(f"{short}; {self.members.gone}")
+        elif limit := self.spending.overdrawn(0, time, testing=self._closing is not None):
+            self._end_by(limit)
+        return self._output
+
+    def _fail(self, reason: str) -> None:
+        self.failure = reason
+        self._stop_all()
+        self._finish_if_all_stopped()
+
+    def _end_by(self, limit: str) -> None:
+        """End at once: no tests are made, for they would take time and money."""
+        if self.finished:
+            return
+        self.limit = limit
+        if not self._closing:
+            self._record_event(EventKind.CLOSING, 0, limit)
+        self._stop_all()
 
     # ------------------------------------------------------------ messages in
 
@@ -254,11 +271,8 @@ class Server:
         return why is not None
 
     def _accept_report(self, worker: int, report: Report) -> None:
-        assigned = self._outstanding.get(worker)
-        if assigned is None or (report.number, report.iteration) != (
-            assigned.number,
-            assigned.iteration,
-        ):
+        asked = self._outstanding.get(worker)
+        if asked is None or (report.number, report.iteration) != (asked.number, asked.iteration):
             raise MalformedMessage(
                 f"report {report.number} (read at iteration {report.iteration}) answers no"
                 f" outstanding assignment of worker {worker}"
@@ -382,16 +396,11 @@ class Server:
             # Those whose reports it used, and who came in the middle of it and had to wait. Who
             # was lost and came back meanwhile has its assignment, or has reported on it.
             used = [each.worker for each in opened.reports]
-            waiting = sorted(self._unassigned)
+            due = dict.fromkeys(used + sorted(self._unassigned))
             self._unassigned.clear()
+            here = [worker for worker in due if worker in self.members.joined]
             self._assign(
-                [
-                    worker
-                    for worker in dict.fromkeys(used + waiting)
-                    if worker in self.members.joined
-                    and worker not in self._outstanding
-                    and worker not in self._reported
-                ]
+                [v for v in here if v not in self._outstanding and v not in self._reported]
             )
 
     # ------------------------------------------------------------ messages out
@@ -518,17 +527,13 @@ class Server:
             self._closing.give_back(unanswered)
         if self._estimation:
             self._estimation.exclude(worker)
-        left, needed = self.members.count, self.config.algorithm.min_workers
-        if left >= needed or self.replaying:
-            self._finish_if_all_stopped()
+        short = None if self.replaying else self.members.shortage(self._now, patience=-1.0)
+        if short is None:
+            if self._closing:  # else the lost may come back, and others are at work
+                self._finish_if_all_stopped()
             self._proceed()
         elif not self.finished:
-            self.failure = (
-                f"{left} workers are left, algorithm.min_workers is {needed};"
-                f" the last to go was worker {worker}: {reason}"
-            )
-            self._stop_all()
-            self._finish_if_all_stopped()
+            self._fail(f"{short}; the last to go was worker {worker}: {reason}")
 
     def _hear_again(self, worker: int, message: ToServer) -> None:
         """A message of a ``worker`` that was lost."""

@@ -38,6 +38,8 @@ class Spending:
     ----------
     spent : Costs
         Calls and tokens of every answer so far.
+    replaying : bool
+        The answers are those of a run that is gone through again, judged when they came.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Spending:
         self.prices = config.llm.input_price, config.llm.output_price
         self.workers = workers
         self.spent = Costs()
+        self.replaying = False
         # A test of the tuned, the random and the consensus' prompt of each worker, and of one
         # untuned prompt (see `Closing`).
         self._tests = 3 * workers + 1 if config.run.evaluate_every and config.task.test else 0
@@ -79,7 +82,7 @@ class Spending:
         MalformedMessage
         """
         held = self._by_worker.get(worker)
-        if held is None or not held.owed:
+        if self.replaying or held is None or not held.owed:
             return  # it was asked for nothing, which is refused elsewhere
         needs, calls = held.needs, getattr(held.needs, held.owed[0])
         for name, most in (

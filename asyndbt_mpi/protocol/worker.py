@@ -20,6 +20,7 @@ from asyndbt_mpi.algorithm.estimator import estimator, sample
 from asyndbt_mpi.algorithm.lower_level import worker_step
 from asyndbt_mpi.algorithm.optimizer import OPTIMIZERS
 from asyndbt_mpi.algorithm.random import Purpose, Streams
+from asyndbt_mpi.algorithm.simplex import project
 from asyndbt_mpi.algorithm.types import FloatArray, IntArray
 from asyndbt_mpi.config import Config
 from asyndbt_mpi.protocol.blackbox import (
@@ -165,10 +166,14 @@ class Workers:
         for array, values in zip(arrays, np.split(state, ends[:-1]), strict=True):
             array[index] = values.reshape(array[index].shape)
 
-    def _start_afresh(self, worker: int, p: FloatArray) -> None:
+    def start_afresh(self, worker: int, p: FloatArray, q: FloatArray | None = None) -> None:
+        """Have ``worker`` begin with ``p`` (M, N), and with ``q`` (U, V) if it is given."""
         fresh = Workers(self.config, self.shapes, {worker: self.holdings[worker]})
         self.restore(worker, fresh.state(worker))
         self.p[self._index[worker]] = p
+        if q is not None:
+            allowed = fresh.q[0] > 0  # it has no other demonstrations to show
+            self.q[self._index[worker]] = q if not q[~allowed].any() else project(q, allowed)
 
     def receive(self, messages: Sequence[tuple[int, ToWorker]]) -> list[AnyQuery | None]:
         """Start on a message for each of several workers; None where there is nothing to ask."""
@@ -178,7 +183,7 @@ class Workers:
             if isinstance(message, Stop):
                 self._working.discard(worker)
             elif isinstance(message, Reset):
-                self._start_afresh(worker, message.p)
+                self.start_afresh(worker, message.p)
             elif isinstance(message, Restore):
                 self.restore(worker, message.state)
         ask: dict[type, Callable[..., Sequence[AnyQuery | None]]] = {

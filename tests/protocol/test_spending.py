@@ -155,7 +155,7 @@ def test_seconds_are_said_in_the_log_and_hold_again() -> None:
     assert closing.text == "budget.seconds = 20"
     again = Hand(config, 2)
     again.hello()
-    again.take(again.server.end_in_time(closing.time))
+    again.take(again.server.judge(closing.time))
     assert again.server.finished
 
 
