@@ -3,8 +3,9 @@
 import itertools
 import multiprocessing
 import os
+import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from tqdm import tqdm
 
 from asyndbt_mpi.config import Config, ConfigurationError, difference, load
 from asyndbt_mpi.job import Job, Request
+from asyndbt_mpi.log.chain import is_log
 from asyndbt_mpi.log.lock import Locked, take
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.simulate import simulate_silently
@@ -24,6 +26,9 @@ WORKERS = "workers"
 
 PARTIAL = ".part-"
 """In the name of a log under way, before its process; it is renamed when all is in it."""
+LEFT = re.compile(rf"(.+){re.escape(PARTIAL)}[0-9]+")
+HIDDEN = re.compile(rf"\.{LEFT.pattern}(?:\.lock|\.[0-9a-f]{{32}}\.new)")
+"""Names of logs under way, and of the hidden files beside them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +82,20 @@ def sweep(asked: Sweep) -> list[str]:
         raise ConfigurationError(f"{asked.folder}: {error.strerror or error}") from error
     try:
         missing = [point for point, config in points.items() if not _is_there(point, config)]
-        for partial in asked.folder.glob(f"*{PARTIAL}*"):
-            partial.unlink()  # of a sweep that was killed
+        _remove_partial(asked.folder, {point.path.name for point in points})
         return _run(missing, len(points))
     finally:
         if lock is not None:
             lock.release()
+
+
+def _remove_partial(folder: Path, logs: Collection[str]) -> None:
+    """Delete what a sweep that was killed has left of its ``logs`` in ``folder``, nothing else."""
+    for entry in list(folder.iterdir()):
+        hidden, log = HIDDEN.fullmatch(entry.name), LEFT.fullmatch(entry.name)
+        found = hidden or log
+        if found and found[1] in logs and (hidden or is_log(str(entry))):
+            entry.unlink()
 
 
 def _points(asked: Sweep) -> dict[_Point, Config]:
