@@ -35,6 +35,7 @@ from asyndbt_mpi.job import (
 from asyndbt_mpi.log.chain import remove_log
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.room import LogWriteError
+from asyndbt_mpi.log.text import printable
 from asyndbt_mpi.log.writer import Writer
 from asyndbt_mpi.protocol.blackbox import BlackBox
 from asyndbt_mpi.protocol.server import Server
@@ -181,7 +182,8 @@ def _open(job: Job, resuming: bool, signalled: Sequence[signal.Signals]) -> _Ope
         if resumed.server.finished and log.status == "finished":
             raise _NothingLeft(nothing_left(log, resumed))
         writer = open_segment(log, job, resumed, "mpi")
-        print(f"{job.path}: going on from iteration {resumed.server.iteration}", flush=True)
+        on_from = f"{job.path}: going on from iteration {resumed.server.iteration}"
+        print(printable(on_from), flush=True)
         return _Opened(resumed.server, writer, resumed.replay, resumed.time)
 
 
@@ -327,6 +329,6 @@ def _command(job: Job, request: Request) -> str:
 def _say(problem: str, debug: bool) -> None:
     """Print an error; what follows its first line is a traceback."""
     first, _, rest = problem.partition("\n")
-    print(f"asyndbt: {first}", file=sys.stderr)
+    print(f"asyndbt: {printable(first)}", file=sys.stderr)
     if rest and debug:
-        print(rest, file=sys.stderr)
+        print(printable(rest, lines=True), file=sys.stderr)

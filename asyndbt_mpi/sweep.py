@@ -215,7 +215,7 @@ def _run_one(point: _Point, cores: int) -> None:
     try:
         simulate_silently(job, cores)
         if job.config.llm.backend == "synthetic" and job.config.log.iterates == "all":
-            add_stationarity(partial, every=1, samples=0, quiet=True)
+            add_stationarity(partial, every=1, samples=0, quiet=True, given=job.config)
         os.replace(partial, point.path)
     finally:
         partial.unlink(missing_ok=True)

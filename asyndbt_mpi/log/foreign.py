@@ -180,13 +180,13 @@ def _due() -> dict[str, Column]:
 
 def _objects(file: h5py.File, due: Mapping[str, Column]) -> Iterator[tuple[str, tuple[int, int]]]:
     """Path and address of every object below the root, each of a kind that is due there."""
-    groups = dict.fromkeys(path.rpartition("/")[0] for path in due)
-    for group in groups:
+    groups = {path.rpartition("/")[0] for path in due}
+    for group in sorted(groups):  # the root comes first, so that no link is followed
         if group and not file.id.links.exists(group.encode()):
             continue
         inside = h5g.open(file.id, f"/{group}".encode())
         names = {path.removeprefix(f"{group}/") for path in due if path.rpartition("/")[0] == group}
-        names |= set(groups) - {""} if not group else set()
+        names |= groups - {""} if not group else set()
         if inside.get_num_objs() > len(names):
             raise ForeignError(f"/{group} has more in it than a log has")
         for name in [each.decode(errors="backslashreplace") for each in inside]:
