@@ -85,14 +85,6 @@ def test_what_is_no_regular_file_is_not_waited_for(
 # ---------------------------------------------------------------- objects
 
 
-def replaced(path: str, make: Edit) -> Edit:
-    def edit(file: h5py.File) -> None:
-        del file[path]
-        make(file)
-
-    return edit
-
-
 def external(file: h5py.File) -> None:
     del file["vocabulary"]
     outside = [(os.path.abspath(__file__), 0, 100)]
@@ -403,15 +395,12 @@ SIZES = {
 }
 
 
-def named(edit: Edit) -> str:
-    return edit.__qualname__.replace(".<locals>.edit", "")
+KINDS = OBJECTS | SIZES
 
 
-@pytest.mark.parametrize(
-    ("edit", "expected"), [*OBJECTS.items(), *SIZES.items()], ids=range(len(OBJECTS) + len(SIZES))
-)
-def test_is_refused(log_copy: LogCopy, edit: Edit, expected: str) -> None:
-    path = log_copy("whole")
+@pytest.mark.parametrize("edit", KINDS, ids=lambda edit: edit.__qualname__)
+def test_is_refused(log_copy: LogCopy, edit: Edit) -> None:
+    path, expected = log_copy("whole"), KINDS[edit]
     shutil.copy(path, path.with_name("other.h5"))
     with h5py.File(path, "r+") as file:
         edit(file)
@@ -456,7 +445,7 @@ def test_an_attribute_that_says_it_is_long_is_not_made_room_for(log_copy: LogCop
     )
     lying_attribute(path, b"config", 100)
     lying_attribute(path, b"format", 4_000_000_000)
-    with pytest.raises(LogError, match="the attribute format .* more than 65,536"):
+    with pytest.raises(LogError, match=r"the attribute format .* more than 65,536"):
         Log(path)
     assert chain.segments_of(str(path.with_suffix(""))) == []
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # KB
