@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from asyndbt_mpi import ownership
 from asyndbt_mpi.config import Config, ConfigurationError
 from asyndbt_mpi.llm.store import AnswerStore, StoreError
 
@@ -40,21 +41,22 @@ def make_folder(config: Config, log: Path) -> None:
     Raises
     ------
     ConfigurationError
-        The folder cannot be made or written.
+        The folder cannot be made or written, or is not this user's own.
     """
     folder = folder_of(config, log)
     if folder is None:
         return
-    why = "no permission to write there"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        ownership.make_folder(folder)
         writable = os.access(folder, os.W_OK | os.X_OK)
+        why = "" if writable else "cannot be written: no permission to write there"
+    except ownership.NotOwn as error:
+        why = error.why
     except OSError as error:
-        writable, why = False, error.strerror or str(error)
-    if not writable:
+        why = f"cannot be written: {error.strerror or error}"
+    if why:
         raise ConfigurationError(
-            f"llm.cache_folder: {folder} cannot be written: {why};"
-            ' name another, or "" to keep no answers on disk'
+            f'llm.cache_folder: {folder} {why}; name another, or "" to keep no answers on disk'
         )
 
 

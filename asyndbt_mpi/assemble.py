@@ -12,12 +12,13 @@ from asyndbt_mpi.algorithm.types import FloatArray
 from asyndbt_mpi.answers import Answers, open_store
 from asyndbt_mpi.config import Config, ConfigurationError, Llm
 from asyndbt_mpi.llm.base import LanguageModel, ModelError, Unasked
+from asyndbt_mpi.llm.bounds import Bounds
 from asyndbt_mpi.llm.cache import CachedModel
 from asyndbt_mpi.llm.key import read_key
 from asyndbt_mpi.llm.synthetic import Synthetic
 from asyndbt_mpi.log.reader import Log, LogError
 from asyndbt_mpi.protocol.blackbox import BlackBox
-from asyndbt_mpi.protocol.messages import Shapes
+from asyndbt_mpi.protocol.messages import Needs, Shapes
 from asyndbt_mpi.protocol.worker import Workers
 from asyndbt_mpi.task.dataset import Row, load, locate
 from asyndbt_mpi.task.fit import check_fit
@@ -275,6 +276,23 @@ def workers_with_black_box(
             asked.label_log_probabilities(longest_prompts(*texts), materials.template.labels)
         box = PromptBlackBox(*texts, model)
     return Workers(config, materials.shapes, box.holdings), box
+
+
+def needs(
+    config: Config, materials: Materials, workers: int, in_process: LanguageModel
+) -> dict[int, Needs]:
+    """The most that answers of each worker can cost; ``in_process`` stands for its own model."""
+    llm = config.llm
+    model: LanguageModel | None = None
+    if llm.backend == "openai":
+        model = Bounds(llm.api, llm.scores, llm.concurrency)
+    elif llm.backend == "transformers":
+        model = in_process
+    if model and llm.cache:
+        model = CachedModel(model, llm.cache)
+    everyone = range(1, workers + 1)
+    machines, _ = workers_with_black_box(config, materials, everyone, model)
+    return {worker: machines.hello(worker, "").needs for worker in everyone}
 
 
 def workers_without_model(

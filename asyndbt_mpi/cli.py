@@ -290,7 +290,8 @@ def status(
     Takes the arguments of `asyndbt run`, for scripts; of these --overwrite and --resume do not
     matter.
     """
-    from asyndbt_mpi.resume import check_settings
+    from asyndbt_mpi.log.lock import is_being_written
+    from asyndbt_mpi.resume import at_its_end, check_settings
 
     del overwrite, resume
     asked = load(config, assignments)
@@ -300,11 +301,11 @@ def status(
         return FAILED
     with Log(path) as log:
         check_settings(log, asked)
-        iterations = asked.run.iterations
-        _say(f"{path}: {log.status}, {log.committed} of at most {iterations} iterations")
-        # A finished run may be asked for more iterations than it was to make.
-        ended = log.status == "finished" and iterations <= log.config.run.iterations
-        return DONE if ended else FAILED
+        state = log.status
+        if state == "running" and not is_being_written(path):
+            state = "killed, or running where its lock is not seen"
+        _say(f"{path}: {state}, {log.committed} of at most {asked.run.iterations} iterations")
+        return DONE if at_its_end(log, asked) else FAILED
 
 
 @cli.command(epilog=PRESETS)

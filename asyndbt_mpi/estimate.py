@@ -11,11 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from asyndbt_mpi.assemble import Materials, workers_with_black_box
+from asyndbt_mpi.assemble import Materials, needs
 from asyndbt_mpi.config import Config, ConfigurationError
-from asyndbt_mpi.llm.base import LABEL_TOKENS, LanguageModel, Unasked
-from asyndbt_mpi.llm.bounds import Bounds
-from asyndbt_mpi.llm.cache import CachedModel
+from asyndbt_mpi.llm.base import LABEL_TOKENS, Unasked
 from asyndbt_mpi.llm.synthetic import ROWS
 from asyndbt_mpi.log.reader import Log, LogError
 from asyndbt_mpi.protocol.messages import Needs, Split
@@ -221,24 +219,8 @@ def estimate(
         written, words = COMPLETION_TOKENS[config.llm.backend], config.prompt.fragment_length
         lengths = Lengths(materials.template, materials.vocabulary, words, data, count)
         tokens = {split: written + lengths.mean(split) for split in Split}
-    needs = _needs(config, materials, workers, count)
-    return Estimate(config, workers, parts(config, rows, tokens), needs, seconds_per_call)
-
-
-def _needs(
-    config: Config, materials: Materials, workers: int, count: TokenCounter
-) -> tuple[Needs, ...]:
-    """What each worker would say that its answers can cost at the most."""
-    llm = config.llm
-    model: LanguageModel | None = None
-    if llm.backend == "openai":
-        model = Bounds(llm.api, llm.scores, llm.concurrency)
-    elif llm.backend == "transformers":
-        model = _Counted(count)
-    if model and llm.cache:
-        model = CachedModel(model, llm.cache)
-    machines, _ = workers_with_black_box(config, materials, range(1, workers + 1), model)
-    return tuple(machines.hello(worker, "").needs for worker in range(1, workers + 1))
+    needed = tuple(needs(config, materials, workers, _Counted(count)).values())
+    return Estimate(config, workers, parts(config, rows, tokens), needed, seconds_per_call)
 
 
 class _Counted(Unasked):

@@ -9,7 +9,6 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -22,12 +21,11 @@ from asyndbt_mpi.assemble import (
     rows_fit,
     workers_with_black_box,
 )
-from asyndbt_mpi.config import Config, ConfigurationError
+from asyndbt_mpi.config import Config, ConfigurationError, Run
 from asyndbt_mpi.job import (
     BAD_USAGE,
     DONE,
     FAILED,
-    TOO_FEW_WORKERS,
     Job,
     LogAndProgress,
     Request,
@@ -36,13 +34,12 @@ from asyndbt_mpi.log.chain import remove_log
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.room import LogWriteError
 from asyndbt_mpi.log.text import printable
-from asyndbt_mpi.log.writer import Writer
+from asyndbt_mpi.opening import Ended, Opened, open_run, verdict
 from asyndbt_mpi.protocol.blackbox import BlackBox
 from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.protocol.wire import Codec
-from asyndbt_mpi.protocol.worker import Workers
+from asyndbt_mpi.protocol.worker import Workers, state_length
 from asyndbt_mpi.readings import first_difference, reading
-from asyndbt_mpi.resume import log_to_resume, nothing_left, open_segment, resume
 from asyndbt_mpi.transport.drive import serve, signals_noted, stop_all, work
 from asyndbt_mpi.transport.interruption import Interrupted
 from asyndbt_mpi.transport.launcher import launched, misfit, speaks
@@ -51,6 +48,7 @@ from asyndbt_mpi.transport.mpi import (
     WORLD,
     Channel,
     ServerDied,
+    StartError,
     agree,
     alike,
     from_server,
@@ -62,7 +60,6 @@ from asyndbt_mpi.transport.mpi import (
     wait_for_all,
     workers_of_node,
 )
-from asyndbt_mpi.transport.replay import Replay
 from asyndbt_mpi.view.progress import Progress
 from asyndbt_mpi.view.summary import print_summary
 
@@ -72,20 +69,6 @@ PATIENCE_SECONDS = 60.0
 """... and when all is well, where only an excluded worker can still be at work."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Opened:
-    """What rank 0 has before the run starts: its server, its log, and what a resumed run was."""
-
-    server: Server
-    writer: Writer
-    earlier: Replay | None = None
-    time: float = 0.0
-
-
-class _NothingLeft(Exception):
-    """The run to be resumed has come to its end."""
-
-
 def run(request: Request) -> int:
     """Run a configuration on all ranks; the exit code of this rank."""
     try:
@@ -93,6 +76,10 @@ def run(request: Request) -> int:
     except ServerDied as error:
         _say(f"rank {WORLD.Get_rank()} ends: {error}; to go on, add --resume", debug=False)
         return leave(FAILED)
+    except StartError as error:
+        _say(f"{error}; nothing was asked of any model", debug=False)
+        WORLD.Abort(FAILED)
+        raise
     except Exception as error:
         # Nothing can be said about the other ranks any more: only an abort ends them all.
         where = f"rank {WORLD.Get_rank()} on {socket.gethostname()}"
@@ -111,6 +98,7 @@ def _run(request: Request) -> int:
         # Rank 0 speaks first: who does instead has files of its own.
         rank, host = WORLD.Get_rank(), socket.gethostname()
         problem = str(error) if rank == SERVER else f"rank {rank} on {host}: {error}"
+    wait_for_all(WORLD, _patience(job))
     if not _all_well(problem) or job is None:
         return BAD_USAGE
     texts = gather_texts(WORLD, reading(job.config, job.materials))
@@ -130,33 +118,45 @@ def _run_job(job: Job, request: Request, signalled: list[signal.Signals]) -> int
             fits = rows_fit(job.config, job.materials, [rank])
         except ConfigurationError as error:
             problem = str(error)
-    wait_for_all(WORLD)  # to count tokens takes the workers a while, in which the server sleeps
+    # To count tokens takes the workers a while, in which the server sleeps.
+    wait_for_all(WORLD, _patience(job))
     if not _all_well(problem):
         return BAD_USAGE
     # Only now, when no rank has anything against the run, is an older log replaced.
-    opened: _Opened | None = None
+    opened: Opened | None = None
     code = BAD_USAGE
     if rank == SERVER:
         try:
-            opened = _open(job, request.resume, signalled)
+            opened = open_run(job, request.resume, signalled)
         except (ConfigurationError, MemoryError) as error:
             problem = str(error)
         except LogWriteError as error:
             problem, code = str(error), FAILED
-        except _NothingLeft as error:
-            problem, code = str(error), DONE
+        except Ended as error:
+            problem, code = str(error), error.code
         except Interrupted as error:
             problem = f"interrupted by {error} while the run was gone through; it is as it was"
             code = DONE if str(error) in job.config.run.signals else FAILED
-    wait_for_all(WORLD)  # a long run takes the server a while, in which the others sleep
+    wait_for_all(WORLD, _patience(job))  # a long run takes the server a while; the others sleep
     if not _all_well(problem):
         return from_server(code)
-    channel = Channel(WORLD, Codec(job.materials.shapes))
+    channel = Channel(WORLD, _codec(job))
     channel.go_on_from(opened.time if opened else 0.0)
     place = _place(job.config, job.workers, signalled)
     if opened is not None:
         return _run_server(channel, job, opened, request, signalled)
     return _run_worker(channel, job, place, fits, signalled)
+
+
+def _patience(job: Job | None) -> float:
+    """Seconds that rank 0 waits for the others at each step of the start."""
+    return (job.config.run if job else Run()).worker_timeout
+
+
+def _codec(job: Job) -> Codec:
+    shapes = job.materials.shapes
+    synthetic = job.config.llm.backend == "synthetic"
+    return Codec(shapes, state_length(job.config, shapes), free_losses=synthetic)
 
 
 def _place(config: Config, workers: int, signalled: Sequence[signal.Signals] = ()) -> Place:
@@ -169,22 +169,6 @@ def _place(config: Config, workers: int, signalled: Sequence[signal.Signals] = (
     # for which neither the server nor the other nodes wait.
     on_gpu = alike(neighbours, gpu_of(config, local_rank), until=lambda: bool(signalled))
     return Place(local_rank, cores, sharing=workers, on_gpu=on_gpu)
-
-
-def _open(job: Job, resuming: bool, signalled: Sequence[signal.Signals]) -> _Opened:
-    """Rank 0's share of the start: a new log, or the run that is to go on and its next segment."""
-    log = log_to_resume(job) if resuming else None
-    if log is None:
-        server = Server(job.config, job.materials.shapes, job.workers)
-        return _Opened(server, job.open_log("mpi", server.iterates.z))
-    with log:
-        resumed = resume(log, job, "mpi", signalled)
-        if resumed.server.finished and log.status == "finished":
-            raise _NothingLeft(nothing_left(log, resumed))
-        writer = open_segment(log, job, resumed, "mpi")
-        on_from = f"{job.path}: going on from iteration {resumed.server.iteration}"
-        print(printable(on_from), flush=True)
-        return _Opened(resumed.server, writer, resumed.replay, resumed.time)
 
 
 def _workers(source: str) -> int:
@@ -249,7 +233,7 @@ def _signals(job: Job) -> list[signal.Signals]:
 def _run_server(
     channel: Channel,
     job: Job,
-    opened: _Opened,
+    opened: Opened,
     request: Request,
     signalled: list[signal.Signals],
 ) -> int:
@@ -263,7 +247,7 @@ def _run_server(
         try:
             sink = LogAndProgress(writer, progress)
             whole = serve(channel, server, sink, signalled, opened.earlier)
-            problem, code = _judge(server)
+            problem, code = verdict(server)
             writer.close("finished" if whole and not problem else "interrupted")
         except LogWriteError as error:
             problem = str(error)
@@ -288,20 +272,6 @@ def _run_server(
         _say("a worker does not answer: its process is ended", request.debug)
         channel.comm.Abort(code)
     return code
-
-
-def _judge(server: Server) -> tuple[str | None, int]:
-    """What is wrong with how the run ended, and the exit code."""
-    if server.refusal:
-        return server.refusal, BAD_USAGE
-    if server.failure:
-        return server.failure, TOO_FEW_WORKERS
-    if server.limit and not server.iteration:
-        return (
-            f"{server.limit}: does not cover the first iteration; see asyndbt estimate",
-            BAD_USAGE,
-        )
-    return None, DONE
 
 
 def _tell_how_to_go_on(

@@ -3,23 +3,25 @@
 The log's events hold what the black boxes answered. The run is gone through again from its
 start with these answers, which asks no language model anything; then server and workers are as
 they were when the last batch of the log was written, and the run goes on, in a new segment of
-the log. Workers that were at something are asked again.
+the log. Workers that were at something are asked again. What the server had of the workers is
+taken from the log (see `adoption`), what it made of it must come out as it is logged.
 
 The end of a run belongs to the log as long as the run still ends there. If it is to go on beyond,
 because it may make more iterations or spend more, what came after its last iteration (tests,
-reports that came too late) does not count.
+reports that came too late) does not count; nor does it if today it ends sooner.
 """
 
 import signal
+import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from asyndbt_mpi.algorithm.types import FloatArray
 from asyndbt_mpi.assemble import workers_without_model
-from asyndbt_mpi.config import Config, ConfigurationError, difference
+from asyndbt_mpi.config import Budget, Config, ConfigurationError, difference
 from asyndbt_mpi.job import Job
 from asyndbt_mpi.log.events import events
 from asyndbt_mpi.log.lock import is_being_written
@@ -32,8 +34,10 @@ from asyndbt_mpi.protocol.records import Evaluation, Event, EventKind, Iteration
 from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.rebuild import check_materials
 from asyndbt_mpi.replay import Comparer, Differs
+from asyndbt_mpi.transport.adoption import Adoption
 from asyndbt_mpi.transport.interruption import Interrupted
 from asyndbt_mpi.transport.replay import Recorded, Replay, ReplayError
+from asyndbt_mpi.used import Used
 
 TOLERANCE = 1e-6
 """Difference to the logged iterates, from another processor's rounding, that a run survives."""
@@ -95,9 +99,16 @@ class Unlogged:
             if self._is_new(record):
                 self._write(record)
 
+    def leave_behind(self) -> None:
+        """What the log has beyond does not count."""
+        self._ahead.clear()
+
     def _is_new(self, record: Record) -> bool:
         match record:
             case Event():
+                ends = record.kind is EventKind.CLOSING
+                if ends and self._ahead and self._ahead[0].kind is not EventKind.CLOSING:
+                    self.leave_behind()  # it ends sooner today
                 self._beyond = not self._ahead
                 if self._ahead:
                     self._ahead.popleft()
@@ -162,29 +173,35 @@ def resume(
     recorded = list(events(log))
     server = Server(job.config, job.materials.shapes, job.workers, log.committed)
     workers, box = workers_without_model(job.config, job.materials, range(1, job.workers + 1))
-    replay = Replay(server, workers, Recorded(recorded, box))
-    closing = _closing(recorded)
+    # A simulation is made again from its start, by workers that are all its own.
+    adoption = Adoption(server, workers, Used(log), TOLERANCE) if transport == "mpi" else None
+    replay = Replay(server, workers, Recorded(recorded, box), adoption)
     counted: dict[str, int] = {}
     new: list[Record] = []
     sink = Unlogged(log, recorded, new.append)
-    left_behind = Costs()
+    beyond: list[Event] = []
     z = server.iterates.z.copy()
     try:
-        replay.run(_heeding(signalled, recorded[:closing]), sink)
-        if closing < len(recorded):
-            replay.run([recorded[closing]], sink)
-            if not server.running and server.iteration == recorded[closing].iteration:
-                replay.run(recorded[closing + 1 :], sink)
-            else:
-                left_behind = _total(recorded[closing:])
-                server.spending.count(left_behind)
-                recorded = recorded[:closing]
-                counted = {"event": closing, "evaluation": _evaluations(recorded)}
+        counts = _go_through(replay, recorded, signalled, sink)
+        if counts < len(recorded):
+            recorded, beyond = recorded[:counts], recorded[counts:]
+            server.spending.count(_total(beyond))
+            counted = {"event": counts, "evaluation": _evaluations(recorded)}
+            sink.leave_behind()
+            # Who was excluded stays so.
+            replay.run([each for each in beyond if each.kind is EventKind.EXCLUDED], sink)
     except (Differs, ReplayError) as error:
+        sparse = f" (of p and q only those of every {log.every} iterations are logged)"
         raise ConfigurationError(
-            f"{log.path}: cannot be continued: {error}; was it made by another version,"
-            " or have its data changed?"
+            f"{log.path}: cannot be continued: {error}{sparse if log.every > 1 else ''}; was it"
+            " made by another version, is it damaged, or have its data changed?"
         ) from error
+    if str(adoption or ""):
+        warnings.warn(
+            f"{log.path}: not explained by the recorded answers: {adoption}; the run goes on from"
+            " the p and q in the log",
+            stacklevel=2,
+        )
     if sink.z is not None:
         z = sink.z
     if server.iteration < log.committed:
@@ -195,17 +212,46 @@ def resume(
     time = recorded[-1].time if recorded else 0.0
     server.members.wait_from(time)
     # What a killed worker was at may have been paid for; a simulated one asks for it only now.
-    under_way = server.spending.set_aside if transport == "mpi" else 0
+    forfeited = sum(each.number for each in beyond if each.kind is EventKind.RESUMED)
+    under_way = forfeited + server.spending.set_aside if transport == "mpi" else 0
     server.spending.forfeit(under_way)
-    event = Event(EventKind.RESUMED, 0, under_way, server.iteration, time, left_behind)
+    event = Event(EventKind.RESUMED, 0, under_way, server.iteration, time, _total(beyond))
+    if transport == "mpi":
+        replay.judge(time, new.extend)
     return Resumed(replay, event, new, z, recorded, counted)
 
 
-def _heeding(signalled: Sequence[signal.Signals], recorded: list[Event]) -> Iterator[Event]:
-    for event in recorded:
+def _go_through(
+    replay: Replay,
+    recorded: list[Event],
+    signalled: Sequence[signal.Signals],
+    sink: Unlogged,
+) -> int:
+    """Let what is ``recorded`` happen again; how many events count.
+
+    What came after the iterations were over counts if they are over there today, too. If they are
+    over sooner, nothing counts that came after that.
+    """
+    server, closing = replay.server, _closing(recorded)
+    happened = [each.kind is not EventKind.RESUMED for each in recorded[:closing]]
+    last = int(np.flatnonzero(happened).max(initial=0))
+    for row, event in enumerate(recorded[:closing]):
         if signalled:
             raise Interrupted(signalled[0].name)
-        yield event
+        replay.run([event], sink)
+        if row < last and not server.running:
+            return row + 1
+    if closing == len(recorded):
+        return closing
+    replay.run([recorded[closing]], sink)
+    if server.running or server.iteration != recorded[closing].iteration:
+        return closing
+    beyond = recorded[closing + 1 :]
+    left = {each.worker for each in beyond if each.kind in (EventKind.LOST, EventKind.EXCLUDED)}
+    if server.members.count - sum(map(server.members.is_live, left)) < server.members.needed:
+        return closing + 1  # the tests that failed are made again: who was lost is there again
+    replay.run(beyond, sink)
+    return len(recorded)
 
 
 def _closing(recorded: list[Event]) -> int:
@@ -306,6 +352,25 @@ def log_to_resume(job: Job) -> Log | None:
         return Log(job.path)
     except LogError as error:
         raise ConfigurationError(f"--resume: {error}") from error
+
+
+def at_its_end(log: Log, config: Config) -> bool:
+    """Whether the run of ``log`` has come to its end and ``config`` asks for no more of it.
+
+    Where it allows a larger budget than the one that ended the run, `resume` alone can tell.
+    """
+    if log.status != "finished":
+        return False
+    if log.committed < log.config.run.iterations:  # ended by a limit, or by early stopping
+        limits = log["event/text"][log["event/kind"] == EventKind.CLOSING].tolist()
+        return not any(limits) or not _allows_more(log.config.budget, config.budget)
+    return config.run.iterations <= log.committed
+
+
+def _allows_more(old: Budget, new: Budget) -> bool:
+    """Whether ``new`` has a larger limit than ``old``, or none where that has one."""
+    before, after = old.model_dump(), new.model_dump()
+    return any(limit and (not after[key] or after[key] > limit) for key, limit in before.items())
 
 
 def nothing_left(log: Log, resumed: Resumed) -> str:

@@ -31,7 +31,7 @@ def ask_server(llm: Llm) -> list[Finding]:
     if offered is None:
         text = f"{client.server} answers, and does not list its models"
         return [ok("model", text)]
-    known = [str(each["id"]) for each in offered]
+    known = [client.shown(str(each["id"]), "") for each in offered]
     if any(is_called(each, llm.model) for each in offered):
         return [ok("model", f"{client.server} answers, and has {llm.model}")]
     names = ", ".join(known[:NAMED]) + ", ..." * (len(known) > NAMED)

@@ -11,6 +11,7 @@ from asyndbt_mpi.doctor.facts import SERVER, Facts, Shared
 from asyndbt_mpi.doctor.findings import Finding, ok, ranks_in_words, warning
 from asyndbt_mpi.doctor.places import OWN, existing
 from asyndbt_mpi.log.lock import FileLock, Locked, take
+from asyndbt_mpi.ownership import FILE_MODE
 
 ATTEMPTS, SECONDS_BETWEEN = 4, 0.5
 """A network's file system may take a moment to show what another node has written."""
@@ -38,7 +39,7 @@ class Sign:
         folder = folder.expanduser().absolute()
         self.above = len(folder.parts) - len(existing(folder).parts)
         self._file = sign_path(folder, self.above, number)
-        self._file.touch(exist_ok=False)
+        self._file.touch(FILE_MODE, exist_ok=False)
         self._lock: FileLock | None = take(self._file)
 
     def remove(self) -> None:

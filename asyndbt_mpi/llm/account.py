@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from asyndbt_mpi.llm.base import ModelError
+from asyndbt_mpi.llm.failures import Unusable
 
-MOST_TOKENS = 10**8
-"""No request has more, whatever a server says."""
+MOST_ADDED = 2**17
+"""Tokens that a server may add to a request, as a system prompt or as thoughts; a count that is
+still larger is none."""
 
 LIKELY = "it may add a long system prompt, or not keep to max_tokens"
 """Why a server counts more tokens than a request can have."""
@@ -26,14 +28,15 @@ class Account:
     """What some requests have cost so far; at most ``most`` of them may ever count.
 
     ``each`` is the most that any of them can cost, so that the budget has set aside ``most`` times
-    as much; None if that is not known yet.  ``before`` is another account whose costs are carried
-    over.
+    as much; None if that is not known yet: then no request is charged more than it can cost.
+    ``before`` is another account whose costs are carried over.
 
     Attributes
     ----------
     calls, prompt_tokens, completion_tokens : int
     unmetered : int
-        Answers that did not say what they cost: they count as much as they can have cost.
+        Answers that did not say what they cost, or said what cannot be: they count as much as they
+        can have cost.
     exceeding : int
         Answers that cost more than was set aside for them.
     """
@@ -50,6 +53,7 @@ class Account:
         self._most = most
         self._open = 0
         self._closed = False
+        self._doubted = False
         self._lock = threading.Lock()
 
     def reserve(self) -> None:
@@ -61,7 +65,8 @@ class Account:
             It might be one too many, or the account is closed or overdrawn.
         """
         with self._lock:
-            self._check_set_aside()
+            if overdrawn := self._overdrawn():
+                raise ModelError(overdrawn)
             if self._closed:
                 raise ModelError("the request was called off")
             if self.calls + self._open >= self._most:
@@ -77,45 +82,62 @@ class Account:
         with self._lock:
             self._open -= 1
 
-    def charge(self, answer: Mapping[str, Any] | None, most: Most) -> None:
+    def charge(self, answer: Mapping[str, Any] | str, most: Most) -> None:
         """End a request that counts, by the usage in its ``answer``, or else by the ``most``.
 
-        Without an answer, too: it may have been billed all the same.
+        Without an answer (then it is a text), too: it may have been billed all the same.
 
         Raises
         ------
+        Unusable
+            This answer's counts alone would overdraw the account, for the first time: it may be
+            one that is rotten, and counts as the ``most``.
         ModelError
             All requests so far have cost more than was set aside for as many as there may be.
         """
-        answered = answer is not None and bool(answer.get("choices"))
-        usage = answer.get("usage") if answer else None
+        known = answer if isinstance(answer, Mapping) else {}
+        usage = known.get("usage")
         usage = usage if isinstance(usage, Mapping) else {}
         # No prompt has no tokens: a server that says so does not count.
-        read = _count(usage.get("prompt_tokens")) or None
-        written = _count(usage.get("completion_tokens")) if read else None
+        read = _count(usage.get("prompt_tokens"), most.prompt_tokens) or None
+        written = _count(usage.get("completion_tokens"), most.completion_tokens) if read else None
         with self._lock:
             self._open -= 1
             self.calls += 1
-            self.unmetered += answered and (read is None or written is None)
+            self.unmetered += bool(known.get("choices")) and (read is None or written is None)
+            exceeds = (read or 0) > most.prompt_tokens or (written or 0) > most.completion_tokens
+            self.exceeding += exceeds
+            if exceeds and self._each is None:
+                read, written = most.prompt_tokens, most.completion_tokens
+            before = self.prompt_tokens, self.completion_tokens
             self.prompt_tokens += most.prompt_tokens if read is None else read
             self.completion_tokens += most.completion_tokens if written is None else written
-            self.exceeding += (read or 0) > most.prompt_tokens or (
-                (written or 0) > most.completion_tokens
-            )
-            self._check_set_aside()
+            overdrawn = self._overdrawn()
+            if not overdrawn:
+                return
+            if self._doubted or not exceeds:
+                raise ModelError(overdrawn)
+            self._doubted = True
+            self.prompt_tokens = before[0] + most.prompt_tokens
+            self.completion_tokens = before[1] + most.completion_tokens
+            if self._overdrawn():
+                raise ModelError(overdrawn)
+        raise Unusable(overdrawn)
 
-    def _check_set_aside(self) -> None:
+    def _overdrawn(self) -> str:
+        """What to say if more was spent than set aside; "" if not."""
         if self._each is None:
-            return
+            return ""
         for what, spent, each in (
             ("read", self.prompt_tokens, self._each.prompt_tokens),
             ("written", self.completion_tokens, self._each.completion_tokens),
         ):
             if spent > self._most * each:
-                raise ModelError(
+                return (
                     f"the server says that it has {what} {spent} tokens in {self.calls} requests,"
                     f" but only {self._most * each} were set aside for {self._most}: {LIKELY}"
                 )
+        return ""
 
     def close(self) -> None:
         """Let no further request begin: nobody waits for its answer any more."""
@@ -123,7 +145,7 @@ class Account:
             self._closed = True
 
 
-def _count(number: Any) -> int | None:
-    """A number of tokens; None if it is none, or more than any request has."""
+def _count(number: Any, most: int) -> int | None:
+    """A number of tokens; None if it is none, or more than a request of at most ``most`` has."""
     known = isinstance(number, int) and not isinstance(number, bool)
-    return number if known and 0 <= number <= MOST_TOKENS else None
+    return number if known and 0 <= number <= most + MOST_ADDED else None

@@ -9,14 +9,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from asyndbt_mpi.llm.base import ENDING, ModelError
+from asyndbt_mpi.llm.base import ENDING
 from asyndbt_mpi.llm.bounds import MOST_STEPS, beginnings
-from asyndbt_mpi.llm.client import Filtered, Unusable
+from asyndbt_mpi.llm.failures import Filtered, Unlisted, Unscorable, Unusable
 from asyndbt_mpi.llm.spelling import ends_text, text_of
 from asyndbt_mpi.llm.thinking import check_not_begun, check_not_thinking
 
 LEAST = 1e-10
 """Probability that no alternative falls below, so that logarithms stay finite."""
+
+
+MOST_LISTED, MOST_CHARACTERS = 1000, 1000
+"""Alternatives of a token, of which 20 are asked for, and characters of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,30 +68,35 @@ def read_alternatives(choice: Mapping[str, Any], number: int | None = None) -> A
         The model, or a filter, refused, or the model had nothing to say.
     Thinks
         The model thinks before it answers.
+    Unlisted
+        There are none.
     Unusable
-        There are none, or they are damaged.
-    ModelError
-        Tokens are listed by their numbers.
+        They are damaged, or tokens are listed by their numbers.
     """
     check_not_filtered(choice)
     check_not_thinking(choice)
     logprobs = choice.get("logprobs")
     if not isinstance(logprobs, Mapping):
-        raise Unusable("the answer has no log-probabilities")
+        raise Unlisted("the answer has no log-probabilities")
     tokens = logprobs.get("content", logprobs.get("top_logprobs"))
     if tokens == [] and choice.get("finish_reason") == "stop":
         raise Filtered
+    if not tokens:
+        raise Unlisted("the answer has no log-probabilities")
     try:
+        first = tokens[0]
         if "content" in logprobs:
             listed = [
-                (one["token"], one.get("bytes"), float(one["logprob"]))
-                for one in tokens[0]["top_logprobs"]
+                (one["token"], one.get("bytes"), one["logprob"]) for one in first["top_logprobs"]
             ]
         else:
-            listed = [(token, None, float(value)) for token, value in tokens[0].items()]
+            listed = [(token, None, value) for token, value in first.items()]
+        if not listed:
+            raise Unlisted("the answer has no log-probabilities")
+        _check(listed)
         found = _alternatives(listed, number or len(listed))
     except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError):
-        raise Unusable("the answer has no log-probabilities") from None
+        raise Unusable("the answer has damaged log-probabilities") from None
     check_not_begun(max(listed, key=lambda one: one[2])[0])
     return found
 
@@ -100,10 +109,22 @@ def check_not_filtered(choice: Mapping[str, Any]) -> None:
         raise Filtered
 
 
+def _check(listed: list[tuple[Any, Any, Any]]) -> None:
+    """Raise `ValueError` if these are no texts with log-probabilities, or too many."""
+    for token, given, value in listed:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not isinstance(token, str) or len(token) > MOST_CHARACTERS:
+            raise ValueError
+        if not is_number or math.isnan(value) or value > 1e-3:
+            raise ValueError
+        if isinstance(given, list) and len(given) > 4 * MOST_CHARACTERS:
+            raise ValueError
+    if len(listed) > MOST_LISTED:
+        raise ValueError
+
+
 def _alternatives(listed: list[tuple[str, Any, float]], number: int) -> Alternatives:
     values = [value for *_, value in listed]
-    if not listed or any(math.isnan(value) or value > 1e-3 for value in values):
-        raise Unusable("the answer has damaged log-probabilities")
     plain = any(character in token for token, *_ in listed for character in " \n\t")
     probability: dict[bytes, float] = {}
     ends = 0.0
@@ -144,7 +165,7 @@ def walk(
 
     Raises
     ------
-    ModelError
+    Unscorable
         A label has more than `MOST_STEPS` tokens, or one that ends within a character.
     """
     paths = _Paths(ask, spaceless)
@@ -199,7 +220,7 @@ class _Paths:
             if best.ends:
                 return -best.negative
             if best.tokens == MOST_STEPS:
-                raise ModelError(
+                raise Unscorable(
                     f"label {label!r} has more than {MOST_STEPS} tokens: give shorter ones in"
                     " task.labels, or llm.scores = 'answers'"
                 )
@@ -214,7 +235,7 @@ class _Paths:
         try:
             alternatives = self.behind(begun.behind.decode())
         except UnicodeDecodeError:
-            raise ModelError(
+            raise Unscorable(
                 f"label {label!r} has a token that ends within a character: give other"
                 " task.labels, or llm.scores = 'answers'"
             ) from None

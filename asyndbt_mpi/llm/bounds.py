@@ -68,6 +68,17 @@ def answer_tokens(labels: Sequence[str]) -> int:
     return max(LEAST_ANSWER, *map(len, labels))
 
 
+class Bytes(Unasked):
+    """Stands for a model in this process whose tokenizer is not known: four tokens for each byte.
+
+    A token has a byte at least, of a text that a normalisation may have made longer.
+    """
+
+    def longest(self, text: str) -> int:
+        """See `LanguageModel`."""
+        return 4 * longest(text)
+
+
 class Bounds(Unasked):
     """Stands for a model behind a server where only its bounds are wanted."""
 

@@ -6,6 +6,8 @@ import ssl
 import urllib.request
 from urllib.parse import urlsplit
 
+from asyndbt_mpi.llm.words import without
+
 BY_PROXY = "NO_PROXY lets a server be reached without"
 
 
@@ -68,8 +70,6 @@ def of_connection(error: BaseException | None, url: str) -> str | None:
     ):
         why = re.search(r"verify failed: ([^(\[]+)", words)
         whose = f"{server} (or of {proxy})" if proxy else server
-        if urlsplit(url).scheme == "http":
-            whose = proxy  # it alone has one
         return (
             f"the certificate of {whose} is not trusted{_reason(why)}: name the file with the"
             " certificates of its authority by the environment variable SSL_CERT_FILE"
@@ -78,7 +78,10 @@ def of_connection(error: BaseException | None, url: str) -> str | None:
         through = f" (or {proxy})" if proxy else ""
         return f"{server}{through} does not speak TLS: llm.base_url may have to begin with http://"
     if chain and type(chain[0]).__name__ == "ProxyError":
-        return f"{server} is not reached: {proxy or 'the proxy'} says: {chain[0]}; {BY_PROXY}"
+        return (
+            f"{server} is not reached: {proxy or 'the proxy'} says:"
+            f" {without(str(chain[0]), '', '')}; {BY_PROXY}"
+        )
     if any(isinstance(each, ssl.SSLError) for each in chain):
         return f"no TLS connection with {server}: {type(chain[-1]).__name__}"
     if chain and type(chain[0]).__name__ == "ConnectError":
@@ -86,6 +89,14 @@ def of_connection(error: BaseException | None, url: str) -> str | None:
         through = f" by {proxy} ({BY_PROXY})" if proxy else ""
         return f"cannot connect to {server}{through}{_reason(why)}: check llm.base_url"
     return None
+
+
+def of_exposure(url: str) -> str:
+    """Why nothing is sent to ``url``, an address without TLS, by a proxy."""
+    return (
+        f"requests to {_shown(url)} would go by {proxy_of(url) or 'a proxy'}, which could read the"
+        f" key and the prompts: {BY_PROXY}, or give llm.base_url with https://"
+    )
 
 
 def _reason(found: re.Match[str] | None) -> str:

@@ -8,10 +8,10 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Literal, TypeVar
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import openai
@@ -20,6 +20,9 @@ import tenacity
 from asyndbt_mpi.llm import causes, errors, words
 from asyndbt_mpi.llm.account import Account, Most
 from asyndbt_mpi.llm.base import ModelError
+from asyndbt_mpi.llm.bodies import read_object
+from asyndbt_mpi.llm.connections import Exchange, TooLate, TooLong, guard
+from asyndbt_mpi.llm.failures import Again, Filtered, Forbidden, Refused, Unusable
 from asyndbt_mpi.llm.key import OPENAI_URL, read_key
 from asyndbt_mpi.llm.pace import Pace, retry_after
 from asyndbt_mpi.llm.parameters import (
@@ -49,33 +52,11 @@ LONGEST_WAIT = 600.0
 LIST_SECONDS = 10.0
 """For the list of a server's models, which is worth no long wait."""
 
-MOST_BYTES = 2**24
-"""Of an answer: what is longer is none."""
+READ_OF_HEADERS = {"location", "retry-after", "retry-after-ms"}
+"""Of an answer's headers nothing else is looked at, by the libraries neither: not how the body is
+packed or encoded, for it is to be plain JSON, and no cookies."""
 
 _BACKOFF = tenacity.wait_exponential(multiplier=0.5, max=60) + tenacity.wait_random(0, 1)
-
-
-class Refused(ModelError):
-    """The server does not take a request as it is (status 400 or 422).
-
-    ``content`` is the body of its answer, which may quote anything.
-    """
-
-    def __init__(self, message: str, content: bytes) -> None:
-        super().__init__(message)
-        self.content = content
-
-
-class Forbidden(ModelError):
-    """The server does not show this to us (status 401 or 403)."""
-
-
-class Unusable(Exception):
-    """An answer that cannot be read; the request is worth another attempt."""
-
-
-class Filtered(Exception):
-    """The server does not answer because of what the prompt says; asking again would not help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,32 +72,22 @@ class Endpoint:
     extra_body: Mapping[str, Any] = field(default_factory=dict)
 
 
-class _TooLong(Exception):
-    """An answer has more than `MOST_BYTES`."""
+@dataclass(frozen=True, slots=True)
+class Request(Generic[T]):
+    """What is sent, how its answer is read, and who pays."""
 
+    body: Mapping[str, Any]
+    """What the API's function takes, besides the model."""
 
-class _TooLate(Exception):
-    """An answer is not complete in time."""
+    text: str
+    """The prompt in it."""
 
+    read: Callable[[Any], T]
+    """Takes the answer's first choice, with the answer's usage; raises `Unusable` if it cannot."""
 
-def _bounded(pieces: Callable[[], Iterator[bytes]], until: float) -> Iterator[bytes]:
-    """The bytes of an answer, as long as they come before a time of `time.monotonic`."""
-    size = 0
-    for piece in pieces():
-        size += len(piece)
-        if size > MOST_BYTES:
-            raise _TooLong
-        if time.monotonic() > until:
-            raise _TooLate
-        yield piece
-
-
-class _Again(Exception):
-    """An attempt failed in a way that may pass, ``told`` seconds from now or later."""
-
-    def __init__(self, reason: str, told: float = 0.0) -> None:
-        super().__init__(reason)
-        self.told = told
+    account: Account
+    most: Most
+    """What is charged where the answer does not say what it cost."""
 
 
 class Client:
@@ -149,6 +120,7 @@ class Client:
         self._sleep = sleep
         self._reached = False
         self._thread = threading.local()
+        self._exchange = Exchange()
         self._parameters = Parameters(self.server)
         try:
             (urlsplit(url).hostname or "").encode("idna")  # as the library does, too late
@@ -157,38 +129,32 @@ class Client:
                 base_url=url,
                 timeout=endpoint.timeout,
                 max_retries=0,
-                # Elsewhere the key has no business.
-                http_client=openai.DefaultHttpxClient(
-                    follow_redirects=False,
-                    event_hooks={"request": [self._strip], "response": [self._begun]},
-                ),
+                http_client=(http := self._http_client()),
             )
+            guard(http, self._exchange, self._check_place)
         except Exception as error:  # whatever its own library raises of an address
             raise ModelError(causes.of_client(error, url)) from None
         chat = endpoint.api == "chat"
         resource: Any = library.chat.completions if chat else library.completions
         self._create = resource.with_raw_response.create
 
-    def ask(
-        self,
-        body: Mapping[str, Any],
-        text: str,
-        read: Callable[[Any], T],
-        account: Account,
-        most: Most,
-    ) -> T:
+    def _http_client(self) -> Any:
+        """One that sends nothing elsewhere, where the key has no business, and keeps no cookies."""
+        return openai.DefaultHttpxClient(
+            follow_redirects=False,
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+            event_hooks={"request": [self._strip], "response": [self._begun]},
+        )
+
+    def shown(self, message: str, text: str) -> str:
+        """Somebody else's words as they may be told; ``text`` is the prompt that they are about."""
+        return words.without(message, text, self._key)
+
+    def ask(self, request: Request[T]) -> T:
         """Send a request until its answer can be read.
 
         A parameter that the server does not take is left out, or gets its newer name; from then on,
         if that has helped.
-
-        Parameters
-        ----------
-        body : what the API's function takes, besides the model
-        text : the prompt in it
-        read : takes the answer's first choice, with the answer's usage; raises `Unusable` if it
-            cannot
-        most : what is charged where the answer does not say what it cost
 
         Raises
         ------
@@ -199,9 +165,9 @@ class Client:
         """
         tried: list[str] = []
         while True:
-            sent = self._parameters.taken(body, tried)
+            sent = self._parameters.taken(request.body, tried)
             try:
-                found = self._persevere(sent, text, read, account, most)
+                found = self._persevere(request, sent)
             except Refused as error:
                 said = words.said(error.content)
                 names = [*sent, *self.endpoint.extra_body]
@@ -213,24 +179,17 @@ class Client:
                 self._parameters.keep(tried)
                 return found
 
-    def _persevere(
-        self,
-        body: Mapping[str, Any],
-        text: str,
-        read: Callable[[Any], T],
-        account: Account,
-        most: Most,
-    ) -> T:
+    def _persevere(self, request: Request[T], sent: Mapping[str, Any]) -> T:
         retrying = tenacity.Retrying(
             stop=tenacity.stop_after_attempt(self.endpoint.attempts),
-            retry=tenacity.retry_if_exception_type(_Again),
+            retry=tenacity.retry_if_exception_type(Again),
             wait=_pause,
             sleep=self._sleep,
             reraise=True,
         )
         try:
-            found: T = retrying(self._attempt, body, text, read, account, most)
-        except _Again as last:
+            found: T = retrying(self._attempt, request, sent)
+        except Again as last:
             number = self.endpoint.attempts
             raise ModelError(
                 f"{self.server}: gave up after {number} attempt{'s' if number > 1 else ''},"
@@ -255,13 +214,15 @@ class Client:
             seconds = min(self.endpoint.timeout, LIST_SECONDS)
             response = self._library.models.with_raw_response.list(timeout=seconds)
             content: bytes = response.http_response.content
-        except (openai.APITimeoutError, _TooLate):
+        except (openai.APITimeoutError, TooLate):
             raise ModelError(f"{self.server}: no answer within {seconds:g} s") from None
-        except _TooLong:
+        except TooLong:
             raise ModelError(f"{self.server}: its list of models has no end") from None
+        except Unusable as error:
+            raise ModelError(f"{self.server}: {error}") from None
         except openai.APIConnectionError as error:
             failure = self._of_connection(error)
-            if isinstance(failure, _Again):
+            if isinstance(failure, Again):
                 failure = ModelError(f"{self.server}: {failure}")
             raise failure from None
         except openai.APIStatusError as error:
@@ -272,9 +233,9 @@ class Client:
         return self._listed(content)
 
     def _listed(self, content: bytes) -> list[dict[str, Any]] | None:
-        body = _object(content)
-        if body is None or body.get("error"):
-            said = words.without(words.said(content), "", self._key)
+        body = read_object(content)
+        if isinstance(body, str) or body.get("error"):
+            said = self.shown(words.said(content), "")
             raise ModelError(f"{self.server} does not list its models, but answers: {said}")
         entries = body.get("data")
         if not isinstance(entries, list):
@@ -283,60 +244,60 @@ class Client:
 
     # ----------------------------------------------------------------------------- one request
 
-    def _attempt(
-        self,
-        body: Mapping[str, Any],
-        text: str,
-        read: Callable[[Any], T],
-        account: Account,
-        most: Most,
-    ) -> T:
+    def _attempt(self, request: Request[T], sent: Mapping[str, Any]) -> T:
         self._pace.wait()
-        account.reserve()
+        request.account.reserve()
         self._thread.status = None
         late = False
-        answer: dict[str, Any] | None = None
+        answer: dict[str, Any] | str = ""
         try:
-            # The newer name too, which the library does not know for completions.
-            extra = {n: value for n, value in body.items() if n == MAX_COMPLETION_TOKENS}
-            known = {n: value for n, value in body.items() if n not in extra}
-            extra |= self.endpoint.extra_body
-            response = self._create(model=self.endpoint.model, extra_body=extra or None, **known)
-            content: bytes = response.http_response.content
-            answer = _object(content)
-        except (openai.APITimeoutError, _TooLate):
-            late = True  # and may be billed all the same
-            raise _Again(f"no answer within {self.endpoint.timeout:g} s (llm.timeout)") from None
-        except _TooLong:
-            raise _Again(f"the answer is longer than {MOST_BYTES} bytes") from None
-        except openai.APIConnectionError as error:
-            raise self._of_connection(error) from None
-        except openai.APIStatusError as error:
-            raise self._of_status(error, text) from None
-        finally:
-            if late or 200 <= (self._thread.status or 0) < 300:
-                account.charge(answer, most)
-            else:
-                account.release()
-        try:
-            return read(self._first_choice(content, answer, text))
+            try:
+                content = self._post(sent)
+                answer = read_object(content)
+            except (openai.APITimeoutError, TooLate):
+                late = True  # and may be billed all the same
+                raise Again(f"no answer within {self.endpoint.timeout:g} s (llm.timeout)") from None
+            except TooLong as error:
+                raise Again(str(error)) from None
+            except openai.APIConnectionError as error:
+                raise self._of_connection(error) from None
+            except openai.APIStatusError as error:
+                raise self._of_status(error, request.text) from None
+            finally:
+                if late or 200 <= (self._thread.status or 0) < 300:
+                    request.account.charge(answer, request.most)
+                else:
+                    request.account.release()
+            return request.read(self._first_choice(content, answer, request.text))
         except Unusable as error:
-            raise _Again(str(error)) from None
+            raise Again(str(error)) from None
 
-    def _first_choice(self, content: bytes, answer: dict[str, Any] | None, text: str) -> Any:
+    def _post(self, sent: Mapping[str, Any]) -> bytes:
+        """The body of the answer to a request."""
+        # The newer name too, which the library does not know for completions.
+        extra = {n: value for n, value in sent.items() if n == MAX_COMPLETION_TOKENS}
+        known = {n: value for n, value in sent.items() if n not in extra}
+        extra |= self.endpoint.extra_body
+        response = self._create(model=self.endpoint.model, extra_body=extra or None, **known)
+        content: bytes = response.http_response.content
+        return content
+
+    def _first_choice(self, content: bytes, answer: dict[str, Any] | str, text: str) -> Any:
         """The first choice of an answer, which must be of the same model as all before."""
-        choices = answer.get("choices") if answer else None
+        choices = answer.get("choices") if isinstance(answer, dict) else None
         choice = choices[0] if isinstance(choices, list) and choices else None
         for holder in (answer, choice):
             error = holder.get("error") if isinstance(holder, dict) else None
             if error and not (isinstance(choice, dict) and errors.is_none(error)):
                 raise self._of_error(error, text)
-        if answer is None or not isinstance(choice, dict):
-            said = words.without(words.said(content), text, self._key)
-            what = "is no JSON object" if answer is None else "has no choices"
+        if isinstance(answer, str) or not isinstance(choice, dict):
+            what = answer if isinstance(answer, str) else "has no choices"
             mend = " (check llm.base_url)" if words.is_page(content) else ""
-            raise Unusable(f"the answer {what}: {said}{mend}")
-        self.served.note(answer, text)
+            raise Unusable(f"the answer {what}: {self.shown(words.said(content), text)}{mend}")
+        try:
+            self.served.note(answer, text)
+        except ModelError as error:
+            raise Unusable(str(error)) from None  # said once, it may be a slip
         return {**choice, "usage": answer.get("usage")}
 
     def _of_error(self, error: Any, text: str) -> Exception:
@@ -350,7 +311,7 @@ class Client:
             return Filtered()
         if not status and errors.BUSY.search(f"{code} {kind} {said}"):
             status = 503
-        shown = words.without(said, text, self._key)
+        shown = self.shown(said, text)
         return self._of(status, shown, "200 with an error", content)
 
     def _strip(self, request: Any) -> None:
@@ -362,19 +323,23 @@ class Client:
             del request.headers[name]
         request.headers["authorization"] = f"Bearer {self._key or NO_KEY}"
         request.headers["accept-encoding"] = "identity"  # unpacked it could be of any size
-        self._thread.begun = time.monotonic()
+        self._exchange.begin(request.extensions["timeout"]["read"])
 
     def _begun(self, response: Any) -> None:
-        """Called when an answer begins, which may yet break off.
-
-        From here on the time is that of the whole answer: the library's is that of a single wait.
-        """
+        """Called when an answer begins, which may yet break off."""
         self._reached = True
         self._thread.status = response.status_code
-        seconds = response.request.extensions["timeout"]
-        left = max(self._thread.begun + seconds["read"] - time.monotonic(), 0.001)
-        response.iter_raw = partial(_bounded, response.iter_raw, time.monotonic() + left)
-        response.request.extensions["timeout"] = {**seconds, "read": left}
+        packed = response.headers.get("content-encoding", "identity").strip().lower()
+        for name in set(response.headers) - READ_OF_HEADERS:
+            del response.headers[name]
+        if packed not in ("", "identity"):
+            raise Unusable("the answer is compressed, which was not asked for")
+
+    def _check_place(self, host: str, port: int) -> None:
+        """Called before a connection is made: of a proxy, TLS hides the key and the prompts."""
+        url = self._library.base_url
+        if url.scheme == "http" and (host, port) != (url.raw_host.decode(), url.port or 80):
+            raise ModelError(causes.of_exposure(self._url))
 
     # ---------------------------------------------------------------------- what went wrong
 
@@ -388,13 +353,13 @@ class Client:
         broke_off = name in ("RemoteProtocolError", "ReadError")
         if broke_off and not self._reached and self._url.startswith("http://"):
             kind += "; if the server speaks TLS, llm.base_url has to begin with https://"
-        return _Again("the answer broke off" if broken else kind)
+        return Again("the answer broke off" if broken else kind)
 
     def _of_status(self, error: openai.APIStatusError, text: str) -> Exception:
         if str(error.code) in errors.FILTERED:
             return Filtered()
         content = error.response.content
-        said = words.without(words.said(content), text, self._key)
+        said = self.shown(words.said(content), text)
         proxy = causes.proxy_of(self._url)
         if proxy and (words.is_page(content) or error.status_code == 407):
             said = f"{said} (it may be from {proxy}; {causes.BY_PROXY})"
@@ -402,7 +367,7 @@ class Client:
             place = error.response.headers.get("location", "?").partition("?")[0]
             scheme, mark, rest = place.rpartition("//")
             place = scheme + mark + rest.rpartition("@")[2]  # without a password
-            said = f"it has moved to {words.without(place, text, self._key)}"
+            said = f"it has moved to {self.shown(place, text)}"
         told = retry_after(error.response.headers)
         return self._of(error.status_code, said, str(error.status_code), content, told)
 
@@ -415,12 +380,12 @@ class Client:
                 f"{self.server} answered {answered}: {said} (the account is out of money, or of its"
                 " quota)"
             )
-        if status in errors.AGAIN or status >= 500:
+        if status in errors.AGAIN or 100 <= status < 200 or status >= 500:
             if told > LONGEST_WAIT:
                 return ModelError(
                     f"{self.server} answered {answered} and wants a pause of {told:.0f} s: {said}"
                 )
-            return _Again(f"{answered}: {said}", told)
+            return Again(f"{answered}: {said}", told)
         mend = errors.mend(status, said, self.endpoint.base_url, self.endpoint.key_variable)
         line = f"{self.server} answered {answered}: {said}" + (f" ({mend})" if mend else "")
         return Refused(line, content) if status in errors.REFUSED else ModelError(line)
@@ -429,15 +394,6 @@ class Client:
 def _pause(state: tenacity.RetryCallState) -> float:
     """Seconds before the next attempt: never fewer than the server asks for."""
     error = state.outcome.exception() if state.outcome else None
-    told = error.told if isinstance(error, _Again) else 0.0
+    told = error.told if isinstance(error, Again) else 0.0
     # Stretched, so that requests that were turned away together do not come back together.
     return max(_BACKOFF(state), told * random.uniform(1, 1.2))
-
-
-def _object(content: bytes) -> dict[str, Any] | None:
-    """The JSON object that an answer's body is; None if it is none."""
-    try:
-        answer = json.loads(content)
-    except (ValueError, RecursionError):
-        return None
-    return answer if isinstance(answer, dict) else None

@@ -13,7 +13,8 @@ from asyndbt_mpi.llm.account import LIKELY, Account, Most
 from asyndbt_mpi.llm.answers import Alternatives, check_not_filtered, read_alternatives, walk
 from asyndbt_mpi.llm.base import ENDING, ModelError, Prompt, Scores
 from asyndbt_mpi.llm.bounds import ROUNDS, SPARE, answer_tokens, longest, most_calls
-from asyndbt_mpi.llm.client import Client, Endpoint, Filtered, Forbidden, Refused, Unusable
+from asyndbt_mpi.llm.client import Client, Endpoint, Request
+from asyndbt_mpi.llm.failures import Filtered, Forbidden, Refused, Unlisted, Unscorable, Unusable
 from asyndbt_mpi.llm.first_tokens import FirstTokens, names_of
 from asyndbt_mpi.llm.outcomes import Outcome, Outcomes
 from asyndbt_mpi.llm.pace import Pace
@@ -93,7 +94,7 @@ class OpenAIModel:
         self._concurrency = concurrency
         self.at_once: int | None = ROUNDS * concurrency
         self._first_tokens = FirstTokens()
-        self._outcomes = Outcomes(model, self._client.server)
+        self._outcomes = Outcomes(model, self._client.server, self._client.shown)
         self._spaceless = False
         # What the trial costs is told with the first scores.
         self._spent = Account(SPARE)
@@ -146,8 +147,8 @@ class OpenAIModel:
         self._look_again()
         if account.unmetered:
             self._outcomes.warn_once(
-                f"{self._client.server} does not say how many tokens its answers cost: each request"
-                " counts as the most that it can cost"
+                f"{self._client.server} does not say how many tokens its answers cost, or more than"
+                " they can: each such request counts as the most that it can cost"
             )
         if account.exceeding:
             self._outcomes.warn_once(
@@ -196,7 +197,8 @@ class OpenAIModel:
 
         tokens = answer_tokens(labels)
         body = self._body(text, tokens, 0)
-        answer, cut = self._client.ask(body, text, read, account, Most(longest(text), tokens))
+        most = Most(longest(text), tokens)
+        answer, cut = self._client.ask(Request(body, text, read, account, most))
         return Outcome(of_answer(answer, labels, cut), answer)
 
     def _by_walk(self, text: str, labels: Sequence[str], account: Account) -> Outcome:
@@ -220,6 +222,10 @@ class OpenAIModel:
             return Outcome(None, alternatives[text].likeliest)
 
         rows = self._each(first, texts, account)
+        doubted = self._first_tokens.doubted(labels, [alternatives.get(text) for text in texts])
+        again = self._each(first, [texts[place] for place in doubted], account)
+        for place, row in zip(doubted, again, strict=True):
+            rows[place] = row
         found, listed = self._first_tokens.log_probabilities(
             labels, [alternatives.get(text) for text in texts]
         )
@@ -233,10 +239,18 @@ class OpenAIModel:
     ) -> list[Outcome]:
         """What comes of each text, in order."""
         rows: list[Outcome] = [Outcome(None)] * len(texts)
+        if not texts:
+            return rows
+
+        def patiently(text: str) -> Outcome:
+            try:
+                return score(text)
+            except Unscorable:
+                return score(text)  # it may have been a rotten answer
 
         def numbered(place: int) -> tuple[int, Outcome]:
             try:
-                return place, score(texts[place])
+                return place, patiently(texts[place])
             except Filtered:
                 return place, Outcome(None, refused=True)
             except Thinks:
@@ -248,15 +262,17 @@ class OpenAIModel:
             try:
                 for place, row in pool.imap_unordered(numbered, range(len(texts))):
                     rows[place] = row
-            finally:
+            except BaseException:
                 account.close()
+                raise
         return rows
 
     def _ask_for_alternatives(self, text: str, behind: str, account: Account) -> Alternatives:
         """The likeliest tokens behind the prompt ``text`` and a label's beginning."""
         body = self._body(text + behind, 1, self._alternatives)
         read = partial(read_alternatives, number=self._alternatives)
-        return self._client.ask(body, text, read, account, Most(longest(text), 1))
+        most = Most(longest(text), 1)
+        return self._client.ask(Request(body, text, read, account, most))
 
     def _body(self, text: str, tokens: int, alternatives: int) -> dict[str, Any]:
         body: dict[str, Any] = {"max_tokens": tokens, "temperature": 0}
@@ -286,7 +302,7 @@ class OpenAIModel:
             body = self._body(TRIAL, 1, number)
             read = self._find_alternatives if number else _find_none
             try:
-                listed = self._client.ask(body, TRIAL, read, self._spent, most)
+                listed = self._client.ask(Request(body, TRIAL, read, self._spent, most))
             except Refused:
                 if number == offers[-1]:
                     raise
@@ -307,7 +323,7 @@ class OpenAIModel:
             found = read_alternatives(choice)
         except Filtered:
             raise Unusable("the answer to the first request is a refusal") from None
-        except Unusable:
+        except Unlisted:
             return False
         texts = found.probability
         spaced = any(text.startswith(b" ") and text.strip() for text in texts)
@@ -348,12 +364,21 @@ class OpenAIModel:
         """
         if not self._client.served.tells_more or time.monotonic() < self._next_look:
             return
-        try:
-            entries = self._client.models()
-        except ModelError:
-            self._next_look = time.monotonic() + NEXT_LOOK
-            return
-        self._client.served.list(entries, self._client.endpoint.model)
+        for seconds in LOOKS:
+            if seconds:
+                self._sleep(seconds)
+            try:
+                entries = self._client.models()
+            except ModelError:
+                self._next_look = time.monotonic() + NEXT_LOOK
+                return
+            try:
+                self._client.served.list(entries, self._client.endpoint.model)
+            except ModelError as error:
+                last = error  # said once, it may be a slip
+            else:
+                return
+        raise last
 
     def _look_behind(self) -> None:
         try:

@@ -1,14 +1,13 @@
 """What came of prompts that a server was asked for, and what has to be said of it."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from asyndbt_mpi.llm import words
 from asyndbt_mpi.llm.base import ModelError
 from asyndbt_mpi.llm.thinking import SWITCH
 
@@ -48,11 +47,15 @@ class Outcome:
 
 
 class Outcomes:
-    """All that came of the prompts of a run that ``model`` at ``server`` was asked for."""
+    """All that came of the prompts of a run that ``model`` at ``server`` was asked for.
 
-    def __init__(self, model: str, server: str) -> None:
+    ``shown`` is what may be told of words about a prompt.
+    """
+
+    def __init__(self, model: str, server: str, shown: Callable[[str, str], str]) -> None:
         self._model = model
         self._server = server
+        self._shown = shown
         self._recognised = False
         self._instead: list[Outcome] = []
         self._told: set[str] = set()
@@ -73,7 +76,7 @@ class Outcomes:
         """
         self._recognised |= any(each.log_probabilities is not None for each in outcomes)
         without = [
-            Outcome(None, words.without(each.words, text, ""), each.thinks, each.refused)
+            Outcome(None, self._shown(each.words, text), each.thinks, each.refused)
             for text, each in zip(texts, outcomes, strict=True)
             if each.log_probabilities is None
         ]

@@ -1,6 +1,5 @@
 """When a request may be sent, where a server limits how many it takes or asks for a pause."""
 
-import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -46,16 +45,20 @@ class Pace:
             self._sleep(turn - now)
 
 
+LONGEST = 31 * 86400.0
+"""Seconds: nobody means a longer pause."""
+
+
 def retry_after(headers: Mapping[str, str]) -> float:
-    """Seconds that a server asks to wait (RFC 9110, 10.2.3), 0 if it does not say."""
+    """Seconds that a server asks to wait (RFC 9110, 10.2.3), 0 if it does not say, or nonsense."""
     try:
         if "retry-after-ms" in headers:
             seconds = float(headers["retry-after-ms"]) / 1000
         else:
             seconds = _seconds_until(headers.get("retry-after", "0"))
-    except ValueError:
+    except (OverflowError, TypeError, ValueError):  # also of dates that no calendar has
         return 0.0
-    return max(seconds, 0.0) if math.isfinite(seconds) else 0.0
+    return seconds if 0 < seconds <= LONGEST else 0.0
 
 
 def _seconds_until(text: str) -> float:

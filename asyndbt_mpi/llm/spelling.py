@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from asyndbt_mpi.llm.base import ModelError
+from asyndbt_mpi.llm.failures import Unusable
 
 OF_A_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 """SentencePiece's spelling of a byte that is no character."""
@@ -40,13 +40,20 @@ def text_of(token: str, given: Any, plain: bool) -> bytes:
 
     ``given`` are the bytes that the server says it has, and ``plain`` whether tokens beside it
     have spaces: then none is spelt as the vocabulary spells it.
+
+    Raises
+    ------
+    Unusable
+        It is spelt by its number.
+    TypeError, ValueError
+        There is no such text.
     """
     if OF_A_NUMBER.fullmatch(token):
-        raise ModelError(
+        raise Unusable(
             "the server lists tokens by their numbers: start it without"
             " --return-tokens-as-token-ids"
         )
-    own = bytes(given) if given is not None else token.encode()
+    own = token.encode() if given is None else _bytes_of(given)
     if own != token.encode():
         return own
     if byte := OF_A_BYTE.fullmatch(token):
@@ -57,6 +64,13 @@ def text_of(token: str, given: Any, plain: bool) -> bytes:
     if "▁" in token and not END_OF_TEXT.fullmatch(token):
         return token.replace("▁", " ").encode()
     return own if plain else _of_bytes(token)
+
+
+def _bytes_of(given: Any) -> bytes:
+    # A single number would be taken for how many bytes there are to be, all of them zero.
+    if not isinstance(given, list):
+        raise TypeError
+    return bytes(given)
 
 
 def _of_bytes(token: str) -> bytes:

@@ -9,6 +9,9 @@ between or behind them is passed over.  Two processes of one number (a job that 
 and the next) append whole records to one file, which does neither any harm.
 
 No text is ever written, only digests: whoever has a text can tell whether it was asked.
+
+Answers are believed as if the model gave them now.  So what is not this user's own, or others may
+write, is not read (`asyndbt_mpi.ownership`).
 """
 
 import json
@@ -17,13 +20,17 @@ import struct
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import TypeAlias
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from asyndbt_mpi import ownership
+from asyndbt_mpi.ownership import NotOwn
 
 Question: TypeAlias = tuple[str, tuple[str, ...]]
 """The prompt's whole text and the labels: all that a model's answer depends on."""
@@ -38,6 +45,12 @@ HEADER = struct.Struct("<8sII32s")
 """Magic, version, U and the digest of the identity."""
 
 BLOCK_RECORDS = 1 << 14
+
+MOST_FILE_BYTES = 1 << 31
+"""Of a worker's file: some ten million answers, which nobody has paid for."""
+
+MOST_NATS = 1e6
+"""No answer of a model is further from zero."""
 
 
 class StoreError(Exception):
@@ -77,7 +90,8 @@ class AnswerStore:
     Raises
     ------
     StoreError
-        The folder or the worker's file cannot be made, read or written, or has another header.
+        The folder or the worker's file cannot be made, read or written, has another header, or is
+        not this user's own.
     """
 
     def __init__(
@@ -90,6 +104,7 @@ class AnswerStore:
         self.labels = tuple(labels)
         everything = json.dumps([VERSION, sorted(identity.items()), self.labels])
         digest = blake2b(everything.encode(), digest_size=32).digest()
+        self._above = folder
         self.folder = folder / digest[:16].hex()
         self._header = HEADER.pack(MAGIC, VERSION, len(self.labels), digest)
         self._record_bytes = DIGEST_BYTES + 8 * len(self.labels) + CHECKSUM.size
@@ -101,8 +116,8 @@ class AnswerStore:
         self._seen: dict[str, _Seen] = {}
         self._own = self.folder / f"worker-{worker}.answers"
         self._writing = worker is not None
-        if self._writing:
-            self._open()
+        self._doubted: set[str] = set()
+        self._open()
         self._look()
 
     def __len__(self) -> int:
@@ -156,37 +171,72 @@ class AnswerStore:
 
     # ----------------------------------------------------------------------------------- reading
 
+    @contextmanager
+    def _opened(self) -> Iterator[int]:
+        """The folder's descriptor: what is opened in it is in that one, whoever moves names."""
+        above = ownership.open_folder(self._above)
+        try:
+            folder = ownership.open_folder(self.folder.name, above)
+        finally:
+            os.close(above)
+        try:
+            yield folder
+        finally:
+            os.close(folder)
+
     def _look(self) -> None:
         """Read what is new at the ends of all files."""
         try:
-            with os.scandir(self.folder) as entries:
+            with self._opened() as folder, os.scandir(folder) as entries:
                 sizes = {
-                    entry.name: entry.stat().st_size
+                    entry.name: entry.stat(follow_symlinks=False).st_size
                     for entry in entries
                     if entry.name.endswith(".answers")
                 }
+                for name, size in sizes.items():
+                    if self._seen.setdefault(name, _Seen()).size != size:
+                        self._read(folder, name, size)
+        except NotOwn as error:
+            self._doubt("", error.why)
         except OSError:
             return  # not there (any more): nothing is known but what is in memory
-        for name, size in sizes.items():
-            if self._seen.setdefault(name, _Seen()).size != size:
-                self._read(name, size)
 
-    def _read(self, name: str, size: int) -> None:
+    def _read(self, folder: int, name: str, size: int) -> None:
         seen = self._seen[name]
         if size < seen.end:
             seen.end = 0  # its owner has cut it, or somebody has begun it anew
+        if size > MOST_FILE_BYTES:
+            return self._doubt(name, f"has more than {MOST_FILE_BYTES} bytes")
         try:
-            with open(self.folder / name, "rb") as file:
-                if not seen.end:
-                    if file.read(len(self._header)) != self._header:
-                        return  # in the making, or none of ours
-                    seen.end = len(self._header)
-                file.seek(seen.end)
-                block = BLOCK_RECORDS * self._record_bytes
-                seen.end += self._take(iter(lambda: file.read(block), b""))
+            descriptor = ownership.open_file(name, os.O_RDONLY, folder)
+        except NotOwn as error:
+            return self._doubt(name, error.why)
         except OSError:
-            return
+            return None
+        with open(descriptor, "rb") as file:
+            try:
+                self._read_on(file, seen)
+            except OSError:
+                return None
         seen.size = size
+        return None
+
+    def _read_on(self, file: BinaryIO, seen: _Seen) -> None:
+        """Read records from where the last good one ended."""
+        if not seen.end:
+            if file.read(len(self._header)) != self._header:
+                return  # in the making, or none of ours
+            seen.end = len(self._header)
+        file.seek(seen.end)
+        block = BLOCK_RECORDS * self._record_bytes
+        blocks = iter(lambda: file.read(block), b"")
+        seen.end += self._take(blocks)
+
+    def _doubt(self, name: str, why: str) -> None:
+        """Warn, once, that something is not read."""
+        if name not in self._doubted:
+            self._doubted.add(name)
+            warnings.warn(f"{self.folder / name} {why}: no answers are taken from it", stacklevel=2)
 
     def _take(self, blocks: Iterator[bytes]) -> int:
         """Remember the good records; bytes up to the end of the last one.
@@ -200,7 +250,8 @@ class AnswerStore:
                 content = record[: -CHECKSUM.size]
                 if CHECKSUM.unpack(record[-CHECKSUM.size :]) == (zlib.crc32(content),):
                     answer = np.frombuffer(content, "<f8", offset=DIGEST_BYTES)
-                    self._remember(content[:DIGEST_BYTES], answer)
+                    if (np.abs(answer) < MOST_NATS).all():
+                        self._remember(content[:DIGEST_BYTES], answer)
                     end = start + place + self._record_bytes
             start += len(block)
         return end
@@ -210,16 +261,32 @@ class AnswerStore:
     def _open(self) -> None:
         """Make the folder and the worker's file; cut off what a kill left at its end."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            file = os.open(self._own, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-            try:
-                self._begin(file)
-            finally:
-                os.close(file)
+            if self._writing:
+                ownership.make_folder(self._above)
+                ownership.make_folder(self.folder)
+            with self._opened() as folder:
+                if self._writing:
+                    self._begin(folder)
+        except FileNotFoundError:
+            if self._writing:
+                raise StoreError(f"{self._own}: is gone") from None
+        except NotOwn as error:
+            raise StoreError(f"{self._above / (error.filename or '')}: {error.why}") from error
         except OSError as error:
             raise StoreError(f"{self._own}: {error.strerror or error}") from error
 
-    def _begin(self, file: int) -> None:
+    def _begin(self, folder: int) -> None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
+        try:
+            file = ownership.open_file(self._own.name, flags, folder)
+        except NotOwn as error:
+            raise StoreError(f"{self._own}: {error.why}") from error
+        try:
+            self._begin_file(folder, file)
+        finally:
+            os.close(file)
+
+    def _begin_file(self, folder: int, file: int) -> None:
         header = os.pread(file, len(self._header), 0)
         if header != self._header and self._header.startswith(header):
             if header:  # torn by a kill
@@ -231,8 +298,10 @@ class AnswerStore:
                 " move it away"
             )
         size = os.fstat(file).st_size
+        if size > MOST_FILE_BYTES:
+            raise StoreError(f"{self._own}: has more than {MOST_FILE_BYTES} bytes; move it away")
         self._seen[self._own.name] = _Seen()
-        self._read(self._own.name, size)
+        self._read(folder, self._own.name, size)
         end = self._seen[self._own.name].end
         if 0 < end < size:
             os.ftruncate(file, end)
@@ -241,7 +310,8 @@ class AnswerStore:
         """Write ``records`` at once; what goes wrong costs the file, not the run."""
         try:
             # Opened anew each time, for closing is what makes others on NFS see it.
-            file = os.open(self._own, os.O_WRONLY | os.O_APPEND)
+            with self._opened() as folder:
+                file = ownership.open_file(self._own.name, os.O_WRONLY | os.O_APPEND, folder)
             try:
                 self._cut_torn_record(file)
                 try:

@@ -3,7 +3,7 @@
 import html
 import json
 import re
-from base64 import b64encode
+from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Mapping
 from html.parser import HTMLParser
 from typing import Any
@@ -19,7 +19,15 @@ QUOTED_TEXT, QUOTED_KEY = 16, 4
 """Characters in a row that are taken for a quotation of a prompt, or of the key."""
 
 QUOTED_EVEN_KEY, QUOTED_CODED = 8, 8
-"""Of a key with other characters between its own, and of one in base64."""
+"""Of a key with other characters between its own, or in another case; and of one that is coded."""
+
+LIKE_A_KEY = re.compile(r"(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])[A-Za-z0-9]{24,}")
+"""What may be a key, or something coded, whatever the code: letters and digits in one long row."""
+
+READ_AT_MOST = 2**14
+"""Bytes of a web page or text that are looked through, for its parser may take long."""
+
+CODES = (b64encode, urlsafe_b64encode)
 
 NOTHING = "no message"
 
@@ -29,11 +37,11 @@ MESSAGES = ("message", "msg", "detail", "error_description", "error", "errors", 
 
 def said(content: bytes) -> str:
     """The words in the body of an answer: JSON of whatever form, a web page, or plain text."""
-    text = content.decode(errors="replace").strip()
+    text = content.lstrip()[:READ_AT_MOST].decode(errors="replace").strip()
     if text.startswith("<"):
         return _of_page(text) or NOTHING
     try:
-        found = _of_json(json.loads(text))
+        found = _of_json(json.loads(content))
     except (ValueError, RecursionError):
         found = text
     return " ".join(found.split()) or NOTHING
@@ -42,8 +50,9 @@ def said(content: bytes) -> str:
 def without(message: str, text: str, key: str) -> str:
     """The message in one line of `MESSAGE` characters, if it quotes neither the prompt nor the key.
 
-    Quotations are also found where they are escaped as in JSON, Python, HTML or an address, and
-    where there are other characters between letters and digits; of the key also in base64.
+    Quotations are also found where they are escaped as in JSON, Python, HTML or an address, where
+    there are other characters between letters and digits, and backwards; of the key also in
+    base64 and in hexadecimal digits.  What looks like a key is left out, whoever's it is.
     Characters that a terminal might obey are replaced.
     """
     message = message[:LOOKED_AT]
@@ -52,22 +61,27 @@ def without(message: str, text: str, key: str) -> str:
     line = " ".join("[key]" if _tells(word, key) else word for word in message.split())
     if _is_quoted(line, key, QUOTED_EVEN_KEY):
         return "(a message that quotes the key)"
+    line = LIKE_A_KEY.sub("[...]", line)
     return "".join(each if each.isprintable() else "\ufffd" for each in line[:MESSAGE])
 
 
 def _is_quoted(message: str, secret: str, length: int) -> bool:
     """Whether so many letters and digits of the secret are in any reading of the message."""
     even = _even(secret)
-    return any(quotes(_even(each), even, length) for each in _readings(message))
+    readings = set(map(_even, _readings(message)))
+    return any(quotes(each, way, length) for each in readings for way in (even, even[::-1]))
 
 
 def _tells(word: str, key: str) -> bool:
-    """Whether a word has a part of the key, as it is or in base64."""
-    if quotes(word, key, QUOTED_KEY):
+    """Whether a word has a part of the key, as it is, backwards or coded."""
+    ways = key.encode(), key[::-1].encode()
+    if any(quotes(word, each.decode(), QUOTED_KEY) for each in ways):
+        return True
+    if any(quotes(word.lower(), each.hex(), QUOTED_CODED) for each in ways):
         return True
     # Three bytes are four characters: by what stands before the key there are three spellings.
-    coded = (b64encode(b"\0" * shift + key.encode()).decode() for shift in range(3) if key)
-    return any(quotes(word, each.rstrip("=")[4:-1], QUOTED_CODED) for each in coded)
+    coded = [code(b"\0" * n + each).decode() for each in ways for n in range(3) for code in CODES]
+    return bool(key) and any(quotes(word, each.rstrip("=")[4:-1], QUOTED_CODED) for each in coded)
 
 
 def _readings(message: str) -> list[str]:

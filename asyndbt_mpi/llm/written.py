@@ -32,7 +32,7 @@ from asyndbt_mpi.llm.claims import (
     STATED,
     YES_NO,
 )
-from asyndbt_mpi.llm.client import Unusable
+from asyndbt_mpi.llm.failures import Unusable
 from asyndbt_mpi.llm.thinking import behind_thoughts, check_not_thinking, text_of_parts
 
 OTHER_LABELS = 0.05

@@ -1,7 +1,8 @@
 """One process at a time writes a log.
 
 The lock is on a hidden file beside the log, never on the log itself, which viewers may lock. It is
-the operating system's: what a kill leaves is the file, and it locks nothing.
+the operating system's: what a kill leaves is the file, and it locks nothing. A link in its place
+is refused, and so is another user's file.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from asyndbt_mpi import ownership
 from asyndbt_mpi.log.chain import LogError
 
 TAKEN = (errno.EACCES, errno.EAGAIN)
@@ -47,7 +49,7 @@ class LogLock:
     Raises
     ------
     LogError
-        Somebody else has it.
+        Somebody else has it, or the hidden file is not this user's own.
     OSError
         The folder or the hidden file cannot be made.
     """
@@ -59,6 +61,10 @@ class LogLock:
             self._lock = take(self._file)
         except Locked as error:
             raise LogError(f"another process is writing {path}") from error
+        except ownership.NotOwn as error:
+            raise LogError(
+                f"{self._file} {error.why}: remove it if nobody is writing {path}"
+            ) from error
         if self._lock is None:
             self._remove_file()
 
@@ -85,10 +91,10 @@ def take(file: Path) -> FileLock | None:
     Locked
         Somebody else has it.
     OSError
-        The file can be neither made nor opened.
+        The file can be neither made nor opened, or is not this user's own (`NotOwn`).
     """
     while True:
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = ownership.open_file(file, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

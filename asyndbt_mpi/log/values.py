@@ -8,28 +8,29 @@ import numpy as np
 from asyndbt_mpi.algorithm.types import BoolArray
 from asyndbt_mpi.log import schema
 from asyndbt_mpi.log.reader import Log, LogError
+from asyndbt_mpi.protocol.ranges import FREE_LOSS, LOSS, RANGES, Range
 from asyndbt_mpi.protocol.records import EventKind
 
-MEASURED = (
-    "report/grad_p_norm",
-    "report/grad_q_norm",
-    "report/prompts",
-    "report/llm_calls",
-    "report/prompt_tokens",
-    "report/compute_seconds",
-    "lower/llm_calls",
-    "lower/prompt_tokens",
-    "evaluation/llm_calls",
-    "evaluation/prompt_tokens",
-    "event/time",
-    "event/compute_seconds",
-    "event/prompts",
-    "event/llm_calls",
-    "event/prompt_tokens",
-    "event/completion_tokens",
-    "event/unrecognised",
-)
-"""Columns whose numbers are finite and at least 0."""
+MEASURED = {
+    "report/grad_p_norm": "grad_p_norm",
+    "report/grad_q_norm": "grad_q_norm",
+    "report/prompts": "prompts",
+    "report/llm_calls": "calls",
+    "report/prompt_tokens": "prompt_tokens",
+    "report/compute_seconds": "compute_seconds",
+    "lower/llm_calls": "calls",
+    "lower/prompt_tokens": "prompt_tokens",
+    "evaluation/llm_calls": "calls",
+    "evaluation/prompt_tokens": "prompt_tokens",
+    "event/time": "time",
+    "event/compute_seconds": "compute_seconds",
+    "event/prompts": "prompts",
+    "event/llm_calls": "calls",
+    "event/prompt_tokens": "prompt_tokens",
+    "event/completion_tokens": "completion_tokens",
+    "event/unrecognised": "unrecognised",
+}
+"""Columns, and by which of `RANGES` they are bounded."""
 
 
 OF_SAMPLES = (EventKind.REPORT, EventKind.LOWER_REPORT)
@@ -94,19 +95,19 @@ def moments(log: Log) -> Iterator[str]:
     opened = np.append(0.0, time)[iteration]
     for row in np.flatnonzero(~((used >= opened) & (used <= time[iteration]))).tolist():
         yield f"{_of_report(log, row)}: used_time {used[row]:.6g} is not in its iteration"
-    for row in np.flatnonzero(~np.isfinite(sent)).tolist():
+    for row in np.flatnonzero(RANGES["sent_time"].outside(sent)).tolist():
         yield f"{_of_report(log, row)}: sent_time is {sent[row]}"
 
 
 def measured(log: Log) -> Iterator[str]:
     """Norms and costs that are negative or not finite."""
-    for path in MEASURED:
-        values = log[path]
-        for row in np.flatnonzero(~(np.isfinite(values) & (values >= 0))).tolist():
+    for path, name in MEASURED.items():
+        values, due = log[path], RANGES[name]
+        for row in np.flatnonzero(due.outside(values)).tolist():
             place = f"/{path} row {row}"
             if path.startswith("report/"):
                 place = f"{_of_report(log, row)}: {path.removeprefix('report/')}"
-            yield f"{place} is {values[row]}, not a number from 0 up"
+            yield f"{place} is {values[row]}, outside {due}"
 
 
 def unrecognised(log: Log) -> Iterator[str]:
@@ -123,8 +124,7 @@ def unrecognised(log: Log) -> Iterator[str]:
 def losses(log: Log) -> Iterator[str]:
     """Losses that are not finite or, being mean negative log-probabilities, negative."""
     loss = log["report/loss"]
-    synthetic = log.config.llm.backend == "synthetic"  # its losses have no least value
-    for row in np.flatnonzero(~(np.isfinite(loss) & (synthetic | (loss >= 0)))).tolist():
+    for row in np.flatnonzero(_losses_due(log).outside(loss)).tolist():
         yield f"{_of_report(log, row)}: loss is {loss[row]}, no loss of the backend"
 
 
@@ -135,8 +135,7 @@ def answers(log: Log) -> Iterator[str]:
     due[np.isin(kind, OF_SAMPLES)] = True
     of_a_split = np.isin(kind, OF_A_SPLIT)
     due[of_a_split, :1] = True
-    synthetic = log.config.llm.backend == "synthetic"
-    fits = np.where(due, np.isfinite(loss) & (synthetic | ~(loss < 0)), np.isnan(loss))
+    fits = np.where(due, ~_losses_due(log).outside(loss), np.isnan(loss))
     for row in np.flatnonzero(~fits.all(axis=1)).tolist():
         name = EventKind(int(kind[row])).name.lower()
         yield f"/event/losses row {row}: {loss[row].tolist()} are no losses of a {name}"
@@ -145,8 +144,12 @@ def answers(log: Log) -> Iterator[str]:
         name = EventKind(int(kind[row])).name.lower()
         yield f"/event/accuracy row {row}: {accuracy[row]:.6g} is no accuracy of a {name}"
     sent = log["event/sent_time"]
-    for row in np.flatnonzero(~np.isfinite(sent)).tolist():
+    for row in np.flatnonzero(RANGES["sent_time"].outside(sent)).tolist():
         yield f"/event/sent_time row {row} is {sent[row]}"
+
+
+def _losses_due(log: Log) -> Range:
+    return FREE_LOSS if log.config.llm.backend == "synthetic" else LOSS
 
 
 def _of_report(log: Log, row: int) -> str:
@@ -167,7 +170,7 @@ def evaluations(log: Log) -> Iterator[str]:
     for row in np.flatnonzero((rows < 0) | (rows > last)):
         yield f"/evaluation/iteration row {row}: there is no iteration {rows[row]}"
     accuracy = log.rows("evaluation/accuracy")
-    for row in np.flatnonzero((accuracy < 0) | (accuracy > 1)):
+    for row in np.flatnonzero(RANGES["accuracy"].outside(accuracy) & ~np.isnan(accuracy)):
         yield f"/evaluation/accuracy row {row}: {accuracy[row]:.6g} is outside [0, 1]"
     for name, size in (("words", log.shapes.words), ("demonstrations", log.shapes.pool)):
         shown = log.rows(f"evaluation/{name}")

@@ -189,9 +189,13 @@ def _simplex(log: Log) -> Iterator[str]:
 
 
 def _due(log: Log, iterations: IntArray) -> BoolArray:
-    """Whether the iterates of ``iterations`` must be there; the last ones come on closing."""
+    """Whether the iterates of ``iterations`` must be there; the last ones come on closing.
+
+    A process that was killed after the last iteration took them along: who went on has them not.
+    """
     due: BoolArray = np.array([schema.kept(int(t), log.every) for t in iterations], dtype=bool)
-    if log.status != "running":
+    made_here = log.segments == 1 or (len(log.files) > 1 and log.files[-1].committed > 0)
+    if log.status != "running" and made_here:
         due |= iterations == log.committed - 1
     return due
 

@@ -63,18 +63,16 @@ class LowerEstimation:
             for worker, p, force in each
         ]
 
-    def accept(self, worker: int, report: LowerReport, pool: int) -> None:
+    def accept(self, worker: int, report: LowerReport) -> None:
         """Take a participant's p after its step (8), wherever that lies (D6).
 
         Raises
         ------
         MalformedMessage
-            It was not asked for, or its k is outside the ``pool``.
+            It was not asked for.
         """
         if worker not in self.awaited or report.number != self.assignment_number:
             raise not_asked_for(worker, report)
-        if not 0 <= min(report.k) <= max(report.k) < pool:
-            raise MalformedMessage(f"demonstrations {report.k} are outside the pool")
         self.calls += report.costs.calls
         self.prompt_tokens += report.costs.prompt_tokens
         self.awaited.discard(worker)

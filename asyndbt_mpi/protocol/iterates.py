@@ -39,6 +39,9 @@ class Iterates:
     p, q, z : arrays (R, M, N), (R, U, V), (M, N)
     loss : array (R,), the newest of every worker; 0 before its first
     polyhedron : Polyhedron
+    known_phi : phi_p (R, M, N) and phi_z (M, N), or None
+        What the next estimate of phi gives, in a run that is gone through again and whose log
+        does not say how it came about.
     """
 
     def __init__(self, config: Config, shapes: Shapes, workers: int) -> None:
@@ -50,6 +53,7 @@ class Iterates:
         self.p: FloatArray = np.repeat(self.z[None], workers, axis=0)
         self.q: FloatArray = np.zeros((workers, shapes.classes, shapes.pool))
         self.loss: FloatArray = np.zeros(workers)
+        self.known_phi: tuple[FloatArray, FloatArray] | None = None
         self._heard: set[int] = set()
         self.polyhedron = Polyhedron(
             workers, shapes.positions, shapes.words, algorithm.max_planes, self.distance
@@ -129,7 +133,8 @@ class Iterates:
         self, estimation: LowerEstimation, duals_before: FloatArray, iteration: int
     ) -> Estimation:
         """Update the polyhedron with a finished estimate of phi, eqs. (28)-(33)."""
-        phi_p, phi_z = estimation.lower.p, estimation.lower.z
+        phi_p, phi_z = self.known_phi or (estimation.lower.p, estimation.lower.z)
+        self.known_phi = None
         h = residual(self.p, self.z, phi_p, phi_z, self.distance)  # (5)
         drops = self.polyhedron.drop_slack(duals_before, self.threshold)
         plane, displaced = self.polyhedron.add(

@@ -1,8 +1,18 @@
 """Who takes part in a run: which workers count, and who owes an answer since when."""
 
+from collections import Counter
+from statistics import median_low
+
 import numpy as np
 
 from asyndbt_mpi.algorithm.types import BoolArray
+
+MOST_RETURNS = 5
+"""How often a worker may be lost and come back: each time the others may have waited for it."""
+MOST_NOISE = 16
+"""Messages of a worker that was told to start afresh, which it may have sent before it heard."""
+PATIENCE, LEAST_PATIENCE = 100, 60.0
+"""A step may take so many times as long as a median worker's, and so many seconds in any case."""
 
 
 class Membership:
@@ -13,22 +23,33 @@ class Membership:
     live : array (R,)
         Workers that count: all at first, also those that have not said hello yet.
     count : how many are live
+    needed : how many have to be, for the run to go on
     joined : live workers that have said hello
     working : live workers that have not been told to stop
     lost : workers that died or fell silent, and may come back
     restarting : lost workers that were told to start afresh, and have not said hello yet
+    barred : workers that were told to stop for good, and are not listened to any more
+    returns : how often each worker was taken back
     """
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, needed: int = 1) -> None:
         self.live: BoolArray = np.ones(workers, dtype=bool)
         self.count = workers
+        self.needed = needed
         self.joined: set[int] = set()
         self.working = set(range(1, workers + 1))
         self.lost: set[int] = set()
         self.restarting: set[int] = set()
+        self.barred: set[int] = set()
+        self.returns: Counter[int] = Counter()
+        self._noise: Counter[int] = Counter()
         # At first everybody owes a hello. Lists: they are touched with every message.
         self._owed = [1] * (workers + 1)
         self._silent_since = [0.0] * (workers + 1)
+        # Seconds of the newest step of each; whether it owes more than steps: a test takes longer.
+        self._step_seconds: dict[int, float] = {}
+        self._long = [True] * (workers + 1)
+        self._waits_from = 0.0
 
     @property
     def awaits_hellos(self) -> bool:
@@ -54,11 +75,17 @@ class Membership:
         self.count += 1
         self.working.add(worker)
 
-    def asked(self, worker: int, time: float) -> None:
-        """``worker`` owes one more answer."""
+    def asked(self, worker: int, time: float, long: bool = False) -> None:
+        """``worker`` owes one more answer, one that may take ``long``."""
         if not self._owed[worker]:
             self._silent_since[worker] = time
+            self._long[worker] = False
         self._owed[worker] += 1
+        self._long[worker] |= long
+
+    def note_step(self, worker: int, time: float) -> None:
+        """``worker`` has answered with an upper step; called before `heard`."""
+        self._step_seconds[worker] = time - self._silent_since[worker]
 
     def heard(self, worker: int, time: float) -> None:
         """``worker`` has answered."""
@@ -68,17 +95,59 @@ class Membership:
     def starts_afresh(self, worker: int, time: float) -> None:
         """``worker`` was told to forget everything: all it owes is a hello."""
         self.restarting.add(worker)
+        self.returns[worker] += 1
+        self._noise[worker] = 0
         self._owed[worker] = 1
+        self._long[worker] = True
         self._silent_since[worker] = time
+
+    def is_noise(self, worker: int) -> bool:
+        """Count a message of ``worker`` that says nothing; whether that are too many."""
+        self._noise[worker] += 1
+        return self._noise[worker] > MOST_NOISE
+
+    def excuse(self, seconds: float) -> None:
+        """Nobody was listened to for ``seconds``: that is nobody's silence."""
+        self._silent_since = [since + seconds for since in self._silent_since]
 
     def wait_from(self, time: float) -> None:
         """Nobody could answer before ``time``: the run stood still until then."""
         self._silent_since = [max(since, time) for since in self._silent_since]
+        self._waits_from = time
+
+    def shortage(self, time: float, patience: float) -> str | None:
+        """Why fewer workers are left than are ``needed``; None if it is not so.
+
+        For ``patience`` seconds from `wait_from` on the lost count as well: they may come back.
+        """
+        waits = time - self._waits_from <= patience
+        if self.count + (len(self.lost) if waits else 0) >= self.needed:
+            return None
+        return f"{self.count} workers are left, algorithm.min_workers is {self.needed}"
+
+    @property
+    def gone(self) -> str:
+        """Who does not count any more."""
+        lost = sorted(self.lost)
+        excluded = sorted({*(1 + np.flatnonzero(~self.live)).tolist()} - self.lost)
+        kinds = {"excluded for good": excluded, "lost": lost}
+        return "; ".join(
+            f"{kind}: {', '.join(map(str, who))}" for kind, who in kinds.items() if who
+        )
 
     def overdue(self, time: float, seconds: float) -> list[tuple[int, float]]:
-        """Live workers that owe an answer for more than ``seconds``, and for how long."""
-        return [
-            (worker, time - self._silent_since[worker])
+        """Live workers that owe an answer for too long, and for how long.
+
+        That is more than ``seconds``, or so much longer than steps of others take that only harm
+        can be meant.
+        """
+        shorter = min(seconds, LEAST_PATIENCE)
+        silent = {
+            worker: time - self._silent_since[worker]
             for worker in sorted(self.working)
-            if self._owed[worker] and time - self._silent_since[worker] > seconds
-        ]
+            if self._owed[worker] and time - self._silent_since[worker] > shorter
+        }
+        if silent and self._step_seconds:
+            shorter = max(shorter, PATIENCE * median_low(self._step_seconds.values()))
+        limits = {v: seconds if self._long[v] else min(seconds, shorter) for v in silent}
+        return [(worker, since) for worker, since in silent.items() if since > limits[worker]]

@@ -9,6 +9,8 @@ same messages in the same order it goes through the same iterates, bit for bit.
 Workers are numbered 1..R; row v-1 of an array belongs to worker v.
 """
 
+from collections.abc import Callable, Mapping
+
 import numpy as np
 
 from asyndbt_mpi.algorithm.simplex import onto_simplex
@@ -18,7 +20,7 @@ from asyndbt_mpi.protocol.closing import Closing
 from asyndbt_mpi.protocol.estimation import LowerEstimation, not_asked_for
 from asyndbt_mpi.protocol.evaluations import Evaluations
 from asyndbt_mpi.protocol.iterates import Iterates, Update
-from asyndbt_mpi.protocol.membership import Membership
+from asyndbt_mpi.protocol.membership import MOST_RETURNS, Membership
 from asyndbt_mpi.protocol.messages import (
     Assignment,
     Candidate,
@@ -29,6 +31,7 @@ from asyndbt_mpi.protocol.messages import (
     LowerAssignment,
     LowerReport,
     MalformedMessage,
+    Needs,
     Report,
     Reset,
     Shapes,
@@ -60,7 +63,7 @@ class Server:
     finished : bool
         Every worker has been told to stop.
     replaying : bool
-        What happens has happened before. If too few workers were left, that may change.
+        What happens has happened before; `judge` says whether the run may go on after it.
     limit : str or None
         The limit of the budget that ended the run.
     failure : str or None
@@ -75,10 +78,17 @@ class Server:
     least_iterations
         Neither the budget nor early stopping ends the run before so many are committed: one that
         is gone through again has got there, if under other limits.
+    most
+        By worker what its answers can cost at most, where that is known without asking it.
     """
 
     def __init__(
-        self, config: Config, shapes: Shapes, workers: int, least_iterations: int = 0
+        self,
+        config: Config,
+        shapes: Shapes,
+        workers: int,
+        least_iterations: int = 0,
+        most: Mapping[int, Needs] | None = None,
     ) -> None:
         self.config = config
         self.shapes = shapes
@@ -88,8 +98,8 @@ class Server:
         self.delay: IntArray = np.zeros(workers, dtype=np.int64)
         self.least_iterations = least_iterations
         self.replaying = False
-        self.members = Membership(workers)
-        self.spending = Spending(config, workers)
+        self.members = Membership(workers, config.algorithm.min_workers)
+        self.spending = Spending(config, workers, most)
         self.finished = False
         self.limit: str | None = None
         self.failure: str | None = None
@@ -129,11 +139,11 @@ class Server:
             should call `exclude`.
         """
         self._begin(time)
+        if worker in self.members.barred:
+            return self._output  # its last words
         if worker in self.members.lost:
             self._hear_again(worker, message)
             return self._output
-        if not self.members.is_live(worker):
-            return self._output  # an excluded worker's last words
         match message:
             case Hello() if self._is_stranger(worker, message):
                 return self._output
@@ -150,7 +160,7 @@ class Server:
                 return self._output
             case Failure(text=text):
                 self._leave(worker, EventKind.LOST, text)
-                self._output.messages.append((worker, Stop()))
+                self._dismiss(worker)
                 return self._output
         self.members.heard(worker, time)
         self._proceed()
@@ -187,38 +197,57 @@ class Server:
         self._take_back(worker)
         return self._output
 
-    def tick(self, time: float) -> Output:
+    def tick(self, time: float, is_heard: Callable[[int], bool] = lambda worker: False) -> Output:
         """Take notice of the ``time``, whether something arrives or not.
 
-        Workers that have owed an answer for too long are lost, and a budget of seconds may end.
+        Workers that have owed an answer for too long are lost, unless ``is_heard`` says that
+        something of them is there to be received; and a budget of seconds may end.
         """
         self._begin(time)
-        for worker, silent in self.members.overdue(time, self.config.run.worker_timeout):
-            if not self.finished:
+        timeout = self.config.run.worker_timeout
+        for worker, silent in self.members.overdue(time, timeout):
+            if not (self.finished or is_heard(worker)):
                 self._leave(worker, EventKind.LOST, f"silent for {silent:.0f} seconds")
-        self._end_in_time()
-        return self._output
-
-    def end_in_time(self, time: float) -> Output:
-        """End the run if its budget of seconds ends at ``time``; part of `tick`."""
-        self._begin(time)
-        self._end_in_time()
-        return self._output
-
-    def _end_in_time(self) -> None:
-        """No tests are made: they would take time."""
+        if self.running and (short := self.members.shortage(time, timeout)):
+            self._fail(f"{short}; {self.members.gone}")
         seconds = self.config.budget.seconds
-        if seconds and self._now >= seconds and not self.finished:
-            self.limit = f"budget.seconds = {seconds:g}"
-            if not self._closing:
-                self._record_event(EventKind.CLOSING, 0, self.limit)
-            self._stop_all()
+        if seconds and time >= seconds:
+            self._end_by(f"budget.seconds = {seconds:g}")
+        return self._output
+
+    def judge(self, time: float) -> Output:
+        """End a run that was gone through again, if by today's settings it must not go on.
+
+        What was under way has to be covered by the budget; lost workers may still come back.
+        """
+        self._begin(time)
+        patience = self.config.run.worker_timeout if self.running else -1.0
+        if not self.replaying and (short := self.members.shortage(time, patience)):
+            self._fail(f"{short}; {self.members.gone}")
+        elif limit := self.spending.overdrawn(0, time, testing=self._closing is not None):
+            self._end_by(limit)
+        return self._output
+
+    def _fail(self, reason: str) -> None:
+        self.failure = reason
+        self._stop_all()
+        self._finish_if_all_stopped()
+
+    def _end_by(self, limit: str) -> None:
+        """End at once: no tests are made, for they would take time and money."""
+        if self.finished:
+            return
+        self.limit = limit
+        if not self._closing:
+            self._record_event(EventKind.CLOSING, 0, limit)
+        self._stop_all()
 
     # ------------------------------------------------------------ messages in
 
     def _admit(self, worker: int, message: Hello) -> None:
         if worker in self.members.joined:
             raise MalformedMessage(f"worker {worker} said hello twice")
+        self.spending.check_needs(worker, message.needs)
         self.models.note(worker, message.description, message.digest)
         self._output.records.append(hello_event(worker, message, self.iteration, self._now))
         self.members.joined.add(worker)
@@ -241,16 +270,15 @@ class Server:
         return why is not None
 
     def _accept_report(self, worker: int, report: Report) -> None:
-        assigned = self._outstanding.get(worker)
-        if assigned is None or (report.number, report.iteration) != (
-            assigned.number,
-            assigned.iteration,
-        ):
+        asked = self._outstanding.get(worker)
+        if asked is None or (report.number, report.iteration) != (asked.number, asked.iteration):
             raise MalformedMessage(
                 f"report {report.number} (read at iteration {report.iteration}) answers no"
                 f" outstanding assignment of worker {worker}"
             )
+        self.spending.check(worker, report.costs)
         self._record_answer(worker, report)
+        self.members.note_step(worker, self._now)
         del self._outstanding[worker]
         if self._closing:
             self._close_worker(worker)  # it was too late to be used
@@ -260,10 +288,12 @@ class Server:
     def _accept_lower_report(self, worker: int, report: LowerReport) -> None:
         if self._estimation is None:
             raise not_asked_for(worker, report)
-        self._estimation.accept(worker, report, self.shapes.pool)
+        self.spending.check(worker, report.costs)
+        self._estimation.accept(worker, report)
         self._record_answer(worker, report)
 
     def _accept_evaluation(self, worker: int, report: EvaluationReport) -> None:
+        self.spending.check(worker, report.costs)
         evaluation = self.evaluations.accept(worker, report, self._now)
         self._record_answer(worker, report)
         self._output.records.append(evaluation)
@@ -361,16 +391,11 @@ class Server:
             # Those whose reports it used, and who came in the middle of it and had to wait. Who
             # was lost and came back meanwhile has its assignment, or has reported on it.
             used = [each.worker for each in opened.reports]
-            waiting = sorted(self._unassigned)
+            due = dict.fromkeys(used + sorted(self._unassigned))
             self._unassigned.clear()
+            here = [worker for worker in due if worker in self.members.joined]
             self._assign(
-                [
-                    worker
-                    for worker in dict.fromkeys(used + waiting)
-                    if worker in self.members.joined
-                    and worker not in self._outstanding
-                    and worker not in self._reported
-                ]
+                [v for v in here if v not in self._outstanding and v not in self._reported]
             )
 
     # ------------------------------------------------------------ messages out
@@ -415,7 +440,7 @@ class Server:
         purpose: Purpose,
     ) -> None:
         """Send what ``worker`` is to answer."""
-        self.members.asked(worker, self._now)
+        self.members.asked(worker, self._now, long=purpose != "assignment")
         self.spending.hand_out(worker, purpose)
         self._output.messages.append((worker, message))
 
@@ -460,13 +485,20 @@ class Server:
     # ------------------------------------------------------------ who takes part
 
     def _exclude(self, worker: int, reason: str) -> None:
-        if self.members.is_live(worker):
-            self._output.messages.append((worker, Stop()))
+        live = self.members.is_live(worker)
+        if not live and worker not in self.members.lost:
+            return
+        self._dismiss(worker)
+        if live:
             self._leave(worker, EventKind.EXCLUDED, reason)
-        elif worker in self.members.lost:
-            self._output.messages.append((worker, Stop()))
+        else:
             self._record_event(EventKind.EXCLUDED, worker, reason)
             self.members.lost.discard(worker)
+
+    def _dismiss(self, worker: int) -> None:
+        """Tell ``worker`` to stop; whatever it still says is not listened to."""
+        self.members.barred.add(worker)
+        self._output.messages.append((worker, Stop()))
 
     def _refuse(self, reason: str) -> None:
         self.refusal = reason
@@ -490,24 +522,25 @@ class Server:
             self._closing.give_back(unanswered)
         if self._estimation:
             self._estimation.exclude(worker)
-        left, needed = self.members.count, self.config.algorithm.min_workers
-        if left >= needed or self.replaying:
-            self._finish_if_all_stopped()
+        short = None if self.replaying else self.members.shortage(self._now, patience=-1.0)
+        if short is None:
+            if self._closing:  # else the lost may come back, and others are at work
+                self._finish_if_all_stopped()
             self._proceed()
         elif not self.finished:
-            self.failure = (
-                f"{left} workers are left, algorithm.min_workers is {needed};"
-                f" the last to go was worker {worker}: {reason}"
-            )
-            self._stop_all()
-            self._finish_if_all_stopped()
+            self._fail(f"{short}; the last to go was worker {worker}: {reason}")
 
     def _hear_again(self, worker: int, message: ToServer) -> None:
         """A message of a ``worker`` that was lost."""
         if isinstance(message, Failure):  # it is there, but cannot go on
-            self._output.messages.append((worker, Stop()))
+            self._dismiss(worker)
         elif worker not in self.members.restarting:
-            self._take_back(worker)
+            if self.members.returns[worker] < MOST_RETURNS:
+                self._take_back(worker)
+            else:
+                self._exclude(worker, f"was lost and came back {MOST_RETURNS} times")
+        elif not isinstance(message, Hello) and self.members.is_noise(worker):
+            self._exclude(worker, "was told to start afresh, and does not")
         elif isinstance(message, Hello) and not (self._closing or self.finished):
             if self._is_stranger(worker, message):
                 return

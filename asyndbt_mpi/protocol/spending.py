@@ -4,11 +4,12 @@ What an answer will cost is known only when it is there, so the most that it can
 aside until then. What a lost worker was at counts as spent: nobody will ever know.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Literal, TypeAlias
 
 from asyndbt_mpi.config import Config
-from asyndbt_mpi.protocol.messages import Costs, Needs
+from asyndbt_mpi.protocol.messages import Costs, MalformedMessage, Needs
 
 TOKENS_PER_PRICE = 1e6
 
@@ -37,18 +38,63 @@ class Spending:
     ----------
     spent : Costs
         Calls and tokens of every answer so far.
+    replaying : bool
+        The answers are those of a run that is gone through again, judged when they came.
     """
 
-    def __init__(self, config: Config, workers: int) -> None:
+    def __init__(
+        self, config: Config, workers: int, most: Mapping[int, Needs] | None = None
+    ) -> None:
+        self.most = most or {}
         self.budget = config.budget
         self.prices = config.llm.input_price, config.llm.output_price
         self.workers = workers
         self.spent = Costs()
+        self.replaying = False
         # A test of the tuned, the random and the consensus' prompt of each worker, and of one
         # untuned prompt (see `Closing`).
         self._tests = 3 * workers + 1 if config.run.evaluate_every and config.task.test else 0
         self._by_worker: dict[int, _Worker] = {}
         self._forfeited = 0
+
+    def check_needs(self, worker: int, needs: Needs) -> None:
+        """Refuse a ``worker`` that claims more than it can need: nothing would be left to others.
+
+        Raises
+        ------
+        MalformedMessage
+        """
+        for name, most in asdict(self.most.get(worker, needs)).items():
+            claimed = getattr(needs, name)
+            if claimed > most:
+                what = name if name.endswith("tokens") else f"calls for its {name}"
+                raise MalformedMessage(
+                    f"worker {worker} says that it may need {claimed} {what}: {most} at most"
+                )
+
+    def check(self, worker: int, costs: Costs) -> None:
+        """Refuse the next answer of ``worker`` if it costs more than was set aside for it.
+
+        Tokens may be twice as many, for servers count them in their own ways.
+
+        Raises
+        ------
+        MalformedMessage
+        """
+        held = self._by_worker.get(worker)
+        if self.replaying or held is None or not held.owed:
+            return  # it was asked for nothing, which is refused elsewhere
+        needs, calls = held.needs, getattr(held.needs, held.owed[0])
+        for name, most in (
+            ("calls", calls),
+            ("prompt_tokens", 2 * calls * needs.prompt_tokens),
+            ("completion_tokens", 2 * calls * needs.completion_tokens),
+        ):
+            spent = getattr(costs, name)
+            if spent > most and most:
+                raise MalformedMessage(
+                    f"worker {worker} says that an answer cost {spent} {name}: {most} at most"
+                )
 
     def join(self, worker: int, needs: Needs) -> None:
         """``worker`` has said what it can cost, or says it again."""

@@ -19,8 +19,8 @@ class Best:
 class Validation:
     """Keeps each worker's best prompt, and counts evaluations without improvement.
 
-    The mean over workers of the newest validation losses is compared once a round, a round
-    being one evaluation of every live worker.
+    The median over workers of the newest validation losses is compared once a round, a round
+    being one evaluation of every live worker: a mean could be steered by a single one.
     """
 
     def __init__(self, workers: int, every: int, patience: int) -> None:
@@ -30,7 +30,7 @@ class Validation:
         self.latest: FloatArray = np.full(workers, np.nan)
         self._asked_at = np.zeros(workers, dtype=np.int64)
         self._heard: set[int] = set()
-        self._best_mean = np.inf
+        self._best_median = np.inf
         self._rounds_without_improvement = 0
 
     def due(self, worker: int, iteration: int) -> bool:
@@ -55,9 +55,9 @@ class Validation:
         if len(self._heard) < live:
             return
         self._heard.clear()
-        mean = float(np.nanmean(self.latest))
-        improved = mean < self._best_mean
-        self._best_mean = min(mean, self._best_mean)
+        median = float(np.nanmedian(self.latest))
+        improved = median < self._best_median
+        self._best_median = min(median, self._best_median)
         self._rounds_without_improvement = 0 if improved else self._rounds_without_improvement + 1
 
     def prompt(self, worker: int) -> tuple[IntArray, IntArray] | None:

@@ -2,18 +2,20 @@
 
 A message is one contiguous buffer: a header of fixed size, then the arrays of its kind, then
 text if it has any. Nothing is ever pickled, for unpickling would let a malicious worker run code
-on the server; whatever does not have exactly the length, the kind and the finite numbers that
-are due is refused (D6).
+on the server; whatever does not have exactly the length and the kind that are due, or a number
+outside its range, is refused (D6).
 """
 
 import math
 import struct
-from typing import NamedTuple, TypeAlias
+from dataclasses import fields
+from typing import NamedTuple, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from asyndbt_mpi.protocol.messages import (
+    WITHOUT,
     Assignment,
     Candidate,
     Costs,
@@ -32,7 +34,10 @@ from asyndbt_mpi.protocol.messages import (
     Shapes,
     Split,
     Stop,
+    ToServer,
+    ToWorker,
 )
+from asyndbt_mpi.protocol.ranges import FREE_LOSS, LOSS, RANGES, Range
 
 Buffer: TypeAlias = NDArray[np.uint8]
 
@@ -41,8 +46,8 @@ REAL, INTEGER = np.dtype("<f8"), np.dtype("<i8")
 LONGEST_TEXT = 16_384
 DIGEST = np.dtype("S64")
 """ASCII characters, with zeros behind them."""
-MOST_COUNTED = 2**40
-"""Of calls, tokens or seconds in one message; sums over a run then fit into 64 bits."""
+SAME_MEAN = 1e-9
+"""How far a loss may be from the mean of its samples', relative to it if that is more than 1."""
 
 KINDS: tuple[type, ...] = (
     Assignment,
@@ -59,6 +64,7 @@ KINDS: tuple[type, ...] = (
 )
 NUMBER = {kind: number for number, kind in enumerate(KINDS)}
 WITH_TEXT = (Hello, Failure)
+NEEDS = [field.name for field in fields(Needs)]
 
 
 class Header(NamedTuple):
@@ -107,11 +113,29 @@ class Layout(NamedTuple):
 
 
 class Codec:
-    """Encodes and decodes messages of one run, whose ``shapes`` fix every length."""
+    """Encodes and decodes messages of one run, whose ``shapes`` fix every length.
 
-    def __init__(self, shapes: Shapes) -> None:
-        self.layouts = [_layout(kind, shapes) for kind in KINDS]
-        self.longest = LONGEST_TEXT + max(layout.length for layout in self.layouts)
+    Parameters
+    ----------
+    state : numbers of a worker's state; see `Workers.state`
+    free_losses : losses have no least value, as those of a synthetic task
+
+    Attributes
+    ----------
+    longest_to_server, longest_to_worker : bytes of the longest message of each direction
+    """
+
+    def __init__(self, shapes: Shapes, state: int = 0, free_losses: bool = True) -> None:
+        self.shapes = shapes
+        self.loss = FREE_LOSS if free_losses else LOSS
+        self.layouts = [_layout(kind, shapes, state) for kind in KINDS]
+        self.longest_to_server = self._longest(get_args(ToServer))
+        self.longest_to_worker = self._longest(get_args(ToWorker))
+
+    def _longest(self, kinds: tuple[type, ...]) -> int:
+        return max(
+            self.layouts[NUMBER[kind]].length + LONGEST_TEXT * (kind in WITH_TEXT) for kind in kinds
+        )
 
     def encode(self, message: Message) -> Buffer:
         """One buffer that holds the whole message, independent of the message's arrays."""
@@ -134,7 +158,7 @@ class Codec:
         Raises
         ------
         MalformedMessage
-            Wrong magic, kind or length, or a number that is not finite.
+            Wrong magic, kind or length, or a number outside its range.
         """
         if len(buffer) < HEADER.size:
             raise MalformedMessage(f"{len(buffer)} bytes are less than a header")
@@ -146,20 +170,80 @@ class Codec:
         kind = KINDS[header.kind]
         layout, length = self.layouts[header.kind]
         text = LONGEST_TEXT if kind in WITH_TEXT else 0
-        if kind is not Restore and not length <= len(buffer) <= length + text:
+        if not length <= len(buffer) <= length + text:
             raise MalformedMessage(
                 f"{kind.__name__} carries {len(buffer) - HEADER.size} bytes of arrays, "
                 f"{length - HEADER.size} are due"
             )
         arrays: dict[str, np.ndarray] = {}
         for name, shape, dtype, start in layout:
-            arrays[name] = array = np.ndarray(shape, dtype, buffer, start)
-            if dtype is REAL and not np.isfinite(array).all():
-                raise MalformedMessage(f"{kind.__name__}.{name} holds a NaN or an infinity")
-        return _build(kind, header, arrays, buffer[length:])
+            arrays[name] = np.ndarray(shape, dtype, buffer, start)
+        message = _build(kind, header, arrays, buffer[length:])
+        self._check(message)
+        return message
+
+    def _check(self, message: Message) -> None:
+        """Refuse what no rank of this run can have meant.
+
+        An accuracy may be NaN: a synthetic task classifies nothing.
+        """
+        match message:
+            case Report():
+                _within(message, "number", "iteration", "grad_p_norm", "grad_q_norm", "sent_time")
+                _all_within(message, "p", "q")
+                self._check_losses(message)
+                _check_costs(message)
+            case LowerReport():
+                _within(message, "number", "estimation")
+                _all_within(message, "p")
+                _check_indices(message, "k", message.k, self.shapes.pool)
+                self._check_losses(message)
+                _check_costs(message)
+            case EvaluationReport():
+                _within(message, "iteration")
+                _hold(message, "loss", self.loss, message.loss)
+                if not math.isnan(message.accuracy):
+                    _within(message, "accuracy")
+                _check_costs(message)
+            case Hello(needs=needs):
+                _all_within(message, "q")
+                for name in NEEDS:
+                    _hold(message, name, RANGES["calls"], getattr(needs, name))
+            case Assignment():
+                _within(message, "number", "iteration")
+                _all_within(message, "force")
+            case LowerAssignment():
+                _within(message, "number", "estimation")
+                _all_within(message, "p", "force")
+            case EvaluationRequest():
+                _within(message, "iteration")
+                words, shown = message.words, message.demonstrations
+                if (words != WITHOUT).any():
+                    _check_indices(message, "words", words, self.shapes.words)
+                if (shown != WITHOUT).any():
+                    _check_indices(message, "demonstrations", shown, self.shapes.pool)
+            case Reset():
+                _all_within(message, "p")
+            case Restore():
+                _within(message, "answers")
+                if not np.isfinite(message.state).all():
+                    raise MalformedMessage("Restore.state holds a NaN or an infinity")
+            case Stop() | Failure():
+                pass
+
+    def _check_losses(self, message: Report | LowerReport) -> None:
+        losses, loss = message.losses, message.loss
+        _hold(message, "loss", self.loss, loss)
+        if not self.loss.holds_all(losses):
+            raise _outside(message, "losses", "holds a number", self.loss)
+        mean = float(np.add.reduce(losses)) / len(losses)
+        if abs(loss - mean) > SAME_MEAN * max(1.0, abs(mean)):
+            raise MalformedMessage(
+                f"{type(message).__name__}.loss is {loss:g}, the mean of its losses {mean:g}"
+            )
 
 
-def _layout(kind: type, shapes: Shapes) -> Layout:
+def _layout(kind: type, shapes: Shapes, state: int) -> Layout:
     fragment, demonstrations = (shapes.positions, shapes.words), (shapes.classes, shapes.pool)
     losses = (shapes.samples,)
     fields: dict[type, list[tuple[str, tuple[int, ...], np.dtype]]] = {
@@ -170,6 +254,7 @@ def _layout(kind: type, shapes: Shapes) -> Layout:
             ("demonstrations", demonstrations[:1], INTEGER),
         ],
         Reset: [("p", fragment, REAL)],
+        Restore: [("state", (state,), REAL)],
         Hello: [("q", demonstrations, REAL), ("digest", (), DIGEST)],
         Report: [("p", fragment, REAL), ("q", demonstrations, REAL), ("losses", losses, REAL)],
         LowerReport: [
@@ -191,8 +276,6 @@ def _rest(message: Message) -> bytes:
     match message:
         case Hello(description=text) | Failure(text=text):
             return text.encode()[:LONGEST_TEXT]
-        case Restore(state=state):
-            return state.astype(REAL, copy=False).tobytes()
         case _:
             return b""
 
@@ -247,18 +330,43 @@ def _text(rest: Buffer) -> str:
     return rest.tobytes().decode(errors="replace").replace("\0", " ")
 
 
-def _check_numbers(kind: type, header: Header) -> None:
-    """Refuse what is not finite or is negative where it cannot be.
+def _outside(message: Message, name: str, what: str, due: Range) -> MalformedMessage:
+    return MalformedMessage(f"{type(message).__name__}.{name} {what} outside {due}")
 
-    An accuracy may be NaN: a synthetic task classifies nothing.
-    """
-    for name in ("loss", "grad_p_norm", "grad_q_norm", "sent_time", "compute_seconds"):
-        if not math.isfinite(getattr(header, name)):
-            raise MalformedMessage(f"{kind.__name__}.{name} is {getattr(header, name)}")
-    counts = "prompts", "calls", "prompt_tokens", "completion_tokens", "unrecognised"
-    for name in (*counts, "compute_seconds"):
-        if not 0 <= getattr(header, name) <= MOST_COUNTED:
-            raise MalformedMessage(f"{kind.__name__}.{name} is {getattr(header, name)}")
+
+def _hold(message: Message, name: str, due: Range, number: float) -> None:
+    if not due.holds(number):
+        raise _outside(message, name, f"is {number},", due)
+
+
+def _within(message: Message, *names: str) -> None:
+    for name in names:
+        _hold(message, name, RANGES[name], getattr(message, name))
+
+
+def _all_within(message: Message, *names: str) -> None:
+    for name in names:
+        if not RANGES[name].holds_all(getattr(message, name)):
+            raise _outside(message, name, "holds a number", RANGES[name])
+
+
+def _check_costs(message: Report | LowerReport | EvaluationReport) -> None:
+    costs = message.costs
+    for name in ("prompts", "calls", "prompt_tokens", "completion_tokens", "unrecognised"):
+        _hold(message, name, RANGES[name], getattr(costs, name))
+    _hold(message, "compute_seconds", RANGES["compute_seconds"], costs.compute_seconds)
+    if costs.unrecognised > costs.prompts:
+        raise MalformedMessage(
+            f"{type(message).__name__}.unrecognised is {costs.unrecognised},"
+            f" of {costs.prompts} prompts"
+        )
+
+
+def _check_indices(message: Message, name: str, indices: np.ndarray, size: int) -> None:
+    if not 0 <= indices.min() <= indices.max() < size:
+        raise MalformedMessage(
+            f"{type(message).__name__}.{name} {indices.tolist()} are outside [0, {size})"
+        )
 
 
 def _build(kind: type, header: Header, arrays: dict[str, np.ndarray], rest: Buffer) -> Message:
@@ -270,24 +378,19 @@ def _build(kind: type, header: Header, arrays: dict[str, np.ndarray], rest: Buff
     if kind is Stop:
         return Stop()
     if kind is Failure:
+        if number not in (0, 1):
+            raise MalformedMessage(f"Failure.refuses is {number}, neither 0 nor 1")
         return Failure(_text(rest), bool(number))
     if kind is Reset:
         return Reset(**arrays)
     if kind is Restore:
-        if len(rest) % REAL.itemsize:
-            raise MalformedMessage(f"Restore carries {len(rest)} bytes, whole numbers are due")
-        return Restore(number, np.frombuffer(rest.tobytes(), REAL))
-    _check_numbers(kind, header)
+        return Restore(number, **arrays)
     if kind is Hello:
-        if not 0 <= min(number, iteration) <= max(number, iteration) <= MOST_COUNTED:
-            raise MalformedMessage(f"Hello needs {number} and {iteration} calls")
         needs = Needs(
             number, iteration, header.calls, header.prompt_tokens, header.completion_tokens
         )
         digest = _text(np.frombuffer(arrays["digest"].item(), np.uint8))
         return Hello(arrays["q"], _text(rest), needs, digest)
-    if not (math.isnan(header.accuracy) or 0 <= header.accuracy <= 1):
-        raise MalformedMessage(f"{kind.__name__}.accuracy is {header.accuracy}")
     costs = Costs(
         header.calls,
         header.prompt_tokens,

@@ -20,6 +20,7 @@ from asyndbt_mpi.algorithm.estimator import estimator, sample
 from asyndbt_mpi.algorithm.lower_level import worker_step
 from asyndbt_mpi.algorithm.optimizer import OPTIMIZERS
 from asyndbt_mpi.algorithm.random import Purpose, Streams
+from asyndbt_mpi.algorithm.simplex import project
 from asyndbt_mpi.algorithm.types import FloatArray, IntArray
 from asyndbt_mpi.config import Config
 from asyndbt_mpi.protocol.blackbox import (
@@ -164,10 +165,14 @@ class Workers:
         for array, values in zip(arrays, np.split(state, ends[:-1]), strict=True):
             array[index] = values.reshape(array[index].shape)
 
-    def _start_afresh(self, worker: int, p: FloatArray) -> None:
+    def start_afresh(self, worker: int, p: FloatArray, q: FloatArray | None = None) -> None:
+        """Have ``worker`` begin with ``p`` (M, N), and with ``q`` (U, V) if it is given."""
         fresh = Workers(self.config, self.shapes, {worker: self.holdings[worker]})
         self.restore(worker, fresh.state(worker))
         self.p[self._index[worker]] = p
+        if q is not None:
+            allowed = fresh.q[0] > 0  # it has no other demonstrations to show
+            self.q[self._index[worker]] = q if not q[~allowed].any() else project(q, allowed)
 
     def receive(self, messages: Sequence[tuple[int, ToWorker]]) -> list[AnyQuery | None]:
         """Start on a message for each of several workers; None where there is nothing to ask."""
@@ -177,7 +182,7 @@ class Workers:
             if isinstance(message, Stop):
                 self._working.discard(worker)
             elif isinstance(message, Reset):
-                self._start_afresh(worker, message.p)
+                self.start_afresh(worker, message.p)
             elif isinstance(message, Restore):
                 self.restore(worker, message.state)
         ask: dict[type, Callable[..., Sequence[AnyQuery | None]]] = {
@@ -360,6 +365,13 @@ class Workers:
             rows = np.arange(self.holdings[worker].rows[message.split])
             queries.append(Query(worker, message.split, rows, words, demonstrations))
         return queries
+
+
+def state_length(config: Config, shapes: Shapes) -> int:
+    """Numbers of a worker's state, the same for all workers of a run."""
+    rows = dict.fromkeys(Split, 1)
+    some = Holdings(np.ones(shapes.classes, dtype=np.int64), rows)
+    return len(Workers(config, shapes, {1: some}).state(1))
 
 
 def _evaluation_reports(together: Sequence[_Finished[EvaluationRequest]]) -> list[ToServer]:

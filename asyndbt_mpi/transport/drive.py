@@ -27,7 +27,7 @@ from asyndbt_mpi.protocol.wire import Buffer
 from asyndbt_mpi.protocol.worker import Completed, Workers
 from asyndbt_mpi.transport.delay import Delays
 from asyndbt_mpi.transport.interruption import Interrupted
-from asyndbt_mpi.transport.mpi import SERVER, Channel, ServerDied
+from asyndbt_mpi.transport.mpi import SERVER, Channel, ServerDied, TooLong
 from asyndbt_mpi.transport.replay import Replay
 
 TICK_SECONDS = 0.25
@@ -64,15 +64,25 @@ def serve(
     lost, and the run goes on without it. Errors of the server are raised; the caller then closes
     the log and calls `stop_all`. ``earlier`` is what a resumed run goes on from.
     """
-    next_tick = time.perf_counter() + TICK_SECONDS
+    next_tick = listened = time.perf_counter()
+    channel.barred = server.members.barred
+
+    def listen() -> bool:
+        """Note that the queue is looked at; whether it is time to tick."""
+        nonlocal listened
+        now = time.perf_counter()
+        if now - listened > TICK_SECONDS:  # this process or its disk stood still: nobody's delay
+            server.members.excuse(now - listened)
+        listened = now
+        return now > next_tick
 
     def waiting() -> bool:
         sink.idle()
-        return bool(signalled or channel.dead or time.perf_counter() > next_tick)
+        return listen() or bool(signalled or channel.dead)
 
     while not server.finished and not signalled:
-        arrived = channel.receive(until=waiting)
-        due = time.perf_counter() > next_tick
+        arrived = _receive(channel, waiting)
+        due = listen()
         if due:
             next_tick = time.perf_counter() + TICK_SECONDS
         for output in _outputs(channel, server, arrived, due, earlier):
@@ -86,7 +96,7 @@ def serve(
 def _outputs(
     channel: Channel,
     server: Server,
-    arrived: tuple[int, Buffer] | None,
+    arrived: tuple[int, Buffer | TooLong] | None,
     tick: bool,
     earlier: Replay | None,
 ) -> Iterator[Output]:
@@ -96,15 +106,28 @@ def _outputs(
     while channel.dead:
         yield server.lose(channel.dead.pop(0), "its process died", channel.now())
     if tick:
-        yield server.tick(channel.now())
+        yield server.tick(channel.now(), channel.is_heard)
         if earlier is not None:
             yield earlier.settle(channel.now())
 
 
+def _receive(channel: Channel, until: Callable[[], bool]) -> tuple[int, Buffer | TooLong] | None:
+    try:
+        return channel.receive(until)
+    except TooLong as error:
+        return error.rank, error
+
+
 def _take(
-    channel: Channel, server: Server, worker: int, buffer: Buffer, earlier: Replay | None
+    channel: Channel,
+    server: Server,
+    worker: int,
+    buffer: Buffer | TooLong,
+    earlier: Replay | None,
 ) -> Output:
     try:
+        if isinstance(buffer, TooLong):
+            raise buffer
         message = channel.codec.decode(buffer)
         if not isinstance(message, ToServer):
             raise MalformedMessage(f"{type(message).__name__} is not for the server")

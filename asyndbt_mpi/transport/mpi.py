@@ -1,7 +1,8 @@
 """Typed messages between MPI ranks, and what all ranks find out together.
 
 Messages travel as buffers by non-blocking sends on a duplicate of the world communicator;
-receives are matched probes, so that a message of any rank is taken as soon as it is there.
+receives are matched probes, so that a message of any rank is taken as soon as it is there, and no
+byte of one that is longer than any may be. Workers listen to rank 0 alone.
 A rank that waits backs off and sleeps instead of spinning on a core.
 
 Under an MPI library with user-level failure mitigation (Open MPI's `mpiexec --with-ft ulfm`) rank
@@ -11,17 +12,19 @@ without it.
 Importing this module starts MPI, or raises a `launcher.Misfit` where that would end the process.
 """
 
+import math
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from hashlib import blake2b
 
 import mpi4py
 import numpy as np
 from numpy.typing import NDArray
 
-from asyndbt_mpi.protocol.messages import Message
+from asyndbt_mpi.protocol.messages import MalformedMessage, Message
 from asyndbt_mpi.protocol.wire import Buffer, Codec
 from asyndbt_mpi.transport.launcher import Misfit, aborts, launched, node_name
 
@@ -49,12 +52,33 @@ latency of sleep; a longer one sleeps."""
 SLEEP_SHARE = 1 / 16
 SHORTEST_SLEEP, LONGEST_SLEEP = 5e-5, 5e-3
 CLOCK_ROUNDS = 5
+PRESENT = 1
+"""Tag with which ranks say that they are there."""
+LONGEST_READING = 2**26
+"""Bytes that a rank may have to say when all are asked."""
+MOST_DROPPED = 64
+"""Messages of those who are barred that are dropped before the others have their turn."""
+NOTHING: Buffer = np.empty(0, np.uint8)
 _ABANDONED: list[object] = []
 """Collectives that were left, and their buffers: MPI may still write to these."""
 
 
+class StartError(RuntimeError):
+    """The ranks cannot start together; says who does not do its part."""
+
+
 class ServerDied(RuntimeError):
     """Rank 0 is gone, and with it the run."""
+
+
+class TooLong(MalformedMessage):
+    """A message of ``rank`` is longer than any may be, and was not received."""
+
+    def __init__(self, rank: int, length: int, most: int) -> None:
+        # MPI knows no number for what it cannot count.
+        said = f"of {length} bytes" if length >= 0 else "of a length that cannot be told"
+        super().__init__(f"a message {said} is no message: the longest has {most}")
+        self.rank = rank
 
 
 class Channel:
@@ -64,6 +88,10 @@ class Channel:
     ----------
     comm
         Duplicated, so that the messages never meet another library's.
+
+    Attributes
+    ----------
+    barred : ranks whose messages are dropped
     """
 
     def __init__(self, comm: MPI.Intracomm, codec: Codec) -> None:
@@ -79,6 +107,13 @@ class Channel:
         # A send's buffer must live until the send is complete.
         self._sends: list[tuple[MPI.Request, Buffer]] = []
         self._status = MPI.Status()
+        self.barred: set[int] = set()
+        server = self.rank == SERVER
+        self._source = MPI.ANY_SOURCE if server else SERVER
+        self._longest = codec.longest_to_server if server else codec.longest_to_worker
+        # What is not received stays matched, or it would be found again and again.
+        self._refused: list[MPI.Message] = []
+        self._turn = 0
 
     def now(self) -> float:
         """Seconds of the run's clock: since the channel was opened, which all ranks do together."""
@@ -102,7 +137,13 @@ class Channel:
             self._notice(error)
 
     def poll(self) -> tuple[int, Buffer] | None:
-        """A message that is there, as (rank, buffer), or None; MPI also goes on with sends."""
+        """A message that is there, as (rank, buffer), or None; MPI also goes on with sends.
+
+        Raises
+        ------
+        TooLong
+            The message has been taken out of the way, but not received.
+        """
         try:
             return self._receive()
         except MPI.Exception as error:
@@ -110,17 +151,42 @@ class Channel:
             return None
 
     def _receive(self) -> tuple[int, Buffer] | None:
+        for _ in range(MOST_DROPPED):
+            found = self._next(self._source)
+            if found is None or found[0] not in self.barred:
+                return found
+        # Somebody who is barred sends without end, and would be all that is ever found.
+        for _ in range(1, self.size):
+            self._turn = self._turn % (self.size - 1) + 1
+            if self._turn not in self.barred:
+                found = self._next(self._turn)
+                if found is not None:
+                    return found
+        return None
+
+    def _next(self, source: int) -> tuple[int, Buffer] | None:
+        """The next message of ``source``, whoever it is of."""
         status = self._status
-        matched = self.comm.Improbe(MPI.ANY_SOURCE, MPI.ANY_TAG, status)
+        matched = self.comm.Improbe(source, MPI.ANY_TAG, status)
         if matched is None:
             return None
-        # Received whole, however long: a matched receive into a shorter buffer crashes Open MPI 5.
-        buffer: Buffer = np.empty(status.Get_count(MPI.BYTE), np.uint8)
+        rank, length = status.Get_source(), status.Get_elements(MPI.BYTE)
+        if not 0 <= length <= self._longest:
+            self._refused.append(matched)
+            if rank in self.barred:
+                return rank, NOTHING
+            raise TooLong(rank, length, self._longest)
+        buffer: Buffer = np.empty(length, np.uint8)
         matched.Recv((buffer, MPI.BYTE))
-        if self.rank == SERVER:
-            # No worker has anything longer to say; what is gets cut, and decoding then refuses it.
-            buffer = buffer[: self.codec.longest + 1]
-        return status.Get_source(), buffer
+        return rank, buffer
+
+    def is_heard(self, rank: int) -> bool:
+        """Whether a message of ``rank`` is there to be received."""
+        try:
+            return bool(self.comm.Iprobe(rank, MPI.ANY_TAG))
+        except MPI.Exception as error:
+            self._notice(error)
+            return False
 
     def _notice(self, error: MPI.Exception) -> None:
         """Turn MPI's error that a process has failed into entries of ``dead`` and ``gone``."""
@@ -166,7 +232,8 @@ class Channel:
         end = time.perf_counter() + deadline
         barrier: MPI.Request | None = None
         for _ in backoff():
-            self.poll()
+            with suppress(TooLong):
+                self.poll()
             self._complete_sends()
             if not self._sends and self._fault_tolerant:
                 # A barrier would never be complete after a death. Who leaves is seen to be gone.
@@ -230,12 +297,42 @@ def from_server(value: int) -> int:
     return int(shared[0])
 
 
-def wait_for_all(comm: MPI.Intracomm) -> None:
-    """Return once every rank has called this; who is early leaves its core to the others."""
+def wait_for_all(comm: MPI.Intracomm, seconds: float = math.inf) -> None:
+    """Return once every rank has called this; who is early leaves its core to the others.
+
+    Raises
+    ------
+    StartError
+        At rank 0: some had not after ``seconds``, or do something else. Then nothing goes on but
+        by an abort.
+    """
+    here = np.zeros(1, np.uint8)
+    if comm.Get_rank() == SERVER:
+        _call_the_roll(comm, here, seconds)
+    else:
+        _ABANDONED.append((comm.Isend((here, MPI.BYTE), SERVER, PRESENT), here))
     barrier = comm.Ibarrier()
     for _ in backoff():
         if barrier.Test():
             return
+
+
+def _call_the_roll(comm: MPI.Intracomm, here: Buffer, seconds: float) -> None:
+    """Hear of every other rank that it is there."""
+    missing, status = set(range(1, comm.Get_size())), MPI.Status()
+    end = time.perf_counter() + seconds
+    for _ in backoff():
+        while missing and comm.Iprobe(MPI.ANY_SOURCE, PRESENT, status):
+            rank, length = status.Get_source(), status.Get_elements(MPI.BYTE)
+            if length != len(here):
+                raise StartError(f"rank {rank} sent {length} bytes to say that it is there, not 1")
+            comm.Recv((here, MPI.BYTE), rank, PRESENT)
+            missing.discard(rank)
+        if not missing:
+            return
+        if time.perf_counter() > end:
+            who = f"rank{'s' * (len(missing) > 1)} {', '.join(map(str, sorted(missing)))}"
+            raise StartError(f"{who} took no part in the start for {seconds:g} seconds")
 
 
 def node_share(comm: MPI.Intracomm) -> tuple[int, int]:
@@ -298,6 +395,9 @@ def gather_texts(comm: MPI.Intracomm, text: str) -> list[str]:
     own = np.frombuffer(text.encode(), np.uint8)
     lengths = np.empty(comm.Get_size(), np.int64)
     comm.Allgather(np.array([len(own)]), lengths)
+    wrong = np.flatnonzero((lengths < 0) | (lengths > LONGEST_READING))
+    if len(wrong):
+        raise StartError(f"rank {wrong[0]} has {lengths[wrong[0]]} bytes to say")
     ends = lengths.cumsum()
     everything = np.empty(ends[-1] if comm.Get_rank() == SERVER else 0, np.uint8)
     comm.Gatherv(own, (everything, (lengths, ends - lengths)), SERVER)

@@ -25,6 +25,7 @@ from asyndbt_mpi.protocol.messages import (
 from asyndbt_mpi.protocol.records import Event, EventKind, Output, Record
 from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.protocol.worker import Completed, Workers
+from asyndbt_mpi.transport.adoption import Adoption
 
 ANSWERS = (EventKind.REPORT, EventKind.LOWER_REPORT, EventKind.EVALUATION, EventKind.TEST)
 """Events that say what a black box answered."""
@@ -104,15 +105,26 @@ def _is_about(event: Event, message: ToWorker | None) -> bool:
 class Replay:
     """A server and its workers in one process, whose messages arrive as recorded.
 
+    Parameters
+    ----------
+    adoption : what is put in the place of replies that the recorded answers do not explain
+
     Attributes
     ----------
     answers : how many answers of its black box each worker has had, by its number
     """
 
-    def __init__(self, server: Server, workers: Workers, black_box: BlackBox) -> None:
+    def __init__(
+        self,
+        server: Server,
+        workers: Workers,
+        black_box: BlackBox,
+        adoption: Adoption | None = None,
+    ) -> None:
         self.server = server
         self.workers = workers
         self.black_box = black_box
+        self.adoption = adoption
         self.answers = dict.fromkeys(black_box.holdings, 0)
         self._inboxes: dict[int, deque[ToWorker]] = {
             worker: deque() for worker in black_box.holdings
@@ -130,29 +142,51 @@ class Replay:
             A worker has nothing to answer when the log says that it did, or a recorded answer
             is missing.
         """
-        self.server.replaying = True
+        self._replaying(True)
         for event in events:
             output = self._happen(event)
-            for number, message in output.messages:
-                self._inboxes[number].append(message)
-            write(output.records)
-        self.server.replaying = False
+            if self.adoption is not None:
+                self.adoption.concluded(output.records)
+            self._take(output, write)
+        self._replaying(False)
+
+    def judge(self, time: float, write: Callable[[list[Record]], None]) -> None:
+        """End the run where by today's settings it must not go on; see `Server.judge`."""
+        self._take(self._judge(time), write)
+
+    def _replaying(self, replaying: bool) -> None:
+        self.server.replaying = self.server.spending.replaying = replaying
+
+    def _take(self, output: Output, write: Callable[[list[Record]], None]) -> None:
+        for worker, message in output.messages:
+            self._inboxes[worker].append(message)
+        write(output.records)
+
+    def _judge(self, time: float) -> Output:
+        before = self.server.finished
+        output = self.server.judge(time)
+        if self.server.finished and not before:
+            for inbox in self._inboxes.values():
+                inbox.clear()  # it is not to be answered any more
+        return output
 
     def _happen(self, event: Event) -> Output:
         worker, time = event.worker, event.time
         match event.kind:
             case EventKind.CLOSING:
                 # The server's own doing, but where no message was the cause of it.
-                return self.server.end_in_time(time) if self.server.running else Output()
+                return self._judge(time) if self.server.running else Output()
             case EventKind.RESUMED:
                 self.server.spending.count(event.costs)
                 self.server.spending.forfeit(event.number)
                 return Output()
             case EventKind.EXCLUDED:
+                self._leave(worker)
                 return self.server.exclude(worker, event.text, time)
             case EventKind.LOST:
                 # What it was asked before, it will be told to forget.
                 self._inboxes[worker].clear()
+                self._leave(worker)
                 return self.server.lose(worker, event.text, time)
             case EventKind.RETURNED:
                 return self.server.take_back(worker, time)
@@ -165,6 +199,10 @@ class Replay:
             case _:
                 return self.server.receive(worker, self._answer(event), time)
 
+    def _leave(self, worker: int) -> None:
+        if self.adoption is not None:
+            self.adoption.left(worker)
+
     def _start_afresh(self, worker: int) -> None:
         """Let ``worker`` read what it was told before it says hello, if it was told anything."""
         inbox = self._inboxes[worker]
@@ -173,18 +211,22 @@ class Replay:
 
     def _answer(self, event: Event) -> ToServer:
         inbox = self._inboxes[event.worker]
-        message = inbox.popleft() if inbox else None
-        asked = self.workers.receive([(event.worker, message)]) if message else [None]
-        if asked[0] is None or not _is_about(event, message):
+        # A worker may have answered out of order, which the server does not mind.
+        row = next((row for row, each in enumerate(inbox) if _is_about(event, each)), None)
+        if row is None:
             raise ReplayError(
                 f"worker {event.worker} has nothing to answer in iteration {event.iteration}, where"
                 f" the log has its {event.kind.name.lower()} {event.number}"
             )
-        [answer] = self.black_box.answer([asked[0]])
+        message = inbox[row]
+        del inbox[row]
+        [query] = self.workers.receive([(event.worker, message)])
+        assert query is not None
+        [answer] = self.black_box.answer([query])
         self.answers[event.worker] += 1
         completed = Completed(event.worker, answer, event.costs.compute_seconds, event.sent_time)
         [reply] = self.workers.answer([completed])
-        return reply
+        return reply if self.adoption is None else self.adoption.reply(event.worker, reply)
 
     # ------------------------------------------------------------ going on from here
 
@@ -203,6 +245,11 @@ class Replay:
 
         None where the server should hear its hello, for the replayed run never did, or lost it.
         One that holds another model than the run's is sent nothing until `settle`.
+
+        Raises
+        ------
+        MalformedMessage
+            It claims to need more than it can.
         """
         if worker in self._greeted:
             return None
@@ -217,6 +264,7 @@ class Replay:
         if worker in members.restarting:
             return list(self._inboxes[worker])  # it was told to start afresh: so be it
         if worker in members.joined:
+            self.server.spending.check_needs(worker, hello.needs)
             self.server.spending.join(worker, hello.needs)
             state = Restore(self.answers[worker], self.workers.state(worker))
             return [state, *self._inboxes[worker]]

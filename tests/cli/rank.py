@@ -3,10 +3,11 @@
     mpiexec -n 3 python -m tests.cli.rank HOW run ...
 
 HOW is "folder": the last rank runs in the folder ELSEWHERE; "late": the model comes onto the
-machine only while it is loaded; "models:aa,bb": these are the digests of the workers' models.
+machine only while it is loaded; "absent": the last one never takes part; "models:aa,bb": these are the digests of the workers' models.
 """
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -37,6 +38,8 @@ class Even(Unasked):
 
 if __name__ == "__main__":
     how, _, digests = sys.argv.pop(1).partition(":")
+    if how == "absent" and RANK == 2:
+        signal.pause()  # until the job ends
     if how == "folder" and RANK == 2:
         os.chdir(os.environ["ELSEWHERE"])
     if how == "late":

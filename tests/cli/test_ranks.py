@@ -175,3 +175,11 @@ def test_a_resumed_run_with_another_model_is_refused_and_its_log_unharmed(
     with Log(path) as log:
         assert (log.committed, log.models) == (4, ["aa", "aa"])
     assert verify(path).violations == []
+
+
+def test_a_rank_that_never_takes_part_is_named(tmp_path: Path, model: Path) -> None:
+    lay_out(tmp_path, model)
+    result = ranks("absent", tmp_path, "--set", "run.worker_timeout=3")
+    assert result.returncode == 1
+    assert "asyndbt: rank 2 took no part in the start for 3 seconds" in result.stderr
+    assert not list(tmp_path.rglob("*.h5"))

@@ -9,18 +9,29 @@ each message that asks its black box something. Both are made before anything el
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mpi4py import MPI
 
 from asyndbt_mpi import cli
-from asyndbt_mpi.protocol.messages import Assignment, EvaluationRequest, LowerAssignment, Split
+from asyndbt_mpi.protocol.messages import (
+    Assignment,
+    EvaluationRequest,
+    LowerAssignment,
+    Report,
+    Split,
+)
 from asyndbt_mpi.protocol.records import EventKind
+from asyndbt_mpi.protocol.wire import Codec
 from asyndbt_mpi.protocol.worker import Workers
 
 FAIL_AT = "FAIL_AT"
 """Environment: at so many questions the rank named by FAIL_RANK raises."""
+
+MISBEHAVES = "MISBEHAVES"
+"""Environment: every report of the rank named by FAIL_RANK is cut "short", or has a "p" of its own."""
 
 
 def key(worker: int, message: Any) -> str | None:
@@ -58,10 +69,26 @@ def keep_ledger(path: Path) -> None:
     Workers.receive = receive  # type: ignore[method-assign]
 
 
+def misbehave(how: str) -> None:
+    """Have this process send other reports than it should."""
+    original = Codec.encode
+
+    def encode(self: Codec, message: Any) -> Any:
+        if not isinstance(message, Report):
+            return original(self, message)
+        if how == "short":
+            return original(self, message)[:-8]
+        return original(self, replace(message, p=message.p * 0.0 + 5.0))
+
+    Codec.encode = encode  # type: ignore[method-assign]
+
+
 if __name__ == "__main__":
     rank = MPI.COMM_WORLD.Get_rank()
     folder = Path(sys.argv.pop(1))
     (folder / f"pid.{rank}").write_text(str(os.getpid()))
     if rank:  # the server's workers, in a resumed run, are asked nothing that costs anything
         keep_ledger(folder / f"ledger.{rank}")
+    if MISBEHAVES in os.environ and os.environ["FAIL_RANK"] == str(rank):
+        misbehave(os.environ[MISBEHAVES])
     cli.main()

@@ -119,6 +119,43 @@ def exception_in_a_worker(folder: Path) -> Outcome:
     return of(run)
 
 
+def excluded_below_min_workers(folder: Path) -> Outcome:
+    """A malformed message leaves too few: exit code 3, and so again for as often as it is tried."""
+    misbehaves = {"MISBEHAVES": "short", "FAIL_RANK": "2"}
+    run = Run(folder, settings={"algorithm.min_workers": "3"}, environment=misbehaves)
+    for attempt in range(3):
+        run.start()
+        code = run.end()
+        check(code == 3, f"exit code {code}: {run.said()}")
+        check("min_workers is 3" in run.said(), run.said())
+        check(not attempt or "excluded for good: 2" in run.said(), run.said())
+        run.environment.pop("MISBEHAVES", None)
+        run.account()
+        run.whole("interrupted")
+        check(not run.log.with_name("run.h5.1").exists(), "it was resumed")
+    return of(run, 3)
+
+
+def off_the_simplex(folder: Path) -> Outcome:
+    """A worker's p is its own choice: the run is resumed with what the server made of it."""
+    misbehaves = {"MISBEHAVES": "p", "FAIL_RANK": "2"}
+    run = Run(folder, settings={"run.iterations": "60"}, environment=misbehaves)
+    run.start()
+    check(run.end() == 0, run.said())
+    run.account()
+    del run.environment["MISBEHAVES"]
+    for iterations in ("90", "120"):
+        run.settings["run.iterations"] = iterations
+        run.start()
+        check(run.end() == 0, run.said())
+        check("what worker 2 reported from iteration" in run.said(), run.said())
+        run.account()
+        check(not verify(run.log).violations, "verify")
+        complete(run)
+    # Reports that came after a run's end are asked for again where it is to go on.
+    return Outcome(2, run.lost)
+
+
 def without_ulfm(folder: Path) -> Outcome:
     """A plain mpiexec ends the job: nothing committed is lost, the message says how to go on."""
     run = Run(folder)
@@ -338,6 +375,8 @@ FAULTS: dict[str, Callable[[Path], Outcome]] = {
     "SIGKILL of all workers but one": kill_all_but_one,
     "SIGKILL below min_workers": kill_too_many,
     "exception in a worker, no ULFM": exception_in_a_worker,
+    "malformed message, below min_workers": excluded_below_min_workers,
+    "p off the simplex, resumed twice": off_the_simplex,
     "SIGKILL of a worker, no ULFM": without_ulfm,
     "SIGSTOP for good, with and without ULFM": stopped_for_good,
     "SIGSTOP and back": stopped_and_back,

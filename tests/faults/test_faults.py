@@ -22,6 +22,8 @@ def _few_cores(monkeypatch: pytest.MonkeyPatch) -> None:
         scenarios.kill_all_but_one,
         scenarios.kill_too_many,
         scenarios.exception_in_a_worker,
+        scenarios.excluded_below_min_workers,
+        scenarios.off_the_simplex,
         scenarios.without_ulfm,
         scenarios.stopped_and_back,
         scenarios.signalled,

@@ -15,7 +15,7 @@ from asyndbt_mpi.llm.answers import (
 )
 from asyndbt_mpi.llm.base import ModelError
 from asyndbt_mpi.llm.bounds import most_steps
-from asyndbt_mpi.llm.client import Filtered, Unusable
+from asyndbt_mpi.llm.failures import Filtered, Unusable
 from asyndbt_mpi.llm.first_tokens import FirstTokens
 from asyndbt_mpi.llm.thinking import Thinks
 
@@ -375,7 +375,7 @@ def test_tokens_that_end_a_text(token: str) -> None:
 
 
 def test_tokens_that_are_only_numbers_are_refused() -> None:
-    with pytest.raises(ModelError, match="tokens by their numbers"):
+    with pytest.raises(Unusable, match="tokens by their numbers"):
         read_alternatives(content(("token_id:17", 0.5)))
 
 

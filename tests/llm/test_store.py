@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import warnings
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -303,3 +304,100 @@ def test_a_model_is_not_paid_again_after_a_restart_however_small_its_cache(tmp_p
     np.testing.assert_array_equal(answered.log_probabilities[:-1], again.log_probabilities)
     neighbour = CachedModel(restarted, 1, store(tmp_path, 2))
     assert neighbour.label_log_probabilities(texts, LABELS).calls == 0
+
+
+# ------------------------------------------------------------------------- what is not one's own
+
+
+def hurt(path: Path, how: str) -> None:
+    """Make a file or folder one that must not be believed."""
+    if how == "foreign":
+        os.chown(path, 65534, 65534)
+    elif how == "link":
+        moved = path.with_name("moved")
+        path.rename(moved)
+        path.symlink_to(moved)
+    elif how == "pipe":
+        path.unlink()
+        os.mkfifo(path)
+    else:
+        path.chmod(path.stat().st_mode | (0o020 if how == "group" else 0o002))
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs to give files away")
+FOREIGN = pytest.param("foreign", marks=needs_root)
+TOLD = {
+    "foreign": "belongs to another user",
+    "link": "is a symbolic link",
+    "group": "can be written by others",
+    "others": "can be written by others",
+    "pipe": "is no regular file",
+    "long": "has more than 2147483648 bytes",
+}
+
+
+@pytest.mark.parametrize("worker", [1, None])
+@pytest.mark.parametrize("level", [0, 1])
+@pytest.mark.parametrize("how", [FOREIGN, "link", "group", "others"])
+def test_a_folder_that_is_not_ones_own_is_refused(
+    tmp_path: Path, how: str, level: int, worker: int | None
+) -> None:
+    folder = tmp_path / "answers"
+    store(folder).put(answers(1))
+    hurt((folder, file_of(folder).parent)[level], how)
+    with pytest.raises(StoreError, match=rf"answers.*: {TOLD[how]}"):
+        store(folder, worker)
+
+
+@pytest.mark.parametrize("how", [FOREIGN, "link", "group", "others", "pipe", "long"])
+def test_a_file_that_is_not_ones_own_is_passed_over_or_refused(tmp_path: Path, how: str) -> None:
+    store(tmp_path, 1).put(answers(1))
+    store(tmp_path, 2).put(answers(2))
+    if how == "long":
+        os.truncate(file_of(tmp_path), (1 << 31) + 1)
+    else:
+        hurt(file_of(tmp_path), how)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        assert known(store(tmp_path, 3), 1, 2) == {2}
+    messages = [str(one.message) for one in told if one.category is UserWarning]
+    assert len(messages) == (how != "pipe")  # which has nothing to read
+    assert all(f"worker-1.answers {TOLD[how]}" in message for message in messages)
+    with (
+        warnings.catch_warnings(action="ignore"),
+        pytest.raises(StoreError, match=rf"worker-1\.answers: {TOLD[how]}"),
+    ):
+        store(tmp_path, 1)
+
+
+def test_a_folder_that_is_taken_over_later_is_read_no_more(tmp_path: Path) -> None:
+    kept, other = store(tmp_path, 1), store(tmp_path, 2)
+    kept.put(answers(1))
+    assert known(other, 1) == {1}
+    tmp_path.chmod(0o777)
+    with pytest.warns(UserWarning, match="can be written by others"):
+        kept.put(answers(2))
+    with pytest.warns(UserWarning, match="can be written by others"):
+        assert known(other, 1, 2) == {1}
+
+
+def test_what_is_made_is_for_nobody_else(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        store(tmp_path / "new").put(answers(1))
+    finally:
+        os.umask(before)
+    for path in (tmp_path / "new").rglob("*"):
+        assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600)
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1e300])
+def test_numbers_that_no_model_gives_are_passed_over(tmp_path: Path, value: float) -> None:
+    kept = store(tmp_path)
+    kept.put(answers(1))
+    record = kept._digest(question(2)) + np.array([-0.5, value]).tobytes()
+    with file_of(tmp_path).open("ab") as file:
+        file.write(record + zlib.crc32(record).to_bytes(4, "little"))
+    assert known(store(tmp_path), 1) == {1}
+    assert not store(tmp_path).get([question(2)])

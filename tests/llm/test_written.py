@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyndbt_mpi.llm.base import Prompt
-from asyndbt_mpi.llm.client import Filtered, Unusable
+from asyndbt_mpi.llm.failures import Filtered, Unusable
 from asyndbt_mpi.llm.openai import OpenAIModel
 from asyndbt_mpi.llm.thinking import Thinks
 from asyndbt_mpi.llm.written import (

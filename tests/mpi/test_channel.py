@@ -8,13 +8,13 @@ from asyndbt_mpi.protocol.messages import (
     Assignment,
     EvaluationRequest,
     Failure,
-    MalformedMessage,
     Shapes,
     Stop,
 )
 from asyndbt_mpi.protocol.wire import Codec
 from asyndbt_mpi.transport.mpi import (
     Channel,
+    TooLong,
     agree,
     clock_offsets,
     gather_texts,
@@ -25,6 +25,8 @@ from asyndbt_mpi.transport.mpi import (
 )
 
 SHAPES = Shapes(positions=75, words=100, classes=2, pool=50)
+_UNFINISHED: list[MPI.Request] = []
+"""Sends that nobody receives."""
 
 
 @pytest.fixture
@@ -85,19 +87,67 @@ def test_kinds_are_told_apart_by_content_not_by_order(channel: Channel) -> None:
     assert received == [type(message) for message in sent[start:] + sent[:start]]
 
 
-@pytest.mark.mpi(min_size=2)
-def test_an_endless_message_is_refused_and_the_next_one_still_arrives(channel: Channel) -> None:
+@pytest.mark.mpi(min_size=3)
+@pytest.mark.parametrize("length", [1, 300_000_000, 3_000_000_000], ids=["byte", "300 MB", "3 GB"])
+def test_a_message_that_is_too_long_is_not_received_and_holds_up_nobody(length: int) -> None:
+    """It is sent out of one byte that is sent over and over; nothing of it is ever allocated."""
+    comm = MPI.COMM_WORLD.Dup()
+    channel = Channel(comm, Codec(SHAPES))
+    more = channel.codec.longest_to_server if length == 1 else 0
+    request = None
     if channel.rank == 1:
-        noise = np.full(channel.codec.longest * 3, 7, np.uint8)
-        request = channel.comm.Isend([noise, MPI.BYTE], 0)
+        block = MPI.BYTE.Create_hvector(1000, 1, 0) if length > 1 else MPI.BYTE
+        count = length // 1000 if length > 1 else more + 1
+        kind = block.Create_hvector(count, 1, 0).Commit()
+        request = channel.comm.Isend([np.zeros(1, np.uint8), 1, kind], 0)
         channel.send(0, Stop())
-        request.Wait()
+    elif channel.rank == 2:
+        channel.send(0, Stop())
     elif channel.rank == 0:
-        _, buffer = channel.receive()
-        assert len(buffer) == channel.codec.longest + 1
-        with pytest.raises(MalformedMessage):
-            channel.codec.decode(buffer)
-        assert isinstance(channel.codec.decode(channel.receive()[1]), Stop)
+        heard, refused = [], []
+        while not (heard and refused):
+            try:
+                heard.append(channel.receive()[0])
+            except TooLong as error:
+                refused.append(error.rank)
+                channel.barred.add(error.rank)
+        assert (heard, refused) == ([2], [1])
+    assert comm.Get_size() >= 3
+    MPI.COMM_WORLD.Barrier()
+    if request is not None:
+        request.Cancel()
+        _UNFINISHED.append(request)
+
+
+@pytest.mark.mpi(min_size=3)
+def test_a_flood_of_one_who_is_barred_starves_nobody(channel: Channel) -> None:
+    if channel.rank == 1:
+        for _ in range(2000):
+            channel.send(0, Stop())
+    MPI.COMM_WORLD.Barrier()
+    if channel.rank == 2:
+        channel.send(0, Failure("heard"))
+    if channel.rank == 0:
+        channel.barred.add(1)
+        assert channel.receive()[0] == 2
+        assert channel.is_heard(1)
+        while channel.is_heard(1):
+            assert channel.poll() is None
+
+
+@pytest.mark.mpi(min_size=3)
+def test_workers_listen_to_the_server_alone(channel: Channel) -> None:
+    last = channel.size - 1
+    if channel.rank == last:
+        for rank in range(1, last):
+            channel.send(rank, Stop())
+    MPI.COMM_WORLD.Barrier()
+    if channel.rank == 0:
+        for rank in range(1, last):
+            channel.send(rank, Assignment(1, 0, force(0, 0)))
+    elif channel.rank < last:
+        assert isinstance(channel.codec.decode(channel.receive()[1]), Assignment)
+        assert channel.poll() is None
 
 
 @pytest.mark.mpi(min_size=2)

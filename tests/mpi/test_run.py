@@ -17,7 +17,7 @@ from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.log.writer import Writer
 from asyndbt_mpi.protocol.blackbox import Answer, AnyQuery, BlackBox
 from asyndbt_mpi.protocol.messages import Message, Report, Shapes, ToServer
-from asyndbt_mpi.protocol.records import EventKind, Record
+from asyndbt_mpi.protocol.records import EventKind, Iteration, Record
 from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.protocol.wire import Buffer, Codec
 from asyndbt_mpi.protocol.worker import Completed, Workers
@@ -79,7 +79,9 @@ class Lying(Workers):
         return [reply]
 
 
-def run(config: Config, path: Path, lie: Any = None, wrap: Any = None) -> Server | None:
+def run(
+    config: Config, path: Path, lie: Any = None, wrap: Any = None, sink: Any = LogOnly
+) -> Server | None:
     """Run on all ranks; the last one lies, or has its black box wrapped. Rank 0: the server."""
     channel = Channel(COMM, Obliging(SHAPES))
     try:
@@ -88,7 +90,7 @@ def run(config: Config, path: Path, lie: Any = None, wrap: Any = None) -> Server
             words = [f"w{i}" for i in range(SHAPES.words)]
             writer = Writer(path, config, SHAPES, LAST, words, "mpi", server.iterates.z)
             try:
-                assert serve(channel, server, LogOnly(writer))
+                assert serve(channel, server, sink(writer))
                 return server
             finally:
                 writer.close("finished" if server.finished else "interrupted")
@@ -175,7 +177,7 @@ def nan(report: Report) -> Report:
 @pytest.mark.parametrize(
     ("lie", "reason"),
     [
-        (nan, "Report.p holds a NaN"),
+        (nan, "Report.p holds a number outside"),
         (lambda report: dataclasses.replace(report, loss=float("inf")), "Report.loss is inf"),
         (lambda report: dataclasses.replace(report, number=99), "answers no outstanding"),
     ],
@@ -223,7 +225,7 @@ def test_too_few_honest_workers_end_the_run(shared_path: Path) -> None:
     server = run(configuration(algorithm={"min_workers": LAST}), path, lie=nan)
 
     def check() -> None:
-        assert "NaN" in server.failure
+        assert "Report.p holds a number outside" in server.failure
         assert verify(path).violations == []
         with Log(path) as log:
             assert log.committed > 0
@@ -310,5 +312,30 @@ def test_the_others_go_on_to_tau_while_one_is_away(shared_path: Path) -> None:
         with Log(path) as log:
             assert log["iteration/delay"][:, -1].max() == 6
             assert verify(path).violations == []
+
+    on_server(check)
+
+
+class StandsStill(LogOnly):
+    """A disk that is away for longer than a worker may be silent, once."""
+
+    seconds = 3.0
+
+    def write(self, records: list[Record]) -> None:
+        super().write(records)
+        if self.seconds and any(isinstance(record, Iteration) for record in records):
+            time.sleep(self.seconds)
+            self.seconds = 0.0
+
+
+def test_nobody_is_blamed_while_the_server_stands_still(shared_path: Path) -> None:
+    path = shared_path / "still.h5"
+    config = configuration(run={"worker_timeout": 2.0}, delay={"model": "constant", "mean": 0.01})
+    run(config, path, sink=StandsStill)
+
+    def check() -> None:
+        with Log(path) as log:
+            assert (log.status, log.committed) == ("finished", 100)
+            assert EventKind.LOST not in log["event/kind"]
 
     on_server(check)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyndbt_mpi.protocol.membership import Membership
+from asyndbt_mpi.protocol.membership import MOST_NOISE, MOST_RETURNS, Membership
 from asyndbt_mpi.protocol.messages import (
     Assignment,
     Candidate,
@@ -306,7 +306,7 @@ def test_a_validation_round_is_that_of_the_living() -> None:
     validation.add(1, 0.5, words, shown, 2)
     assert validation._heard == {1}, "worker 3 is still to come"
     validation.add(3, 0.5, words, shown, 2)
-    assert validation._best_mean == 0.5, "the dead count no more"
+    assert validation._best_median == 0.5, "the dead count no more"
 
 
 def test_once_too_few_are_left_nobody_else_is_lost() -> None:
@@ -362,3 +362,80 @@ def test_whoever_is_lost_and_returns_whenever_nobody_is_wronged(order, active, p
             if hand.inbox[v]:
                 hand.work(v)
     assert hand.server.iteration > before or hand.server.finished or not hand.server.members.joined
+
+
+def lost(hand: Hand, worker: int) -> None:
+    hand.take(hand.server.lose(worker, "fell silent", hand.time))
+
+
+def test_who_is_lost_and_returns_time_and_again_is_excluded() -> None:
+    hand = Hand(configuration(), 3)
+    hand.hello()
+    for _ in range(MOST_RETURNS):
+        lost(hand, 3)
+        hand.inbox[3].clear()
+        hand.deliver(3, hand.workers.hello(3, "here again"))
+        assert isinstance(hand.inbox[3].popleft(), Reset)
+        hand.deliver(3, hand.workers.hello(3, "afresh"))
+        assert hand.server.members.is_live(3)
+    lost(hand, 3)
+    hand.deliver(3, hand.workers.hello(3, "here again"))
+    assert 3 in hand.server.members.barred
+    assert hand.of_type(Event)[-1].kind is EventKind.EXCLUDED
+    assert isinstance(hand.inbox[3].pop(), Stop)
+
+
+def test_nothing_is_heard_of_who_could_not_go_on() -> None:
+    hand = Hand(configuration(), 3)
+    hand.hello()
+    report = hand.reply(3)
+    hand.deliver(3, Failure("broken"))
+    hand.inbox[3].clear()
+    for message in [report, Failure("broken"), hand.workers.hello(3, "again")] * 50:
+        hand.deliver(3, message)
+    assert not hand.inbox[3]
+    assert [e.kind for e in hand.of_type(Event)].count(EventKind.LOST) == 1
+
+
+def test_who_goes_on_sending_instead_of_starting_afresh_is_excluded() -> None:
+    hand = Hand(configuration(), 3)
+    hand.hello()
+    report = hand.reply(3)
+    lost(hand, 3)
+    for _ in range(MOST_NOISE + 2):
+        hand.deliver(3, report)
+    assert 3 in hand.server.members.barred
+
+
+def test_no_silence_is_counted_while_nobody_listens() -> None:
+    hand = Hand(configuration(run={"worker_timeout": 10}), 3)
+    hand.hello()
+    hand.server.members.excuse(100.0)
+    hand.take(hand.server.tick(hand.time + 105))
+    assert hand.server.members.count == 3
+    hand.take(hand.server.tick(hand.time + 115))
+    assert hand.server.members.count == 0
+
+
+def test_who_has_a_message_waiting_is_not_silent() -> None:
+    hand = Hand(configuration(run={"worker_timeout": 10}), 3)
+    hand.hello()
+    hand.take(hand.server.tick(hand.time + 20, is_heard=lambda worker: worker != 2))
+    assert [worker for worker in (1, 2, 3) if not hand.server.members.is_live(worker)] == [2]
+
+
+@pytest.mark.parametrize(("silence", "is_lost"), [(50.0, False), (90.0, False), (110.0, True)])
+def test_nobody_may_take_a_hundred_times_as_long_as_the_others(silence, is_lost) -> None:
+    """Steps take the others a second here: 100 of them is all that the third may have."""
+    hand = Hand(configuration(run={"worker_timeout": 1800}), 3)
+    hand.hello()
+    hand.work(1, 2, 3)  # a first step may take longer
+    hand.work(1, 2)
+    hand.work(3)
+    hand.work(1, 2)
+    members = hand.server.members
+    members._step_seconds = {1: 1.0, 2: 1.0, 3: 5.0}
+    since = members._silent_since[3]
+    members._silent_since[1] = members._silent_since[2] = since + silence
+    hand.take(hand.server.tick(since + silence))
+    assert members.is_live(3) is not is_lost

@@ -361,7 +361,7 @@ def test_a_huge_report_is_tamed(recwarn: pytest.WarningsRecorder) -> None:
     hand = Hand(configuration(algorithm={"active_workers": 1}), 2)
     hand.hello()
     p = np.zeros((3, 4))
-    p[:, 0], p[:, 1] = 1e308, -1e308
+    p[:, 0], p[:, 1] = 1e3, -1e3  # as far off as `MASS` allows
     hand.deliver(1, dataclasses.replace(next_report(hand, 1), p=p))
     np.testing.assert_array_equal(hand.server.iterates.p[0], np.eye(4)[[0, 0, 0]])
     assert not recwarn.list
@@ -393,6 +393,16 @@ def test_early_stopping_after_rounds_without_improvement() -> None:
     hand.hello()
     until_finished(hand)
     assert hand.server.iteration < 8
+
+
+def test_one_worker_cannot_stop_the_run_by_its_validation_losses() -> None:
+    hand = Hand(configuration(run={"evaluate_every": 1, "early_stopping_patience": 2}), 3)
+    words, shown = np.zeros(3, int), np.zeros(2, int)
+    for number in range(10):
+        hand.server.validation.add(3, -1e300 if number == 0 else 1e300, words, shown, 3)
+        for worker in (1, 2):
+            hand.server.validation.add(worker, 5.0 - 0.1 * number, words, shown, 3)
+        assert not hand.server.validation.exhausted
 
 
 def test_an_evaluation_that_was_not_asked_for_is_refused() -> None:

@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyndbt_mpi.protocol.messages import Assignment, Costs, Needs
+from asyndbt_mpi.protocol.messages import Assignment, Costs, MalformedMessage, Needs
 from asyndbt_mpi.protocol.records import Evaluation, Event, EventKind, Iteration
+from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.protocol.spending import Spending
-from tests.protocol.hand import Hand, configuration
+from tests.protocol.hand import SHAPES, Hand, configuration
 
 # By hand.py's configuration an assignment is 4 samples of 3 rows, and costs 12 calls.
 
@@ -154,5 +155,25 @@ def test_seconds_are_said_in_the_log_and_hold_again() -> None:
     assert closing.text == "budget.seconds = 20"
     again = Hand(config, 2)
     again.hello()
-    again.take(again.server.end_in_time(closing.time))
+    again.take(again.server.judge(closing.time))
     assert again.server.finished
+
+
+def test_more_needs_than_a_worker_can_have_are_refused() -> None:
+    config = configuration(budget={"calls": 1000})
+    hand = Hand(config, 2)
+    hello = hand.workers.hello(1, "by hand")
+    server = Server(config, SHAPES, 2, most={1: hello.needs})
+    with pytest.raises(MalformedMessage, match="may need 1099511627776 calls for its assignment"):
+        server.receive(1, dataclasses.replace(hello, needs=Needs(assignment=2**40)), 1.0)
+    server.receive(1, hello, 1.0)
+    assert not server.limit
+
+
+def test_an_answer_that_costs_more_than_was_set_aside_is_refused() -> None:
+    hand = Hand(configuration(budget={"calls": 10_000}), 2)
+    hand.hello()
+    report = hand.reply(1)
+    with pytest.raises(MalformedMessage, match="cost 1099511627776 calls"):
+        hand.deliver(1, dataclasses.replace(report, costs=Costs(calls=2**40, prompts=2**40)))
+    assert hand.server.spending.spent.calls == 0

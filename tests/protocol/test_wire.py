@@ -24,11 +24,12 @@ from asyndbt_mpi.protocol.messages import (
     Shapes,
     Split,
     Stop,
+    ToServer,
 )
 from asyndbt_mpi.protocol.wire import HEADER, KINDS, LONGEST_TEXT, Codec, Header
 
 SHAPES = Shapes(positions=3, words=5, classes=2, pool=4, samples=2)
-CODEC = Codec(SHAPES)
+CODEC = Codec(SHAPES, state=99)
 RNG = np.random.default_rng(0)
 FRAGMENT, POOL = RNG.random((3, 5)), RNG.random((2, 4))
 LOSSES = np.array([-2.0, -1.0])
@@ -42,7 +43,7 @@ MESSAGES = [
     Stop(),
     Hello(POOL, "node-1: größer", Needs(80, 20, 120, 600, 8), "0f" * 32),
     Report(7, 42, -1.5, 0.1, 0.2, COSTS, 3.5, FRAGMENT, POOL, LOSSES),
-    LowerReport(9, 3, 2.5, COSTS, FRAGMENT, SHOWN, LOSSES),
+    LowerReport(9, 3, -1.5, COSTS, FRAGMENT, SHOWN, LOSSES),
     EvaluationReport(11, Split.VALIDATION, Candidate.TUNED, 0.5, float("nan"), COSTS),
     Failure("d/dev.jsonl, line 3: größer than what the model reads", refuses=True),
     Reset(FRAGMENT),
@@ -69,7 +70,8 @@ def test_every_kind_has_an_example() -> None:
 def test_round_trip(message) -> None:
     buffer = CODEC.encode(message)
     assert buffer.dtype == np.uint8
-    assert len(buffer) <= CODEC.longest
+    to_server = isinstance(message, ToServer)
+    assert len(buffer) <= (CODEC.longest_to_server if to_server else CODEC.longest_to_worker)
     assert same(CODEC.decode(buffer), message)
 
 
@@ -106,7 +108,7 @@ def test_the_buffer_is_independent_of_the_message() -> None:
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda m: type(m).__name__)
 def test_a_wrong_length_is_refused(message) -> None:
     buffer = CODEC.encode(message)
-    if not isinstance(message, Hello | Failure | Restore):  # these end with free text
+    if not isinstance(message, Hello | Failure):  # these end with free text
         with pytest.raises(MalformedMessage, match="are due"):
             CODEC.decode(np.append(buffer, np.uint8(0)))
     if len(buffer) > HEADER.size and not isinstance(message, Failure):
@@ -180,3 +182,55 @@ def test_absurd_counts_and_endless_texts_are_refused() -> None:
 
 def test_a_text_is_one_that_a_log_can_hold() -> None:
     assert CODEC.decode(CODEC.encode(Hello(POOL, "a\0b"))).description == "a b"
+
+
+REPORT, LOWER, REQUEST = MESSAGES[5], MESSAGES[6], MESSAGES[2]
+
+
+@pytest.mark.parametrize(
+    ("message", "changed"),
+    [
+        (REPORT, {"number": -1}),
+        (REPORT, {"iteration": 2**62}),
+        (REPORT, {"grad_p_norm": -1.0}),
+        (REPORT, {"grad_q_norm": 1e200}),
+        (REPORT, {"sent_time": -1e300}),
+        (REPORT, {"p": np.full((3, 5), 1.7e308)}),
+        (REPORT, {"q": np.full((2, 4), -1e9)}),
+        (REPORT, {"loss": 1.7e308}),
+        (REPORT, {"losses": np.array([1.7e308, 1.7e308])}),
+        (REPORT, {"losses": np.array([-2.0, -2.0])}),
+        (REPORT, {"costs": Costs(prompts=3, unrecognised=4)}),
+        (LOWER, {"k": np.array([0, 4])}),
+        (LOWER, {"k": np.array([-1, -1])}),
+        (LOWER, {"loss": 2.6}),
+        (LOWER, {"estimation": -1}),
+        (MESSAGES[4], {"needs": Needs(assignment=-1)}),
+        (MESSAGES[4], {"needs": Needs(test=2**41)}),
+        (MESSAGES[7], {"accuracy": 1.1}),
+        (MESSAGES[7], {"loss": -1e300}),
+        (REQUEST, {"words": np.array([0, 1, 5])}),
+        (REQUEST, {"words": np.array([0, 1, -1])}),
+        (REQUEST, {"demonstrations": np.array([0, 4])}),
+        (MESSAGES[0], {"force": np.full((3, 5), np.nan)}),
+        (MESSAGES[10], {"answers": -1}),
+        (MESSAGES[10], {"state": np.full(99, np.inf)}),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else type(value).__name__,
+)
+def test_what_no_rank_can_mean_is_refused(message, changed: dict) -> None:
+    with pytest.raises(MalformedMessage):
+        CODEC.decode(CODEC.encode(dataclasses.replace(message, **changed)))
+
+
+def test_losses_of_a_language_model_are_not_negative() -> None:
+    codec = Codec(SHAPES, free_losses=False)
+    with pytest.raises(MalformedMessage, match=r"Report\.loss is -1\.5, outside \[0,"):
+        codec.decode(codec.encode(REPORT))
+
+
+def test_a_failure_refuses_or_not() -> None:
+    buffer = CODEC.encode(MESSAGES[8])
+    HEADER.pack_into(buffer, 0, *Header(*HEADER.unpack_from(buffer))._replace(number=7))
+    with pytest.raises(MalformedMessage, match=r"Failure\.refuses is 7"):
+        CODEC.decode(buffer)

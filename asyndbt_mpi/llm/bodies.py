@@ -1,0 +1,37 @@
+"""The bodies of answers: JSON of bounded size, number of values and depth."""
+
+import json
+from typing import Any
+
+MOST_VALUES = 10**5
+"""As many commas: each value takes some fifty times the room in memory that it takes in JSON."""
+
+MOST_DEPTH = 32
+"""Of lists and objects within each other; answers have 7."""
+
+
+def read_object(content: bytes) -> dict[str, Any] | str:
+    """The JSON object that an answer's body is, or else what is wrong with it."""
+    if content.count(b",") > MOST_VALUES:
+        return f"has more than {MOST_VALUES} values"
+    try:
+        answer = json.loads(content)
+    except ValueError:
+        return "is no JSON object"
+    except RecursionError:
+        return f"is nested more than {MOST_DEPTH} deep"
+    if not isinstance(answer, dict):
+        return "is no JSON object"
+    return f"is nested more than {MOST_DEPTH} deep" if _is_deep(answer) else answer
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(MOST_DEPTH):
+        inside: list[Any] = []
+        for each in level:
+            inside += each.values() if isinstance(each, dict) else each
+        level = [each for each in inside if isinstance(each, dict | list)]
+        if not level:
+            return False
+    return True

@@ -1,0 +1,131 @@
+"""A resumed run's server is rebuilt from the log's p and q, whatever a worker's answers give.
+
+A worker may have reported what it liked: its recorded answers then lead elsewhere than to the p
+and q that the server used. Those are what counts, and the log has them. Such a worker goes on
+from the p and q that the server believes, with everything else (the optimizer's moments, what the
+estimator has learnt) as at the start: nobody knows what it really was.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+
+from asyndbt_mpi.algorithm.simplex import onto_simplex
+from asyndbt_mpi.algorithm.types import FloatArray
+from asyndbt_mpi.protocol.messages import LowerReport, Report, ToServer
+from asyndbt_mpi.protocol.records import Iteration, Record
+from asyndbt_mpi.protocol.server import Server
+from asyndbt_mpi.protocol.worker import Workers
+
+
+@dataclass(frozen=True, slots=True)
+class UsedValues:
+    """Of a report: p (M, N) and q (U, V), None where they were left out, and the loss."""
+
+    p: FloatArray | None
+    q: FloatArray | None
+    loss: float
+
+
+class Logged(Protocol):
+    """What a log has of the iterations that count."""
+
+    def report(self, worker: int, number: int) -> UsedValues | None:
+        """Report ``number`` of ``worker``; None if no iteration that counts used it."""
+        ...
+
+    def estimate(self, number: int) -> tuple[FloatArray, FloatArray] | None:
+        """phi_p (R, M, N) and phi_z (M, N) of the estimate ``number``, from 0; None if beyond."""
+        ...
+
+
+class Adoption:
+    """Puts what is ``logged`` into the replies of ``workers`` before ``server`` gets them.
+
+    Attributes
+    ----------
+    unexplained : by worker, the first iteration whose report its answers do not explain
+    estimate : the first iteration whose estimate of phi is not explained, None if all are
+    """
+
+    def __init__(self, server: Server, workers: Workers, logged: Logged, tolerance: float) -> None:
+        self.server = server
+        self.workers = workers
+        self.logged = logged
+        self.tolerance = tolerance
+        self.unexplained: dict[int, int] = {}
+        self.estimate: int | None = None
+        self._rounds = server.config.algorithm.lower_steps
+        self._estimates = 0
+        # Participants of the estimate under way whose last p is not what their answers give.
+        self._doubted: set[int] = set()
+
+    def reply(self, worker: int, reply: ToServer) -> ToServer:
+        """``reply`` of ``worker`` with the log's numbers, where the log has them."""
+        match reply:
+            case Report():
+                return self._report(worker, reply)
+            case LowerReport():
+                return self._lower_report(worker, reply)
+            case _:
+                return reply
+
+    def _report(self, worker: int, reply: Report) -> Report:
+        logged = self.logged.report(worker, reply.number)
+        if logged is None:
+            return reply
+        explained = self._same(reply.loss, logged.loss)
+        if logged.p is not None and logged.q is not None:
+            explained &= self._same(onto_simplex(reply.p), logged.p)
+            explained &= self._same(onto_simplex(reply.q), logged.q)
+            reply = replace(reply, p=logged.p, q=logged.q)
+            if not explained:
+                self.workers.start_afresh(worker, logged.p, logged.q)
+        if not explained:
+            self.unexplained.setdefault(worker, self.server.iteration)
+        return replace(reply, loss=logged.loss)
+
+    def _lower_report(self, worker: int, reply: LowerReport) -> LowerReport:
+        """The log has the p of the last round alone; those of the others went into phi."""
+        number, round_ = divmod(reply.number, self._rounds)
+        phi = self.logged.estimate(number)
+        if phi is None or round_ < self._rounds - 1:
+            return reply
+        p = phi[0][worker - 1]
+        if not self._same(onto_simplex(reply.p), p):
+            self._doubted.add(worker)
+            self._take_next_estimate()
+        return replace(reply, p=p)
+
+    def left(self, worker: int) -> None:
+        """``worker`` goes: nothing is left of its part in an estimate that is under way."""
+        self._doubted.discard(worker)
+        self._take_next_estimate()
+
+    def _take_next_estimate(self) -> None:
+        """Take the next phi as it is logged, if what was reported in its first rounds is lost."""
+        if self._rounds > 1:
+            self.server.iterates.known_phi = self.logged.estimate(self._estimates)
+
+    def concluded(self, records: list[Record]) -> None:
+        """Take notice of the iterations among ``records``."""
+        for record in records:
+            if isinstance(record, Iteration) and record.estimation is not None:
+                self._estimates += 1
+                if self._doubted and self.estimate is None:
+                    self.estimate = record.number
+                self._doubted.clear()
+
+    def _same(self, one: FloatArray | float, other: FloatArray | float) -> bool:
+        return bool(np.allclose(one, other, rtol=self.tolerance, atol=self.tolerance))
+
+    def __str__(self) -> str:
+        """What is not explained, "" if all is."""
+        parts = [
+            f"what worker {worker} reported from iteration {iteration} on"
+            for worker, iteration in sorted(self.unexplained.items(), key=lambda each: each[1])
+        ]
+        if self.estimate is not None:
+            parts.append(f"the estimates of phi from iteration {self.estimate} on")
+        return ", ".join(parts)

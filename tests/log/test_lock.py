@@ -1,0 +1,50 @@
+"""The lock beside a log: nobody else's file, and nothing that leads elsewhere."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from asyndbt_mpi.log.chain import LogError
+from asyndbt_mpi.log.lock import LogLock, is_being_written
+
+
+def test_a_lock_is_held_and_released(tmp_path: Path) -> None:
+    lock = LogLock(tmp_path / "run.h5")
+    assert (tmp_path / ".run.h5.lock").stat().st_mode & 0o777 == 0o600
+    assert is_being_written(tmp_path / "run.h5")
+    with pytest.raises(LogError, match="another process is writing"):
+        LogLock(tmp_path / "run.h5")
+    lock.release()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_in_place_of_the_lock_is_refused_and_not_followed(
+    tmp_path: Path, there: bool
+) -> None:
+    target = tmp_path / "elsewhere"
+    if there:
+        target.write_text("kept")
+    link = tmp_path / ".run.h5.lock"
+    link.symlink_to(target)
+    with pytest.raises(LogError, match=r"run\.h5\.lock is a symbolic link: remove it"):
+        LogLock(tmp_path / "run.h5")
+    assert target.exists() == there
+    assert link.is_symlink()
+    assert not is_being_written(tmp_path / "run.h5")
+
+
+def test_a_pipe_in_place_of_the_lock_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / ".run.h5.lock")
+    with pytest.raises(LogError, match="is no regular file"):
+        LogLock(tmp_path / "run.h5")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to give files away")
+def test_another_users_lock_is_refused(tmp_path: Path) -> None:
+    lock = tmp_path / ".run.h5.lock"
+    lock.touch()
+    os.chown(lock, 65534, 65534)
+    with pytest.raises(LogError, match="belongs to another user"):
+        LogLock(tmp_path / "run.h5")
