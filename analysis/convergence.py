@@ -9,24 +9,20 @@ moving average.
 
 import argparse
 import itertools
-import sys
 from pathlib import Path
 from typing import Any
 
+import files
 import h5py
-import matplotlib
 import numpy as np
-
-from asyndbt_mpi.log.reader import Log, LogError
-
-matplotlib.use("agg")
-
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from asyndbt_mpi.log.reader import Log, LogError, printable
 
 LOSS, ACCURACY, REFERENCE = "#1b6ca8", "#2f7d4f", "#8a8a8a"
 
@@ -189,7 +185,7 @@ def draw(log: Log) -> Figure:
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(
-        f"{log.config.run.name}: {log.workers} workers, {log.active_workers} active,"
+        f"{files.label(log.config.run.name)}: {log.workers} workers, {log.active_workers} active,"
         f" at most {log.max_delay} iterations late"
     )
     return figure
@@ -207,13 +203,13 @@ def main() -> None:
     try:
         with Log(arguments.run) as log:
             if not log.committed:
-                parser.exit(2, f"convergence: {arguments.run}: no iteration is committed yet\n")
+                files.fail("convergence", f"{arguments.run}: no iteration is committed yet")
+            files.check_target(output)
             figure = draw(log)
             figure.savefig(output, dpi=150)
     except (LogError, OSError, ValueError) as error:  # ValueError: an unknown kind of picture
-        print(f"convergence: {error}", file=sys.stderr)
-        sys.exit(2)
-    print(output)
+        files.fail("convergence", error)
+    print(printable(output))
 
 
 if __name__ == "__main__":

@@ -12,10 +12,12 @@ from typing import NoReturn
 import matplotlib
 from matplotlib.figure import Figure
 
-from asyndbt_mpi.log.reader import Log
+from asyndbt_mpi.log.reader import Log, printable
 
 matplotlib.use("agg")
 
+LONGEST = 200
+"""Characters of a label."""
 SUFFIXES = (".png", ".pdf", ".csv")
 
 
@@ -114,24 +116,47 @@ def check_alike(logs: Iterable[tuple[Path, Mapping[str, object]]], may_differ: s
                 )
 
 
+def label(text: str) -> str:
+    """``text`` of a log for a figure: no control characters, no mathematics, not too long."""
+    text = printable(text, lines=True)
+    return (text[:LONGEST] + "…" * (len(text) > LONGEST)).replace("$", r"\$")
+
+
+def check_target(path: str | Path) -> None:
+    """Raise a ValueError unless ``path`` is free, or a file that can be written anew."""
+    if os.path.lexists(path) and (os.path.islink(path) or not os.path.isfile(path)):
+        raise ValueError(f"{path}: is there, and no regular file; give another --output")
+
+
 def save(figure: Figure, rows: Sequence[Mapping[str, object]], prefix: str) -> None:
     """Write the figure as ``prefix``.png and .pdf and the ``rows`` behind it as .csv."""
     *pictures, table = (f"{prefix}{suffix}" for suffix in SUFFIXES)
+    for target in (*pictures, table):
+        check_target(target)
     for picture in pictures:
         figure.savefig(picture, dpi=150)
     write_table(rows, table)
-    print(*pictures, table)
+    print(printable(" ".join((*pictures, table))))
 
 
 def write_table(rows: Sequence[Mapping[str, object]], path: str) -> None:
     """Write ``rows``, which have the same keys, as CSV."""
+    check_target(path)
     with open(path, "w", newline="") as file:
         table = csv.DictWriter(file, list(rows[0]))
         table.writeheader()
-        table.writerows(rows)
+        table.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
+
+
+def _cell(value: object) -> object:
+    """Text as text: a spreadsheet takes what begins with one of these signs for a formula."""
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
 def fail(script: str, problem: object) -> NoReturn:
     """End with the one line that says what is wrong, and exit code 2."""
-    print(f"{script}: {problem}", file=sys.stderr)
+    print(printable(f"{script}: {problem}"), file=sys.stderr)
     sys.exit(2)

@@ -9,6 +9,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from scipy import stats
 
+from asyndbt_mpi.log.reader import printable
+
 Law = Literal["power", "exponential"]
 
 LEAST_VALUES = 3
@@ -236,7 +238,7 @@ def print_table(rows: Sequence[dict[str, Any]]) -> None:
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for line in table:
         padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        print("  ".join(padded).rstrip())
+        print(printable("  ".join(padded).rstrip()))
 
 
 def extent(iterations: np.ndarray) -> str:

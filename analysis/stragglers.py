@@ -38,7 +38,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 from orderstatistics import Group, Law, lognormal, naive, pareto, predict
 
-from asyndbt_mpi.log.reader import Log, LogError
+from asyndbt_mpi.log.reader import Log, LogError, printable
 
 MEASURED, PREDICTED, NAIVE = "#1b6ca8", "#b3541e", "#8a8a8a"
 MOST_SETTINGS, MOST_COLUMNS, MOST_TICKS, LONGEST_TRACE = 12, 4, 10, 32
@@ -286,7 +286,8 @@ def title(setting: Setting) -> str:
     """What sets a panel apart, in up to three lines."""
     law = setting.delay_model if setting.delay_model != "none" else "no artificial delay"
     if setting.trace:
-        law += f" {'…' * (len(setting.trace) > LONGEST_TRACE)}{setting.trace[-LONGEST_TRACE:]}"
+        trace = printable(setting.trace)
+        law += f" {'…' * (len(trace) > LONGEST_TRACE)}{trace[-LONGEST_TRACE:]}"
     elif setting.delay_model != "none":
         law += f", mean {setting.mean:g} s"
     if setting.sigma is not None:
@@ -318,7 +319,7 @@ def draw(settings: dict[Setting, dict[int, list[Run]]]) -> Figure:
         upper, lower = grid[2 * band : 2 * band + 2, column]
         draw_seconds(upper, groups)
         draw_saved(lower, groups, setting.workers)
-        upper.set_title(title(setting), fontsize=9)
+        upper.set_title(files.label(title(setting)), fontsize=9)
         for axes in (upper, lower):
             axes.set(visible=True, xlabel="active workers S")
             prepare_active_workers(axes, list(groups), setting.workers)
@@ -413,9 +414,9 @@ def main() -> None:
                 f" {MOST_SETTINGS} panels; give fewer logs"
             )
         for setting, groups in settings.items():
-            print(table(setting, groups), end="\n\n")
+            print(printable(table(setting, groups), lines=True), end="\n\n")
         for note in notes(runs):
-            print(f"stragglers: note: {note}", file=sys.stderr)
+            print(printable(f"stragglers: note: {note}"), file=sys.stderr)
         references = {
             setting: medians(groups, "seconds").get(setting.workers, math.nan)
             for setting, groups in settings.items()

@@ -45,7 +45,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from asyndbt_mpi.log.reader import Log, LogError
+from asyndbt_mpi.log.reader import Log, LogError, printable
 
 COMPONENTS = {
     "compute": ("#1b6ca8", ""),
@@ -296,7 +296,7 @@ def draw_shares(axes: Axes, timing: Timing, bars: int) -> None:
     above = axes.secondary_xaxis("top", functions=(to_seconds, to_percent))
     above.set_xlabel(timing.unit)
     some = f"\n(the {MOST_WORKERS // 2} that compute most and the {MOST_WORKERS // 2} least)"
-    axes.set_title(timing.name + some * (len(shares) < len(timing.shares)), fontsize=9)
+    axes.set_title(files.label(timing.name) + some * (len(shares) < len(timing.shares)), fontsize=9)
     axes.spines["right"].set_visible(False)
 
 
@@ -310,9 +310,9 @@ def main() -> None:
             raise ValueError(f"{len(paths)} logs are more than {MOST_LOGS} panels; give fewer")
         timings = [read(path) for path in paths]
         for timing in timings:
-            print(table(timing), end="\n\n")
+            print(printable(table(timing), lines=True), end="\n\n")
             if note(timing):
-                print(f"timing: note: {note(timing)}", file=sys.stderr)
+                print(printable(f"timing: note: {note(timing)}"), file=sys.stderr)
         rows = [
             {"file": timing.file, **asdict(share)} for timing in timings for share in timing.shares
         ]

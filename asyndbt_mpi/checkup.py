@@ -17,6 +17,7 @@ from asyndbt_mpi.doctor.findings import Finding, Level, problem
 from asyndbt_mpi.doctor.processes import check_mpi, versions
 from asyndbt_mpi.doctor.shared import Sign, sign_path
 from asyndbt_mpi.job import BAD_USAGE, DONE, FAILED, log_path
+from asyndbt_mpi.log.text import printable
 from asyndbt_mpi.readings import digests
 from asyndbt_mpi.transport.launcher import Misfit, launched, misfit, node_name, speaks
 
@@ -42,7 +43,7 @@ def checkup(source: str, assignments: Sequence[str], output: str | None) -> int:
     except Exception as error:
         # Nothing can be said about the other ranks any more: only an abort ends them all.
         where = f"rank {mpi.WORLD.Get_rank()} on {socket.gethostname()}"
-        click.echo(f"asyndbt: {where}: {type(error).__name__}: {error}", err=True)
+        click.echo(printable(f"asyndbt: {where}: {type(error).__name__}: {error}"), err=True)
         mpi.WORLD.Abort(FAILED)
         raise
 
@@ -84,7 +85,7 @@ def _together(source: str, assignments: Sequence[str], output: str | None) -> in
         wrong = str(error)
     well, says_it = mpi.agree(world, plan is not None)
     if says_it:
-        click.echo(f"asyndbt: {wrong}", err=True)
+        click.echo(printable(f"asyndbt: {wrong}"), err=True)
     if plan is None or not well:
         return BAD_USAGE
     process = Process(
@@ -178,5 +179,5 @@ def _say(findings: Sequence[Finding]) -> int:
     """Print one line each; the exit code that they come to."""
     for finding in findings:
         # No colours: a rank's output is a terminal of the launcher's even if it ends up in a file.
-        click.echo(f"{finding.level:<8} {finding}")
+        click.echo(printable(f"{finding.level:<8} {finding}"))
     return FAILED if any(finding.level is Level.PROBLEM for finding in findings) else DONE

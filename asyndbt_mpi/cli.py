@@ -2,8 +2,10 @@
 
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import Any, TextIO, TypeAlias
 
@@ -11,9 +13,10 @@ import click
 import numpy as np
 
 from asyndbt_mpi import __version__
-from asyndbt_mpi.config import ConfigurationError, load, presets
+from asyndbt_mpi.config import Config, ConfigurationError, load, presets
 from asyndbt_mpi.job import BAD_USAGE, DONE, FAILED, Job, Request, log_path
 from asyndbt_mpi.log.reader import Log, LogError
+from asyndbt_mpi.log.text import printable
 from asyndbt_mpi.protocol.divergence import Diverged
 from asyndbt_mpi.transport.launcher import Misfit, launched, speaks
 
@@ -30,6 +33,23 @@ SETTINGS = click.option(
 )  # fmt: skip
 
 WORKERS = click.option("--workers", type=click.IntRange(min=1), default=3, show_default=True)
+
+
+def configuration_of_run(command: Command) -> Command:
+    """What a command takes that builds the run of a log again."""
+    option = click.option(
+        "--config", "source", metavar="CONFIG",
+        help="The run's own configuration, for where a log names files or a server: it does not"
+        " decide these.",
+    )  # fmt: skip
+    return option(SETTINGS(command))
+
+
+def given_configuration(source: str | None, assignments: tuple[str, ...]) -> Config | None:
+    """What --config and --set give."""
+    if source is None and assignments:
+        raise ConfigurationError("--set changes what --config gives: add --config CONFIG")
+    return None if source is None else load(source, assignments)
 
 
 def run_options(command: Command) -> Command:
@@ -184,9 +204,9 @@ def sweep(
 
     failures = sweep(Sweep(config, assignments, vary, workers, seeds, folder))
     for failure in failures:
-        click.echo(f"failed: {failure}", err=True)
+        _say(f"failed: {failure}", err=True)
     if not failures:
-        click.echo(f"all runs are in {folder}")
+        _say(f"all runs are in {folder}")
     return FAILED if failures else DONE
 
 
@@ -253,7 +273,10 @@ def sbatch(
         further, launcher, workers, arguments,
     )  # fmt: skip
     script = fill(scripts(), asked)
-    click.echo(script.rstrip() if dry_run else submit(script))
+    if dry_run:
+        click.echo(script.rstrip())  # as it is: it may be run
+    else:
+        _say(submit(script))
     return DONE
 
 
@@ -276,14 +299,14 @@ def status(
     asked = load(config, assignments)
     path = log_path(asked, output)
     if not path.exists():
-        click.echo(f"{path}: not started")
+        _say(f"{path}: not started")
         return FAILED
     with Log(path) as log:
         check_settings(log, asked)
         state = log.status
         if state == "running" and not is_being_written(path):
             state = "killed, or running where its lock is not seen"
-        click.echo(f"{path}: {state}, {log.committed} of at most {asked.run.iterations} iterations")
+        _say(f"{path}: {state}, {log.committed} of at most {asked.run.iterations} iterations")
         return DONE if at_its_end(log, asked) else FAILED
 
 
@@ -322,50 +345,56 @@ def estimate(config: str, assignments: tuple[str, ...], workers: int, like: Path
     title = f"{loaded.run.name}: {loaded.run.iterations} iterations of {workers} workers"
     print_costs(title, found.rows(), remarks(found, counted_by, like))
     for line in shortfalls(found):
-        click.echo(f"asyndbt: warning: {line}", err=True)
+        _say(f"asyndbt: warning: {line}", err=True)
     return DONE
 
 
 @cli.command()
 @LOG_FILE
-def replay(run: Path) -> int:
+@configuration_of_run
+def replay(run: Path, source: str | None, assignments: tuple[str, ...]) -> int:
     """Run again from a log's record of arrivals, and compare every iterate, bit by bit."""
     from asyndbt_mpi.replay import replay
 
-    comparison = replay(run)
+    comparison = replay(run, given_configuration(source, assignments))
     if comparison.difference:
-        click.echo(f"first difference: {comparison.difference}")
+        _say(f"first difference: {comparison.difference}")
         return FAILED
-    click.echo(f"{run}: {comparison.iterations} iterations are the same, bit by bit")
+    _say(f"{run}: {comparison.iterations} iterations are the same, bit by bit")
     if comparison.every > 1:
-        click.echo(f"(of p, q and z only those of every {comparison.every} iterations are logged)")
+        _say(f"(of p, q and z only those of every {comparison.every} iterations are logged)")
     return DONE
 
 
 @cli.command()
 @LOG_FILE
 @click.option("--prompts", is_flag=True, help="Also each worker's prompt in full, from its data.")
-def show(run: Path, prompts: bool) -> int:
+@configuration_of_run
+def show(run: Path, prompts: bool, source: str | None, assignments: tuple[str, ...]) -> int:
     """What a run has learnt: words, demonstrations, accuracy before and after, costs."""
     from asyndbt_mpi.view.summary import print_summary
 
+    given = given_configuration(source, assignments)
     with Log(run) as log:
         print_summary(log)
         if prompts:
-            _print_prompts(log)
+            _print_prompts(log, given)
     return DONE
 
 
-def _print_prompts(log: Log) -> None:
+def _print_prompts(log: Log, given: Config | None) -> None:
     """The log has row numbers only; the texts come from where the run took its data."""
     from asyndbt_mpi.assemble import prepare
+    from asyndbt_mpi.given import configuration
+    from asyndbt_mpi.rebuild import check_materials
     from asyndbt_mpi.view.prompts import full_prompts
 
-    materials = prepare(log.config, log.workers)
+    materials = prepare(configuration(log, given, asks_model=False), log.workers)
+    check_materials(log, materials)
     if materials.template is None or materials.data is None:
         raise ConfigurationError(f"--prompts: {log.path} is of a synthetic task without texts")
     for worker, prompt in full_prompts(log, materials.template, materials.data):
-        click.echo(f"\n--- worker {worker}\n{prompt}")
+        _say(f"\n--- worker {worker}\n{prompt}", lines=True)
 
 
 @cli.command()
@@ -376,12 +405,12 @@ def verify(run: Path) -> int:
 
     result = verify(run)
     for line in result.violations:
-        click.echo(f"violated: {line}")
+        _say(f"violated: {line}")
     for line in result.notes:
-        click.echo(f"not checked: {line}")
+        _say(f"not checked: {line}")
     if result.violations:
         return FAILED
-    click.echo(f"{run}: whole, every invariant holds")
+    _say(f"{run}: whole, every invariant holds")
     return DONE
 
 
@@ -395,7 +424,7 @@ def merge(run: Path, output: Path | None) -> int:
     """Join the files of a run that was resumed (RUN.h5, RUN.h5.1, ...) into one."""
     from asyndbt_mpi.log.merge import merge
 
-    click.echo(merge(run, output))
+    _say(merge(run, output))
     return DONE
 
 
@@ -419,7 +448,14 @@ def merge(run: Path, output: Path | None) -> int:
     metavar="I",
     help="Of a language model: prompts for each of two estimates, per worker and iterate.",
 )
-def stationarity(runs: tuple[Path, ...], every: int, samples: int) -> int:
+@configuration_of_run
+def stationarity(
+    runs: tuple[Path, ...],
+    every: int,
+    samples: int,
+    source: str | None,
+    assignments: tuple[str, ...],
+) -> int:
     """Add to finished logs how far from stationary their iterates are, ||grad G||^2.
 
     Exact for a synthetic task, estimated (and costing calls) for a language model:
@@ -428,8 +464,9 @@ def stationarity(runs: tuple[Path, ...], every: int, samples: int) -> int:
     """
     from asyndbt_mpi.stationarity import add
 
+    given = given_configuration(source, assignments)
     for run in runs:
-        click.echo(add(run, every, samples))
+        _say(add(run, every, samples, given=given))
     return DONE
 
 
@@ -446,7 +483,9 @@ def main() -> None:
     try:
         code = cli.main(arguments, standalone_mode=False, obj=debug)
     except click.ClickException as error:
-        error.show()
+        usage = StringIO()
+        error.show(usage)
+        _say(usage.getvalue().rstrip(), err=True, lines=True)
         code = BAD_USAGE
     except (ConfigurationError, LogError) as error:
         code = _fail(error, BAD_USAGE, debug)
@@ -455,9 +494,6 @@ def main() -> None:
     except Exception as error:
         code = _fail(error, FAILED, debug)
     sys.exit(code)
-
-
-_show_foreign_warning = warnings.showwarning
 
 
 def _show_warning(
@@ -471,14 +507,23 @@ def _show_warning(
     """The package's own warnings are for its user: one line, without one of the source."""
     own = Path(filename).is_relative_to(Path(__file__).parent)
     if own and issubclass(category, UserWarning):
-        click.echo(f"asyndbt: warning: {' '.join(str(message).split())}", err=True)
+        _say(f"asyndbt: warning: {' '.join(str(message).split())}", err=True)
     else:
-        _show_foreign_warning(message, category, filename, lineno, file, line)
+        told = warnings.formatwarning(message, category, filename, lineno, line)
+        _say(told.rstrip(), err=True, lines=True)
 
 
 def _fail(error: Exception | str, code: int, debug: bool) -> int:
     if isinstance(error, Exception) and debug:
-        raise error
+        _say("".join(traceback.format_exception(error)).rstrip(), err=True, lines=True)
+        return code
     named = isinstance(error, str | ConfigurationError | LogError | Diverged)
-    click.echo(f"asyndbt: {error if named else f'{type(error).__name__}: {error}'}", err=True)
+    # Others' errors may have lines.
+    told = error if named else f"{type(error).__name__}: {' '.join(str(error).split())}"
+    _say(f"asyndbt: {told}", err=True)
     return code
+
+
+def _say(text: str, err: bool = False, lines: bool = False) -> None:
+    """Print what may hold text of others."""
+    click.echo(printable(text, lines), err=err)

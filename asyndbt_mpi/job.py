@@ -1,5 +1,6 @@
 """What a run needs whatever carries its messages: configuration, materials, log and progress."""
 
+import os
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from asyndbt_mpi.assemble import Materials, check_server, delays_of_workers, pre
 from asyndbt_mpi.config import Config, ConfigurationError, load
 from asyndbt_mpi.files import check_path, shown
 from asyndbt_mpi.log.chain import LogError, check_first_file, segments_of
+from asyndbt_mpi.log.creation import check_replaceable
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.schema import Transport
 from asyndbt_mpi.log.writer import Writer
@@ -135,7 +137,9 @@ class Job:
             raise ConfigurationError("--resume goes on with a log, --overwrite replaces it")
         if request.resume:
             _check_first_file(path)
-        elif not request.overwrite:
+        elif request.overwrite:
+            _check_replaceable(path)
+        else:
             _check_free(path)
         return cls(config, materials, delays, workers, path, request.overwrite)
 
@@ -185,8 +189,15 @@ def _check_first_file(path: Path) -> None:
         raise ConfigurationError(f"--resume: {error}") from error
 
 
+def _check_replaceable(path: Path) -> None:
+    try:
+        check_replaceable(path)
+    except FileExistsError as error:
+        raise ConfigurationError(f"--overwrite: {error.filename}: {error.strerror}") from error
+
+
 def _check_free(path: Path) -> None:
-    if path.exists():
+    if os.path.lexists(path):
         raise ConfigurationError(
             f"{path} is there already; give another --output, --resume to go on with it, or"
             " --overwrite to replace it"

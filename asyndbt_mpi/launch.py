@@ -33,6 +33,7 @@ from asyndbt_mpi.job import (
 from asyndbt_mpi.log.chain import remove_log
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.room import LogWriteError
+from asyndbt_mpi.log.text import printable
 from asyndbt_mpi.opening import Ended, Opened, open_run, verdict
 from asyndbt_mpi.protocol.blackbox import BlackBox
 from asyndbt_mpi.protocol.server import Server
@@ -298,6 +299,6 @@ def _command(job: Job, request: Request) -> str:
 def _say(problem: str, debug: bool) -> None:
     """Print an error; what follows its first line is a traceback."""
     first, _, rest = problem.partition("\n")
-    print(f"asyndbt: {first}", file=sys.stderr)
+    print(f"asyndbt: {printable(first)}", file=sys.stderr)
     if rest and debug:
-        print(rest, file=sys.stderr)
+        print(printable(rest, lines=True), file=sys.stderr)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from asyndbt_mpi.assemble import needs
 from asyndbt_mpi.job import BAD_USAGE, DONE, FAILED, TOO_FEW_WORKERS, Job
 from asyndbt_mpi.llm.bounds import Bytes
+from asyndbt_mpi.log.text import printable
 from asyndbt_mpi.log.writer import Writer
 from asyndbt_mpi.protocol.messages import Needs
 from asyndbt_mpi.protocol.server import Server
@@ -57,7 +58,8 @@ def open_run(job: Job, resuming: bool, signalled: Sequence[signal.Signals] = ())
             raise Ended(nothing_left(log, resumed), DONE)
         resumed.server.spending.most = _most(job)
         writer = open_segment(log, job, resumed, "mpi")
-        print(f"{job.path}: going on from iteration {resumed.server.iteration}", flush=True)
+        on_from = f"{job.path}: going on from iteration {resumed.server.iteration}"
+        print(printable(on_from), flush=True)
         return Opened(resumed.server, writer, resumed.replay, resumed.time)
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from asyndbt_mpi.assemble import prepare, workers_without_model
+from asyndbt_mpi.config import Config
+from asyndbt_mpi.given import configuration
 from asyndbt_mpi.log import schema
 from asyndbt_mpi.log.events import events
 from asyndbt_mpi.log.iterates import InOrder
@@ -116,23 +118,27 @@ class Comparer:
         return self._columns[path][row]
 
 
-def _rebuild(log: Log) -> tuple[Workers, BlackBox]:
+def _rebuild(log: Log, given: Config | None) -> tuple[Workers, BlackBox]:
     """The workers, and what answers them again.
 
     A server's answers are taken from the log: it might not give the same ones again, and would
     charge for them. A model that runs here is asked, but for the answers that are kept on disk.
     """
-    if log.config.llm.backend != "openai":
+    asks_model = log.config.llm.backend != "openai"
+    config = configuration(log, given, asks_model)
+    if asks_model:
         # It looks at a run, perhaps of somebody else, and leaves nothing behind.
-        return rebuild(log, keeps_answers=False)
-    materials = prepare(log.config, log.workers)
+        return rebuild(log, config, keeps_answers=False)
+    materials = prepare(config, log.workers)
     check_materials(log, materials)
-    workers, box = workers_without_model(log.config, materials, range(1, log.workers + 1))
+    workers, box = workers_without_model(config, materials, range(1, log.workers + 1))
     return workers, Recorded(events(log), box)
 
 
-def replay(path: str | os.PathLike[str]) -> Comparison:
+def replay(path: str | os.PathLike[str], given: Config | None = None) -> Comparison:
     """Run the log at ``path`` again in this process.
+
+    ``given`` is the run's configuration where its log names places; see `given.configuration`.
 
     Raises
     ------
@@ -142,7 +148,7 @@ def replay(path: str | os.PathLike[str]) -> Comparison:
         Its data or its language model are not to be had here.
     """
     with Log(path) as log:
-        workers, black_box = _rebuild(log)
+        workers, black_box = _rebuild(log, given)
         server = Server(log.config, log.shapes, log.workers, log.committed)
         comparer = Comparer(log)
         try:

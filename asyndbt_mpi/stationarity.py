@@ -12,6 +12,8 @@ from asyndbt_mpi.algorithm.estimator import leave_one_out, sample
 from asyndbt_mpi.algorithm.random import Purpose, stream
 from asyndbt_mpi.algorithm.stationarity import of_duals, on_simplex, squared_norm
 from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
+from asyndbt_mpi.config import Config
+from asyndbt_mpi.given import configuration
 from asyndbt_mpi.llm.synthetic import Synthetic
 from asyndbt_mpi.log.addition import add_stationarity, check_one_file
 from asyndbt_mpi.log.attendance import attendance
@@ -51,11 +53,18 @@ class _Gradients(Protocol):
         ...
 
 
-def add(path: str | os.PathLike[str], every: int, samples: int, quiet: bool = False) -> str:
+def add(
+    path: str | os.PathLike[str],
+    every: int,
+    samples: int,
+    quiet: bool = False,
+    given: Config | None = None,
+) -> str:
     """Work out ||grad G^t||^2 for every ``every``-th iterate of a log, and add it to the log.
 
     Of a synthetic task it is exact; of a language model it is estimated, by twice ``samples``
-    prompts for each worker and iterate on all its training rows.
+    prompts for each worker and iterate on all its training rows. ``given`` is the run's
+    configuration where its log names places; see `given.configuration`.
 
     Returns
     -------
@@ -71,7 +80,8 @@ def add(path: str | os.PathLike[str], every: int, samples: int, quiet: bool = Fa
     with Log(path) as log:
         _check(log)
         # It adds to the log anyway; interrupted, it should not have to pay again.
-        workers, black_box = rebuild(log, keeps_answers=True)
+        config = configuration(log, given, asks_model=True)
+        workers, black_box = rebuild(log, config, keeps_answers=True)
         gradients: _Gradients = (
             _Exact(black_box)
             if isinstance(black_box, Synthetic)

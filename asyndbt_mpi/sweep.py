@@ -4,8 +4,9 @@ import itertools
 import math
 import multiprocessing
 import os
+import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from tqdm import tqdm
 from asyndbt_mpi.config import Config, ConfigurationError, difference, load
 from asyndbt_mpi.files import shown
 from asyndbt_mpi.job import Job, Request, writable_path
+from asyndbt_mpi.log.chain import is_log
 from asyndbt_mpi.log.lock import Locked, take
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.simulate import simulate_silently
@@ -28,6 +30,9 @@ MOST_RUNS = 100_000
 
 PARTIAL = ".part-"
 """In the name of a log under way, before its process; it is renamed when all is in it."""
+LEFT = re.compile(rf"(.+){re.escape(PARTIAL)}[0-9]+")
+HIDDEN = re.compile(rf"\.{LEFT.pattern}(?:\.lock|\.[0-9a-f]{{32}}\.new)")
+"""Names of logs under way, and of the hidden files beside them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +89,20 @@ def sweep(asked: Sweep) -> list[str]:
         ) from error
     try:
         missing = [point for point, config in points.items() if not _is_there(point, config)]
-        for partial in asked.folder.glob(f"*{PARTIAL}*"):
-            partial.unlink()  # of a sweep that was killed
+        _remove_partial(asked.folder, {point.path.name for point in points})
         return _run(missing, len(points))
     finally:
         if lock is not None:
             lock.release()
+
+
+def _remove_partial(folder: Path, logs: Collection[str]) -> None:
+    """Delete what a sweep that was killed has left of its ``logs`` in ``folder``, nothing else."""
+    for entry in list(folder.iterdir()):
+        hidden, log = HIDDEN.fullmatch(entry.name), LEFT.fullmatch(entry.name)
+        found = hidden or log
+        if found and found[1] in logs and (hidden or is_log(str(entry))):
+            entry.unlink()
 
 
 def _points(asked: Sweep) -> dict[_Point, Config]:
@@ -212,7 +225,7 @@ def _run_one(point: _Point, cores: int) -> None:
     try:
         simulate_silently(job, cores)
         if job.config.llm.backend == "synthetic" and job.config.log.iterates == "all":
-            add_stationarity(partial, every=1, samples=0, quiet=True)
+            add_stationarity(partial, every=1, samples=0, quiet=True, given=job.config)
         os.replace(partial, point.path)
     finally:
         partial.unlink(missing_ok=True)

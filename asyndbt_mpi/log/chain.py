@@ -9,6 +9,7 @@ import contextlib
 import math
 import os
 import re
+import stat
 import time
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
@@ -16,10 +17,10 @@ from typing import NamedTuple, TypeVar
 import h5py
 import numpy as np
 
-from asyndbt_mpi import __version__
 from asyndbt_mpi.config import Config
-from asyndbt_mpi.log import schema
-from asyndbt_mpi.log.journal import HDF5_ERRORS, JournaledFile, cause_of
+from asyndbt_mpi.log import foreign, schema
+from asyndbt_mpi.log.foreign import ForeignError
+from asyndbt_mpi.log.journal import HDF5_ERRORS, NOT_REGULAR, JournaledFile, cause_of
 from asyndbt_mpi.protocol.messages import Shapes
 
 ATTEMPTS = 10
@@ -61,7 +62,7 @@ class Segment:
         self._source: JournaledFile | None = None
         self._file: h5py.File | None = None
         try:
-            self.attempt(self._read_attributes)
+            self.attempt(lambda file: self._read_attributes(file, os.path.getsize(path)))
         except LogError:
             self.close()
             raise
@@ -94,6 +95,7 @@ class Segment:
     def _block(self, path: str, start: int, stop: int) -> np.ndarray:
         def read(file: h5py.File) -> np.ndarray:
             dataset = self._dataset(file, path)
+            foreign.check_unfolding(dataset, start, stop)
             if h5py.check_string_dtype(dataset.dtype):
                 dataset = dataset.asstr()
             rows: np.ndarray = dataset[start:stop]
@@ -136,6 +138,10 @@ class Segment:
                     raise self.error("is being written faster than it can be read; try again")
             except LogError:
                 raise
+            except ForeignError as found:
+                # A file that is changing is looked at again: it is whole after every commit.
+                if attempts == ATTEMPTS or self._source is None or not self._source.changed():
+                    raise self.error(str(found)) from found
             except UNREADABLE as raised:
                 error = cause_of(raised)
                 if self._source is not None and self._source.error is not None:
@@ -157,7 +163,13 @@ class Segment:
         if self._file is None:
             # By the same handle: another log may have taken this one's name since.
             self._source.refresh()
-            self._file = h5py.File(self._source, "r")
+            file = h5py.File(self._source, "r")
+            try:
+                foreign.check(file, self._source)
+            except BaseException:
+                file.close()
+                raise
+            self._file = file
         return self._source, self._file
 
     def _close_hdf5(self) -> None:
@@ -165,17 +177,8 @@ class Segment:
             self._file.close()
             self._file = None
 
-    def _read_attributes(self, file: h5py.File) -> None:
+    def _read_attributes(self, file: h5py.File, size: int) -> None:
         attributes = file.attrs
-        if attributes.get("format") != schema.FORMAT:
-            raise self.error("an HDF5 file, but not an asyndbt log")
-        version = attributes.get("format_version")
-        if version != schema.FORMAT_VERSION:
-            raise self.error(
-                f"has format version {version}: the asyndbt_mpi that wrote it "
-                f"({attributes.get('package_version')}) reads it; this one ({__version__}) reads "
-                f"version {schema.FORMAT_VERSION}"
-            )
         try:
             self.committed = int(attributes["committed"])
             self.committed_rows = _by_group(attributes["committed_rows"])
@@ -196,7 +199,10 @@ class Segment:
             positions, words, classes, pool = (int(attributes[name]) for name in names)
             samples = self.config.estimator.losses
             self.shapes = Shapes(positions, words, classes, pool, samples)
+            foreign.check_sizes(self.shapes, self.workers, size)
             self.status = str(attributes["status"])
+        except ForeignError:
+            raise
         except KeyError as error:
             raise self.error(f"an attribute is missing: {error.args[0]}") from error
         except (TypeError, ValueError) as error:
@@ -232,6 +238,7 @@ def open_chain(path: str) -> list[Segment]:
     chain = [first]
     try:
         while may_be_segment(following := next_path(path, chain[-1])):
+            _check_own(following, path)
             chain.append(Segment(following))
             _check_continues(chain[-1], chain[-2])
         if beyond := segments_of(path, _after(chain[-1])):
@@ -241,6 +248,18 @@ def open_chain(path: str) -> list[Segment]:
             segment.close()
         raise
     return chain
+
+
+def _check_own(segment: str, path: str) -> None:
+    """Raise a LogError where somebody else may have put the ``segment`` beside the log at ``path``.
+
+    Its owner must be that of the log, or the user.
+    """
+    found = os.lstat(segment)
+    if stat.S_ISLNK(found.st_mode):
+        raise LogError(f"{segment}: is a link, and no part of {path}: take it away")
+    if found.st_uid not in (os.stat(path).st_uid, os.geteuid()):
+        raise LogError(f"{segment}: belongs to another user than {path}: take it away, or copy it")
 
 
 def next_path(path: str, last: Segment) -> str:
@@ -262,12 +281,12 @@ def check_first_file(path: str | os.PathLike[str]) -> None:
 def remove_log(path: str | os.PathLike[str]) -> None:
     """Delete the log at ``path`` with all its segments, if there is one.
 
-    The last segment goes first, so that what a kill leaves is a log that is still whole. Other
-    people's files with such names stay.
+    The last segment goes first, so that what a kill leaves is a log that is still whole. What is
+    no log stays, and so do other people's files with such names.
     """
     name = os.fspath(path)
     remove_segments(name)
-    if os.path.exists(name):
+    if is_log(name):
         os.unlink(name)
 
 
@@ -295,7 +314,17 @@ def segments_of(path: str, first: int = 1) -> list[Found]:
     entries = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
     numbers = sorted(int(match[1]) for entry in entries if (match := ending.fullmatch(entry)))
     found = [Found(number, segment_path(path, number)) for number in numbers if number >= first]
-    return [each for each in found if _format_and_number(each.path) == (schema.FORMAT, each.number)]
+    return [each for each in found if _is_segment(each)]
+
+
+def _is_segment(found: Found) -> bool:
+    is_own = not os.path.islink(found.path)
+    return is_own and _format_and_number(found.path) == (schema.FORMAT, found.number)
+
+
+def is_log(path: str) -> bool:
+    """Whether the file at ``path`` itself, and not one that it is a link to, is a log's."""
+    return not os.path.islink(path) and _format_and_number(path)[0] == schema.FORMAT
 
 
 def may_be_segment(path: str) -> bool:
@@ -307,7 +336,7 @@ def _format_and_number(path: str) -> tuple[str | None, int]:
     """Two attributes of an HDF5 file; (None, 0) if it cannot be read."""
     try:
         with contextlib.closing(JournaledFile(path)) as source, h5py.File(source, "r") as file:
-            return str(file.attrs.get("format", "")), int(file.attrs.get("segment", 0))
+            return foreign.format_and_number(file, source)
     except UNREADABLE:
         return None, 0
 
@@ -342,6 +371,8 @@ def _why_not(path: str, error: Exception) -> str:
         return "no such file"
     if os.path.isdir(path):
         return "is a folder"
+    if not os.path.isfile(path):
+        return NOT_REGULAR
     if os.path.isfile(path) and os.access(path, os.R_OK) and not _is_hdf5(path):
         return "not an HDF5 file"
     return f"cannot be read: {str(error).splitlines()[0]}"

@@ -9,7 +9,13 @@ import os
 import uuid
 from pathlib import Path
 
-from asyndbt_mpi.log.chain import may_be_segment, remove_segments, segment_path, segments_of
+from asyndbt_mpi.log.chain import (
+    is_log,
+    may_be_segment,
+    remove_segments,
+    segment_path,
+    segments_of,
+)
 
 NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK)
 
@@ -35,6 +41,15 @@ def check_next(path: Path) -> None:
     if may_be_segment(following) and not is_segment:
         reason = "would be taken for a part of the log: move it away"
         raise FileExistsError(errno.EEXIST, reason, following)
+
+
+def check_replaceable(path: Path) -> None:
+    """Raise a FileExistsError if there is anything at ``path`` but a log, which may be replaced."""
+    if os.path.lexists(path) and not is_log(str(path)):
+        reason = (
+            "is no asyndbt log, and only logs are replaced: delete it, or give another --output"
+        )
+        raise FileExistsError(errno.EEXIST, reason, str(path))
 
 
 def hidden(path: Path) -> Path:

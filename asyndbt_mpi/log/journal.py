@@ -18,6 +18,7 @@ where HDF5 says.
 
 import contextlib
 import os
+import stat
 import struct
 import weakref
 import zlib
@@ -32,6 +33,7 @@ SPARE_BYTES = 1 << 20
 MARK = b"asyndbtJ"
 TRAILER = struct.Struct("<8sQQI4x")  # within a page, and so written at once
 EXTENT = struct.Struct("<QQ")
+NOT_REGULAR = "is no regular file"
 HDF5_ERRORS = (OSError, RuntimeError, SystemError)
 """What h5py raises; the last where a method of `JournaledFile` failed: see `cause_of`."""
 
@@ -59,11 +61,11 @@ class JournaledFile:
     Raises
     ------
     OSError
-        It is not there, or cannot be read.
+        It is not there, is no regular file, or cannot be read.
     """
 
     def __init__(self, path: str | os.PathLike[str], writable: bool = False) -> None:
-        self._handle = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
+        self._handle = open_regular(path, os.O_RDWR if writable else os.O_RDONLY)
         self.close = weakref.finalize(self, os.close, self._handle)
         self.close.atexit = False  # HDF5 lets go of its files even later
         self._position = 0
@@ -82,6 +84,11 @@ class JournaledFile:
         self._trailer = _read_trailer(self._handle)
         if self._trailer is not None and self._trailer.length:
             self._take_pages(_read_journal(self._handle, self._trailer))
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file on the disk."""
+        return os.fstat(self._handle).st_size
 
     def changed(self) -> bool:
         """Whether there was a commit, or one has begun, since the file was opened or refreshed."""
@@ -261,6 +268,24 @@ class JournaledFile:
             for start in range(0, len(content), PAGE):
                 page = (offset + start) // PAGE
                 self._pages[page] = memoryview(content)[start : start + PAGE]
+
+
+def open_regular(path: str | os.PathLike[str], flags: int) -> int:
+    """`os.open` of a regular file; a pipe, which could be waited for, or a device is not touched.
+
+    Raises
+    ------
+    OSError
+        It is none, is not there, or cannot be opened.
+    """
+    # Looked at before, for to open a device can do something, and after: it may be another by now.
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(NOT_REGULAR)
+    handle = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(NOT_REGULAR)
+    return handle
 
 
 def cause_of(error: BaseException) -> BaseException:

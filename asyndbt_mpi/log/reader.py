@@ -17,9 +17,10 @@ import numpy as np
 
 from asyndbt_mpi.log import schema
 from asyndbt_mpi.log.chain import LogError, Segment, next_path, open_chain
+from asyndbt_mpi.log.text import printable
 from asyndbt_mpi.protocol.messages import Candidate, Split
 
-__all__ = ["Best", "Log", "LogError", "Stationarity"]
+__all__ = ["Best", "Log", "LogError", "Stationarity", "printable"]
 
 BLOCK_BYTES = 1 << 25
 

@@ -216,6 +216,27 @@ STATIONARITY = ("p", "q", "z", "lam")
 """Parts of /stationarity, which is added to a log after its run, beside the column iteration."""
 
 STATIONARITY_KINDS = ("exact", "estimated")
+STATIONARITY_ATTRIBUTES = {"kind": "text", "checksum": "number"}
+
+
+def stationarity() -> list[Column]:
+    """The columns of /stationarity."""
+    return [
+        Column("stationarity/iteration", "", INTEGER),
+        *(Column(f"stationarity/{name}", "", REAL) for name in STATIONARITY),
+    ]
+
+
+ATTRIBUTES = {
+    **dict.fromkeys(("format", "package_version", "config", "transport", "status"), "text"),
+    "data_digest": "text",
+    **dict.fromkeys(("format_version", "seed", "workers", "active_workers", "max_delay"), "number"),
+    **dict.fromkeys(("positions", "words", "classes", "pool", "logging_seconds"), "number"),
+    **dict.fromkeys(("segment", "segments", "committed", "checksum"), "number"),
+    **dict.fromkeys(("committed_rows", "first_rows"), "record"),
+}
+"""The attributes of the root that a log can have, each a single text or number or, as a record, a
+number for each group."""
 
 KEY = {
     "report": "report/iteration",

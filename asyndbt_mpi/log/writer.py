@@ -25,7 +25,14 @@ from asyndbt_mpi.algorithm.types import FloatArray
 from asyndbt_mpi.config import Config
 from asyndbt_mpi.log import checksums, datasets, rows, schema
 from asyndbt_mpi.log.batches import Batches
-from asyndbt_mpi.log.creation import check_free, check_next, hidden, replace, settle
+from asyndbt_mpi.log.creation import (
+    check_free,
+    check_next,
+    check_replaceable,
+    hidden,
+    replace,
+    settle,
+)
 from asyndbt_mpi.log.datasets import CHUNK_BYTES
 from asyndbt_mpi.log.journal import HDF5_ERRORS, SPARE_BYTES, JournaledFile, cause_of, finish
 from asyndbt_mpi.log.lock import LogLock
@@ -114,6 +121,7 @@ class Writer:
         with contextlib.ExitStack() as undo:
             undo.callback(self._lock.release)
             if overwrite:
+                check_replaceable(self.path)
                 check_next(self.path)
             else:
                 check_free(self.path, continues is not None)

@@ -5,6 +5,9 @@ from typing import TypeAlias
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from asyndbt_mpi.log.text import printable
 
 Row: TypeAlias = tuple[str, float, float, float | None, float | None]
 """Name of a part, its calls, the most that they can be, tokens and cost; None if it has none."""
@@ -15,7 +18,7 @@ def print_costs(
 ) -> None:
     """Print the ``rows``, whose last is of all together, and what is to be said of them."""
     console = console or Console()
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(printable(title)), title_justify="left")
     table.add_column("what for")
     *_, (_, _, _, tokens, cost) = rows
     names = ["calls", "at most", *["tokens"] * (tokens is not None), *["cost"] * (cost is not None)]
@@ -29,4 +32,4 @@ def print_costs(
         table.add_row(part, *cells)
     console.print(table)
     for line in remarks:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(Text(printable(line)), soft_wrap=True)

@@ -9,6 +9,7 @@ from typing import TextIO
 import numpy as np
 from tqdm import tqdm
 
+from asyndbt_mpi.log.text import printable
 from asyndbt_mpi.protocol.records import Event, EventKind, Iteration, Record
 
 MOST_NAMES = 8
@@ -45,7 +46,7 @@ class LineByLine:
 
     def say(self, line: str) -> None:
         """Write a line that stays; the bar goes on below it."""
-        self._print(line)
+        self._print(printable(line))
         self._bar_above = False
 
     def flush(self) -> None:

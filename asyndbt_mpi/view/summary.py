@@ -6,8 +6,10 @@ from typing import TypeAlias
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from asyndbt_mpi.log.reader import Log
+from asyndbt_mpi.log.text import printable
 from asyndbt_mpi.protocol.messages import Candidate, Split
 from asyndbt_mpi.protocol.records import EventKind
 
@@ -60,7 +62,7 @@ def print_summary(log: Log, console: Console | None = None) -> None:
     """Print what the run did, what it cost, what it learnt and how much better that is."""
     console = console or Console()
     for line in [*_run(log), *_costs(log), *_workers(log)]:
-        console.print(line, highlight=False, markup=False)
+        console.print(Text(printable(line)))  # markup and emoji codes of others are text
     prompts = learnt_prompts(log, MOST_ROWS)
     if not prompts:
         console.print("No worker's report has been used yet.")
@@ -222,8 +224,8 @@ def _best(log: Log) -> Table:
     return table
 
 
-def _words(log: Log, words: np.ndarray) -> str:
-    return " ".join(log.vocabulary[word] for word in words)
+def _words(log: Log, words: np.ndarray) -> Text:
+    return Text(printable(" ".join(log.vocabulary[word] for word in words)))
 
 
 def _percent(accuracy: float) -> str:

@@ -1,10 +1,16 @@
+import csv
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import pytest
 
+from asyndbt_mpi.config import Config
+
 FOLDER = Path(__file__).parents[2] / "analysis"
+Run = Callable[..., Path]
 SCRIPTS = ("scaling", "stragglers", "timing")
 
 
@@ -44,3 +50,48 @@ def test_makes_the_folder_and_takes_a_dotted_prefix(tmp_path: Path) -> None:
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert result.stderr.startswith("timing: no.h5: no log there")
     assert (tmp_path / "a/b").is_dir()
+
+
+HOSTILE = "$x_{$ =cmd|' /C calc'!A0 \x1b[2J\u202e"
+
+
+def altered(path: Path) -> Path:
+    with h5py.File(path, "r+") as file:
+        config = Config.from_toml(file.attrs["config"])
+        run = config.run.model_copy(update={"name": HOSTILE})
+        file.attrs["config"] = config.model_copy(update={"run": run}).to_toml()
+        file.attrs["transport"] = f"={HOSTILE}"
+    return path
+
+
+@pytest.mark.parametrize("script", ["convergence", "timing", "stragglers"])
+def test_text_of_a_log_is_text(script: str, virtual_run: Run, tmp_path: Path) -> None:
+    """No mathematics for matplotlib, no formula for a spreadsheet, nothing for a terminal."""
+    path = altered(virtual_run(run={"iterations": 10}, delay={"model": "constant", "mean": 1.0}))
+    output = tmp_path / "figure"
+    command = [sys.executable, str(FOLDER / f"{script}.py"), str(path), "-o", str(output)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+    told = result.stdout + result.stderr
+    assert all(sign.isprintable() or sign == "\n" for sign in told)
+    if script == "stragglers":
+        with open(f"{output}.csv", newline="") as file:
+            assert next(csv.DictReader(file))["transport"].startswith("'=$x")
+
+
+@pytest.mark.parametrize("script", ["convergence", "timing"])
+@pytest.mark.parametrize("target", ["/dev/null", "thesis.txt"])
+def test_nothing_is_written_through_a_link(
+    script: str, target: str, virtual_run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "thesis.txt").write_text("dear to somebody")
+    (tmp_path / "figure.png").symlink_to(target)
+    path = virtual_run(run={"iterations": 10}, delay={"model": "constant", "mean": 1.0})
+    command = [sys.executable, str(FOLDER / f"{script}.py"), str(path), "-o", "figure"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 2
+    assert result.stderr == (
+        f"{script}: figure.png: is there, and no regular file; give another --output\n"
+    )
+    assert (tmp_path / "thesis.txt").read_text() == "dear to somebody"

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -96,6 +97,61 @@ def test_overwriting_deletes_the_log_alone(path: Path, others: dict[str, bytes])
     assert contents(path.parent) == others | {"run.h5": path.read_bytes()}
     with Log(path) as log:
         assert (log.segments, log.committed) == (1, 3)
+
+
+def text(path: Path) -> None:
+    path.write_text("dear to somebody")
+
+
+def measurements(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file["measured"] = [1, 2]
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def device(path: Path) -> None:
+    path.symlink_to("/dev/null")
+
+
+def dangling_link(path: Path) -> None:
+    path.symlink_to("nowhere")
+
+
+def link_to_a_log(path: Path) -> None:
+    simulate(job(path.with_name("theirs.h5")))
+    path.symlink_to("theirs.h5")
+
+
+def half_a_log(path: Path) -> None:
+    simulate(job(path))
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+@pytest.mark.parametrize(
+    "make", [text, measurements, pipe, device, dangling_link, link_to_a_log, half_a_log]
+)
+def test_only_a_log_is_overwritten(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    path = tmp_path / "run.h5"
+    made = job(path, overwrite=True)
+    make(path)
+    before = path.lstat()
+    expected = r"run\.h5: is no asyndbt log, and only logs are replaced: delete it, or give another"
+    with pytest.raises(ConfigurationError, match=f"^--overwrite: .*{expected}"):
+        job(path, overwrite=True)
+    with pytest.raises(ConfigurationError, match="is no asyndbt log"):
+        open_log(made)  # it has come there in the meantime
+    assert path.lstat() == before
+    assert {each.name for each in tmp_path.iterdir()} <= {"run.h5", "theirs.h5"}
+
+
+def test_a_link_that_leads_nowhere_is_there_already(tmp_path: Path) -> None:
+    path = tmp_path / "run.h5"
+    dangling_link(path)
+    with pytest.raises(ConfigurationError, match="is there already"):
+        job(path)
 
 
 def test_a_foreign_file_where_the_next_segment_would_be(tmp_path: Path) -> None:

@@ -183,3 +183,15 @@ def test_a_run_that_fails_is_named_and_the_others_are_made(tmp_path: Path) -> No
     assert "phi would not be finite" in said
     assert names(tmp_path) == ["rho=0.05,seed=0.h5"]
     assert not list(tmp_path.glob("*.part*"))
+
+
+def test_only_what_a_sweep_has_left_is_deleted(tmp_path: Path) -> None:
+    dear = ["seed=0.h5.part-1", "thesis.part-7", "seed=0.h5.part-one", "other=1.h5.part-1.lock"]
+    for name in dear:
+        (tmp_path / name).write_text("dear to somebody")
+    left = [".seed=0.h5.part-12.lock", f".seed=0.h5.part-12.{'0' * 32}.new"]
+    for name in left:
+        (tmp_path / name).touch()
+    assert sweep(tmp_path)[0] == 0
+    assert not any((tmp_path / name).exists() for name in left)
+    assert all((tmp_path / name).read_text() == "dear to somebody" for name in dear)

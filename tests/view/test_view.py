@@ -8,9 +8,11 @@ from rich.console import Console
 
 from asyndbt_mpi.assemble import prepare
 from asyndbt_mpi.config import load
+from asyndbt_mpi.job import LogAndProgress
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.protocol.messages import Candidate
 from asyndbt_mpi.protocol.records import Event, EventKind, Iteration
+from asyndbt_mpi.view.costs import print_costs
 from asyndbt_mpi.view.progress import Progress
 from asyndbt_mpi.view.prompts import full_prompts
 from asyndbt_mpi.view.summary import learnt_prompts, on_test, print_summary
@@ -240,3 +242,47 @@ def test_every_state_of_the_bar_is_a_line_that_replaces_the_one_before(
     after = lines[[line.endswith("NaN") for line in lines].index(True) + 1]
     assert not after.startswith("\x1b"), "a line that is to stay must not be erased"
     assert all(len(line) <= 80 + len("\x1b[1A\x1b[2K") for line in lines)
+
+
+HOSTILE = "[/bold]\x1b[2J\x1b]0;pwned\x07 \r[red]%s{0}:fire:\u202e"
+SHOWN = r"[/bold]\x1b[2J\x1b]0;pwned\x07 \r[red]%s{0}:fire:\u202e"
+
+
+def test_text_of_others_is_shown_as_text(virtual_run: Run) -> None:
+    path = virtual_run(
+        run={"iterations": 4, "name": HOSTILE, "evaluate_every": 2},
+        prompt={"vocabulary": ["[/b]", "[red]", ":fire:", "[bold]x"], "vocabulary_size": 4},
+    )
+    with h5py.File(path, "r+") as file:
+        file["worker/description"][0] = HOSTILE
+        file["event/kind"][-1] = EventKind.CLOSING
+        file["event/text"][-1] = HOSTILE
+        file["vocabulary"][0] = "[/b]"
+    with Log(path) as log:
+        text = summary(log)
+        words = {word for each, _ in learnt_prompts(log).values() for word in each}
+        assert words
+        assert all(log.vocabulary[word] in text for word in words)
+    joined = "".join(text.split("\n"))
+    assert f"{SHOWN} ({path})"[:60] in joined
+    assert f"worker 1: {SHOWN}" in joined
+    assert f"by {SHOWN}" in joined
+    assert all(sign.isprintable() for sign in joined)
+
+
+def test_what_a_rank_says_is_told_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+    class NoWriter:
+        def write(self, record: object) -> None: ...
+
+    with Progress(3, 1) as progress:
+        sink = LogAndProgress(NoWriter(), progress)  # type: ignore[arg-type]
+        sink.write([Event(EventKind.HELLO, 1, -1, 0, 0.0, text=HOSTILE)])
+        sink.write([Event(EventKind.LOST, 1, -1, 0, 0.0, text=HOSTILE)])
+    said = capsys.readouterr().err
+    assert f"worker 1 ({SHOWN}) is lost: {SHOWN}\n" in said
+
+
+def test_costs_are_named_as_text() -> None:
+    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    print_costs(HOSTILE, [("all", 1.0, 1.0, None, None)], [HOSTILE], console)
+    assert console.export_text().count(r"[/bold]\x1b[2J\x1b]0;pwned\x07") == 2

@@ -1,0 +1,89 @@
+"""What a log does not decide: which server is asked with which key, which files are read.
+
+A log may be a stranger's. What its configuration names outside of the package is taken from the
+command line, where whoever wants a run built again gives the run's configuration himself.
+"""
+
+from collections.abc import Iterator
+
+from asyndbt_mpi.config import Config, ConfigurationError, Llm, difference
+from asyndbt_mpi.log.reader import Log
+from asyndbt_mpi.task.vocabulary import shipped
+
+FROM_COMMAND_LINE = {
+    "task": {"path"},
+    "prompt": {"vocabulary"},
+    "llm": {
+        *("base_url", "key_variable", "concurrency", "timeout", "attempts", "requests_per_minute"),
+        *("device", "threads", "max_tokens_per_batch", "cache", "cache_folder"),
+    },
+}
+"""Keys that say where something is, or how fast it is asked: they need not be the log's."""
+
+NOT_USED = {
+    "run": {"iterations", "output", "worker_timeout", "signals"},
+    "llm": {"model_may_differ", "input_price", "output_price"},
+    "budget": {"calls", "tokens", "cost", "seconds"},
+}
+"""Keys that may have changed while the run went on, and that nothing here depends on."""
+
+HARMLESS_FOLDERS = "", Llm().cache_folder
+LONGEST = 200
+
+
+def configuration(log: Log, given: Config | None, asks_model: bool) -> Config:
+    """That of the run of ``log``, with the places that are ``given`` on the command line.
+
+    ``asks_model`` says whether the run's language model is to be asked, or its data only read.
+
+    Raises
+    ------
+    ConfigurationError
+        None is given, and the log's names a place; or they are not of the same run.
+    """
+    if given is None:
+        if named := ", ".join(_places(log.config, asks_model)):
+            raise ConfigurationError(
+                f"{log.path}: its run used {named}, which a log does not decide; if you want that,"
+                " add --config with the configuration that the run was started with (and --set, as"
+                " there)"
+            )
+        return log.config
+    besides = {
+        section: FROM_COMMAND_LINE.get(section, set()) | NOT_USED.get(section, set())
+        for section in FROM_COMMAND_LINE | NOT_USED
+    }
+    if found := difference(log.config, given, besides):
+        raise ConfigurationError(f"--config: {log.path} was made with {found}")
+    places = {
+        section: getattr(log.config, section).model_copy(
+            update={key: getattr(getattr(given, section), key) for key in keys}
+        )
+        for section, keys in FROM_COMMAND_LINE.items()
+    }
+    return log.config.model_copy(update=places)
+
+
+def _places(config: Config, asks_model: bool) -> Iterator[str]:
+    """What ``config`` names outside of the package, key by key."""
+    llm, vocabulary = config.llm, config.prompt.vocabulary
+    if isinstance(vocabulary, str) and vocabulary not in shipped():
+        yield _named("prompt.vocabulary", vocabulary)
+    if llm.backend == "synthetic":
+        return
+    if config.task.path:
+        yield _named("task.path", config.task.path)
+    if not asks_model:
+        return
+    if llm.backend == "openai":
+        yield _named("llm.base_url", llm.base_url or "OpenAI's")
+        if llm.key_variable:
+            yield _named("llm.key_variable", llm.key_variable)
+    elif llm.model != Llm().model:
+        yield _named("llm.model", llm.model)
+    if llm.cache and llm.cache_folder not in HARMLESS_FOLDERS:
+        yield _named("llm.cache_folder", llm.cache_folder)
+
+
+def _named(key: str, value: str) -> str:
+    return f"{key} = {value[:LONGEST]!r}{'...' * (len(value) > LONGEST)}"
