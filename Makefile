@@ -3,6 +3,7 @@
 # make test-slurm: jobs, arrays and chains on a Slurm that is started for them; it has to be there.
 # make test-gpu: what needs a GPU; without one it says so, and all is well.
 # make faults: runs that are hurt on purpose, and tables of what they survived: 15 minutes.
+# make fuzz: a million hostile messages, and answers, logs, configurations and data besides: 15 minutes.
 # make bench: the benchmarks of docs/performance.md that are about speed: less than 15 minutes.
 # make complexity: the simulations and figures of docs/complexity.md.
 # make test-newest: the telling part of the tests with the newest versions of all packages but torch,
@@ -47,7 +48,7 @@ TELLING := tests/algorithm tests/cli/test_commands.py tests/cli/test_log_files.p
 	tests/llm tests/log/test_reader.py tests/log/test_schema.py tests/log/test_writer.py \
 	tests/protocol tests/test_config.py tests/transport tests/view
 
-.PHONY: venv demo test unit mpi test-slurm test-gpu lint faults bench complexity clean \
+.PHONY: venv demo test unit mpi test-slurm test-gpu lint faults fuzz bench complexity clean \
 	constraints test-newest
 
 venv: $(VENV)/installed
@@ -105,6 +106,9 @@ lint: venv
 faults: venv
 	$(BIN)/python -m tests.faults
 	$(BIN)/python -m tests.faults.matrix
+
+fuzz: venv
+	$(BIN)/python -m tests.fuzz
 
 bench: venv
 	$(BIN)/python benchmarks/scoring.py
