@@ -12,7 +12,15 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    model_validator,
+)
 
 from asyndbt_mpi.fields import (
     LONGEST,
@@ -27,6 +35,8 @@ from asyndbt_mpi.fields import (
     Seconds,
     Size,
     Text,
+    is_line,
+    is_path,
 )
 from asyndbt_mpi.files import SHOWN, check_path, read_file, shown
 
@@ -75,10 +85,10 @@ class Run(Section):
     order, as interrupted.
     """
 
-    name: Annotated[Line, Field(min_length=1, max_length=100)] = "run"
+    name: Annotated[str, Field(min_length=1, max_length=100), AfterValidator(is_line)] = "run"
     seed: NonNegativeCount = 0
     iterations: Count = 100
-    output: Annotated[FilePath, Field(min_length=1)] = "runs/{name}.h5"
+    output: Annotated[str, Field(min_length=1), AfterValidator(is_path)] = "runs/{name}.h5"
     evaluate_every: NonNegativeCount = 0
     early_stopping_patience: NonNegativeCount = 0
     worker_timeout: Positive = 1800.0

@@ -16,13 +16,15 @@ LONGEST = 1e6
 """Seconds, twelve days: no single wait is meant to be longer, and clocks can still count it."""
 
 
-def _is_path(text: str) -> str:
+def is_path(text: str) -> str:
+    """``text``, if it can be a path or is empty."""
     if text:
         check_path(text)
     return text
 
 
-def _is_line(text: str) -> str:
+def is_line(text: str) -> str:
+    """``text``, if it is one line."""
     check_line(text)
     return text
 
@@ -43,6 +45,6 @@ NonNegativeCount = Annotated[int, Field(ge=0, le=LARGEST)]
 Size = Annotated[int, Field(ge=1, le=MOST)]
 Seconds = Annotated[float, Field(gt=0, le=LONGEST)]
 Price = Annotated[float, Field(ge=0, le=1e9)]
-Line = Annotated[str, AfterValidator(_is_line)]
-FilePath = Annotated[str, AfterValidator(_is_path)]
+Line = Annotated[str, AfterValidator(is_line)]
+FilePath = Annotated[str, AfterValidator(is_path)]
 Text = Annotated[str, AfterValidator(_is_text)]

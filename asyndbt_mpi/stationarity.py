@@ -88,7 +88,10 @@ def add(
             else _Estimated(black_box, log.seed, samples)
         )
         # At its start q is uniform over the demonstrations that a worker has.
-        found = _measure(log, gradients, workers.q > 0, every, quiet)
+        try:
+            found = _measure(log, gradients, workers.q > 0, every, quiet)
+        except FloatingPointError:
+            raise LogError(f"{log.path}: is damaged; asyndbt verify tells where") from None
     norms = found.squared_norm
     if not np.isfinite(norms).all():
         raise LogError(f"{os.fspath(path)}: is damaged; asyndbt verify tells where")

@@ -11,6 +11,7 @@ from asyndbt_mpi.assemble import Place, language_model, prepare
 from asyndbt_mpi.config import Config, ConfigurationError, load
 from asyndbt_mpi.job import Job, Request
 from asyndbt_mpi.llm.base import Prompt
+from asyndbt_mpi.simulate import simulate_silently
 from tests.cli.test_commands import asyndbt, said
 from tests.llm.api_server import Manners, serving
 
@@ -159,7 +160,9 @@ def test_a_folder_that_cannot_be_made_is_one_line_at_the_start(tmp_path: Path) -
 
 def test_a_log_that_is_there_keeps_its_answers_when_it_is_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "run.h5"
-    path.write_text("an old log")
+    simulate_silently(
+        Job.of(Request("synthetic", ("run.iterations=1",), str(path), False, False), 3), 1
+    )
     with pytest.raises(ConfigurationError, match="is there already"):
         Job.of(Request("demo", (), str(path), False, False), 3)
     assert not (tmp_path / "run.h5.cache").exists()

@@ -149,7 +149,7 @@ def refusal(path: Path, content: bytes = b"", *assignments: str) -> str:
         (b'[run]\noutput = "' + b"x" * 300 + b'/a"', "no part of this path may have more than 255"),
         (b'[run]\noutput = "-rf"', "a path must not begin with -"),
         (b'[task]\ntemplate = "\\u001b"', "must not hold the control character '\\x1b'"),
-        (b"[llm]\nextra_body = {x = nan}", "[llm]: extra_body cannot be sent as JSON"),
+        (b"[llm]\nextra_body = {x = nan}", "llm.extra_body = nan: input should be a finite number"),
         (b"[llm]\nbackend = [1]", "llm.backend = [1]: input should be"),
         (b"[llm]\nrequests_per_minute = 1e-9", "must be 0, for no limit, or at least"),
         (b"[delay]\nmean = 1e308", "less than or equal to 1000000"),
@@ -192,7 +192,7 @@ def test_a_source_that_is_no_path(source: str) -> None:
         ("run.seed=" + "[" * 20000, "nested too deeply"),
         ("run.seed=1" + "0" * 5000, "a number of thousands of digits"),
         ("run.name=a\nb", "must not hold the control character"),
-        ("run.name=\ud800", "must be UTF-8 text"),
+        ("run.name=\ud800", "input should be a valid string"),
         ("\x1b[31m", "expected section.key=value"),
     ],
 )

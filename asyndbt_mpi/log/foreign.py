@@ -27,7 +27,8 @@ from h5py import h5a, h5d, h5g, h5l, h5o, h5s, h5t, h5z
 
 from asyndbt_mpi import __version__
 from asyndbt_mpi.log import schema
-from asyndbt_mpi.log.header import text_lengths
+from asyndbt_mpi.log.header import texts
+from asyndbt_mpi.log.heaps import REFERENCE, Heaps
 from asyndbt_mpi.log.journal import JournaledFile
 from asyndbt_mpi.log.schema import Column
 from asyndbt_mpi.protocol.messages import Shapes
@@ -41,8 +42,9 @@ MOST_FOLDED_BYTES = (1 << 18) + 4096
 """Of a compressed chunk; a larger one is unfolded by parts first. (gzip unfolds to 1032 times.)"""
 LEAST_ROOM, ROOM_OF_A_BYTE = 1 << 26, 64
 
-TEXT_BYTES = 16
-"""Of a text's reference in the file: its length comes first."""
+TEXT = np.dtype([("length", "<u4"), ("heap", "<u8"), ("number", "<u4")])
+TEXT_BYTES = REFERENCE.size
+"""Of a text's reference in the file."""
 LZF = 32000
 PIPELINES: tuple[list[int], ...] = (
     [],
@@ -98,14 +100,17 @@ def _attribute(place: h5py.Group, name: str, kinds: Mapping[str, str] = schema.A
 
 def _check_lengths(file: h5py.File, path: str, source: JournaledFile) -> None:
     (address, _) = h5g.get_objinfo(file.id, f"/{path}".encode()).objno
+    heaps = Heaps(source)
     try:
-        lengths = text_lengths(source, address)
+        for name, (length, heap) in texts(source, address).items():
+            most = MOST_CONFIG_BYTES if name == "config" else MOST_TEXT_BYTES
+            if length > most:
+                raise ForeignError(f"the attribute {name} has {length:,} bytes, more than {most:,}")
+            heaps.check(heap)
+    except ForeignError:
+        raise
     except (ValueError, struct.error) as error:
         raise ForeignError(f"/{path} {error}") from error
-    for name, length in lengths.items():
-        most = MOST_CONFIG_BYTES if name == "config" else MOST_TEXT_BYTES
-        if length > most:
-            raise ForeignError(f"the attribute {name} has {length:,} bytes, more than {most:,}")
 
 
 def check(file: h5py.File, source: JournaledFile) -> None:
@@ -246,6 +251,7 @@ class _Stored:
     def __init__(self, source: JournaledFile, counts: Mapping[str, int]) -> None:
         self.source = source
         self.size = source.size
+        self.heaps = Heaps(source)
         self.counts = counts
         self.bytes = 0
         self.rows = dict.fromkeys(counts, 0)
@@ -289,6 +295,12 @@ class _Stored:
                     f"/{group} is said to have {count:,} rows, and has {self.rows[group]:,}"
                 )
 
+    def _check_heap(self, path: str, address: int) -> None:
+        try:
+            self.heaps.check(address)
+        except ValueError as error:
+            raise ForeignError(f"/{path} {error}") from error
+
     def _check_texts(self, path: str, found: h5d.DatasetID, rows: int) -> None:
         """HDF5 sets aside what a reference says before it looks at the text."""
         chunks: list[h5d.StoreInfo] = []
@@ -296,13 +308,17 @@ class _Stored:
         total = 0
         for chunk in chunks:
             self.source.seek(chunk.byte_offset)
-            raw = np.frombuffer(self.source.read(chunk.size), "<u4")
-            lengths = raw[:: TEXT_BYTES // 4][: max(0, rows - chunk.chunk_offset[0])]
+            raw = self.source.read(chunk.size)
+            raw = raw[: len(raw) // TEXT_BYTES * TEXT_BYTES]
+            references = np.frombuffer(raw, TEXT)[: max(0, rows - chunk.chunk_offset[0])]
+            lengths = references["length"]
             if (longest := int(lengths.max(initial=0))) > MOST_TEXT_BYTES:
                 raise ForeignError(
                     f"/{path} has a text of {longest:,} bytes, more than {MOST_TEXT_BYTES:,}"
                 )
             total += int(lengths.sum(dtype=np.int64))
+            for heap in np.unique(references["heap"]).tolist():
+                self._check_heap(path, heap)
         if total > self.size:
             raise ForeignError(f"/{path} has more text than the file has bytes")
 

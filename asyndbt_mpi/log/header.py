@@ -8,6 +8,7 @@ File Format Specification", IV.A) are lists of messages.
 import struct
 from collections.abc import Iterator
 
+from asyndbt_mpi.log.heaps import REFERENCE
 from asyndbt_mpi.log.journal import JournaledFile
 
 PREFIX = struct.Struct("<BxH4xI4x")
@@ -22,15 +23,15 @@ VARIABLE_LENGTH = 9
 MOST_BYTES = 1 << 20
 
 
-def text_lengths(source: JournaledFile, address: int) -> dict[str, int]:
-    """Bytes of each attribute that is one text of variable length, by its name.
+def texts(source: JournaledFile, address: int) -> dict[str, tuple[int, int]]:
+    """Bytes of each attribute that is one text of variable length, and the address of its heap.
 
     Raises
     ------
     ValueError
         The header is not of version 1.
     """
-    lengths = {}
+    found = {}
     for message in _messages(source, address):
         version, name, of_type, space = SIZES.unpack_from(message)
         if version != 1:
@@ -41,8 +42,9 @@ def text_lengths(source: JournaledFile, address: int) -> dict[str, int]:
         kind = message[place] & 0x0F
         place += _padded(of_type) + _padded(space)
         if kind == VARIABLE_LENGTH:
-            (lengths[called],) = struct.unpack_from("<I", message, place)
-    return lengths
+            length, heap, _ = REFERENCE.unpack_from(message, place)
+            found[called] = length, heap
+    return found
 
 
 def _messages(source: JournaledFile, address: int) -> Iterator[bytes]:

@@ -2,6 +2,8 @@
 
 from types import TracebackType
 
+import numpy as np
+
 
 class Diverged(ArithmeticError):
     """The run cannot go on; says which variable is at fault, and by which key likely."""
@@ -13,7 +15,7 @@ class Step:
     ``keys`` of the configuration are what its size depends on; ``when`` is a part of a sentence.
     """
 
-    __slots__ = ("keys", "what", "when")
+    __slots__ = ("_quiet", "keys", "what", "when")
 
     def __init__(self, what: str, keys: str, when: str = "") -> None:
         self.what = what
@@ -21,7 +23,9 @@ class Step:
         self.when = when
 
     def __enter__(self) -> None:
-        pass
+        # What becomes infinite is told in a line of its own.
+        self._quiet = np.errstate(over="ignore", invalid="ignore")
+        self._quiet.__enter__()
 
     def __exit__(
         self,
@@ -29,6 +33,7 @@ class Step:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._quiet.__exit__(kind, error, traceback)
         if isinstance(error, FloatingPointError):
             raise Diverged(
                 f"{self.what} would not be finite{self.when}: lower {self.keys}"

@@ -52,7 +52,8 @@ def test_makes_the_folder_and_takes_a_dotted_prefix(tmp_path: Path) -> None:
     assert (tmp_path / "a/b").is_dir()
 
 
-HOSTILE = "$x_{$ =cmd|' /C calc'!A0 \x1b[2J\u202e"
+HOSTILE = "$x_{$ =cmd|' /C calc'!A0"
+CONTROLS = "\x1b[2J\u202e"  # which no configuration has, and so no name of a run
 
 
 def altered(path: Path) -> Path:
@@ -60,7 +61,7 @@ def altered(path: Path) -> Path:
         config = Config.from_toml(file.attrs["config"])
         run = config.run.model_copy(update={"name": HOSTILE})
         file.attrs["config"] = config.model_copy(update={"run": run}).to_toml()
-        file.attrs["transport"] = f"={HOSTILE}"
+        file.attrs["transport"] = f"={HOSTILE} {CONTROLS}"
     return path
 
 

@@ -158,7 +158,7 @@ def of(log_config: Config, path: str = "run.h5") -> Log:
         ((), True, ""),
         (("llm.backend=synthetic", "task.path=/home/victim", "llm.model=x"), True, ""),
         (("run.output=/home/victim/.profile",), True, ""),
-        (("task.path=\x1b[2J" + "x" * 999,), False, r"task.path = '\x1b[2J"),
+        (("task.path=/" + "x/" * 499,), False, "task.path = '/x/x/"),
     ],
 )  # fmt: skip
 def test_what_a_log_does_not_decide(settings: tuple[str, ...], asks: bool, named: str) -> None:

@@ -579,3 +579,19 @@ def test_a_log_that_was_joined_passes(tmp_path: Path) -> None:
     read_all(path)
     merge(path)
     read_all(path)
+
+
+@pytest.mark.parametrize("size", [0, 8, 2**60])
+def test_a_heap_that_hdf5_would_never_leave_is_refused(log_copy: LogCopy, size: int) -> None:
+    path = log_copy()
+    content = bytearray(path.read_bytes())
+    heap = content.index(b"GCOL")
+    (collection,) = struct.unpack_from("<Q", content, heap + 8)
+    place = heap + 16
+    while struct.unpack_from("<H", content, place)[0]:  # to what is not used
+        (length,) = struct.unpack_from("<Q", content, place + 8)
+        place += 16 + -(-length // 8) * 8
+    assert place < heap + collection
+    struct.pack_into("<Q", content, place + 8, size)
+    path.write_bytes(content)
+    assert "damaged collection" in refusal(path)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from asyndbt_mpi.algorithm.optimizer import OPTIMIZERS
-from asyndbt_mpi.launch import _judge
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify
+from asyndbt_mpi.opening import verdict
 from asyndbt_mpi.protocol.divergence import Diverged, Step
 from asyndbt_mpi.protocol.records import Iteration
 from tests.protocol.hand import Hand, configuration
@@ -71,7 +71,7 @@ def test_the_server_names_the_iteration_and_stops_everybody() -> None:
     assert hand.server.failure.startswith("iteration 1: phi would not be finite: lower ")
     iterations = [record for record in hand.records if isinstance(record, Iteration)]
     assert [record.number for record in iterations] == [0]
-    assert _judge(hand.server) == (hand.server.failure, 1), "there are enough workers"
+    assert verdict(hand.server) == (hand.server.failure, 1), "there are enough workers"
 
 
 def test_duals_whose_sum_is_not_finite_are_told_before_they_are_sent() -> None:

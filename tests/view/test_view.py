@@ -250,7 +250,7 @@ SHOWN = r"[/bold]\x1b[2J\x1b]0;pwned\x07 \r[red]%s{0}:fire:\u202e"
 
 def test_text_of_others_is_shown_as_text(virtual_run: Run) -> None:
     path = virtual_run(
-        run={"iterations": 4, "name": HOSTILE, "evaluate_every": 2},
+        run={"iterations": 4, "name": "[/bold]:fire:", "evaluate_every": 2},
         prompt={"vocabulary": ["[/b]", "[red]", ":fire:", "[bold]x"], "vocabulary_size": 4},
     )
     with h5py.File(path, "r+") as file:
@@ -264,7 +264,7 @@ def test_text_of_others_is_shown_as_text(virtual_run: Run) -> None:
         assert words
         assert all(log.vocabulary[word] in text for word in words)
     joined = "".join(text.split("\n"))
-    assert f"{SHOWN} ({path})"[:60] in joined
+    assert f"[/bold]:fire: ({path})"[:60] in joined
     assert f"worker 1: {SHOWN}" in joined
     assert f"by {SHOWN}" in joined
     assert all(sign.isprintable() for sign in joined)

@@ -1,0 +1,53 @@
+"""Are the collections that hold a file's texts lists that end?
+
+HDF5 keeps texts of variable length in "global heaps" ("HDF5 File Format Specification", III.E). When
+it reads the first, it walks through all of its heap, and never comes to the end if one has no size.
+"""
+
+import struct
+
+from asyndbt_mpi.log.journal import JournaledFile
+
+REFERENCE = struct.Struct("<IQI")
+"""Of a text: its length, the address of its collection, its number there."""
+PREFIX = struct.Struct("<4sB3xQ")
+OBJECT = struct.Struct("<HHIQ")
+"""Number, references, (reserved), size; what is not used has the number 0, and its size is all."""
+UNDEFINED = 2**64 - 1
+
+
+class Heaps:
+    """Collections of the file that is read from ``source``; each is looked at once."""
+
+    def __init__(self, source: JournaledFile) -> None:
+        self.source = source
+        self._seen = {0, UNDEFINED}  # of no text
+
+    def check(self, address: int) -> None:
+        """Look at the collection at ``address``.
+
+        Raises
+        ------
+        ValueError
+            It is none, or HDF5 would not come to its end.
+        """
+        if address in self._seen:
+            return
+        self._seen.add(address)
+        signature, version, size = PREFIX.unpack(self._read(address, PREFIX.size))
+        if signature != b"GCOL" or version != 1 or size < PREFIX.size:
+            raise ValueError("has a text that is not where it should be")
+        content = self._read(address, size)
+        place = PREFIX.size
+        while place + OBJECT.size <= size:
+            number, _, _, length = OBJECT.unpack_from(content, place)
+            taken = OBJECT.size + -(-length // 8) * 8 if number else length
+            if taken < OBJECT.size or place + taken > size:
+                raise ValueError("has texts in a damaged collection")
+            place += taken
+
+    def _read(self, start: int, length: int) -> bytes:
+        if start + length > self.source.size:
+            raise ValueError("has a text beyond the end of the file")
+        self.source.seek(start)
+        return self.source.read(length)
