@@ -1,7 +1,7 @@
 """Are the collections that hold a file's texts lists that end?
 
-HDF5 keeps texts of variable length in "global heaps" ("HDF5 File Format Specification", III.E). When
-it reads the first, it walks through all of its heap, and never comes to the end if one has no size.
+HDF5 keeps texts of variable length in "global heaps" ("HDF5 File Format Specification", III.E). To
+read one it walks through all of its heap, and never comes to the end if one of them has no size.
 """
 
 import struct

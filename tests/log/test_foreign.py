@@ -583,7 +583,7 @@ def test_a_log_that_was_joined_passes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [0, 8, 2**60])
 def test_a_heap_that_hdf5_would_never_leave_is_refused(log_copy: LogCopy, size: int) -> None:
-    path = log_copy()
+    path = log_copy("whole")
     content = bytearray(path.read_bytes())
     heap = content.index(b"GCOL")
     (collection,) = struct.unpack_from("<Q", content, heap + 8)
