@@ -10,7 +10,7 @@ import click
 
 from asyndbt_mpi.answers import folder_of
 from asyndbt_mpi.assemble import Materials, delays_of_workers, prepare, rows_fit
-from asyndbt_mpi.config import Config, ConfigurationError, load
+from asyndbt_mpi.config import Config, ConfigurationError, Run, load
 from asyndbt_mpi.doctor.examination import Examiner, Plan, examine, report
 from asyndbt_mpi.doctor.facts import SERVER, Facts, Process
 from asyndbt_mpi.doctor.findings import Finding, Level, problem
@@ -74,6 +74,7 @@ def _alone(
 
 def _together(source: str, assignments: Sequence[str], output: str | None) -> int:
     from asyndbt_mpi.transport import mpi
+    from asyndbt_mpi.transport.together import Together
 
     world = mpi.WORLD
     rank, size = world.Get_rank(), world.Get_size()
@@ -83,7 +84,8 @@ def _together(source: str, assignments: Sequence[str], output: str | None) -> in
         plan = _plan(source, assignments, output, workers=size - 1)
     except ConfigurationError as error:
         wrong = str(error)
-    well, says_it = mpi.agree(world, plan is not None)
+    together = Together(world, (plan.config.run if plan else Run()).worker_timeout)
+    well, says_it = together.agree(plan is not None)
     if says_it:
         click.echo(printable(f"asyndbt: {wrong}"), err=True)
     if plan is None or not well:
@@ -93,31 +95,31 @@ def _together(source: str, assignments: Sequence[str], output: str | None) -> in
         size=size,
         host=socket.gethostname(),
         node=node_name(),
-        local_rank=mpi.node_share(world)[0],
+        local_rank=together.node_share()[0],
         launcher=launched(os.environ),
         library=mpi.library(),
         survives_deaths=mpi.survives_deaths(),
         versions=versions(),
     )
-    number = mpi.from_server(secrets.randbelow(2**53))
+    number = together.from_server(secrets.randbelow(2**53))
     examiner = Examiner(process)
     sign: Sign | None = None
     if rank == SERVER:
         sign = examiner.look("shared folder", lambda: _put_sign(plan, number))
-    above = mpi.from_server(sign.above if sign else -1)
+    above = together.from_server(sign.above if sign else -1)
     looked_for = sign_path(plan.shared_folder, above, number) if above >= 0 else None
     try:
         facts = examine(examiner, plan, looked_for)
-        mpi.wait_for_all(world)
-        texts = mpi.gather_texts(world, _to_text(facts))
+        together.wait_for_all()
+        texts = together.gather_texts(_to_text(facts))
     finally:
         if sign:
             sign.remove()
-    offsets = mpi.clock_offsets(world)
+    offsets = together.clock_offsets()
     code = DONE
     if rank == SERVER:
         code = _say(report([Facts.from_json(text) for text in texts], offsets, plan))
-    return mpi.from_server(code)
+    return together.from_server(code)
 
 
 def _put_sign(plan: Plan, number: int) -> Sign | None:

@@ -49,17 +49,11 @@ from asyndbt_mpi.transport.mpi import (
     Channel,
     ServerDied,
     StartError,
-    agree,
-    alike,
-    from_server,
-    gather_texts,
     leave,
     library,
-    node_share,
     survives_deaths,
-    wait_for_all,
-    workers_of_node,
 )
+from asyndbt_mpi.transport.together import Together, alike
 from asyndbt_mpi.view.progress import Progress
 from asyndbt_mpi.view.summary import print_summary
 
@@ -98,18 +92,21 @@ def _run(request: Request) -> int:
         # Rank 0 speaks first: who does instead has files of its own.
         rank, host = WORLD.Get_rank(), socket.gethostname()
         problem = str(error) if rank == SERVER else f"rank {rank} on {host}: {error}"
-    wait_for_all(WORLD, _patience(job))
-    if not _all_well(problem) or job is None:
+    together = Together(WORLD, (job.config.run if job else Run()).worker_timeout)
+    together.wait_for_all()
+    if not _all_well(together, problem) or job is None:
         return BAD_USAGE
-    texts = gather_texts(WORLD, reading(job.config, job.materials))
-    if not _all_well(first_difference(texts) if texts else None):
+    texts = together.gather_texts(reading(job.config, job.materials))
+    if not _all_well(together, first_difference(texts) if texts else None):
         return BAD_USAGE
     # From here on: to open a log of a long run, or a large model, takes a while.
     with signals_noted(_signals(job)) as signalled:
-        return _run_job(job, request, signalled)
+        return _run_job(job, request, together, signalled)
 
 
-def _run_job(job: Job, request: Request, signalled: list[signal.Signals]) -> int:
+def _run_job(
+    job: Job, request: Request, together: Together, signalled: list[signal.Signals]
+) -> int:
     problem: str | None = None
     rank = WORLD.Get_rank()
     fits = True
@@ -119,8 +116,8 @@ def _run_job(job: Job, request: Request, signalled: list[signal.Signals]) -> int
         except ConfigurationError as error:
             problem = str(error)
     # To count tokens takes the workers a while, in which the server sleeps.
-    wait_for_all(WORLD, _patience(job))
-    if not _all_well(problem):
+    together.wait_for_all()
+    if not _all_well(together, problem):
         return BAD_USAGE
     # Only now, when no rank has anything against the run, is an older log replaced.
     opened: Opened | None = None
@@ -137,20 +134,15 @@ def _run_job(job: Job, request: Request, signalled: list[signal.Signals]) -> int
         except Interrupted as error:
             problem = f"interrupted by {error} while the run was gone through; it is as it was"
             code = DONE if str(error) in job.config.run.signals else FAILED
-    wait_for_all(WORLD, _patience(job))  # a long run takes the server a while; the others sleep
-    if not _all_well(problem):
-        return from_server(code)
-    channel = Channel(WORLD, _codec(job))
-    channel.go_on_from(opened.time if opened else 0.0)
-    place = _place(job.config, job.workers, signalled)
+    together.wait_for_all()  # a long run takes the server a while; the others sleep
+    if not _all_well(together, problem):
+        return together.from_server(code)
+    time, patience = opened.time if opened else 0.0, job.config.run.worker_timeout
+    channel = Channel(WORLD, _codec(job), time, patience)
+    place = _place(job.config, job.workers, together, signalled)
     if opened is not None:
         return _run_server(channel, job, opened, request, signalled)
     return _run_worker(channel, job, place, fits, signalled)
-
-
-def _patience(job: Job | None) -> float:
-    """Seconds that rank 0 waits for the others at each step of the start."""
-    return (job.config.run if job else Run()).worker_timeout
 
 
 def _codec(job: Job) -> Codec:
@@ -159,10 +151,12 @@ def _codec(job: Job) -> Codec:
     return Codec(shapes, state_length(job.config, shapes), free_losses=synthetic)
 
 
-def _place(config: Config, workers: int, signalled: Sequence[signal.Signals] = ()) -> Place:
+def _place(
+    config: Config, workers: int, together: Together, signalled: Sequence[signal.Signals] = ()
+) -> Place:
     """Where this rank runs; all ranks call this together."""
-    local_rank, cores = node_share(WORLD)
-    neighbours = workers_of_node(WORLD)
+    local_rank, cores = together.node_share()
+    neighbours = together.workers_of_node()
     if WORLD.Get_rank() == SERVER:
         return Place(local_rank, cores)
     # Among the workers of a node alone: torch takes seconds to load and a broken GPU may hang,
@@ -183,9 +177,9 @@ def _workers(source: str) -> int:
     return workers
 
 
-def _all_well(problem: str | None) -> bool:
+def _all_well(together: Together, problem: str | None) -> bool:
     """Whether no rank has a problem; the first one that has says it."""
-    well, says_it = agree(WORLD, problem is None)
+    well, says_it = together.agree(problem is None)
     # Where launcher and MPI library do not fit, every process is rank 0 of a world of its own.
     if says_it and (WORLD.Get_size() > 1 or speaks(launched(os.environ))):
         _say(problem or "", debug=False)

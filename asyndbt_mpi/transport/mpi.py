@@ -1,4 +1,4 @@
-"""Typed messages between MPI ranks, and what all ranks find out together.
+"""Typed messages between MPI ranks.
 
 Messages travel as buffers by non-blocking sends on a duplicate of the world communicator;
 receives are matched probes, so that a message of any rank is taken as soon as it is there, and no
@@ -18,19 +18,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from hashlib import blake2b
 
 import mpi4py
 import numpy as np
-from numpy.typing import NDArray
 
 from asyndbt_mpi.protocol.messages import MalformedMessage, Message
 from asyndbt_mpi.protocol.wire import Buffer, Codec
-from asyndbt_mpi.transport.launcher import Misfit, aborts, launched, node_name
+from asyndbt_mpi.transport.launcher import Misfit, aborts, launched
 
 # Else mpi4py would start MPI before the library can be told by its name.
 mpi4py.rc(initialize=False, finalize=True)
-from mpi4py import MPI  # noqa: E402
+from mpi4py import MPI as MPI  # noqa: E402 (together.py takes it from here, when MPI has started)
 
 
 def library() -> str:
@@ -51,20 +49,15 @@ SPIN_SECONDS = 5e-3
 latency of sleep; a longer one sleeps."""
 SLEEP_SHARE = 1 / 16
 SHORTEST_SLEEP, LONGEST_SLEEP = 5e-5, 5e-3
-CLOCK_ROUNDS = 5
-PRESENT = 1
-"""Tag with which ranks say that they are there."""
-LONGEST_READING = 2**26
-"""Bytes that a rank may have to say when all are asked."""
 MOST_DROPPED = 64
 """Messages of those who are barred that are dropped before the others have their turn."""
 NOTHING: Buffer = np.empty(0, np.uint8)
-_ABANDONED: list[object] = []
+ABANDONED: list[object] = []
 """Collectives that were left, and their buffers: MPI may still write to these."""
 
 
 class StartError(RuntimeError):
-    """The ranks cannot start together; says who does not do its part."""
+    """The ranks cannot start together; says why. Then only an abort ends them all."""
 
 
 class ServerDied(RuntimeError):
@@ -88,18 +81,32 @@ class Channel:
     ----------
     comm
         Duplicated, so that the messages never meet another library's.
+    clock
+        Seconds that the run's clock shows now; rank 0's counts.
+    patience
+        Seconds to wait for the other ranks, which open their channels together.
+
+    Raises
+    ------
+    StartError
+        Some rank has not come within ``patience``.
 
     Attributes
     ----------
     barred : ranks whose messages are dropped
     """
 
-    def __init__(self, comm: MPI.Intracomm, codec: Codec) -> None:
-        self.comm = comm.Dup()
+    def __init__(
+        self, comm: MPI.Intracomm, codec: Codec, clock: float = 0.0, patience: float = math.inf
+    ) -> None:
+        self.comm, duplicated = comm.Idup()
+        complete(duplicated, patience)
         self.codec = codec
         self.rank = comm.Get_rank()
         self.size = comm.Get_size()
-        self._started = time.perf_counter()
+        shown = np.array([clock])
+        complete(self.comm.Ibcast(shown, SERVER), patience, shown)
+        self._started = time.perf_counter() - float(shown[0])
         self._fault_tolerant = survives_deaths()
         # Ranks whose death nobody has taken notice of yet, and all that are known to be gone.
         self.dead: list[int] = []
@@ -116,14 +123,8 @@ class Channel:
         self._turn = 0
 
     def now(self) -> float:
-        """Seconds of the run's clock: since the channel was opened, which all ranks do together."""
+        """Seconds of the run's clock: which all ranks started together."""
         return time.perf_counter() - self._started
-
-    def go_on_from(self, seconds: float) -> None:
-        """Set the clock of all ranks, which call this together, to rank 0's ``seconds``."""
-        clock = np.array([seconds])
-        self.comm.Bcast(clock, SERVER)
-        self._started = time.perf_counter() - float(clock[0])
 
     def send(self, rank: int, message: Message) -> None:
         """Start to send ``message``; returns at once. Nothing is sent to the dead."""
@@ -279,154 +280,18 @@ def backoff() -> Iterator[None]:
             time.sleep(min(max(waited * SLEEP_SHARE, SHORTEST_SLEEP), LONGEST_SLEEP))
 
 
-# ---------------------------------------------------------------- all ranks together
-
-
-def agree(comm: MPI.Intracomm, ok: bool) -> tuple[bool, bool]:
-    """Whether every rank is ok, and whether this rank is the one that should say what is not."""
-    first_bad = np.array([comm.Get_size() if ok else comm.Get_rank()])
-    lowest = np.empty_like(first_bad)
-    comm.Allreduce(first_bad, lowest, MPI.MIN)
-    return bool(lowest[0] == comm.Get_size()), bool(lowest[0] == comm.Get_rank())
-
-
-def from_server(value: int) -> int:
-    """Rank 0's ``value``, on every rank."""
-    shared = np.array([value])
-    WORLD.Bcast(shared, SERVER)
-    return int(shared[0])
-
-
-def wait_for_all(comm: MPI.Intracomm, seconds: float = math.inf) -> None:
-    """Return once every rank has called this; who is early leaves its core to the others.
+def complete(request: MPI.Request, seconds: float, *buffers: object) -> None:
+    """Wait for a collective call of all ranks, whose ``buffers`` MPI uses until then.
 
     Raises
     ------
     StartError
-        At rank 0: some had not after ``seconds``, or do something else. Then nothing goes on but
-        by an abort.
+        After ``seconds`` it is still not complete: some rank has stopped.
     """
-    here = np.zeros(1, np.uint8)
-    if comm.Get_rank() == SERVER:
-        _call_the_roll(comm, here, seconds)
-    else:
-        _ABANDONED.append((comm.Isend((here, MPI.BYTE), SERVER, PRESENT), here))
-    barrier = comm.Ibarrier()
-    for _ in backoff():
-        if barrier.Test():
-            return
-
-
-def _call_the_roll(comm: MPI.Intracomm, here: Buffer, seconds: float) -> None:
-    """Hear of every other rank that it is there."""
-    missing, status = set(range(1, comm.Get_size())), MPI.Status()
     end = time.perf_counter() + seconds
     for _ in backoff():
-        while missing and comm.Iprobe(MPI.ANY_SOURCE, PRESENT, status):
-            rank, length = status.Get_source(), status.Get_elements(MPI.BYTE)
-            if length != len(here):
-                raise StartError(f"rank {rank} sent {length} bytes to say that it is there, not 1")
-            comm.Recv((here, MPI.BYTE), rank, PRESENT)
-            missing.discard(rank)
-        if not missing:
+        if request.Test():
             return
         if time.perf_counter() > end:
-            who = f"rank{'s' * (len(missing) > 1)} {', '.join(map(str, sorted(missing)))}"
-            raise StartError(f"{who} took no part in the start for {seconds:g} seconds")
-
-
-def node_share(comm: MPI.Intracomm) -> tuple[int, int]:
-    """This worker's number among the workers on its node (from 0), and its share of cores.
-
-    Cores are those that the process may run on, divided by the workers of the node that may
-    run on the same ones; at least 1. Rank 0 hardly computes and is not counted.
-    """
-    rank = comm.Get_rank()
-    mine = sorted(os.sched_getaffinity(0))
-    nodes, cores = _everyones(comm, node_name()), _everyones(comm, f"{node_name()} {mine}")
-    before = int((nodes[SERVER + 1 : rank] == nodes[rank]).sum())
-    sharing = int((cores[SERVER + 1 :] == cores[rank]).sum())
-    return before, max(1, len(mine) // max(1, sharing))
-
-
-def _everyones(comm: MPI.Intracomm, token: str) -> NDArray[np.int64]:
-    """A digest of every rank's ``token``, in order of rank."""
-    everyones = np.empty(comm.Get_size(), np.int64)
-    comm.Allgather(_digest(token), everyones)
-    return everyones
-
-
-def _digest(token: str) -> NDArray[np.int64]:
-    return np.frombuffer(blake2b(token.encode(), digest_size=8).digest(), np.int64)
-
-
-def workers_of_node(comm: MPI.Intracomm) -> MPI.Comm:
-    """The workers of this rank's node among themselves; rank 0 gets the null communicator."""
-    rank, nodes = comm.Get_rank(), _everyones(comm, node_name())
-    first_of_node = int(np.argmax(nodes == nodes[rank]))
-    return comm.Split(MPI.UNDEFINED if rank == SERVER else first_of_node, rank)
-
-
-def alike(comm: MPI.Comm, token: str, until: Callable[[], bool] = lambda: False) -> int:
-    """How many ranks of ``comm``, this one included, gave the same ``token``; 0 for none.
-
-    Ranks may come late: those that are there sleep. Where one has died, or ``until`` became true
-    first, it is 1, for nobody knows.
-    """
-    own = _digest(token)
-    everyone = np.empty(comm.Get_size(), np.int64)
-    try:
-        request = comm.Iallgather(own, everyone)
-        for _ in backoff():
-            if request.Test():
-                break
-            if until():
-                _ABANDONED.append((request, own, everyone))
-                return 1
-    except MPI.Exception:
-        if not survives_deaths():
-            raise
-        everyone = own  # the server will notice
-    return int((everyone == own[0]).sum()) if token else 0
-
-
-def gather_texts(comm: MPI.Intracomm, text: str) -> list[str]:
-    """Every rank's ``text``, in order of rank, at rank 0; nothing at the others."""
-    own = np.frombuffer(text.encode(), np.uint8)
-    lengths = np.empty(comm.Get_size(), np.int64)
-    comm.Allgather(np.array([len(own)]), lengths)
-    wrong = np.flatnonzero((lengths < 0) | (lengths > LONGEST_READING))
-    if len(wrong):
-        raise StartError(f"rank {wrong[0]} has {lengths[wrong[0]]} bytes to say")
-    ends = lengths.cumsum()
-    everything = np.empty(ends[-1] if comm.Get_rank() == SERVER else 0, np.uint8)
-    comm.Gatherv(own, (everything, (lengths, ends - lengths)), SERVER)
-    if comm.Get_rank() != SERVER:
-        return []
-    return [part.tobytes().decode() for part in np.split(everything, ends[:-1])]
-
-
-def clock_offsets(comm: MPI.Intracomm) -> list[float]:
-    """Every rank's wall clock less that of rank 0, in seconds, at rank 0; nothing at the others.
-
-    Of some rounds there and back the fastest counts, in whose middle the other clock was read:
-    so it is known to half of that round (Cristian, Distributed Computing 3, 1989).
-    """
-    clock = np.zeros(1)
-    if comm.Get_rank() != SERVER:
-        for _ in range(CLOCK_ROUNDS):
-            comm.Recv(clock, SERVER)
-            clock[0] = time.time()
-            comm.Send(clock, SERVER)
-        return []
-    offsets = [0.0]
-    for rank in range(1, comm.Get_size()):
-        rounds = []
-        for _ in range(CLOCK_ROUNDS):
-            sent = time.time()
-            comm.Send(clock, rank)
-            comm.Recv(clock, rank)
-            back = time.time()
-            rounds.append((back - sent, float(clock[0]) - (sent + back) / 2))
-        offsets.append(min(rounds)[1])
-    return offsets
+            ABANDONED.append((request, *buffers))
+            raise StartError(f"a rank stopped in the middle of the start, {seconds:g} seconds ago")

@@ -1,5 +1,3 @@
-import time
-
 import numpy as np
 import pytest
 from mpi4py import MPI
@@ -12,17 +10,7 @@ from asyndbt_mpi.protocol.messages import (
     Stop,
 )
 from asyndbt_mpi.protocol.wire import Codec
-from asyndbt_mpi.transport.mpi import (
-    Channel,
-    TooLong,
-    agree,
-    clock_offsets,
-    gather_texts,
-    library,
-    node_share,
-    wait_for_all,
-    workers_of_node,
-)
+from asyndbt_mpi.transport.mpi import Channel, TooLong, library
 
 SHAPES = Shapes(positions=75, words=100, classes=2, pool=50)
 _UNFINISHED: list[MPI.Request] = []
@@ -165,58 +153,6 @@ def test_its_messages_do_not_meet_those_of_the_world(channel: Channel) -> None:
     MPI.COMM_WORLD.Recv(other, (rank - 1) % size)
     request.Wait()
     assert other[0] == (rank - 1) % size
-
-
-@pytest.mark.mpi(min_size=3)
-def test_the_first_rank_that_is_not_ok_speaks() -> None:
-    rank = MPI.COMM_WORLD.Get_rank()
-    assert agree(MPI.COMM_WORLD, True) == (True, False)
-    assert agree(MPI.COMM_WORLD, rank == 0) == (False, rank == 1)
-
-
-@pytest.mark.mpi(min_size=2)
-def test_workers_of_a_node_share_its_cores() -> None:
-    comm = MPI.COMM_WORLD
-    local, cores = node_share(comm)
-    assert cores >= 1
-    gathered = np.empty(comm.Get_size(), int)
-    comm.Allgather(np.array([local]), gathered)
-    # All on one machine here: workers are numbered 0, 1, ...
-    assert gathered[1:].tolist() == list(range(comm.Get_size() - 1))
-
-
-@pytest.mark.mpi(min_size=3)
-def test_the_nodes_are_those_of_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
-    rank, size = MPI.COMM_WORLD.Get_rank(), MPI.COMM_WORLD.Get_size()
-    monkeypatch.setenv("SLURM_NODEID", str(rank // 2))
-    assert node_share(MPI.COMM_WORLD)[0] == (rank % 2 if rank > 1 else 0)
-    workers = workers_of_node(MPI.COMM_WORLD)
-    if rank == 0:
-        assert workers == MPI.COMM_NULL
-    else:
-        assert workers.Get_size() == (1 if rank == 1 else min(2, size - rank // 2 * 2))
-
-
-@pytest.mark.mpi(min_size=2)
-def test_texts_of_all_ranks_are_gathered_in_order() -> None:
-    rank, size = MPI.COMM_WORLD.Get_rank(), MPI.COMM_WORLD.Get_size()
-    found = gather_texts(MPI.COMM_WORLD, "é" * 1000 * rank)
-    assert found == (["é" * 1000 * other for other in range(size)] if rank == 0 else [])
-
-
-@pytest.mark.mpi(min_size=2)
-def test_clocks_of_one_machine_agree_and_a_wrong_one_is_seen(monkeypatch) -> None:
-    comm = MPI.COMM_WORLD
-    last = comm.Get_size() - 1
-    right = time.time
-    if comm.Get_rank() == last:
-        monkeypatch.setattr(time, "time", lambda: right() - 100)
-    wait_for_all(comm)
-    offsets = clock_offsets(comm)
-    if comm.Get_rank() == 0:
-        assert offsets == pytest.approx([0.0] * last + [-100.0], abs=0.5)
-    else:
-        assert offsets == []
 
 
 @pytest.mark.mpi

@@ -11,6 +11,7 @@ from asyndbt_mpi.assemble import Place
 from asyndbt_mpi.config import parse
 from asyndbt_mpi.llm import device
 from asyndbt_mpi.llm.base import ModelError
+from asyndbt_mpi.transport.together import Together
 
 COMM = MPI.COMM_WORLD
 RANK, WORKERS = COMM.Get_rank(), COMM.Get_size() - 1
@@ -28,7 +29,7 @@ def place(patch: pytest.MonkeyPatch, gpus: int, **llm: str) -> Place:
 
     patch.setattr(device, "choose", choose)
     patch.setattr(device, "identity", lambda chosen: f"GPU-{chosen.index}")
-    return launch._place(parse({"llm": llm}, "test"), WORKERS)
+    return launch._place(parse({"llm": llm}, "test"), WORKERS, Together(launch.WORLD))
 
 
 def test_workers_on_one_gpu_share_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,7 +63,7 @@ def test_the_server_does_not_wait_for_the_workers_gpus(monkeypatch: pytest.Monke
         return ""
 
     monkeypatch.setattr(launch, "gpu_of", slow)
-    launch._place(parse({}, "test"), WORKERS)
+    launch._place(parse({}, "test"), WORKERS, Together(launch.WORLD))
     if RANK == 0:
         COMM.Barrier()
 

@@ -12,9 +12,10 @@ from tests.slurm.cluster import ROOT, Cluster
 RANK = """
 import os
 from mpi4py import MPI
-from asyndbt_mpi.transport.mpi import WORLD, node_share
+from asyndbt_mpi.transport.mpi import WORLD
+from asyndbt_mpi.transport.together import Together
 words = [MPI.COMM_WORLD.rank, MPI.COMM_WORLD.size, os.environ["SLURMD_NODENAME"],
-         *node_share(WORLD), os.environ.get("CUDA_VISIBLE_DEVICES")]
+         *Together(WORLD).node_share(), os.environ.get("CUDA_VISIBLE_DEVICES")]
 print("rank", *words, flush=True)
 """
 SCRIPT = """#!/bin/bash

@@ -188,9 +188,17 @@ def test_a_node_that_slurm_gives_up_requeues(
     log = tmp_path / "runs/synthetic.h5"
     job = run(cluster, tmp_path, *settings(*ALIKE))
     until_committed(job, log, EARLY)
-    cluster.call("scontrol", "update", f"NodeName={job.nodes[1]}", "State=down", "Reason=test")
-    job.start_again()
-    job.until_done()
+    node = job.nodes[1]
+    cluster.call("scontrol", "update", f"NodeName={node}", "State=down", "Reason=test")
+    job.until("PENDING")
+    # A node that is back at once may still be told to end the job of this number.
+    cluster.call("scontrol", "update", f"NodeName={node}", "State=drain", "Reason=test")
+    try:
+        job.start_again()
+        job.until_done()
+    finally:
+        cluster.call("scontrol", "update", f"NodeName={node}", "State=resume")
+    assert node not in job.nodes
     whole(log)
     same(log, undisturbed)
 
@@ -201,5 +209,5 @@ def test_the_time_limit_requeues(cluster: Cluster, limited: Job) -> None:
     )
     assert "asks to be requeued" in limited.output
     cluster.call("scancel", limited.number)
-    with Log(limited.folder / "runs/synthetic.h5") as log:
-        assert log.status == "interrupted"
+    # The log itself may be at work again: two minutes are not long.
+    assert re.search(r"interrupted, [1-9]\d* of at most 1000000 iterations", limited.output)

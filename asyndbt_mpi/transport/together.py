@@ -1,0 +1,185 @@
+"""What all ranks find out together at the start, without ever waiting for one without end."""
+
+import math
+import os
+import time
+from collections.abc import Callable
+from hashlib import blake2b
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asyndbt_mpi.protocol.wire import Buffer
+from asyndbt_mpi.transport.launcher import node_name
+from asyndbt_mpi.transport.mpi import (
+    ABANDONED,
+    MPI,
+    SERVER,
+    StartError,
+    backoff,
+    complete,
+    survives_deaths,
+)
+
+CLOCK_ROUNDS = 5
+PRESENT = 1
+"""Tag with which ranks say that they are there."""
+LONGEST_TEXT = 2**26
+"""Bytes that a rank may have to say when all are asked."""
+
+
+class Together:
+    """Calls that all ranks of ``comm`` make together.
+
+    Each of them raises a `StartError` at whoever has waited ``seconds`` for the others.
+    """
+
+    def __init__(self, comm: MPI.Intracomm, seconds: float = math.inf) -> None:
+        self._comm = comm
+        self._rank, self._size = comm.Get_rank(), comm.Get_size()
+        self._seconds = seconds
+
+    def wait_for_all(self) -> None:
+        """Return once every rank has called this; who is early leaves its core to the others.
+
+        The others wait for rank 0 without end: it may have a long run to read.
+
+        Raises
+        ------
+        StartError
+            At rank 0, with the ranks that are missing.
+        """
+        here = np.zeros(1, np.uint8)
+        if self._rank == SERVER:
+            self._call_the_roll(here)
+        else:
+            ABANDONED.append((self._comm.Isend((here, MPI.BYTE), SERVER, PRESENT), here))
+        complete(self._comm.Ibarrier(), self._seconds if self._rank == SERVER else math.inf)
+
+    def _call_the_roll(self, here: Buffer) -> None:
+        """Hear of every other rank that it is there."""
+        missing, status = set(range(1, self._size)), MPI.Status()
+        end = time.perf_counter() + self._seconds
+        for _ in backoff():
+            while missing and self._comm.Iprobe(MPI.ANY_SOURCE, PRESENT, status):
+                rank, length = status.Get_source(), status.Get_elements(MPI.BYTE)
+                if length != len(here):
+                    raise StartError(
+                        f"rank {rank} sent {length} bytes to say that it is there, not 1"
+                    )
+                self._comm.Recv((here, MPI.BYTE), rank, PRESENT)
+                missing.discard(rank)
+            if not missing:
+                return
+            if time.perf_counter() > end:
+                who = f"rank{'s' * (len(missing) > 1)} {', '.join(map(str, sorted(missing)))}"
+                raise StartError(f"{who} took no part in the start for {self._seconds:g} seconds")
+
+    def agree(self, ok: bool) -> tuple[bool, bool]:
+        """Whether every rank is ok, and whether this rank is the one to say what is not."""
+        first_bad = np.array([self._size if ok else self._rank])
+        lowest = np.empty_like(first_bad)
+        request = self._comm.Iallreduce(first_bad, lowest, MPI.MIN)
+        complete(request, self._seconds, first_bad, lowest)
+        return bool(lowest[0] == self._size), bool(lowest[0] == self._rank)
+
+    def from_server(self, value: int) -> int:
+        """Rank 0's ``value``, on every rank."""
+        shared = np.array([value])
+        complete(self._comm.Ibcast(shared, SERVER), self._seconds, shared)
+        return int(shared[0])
+
+    def gather_texts(self, text: str) -> list[str]:
+        """Every rank's ``text``, in order of rank, at rank 0; nothing at the others."""
+        own = np.frombuffer(text.encode(), np.uint8)
+        lengths = self._everyones(len(own))
+        wrong = np.flatnonzero((lengths < 0) | (lengths > LONGEST_TEXT))
+        if len(wrong):
+            raise StartError(f"rank {wrong[0]} has {lengths[wrong[0]]} bytes to say")
+        ends = lengths.cumsum()
+        everything = np.empty(ends[-1] if self._rank == SERVER else 0, np.uint8)
+        request = self._comm.Igatherv(own, (everything, (lengths, ends - lengths)), SERVER)
+        complete(request, self._seconds, own, everything, lengths)
+        if self._rank != SERVER:
+            return []
+        return [part.tobytes().decode() for part in np.split(everything, ends[:-1])]
+
+    def node_share(self) -> tuple[int, int]:
+        """This worker's number among the workers on its node (from 0), and its share of cores.
+
+        Cores are those that the process may run on, divided by the workers of the node that may
+        run on the same ones; at least 1. Rank 0 hardly computes and is not counted.
+        """
+        mine = sorted(os.sched_getaffinity(0))
+        nodes = self._everyones(_digest(node_name()))
+        cores = self._everyones(_digest(f"{node_name()} {mine}"))
+        before = int((nodes[SERVER + 1 : self._rank] == nodes[self._rank]).sum())
+        sharing = int((cores[SERVER + 1 :] == cores[self._rank]).sum())
+        return before, max(1, len(mine) // max(1, sharing))
+
+    def workers_of_node(self) -> MPI.Comm:
+        """The workers of this rank's node among themselves; rank 0 gets the null communicator."""
+        nodes = self._everyones(_digest(node_name()))
+        if self._rank == SERVER:
+            return MPI.COMM_NULL
+        neighbours = SERVER + 1 + np.flatnonzero(nodes[SERVER + 1 :] == nodes[self._rank])
+        # Nobody but these waits for one that has stopped; the server, at last, gives them up.
+        return self._comm.Create_group(self._comm.Get_group().Incl(neighbours.tolist()))
+
+    def _everyones(self, value: int) -> NDArray[np.int64]:
+        """Every rank's ``value``, in order of rank."""
+        own, everyones = np.array([value]), np.empty(self._size, np.int64)
+        complete(self._comm.Iallgather(own, everyones), self._seconds, own, everyones)
+        return everyones
+
+    def clock_offsets(self) -> list[float]:
+        """Every rank's wall clock less rank 0's, in seconds, at rank 0; nothing at the others.
+
+        Of some rounds there and back the fastest counts, in whose middle the other clock was read:
+        so it is known to half of that round (Cristian, Distributed Computing 3, 1989).
+        """
+        clock = np.zeros(1)
+        if self._rank != SERVER:
+            for _ in range(CLOCK_ROUNDS):
+                self._comm.Recv(clock, SERVER)
+                clock[0] = time.time()
+                self._comm.Send(clock, SERVER)
+            return []
+        offsets = [0.0]
+        for rank in range(1, self._size):
+            rounds = []
+            for _ in range(CLOCK_ROUNDS):
+                sent = time.time()
+                self._comm.Send(clock, rank)
+                self._comm.Recv(clock, rank)
+                back = time.time()
+                rounds.append((back - sent, float(clock[0]) - (sent + back) / 2))
+            offsets.append(min(rounds)[1])
+        return offsets
+
+
+def _digest(token: str) -> int:
+    return int(np.frombuffer(blake2b(token.encode(), digest_size=8).digest(), np.int64)[0])
+
+
+def alike(comm: MPI.Comm, token: str, until: Callable[[], bool] = lambda: False) -> int:
+    """How many ranks of ``comm``, this one included, gave the same ``token``; 0 for none.
+
+    Ranks may come late: those that are there sleep. Where one has died, or ``until`` became true
+    first, it is 1, for nobody knows.
+    """
+    own = np.array([_digest(token)])
+    everyone = np.empty(comm.Get_size(), np.int64)
+    try:
+        request = comm.Iallgather(own, everyone)
+        for _ in backoff():
+            if request.Test():
+                break
+            if until():
+                ABANDONED.append((request, own, everyone))
+                return 1
+    except MPI.Exception:
+        if not survives_deaths():
+            raise
+        everyone = own  # the server will notice
+    return int((everyone == own[0]).sum()) if token else 0
