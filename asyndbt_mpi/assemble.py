@@ -19,7 +19,7 @@ from asyndbt_mpi.llm.synthetic import Synthetic
 from asyndbt_mpi.log.reader import Log, LogError
 from asyndbt_mpi.memory import check_memory
 from asyndbt_mpi.protocol.blackbox import BlackBox
-from asyndbt_mpi.protocol.messages import Needs, Shapes
+from asyndbt_mpi.protocol.messages import Hello, Shapes
 from asyndbt_mpi.protocol.worker import Workers
 from asyndbt_mpi.task.dataset import Row, load, locate
 from asyndbt_mpi.task.fit import check_fit
@@ -283,10 +283,13 @@ def workers_with_black_box(
     return Workers(config, materials.shapes, box.holdings), box
 
 
-def needs(
+def hellos(
     config: Config, materials: Materials, workers: int, in_process: LanguageModel
-) -> dict[int, Needs]:
-    """The most that answers of each worker can cost; ``in_process`` stands for its own model."""
+) -> dict[int, Hello]:
+    """The hello that each worker's data give, with the most that its answers can cost.
+
+    ``in_process`` stands for its own model.
+    """
     llm = config.llm
     model: LanguageModel | None = None
     if llm.backend == "openai":
@@ -297,7 +300,7 @@ def needs(
         model = CachedModel(model, llm.cache)
     everyone = range(1, workers + 1)
     machines, _ = workers_with_black_box(config, materials, everyone, model)
-    return {worker: machines.hello(worker, "").needs for worker in everyone}
+    return {worker: machines.hello(worker, "") for worker in everyone}
 
 
 def workers_without_model(

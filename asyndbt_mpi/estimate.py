@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from asyndbt_mpi.assemble import Materials, needs
+from asyndbt_mpi.assemble import Materials, hellos
 from asyndbt_mpi.config import Config, ConfigurationError
 from asyndbt_mpi.llm.base import LABEL_TOKENS, Unasked
 from asyndbt_mpi.llm.synthetic import ROWS
@@ -219,7 +219,8 @@ def estimate(
         written, words = COMPLETION_TOKENS[config.llm.backend], config.prompt.fragment_length
         lengths = Lengths(materials.template, materials.vocabulary, words, data, count)
         tokens = {split: written + lengths.mean(split) for split in Split}
-    needed = tuple(needs(config, materials, workers, _Counted(count)).values())
+    said = hellos(config, materials, workers, _Counted(count)).values()
+    needed = tuple(hello.needs for hello in said)
     return Estimate(config, workers, parts(config, rows, tokens), needed, seconds_per_call)
 
 

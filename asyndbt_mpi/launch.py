@@ -161,7 +161,13 @@ def _place(
         return Place(local_rank, cores)
     # Among the workers of a node alone: torch takes seconds to load and a broken GPU may hang,
     # for which neither the server nor the other nodes wait.
-    on_gpu = alike(neighbours, gpu_of(config, local_rank), until=lambda: bool(signalled))
+    # Whoever waits has to be heard of before the server gives it up with the one that hangs.
+    on_gpu = alike(
+        neighbours,
+        gpu_of(config, local_rank),
+        lambda: bool(signalled),
+        config.run.worker_timeout / 2,
+    )
     return Place(local_rank, cores, sharing=workers, on_gpu=on_gpu)
 
 

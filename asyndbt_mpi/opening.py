@@ -1,17 +1,14 @@
 """How a run under MPI begins and what its end means: rank 0's share, whatever carries messages."""
 
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from asyndbt_mpi.assemble import needs
 from asyndbt_mpi.job import BAD_USAGE, DONE, FAILED, TOO_FEW_WORKERS, Job
-from asyndbt_mpi.llm.bounds import Bytes
 from asyndbt_mpi.log.text import printable
 from asyndbt_mpi.log.writer import Writer
-from asyndbt_mpi.protocol.messages import Needs
 from asyndbt_mpi.protocol.server import Server
-from asyndbt_mpi.resume import log_to_resume, nothing_left, open_segment, resume
+from asyndbt_mpi.resume import expected_hellos, log_to_resume, nothing_left, open_segment, resume
 from asyndbt_mpi.transport.replay import Replay
 
 
@@ -47,7 +44,8 @@ def open_run(job: Job, resuming: bool, signalled: Sequence[signal.Signals] = ())
     """
     log = log_to_resume(job) if resuming else None
     if log is None:
-        server = Server(job.config, job.materials.shapes, job.workers, most=_most(job))
+        shapes, expected = job.materials.shapes, expected_hellos(job)
+        server = Server(job.config, shapes, job.workers, expected=expected)
         return Opened(server, job.open_log("mpi", server.iterates.z))
     with log:
         resumed = resume(log, job, "mpi", signalled)
@@ -56,19 +54,10 @@ def open_run(job: Job, resuming: bool, signalled: Sequence[signal.Signals] = ())
             raise Ended(f"{job.path} cannot go on: {why}", code)
         if resumed.server.finished and log.status == "finished":
             raise Ended(nothing_left(log, resumed), DONE)
-        resumed.server.spending.most = _most(job)
         writer = open_segment(log, job, resumed, "mpi")
         on_from = f"{job.path}: going on from iteration {resumed.server.iteration}"
         print(printable(on_from), flush=True)
         return Opened(resumed.server, writer, resumed.replay, resumed.time)
-
-
-def _most(job: Job) -> Mapping[int, Needs]:
-    """What each worker may need at most: only a budget can be exhausted by what one claims."""
-    budget = job.config.budget
-    if not (budget.calls or budget.tokens or budget.cost):
-        return {}
-    return needs(job.config, job.materials, job.workers, Bytes())
 
 
 def verdict(server: Server) -> tuple[str | None, int]:

@@ -40,7 +40,10 @@ def first_difference(readings: Sequence[str]) -> str | None:
     """
     first_host, first_config, first = json.loads(readings[0])
     for rank, text in enumerate(readings):
-        host, config, own = json.loads(text)
+        try:
+            host, config, own = _parse(text)
+        except (ValueError, RecursionError):
+            return f"rank {rank} says what cannot be understood of what it has read"
         for what in first:
             if own.get(what) != first[what]:
                 key = _key(config, first_config) if what == "configuration" else ""
@@ -49,6 +52,13 @@ def first_difference(readings: Sequence[str]) -> str | None:
                     f"{key}; have all nodes read the same files"
                 )
     return None
+
+
+def _parse(text: str) -> tuple[str, str, dict[str, str]]:
+    host, config, own = json.loads(text)
+    if not (isinstance(host, str) and isinstance(config, str) and isinstance(own, dict)):
+        raise ValueError("neither host, configuration nor digests")
+    return host, config, own
 
 
 def _key(own: str, first: str) -> str:

@@ -14,22 +14,23 @@ reports that came too late) does not count; nor does it if today it ends sooner.
 import signal
 import warnings
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from asyndbt_mpi.algorithm.types import FloatArray
-from asyndbt_mpi.assemble import workers_without_model
+from asyndbt_mpi.assemble import hellos, workers_without_model
 from asyndbt_mpi.config import Budget, Config, ConfigurationError, difference
 from asyndbt_mpi.job import Job
+from asyndbt_mpi.llm.bounds import Bytes
 from asyndbt_mpi.log.events import events
 from asyndbt_mpi.log.lock import is_being_written
 from asyndbt_mpi.log.reader import Log, LogError
 from asyndbt_mpi.log.schema import Transport
 from asyndbt_mpi.log.writer import Writer
 from asyndbt_mpi.protocol.evaluations import CONSENSUS
-from asyndbt_mpi.protocol.messages import Costs
+from asyndbt_mpi.protocol.messages import Costs, Hello
 from asyndbt_mpi.protocol.records import Evaluation, Event, EventKind, Iteration, Record
 from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.rebuild import check_materials
@@ -171,7 +172,8 @@ def resume(
     """
     _check(log, job, transport)
     recorded = list(events(log))
-    server = Server(job.config, job.materials.shapes, job.workers, log.committed)
+    expected = expected_hellos(job) if transport == "mpi" else {}
+    server = Server(job.config, job.materials.shapes, job.workers, log.committed, expected)
     workers, box = workers_without_model(job.config, job.materials, range(1, job.workers + 1))
     # A simulation is made again from its start, by workers that are all its own.
     adoption = Adoption(server, workers, Used(log), TOLERANCE) if transport == "mpi" else None
@@ -194,7 +196,8 @@ def resume(
         sparse = f" (of p and q only those of every {log.every} iterations are logged)"
         raise ConfigurationError(
             f"{log.path}: cannot be continued: {error}{sparse if log.every > 1 else ''}; was it"
-            " made by another version, is it damaged, or have its data changed?"
+            " made by another version, is it damaged, have its data changed, or did a worker"
+            " report what its answers do not give?"
         ) from error
     if str(adoption or ""):
         warnings.warn(
@@ -219,6 +222,11 @@ def resume(
     if transport == "mpi":
         replay.judge(time, new.extend)
     return Resumed(replay, event, new, z, recorded, counted)
+
+
+def expected_hellos(job: Job) -> Mapping[int, Hello]:
+    """What each worker of ``job`` will say that it holds and needs, as far as rank 0 can tell."""
+    return hellos(job.config, job.materials, job.workers, Bytes())
 
 
 def _go_through(

@@ -1,7 +1,6 @@
 """Who takes part in a run: which workers count, and who owes an answer since when."""
 
 from collections import Counter
-from statistics import median_low
 
 import numpy as np
 
@@ -11,8 +10,8 @@ MOST_RETURNS = 5
 """How often a worker may be lost and come back: each time the others may have waited for it."""
 MOST_NOISE = 16
 """Messages of a worker that was told to start afresh, which it may have sent before it heard."""
-PATIENCE, LEAST_PATIENCE = 100, 60.0
-"""A step may take so many times as long as a median worker's, and so many seconds in any case."""
+MOST_HELD_UP = 100
+"""How many times as long as it works a run may be held up by one worker, beyond the time-out."""
 
 
 class Membership:
@@ -46,9 +45,10 @@ class Membership:
         # At first everybody owes a hello. Lists: they are touched with every message.
         self._owed = [1] * (workers + 1)
         self._silent_since = [0.0] * (workers + 1)
-        # Seconds of the newest step of each; whether it owes more than steps: a test takes longer.
-        self._step_seconds: dict[int, float] = {}
-        self._long = [True] * (workers + 1)
+        # Seconds for which the run had nothing to do but wait for a few, by worker, and the others.
+        self._held_up = [0.0] * (workers + 1)
+        self._worked = 0.0
+        self._looked = 0.0
         self._waits_from = 0.0
 
     @property
@@ -75,17 +75,11 @@ class Membership:
         self.count += 1
         self.working.add(worker)
 
-    def asked(self, worker: int, time: float, long: bool = False) -> None:
-        """``worker`` owes one more answer, one that may take ``long``."""
+    def asked(self, worker: int, time: float) -> None:
+        """``worker`` owes one more answer."""
         if not self._owed[worker]:
             self._silent_since[worker] = time
-            self._long[worker] = False
         self._owed[worker] += 1
-        self._long[worker] |= long
-
-    def note_step(self, worker: int, time: float) -> None:
-        """``worker`` has answered with an upper step; called before `heard`."""
-        self._step_seconds[worker] = time - self._silent_since[worker]
 
     def heard(self, worker: int, time: float) -> None:
         """``worker`` has answered."""
@@ -98,7 +92,7 @@ class Membership:
         self.returns[worker] += 1
         self._noise[worker] = 0
         self._owed[worker] = 1
-        self._long[worker] = True
+        self._held_up[worker] = 0.0
         self._silent_since[worker] = time
 
     def is_noise(self, worker: int) -> bool:
@@ -109,11 +103,12 @@ class Membership:
     def excuse(self, seconds: float) -> None:
         """Nobody was listened to for ``seconds``: that is nobody's silence."""
         self._silent_since = [since + seconds for since in self._silent_since]
+        self._looked += seconds
 
     def wait_from(self, time: float) -> None:
         """Nobody could answer before ``time``: the run stood still until then."""
         self._silent_since = [max(since, time) for since in self._silent_since]
-        self._waits_from = time
+        self._waits_from = self._looked = time
 
     def shortage(self, time: float, patience: float) -> str | None:
         """Why fewer workers are left than are ``needed``; None if it is not so.
@@ -135,19 +130,32 @@ class Membership:
             f"{kind}: {', '.join(map(str, who))}" for kind, who in kinds.items() if who
         )
 
-    def overdue(self, time: float, seconds: float) -> list[tuple[int, float]]:
-        """Live workers that owe an answer for too long, and for how long.
+    def overdue(self, time: float, seconds: float) -> list[tuple[int, str]]:
+        """Live workers that keep the others waiting for too long, and how.
 
-        That is more than ``seconds``, or so much longer than steps of others take that only harm
-        can be meant.
+        That is those that owe an answer for more than ``seconds``; and those for which a majority
+        waited, over the whole run, for longer than that and a hundred times what it worked.
         """
-        shorter = min(seconds, LEAST_PATIENCE)
-        silent = {
-            worker: time - self._silent_since[worker]
-            for worker in sorted(self.working)
-            if self._owed[worker] and time - self._silent_since[worker] > shorter
-        }
-        if silent and self._step_seconds:
-            shorter = max(shorter, PATIENCE * median_low(self._step_seconds.values()))
-        limits = {v: seconds if self._long[v] else min(seconds, shorter) for v in silent}
-        return [(worker, since) for worker, since in silent.items() if since > limits[worker]]
+        self._account(time)
+        most = seconds + MOST_HELD_UP * self._worked
+        late = []
+        for worker in sorted(self.working):
+            silent = time - self._silent_since[worker]
+            if self._owed[worker] and silent > seconds:
+                late.append((worker, f"silent for {silent:.0f} seconds"))
+            elif self._held_up[worker] > most:
+                held_up = f"the others waited for it for {self._held_up[worker]:.0f} seconds"
+                late.append((worker, f"{held_up}, in which they worked for {self._worked:.0f}"))
+        return late
+
+    def _account(self, time: float) -> None:
+        """Put the seconds since the last look down to work, or to the few that all wait for."""
+        passed, self._looked = time - self._looked, time
+        # Who has not said hello may be loading a model. Where no majority waits, nobody can say
+        # who is slow and who is quick.
+        few = [worker for worker in self.joined & self.working if self._owed[worker]]
+        if few and 2 * len(few) < self.count:
+            for worker in few:
+                self._held_up[worker] += passed
+        else:
+            self._worked += passed

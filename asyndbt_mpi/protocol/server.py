@@ -32,7 +32,6 @@ from asyndbt_mpi.protocol.messages import (
     LowerAssignment,
     LowerReport,
     MalformedMessage,
-    Needs,
     Report,
     Reset,
     Shapes,
@@ -79,8 +78,9 @@ class Server:
     least_iterations
         Neither the budget nor early stopping ends the run before so many are committed: one that
         is gone through again has got there, if under other limits.
-    most
-        By worker what its answers can cost at most, where that is known without asking it.
+    expected
+        By worker the hello that its data give, where that is known without asking it: its q is to
+        be that, and what it may need at most so much.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Server:
         shapes: Shapes,
         workers: int,
         least_iterations: int = 0,
-        most: Mapping[int, Needs] | None = None,
+        expected: Mapping[int, Hello] | None = None,
     ) -> None:
         self.config = config
         self.shapes = shapes
@@ -100,7 +100,10 @@ class Server:
         self.least_iterations = least_iterations
         self.replaying = False
         self.members = Membership(workers, config.algorithm.min_workers)
-        self.spending = Spending(config, workers, most)
+        self.expected = expected or {}
+        self.spending = Spending(
+            config, workers, {v: hello.needs for v, hello in self.expected.items()}
+        )
         self.finished = False
         self.limit: str | None = None
         self.failure: str | None = None
@@ -157,7 +160,7 @@ class Server:
             case EvaluationReport():
                 self._accept_evaluation(worker, message)
             case Failure(text=text, refuses=True) if not self.iteration:
-                self._refuse(text)
+                self._refuse(f"worker {worker}: {text}")
                 return self._output
             case Failure(text=text):
                 self._leave(worker, EventKind.LOST, text)
@@ -206,9 +209,9 @@ class Server:
         """
         self._begin(time)
         timeout = self.config.run.worker_timeout
-        for worker, silent in self.members.overdue(time, timeout):
+        for worker, reason in self.members.overdue(time, timeout):
             if not (self.finished or is_heard(worker)):
-                self._leave(worker, EventKind.LOST, f"silent for {silent:.0f} seconds")
+                self._leave(worker, EventKind.LOST, reason)
         if self.running and (short := self.members.shortage(time, timeout)):
             self._fail(f"{short}; {self.members.gone}")
         seconds = self.config.budget.seconds
@@ -248,7 +251,7 @@ class Server:
     def _admit(self, worker: int, message: Hello) -> None:
         if worker in self.members.joined:
             raise MalformedMessage(f"worker {worker} said hello twice")
-        self.spending.check_needs(worker, message.needs)
+        self.check_hello(worker, message)
         self.models.note(worker, message.description, message.digest)
         self._output.records.append(hello_event(worker, message, self.iteration, self._now))
         self.members.joined.add(worker)
@@ -256,6 +259,18 @@ class Server:
         q = self._initial_q[worker - 1] = onto_simplex(message.q)
         self.iterates.q[worker - 1] = q
         self._assign([worker])
+
+    def check_hello(self, worker: int, message: Hello) -> None:
+        """Refuse a hello that the data of ``worker`` do not give.
+
+        Raises
+        ------
+        MalformedMessage
+        """
+        expected = self.expected.get(worker)
+        if expected and not self.replaying and not np.array_equal(expected.q, message.q):
+            raise MalformedMessage(f"worker {worker} begins with another q than its data give")
+        self.spending.check_needs(worker, message.needs)
 
     def _is_stranger(self, worker: int, message: Hello) -> bool:
         """Whether ``worker`` holds another model; before the first iteration nobody then goes on.
@@ -277,9 +292,8 @@ class Server:
                 f"report {report.number} (read at iteration {report.iteration}) answers no"
                 f" outstanding assignment of worker {worker}"
             )
-        self.spending.check(worker, report.costs)
+        self.spending.check(worker, "assignment", report.costs)
         self._record_answer(worker, report)
-        self.members.note_step(worker, self._now)
         del self._outstanding[worker]
         if self._closing:
             self._close_worker(worker)  # it was too late to be used
@@ -289,12 +303,12 @@ class Server:
     def _accept_lower_report(self, worker: int, report: LowerReport) -> None:
         if self._estimation is None:
             raise not_asked_for(worker, report)
-        self.spending.check(worker, report.costs)
+        self.spending.check(worker, "assignment", report.costs)
         self._estimation.accept(worker, report)
         self._record_answer(worker, report)
 
     def _accept_evaluation(self, worker: int, report: EvaluationReport) -> None:
-        self.spending.check(worker, report.costs)
+        self.spending.check(worker, _purpose(report.split), report.costs)
         evaluation = self.evaluations.accept(worker, report, self._now)
         self._record_answer(worker, report)
         self._output.records.append(evaluation)
@@ -436,7 +450,7 @@ class Server:
 
     def _evaluate(self, worker: int, request: EvaluationRequest) -> None:
         self.evaluations.ask(worker, request)
-        self._ask(worker, request, "test" if request.split is Split.TEST else "validation")
+        self._ask(worker, request, _purpose(request.split))
 
     def _ask(
         self,
@@ -445,7 +459,7 @@ class Server:
         purpose: Purpose,
     ) -> None:
         """Send what ``worker`` is to answer."""
-        self.members.asked(worker, self._now, long=purpose != "assignment")
+        self.members.asked(worker, self._now)
         self.spending.hand_out(worker, purpose)
         self._output.messages.append((worker, message))
 
@@ -549,6 +563,7 @@ class Server:
         elif isinstance(message, Hello) and not (self._closing or self.finished):
             if self._is_stranger(worker, message):
                 return
+            self.check_hello(worker, message)  # before it counts again
             self.members.come_back(worker)
             self.delay[worker - 1] = 0
             self._admit(worker, message)
@@ -557,7 +572,7 @@ class Server:
 
     def _take_back(self, worker: int) -> None:
         if self._closing or self.finished:
-            self._output.messages.append((worker, Stop()))
+            self._dismiss(worker)
             return
         self._record_event(EventKind.RETURNED, worker)
         self.members.starts_afresh(worker, self._now)
@@ -592,3 +607,7 @@ class Server:
     def _record_answer(self, worker: int, report: Report | LowerReport | EvaluationReport) -> None:
         self.spending.answered(worker, report.costs)
         self._output.records.append(answer_event(worker, report, self.iteration, self._now))
+
+
+def _purpose(split: Split) -> Purpose:
+    return "test" if split is Split.TEST else "validation"

@@ -5,7 +5,7 @@ aside until then. What a lost worker was at counts as spent: nobody will ever kn
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from typing import Literal, TypeAlias
 
 from asyndbt_mpi.config import Config
@@ -66,14 +66,14 @@ class Spending:
         """
         for name, most in asdict(self.most.get(worker, needs)).items():
             claimed = getattr(needs, name)
-            if claimed > most:
+            if claimed > most and not self.replaying:
                 what = name if name.endswith("tokens") else f"calls for its {name}"
                 raise MalformedMessage(
                     f"worker {worker} says that it may need {claimed} {what}: {most} at most"
                 )
 
-    def check(self, worker: int, costs: Costs) -> None:
-        """Refuse the next answer of ``worker`` if it costs more than was set aside for it.
+    def check(self, worker: int, purpose: Purpose, costs: Costs) -> None:
+        """Refuse an answer of ``worker`` that is not its next, or costs more than was set aside.
 
         Tokens may be twice as many, for servers count them in their own ways.
 
@@ -82,22 +82,31 @@ class Spending:
         MalformedMessage
         """
         held = self._by_worker.get(worker)
-        if self.replaying or held is None or not held.owed:
+        if held is None or not held.owed:
             return  # it was asked for nothing, which is refused elsewhere
-        needs, calls = held.needs, getattr(held.needs, held.owed[0])
+        if held.owed[0] != purpose:
+            raise MalformedMessage(
+                f"worker {worker} answers for a {purpose}, but was asked for a {held.owed[0]} first"
+            )
+        if self.replaying or worker not in self.most:
+            return
+        needs, calls = held.needs, getattr(held.needs, purpose)
         for name, most in (
             ("calls", calls),
             ("prompt_tokens", 2 * calls * needs.prompt_tokens),
             ("completion_tokens", 2 * calls * needs.completion_tokens),
         ):
             spent = getattr(costs, name)
-            if spent > most and most:
+            if spent > most:
                 raise MalformedMessage(
                     f"worker {worker} says that an answer cost {spent} {name}: {most} at most"
                 )
 
     def join(self, worker: int, needs: Needs) -> None:
-        """``worker`` has said what it can cost, or says it again."""
+        """``worker`` has said what it can cost, or says it again; `check_needs` has passed it."""
+        most = self.most.get(worker, needs)
+        # What is gone through again may have been said when nobody looked at it.
+        needs = Needs(*map(min, astuple(needs), astuple(most)))
         owed = self._by_worker[worker].owed if worker in self._by_worker else []
         self._by_worker[worker] = _Worker(needs, owed)
 

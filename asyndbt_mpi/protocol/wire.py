@@ -185,7 +185,7 @@ class Codec:
     def _check(self, message: Message) -> None:
         """Refuse what no rank of this run can have meant.
 
-        An accuracy may be NaN: a synthetic task classifies nothing.
+        Of a synthetic task, which classifies nothing, an accuracy may be NaN.
         """
         match message:
             case Report():
@@ -202,7 +202,7 @@ class Codec:
             case EvaluationReport():
                 _within(message, "iteration")
                 _hold(message, "loss", self.loss, message.loss)
-                if not math.isnan(message.accuracy):
+                if self.loss is LOSS or not math.isnan(message.accuracy):
                     _within(message, "accuracy")
                 _check_costs(message)
             case Hello(needs=needs):

@@ -49,6 +49,10 @@ SPIN_SECONDS = 5e-3
 latency of sleep; a longer one sleeps."""
 SLEEP_SHARE = 1 / 16
 SHORTEST_SLEEP, LONGEST_SLEEP = 5e-5, 5e-3
+STANDSTILL_SECONDS = 0.25
+"""More between two looks, and this process was stopped, or busy with something else."""
+ARRIVAL_SECONDS = 1e-3
+"""A message of any size that a run has is whole by then, unless its sender has stopped."""
 MOST_DROPPED = 64
 """Messages of those who are barred that are dropped before the others have their turn."""
 NOTHING: Buffer = np.empty(0, np.uint8)
@@ -120,6 +124,8 @@ class Channel:
         self._longest = codec.longest_to_server if server else codec.longest_to_worker
         # What is not received stays matched, or it would be found again and again.
         self._refused: list[MPI.Message] = []
+        # By rank what has begun to arrive: the rest may never come.
+        self._arriving: dict[int, tuple[MPI.Request, Buffer]] = {}
         self._turn = 0
 
     def now(self) -> float:
@@ -152,21 +158,25 @@ class Channel:
             return None
 
     def _receive(self) -> tuple[int, Buffer] | None:
-        for _ in range(MOST_DROPPED):
+        for rank in list(self._arriving):
+            if found := self._arrived(rank):
+                return found
+        # Where MPI is asked for any rank's, it may give another of one whose last has not arrived.
+        for _ in range(0 if self._arriving else MOST_DROPPED):
             found = self._next(self._source)
             if found is None or found[0] not in self.barred:
                 return found
-        # Somebody who is barred sends without end, and would be all that is ever found.
-        for _ in range(1, self.size):
+        # Or somebody who is barred sends without end, and would be all that is ever found.
+        for _ in range(1, self.size if self.rank == SERVER else 1):
             self._turn = self._turn % (self.size - 1) + 1
-            if self._turn not in self.barred:
+            if self._turn not in self.barred and self._turn not in self._arriving:
                 found = self._next(self._turn)
                 if found is not None:
                     return found
         return None
 
     def _next(self, source: int) -> tuple[int, Buffer] | None:
-        """The next message of ``source``, whoever it is of."""
+        """The next message of ``source``, whoever it is of; None if it has not arrived whole."""
         status = self._status
         matched = self.comm.Improbe(source, MPI.ANY_TAG, status)
         if matched is None:
@@ -178,11 +188,29 @@ class Channel:
                 return rank, NOTHING
             raise TooLong(rank, length, self._longest)
         buffer: Buffer = np.empty(length, np.uint8)
-        matched.Recv((buffer, MPI.BYTE))
+        self._arriving[rank] = matched.Irecv((buffer, MPI.BYTE)), buffer
+        until = time.perf_counter() + ARRIVAL_SECONDS
+        while (found := self._arrived(rank)) is None and time.perf_counter() < until:
+            pass
+        return found
+
+    def _arrived(self, rank: int) -> tuple[int, Buffer] | None:
+        """What began to arrive of ``rank``, if it is whole by now."""
+        request, buffer = self._arriving[rank]
+        try:
+            whole = bool(request.Test())
+        except MPI.Exception:
+            del self._arriving[rank]  # it died meanwhile
+            raise
+        if not whole:
+            return None
+        del self._arriving[rank]
         return rank, buffer
 
     def is_heard(self, rank: int) -> bool:
-        """Whether a message of ``rank`` is there to be received."""
+        """Whether a message of ``rank`` is there to be received, as a whole."""
+        if rank in self._arriving:
+            return False
         try:
             return bool(self.comm.Iprobe(rank, MPI.ANY_TAG))
         except MPI.Exception as error:
@@ -230,9 +258,8 @@ class Channel:
 
         Messages that still arrive are discarded: whoever sent them is on its way here too.
         """
-        end = time.perf_counter() + deadline
         barrier: MPI.Request | None = None
-        for _ in backoff():
+        for _ in backoff_for(deadline):
             with suppress(TooLong):
                 self.poll()
             self._complete_sends()
@@ -245,9 +272,7 @@ class Channel:
             if barrier is not None and barrier.Test():
                 self.comm.Free()
                 return True
-            if time.perf_counter() > end:
-                return False
-        raise AssertionError("backoff never ends")
+        return False
 
 
 def survives_deaths() -> bool:
@@ -280,6 +305,17 @@ def backoff() -> Iterator[None]:
             time.sleep(min(max(waited * SLEEP_SHARE, SHORTEST_SLEEP), LONGEST_SLEEP))
 
 
+def backoff_for(seconds: float) -> Iterator[None]:
+    """As `backoff`, for so many ``seconds``; those in which this process stood still are none."""
+    spent, last = 0.0, time.perf_counter()
+    for _ in backoff():
+        yield
+        now = time.perf_counter()
+        spent, last = spent + min(now - last, STANDSTILL_SECONDS), now
+        if spent > seconds:
+            return
+
+
 def complete(request: MPI.Request, seconds: float, *buffers: object) -> None:
     """Wait for a collective call of all ranks, whose ``buffers`` MPI uses until then.
 
@@ -288,10 +324,8 @@ def complete(request: MPI.Request, seconds: float, *buffers: object) -> None:
     StartError
         After ``seconds`` it is still not complete: some rank has stopped.
     """
-    end = time.perf_counter() + seconds
-    for _ in backoff():
+    for _ in backoff_for(seconds):
         if request.Test():
             return
-        if time.perf_counter() > end:
-            ABANDONED.append((request, *buffers))
-            raise StartError(f"a rank stopped in the middle of the start, {seconds:g} seconds ago")
+    ABANDONED.append((request, *buffers))
+    raise StartError(f"a rank stopped in the middle of the start, {seconds:g} seconds ago")

@@ -211,7 +211,6 @@ class Replay:
 
     def _answer(self, event: Event) -> ToServer:
         inbox = self._inboxes[event.worker]
-        # A worker may have answered out of order, which the server does not mind.
         row = next((row for row, each in enumerate(inbox) if _is_about(event, each)), None)
         if row is None:
             raise ReplayError(
@@ -249,7 +248,7 @@ class Replay:
         Raises
         ------
         MalformedMessage
-            It claims to need more than it can.
+            Its data do not give this hello.
         """
         if worker in self._greeted:
             return None
@@ -264,7 +263,7 @@ class Replay:
         if worker in members.restarting:
             return list(self._inboxes[worker])  # it was told to start afresh: so be it
         if worker in members.joined:
-            self.server.spending.check_needs(worker, hello.needs)
+            self.server.check_hello(worker, hello)
             self.server.spending.join(worker, hello.needs)
             state = Restore(self.answers[worker], self.workers.state(worker))
             return [state, *self._inboxes[worker]]

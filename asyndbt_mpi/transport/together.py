@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
 
 import numpy as np
@@ -16,7 +16,7 @@ from asyndbt_mpi.transport.mpi import (
     MPI,
     SERVER,
     StartError,
-    backoff,
+    backoff_for,
     complete,
     survives_deaths,
 )
@@ -59,8 +59,7 @@ class Together:
     def _call_the_roll(self, here: Buffer) -> None:
         """Hear of every other rank that it is there."""
         missing, status = set(range(1, self._size)), MPI.Status()
-        end = time.perf_counter() + self._seconds
-        for _ in backoff():
+        for _ in backoff_for(self._seconds):
             while missing and self._comm.Iprobe(MPI.ANY_SOURCE, PRESENT, status):
                 rank, length = status.Get_source(), status.Get_elements(MPI.BYTE)
                 if length != len(here):
@@ -71,9 +70,9 @@ class Together:
                 missing.discard(rank)
             if not missing:
                 return
-            if time.perf_counter() > end:
-                who = f"rank{'s' * (len(missing) > 1)} {', '.join(map(str, sorted(missing)))}"
-                raise StartError(f"{who} took no part in the start for {self._seconds:g} seconds")
+        raise StartError(
+            f"{_names(missing)} took no part in the start for {self._seconds:g} seconds"
+        )
 
     def agree(self, ok: bool) -> tuple[bool, bool]:
         """Whether every rank is ok, and whether this rank is the one to say what is not."""
@@ -102,7 +101,8 @@ class Together:
         complete(request, self._seconds, own, everything, lengths)
         if self._rank != SERVER:
             return []
-        return [part.tobytes().decode() for part in np.split(everything, ends[:-1])]
+        parts = np.split(everything, ends[:-1])
+        return [part.tobytes().decode(errors="replace") for part in parts]
 
     def node_share(self) -> tuple[int, int]:
         """This worker's number among the workers on its node (from 0), and its share of cores.
@@ -158,28 +158,35 @@ class Together:
         return offsets
 
 
+def _names(ranks: Iterable[int]) -> str:
+    numbers = [str(rank) for rank in sorted(ranks)]
+    return f"rank{'s' * (len(numbers) > 1)} {', '.join(numbers)}"
+
+
 def _digest(token: str) -> int:
     return int(np.frombuffer(blake2b(token.encode(), digest_size=8).digest(), np.int64)[0])
 
 
-def alike(comm: MPI.Comm, token: str, until: Callable[[], bool] = lambda: False) -> int:
+def alike(
+    comm: MPI.Comm, token: str, until: Callable[[], bool] = lambda: False, seconds: float = math.inf
+) -> int:
     """How many ranks of ``comm``, this one included, gave the same ``token``; 0 for none.
 
-    Ranks may come late: those that are there sleep. Where one has died, or ``until`` became true
-    first, it is 1, for nobody knows.
+    Ranks may come late: those that are there sleep. Where one has died, or not come within
+    ``seconds``, or ``until`` became true first, it is 1, for nobody knows.
     """
     own = np.array([_digest(token)])
     everyone = np.empty(comm.Get_size(), np.int64)
     try:
         request = comm.Iallgather(own, everyone)
-        for _ in backoff():
+        for _ in backoff_for(seconds):
             if request.Test():
-                break
+                return int((everyone == own[0]).sum()) if token else 0
             if until():
-                ABANDONED.append((request, own, everyone))
-                return 1
+                break
     except MPI.Exception:
         if not survives_deaths():
             raise
-        everyone = own  # the server will notice
-    return int((everyone == own[0]).sum()) if token else 0
+        return 1  # the server will notice
+    ABANDONED.append((request, own, everyone))
+    return 1
