@@ -93,8 +93,10 @@ class Synthetic:
         self._position = np.arange(shapes.positions)
         self._class = np.arange(shapes.classes)
         self._partner = self._class % shapes.positions
+        tokens = shapes.positions + shapes.classes
         self.holdings = {
-            worker: Holdings(np.full(shapes.classes, shapes.pool), ROWS) for worker in workers
+            worker: Holdings(np.full(shapes.classes, shapes.pool), ROWS, prompt_tokens=tokens)
+            for worker in workers
         }
         self.digests = dict.fromkeys(workers, "")
         description = f"synthetic, without data, heterogeneity {heterogeneity:g}"

@@ -86,7 +86,7 @@ class Spending:
             return  # it was asked for nothing, which is refused elsewhere
         if held.owed[0] != purpose:
             raise MalformedMessage(
-                f"worker {worker} answers for a {purpose}, but was asked for a {held.owed[0]} first"
+                f"worker {worker} was asked for its {held.owed[0]} before the {purpose} it answers"
             )
         if self.replaying or worker not in self.most:
             return

@@ -28,10 +28,6 @@ from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.opening import Ended, open_run, verdict
 from asyndbt_mpi.protocol.blackbox import BlackBox
 from asyndbt_mpi.protocol.messages import (
-    Assignment,
-    Costs,
-    EvaluationReport,
-    EvaluationRequest,
     Failure,
     Hello,
     LowerReport,
@@ -64,8 +60,7 @@ class Plan:
 
     The process is killed, ``unwritten`` events after its last batch, or signalled after so many
     events. A liar's p, its q, its p in estimates of phi or its loss is not what its answers give.
-    A worker that is ``absent`` never says hello, one ``refuses`` before the first iteration, and
-    one in ``disorder`` answers an assignment before the evaluation that came first.
+    A worker that is ``absent`` never says hello, one ``refuses`` before the first iteration.
     """
 
     mishaps: tuple[Mishap, ...] = ()
@@ -76,7 +71,6 @@ class Plan:
     lies: str = "p"
     absent: tuple[int, ...] = ()
     refuses: int = 0
-    disorder: int = 0
 
 
 class Toy(Unasked):
@@ -201,23 +195,11 @@ class Life:
             assert self.server.finished, "it waits for ever"
             return
         worker = min(ready, key=lambda v: ((self.answers[v] + 1) * PACE[v - 1], v))
-        reply = self._work(worker, self._next(worker))
-        if isinstance(reply, Report | EvaluationReport) and worker == self.plan.disorder:
-            reply = replace(reply, costs=Costs())  # else it would cost more than was set aside
+        reply = self._work(worker, self.inbox[worker].popleft())
         if reply is not None:
             self._hear(worker, reply)
         if not self.server.finished:
             self._take(self.server.tick(self.now))
-
-    def _next(self, worker: int) -> ToWorker:
-        inbox = self.inbox[worker]
-        kinds = [type(message) for message in inbox][:2]
-        if worker == self.plan.disorder and kinds == [EvaluationRequest, Assignment]:
-            inbox.rotate(-1)
-            message = inbox.popleft()
-            inbox.rotate(1)
-            return message
-        return inbox.popleft()
 
     def _happen(self, mishap: Mishap) -> None:
         worker, now = mishap.worker, self.now

@@ -119,21 +119,6 @@ def test_left_out_iterates_cannot_be_taken_from_the_log(tmp_path: Path) -> None:
     assert "only those of every 7 iterations are logged" in life.said[-1]
 
 
-def test_answers_out_of_order_are_gone_through_as_they_came(tmp_path: Path) -> None:
-    settings = (*LONG, *TESTED)
-    undisturbed, path = tmp_path / "whole.h5", tmp_path / "run.h5"
-    plan = Plan(disorder=2)
-    assert start(undisturbed, plan, settings).code == DONE
-    with Log(undisturbed) as log:
-        kinds = [e.kind for e in events(log) if e.worker == 2 and e.kind is not EventKind.TEST]
-    first = kinds.index(EventKind.EVALUATION)
-    assert kinds[first - 2 : first] == [EventKind.REPORT, EventKind.REPORT]
-    start(path, Plan(disorder=2, kill=26), settings)
-    assert start(path, plan, settings).code == DONE
-    with Log(path) as one, Log(undisturbed) as other:
-        np.testing.assert_array_equal(one["report/p"], other["report/p"])
-
-
 # ---------------------------------------------------------------- what is judged again
 
 

@@ -114,7 +114,7 @@ def test_a_worker_may_refuse_the_run_as_long_as_nothing_is_committed() -> None:
     hand = hand_of(2)
     greet(hand, "aa")
     hand.deliver(2, Failure("d/dev.jsonl, line 3: too long", refuses=True))
-    assert hand.server.refusal == "d/dev.jsonl, line 3: too long"
+    assert hand.server.refusal == "worker 2: d/dev.jsonl, line 3: too long"
     assert hand.server.finished
     hand = hand_of(2)
     greet(hand, "aa", "aa")

@@ -1,12 +1,20 @@
 """Budgets: hard, whatever the order of arrivals, and checked before anything is handed out."""
 
 import dataclasses
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyndbt_mpi.protocol.messages import Assignment, Costs, MalformedMessage, Needs
+from asyndbt_mpi.protocol.messages import (
+    Assignment,
+    Costs,
+    EvaluationRequest,
+    MalformedMessage,
+    Needs,
+)
 from asyndbt_mpi.protocol.records import Evaluation, Event, EventKind, Iteration
 from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.protocol.spending import Spending
@@ -163,7 +171,7 @@ def test_more_needs_than_a_worker_can_have_are_refused() -> None:
     config = configuration(budget={"calls": 1000})
     hand = Hand(config, 2)
     hello = hand.workers.hello(1, "by hand")
-    server = Server(config, SHAPES, 2, most={1: hello.needs})
+    server = Server(config, SHAPES, 2, expected={1: hello})
     with pytest.raises(MalformedMessage, match="may need 1099511627776 calls for its assignment"):
         server.receive(1, dataclasses.replace(hello, needs=Needs(assignment=2**40)), 1.0)
     server.receive(1, hello, 1.0)
@@ -171,9 +179,55 @@ def test_more_needs_than_a_worker_can_have_are_refused() -> None:
 
 
 def test_an_answer_that_costs_more_than_was_set_aside_is_refused() -> None:
-    hand = Hand(configuration(budget={"calls": 10_000}), 2)
+    hand = hand_that_expects()
     hand.hello()
     report = hand.reply(1)
     with pytest.raises(MalformedMessage, match="cost 1099511627776 calls"):
         hand.deliver(1, dataclasses.replace(report, costs=Costs(calls=2**40, prompts=2**40)))
     assert hand.server.spending.spent.calls == 0
+
+
+def hand_that_expects(**sections: dict[str, Any]) -> Hand:
+    """The server knows what hellos the workers' data give."""
+    hand = Hand(configuration(**sections), 2)
+    expected = {worker: hand.workers.hello(worker, "") for worker in (1, 2)}
+    hand.server = Server(hand.server.config, SHAPES, 2, expected=expected)
+    return hand
+
+
+@pytest.mark.parametrize("name", ["calls", "prompt_tokens", "completion_tokens"])
+@pytest.mark.parametrize("sections", [{}, {"budget": {"calls": 10_000}}])
+def test_who_claims_to_cost_nothing_has_nothing_to_spend(name: str, sections: Any) -> None:
+    hand = hand_that_expects(**sections)
+    hand.deliver(1, dataclasses.replace(hand.workers.hello(1, ""), needs=Needs()))
+    report = hand.reply(1)
+    with pytest.raises(MalformedMessage, match=f"cost 1 {name}: 0 at most"):
+        hand.deliver(1, dataclasses.replace(report, costs=Costs(**{name: 1})))
+
+
+def test_what_was_claimed_when_nobody_looked_is_cut_when_it_is_gone_through_again() -> None:
+    hand = hand_that_expects(budget={"calls": 10_000})
+    hello = hand.workers.hello(1, "")
+    hand.server.replaying = hand.server.spending.replaying = True
+    hand.deliver(1, dataclasses.replace(hello, needs=Needs(assignment=2**40)))
+    assert hand.server.spending.needs(1).assignment == hello.needs.assignment
+
+
+def test_a_hello_with_a_q_of_its_own_is_refused() -> None:
+    hand = hand_that_expects()
+    hello = hand.workers.hello(1, "")
+    q = np.zeros_like(hello.q)
+    q[:, 0] = 1.0
+    with pytest.raises(MalformedMessage, match="another q than its data give"):
+        hand.deliver(1, dataclasses.replace(hello, q=q))
+
+
+def test_nobody_answers_before_what_was_asked_first() -> None:
+    """One that never validates would stop early stopping, and be waited for by nobody."""
+    hand = Hand(configuration(run={"evaluate_every": 1}, algorithm={"active_workers": 1}), 2)
+    hand.hello()
+    hand.work(1)
+    assert [type(message) for message in hand.inbox[1]] == [EvaluationRequest, Assignment]
+    hand.inbox[1].rotate(1)
+    with pytest.raises(MalformedMessage, match="asked for its validation before the assignment"):
+        hand.deliver(1, hand.reply(1))
