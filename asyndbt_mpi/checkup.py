@@ -11,7 +11,7 @@ import click
 from asyndbt_mpi.answers import folder_of
 from asyndbt_mpi.assemble import Materials, delays_of_workers, prepare, rows_fit
 from asyndbt_mpi.config import Config, ConfigurationError, Run, load
-from asyndbt_mpi.doctor.examination import Examiner, Plan, examine, report
+from asyndbt_mpi.doctor.examination import PATIENCE_SECONDS, Examiner, Plan, examine, report
 from asyndbt_mpi.doctor.facts import SERVER, Facts, Process
 from asyndbt_mpi.doctor.findings import Finding, Level, problem
 from asyndbt_mpi.doctor.processes import check_mpi, versions
@@ -20,6 +20,7 @@ from asyndbt_mpi.job import BAD_USAGE, DONE, FAILED, log_path
 from asyndbt_mpi.log.text import printable
 from asyndbt_mpi.readings import digests
 from asyndbt_mpi.transport.launcher import Misfit, launched, misfit, node_name, speaks
+from asyndbt_mpi.transport.watch import watched
 
 
 def checkup(source: str, assignments: Sequence[str], output: str | None) -> int:
@@ -31,7 +32,8 @@ def checkup(source: str, assignments: Sequence[str], output: str | None) -> int:
         The configuration itself is wrong; under MPI this is said once, and exit code 2.
     """
     try:
-        from asyndbt_mpi.transport import mpi
+        with watched(PATIENCE_SECONDS):
+            from asyndbt_mpi.transport import mpi
     except Misfit as error:
         return _alone(source, assignments, output, error.library, "")
     except (ImportError, RuntimeError) as error:

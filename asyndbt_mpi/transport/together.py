@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from hashlib import blake2b
 
 import numpy as np
@@ -18,12 +18,15 @@ from asyndbt_mpi.transport.mpi import (
     StartError,
     backoff_for,
     complete,
+    deaths_told,
+    names,
     survives_deaths,
 )
 
 CLOCK_ROUNDS = 5
 PRESENT = 1
 """Tag with which ranks say that they are there."""
+LATER_SECONDS = 0.5
 LONGEST_TEXT = 2**26
 """Bytes that a rank may have to say when all are asked."""
 
@@ -37,7 +40,8 @@ class Together:
     def __init__(self, comm: MPI.Intracomm, seconds: float = math.inf) -> None:
         self._comm = comm
         self._rank, self._size = comm.Get_rank(), comm.Get_size()
-        self._seconds = seconds
+        # Rank 0 is the first to give up, so that the line is not said by all.
+        self._seconds = seconds + LATER_SECONDS * (self._rank != SERVER)
 
     def wait_for_all(self) -> None:
         """Return once every rank has called this; who is early leaves its core to the others.
@@ -51,10 +55,12 @@ class Together:
         """
         here = np.zeros(1, np.uint8)
         if self._rank == SERVER:
-            self._call_the_roll(here)
+            with deaths_told(self._comm):
+                self._call_the_roll(here)
         else:
             ABANDONED.append((self._comm.Isend((here, MPI.BYTE), SERVER, PRESENT), here))
-        complete(self._comm.Ibarrier(), self._seconds if self._rank == SERVER else math.inf)
+        seconds = self._seconds if self._rank == SERVER else math.inf
+        complete(self._comm, self._comm.Ibarrier(), seconds)
 
     def _call_the_roll(self, here: Buffer) -> None:
         """Hear of every other rank that it is there."""
@@ -71,7 +77,7 @@ class Together:
             if not missing:
                 return
         raise StartError(
-            f"{_names(missing)} took no part in the start for {self._seconds:g} seconds"
+            f"{names(missing)} took no part in the start for {self._seconds:g} seconds"
         )
 
     def agree(self, ok: bool) -> tuple[bool, bool]:
@@ -79,13 +85,13 @@ class Together:
         first_bad = np.array([self._size if ok else self._rank])
         lowest = np.empty_like(first_bad)
         request = self._comm.Iallreduce(first_bad, lowest, MPI.MIN)
-        complete(request, self._seconds, first_bad, lowest)
+        self._complete(request, first_bad, lowest)
         return bool(lowest[0] == self._size), bool(lowest[0] == self._rank)
 
     def from_server(self, value: int) -> int:
         """Rank 0's ``value``, on every rank."""
         shared = np.array([value])
-        complete(self._comm.Ibcast(shared, SERVER), self._seconds, shared)
+        self._complete(self._comm.Ibcast(shared, SERVER), shared)
         return int(shared[0])
 
     def gather_texts(self, text: str) -> list[str]:
@@ -98,7 +104,7 @@ class Together:
         ends = lengths.cumsum()
         everything = np.empty(ends[-1] if self._rank == SERVER else 0, np.uint8)
         request = self._comm.Igatherv(own, (everything, (lengths, ends - lengths)), SERVER)
-        complete(request, self._seconds, own, everything, lengths)
+        self._complete(request, own, everything, lengths)
         if self._rank != SERVER:
             return []
         parts = np.split(everything, ends[:-1])
@@ -126,10 +132,13 @@ class Together:
         # Nobody but these waits for one that has stopped; the server, at last, gives them up.
         return self._comm.Create_group(self._comm.Get_group().Incl(neighbours.tolist()))
 
+    def _complete(self, request: MPI.Request, *buffers: object) -> None:
+        complete(self._comm, request, self._seconds, *buffers)
+
     def _everyones(self, value: int) -> NDArray[np.int64]:
         """Every rank's ``value``, in order of rank."""
         own, everyones = np.array([value]), np.empty(self._size, np.int64)
-        complete(self._comm.Iallgather(own, everyones), self._seconds, own, everyones)
+        self._complete(self._comm.Iallgather(own, everyones), own, everyones)
         return everyones
 
     def clock_offsets(self) -> list[float]:
@@ -156,11 +165,6 @@ class Together:
                 rounds.append((back - sent, float(clock[0]) - (sent + back) / 2))
             offsets.append(min(rounds)[1])
         return offsets
-
-
-def _names(ranks: Iterable[int]) -> str:
-    numbers = [str(rank) for rank in sorted(ranks)]
-    return f"rank{'s' * (len(numbers) > 1)} {', '.join(numbers)}"
 
 
 def _digest(token: str) -> int:
