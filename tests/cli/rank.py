@@ -35,6 +35,9 @@ class Even(Unasked):
         even = np.full((len(prompts), len(labels)), -np.log(len(labels)))
         return Scores(even, calls=len(prompts), prompt_tokens=len(prompts))
 
+    def longest(self, text: str) -> int:
+        return 1
+
 
 if __name__ == "__main__":
     how, _, digests = sys.argv.pop(1).partition(":")
