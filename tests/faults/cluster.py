@@ -86,6 +86,9 @@ class Toy(Unasked):
         scores = np.log(weights / weights.sum(axis=1, keepdims=True))
         return Scores(scores, calls=len(texts), prompt_tokens=len(texts))
 
+    def longest(self, text: str) -> int:
+        return 1
+
 
 class Life:
     """One start of the run in this process, to whatever end its ``plan`` has for it."""
