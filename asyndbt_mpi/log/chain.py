@@ -199,7 +199,7 @@ class Segment:
             positions, words, classes, pool = (int(attributes[name]) for name in names)
             samples = self.config.estimator.losses
             self.shapes = Shapes(positions, words, classes, pool, samples)
-            foreign.check_sizes(self.shapes, self.workers, size)
+            foreign.check_rows(file, self.shapes, self.workers, size)
             self.status = str(attributes["status"])
         except ForeignError:
             raise

@@ -17,6 +17,7 @@ where HDF5 says.
 """
 
 import contextlib
+import errno
 import os
 import stat
 import struct
@@ -28,6 +29,8 @@ from typing import NamedTuple
 from asyndbt_mpi.log.room import reserve
 
 PAGE = 4096
+BLOCK = 512
+"""Of the operating system's count of a file's blocks."""
 SPARE_BYTES = 1 << 20
 """Kept free for the commit with which a file is closed."""
 MARK = b"asyndbtJ"
@@ -89,6 +92,27 @@ class JournaledFile:
     def size(self) -> int:
         """Bytes of the file on the disk."""
         return os.fstat(self._handle).st_size
+
+    @property
+    def stored(self) -> int:
+        """Those of them that take room: without holes, which read as zeros.
+
+        A file system that compresses stores all of them, in fewer blocks.
+        """
+        found = os.fstat(self._handle)
+        if found.st_blocks * BLOCK >= found.st_size:
+            return found.st_size
+        total = end = 0
+        while end < found.st_size:
+            try:
+                start = os.lseek(self._handle, end, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno == errno.ENXIO:  # a hole up to the end
+                    break
+                raise
+            end = os.lseek(self._handle, start, os.SEEK_HOLE)
+            total += end - start
+        return total
 
     def changed(self) -> bool:
         """Whether there was a commit, or one has begun, since the file was opened or refreshed."""
