@@ -193,6 +193,19 @@ def test_a_source_that_is_no_path(source: str) -> None:
     assert len(str(caught.value)) < 1000
 
 
+@pytest.mark.parametrize("key", ["run.name", "run.output", "llm.model"])
+@pytest.mark.parametrize("letter", ["\u202e", "\u200b", "\u2066", "\xad", "\ufeff", "\U000e0041"])
+def test_names_are_seen_as_they_are(key: str, letter: str) -> None:
+    with pytest.raises(ConfigurationError, match="must not hold the invisible character") as caught:
+        load("synthetic", [f"{key}=a{letter}b"])
+    assert str(caught.value).isprintable()
+
+
+def test_texts_may_have_the_joiners_of_their_language() -> None:
+    labels = '["\u0645\u06cc\u200c\u062f\u0627\u0646\u0645", "no"]'
+    assert "\u200c" in load("demo", [f"task.labels={labels}"]).task.labels[0]
+
+
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [

@@ -300,6 +300,7 @@ def _objective(log: Log) -> Iterator[str]:
 
 CHECKS = (
     values.stationarity,
+    values.needs,
     values.times,
     values.moments,
     values.measured,

@@ -68,11 +68,7 @@ def bound_socket(path: Path) -> None:
         made.bind(os.path.relpath(path))
 
 
-def device(path: Path) -> None:
-    path.symlink_to("/dev/zero")
-
-
-@pytest.mark.parametrize("make", [fifo, bound_socket, device])
+@pytest.mark.parametrize("make", [fifo, bound_socket])
 def test_what_is_no_regular_file_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], None]
 ) -> None:
@@ -82,6 +78,10 @@ def test_what_is_no_regular_file_is_not_waited_for(
     assert refusal(path) == f"{path}: is no regular file"
     assert not chain.is_log(str(path))
     assert chain.segments_of(str(tmp_path / "run")) == []
+
+
+def test_a_device_is_not_read() -> None:
+    assert refusal(Path("/dev/zero")) == "/dev/zero: is no regular file"
 
 
 # ---------------------------------------------------------------- objects
@@ -585,6 +585,29 @@ def test_a_segment_is_looked_at_like_the_first_file(tmp_path: Path) -> None:
     with h5py.File(f"{path}.1", "r+") as file:
         soft_link(file)
     assert "run.h5.1: /report/loss is a link" in refusal(path)
+
+
+def test_a_link_is_not_taken_for_the_log(tmp_path: Path) -> None:
+    """The segments of the log would be missed, and others be taken for them."""
+    (tmp_path / "there").mkdir()
+    path, link = tmp_path / "there/run.h5", tmp_path / "link.h5"
+    chained(path)
+    link.symlink_to(path)
+    shutil.copy(f"{path}.1", f"{link}.1")
+    assert "is a link, beside which no log has its files" in refusal(link)
+    for output in (None, tmp_path / "joined.h5"):
+        with pytest.raises(LogError, match="is a link"):
+            merge(link, output)
+    assert link.is_symlink()
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["link.h5", "link.h5.1", "there"]
+    read_all(path)
+
+
+def test_a_file_that_cannot_be_read_is_not_given_to_hdf5() -> None:
+    words = [sys.executable, "-m", "asyndbt_mpi", "show", "/proc/self/mem"]
+    result = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 2
+    assert result.stderr == "asyndbt: /proc/self/mem: cannot be read: Input/output error\n"
 
 
 def test_only_logs_are_removed(tmp_path: Path) -> None:
