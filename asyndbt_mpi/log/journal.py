@@ -58,7 +58,8 @@ class JournaledFile:
     Attributes
     ----------
     error : what made HDF5's reads or writes fail, of which HDF5 does not hear: it would not let go
-        of the file any more, and end the process with a segmentation fault
+        of the file any more, and end the process with a segmentation fault; without its traceback,
+        whose frames would hold on to HDF5's buffers until it is gone
     close : let go of the file; to do so again does nothing
 
     Raises
@@ -135,7 +136,7 @@ class JournaledFile:
         try:
             return self._read(start, size)
         except BaseException as error:  # see `error`
-            self.error = error
+            self.error = error.with_traceback(None)
             return bytes(size)
 
     def write(self, data: memoryview) -> int:
@@ -145,7 +146,7 @@ class JournaledFile:
         try:
             self._write(start, view)
         except BaseException as error:
-            self.error = error
+            self.error = error.with_traceback(None)
         return len(view)
 
     def truncate(self, end: int) -> int:
