@@ -38,13 +38,11 @@ from asyndbt_mpi.fields import (
     is_line,
     is_path,
 )
-from asyndbt_mpi.files import SHOWN, check_path, read_file, shown
+from asyndbt_mpi.files import SHOWN, check_path, read_file, shown, size
+from asyndbt_mpi.toml import MOST_BYTES, MOST_PARTS, MOST_WRITTEN_BYTES, has_long_key
 
 LONGEST_LINE = 300
 """Characters of another program's error."""
-
-MOST_BYTES = 2**17
-"""Of a configuration: the parser's time grows with the square of a key's parts."""
 
 MIRROR_STEPS = {"transformers": 20.0, "openai": 20.0, "synthetic": 1.0}
 """A multiplicative step is worth its size times the loss: means over some queries of a language
@@ -381,11 +379,29 @@ def load(source: str, assignments: Iterable[str] = ()) -> Config:
     table = _parsed(_read(source), source)
     for assignment in assignments:
         _assign(table, assignment)
-    return parse(table, source)
+    config = parse(table, source)
+    _check_written(config, source)
+    return config
+
+
+def _check_written(config: Config, source: str) -> None:
+    """A log holds the configuration with every key written out, and must be readable."""
+    try:
+        written = config.to_toml()
+    except RecursionError as error:
+        raise ConfigurationError(f"{source}: llm.extra_body is nested too deeply") from error
+    if len(written.encode()) > MOST_WRITTEN_BYTES:
+        raise ConfigurationError(
+            f"{source}: has more than {size(MOST_WRITTEN_BYTES)} with every key written out"
+        )
+    if has_long_key(written):
+        raise ConfigurationError(f"{source}: llm.extra_body is nested too deeply")
 
 
 def _parsed(text: str, source: str) -> dict[str, Any]:
     """The tables of a TOML text."""
+    if has_long_key(text):
+        raise ConfigurationError(f"{source}: a key has more than {MOST_PARTS} parts")
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

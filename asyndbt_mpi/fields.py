@@ -1,10 +1,11 @@
 """Kinds of values that a configuration holds, with the bounds that keep them usable."""
 
 from typing import Annotated
+from unicodedata import category
 
 from pydantic import AfterValidator, Field
 
-from asyndbt_mpi.files import check_encodable, check_line, check_path, is_control
+from asyndbt_mpi.files import check_encodable, check_line, check_path
 
 LARGEST = 2**63 - 1
 """What HDF5 and the generators of random numbers can hold."""
@@ -30,9 +31,9 @@ def is_line(text: str) -> str:
 
 
 def _is_text(text: str) -> str:
-    """Texts that a model reads may have lines."""
+    """Texts that a model reads may have lines, and the joiners of many languages."""
     for letter in text:
-        if is_control(letter) and letter not in "\n\t":
+        if category(letter) in ("Cc", "Zl", "Zp") and letter not in "\n\t":
             raise ValueError(f"must not hold the control character {letter!r}")
     check_encodable(text)
     return text

@@ -6,6 +6,7 @@ A file is a regular one, of a bounded size: a pipe would be waited for, a device
 import errno
 import os
 import stat
+from unicodedata import category
 
 LONGEST_PATH = 4095
 LONGEST_NAME = 255
@@ -59,17 +60,18 @@ def check_path(path: str, longest_name: int = LONGEST_NAME) -> None:
 
 
 def check_line(text: str) -> None:
-    """Refuse line breaks, other control characters, and what cannot be written as UTF-8.
+    """Refuse line breaks and all else that cannot be seen, and what cannot be written as UTF-8.
 
     Raises
     ------
     ValueError
         Which of them; the text is not quoted.
     """
-    for letter in text:
-        if is_control(letter):
-            raise ValueError(f"must not hold the control character {letter!r}")
     check_encodable(text)
+    for letter in text:
+        if not is_visible(letter):
+            kind = "control" if category(letter) == "Cc" else "invisible"
+            raise ValueError(f"must not hold the {kind} character {letter!r}")
 
 
 def check_encodable(text: str) -> None:
@@ -86,9 +88,13 @@ def check_encodable(text: str) -> None:
         raise ValueError("must be UTF-8 text: it holds half of a surrogate pair") from error
 
 
-def is_control(letter: str) -> bool:
-    """Whether ``letter`` is a control character or breaks a line: what a terminal may obey."""
-    return letter < " " or "\x7f" <= letter <= "\x9f" or letter in "\u2028\u2029"
+def is_visible(letter: str) -> bool:
+    """Whether ``letter`` can be seen, or is a space.
+
+    Not what Unicode calls control, format (overrides of the direction among them), surrogate,
+    private or unassigned, nor other separators.
+    """
+    return letter.isprintable() or category(letter) == "Zs"
 
 
 def shown(value: object, most: int = SHOWN) -> str:

@@ -16,8 +16,10 @@ from asyndbt_mpi.resume import check_settings, check_workers
 
 SHIPPED = Path(__file__).parent / "slurm"
 NEEDED = ("run.sbatch", "env.sh", "launch.sh")
-TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d\d))?(?::(\d\d))?")
+TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d\d))?(?::(\d\d))?", re.ASCII)
 LONGEST_TIME = 20
+MOST_MINUTES = 2**32 - 3
+"""Slurm counts in 32 bits, and the two largest numbers mean something else."""
 LEAD_MINUTES = 4
 """The signal of run.sbatch comes two minutes before the limit, or up to one more."""
 OWN_OPTIONS = {
@@ -75,7 +77,10 @@ def check_time(time: str) -> None:
     # Two numbers are minutes and seconds, but hours and minutes behind days.
     hours_first = parts[1] is not None or parts[4] is not None
     minutes = 60 * first + second if hours_first else first
-    if 24 * 60 * days + minutes <= LEAD_MINUTES:
+    minutes += 24 * 60 * days
+    if minutes > MOST_MINUTES:
+        raise ConfigurationError(f"--time {time}: Slurm counts no more than {MOST_MINUTES} minutes")
+    if minutes <= LEAD_MINUTES:
         raise ConfigurationError(
             f"--time {time}: give more than {LEAD_MINUTES} minutes: Slurm tells the job to stop"
             " two or three before its limit"
@@ -128,6 +133,9 @@ def _check(asked: Asked, folder: Path) -> None:
             check_line(word)
         except ValueError as error:
             raise ConfigurationError(f"{shown(word)}: {error}, in a batch script") from error
+    for name, value in asked.options.items():
+        if not value.strip():
+            raise ConfigurationError(f"--{name} is empty: give a name, or leave it out")
     if asked.arguments[0].startswith("-"):
         raise ConfigurationError(f"{shown(asked.arguments[0])}: put ./ before it")
     for word in asked.further:

@@ -28,6 +28,9 @@ WORKERS = "workers"
 
 MOST_RUNS = 100_000
 
+MOST_PROCESS = 2**22
+"""No number of a process is larger on Linux."""
+
 PARTIAL = ".part-"
 """In the name of a log under way, before its process; it is renamed when all is in it."""
 LEFT = re.compile(rf"(.+){re.escape(PARTIAL)}[0-9]+")
@@ -120,6 +123,8 @@ def _points(asked: Sweep) -> dict[_Point, Config]:
         for combination in itertools.product(*varied.values())
         for seed in seeds
     ]
+    for point in made:
+        writable_path("--vary", str(_partial(point.path, MOST_PROCESS)))
     points = {point: point.job(point.path).config for point in made}
     different = {(config.to_toml(), point.workers) for point, config in points.items()}
     if min(len(different), len({point.path for point in made})) < len(made):
@@ -218,9 +223,14 @@ def _end_with_parent() -> None:
     threading.Thread(target=end, daemon=True).start()
 
 
+def _partial(path: Path, process: int) -> Path:
+    """Where ``process`` makes the log that is to be at ``path``."""
+    return path.with_name(f"{path.name}{PARTIAL}{process}")
+
+
 def _run_one(point: _Point, cores: int) -> None:
     """Make one log; it has its name when all is in it."""
-    partial = point.path.with_name(f"{point.path.name}{PARTIAL}{os.getpid()}")
+    partial = _partial(point.path, os.getpid())
     job = point.job(partial)
     try:
         simulate_silently(job, cores)

@@ -1,4 +1,5 @@
 import os
+import time
 import tomllib
 import traceback
 from pathlib import Path
@@ -6,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from asyndbt_mpi.config import Config, ConfigurationError, load, parse, presets
+from asyndbt_mpi.toml import has_long_key
 
 
 @pytest.mark.parametrize("name", presets())
@@ -155,6 +157,13 @@ def refusal(path: Path, content: bytes = b"", *assignments: str) -> str:
         (b"[delay]\nmean = 1e308", "less than or equal to 1000000"),
         (b"[delay]\nmodel = 'constant'\nmean = 1e5\nslow_workers = 1\nslow_factor = 1e5", "times"),
         (b"x = 1 # " + b"x" * 2**17, "it has more than 128 KiB"),
+        (b"a" + b".a" * 60000 + b" = 1", "a key has more than 8 parts"),
+        (b"[a" + b".a" * 60000 + b"]", "a key has more than 8 parts"),
+        (b"[[a" + b". 'a'" * 20000 + b"]]", "a key has more than 8 parts"),
+        (b"x = {a" + b' . "a"' * 20000 + b" = 1}", "a key has more than 8 parts"),
+        (b"x = '''it's a string''''\na" + b".a" * 50000 + b" = 1", "a key has more than 8 parts"),
+        (b"[llm]\nextra_body = {a = " + b"{a = " * 40 + b"1" + b"}" * 41, "is nested too deeply"),
+        (b"[llm]\nextra_body = {a = [[" + b"1," * 60000 + b"]]}", "more than 512 KiB with every key"),
     ],
 )  # fmt: skip
 def test_whatever_is_wrong_is_one_line(tmp_path: Path, content: bytes, message: str) -> None:
@@ -184,6 +193,19 @@ def test_a_source_that_is_no_path(source: str) -> None:
     assert len(str(caught.value)) < 1000
 
 
+@pytest.mark.parametrize("key", ["run.name", "run.output", "llm.model"])
+@pytest.mark.parametrize("letter", ["\u202e", "\u200b", "\u2066", "\xad", "\ufeff", "\U000e0041"])
+def test_names_are_seen_as_they_are(key: str, letter: str) -> None:
+    with pytest.raises(ConfigurationError, match="must not hold the invisible character") as caught:
+        load("synthetic", [f"{key}=a{letter}b"])
+    assert str(caught.value).isprintable()
+
+
+def test_texts_may_have_the_joiners_of_their_language() -> None:
+    labels = '["\u0645\u06cc\u200c\u062f\u0627\u0646\u0645", "no"]'
+    assert "\u200c" in load("demo", [f"task.labels={labels}"]).task.labels[0]
+
+
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
@@ -191,6 +213,8 @@ def test_a_source_that_is_no_path(source: str) -> None:
         ("run.seed=1\n[llm]\nmodel = 'x'", "expected one value, not several lines"),
         ("run.seed=" + "[" * 20000, "nested too deeply"),
         ("run.seed=1" + "0" * 5000, "a number of thousands of digits"),
+        ("run.name={a" + ".a" * 60000 + " = 1}", "a key has more than 8 parts"),
+        ("a" + ".a" * 60000 + "=1", "unknown section"),
         ("run.name=a\nb", "must not hold the control character"),
         ("run.name=\ud800", "input should be a valid string"),
         ("\x1b[31m", "expected section.key=value"),
@@ -216,3 +240,18 @@ def test_a_key_in_the_wrong_place_is_not_repeated(assignment: str) -> None:
     with pytest.raises(ConfigurationError, match="must be the name of") as caught:
         load("demo", [assignment])
     assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("value", ["'{}'", '"{}"', "'''{}'''", '"""a""{}"""', '"\\"{}"', "'' # {}"])
+def test_points_in_texts_are_no_keys(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "c.toml"
+    dots = "a.b.c.d.e.f.g.h.i.j"
+    path.write_text(f"[task]\ntemplate = {value.format(dots)}\nlabels = ['{dots}', '{dots}.k']\n")
+    assert load(str(path)).task.labels == [dots, f"{dots}.k"]
+
+
+@pytest.mark.parametrize("part", ['"', "'", '"""', '\\"""', '"a', "a.", ". ", "#", '"\\'])
+def test_long_keys_are_looked_for_in_little_time(part: str) -> None:
+    start = time.process_time()
+    has_long_key(part * (2**20 // len(part)))
+    assert time.process_time() - start < 2

@@ -132,7 +132,8 @@ def test_without_slurm_the_script_can_be_printed(tmp_path: Path) -> None:
     [
         ("5", True), ("4", False), ("04:59", False), ("05:00", True), ("00:04:00", False),
         ("1:00:00", True), ("0-00:04", False), ("0-01", True), ("1-00:00:00", True), ("soon", None),
-        ("1:2:3:4", None), ("", None),
+        ("1:2:3:4", None), ("", None), ("\uff15", None), ("\u0665:00:00", None), ("1_0", None),
+        ("4294967293", True),
     ],
 )  # fmt: skip
 def test_times_as_slurm_writes_them(time: str, fits: bool | None) -> None:
@@ -142,6 +143,19 @@ def test_times_as_slurm_writes_them(time: str, fits: bool | None) -> None:
     told = "give HH:MM:SS" if fits is None else "give more than 4 minutes"
     with pytest.raises(ConfigurationError, match=told):
         check_time(time)
+
+
+@pytest.mark.parametrize("time", ["9999999999999999-00", "4294967294", "71582788:15:00"])
+def test_times_that_slurm_cannot_count(time: str) -> None:
+    with pytest.raises(ConfigurationError, match="Slurm counts no more than 4294967293 minutes"):
+        check_time(time)
+
+
+@pytest.mark.parametrize("name", ["partition", "account"])
+@pytest.mark.parametrize("value", ["", " "])
+def test_an_option_has_a_value(name: str, value: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"^--{name} is empty"):
+        fill(SHIPPED, Asked({name: value}, (), "srun", 2, ("demo",)))
 
 
 def test_a_log_that_is_there_has_to_fit(tmp_path: Path, slurm: str) -> None:

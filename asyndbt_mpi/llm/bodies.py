@@ -12,17 +12,33 @@ MOST_DEPTH = 32
 
 def read_object(content: bytes) -> dict[str, Any] | str:
     """The JSON object that an answer's body is, or else what is wrong with it."""
+    try:
+        answer = read(content)
+    except ValueError as error:
+        return str(error)
+    return answer if isinstance(answer, dict) else "is no JSON object"
+
+
+def read(content: bytes) -> Any:
+    """The value that a body is in JSON.
+
+    Raises
+    ------
+    ValueError
+        What is wrong with it, in words that may follow its name.
+    """
     if content.count(b",") > MOST_VALUES:
-        return f"has more than {MOST_VALUES} values"
+        raise ValueError(f"has more than {MOST_VALUES} values")
+    deep = ValueError(f"is nested more than {MOST_DEPTH} deep")
     try:
         answer = json.loads(content)
     except ValueError:
-        return "is no JSON object"
+        raise ValueError("is no JSON object") from None
     except RecursionError:
-        return f"is nested more than {MOST_DEPTH} deep"
-    if not isinstance(answer, dict):
-        return "is no JSON object"
-    return f"is nested more than {MOST_DEPTH} deep" if _is_deep(answer) else answer
+        raise deep from None
+    if isinstance(answer, dict | list) and _is_deep(answer):
+        raise deep
+    return answer
 
 
 def _is_deep(value: Any) -> bool:

@@ -329,6 +329,8 @@ class Client:
         """Called when an answer begins, which may yet break off."""
         self._reached = True
         self._thread.status = response.status_code
+        if not 200 <= response.status_code < 300:
+            self._exchange.refused()
         packed = response.headers.get("content-encoding", "identity").strip().lower()
         for name in set(response.headers) - READ_OF_HEADERS:
             del response.headers[name]

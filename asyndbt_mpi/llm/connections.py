@@ -13,9 +13,12 @@ from typing import Any
 MOST_BYTES = 2**22
 """Of an answer, with its headers; a list of some thousand models has less."""
 
+MOST_ERROR_BYTES = 2**18
+"""Of one that says no: the library reads it without a limit to its values."""
+
 
 class TooLong(Exception):
-    """An answer has more than `MOST_BYTES`."""
+    """An answer has more than `MOST_BYTES`, or `MOST_ERROR_BYTES`."""
 
 
 class TooLate(Exception):
@@ -26,12 +29,18 @@ class Exchange(threading.local):
     """The request that a thread has under way: when it must be over, and what may still arrive."""
 
     until = 0.0
+    most = 0
     bytes_left = 0
 
     def begin(self, seconds: float) -> None:
         """From now on, for so long."""
         self.until = time.monotonic() + seconds
-        self.bytes_left = MOST_BYTES
+        self.most = self.bytes_left = MOST_BYTES
+
+    def refused(self) -> None:
+        """The answer under way says no."""
+        self.bytes_left -= self.most - MOST_ERROR_BYTES
+        self.most = MOST_ERROR_BYTES
 
     def wait(self, seconds: float | None) -> float:
         """How long a single wait may take.
@@ -50,7 +59,7 @@ class Exchange(threading.local):
         """Raise `TooLong` if so many bytes more are too many."""
         self.bytes_left -= arrived
         if self.bytes_left < 0:
-            raise TooLong(f"the answer is longer than {MOST_BYTES} bytes")
+            raise TooLong(f"the answer is longer than {self.most} bytes")
 
 
 def guard(client: Any, exchange: Exchange, check: Callable[[str, int], None]) -> None:

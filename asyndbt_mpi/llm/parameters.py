@@ -1,11 +1,12 @@
 """Parameters that a server does not take: given by their newer name, or left out."""
 
-import json
 import re
 import threading
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from asyndbt_mpi.llm.bodies import read_object
 
 MAX_COMPLETION_TOKENS = "max_completion_tokens"
 """The newer name of max_tokens."""
@@ -47,11 +48,8 @@ def refused_parameter(content: bytes, said: str, sent: Iterable[str]) -> str:
 
 def _field(content: bytes) -> str:
     """The name of a parameter in a field made for it; "" if there is none."""
-    try:
-        body = json.loads(content)
-    except (ValueError, RecursionError):
-        return ""
-    error = body.get("error", body) if isinstance(body, Mapping) else None
+    body = read_object(content)
+    error = "" if isinstance(body, str) else body.get("error", body)
     if not isinstance(error, Mapping):
         return ""
     if isinstance(error.get("param"), str):

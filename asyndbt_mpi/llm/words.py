@@ -1,13 +1,14 @@
 """What a server says of itself in an error, in one line that quotes neither prompt nor key."""
 
 import html
-import json
 import re
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Mapping
 from html.parser import HTMLParser
 from typing import Any
 from urllib.parse import unquote
+
+from asyndbt_mpi.llm.bodies import read
 
 MESSAGE = 200
 """Characters of somebody else's words that are passed on."""
@@ -25,7 +26,13 @@ LIKE_A_KEY = re.compile(r"(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])[A-Za-z0-9]{24,}")
 """What may be a key, or something coded, whatever the code: letters and digits in one long row."""
 
 READ_AT_MOST = 2**14
-"""Bytes of a web page or text that are looked through, for its parser may take long."""
+"""Bytes of a text that are looked through."""
+
+PAGE_READ_AT_MOST = 2**11
+"""Of a web page, whose parser takes time that grows with the square."""
+
+MOST_FAULTS = 10
+"""Entries of a list that are looked at."""
 
 CODES = (b64encode, urlsafe_b64encode)
 
@@ -39,10 +46,10 @@ def said(content: bytes) -> str:
     """The words in the body of an answer: JSON of whatever form, a web page, or plain text."""
     text = content.lstrip()[:READ_AT_MOST].decode(errors="replace").strip()
     if text.startswith("<"):
-        return _of_page(text) or NOTHING
+        return _of_page(text[:PAGE_READ_AT_MOST]) or NOTHING
     try:
-        found = _of_json(json.loads(content))
-    except (ValueError, RecursionError):
+        found = _of_json(read(content))[:READ_AT_MOST]
+    except ValueError:
         found = text
     return " ".join(found.split()) or NOTHING
 
@@ -117,14 +124,14 @@ def is_page(content: bytes) -> bool:
 def _of_json(body: Any) -> str:
     """The words in any of the forms that servers give to an error."""
     if isinstance(body, list):
-        return "; ".join(filter(None, map(_of_json, body)))
+        return "; ".join(filter(None, map(_of_json, body[:MOST_FAULTS])))
     if not isinstance(body, Mapping):
         return "" if body is None or isinstance(body, bool) else str(body)
     found = next((words for name in MESSAGES if (words := _of_json(body.get(name)))), "")
     # FastAPI names the place of each fault; a router has the words of whom it asked.
     place = body.get("loc")
     if found and isinstance(place, list) and place:
-        found = f"{'.'.join(map(str, place))}: {found}"
+        found = f"{'.'.join(map(str, place[:MOST_FAULTS]))}: {found}"
     details = body.get("metadata")
     if isinstance(details, Mapping) and isinstance(details.get("raw"), str):
         found = f"{found}: {details['raw']}"

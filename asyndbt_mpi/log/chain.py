@@ -20,9 +20,16 @@ import numpy as np
 from asyndbt_mpi.config import Config
 from asyndbt_mpi.log import foreign, schema
 from asyndbt_mpi.log.foreign import ForeignError
-from asyndbt_mpi.log.journal import HDF5_ERRORS, NOT_REGULAR, JournaledFile, cause_of
+from asyndbt_mpi.log.journal import (
+    HDF5_ERRORS,
+    NOT_REGULAR,
+    JournaledFile,
+    cause_of,
+    open_regular,
+)
 from asyndbt_mpi.protocol.messages import Shapes
 
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
 ATTEMPTS = 10
 SECONDS_BETWEEN_ATTEMPTS = 0.02
 BLOCK_BYTES = 1 << 23
@@ -199,7 +206,7 @@ class Segment:
             positions, words, classes, pool = (int(attributes[name]) for name in names)
             samples = self.config.estimator.losses
             self.shapes = Shapes(positions, words, classes, pool, samples)
-            foreign.check_sizes(self.shapes, self.workers, size)
+            foreign.check_rows(file, self.shapes, self.workers, size)
             self.status = str(attributes["status"])
         except ForeignError:
             raise
@@ -272,8 +279,15 @@ def _after(last: Segment) -> int:
 
 
 def check_first_file(path: str | os.PathLike[str]) -> None:
-    """Raise a LogError if the log at ``path`` lacks its first file, but not its segments."""
+    """Raise a LogError if the log at ``path`` lacks its first file, but not its segments.
+
+    Or if it is a link: the segments lie beside what it leads to.
+    """
     name = os.fspath(path)
+    if os.path.islink(name):
+        raise LogError(
+            f"{name}: is a link, beside which no log has its files: give the log that it leads to"
+        )
     if not os.path.exists(name) and (segments := segments_of(name)):
         raise LogError(f"{name} is missing, {segments[0].path} is there")
 
@@ -363,7 +377,19 @@ def _by_group(rows: np.void) -> dict[str, int]:
 
 
 def _is_hdf5(path: str) -> bool:
-    return os.path.isfile(path) and bool(h5py.is_hdf5(path))
+    """Whether the file begins like one of HDF5's; not asked of HDF5, which trusts every file."""
+    try:
+        return _signature(path) == SIGNATURE
+    except OSError:
+        return False
+
+
+def _signature(path: str) -> bytes:
+    handle = open_regular(path, os.O_RDONLY)
+    try:
+        return os.pread(handle, len(SIGNATURE), 0)
+    finally:
+        os.close(handle)
 
 
 def _why_not(path: str, error: Exception) -> str:
@@ -373,6 +399,9 @@ def _why_not(path: str, error: Exception) -> str:
         return "is a folder"
     if not os.path.isfile(path):
         return NOT_REGULAR
-    if os.path.isfile(path) and os.access(path, os.R_OK) and not _is_hdf5(path):
-        return "not an HDF5 file"
+    try:
+        if _signature(path) != SIGNATURE:
+            return "not an HDF5 file"
+    except OSError as failed:
+        return f"cannot be read: {failed.strerror}"
     return f"cannot be read: {str(error).splitlines()[0]}"

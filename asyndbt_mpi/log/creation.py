@@ -25,7 +25,7 @@ def check_free(path: Path, continuing: bool = False) -> None:
 
     Or, unless it is ``continuing`` a log, a segment that would become part of a new one.
     """
-    if path.exists():
+    if os.path.lexists(path):
         raise _exists(path)
     others = [] if continuing else segments_of(str(path))
     if others:

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from asyndbt_mpi.log.reader import Log
+from asyndbt_mpi.log.reader import Log, LogError
+from asyndbt_mpi.log.rows import needs_of
 from asyndbt_mpi.protocol.messages import Costs, Needs
 from asyndbt_mpi.protocol.records import Event, EventKind
 
@@ -11,22 +12,38 @@ COSTS = (
     *("llm_calls", "prompt_tokens", "compute_seconds", "prompts", "completion_tokens"),
     "unrecognised",
 )
+KINDS = frozenset(map(int, EventKind))
 
 
 def events(log: Log) -> Iterator[Event]:
     """Every event that counts, in the order in which they happened.
 
     A hello has the needs, and the digest of the model, that the worker named last.
+
+    Raises
+    ------
+    LogError
+        An event is of no kind or worker that a log has, or a worker's needs are no counts.
     """
-    needs = [Needs(*map(int, text.split())) if text else None for text in log.needs]
+    needs = [_needs(log, worker, text) for worker, text in enumerate(log.needs, 1)]
     kinds, texts, losses = log["event/kind"], log["event/text"], log["event/losses"]
     numbers = [log[f"event/{name}"].tolist() for name in NUMBERS]
     costs = [log[f"event/{name}"].tolist() for name in COSTS]
     for row, kind in enumerate(kinds.tolist()):
         worker, number, iteration, time, sent_time, accuracy = (column[row] for column in numbers)
+        least = 1 if kind == EventKind.HELLO else 0
+        if kind not in KINDS or not least <= worker <= log.workers:
+            raise LogError(f"{log.path}: /event row {row} is of kind {kind} and worker {worker}")
         yield Event(
             EventKind(kind), worker, number, iteration, time, Costs(*(c[row] for c in costs)),
             sent_time, losses[row], accuracy, str(texts[row]),
             needs[worker - 1] if kind == EventKind.HELLO else None,
             log.models[worker - 1] if kind == EventKind.HELLO else "",
         )  # fmt: skip
+
+
+def _needs(log: Log, worker: int, text: str) -> Needs | None:
+    try:
+        return needs_of(text)
+    except ValueError as error:
+        raise LogError(f"{log.path}: /worker/needs of worker {worker} {error}") from error

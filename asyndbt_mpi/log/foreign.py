@@ -22,29 +22,25 @@ from functools import cache
 from typing import Any
 
 import h5py
-import numpy as np
 from h5py import h5a, h5d, h5g, h5l, h5o, h5s, h5t, h5z
 
 from asyndbt_mpi import __version__
 from asyndbt_mpi.log import schema
 from asyndbt_mpi.log.header import texts
-from asyndbt_mpi.log.heaps import REFERENCE, Heaps
+from asyndbt_mpi.log.heaps import MOST_TEXT_BYTES, REFERENCE, Heaps
 from asyndbt_mpi.log.journal import JournaledFile
 from asyndbt_mpi.log.schema import Column
 from asyndbt_mpi.protocol.messages import Shapes
+from asyndbt_mpi.toml import MOST_WRITTEN_BYTES
 
-MOST_TEXT_BYTES = 1 << 16
-MOST_CONFIG_BYTES = 1 << 22
-"""Of the attribute ``config``, which may hold a vocabulary."""
 MOST_CHUNK_BYTES = 1 << 20
 """Unless a single row takes more."""
 MOST_FOLDED_BYTES = (1 << 18) + 4096
 """Of a compressed chunk; a larger one is unfolded by parts first. (gzip unfolds to 1032 times.)"""
 LEAST_ROOM, ROOM_OF_A_BYTE = 1 << 26, 64
+LEAST_HOLES, HOLES_OF_A_BYTE = 1 << 22, 8
+"""Bytes of a file that may not be stored: zeros that a copy has left out, and room for a commit."""
 
-TEXT = np.dtype([("length", "<u4"), ("heap", "<u8"), ("number", "<u4")])
-TEXT_BYTES = REFERENCE.size
-"""Of a text's reference in the file."""
 LZF = 32000
 PIPELINES: tuple[list[int], ...] = (
     [],
@@ -52,7 +48,7 @@ PIPELINES: tuple[list[int], ...] = (
     [h5z.FILTER_SHUFFLE, LZF],
 )
 ANCHORS = "iteration/active", "iteration/z"
-"""Every log has them, with rows: what the attributes say of R, M and N must be true there."""
+"""Every log has them, with rows: so R, M and N are what the attributes say."""
 
 
 class ForeignError(ValueError):
@@ -75,6 +71,7 @@ def format_and_number(file: h5py.File, source: JournaledFile) -> tuple[str, int]
     ForeignError
         One of them is not what it is in a log.
     """
+    _check_holes(source)
     _check_lengths(file, "", source)
     found = _attribute(file, "format"), _attribute(file, "segment")
     return str(found[0] or ""), int(found[1] or 0)
@@ -98,12 +95,22 @@ def _attribute(place: h5py.Group, name: str, kinds: Mapping[str, str] = schema.A
     return place.attrs[name]
 
 
+def _check_holes(source: JournaledFile) -> None:
+    """All that follows from a file's size is paid for in bytes that are stored."""
+    size, stored = source.size, source.stored
+    if size > LEAST_HOLES + HOLES_OF_A_BYTE * stored:
+        raise ForeignError(
+            f"has {size:,} bytes, of which {stored:,} are stored; if it is to be so, copy it by"
+            " cp --sparse=never"
+        )
+
+
 def _check_lengths(file: h5py.File, path: str, source: JournaledFile) -> None:
     (address, _) = h5g.get_objinfo(file.id, f"/{path}".encode()).objno
     heaps = Heaps(source)
     try:
         for name, (length, heap) in texts(source, address).items():
-            most = MOST_CONFIG_BYTES if name == "config" else MOST_TEXT_BYTES
+            most = MOST_WRITTEN_BYTES if name == "config" else MOST_TEXT_BYTES
             if length > most:
                 raise ForeignError(f"the attribute {name} has {length:,} bytes, more than {most:,}")
             heaps.check(heap)
@@ -121,6 +128,7 @@ def check(file: h5py.File, source: JournaledFile) -> None:
     ForeignError
         The first thing that is wrong.
     """
+    _check_holes(source)
     _check_lengths(file, "", source)
     _check_format(file)
     _check_attributes(file, "", schema.ATTRIBUTES)
@@ -177,7 +185,7 @@ def _check_attributes(file: h5py.File, path: str, due: Mapping[str, str]) -> Non
 def _due() -> dict[str, Column]:
     """The datasets that a log can have, by path."""
     columns = [column for group in schema.groups("l1").values() for column in group]
-    columns += schema.fixed()
+    columns += [Column(path, "", schema.TEXT) for path in schema.FIXED]
     columns += [Column(path, "", dtype) for path, dtype in schema.batch().items()]
     columns += schema.stationarity()
     return {column.path: column for column in columns}
@@ -262,7 +270,9 @@ class _Stored:
         shape = found.shape
         if not shape:
             raise ForeignError(f"/{path} has no rows, but a single value")
-        item = TEXT_BYTES if is_text else found.get_type().get_size()
+        if len(shape) != 1 + len(column.axes):
+            raise ForeignError(f"/{path} has rows of {len(shape) - 1} axes, not {len(column.axes)}")
+        item = REFERENCE.size if is_text else found.get_type().get_size()
         row = item * math.prod(shape[1:])
         if row > room(self.size):
             raise ForeignError(
@@ -277,7 +287,10 @@ class _Stored:
         group = path.partition("/")[0]
         read = min(shape[0], self.counts.get(group, shape[0]))
         if is_text:
-            self._check_texts(path, found, read)
+            try:
+                self.heaps.check_texts(found, read)
+            except ValueError as error:
+                raise ForeignError(f"/{path} {error}") from error
             if group in self.counts:
                 return  # rows without a text take no room
         if read * row > stored:
@@ -294,33 +307,6 @@ class _Stored:
                 raise ForeignError(
                     f"/{group} is said to have {count:,} rows, and has {self.rows[group]:,}"
                 )
-
-    def _check_heap(self, path: str, address: int) -> None:
-        try:
-            self.heaps.check(address)
-        except ValueError as error:
-            raise ForeignError(f"/{path} {error}") from error
-
-    def _check_texts(self, path: str, found: h5d.DatasetID, rows: int) -> None:
-        """HDF5 sets aside what a reference says before it looks at the text."""
-        chunks: list[h5d.StoreInfo] = []
-        found.chunk_iter(chunks.append)
-        total = 0
-        for chunk in chunks:
-            self.source.seek(chunk.byte_offset)
-            raw = self.source.read(chunk.size)
-            raw = raw[: len(raw) // TEXT_BYTES * TEXT_BYTES]
-            references = np.frombuffer(raw, TEXT)[: max(0, rows - chunk.chunk_offset[0])]
-            lengths = references["length"]
-            if (longest := int(lengths.max(initial=0))) > MOST_TEXT_BYTES:
-                raise ForeignError(
-                    f"/{path} has a text of {longest:,} bytes, more than {MOST_TEXT_BYTES:,}"
-                )
-            total += int(lengths.sum(dtype=np.int64))
-            for heap in np.unique(references["heap"]).tolist():
-                self._check_heap(path, heap)
-        if total > self.size:
-            raise ForeignError(f"/{path} has more text than the file has bytes")
 
 
 def _check_type(path: str, column: Column, of_type: h5t.TypeID) -> bool:
@@ -377,31 +363,36 @@ def _check_layout(path: str, column: Column, found: h5d.DatasetID, row: int, ite
 
 
 def _check_anchors(file: h5py.File) -> None:
-    """What R, M and N the attributes say must be those of the rows that every log has."""
-    names = "workers", "positions", "words"
-    workers, *fragment = (_attribute(file, name) for name in names)
-    for path, due in zip(ANCHORS, ((workers,), tuple(fragment)), strict=True):
+    for path in ANCHORS:
         if path not in file:
             raise ForeignError(f"the dataset {path!r} is missing")
-        row = file[path].shape[1:]
-        if None not in due and row != tuple(map(int, due)):
-            raise ForeignError(f"/{path} has rows of shape {row}, the attributes say {due}")
 
 
-def check_sizes(shapes: Shapes, workers: int, size: int) -> None:
-    """Raise a `ForeignError` if rows of such a run would be too long for a log of ``size`` bytes.
+def check_rows(file: h5py.File, shapes: Shapes, workers: int, size: int) -> None:
+    """Raise a `ForeignError` where rows have other shapes than the attributes say.
 
-    Whoever goes through a run again has such rows in memory, whether the log has any or not.
+    Or where rows of such a run would be too long for a log of ``size`` bytes: whoever goes through
+    a run again has such rows in memory, whether the log has any or not.
     """
     columns = [column for group in schema.groups("l2sq").values() for column in group]
-    for column in (*columns, Column("worker/needs", "R", schema.TEXT)):
-        shape = column.row_shape(shapes, workers)
-        if any(axis < 1 for axis in shape):
-            raise ForeignError(f"a bad attribute: rows of /{column.path} would have shape {shape}")
-        if math.prod(shape) * 8 > room(size):
+    for column in (*columns, *schema.fixed()):
+        due = column.row_shape(shapes, workers)
+        if any(axis < 1 for axis in due):
+            raise ForeignError(f"a bad attribute: rows of /{column.path} would have shape {due}")
+        if math.prod(due) * 8 > room(size):
             raise ForeignError(
                 f"is too small for a run of these sizes: one row of /{column.path} would take"
-                f" {math.prod(shape) * 8:,} bytes"
+                f" {math.prod(due) * 8:,} bytes"
+            )
+        if column.path not in file:
+            continue
+        shape = file[column.path].shape
+        if column.path in schema.FIXED:
+            if shape != due:
+                raise ForeignError(f"/{column.path} has {shape[0]} rows, not {due[0]}")
+        elif shape[1:] != due:
+            raise ForeignError(
+                f"/{column.path} has rows of shape {shape[1:]}, the attributes say {due}"
             )
 
 

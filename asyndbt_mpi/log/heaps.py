@@ -6,10 +6,15 @@ read one it walks through all of its heap, and never comes to the end if one of 
 
 import struct
 
+import numpy as np
+from h5py import h5d
+
 from asyndbt_mpi.log.journal import JournaledFile
 
+MOST_TEXT_BYTES = 1 << 16
 REFERENCE = struct.Struct("<IQI")
 """Of a text: its length, the address of its collection, its number there."""
+REFERENCES = np.dtype([("length", "<u4"), ("heap", "<u8"), ("number", "<u4")])
 PREFIX = struct.Struct("<4sB3xQ")
 OBJECT = struct.Struct("<HHIQ")
 """Number, references, (reserved), size; what is not used has the number 0, and its size is all."""
@@ -45,6 +50,36 @@ class Heaps:
             if taken < OBJECT.size or place + taken > size:
                 raise ValueError("has texts in a damaged collection")
             place += taken
+
+    def check_texts(self, found: h5d.DatasetID, rows: int) -> None:
+        """Look at the first ``rows`` texts of a dataset of one axis, stored in plain chunks.
+
+        HDF5 sets aside what a reference says before it looks at the text.
+
+        Raises
+        ------
+        ValueError
+            One of them is too long or not where it should be, or together they are longer than
+            the file.
+        """
+        chunks: list[h5d.StoreInfo] = []
+        found.chunk_iter(chunks.append)
+        (length,) = found.get_create_plist().get_chunk()
+        total = 0
+        for chunk in chunks:
+            if chunk.size != length * REFERENCE.size:
+                raise ValueError("has a chunk of another size than it says")
+            self.source.seek(chunk.byte_offset)
+            references = np.frombuffer(self.source.read(chunk.size), REFERENCES)
+            references = references[: max(0, rows - chunk.chunk_offset[0])]
+            lengths = references["length"]
+            if (longest := int(lengths.max(initial=0))) > MOST_TEXT_BYTES:
+                raise ValueError(f"has a text of {longest:,} bytes, more than {MOST_TEXT_BYTES:,}")
+            total += int(lengths.sum(dtype=np.int64))
+            for heap in np.unique(references["heap"]).tolist():
+                self.check(heap)
+        if total > self.source.size:
+            raise ValueError("has more text than the file has bytes")
 
     def _read(self, start: int, length: int) -> bytes:
         if start + length > self.source.size:

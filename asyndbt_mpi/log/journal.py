@@ -17,6 +17,7 @@ where HDF5 says.
 """
 
 import contextlib
+import errno
 import os
 import stat
 import struct
@@ -28,6 +29,8 @@ from typing import NamedTuple
 from asyndbt_mpi.log.room import reserve
 
 PAGE = 4096
+BLOCK = 512
+"""Of the operating system's count of a file's blocks."""
 SPARE_BYTES = 1 << 20
 """Kept free for the commit with which a file is closed."""
 MARK = b"asyndbtJ"
@@ -55,7 +58,8 @@ class JournaledFile:
     Attributes
     ----------
     error : what made HDF5's reads or writes fail, of which HDF5 does not hear: it would not let go
-        of the file any more, and end the process with a segmentation fault
+        of the file any more, and end the process with a segmentation fault; without its traceback,
+        whose frames would hold on to HDF5's buffers until it is gone
     close : let go of the file; to do so again does nothing
 
     Raises
@@ -90,6 +94,27 @@ class JournaledFile:
         """Bytes of the file on the disk."""
         return os.fstat(self._handle).st_size
 
+    @property
+    def stored(self) -> int:
+        """Those of them that take room: without holes, which read as zeros.
+
+        A file system that compresses stores all of them, in fewer blocks.
+        """
+        found = os.fstat(self._handle)
+        if found.st_blocks * BLOCK >= found.st_size:
+            return found.st_size
+        total = end = 0
+        while end < found.st_size:
+            try:
+                start = os.lseek(self._handle, end, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno == errno.ENXIO:  # a hole up to the end
+                    break
+                raise
+            end = os.lseek(self._handle, start, os.SEEK_HOLE)
+            total += end - start
+        return total
+
     def changed(self) -> bool:
         """Whether there was a commit, or one has begun, since the file was opened or refreshed."""
         return _read_trailer(self._handle) != self._trailer
@@ -111,7 +136,7 @@ class JournaledFile:
         try:
             return self._read(start, size)
         except BaseException as error:  # see `error`
-            self.error = error
+            self.error = error.with_traceback(None)
             return bytes(size)
 
     def write(self, data: memoryview) -> int:
@@ -121,7 +146,7 @@ class JournaledFile:
         try:
             self._write(start, view)
         except BaseException as error:
-            self.error = error
+            self.error = error.with_traceback(None)
         return len(view)
 
     def truncate(self, end: int) -> int:

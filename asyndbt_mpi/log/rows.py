@@ -1,5 +1,6 @@
 """Records turned into rows: one value for each column of `schema.groups`, in its order."""
 
+import re
 from dataclasses import astuple
 from typing import TypeAlias
 
@@ -7,10 +8,13 @@ import numpy as np
 
 from asyndbt_mpi.algorithm.polyhedron import Plane
 from asyndbt_mpi.protocol.messages import Needs
+from asyndbt_mpi.protocol.ranges import COUNT
 from asyndbt_mpi.protocol.records import Estimation, Evaluation, Event, Iteration, UsedReport
 
 Row: TypeAlias = tuple[object, ...]
 """Values of the columns; None leaves it out."""
+
+FIVE_COUNTS = re.compile("[0-9]{1,20}(?: [0-9]{1,20}){4}")
 
 
 def iteration_row(iteration: Iteration, keep: bool) -> Row:
@@ -127,3 +131,21 @@ def event_row(event: Event, samples: int) -> Row:
 def needs_text(needs: Needs | None) -> str:
     """Entry of /worker/needs: the five numbers of `Needs` in their order, "" if not known."""
     return "" if needs is None else " ".join(map(str, astuple(needs)))
+
+
+def needs_of(text: str) -> Needs | None:
+    """Inverse of `needs_text`.
+
+    Raises
+    ------
+    ValueError
+        It is none of its results.
+    """
+    if not text:
+        return None
+    if not FIVE_COUNTS.fullmatch(text):
+        raise ValueError("is not five counts")
+    counts = [int(word) for word in text.split()]
+    if not all(map(COUNT.holds, counts)):
+        raise ValueError(f"has a count outside {COUNT}")
+    return Needs(*counts)

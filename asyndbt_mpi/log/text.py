@@ -1,6 +1,6 @@
 """Text of others, shown as text: ranks, servers and files may write what a terminal obeys."""
 
-from unicodedata import category
+from asyndbt_mpi.files import is_visible
 
 LINES = "\n\t"
 """Stay where lines are meant to be lines."""
@@ -9,14 +9,10 @@ LINES = "\n\t"
 def printable(text: object, lines: bool = False) -> str:
     r"""``text`` with everything escaped that could not be seen, as in "\x1b" or "\u202e".
 
-    That is what Unicode calls control, format, surrogate, private or unassigned, and separators
-    but for spaces. With ``lines``, new lines and tabs stay as they are.
+    See `files.is_visible`. With ``lines``, new lines and tabs stay as they are.
     """
     found = str(text)
     if found.isprintable():
         return found
     kept = LINES if lines else ""
-    return "".join(
-        sign if sign.isprintable() or sign in kept or category(sign) == "Zs" else repr(sign)[1:-1]
-        for sign in found
-    )
+    return "".join(sign if is_visible(sign) or sign in kept else repr(sign)[1:-1] for sign in found)

@@ -8,6 +8,7 @@ import numpy as np
 from asyndbt_mpi.algorithm.types import BoolArray
 from asyndbt_mpi.log import schema
 from asyndbt_mpi.log.reader import Log, LogError
+from asyndbt_mpi.log.rows import needs_of
 from asyndbt_mpi.protocol.ranges import FREE_LOSS, LOSS, RANGES, Range
 from asyndbt_mpi.protocol.records import EventKind
 
@@ -77,6 +78,15 @@ def stationarity(log: Log) -> Iterator[str]:
     wrong = ~np.isfinite(norm) | ((norm < 0) & (found.kind == "exact"))
     for row in np.flatnonzero(wrong):
         yield f"iteration {iteration[row]}: ||grad G||^2 is {norm[row]:.6g}"
+
+
+def needs(log: Log) -> Iterator[str]:
+    """What workers said that their answers can cost, where it is no counts."""
+    for row, text in enumerate(log.needs):
+        try:
+            needs_of(text)
+        except ValueError as error:
+            yield f"/worker/needs row {row} {error}"
 
 
 def times(log: Log) -> Iterator[str]:

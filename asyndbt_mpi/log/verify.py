@@ -90,7 +90,7 @@ def _listed(lines: Iterator[str]) -> list[str]:
 
 
 def _columns(log: Log) -> Iterator[str]:
-    """Datasets that are missing, or of another type or row shape."""
+    """Datasets that are missing, or of another type."""
     columns = [column for group in log.groups.values() for column in group]
     for file in log.files:
         for column in (*columns, *(schema.Column(path, "", schema.TEXT) for path in schema.FIXED)):
@@ -108,15 +108,12 @@ def _columns(log: Log) -> Iterator[str]:
 def _column(log: Log, file: Segment, column: schema.Column) -> Iterator[str]:
     name = f"{_prefix(log, file)}/{column.path}"
     try:
-        dtype, row = file.type_and_row(column.path)
+        dtype, _ = file.type_and_row(column.path)
     except LogError:
         yield f"{name} is missing"
         return
     if _kind(dtype) != _kind(column.dtype):
         yield f"{name} is of type {dtype}, not {column.dtype}"
-    due = column.row_shape(log.shapes, log.workers)
-    if row != due:
-        yield f"{name} has rows of shape {row}, not {due}"
 
 
 def _prefix(log: Log, file: Segment) -> str:
@@ -152,10 +149,6 @@ def _references(log: Log) -> Iterator[str]:
 
 def _lengths(log: Log) -> Iterator[str]:
     """Columns that are too short or, in a file that was closed, too long."""
-    for path, axes in schema.FIXED.items():
-        (due,) = schema.Column(path, axes, schema.TEXT).row_shape(log.shapes, log.workers)
-        if log.length(path) != due:
-            yield f"/{path} has {log.length(path)} rows, not {due}"
     for file in log.files:
         for group, columns in log.groups.items():
             for column in columns:
@@ -307,6 +300,7 @@ def _objective(log: Log) -> Iterator[str]:
 
 CHECKS = (
     values.stationarity,
+    values.needs,
     values.times,
     values.moments,
     values.measured,

@@ -156,6 +156,39 @@ def test_a_link_that_leads_nowhere_is_there_already(tmp_path: Path) -> None:
         job(path)
 
 
+def test_a_run_does_not_go_on_beside_a_link(tmp_path: Path) -> None:
+    path = tmp_path / "run.h5"
+    link_to_a_log(path)
+    before = contents(tmp_path)
+    with pytest.raises(ConfigurationError, match=r"^--resume: .*run\.h5: is a link"):
+        job(path, 12, resume=True)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("a\nb.h5", "must not hold the control character"),
+        ("a\u202eb.h5", "must not hold the invisible character"),
+        ("-a.h5", "must not begin with -"),
+        ("a" * 300, "no part of this path may have more than 180 bytes"),
+        ("dangling.h5", "is there already; give another --output"),
+        ("run.h5", "is there already; give another --output"),
+    ],
+)
+def test_where_a_joined_log_may_go(path: Path, name: str, message: str) -> None:
+    dangling_link(path.with_name("dangling.h5"))
+    names = sorted(each.name for each in path.parent.iterdir())
+    words = [sys.executable, "-m", "asyndbt_mpi", "merge", "run.h5", f"--output={name}"]
+    result = subprocess.run(
+        words, cwd=path.parent, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (result.returncode, result.stdout) == (2, "")
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert sorted(each.name for each in path.parent.iterdir()) == names
+
+
 def test_a_foreign_file_where_the_next_segment_would_be(tmp_path: Path) -> None:
     path, foreign = tmp_path / "run.h5", tmp_path / "run.h5.1"
     foreign.write_text("dear to somebody")

@@ -163,6 +163,7 @@ def test_one_sweep_at_a_time(tmp_path: Path) -> None:
         (["--vary", "workers=0,2"], "'0' is no number of workers"),
         (["--vary", "run.seed =1,2"], "give --seeds"),
         (["--vary", "steps.p=1,2", "--vary", "steps.p=3"], "a key is given twice"),
+        (["--vary", f"run.name={'a' * 98},{'b' * 98}", "--vary", f"task.name={'c' * 60}"], "bytes"),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_starts(

@@ -23,11 +23,12 @@ from asyndbt_mpi.llm.account import MOST_ADDED, Account, Most
 from asyndbt_mpi.llm.answers import Alternatives, read_alternatives
 from asyndbt_mpi.llm.base import ModelError, Prompt
 from asyndbt_mpi.llm.bodies import MOST_DEPTH, MOST_VALUES, read_object
-from asyndbt_mpi.llm.connections import MOST_BYTES
+from asyndbt_mpi.llm.connections import MOST_BYTES, MOST_ERROR_BYTES
 from asyndbt_mpi.llm.failures import Unusable
 from asyndbt_mpi.llm.first_tokens import FirstTokens
 from asyndbt_mpi.llm.openai import OpenAIModel
 from asyndbt_mpi.llm.pace import retry_after
+from asyndbt_mpi.llm.parameters import refused_parameter
 
 KEY = "sk-zq81-very-secret-0123456789"
 PRIVATE = "Anna Keller's blood count was far too low on Tuesday."
@@ -221,7 +222,7 @@ def test_an_answer_without_end_is_given_up(server: Raw, how: str) -> None:
     server.answers = [ENDLESS[how]] * 2
     assert np.isfinite(model.label_log_probabilities(PROMPTS, LABELS).log_probabilities).all()
     server.answers = [ENDLESS[how]] * 3
-    told = "longer than 4194304 bytes|connection error|broke off|no answer within"
+    told = "longer than (4194304|262144) bytes|connection error|broke off|no answer within"
     with pytest.raises(ModelError, match=f"gave up after 3 attempts, the last: .*({told})"):
         model.label_log_probabilities(PROMPTS, LABELS)
 
@@ -569,3 +570,35 @@ def test_a_list_of_tokens_has_an_end() -> None:
     ):
         with pytest.raises(Unusable, match="damaged"):
             read_alternatives({"logprobs": {"content": [{"top_logprobs": listed}]}})
+
+
+# ---------------------------------------------------------------- words of an error, at any size
+
+
+def filled(unit: bytes, before: bytes = b"", after: bytes = b"") -> bytes:
+    return before + unit * ((MOST_BYTES - 1000) // len(unit)) + after
+
+
+@pytest.mark.parametrize("limit", [MOST_BYTES, MOST_ERROR_BYTES, MOST_VALUES])
+@pytest.mark.parametrize(
+    "content",
+    [
+        filled(b"<a "),
+        filled(b"a", b"<"),
+        filled(b"<!--"),
+        filled(b'{"message": "a"},', b"[", b"1]"),
+        filled(b"[1],", b'{"error": [', b"1]}"),
+        filled(b"model ", b'{"error": {"message": "', b'"}}'),
+        filled(b'{"error":'),
+        filled(b"["),
+        filled(b" "),
+        filled(b"9"),
+    ],
+)
+def test_words_are_found_in_little_time(content: bytes, limit: int) -> None:
+    start = time.process_time()
+    said = words.said(content[:limit])
+    refused_parameter(content[:limit], said, ["model"])
+    assert time.process_time() - start < 1
+    assert len(said) <= words.READ_AT_MOST
+    assert len(words.without(said, PRIVATE, KEY)) <= words.MESSAGE

@@ -7,7 +7,7 @@ import sys
 import textwrap
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -347,6 +347,63 @@ def test_a_folder_that_is_not_ones_own_is_refused(
     hurt((folder, file_of(folder).parent)[level], how)
     with pytest.raises(StoreError, match=rf"answers.*: {TOLD[how]}"):
         store(folder, worker)
+
+
+def open_to_all(path: Path) -> None:
+    path.chmod(0o777)
+
+
+def made_by_another_where_all_can(path: Path) -> None:
+    path.parent.chmod(0o1777)
+    hurt(path, "foreign")
+
+
+def linked_by_another_where_all_can(path: Path) -> None:
+    path.parent.chmod(0o1777)
+    hurt(path, "link")
+    os.lchown(path, 65534, 65534)
+
+
+@pytest.mark.parametrize("beyond", ["x/answers", "x/../answers", "x/a/b/../../../answers"])
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (open_to_all, "which everybody can write"),
+        pytest.param(made_by_another_where_all_can, "another user has put", marks=needs_root),
+        pytest.param(linked_by_another_where_all_can, "another user has put", marks=needs_root),
+    ],
+)
+def test_folders_above_count_too(
+    tmp_path: Path, change: Callable[[Path], None], told: str, beyond: str
+) -> None:
+    """Who can put another folder in the place of one above decides what is read."""
+    (tmp_path / "x/a/b").mkdir(parents=True)
+    change(tmp_path / "x")
+    for worker in (1, None):
+        with pytest.raises(StoreError, match=told):
+            store(tmp_path / beyond, worker)
+    assert not list(tmp_path.rglob("answers"))
+
+
+def test_homes_may_be_links_and_temporary_folders_sticky(tmp_path: Path) -> None:
+    (tmp_path / "disks/one").mkdir(parents=True)
+    (tmp_path / "home").symlink_to("disks/one")
+    (tmp_path / "disks/one/tmp").mkdir()
+    (tmp_path / "disks/one/tmp").chmod(0o1777)
+    (tmp_path / "disks/one/team").mkdir()
+    (tmp_path / "disks/one/team").chmod(0o775)
+    names = ["home/answers", "home/tmp/answers", "home/../home/team/answers"]
+    if os.geteuid() == 0:
+        (tmp_path / "disks/one/project").mkdir()
+        hurt(tmp_path / "disks/one/project", "foreign")  # of whoever leads it
+        names.append("home/project/answers")
+    for name in names:
+        folder = tmp_path / name
+        store(folder).put(answers(1))
+        assert known(store(folder, 2), 1) == {1}
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(StoreError):
+        store(tmp_path / "loop/answers")
 
 
 @pytest.mark.parametrize("how", [FOREIGN, "link", "group", "others", "pipe", "long"])

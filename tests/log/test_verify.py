@@ -8,8 +8,10 @@ import h5py
 import numpy as np
 import pytest
 
-from asyndbt_mpi.log.reader import LogError
+from asyndbt_mpi.log.events import events
+from asyndbt_mpi.log.reader import Log, LogError
 from asyndbt_mpi.log.verify import verify
+from asyndbt_mpi.protocol.messages import Needs
 from asyndbt_mpi.protocol.records import EventKind
 from tests.log.conftest import CONFIGURATIONS, LogCopy
 from tests.log.reseal import reseal
@@ -167,11 +169,9 @@ def with_a_short_vocabulary(file: h5py.File) -> None:
         (without_a_dataset, "^/lower/h is missing"),
         (of_another_type, "^/iteration/delay is of type int64, not int32"),
         (codes_without_names, "^/event/kind is of type"),
-        (of_another_shape, r"^/report/p has rows of shape \(3, 4\), not \(3, 5\)"),
         (with_a_row_too_many, "^/report/.* has .* rows, not "),
         (with_a_row_too_few, "^/iteration/z has 40 rows, not 41"),
         (with_rows_not_committed, "^/dual has .* rows, of which the committed iterations claim"),
-        (with_a_short_vocabulary, "^/vocabulary has 4 rows, not 5"),
         (attribute("committed", LAST), "^/.* has .* rows, of which .* claim"),
         (put("report/worker", 5, 0), "^/report/worker row 5: there is no worker 0"),
         (put("event/worker", 5, 5), "^/event/worker row 5: there is no worker 5"),
@@ -184,6 +184,64 @@ def with_a_short_vocabulary(file: h5py.File) -> None:
 )
 def test_structure(log_copy: LogCopy, edit: Edit, pattern: str) -> None:
     assert_only(violations(log_copy("whole"), edit), pattern)
+
+
+def needs(text: str) -> Edit:
+    def edit(file: h5py.File) -> None:
+        file["worker/needs"][1] = text
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("x", "1 2 3 4", "1 2 3 4 5 6", "-5 -5 -5 -5 -5", "1 2 3 4 1" + "0" * 400, " 1 2 3 4 5"),
+        *("1 2 3 4 1099511627777", "1 2 3 4 \uff15", "1 2 3 4 1_0", "1 2 3 4 5.0"),
+    ],
+)
+def test_needs_are_five_counts(log_copy: LogCopy, text: str) -> None:
+    path = log_copy("whole")
+    assert_only(violations(path, needs(text)), "^/worker/needs row 1 (is not five|has a count)")
+    with Log(path) as log, pytest.raises(LogError, match=r"/worker/needs of worker 2 .*count"):
+        list(events(log))
+
+
+def test_needs_that_are_counts_are_read(log_copy: LogCopy) -> None:
+    path = log_copy("whole")
+    assert violations(path, needs("0 1 2 3 1099511627776")) == []
+    with Log(path) as log:
+        found = [each.needs for each in events(log) if each.kind == EventKind.HELLO]
+    assert Needs(0, 1, 2, 3, 2**40) in found
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        put("event/kind", 5, 99),
+        put("event/worker", 5, 5),
+        put("event/worker", 5, -1),
+        put("event/worker", 0, 0),
+    ],
+)
+def test_events_of_no_kind_or_worker_are_not_handed_on(log_copy: LogCopy, edit: Edit) -> None:
+    path = log_copy("whole")
+    with h5py.File(path, "r+") as file:
+        edit(file)
+    with Log(path) as log, pytest.raises(LogError, match=r"/event row [05] is of kind"):
+        list(events(log))
+
+
+@pytest.mark.parametrize(
+    ("edit", "pattern"),
+    [
+        (of_another_shape, r"/report/p has rows of shape \(3, 4\), the attributes say \(3, 5\)"),
+        (with_a_short_vocabulary, "/vocabulary has 4 rows, not 5"),
+    ],
+)
+def test_other_shapes_are_not_read_at_all(log_copy: LogCopy, edit: Edit, pattern: str) -> None:
+    with pytest.raises(LogError, match=pattern):
+        violations(log_copy("whole"), edit)
 
 
 def test_rows_beyond_the_counter_are_no_fault_of_a_killed_run(log_copy: LogCopy) -> None:

@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -176,3 +177,12 @@ def test_only_regular_files_of_a_bounded_size_are_read(
     train.write_bytes(GOOD + b"x" * 200)
     monkeypatch.setattr(dataset, "LONGEST_LINE", 100)
     assert refusal().endswith("train.jsonl, line 2: has more than 100 bytes")
+
+
+def test_many_keys_take_little_time(tmp_path: Path) -> None:
+    keys = "".join(f'"{number}": 1, ' for number in range(100_000))
+    line = f'{{{keys}"99999": 2, "sentence1": "a", "label": 0}}'
+    start = time.process_time()
+    with pytest.raises(ConfigurationError, match="the key '99999' is there twice"):
+        load(folder_with(tmp_path, line.encode()), classes=2, pairs=False)
+    assert time.process_time() - start < 5

@@ -1,0 +1,33 @@
+"""Bounds on a text in TOML, checked before it is parsed.
+
+The parser's time and memory grow with the square of the number of a key's parts.
+"""
+
+import re
+
+MOST_BYTES = 2**17
+"""Of a file."""
+
+MOST_WRITTEN_BYTES = 2**19
+"""Of a configuration with every key written out, and every entry of a list on a line of its own."""
+
+MOST_PARTS = 8
+"""Of a dotted key, a table's name included; the longest that mean something have four."""
+
+# What begins and does not end goes on to the end of the text or line, where the parser refuses it:
+# no character is looked at again.
+STRING_OR_COMMENT = re.compile(
+    r'"""(?:[^"\\]++|\\.|"(?!""))*+(?:"{3,5})?'
+    r"|'''(?:[^']++|'(?!''))*+(?:'{3,5})?"
+    r'|"(?:[^"\\\n]++|\\.)*+"?'
+    r"|'[^'\n]*+'?"
+    r"|\#[^\n]*+",
+    re.DOTALL,
+)
+LONG_KEY = re.compile(rf"\.(?:[ \t]*+[A-Za-z0-9_-]++[ \t]*+\.){{{MOST_PARTS - 1}}}")
+"""In a text without strings."""
+
+
+def has_long_key(text: str) -> bool:
+    """Whether ``text`` has a key of more than `MOST_PARTS` parts, quoted ones among them."""
+    return LONG_KEY.search(STRING_OR_COMMENT.sub("s", text)) is not None
