@@ -14,7 +14,7 @@ import numpy as np
 
 from asyndbt_mpi import __version__
 from asyndbt_mpi.config import Config, ConfigurationError, Run, load, presets
-from asyndbt_mpi.job import BAD_USAGE, DONE, FAILED, Job, Request, log_path, writable_path
+from asyndbt_mpi.jobs.job import BAD_USAGE, DONE, FAILED, Job, Request, log_path, writable_path
 from asyndbt_mpi.log.reader import Log, LogError
 from asyndbt_mpi.log.text import printable
 from asyndbt_mpi.protocol.divergence import Diverged
@@ -98,7 +98,7 @@ def run(
     """
     try:
         with watched(_patience(config, assignments)):
-            from asyndbt_mpi import launch
+            from asyndbt_mpi.commands import run as launch
     except Misfit as error:
         if not speaks(launched(os.environ)):
             return BAD_USAGE
@@ -133,7 +133,7 @@ def doctor(config: str, assignments: tuple[str, ...], output: str | None) -> int
 
     Exit code 0 if there is no problem, warnings or not; 1 if there is one.
     """
-    from asyndbt_mpi.checkup import checkup
+    from asyndbt_mpi.commands.doctor import checkup
 
     return checkup(config, assignments, output)
 
@@ -159,7 +159,7 @@ def simulate(
         asyndbt simulate synthetic \\
             --set delay.model=lognormal --set delay.mean=1
     """
-    from asyndbt_mpi.simulate import simulate
+    from asyndbt_mpi.commands.simulate import simulate
 
     request = Request(config, assignments, output, overwrite, debug, resume)
     simulate(Job.of(request, workers), resume)
@@ -210,7 +210,7 @@ def sweep(
     Logs of a synthetic task also get their stationarity. To go on with a half-done folder, give
     the same command again.
     """
-    from asyndbt_mpi.sweep import Sweep, sweep
+    from asyndbt_mpi.commands.sweep import Sweep, sweep
 
     failures = sweep(Sweep(config, assignments, vary, workers, seeds, folder))
     for failure in failures:
@@ -262,7 +262,7 @@ def sbatch(
         asyndbt sbatch mine.toml --nodes 2 --gpus-per-node 4 --time 04:00:00 \\
             --partition gpu -- --mem=64G --qos=long
     """
-    from asyndbt_mpi.submit import Asked, check, check_time, fill, scripts, submit
+    from asyndbt_mpi.commands.sbatch import Asked, check, check_time, fill, scripts, submit
 
     workers = workers_per_node or gpus_per_node
     if workers is None:
@@ -302,8 +302,8 @@ def status(
     Takes the arguments of `asyndbt run`, for scripts; of these --overwrite and --resume do not
     matter.
     """
-    from asyndbt_mpi.log.lock import is_being_written
-    from asyndbt_mpi.resume import at_its_end, check_settings
+    from asyndbt_mpi.jobs.resume import at_its_end, check_settings
+    from asyndbt_mpi.log.storage.lock import is_being_written
 
     del overwrite, resume
     asked = load(config, assignments)
@@ -339,8 +339,13 @@ def estimate(config: str, assignments: tuple[str, ...], workers: int, like: Path
     \b
         asyndbt estimate mine.toml --set llm.input_price=0.15 --like runs/earlier.h5
     """
-    from asyndbt_mpi.assemble import prepare
-    from asyndbt_mpi.estimate import estimate, measured_seconds_per_call, remarks, shortfalls
+    from asyndbt_mpi.commands.estimate import (
+        estimate,
+        measured_seconds_per_call,
+        remarks,
+        shortfalls,
+    )
+    from asyndbt_mpi.jobs.assemble import prepare
     from asyndbt_mpi.task.lengths import token_counter
     from asyndbt_mpi.view.costs import print_costs
 
@@ -364,7 +369,7 @@ def estimate(config: str, assignments: tuple[str, ...], workers: int, like: Path
 @configuration_of_run
 def replay(run: Path, source: str | None, assignments: tuple[str, ...]) -> int:
     """Run again from a log's record of arrivals, and compare every iterate, bit by bit."""
-    from asyndbt_mpi.replay import replay
+    from asyndbt_mpi.commands.replay import replay
 
     comparison = replay(run, given_configuration(source, assignments))
     if comparison.difference:
@@ -394,9 +399,9 @@ def show(run: Path, prompts: bool, source: str | None, assignments: tuple[str, .
 
 def _print_prompts(log: Log, given: Config | None) -> None:
     """The log has row numbers only; the texts come from where the run took its data."""
-    from asyndbt_mpi.assemble import prepare
-    from asyndbt_mpi.given import configuration
-    from asyndbt_mpi.rebuild import check_materials
+    from asyndbt_mpi.jobs.assemble import prepare
+    from asyndbt_mpi.jobs.given import configuration
+    from asyndbt_mpi.jobs.rebuild import check_materials
     from asyndbt_mpi.view.prompts import full_prompts
 
     materials = prepare(configuration(log, given, asks_model=False), log.workers)
@@ -472,7 +477,7 @@ def stationarity(
 
         asyndbt stationarity runs/synthetic.h5
     """
-    from asyndbt_mpi.stationarity import add
+    from asyndbt_mpi.commands.stationarity import add
 
     given = given_configuration(source, assignments)
     for run in runs:

@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from asyndbt_mpi.fields import (
+from asyndbt_mpi.inputs.fields import (
     LONGEST,
     MOST,
     Count,
@@ -38,8 +38,8 @@ from asyndbt_mpi.fields import (
     is_line,
     is_path,
 )
-from asyndbt_mpi.files import SHOWN, check_path, read_file, shown, size
-from asyndbt_mpi.toml import MOST_BYTES, MOST_PARTS, MOST_WRITTEN_BYTES, has_long_key
+from asyndbt_mpi.inputs.files import SHOWN, check_path, read_file, shown, size
+from asyndbt_mpi.inputs.toml import MOST_BYTES, MOST_PARTS, MOST_WRITTEN_BYTES, has_long_key
 
 LONGEST_LINE = 300
 """Characters of another program's error."""

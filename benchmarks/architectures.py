@@ -34,10 +34,10 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from asyndbt_mpi.algorithm.types import FloatArray
 from asyndbt_mpi.config import load
 from asyndbt_mpi.llm.base import ModelError, Prompt
-from asyndbt_mpi.llm.labels import label_tree
-from asyndbt_mpi.llm.packed import PackedReader, Unpackable, attention_windows
-from asyndbt_mpi.llm.packing import group_by_context
-from asyndbt_mpi.llm.transformers import TransformersModel
+from asyndbt_mpi.llm.local.labels import label_tree
+from asyndbt_mpi.llm.local.packed import PackedReader, Unpackable, attention_windows
+from asyndbt_mpi.llm.local.packing import group_by_context
+from asyndbt_mpi.llm.local.transformers import TransformersModel
 from asyndbt_mpi.task.dataset import load as load_dataset
 from asyndbt_mpi.task.dataset import locate
 

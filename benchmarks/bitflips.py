@@ -20,10 +20,10 @@ from live import Extent, extents
 from machine import describe
 from scipy.stats import binomtest
 
-from asyndbt_mpi.job import Job, Request
+from asyndbt_mpi.commands.simulate import simulate_silently
+from asyndbt_mpi.jobs.job import Job, Request
 from asyndbt_mpi.log.reader import LogError
 from asyndbt_mpi.log.verify import verify
-from asyndbt_mpi.simulate import simulate_silently
 
 WORKERS = 4
 SETTINGS = (

@@ -28,14 +28,14 @@ from machine import describe
 from tabulated import Tabulated, tabulate
 
 from asyndbt_mpi.algorithm.types import FloatArray
-from asyndbt_mpi.assemble import delays_of_workers
 from asyndbt_mpi.config import Config, load
-from asyndbt_mpi.llm.synthetic import Synthetic
+from asyndbt_mpi.jobs.assemble import delays_of_workers
 from asyndbt_mpi.protocol.blackbox import BlackBox
 from asyndbt_mpi.protocol.messages import Shapes
 from asyndbt_mpi.protocol.records import Iteration, Record
 from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.protocol.worker import Workers
+from asyndbt_mpi.task.synthetic import Synthetic
 from asyndbt_mpi.transport.virtual import VirtualCluster
 
 WORKERS = 4

@@ -22,9 +22,9 @@ from pathlib import Path
 
 from machine import describe
 
-from asyndbt_mpi.job import Job, Request
+from asyndbt_mpi.commands.simulate import simulate_silently
+from asyndbt_mpi.jobs.job import Job, Request
 from asyndbt_mpi.log.reader import Log
-from asyndbt_mpi.simulate import simulate_silently
 
 WORKERS = 1000
 SETTINGS = {

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from asyndbt_mpi.config import parse
-from asyndbt_mpi.llm.synthetic import Synthetic
 from asyndbt_mpi.log.writer import Writer
 from asyndbt_mpi.protocol.messages import Shapes
 from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.protocol.worker import Workers
+from asyndbt_mpi.task.synthetic import Synthetic
 from asyndbt_mpi.transport.delay import Delays
 from asyndbt_mpi.transport.virtual import VirtualCluster
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from asyndbt_mpi.config import Config, ConfigurationError, load, parse, presets
-from asyndbt_mpi.toml import has_long_key
+from asyndbt_mpi.inputs.toml import has_long_key
 
 
 @pytest.mark.parametrize("name", presets())

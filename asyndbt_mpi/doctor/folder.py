@@ -7,7 +7,7 @@ from pathlib import Path
 
 from asyndbt_mpi.doctor.findings import Finding, ok, problem, warning
 from asyndbt_mpi.doctor.places import OWN, existing, unwritable
-from asyndbt_mpi.log.lock import has_locks, is_being_written
+from asyndbt_mpi.log.storage.lock import has_locks, is_being_written
 
 MOUNTS = Path("/proc/mounts")
 LITTLE = 2**30

@@ -42,7 +42,7 @@ def look(llm: Llm, process: Process) -> Gpus:
 def _as_torch_sees_it(found: Gpus, name: str, local_rank: int) -> Gpus:
     import torch
 
-    from asyndbt_mpi.llm.device import choose, identity
+    from asyndbt_mpi.llm.local.device import choose, identity
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     found = replace(

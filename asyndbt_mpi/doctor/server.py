@@ -3,7 +3,7 @@
 from asyndbt_mpi.config import Llm
 from asyndbt_mpi.doctor.findings import Finding, ok, problem, warning
 from asyndbt_mpi.llm.base import ModelError
-from asyndbt_mpi.llm.key import read_key
+from asyndbt_mpi.llm.servers.key import read_key
 
 SECONDS = 10.0
 NAMED = 5
@@ -16,9 +16,9 @@ def ask_server(llm: Llm) -> list[Finding]:
         read_key(llm.base_url, llm.key_variable)
     except ModelError as error:
         return [problem("model", str(error))]
-    from asyndbt_mpi.llm.client import Client, Endpoint
-    from asyndbt_mpi.llm.pace import Pace
-    from asyndbt_mpi.llm.served import is_called
+    from asyndbt_mpi.llm.servers.client import Client, Endpoint
+    from asyndbt_mpi.llm.servers.pace import Pace
+    from asyndbt_mpi.llm.servers.served import is_called
 
     timeout = min(llm.timeout, SECONDS)
     endpoint = Endpoint(llm.model, llm.base_url, llm.key_variable, llm.api, timeout, attempts=1)

@@ -10,8 +10,8 @@ from pathlib import Path
 from asyndbt_mpi.doctor.facts import SERVER, Facts, Shared
 from asyndbt_mpi.doctor.findings import Finding, ok, ranks_in_words, warning
 from asyndbt_mpi.doctor.places import OWN, existing
-from asyndbt_mpi.log.lock import FileLock, Locked, take
-from asyndbt_mpi.ownership import FILE_MODE
+from asyndbt_mpi.inputs.ownership import FILE_MODE
+from asyndbt_mpi.log.storage.lock import FileLock, Locked, take
 
 ATTEMPTS, SECONDS_BETWEEN = 4, 0.5
 """A network's file system may take a moment to show what another node has written."""

@@ -11,7 +11,7 @@ and the next) append whole records to one file, which does neither any harm.
 No text is ever written, only digests: whoever has a text can tell whether it was asked.
 
 Answers are believed as if the model gave them now.  So what is not this user's own, or others may
-write, is not read (`asyndbt_mpi.ownership`).
+write, is not read (`asyndbt_mpi.inputs.ownership`).
 """
 
 import json
@@ -29,8 +29,8 @@ from typing import BinaryIO, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from asyndbt_mpi import ownership
-from asyndbt_mpi.ownership import NotOwn
+from asyndbt_mpi.inputs import ownership
+from asyndbt_mpi.inputs.ownership import NotOwn
 
 Question: TypeAlias = tuple[str, tuple[str, ...]]
 """The prompt's whole text and the labels: all that a model's answer depends on."""

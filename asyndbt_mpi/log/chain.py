@@ -18,9 +18,10 @@ import h5py
 import numpy as np
 
 from asyndbt_mpi.config import Config
-from asyndbt_mpi.log import foreign, schema
-from asyndbt_mpi.log.foreign import ForeignError
-from asyndbt_mpi.log.journal import (
+from asyndbt_mpi.log import schema
+from asyndbt_mpi.log.checks import foreign
+from asyndbt_mpi.log.checks.foreign import ForeignError
+from asyndbt_mpi.log.storage.journal import (
     HDF5_ERRORS,
     NOT_REGULAR,
     JournaledFile,

@@ -8,11 +8,11 @@ import h5py
 
 from asyndbt_mpi.log import checksums, datasets, schema
 from asyndbt_mpi.log.batches import Batches
-from asyndbt_mpi.log.creation import check_free, hidden, settle, synchronise
 from asyndbt_mpi.log.integrity import damage
 from asyndbt_mpi.log.reader import Log, LogError
-from asyndbt_mpi.log.room import LogWriteError, reserve
 from asyndbt_mpi.log.schema import Column
+from asyndbt_mpi.log.storage.preallocate import LogWriteError, reserve
+from asyndbt_mpi.log.storage.publish import check_free, hidden, settle, synchronise
 
 SPARE_BYTES = 1 << 20
 """Reserved beyond the rows: HDF5's own bookkeeping."""

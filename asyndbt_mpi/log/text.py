@@ -1,6 +1,6 @@
 """Text of others, shown as text: ranks, servers and files may write what a terminal obeys."""
 
-from asyndbt_mpi.files import is_visible
+from asyndbt_mpi.inputs.files import is_visible
 
 LINES = "\n\t"
 """Stay where lines are meant to be lines."""

@@ -25,7 +25,19 @@ from asyndbt_mpi.algorithm.types import FloatArray
 from asyndbt_mpi.config import Config
 from asyndbt_mpi.log import checksums, datasets, rows, schema
 from asyndbt_mpi.log.batches import Batches
-from asyndbt_mpi.log.creation import (
+from asyndbt_mpi.log.datasets import CHUNK_BYTES
+from asyndbt_mpi.log.reader import BLOCK_BYTES, Log, LogError
+from asyndbt_mpi.log.schema import Column, Transport
+from asyndbt_mpi.log.storage.journal import (
+    HDF5_ERRORS,
+    SPARE_BYTES,
+    JournaledFile,
+    cause_of,
+    finish,
+)
+from asyndbt_mpi.log.storage.lock import LogLock
+from asyndbt_mpi.log.storage.preallocate import LogWriteError
+from asyndbt_mpi.log.storage.publish import (
     check_free,
     check_next,
     check_replaceable,
@@ -33,12 +45,6 @@ from asyndbt_mpi.log.creation import (
     replace,
     settle,
 )
-from asyndbt_mpi.log.datasets import CHUNK_BYTES
-from asyndbt_mpi.log.journal import HDF5_ERRORS, SPARE_BYTES, JournaledFile, cause_of, finish
-from asyndbt_mpi.log.lock import LogLock
-from asyndbt_mpi.log.reader import BLOCK_BYTES, Log, LogError
-from asyndbt_mpi.log.room import LogWriteError
-from asyndbt_mpi.log.schema import Column, Transport
 from asyndbt_mpi.protocol.messages import Shapes
 from asyndbt_mpi.protocol.records import Estimation, Evaluation, Event, EventKind, Iteration, Record
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from asyndbt_mpi.config import ConfigurationError, TaskSection
-from asyndbt_mpi.files import check_encodable, read_file, shown, size
+from asyndbt_mpi.inputs.files import check_encodable, read_file, shown, size
 
 TRAIN = "train.jsonl"
 DEV = "dev.jsonl"

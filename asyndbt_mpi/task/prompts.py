@@ -6,7 +6,7 @@ import numpy as np
 
 from asyndbt_mpi.algorithm.types import FloatArray, IntArray
 from asyndbt_mpi.llm.base import LanguageModel, Prompt
-from asyndbt_mpi.llm.bounds import answer_tokens
+from asyndbt_mpi.llm.servers.bounds import answer_tokens
 from asyndbt_mpi.protocol.blackbox import Answer, AnyQuery, Holdings, Query
 from asyndbt_mpi.protocol.messages import WITHOUT, Split
 from asyndbt_mpi.task.dataset import Row

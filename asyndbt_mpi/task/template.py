@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Sequence
 
 from asyndbt_mpi.config import ConfigurationError
-from asyndbt_mpi.files import SHOWN, shown
+from asyndbt_mpi.inputs.files import SHOWN, shown
 from asyndbt_mpi.llm.base import ENDING
 from asyndbt_mpi.task.dataset import Row
 

@@ -4,7 +4,7 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 
 from asyndbt_mpi.config import ConfigurationError
-from asyndbt_mpi.files import read_file, shown
+from asyndbt_mpi.inputs.files import read_file, shown
 
 MOST_BYTES = 2**26
 """Of a word list; the log keeps its words."""

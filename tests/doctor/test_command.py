@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from asyndbt_mpi.log.lock import LogLock
-from tests.cli.test_commands import ASYNDBT, ENVIRONMENT, MPIEXEC, needs_mpiexec
+from asyndbt_mpi.log.storage.lock import LogLock
+from tests.commands.test_commands import ASYNDBT, ENVIRONMENT, MPIEXEC, needs_mpiexec
 
 RANK = Path(__file__).with_name("rank.py")
 OF_STEP = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "4"}

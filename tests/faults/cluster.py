@@ -17,15 +17,15 @@ from pathlib import Path
 
 import numpy as np
 
-from asyndbt_mpi.answers import Answers, open_store
-from asyndbt_mpi.assemble import workers_with_black_box
 from asyndbt_mpi.config import ConfigurationError
-from asyndbt_mpi.job import BAD_USAGE, FAILED, Job, Request
+from asyndbt_mpi.jobs.answer_cache import Answers, open_store
+from asyndbt_mpi.jobs.assemble import workers_with_black_box
+from asyndbt_mpi.jobs.job import BAD_USAGE, FAILED, Job, Request
+from asyndbt_mpi.jobs.opening import Ended, open_run, verdict
 from asyndbt_mpi.llm.base import Prompt, Scores, Unasked
 from asyndbt_mpi.llm.cache import CachedModel
 from asyndbt_mpi.log.events import events
 from asyndbt_mpi.log.reader import Log
-from asyndbt_mpi.opening import Ended, open_run, verdict
 from asyndbt_mpi.protocol.blackbox import BlackBox
 from asyndbt_mpi.protocol.messages import (
     Failure,

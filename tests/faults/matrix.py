@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from asyndbt_mpi.job import BAD_USAGE, DONE, FAILED, TOO_FEW_WORKERS
+from asyndbt_mpi.commands.replay import replay
+from asyndbt_mpi.jobs.job import BAD_USAGE, DONE, FAILED, TOO_FEW_WORKERS
+from asyndbt_mpi.jobs.resume import at_its_end
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.protocol.records import EventKind
-from asyndbt_mpi.replay import replay
-from asyndbt_mpi.resume import at_its_end
 from tests.faults.cluster import Life, Mishap, Plan, start
 from tests.faults.harness import check
 

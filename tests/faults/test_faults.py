@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_commands import ENVIRONMENT, needs_mpiexec
+from tests.commands.test_commands import ENVIRONMENT, needs_mpiexec
 from tests.faults import scenarios
 from tests.llm.two_workers import ROOT, launcher
 

@@ -9,12 +9,12 @@ import pytest
 from click.testing import CliRunner
 
 from asyndbt_mpi.cli import cli
-from asyndbt_mpi.job import BAD_USAGE, DONE, FAILED, TOO_FEW_WORKERS, Job, Request
+from asyndbt_mpi.jobs.job import BAD_USAGE, DONE, FAILED, TOO_FEW_WORKERS, Job, Request
+from asyndbt_mpi.jobs.resume import Resumed, resume
 from asyndbt_mpi.log.events import events
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.protocol.records import EventKind
-from asyndbt_mpi.resume import Resumed, resume
 from tests.faults.cluster import Mishap, Plan, start
 from tests.faults.matrix import ITERATIONS, PLANES, SETTINGS, TESTED, compare
 

@@ -16,14 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from asyndbt_mpi.llm.account import Account, Most
-from asyndbt_mpi.llm.answers import MOST_LISTED, read_alternatives
 from asyndbt_mpi.llm.base import ModelError
-from asyndbt_mpi.llm.bodies import read_object
-from asyndbt_mpi.llm.failures import Filtered, Unusable
-from asyndbt_mpi.llm.first_tokens import FirstTokens
-from asyndbt_mpi.llm.thinking import Thinks
-from asyndbt_mpi.llm.written import of_answer, read_text
+from asyndbt_mpi.llm.servers.account import Account, Most
+from asyndbt_mpi.llm.servers.bodies import read_object
+from asyndbt_mpi.llm.servers.failures import Filtered, Unusable
+from asyndbt_mpi.llm.servers.first_tokens import FirstTokens
+from asyndbt_mpi.llm.servers.responses import MOST_LISTED, read_alternatives
+from asyndbt_mpi.llm.servers.thinking import Thinks
+from asyndbt_mpi.llm.servers.written import of_answer, read_text
 
 LABELS = [" good", " bad"]
 FAILURES = (Filtered, Thinks, Unusable, ModelError)

@@ -17,11 +17,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from asyndbt_mpi.commands.sbatch import SHIPPED, Asked, fill
 from asyndbt_mpi.config import Config, ConfigurationError, load, parse, presets
-from asyndbt_mpi.job import log_path
-from asyndbt_mpi.memory import check_memory
+from asyndbt_mpi.jobs.job import log_path
+from asyndbt_mpi.jobs.memory import check_memory
 from asyndbt_mpi.protocol.messages import Shapes
-from asyndbt_mpi.submit import SHIPPED, Asked, fill
 from asyndbt_mpi.task import dataset
 from asyndbt_mpi.task.template import Template
 from asyndbt_mpi.task.vocabulary import load_vocabulary

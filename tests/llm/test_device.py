@@ -9,7 +9,7 @@ import torch
 
 from asyndbt_mpi.config import ConfigurationError, parse
 from asyndbt_mpi.llm.base import ModelError
-from asyndbt_mpi.llm.device import (
+from asyndbt_mpi.llm.local.device import (
     CONTEXT_BYTES,
     bind,
     choose,

@@ -10,7 +10,7 @@ from gguf import GGUFWriter
 from transformers import LlamaConfig
 
 from asyndbt_mpi.llm.base import ModelError
-from asyndbt_mpi.llm.gguf import check_gguf
+from asyndbt_mpi.llm.local.gguf import check_gguf
 
 
 class Spaced:

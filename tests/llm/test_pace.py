@@ -1,6 +1,6 @@
 import threading
 
-from asyndbt_mpi.llm.pace import Pace
+from asyndbt_mpi.llm.servers.pace import Pace
 
 
 class Clock:

@@ -1,7 +1,15 @@
 import numpy as np
 
-from asyndbt_mpi.llm.labels import label_tree
-from asyndbt_mpi.llm.packing import Group, Row, Tail, batches, fill_rows, group_by_context, lay_out
+from asyndbt_mpi.llm.local.labels import label_tree
+from asyndbt_mpi.llm.local.packing import (
+    Group,
+    Row,
+    Tail,
+    batches,
+    fill_rows,
+    group_by_context,
+    lay_out,
+)
 
 A, B, C, D = 1, 2, 3, 4
 

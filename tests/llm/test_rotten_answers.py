@@ -18,17 +18,17 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from asyndbt_mpi.llm import words
-from asyndbt_mpi.llm.account import MOST_ADDED, Account, Most
-from asyndbt_mpi.llm.answers import Alternatives, read_alternatives
 from asyndbt_mpi.llm.base import ModelError, Prompt
-from asyndbt_mpi.llm.bodies import MOST_DEPTH, MOST_VALUES, read_object
-from asyndbt_mpi.llm.connections import MOST_BYTES, MOST_ERROR_BYTES
-from asyndbt_mpi.llm.failures import Unusable
-from asyndbt_mpi.llm.first_tokens import FirstTokens
-from asyndbt_mpi.llm.openai import OpenAIModel
-from asyndbt_mpi.llm.pace import retry_after
-from asyndbt_mpi.llm.parameters import refused_parameter
+from asyndbt_mpi.llm.servers import words
+from asyndbt_mpi.llm.servers.account import MOST_ADDED, Account, Most
+from asyndbt_mpi.llm.servers.bodies import MOST_DEPTH, MOST_VALUES, read_object
+from asyndbt_mpi.llm.servers.connections import MOST_BYTES, MOST_ERROR_BYTES
+from asyndbt_mpi.llm.servers.failures import Unusable
+from asyndbt_mpi.llm.servers.first_tokens import FirstTokens
+from asyndbt_mpi.llm.servers.openai import OpenAIModel
+from asyndbt_mpi.llm.servers.pace import retry_after
+from asyndbt_mpi.llm.servers.parameters import refused_parameter
+from asyndbt_mpi.llm.servers.responses import Alternatives, read_alternatives
 
 KEY = "sk-zq81-very-secret-0123456789"
 PRIVATE = "Anna Keller's blood count was far too low on Tuesday."

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer as RawTokenizer
 from transformers import PreTrainedTokenizerFast
 
 from asyndbt_mpi.llm import tokens as module
-from asyndbt_mpi.llm.tokens import Continuation, Tokenizer
+from asyndbt_mpi.llm.local.tokens import Continuation, Tokenizer
 from tests.llm.tokenizers_of_all_kinds import KINDS, Letters, byte_level
 
 MADE: dict[str, Any] = {}

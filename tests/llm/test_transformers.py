@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from transformers import LlamaConfig
 
 from asyndbt_mpi.llm.base import ModelError, Prompt
-from asyndbt_mpi.llm.device import is_out_of_memory
-from asyndbt_mpi.llm.transformers import TransformersModel
+from asyndbt_mpi.llm.local.device import is_out_of_memory
+from asyndbt_mpi.llm.local.transformers import TransformersModel
 from tests.llm.tiny import LONG, NESTED, OTHERS, PROMPTS, SEVERAL, SINGLE, SMALL, prompts_of, save
 
 

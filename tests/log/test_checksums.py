@@ -11,7 +11,7 @@ import pytest
 
 from asyndbt_mpi.config import Config
 from asyndbt_mpi.log import schema
-from asyndbt_mpi.log.addition import add_stationarity
+from asyndbt_mpi.log.annotate import add_stationarity
 from asyndbt_mpi.log.integrity import damage
 from asyndbt_mpi.log.merge import merge
 from asyndbt_mpi.log.reader import Log, LogError, Stationarity

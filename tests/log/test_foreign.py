@@ -17,10 +17,11 @@ import h5py
 import numpy as np
 import pytest
 
-from asyndbt_mpi.log import chain, foreign, schema
-from asyndbt_mpi.log.journal import JournaledFile
+from asyndbt_mpi.log import chain, schema
+from asyndbt_mpi.log.checks import foreign
 from asyndbt_mpi.log.merge import merge
 from asyndbt_mpi.log.reader import Log, LogError
+from asyndbt_mpi.log.storage.journal import JournaledFile
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.log.writer import Writer
 from tests.log.conftest import LogCopy

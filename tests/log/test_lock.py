@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from asyndbt_mpi.log.chain import LogError
-from asyndbt_mpi.log.lock import LogLock, is_being_written
+from asyndbt_mpi.log.storage.lock import LogLock, is_being_written
 
 
 def test_a_lock_is_held_and_released(tmp_path: Path) -> None:

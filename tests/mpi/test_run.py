@@ -11,7 +11,6 @@ import pytest
 from mpi4py import MPI
 
 from asyndbt_mpi.config import Config, parse
-from asyndbt_mpi.llm.synthetic import Synthetic
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.log.writer import Writer
@@ -21,6 +20,7 @@ from asyndbt_mpi.protocol.records import EventKind, Iteration, Record
 from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.protocol.wire import Buffer, Codec
 from asyndbt_mpi.protocol.worker import Completed, Workers
+from asyndbt_mpi.task.synthetic import Synthetic
 from asyndbt_mpi.transport.delay import Delays
 from asyndbt_mpi.transport.drive import serve, stop_all, work
 from asyndbt_mpi.transport.mpi import Channel

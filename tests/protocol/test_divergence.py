@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from asyndbt_mpi.algorithm.optimizer import OPTIMIZERS
+from asyndbt_mpi.jobs.opening import verdict
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify
-from asyndbt_mpi.opening import verdict
 from asyndbt_mpi.protocol.divergence import Diverged, Step
 from asyndbt_mpi.protocol.records import Iteration
 from tests.protocol.hand import Hand, configuration

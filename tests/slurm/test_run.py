@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from asyndbt_mpi.commands.replay import replay
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify
-from asyndbt_mpi.replay import replay
 from tests.slurm.cluster import Cluster, Job, wait_for
 
 SMALL = ("--nodes=2", "--ntasks-per-node=2", "--cpus-per-task=1")

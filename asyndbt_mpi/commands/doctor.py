@@ -1,0 +1,187 @@
+"""`asyndbt doctor`: every rank looks around, and rank 0 says what it all comes to."""
+
+import os
+import secrets
+import socket
+from collections.abc import Sequence
+from functools import cached_property
+
+import click
+
+from asyndbt_mpi.config import Config, ConfigurationError, Run, load
+from asyndbt_mpi.doctor.examination import PATIENCE_SECONDS, Examiner, Plan, examine, report
+from asyndbt_mpi.doctor.facts import SERVER, Facts, Process
+from asyndbt_mpi.doctor.findings import Finding, Level, problem
+from asyndbt_mpi.doctor.processes import check_mpi, versions
+from asyndbt_mpi.doctor.shared import Sign, sign_path
+from asyndbt_mpi.jobs.answer_cache import folder_of
+from asyndbt_mpi.jobs.assemble import Materials, delays_of_workers, prepare, rows_fit
+from asyndbt_mpi.jobs.job import BAD_USAGE, DONE, FAILED, log_path
+from asyndbt_mpi.jobs.readings import digests
+from asyndbt_mpi.log.text import printable
+from asyndbt_mpi.transport.launcher import Misfit, launched, misfit, node_name, speaks
+from asyndbt_mpi.transport.watch import watched
+
+
+def checkup(source: str, assignments: Sequence[str], output: str | None) -> int:
+    """Look at a run of the configuration ``source`` before it is started; the exit code.
+
+    Raises
+    ------
+    ConfigurationError
+        The configuration itself is wrong; under MPI this is said once, and exit code 2.
+    """
+    try:
+        with watched(PATIENCE_SECONDS):
+            from asyndbt_mpi.transport import mpi
+    except Misfit as error:
+        return _alone(source, assignments, output, error.library, "")
+    except (ImportError, RuntimeError) as error:
+        return _alone(source, assignments, output, "", " ".join(str(error).split()))
+    if mpi.WORLD.Get_size() == 1:
+        return _alone(source, assignments, output, mpi.library(), "")
+    try:
+        return mpi.leave(_together(source, assignments, output))
+    except Exception as error:
+        # Nothing can be said about the other ranks any more: only an abort ends them all.
+        where = f"rank {mpi.WORLD.Get_rank()} on {socket.gethostname()}"
+        click.echo(printable(f"asyndbt: {where}: {type(error).__name__}: {error}"), err=True)
+        mpi.WORLD.Abort(FAILED)
+        raise
+
+
+def _alone(
+    source: str, assignments: Sequence[str], output: str | None, library: str, why_none: str
+) -> int:
+    """Without MPI, without a launcher, or with one that does not fit: then no more than that."""
+    process = Process(
+        rank=SERVER,
+        size=1,
+        host=socket.gethostname(),
+        node=node_name(),
+        local_rank=0,
+        launcher=launched(os.environ),
+        library=library,
+        survives_deaths=False,
+        versions=versions(),
+        why_none=why_none,
+    )
+    if not speaks(process.launcher):
+        return FAILED
+    plan = _plan(source, assignments, output, workers=None)
+    if misfit(process.launcher, library, process.size):
+        return _say(check_mpi([Facts(process)], source))
+    return _say(report([examine(Examiner(process), plan)], [], plan))
+
+
+def _together(source: str, assignments: Sequence[str], output: str | None) -> int:
+    from asyndbt_mpi.transport import mpi
+    from asyndbt_mpi.transport.together import Together
+
+    world = mpi.WORLD
+    rank, size = world.Get_rank(), world.Get_size()
+    plan: Plan | None = None
+    wrong = ""
+    try:
+        plan = _plan(source, assignments, output, workers=size - 1)
+    except ConfigurationError as error:
+        wrong = str(error)
+    together = Together(world, (plan.config.run if plan else Run()).worker_timeout)
+    well, says_it = together.agree(plan is not None)
+    if says_it:
+        click.echo(printable(f"asyndbt: {wrong}"), err=True)
+    if plan is None or not well:
+        return BAD_USAGE
+    process = Process(
+        rank=rank,
+        size=size,
+        host=socket.gethostname(),
+        node=node_name(),
+        local_rank=together.node_share()[0],
+        launcher=launched(os.environ),
+        library=mpi.library(),
+        survives_deaths=mpi.survives_deaths(),
+        versions=versions(),
+    )
+    number = together.from_server(secrets.randbelow(2**53))
+    examiner = Examiner(process)
+    sign: Sign | None = None
+    if rank == SERVER:
+        sign = examiner.look("shared folder", lambda: _put_sign(plan, number))
+    above = together.from_server(sign.above if sign else -1)
+    looked_for = sign_path(plan.shared_folder, above, number) if above >= 0 else None
+    try:
+        facts = examine(examiner, plan, looked_for)
+        together.wait_for_all()
+        texts = together.gather_texts(_to_text(facts))
+    finally:
+        if sign:
+            sign.remove()
+    offsets = together.clock_offsets()
+    code = DONE
+    if rank == SERVER:
+        code = _say(report([Facts.from_json(text) for text in texts], offsets, plan))
+    return together.from_server(code)
+
+
+def _put_sign(plan: Plan, number: int) -> Sign | None:
+    try:
+        return Sign(plan.shared_folder, number)
+    except OSError:
+        return None  # what is wrong with the folder is found anyway
+
+
+def _to_text(facts: Facts) -> str:
+    """The facts as JSON; names of files that are no text must not keep a rank from answering."""
+    try:
+        return facts.to_json()
+    except ValueError as error:
+        found = problem("output", f"a name cannot be read: {str(error)!a}")
+        return Facts(facts.process, findings=(found,)).to_json()
+
+
+def _plan(source: str, assignments: Sequence[str], output: str | None, workers: int | None) -> Plan:
+    config = load(source, assignments)
+    log = log_path(config, output)
+    # One process does not know how many there will be: enough, then.
+    count = workers if workers is not None else _fewest_workers(config)
+    answers = folder_of(config, log)
+    data = _Data(config, count)
+    return Plan(source, count, config, log, answers, data.digests, data.rows_fit)
+
+
+def _fewest_workers(config: Config) -> int:
+    return max(
+        config.algorithm.active_workers, config.algorithm.min_workers, config.delay.slow_workers, 1
+    )
+
+
+class _Data:
+    """What the ranks read for themselves, and the workers' rows; read when first asked for."""
+
+    def __init__(self, config: Config, workers: int) -> None:
+        self.config = config
+        self.workers = workers
+
+    @cached_property
+    def _materials(self) -> Materials:
+        materials = prepare(self.config, self.workers)
+        delays_of_workers(self.config, self.workers)
+        return materials
+
+    def digests(self) -> dict[str, str]:
+        """See `readings.digests`."""
+        return digests(self.config, self._materials)
+
+    def rows_fit(self, rank: int) -> bool:
+        """See `assemble.rows_fit`; the rows of all workers for a process that is alone."""
+        workers = [rank] if rank != SERVER else range(1, self.workers + 1)
+        return rows_fit(self.config, self._materials, workers)
+
+
+def _say(findings: Sequence[Finding]) -> int:
+    """Print one line each; the exit code that they come to."""
+    for finding in findings:
+        # No colours: a rank's output is a terminal of the launcher's even if it ends up in a file.
+        click.echo(printable(f"{finding.level:<8} {finding}"))
+    return FAILED if any(finding.level is Level.PROBLEM for finding in findings) else DONE

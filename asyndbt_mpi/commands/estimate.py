@@ -1,0 +1,387 @@
+"""`asyndbt estimate`: what a run would ask of the language model, before anything is started.
+
+Counted are prompts that are asked for.  Fewer are paid for: equal ones are asked once, and a run
+that stops early asks less.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+
+from asyndbt_mpi.config import Config, ConfigurationError
+from asyndbt_mpi.jobs.assemble import Materials, hellos
+from asyndbt_mpi.llm.base import LABEL_TOKENS, Unasked
+from asyndbt_mpi.log.reader import Log, LogError
+from asyndbt_mpi.protocol.messages import Needs, Split
+from asyndbt_mpi.protocol.spending import TOKENS_PER_PRICE
+from asyndbt_mpi.task.lengths import TESTS_OF_EACH_WORKER, Lengths
+from asyndbt_mpi.task.longest import TokenCounter
+from asyndbt_mpi.task.partition import rows_of
+from asyndbt_mpi.task.synthetic import ROWS
+
+COMPLETION_TOKENS = {"transformers": 0, "openai": 1}
+"""That a call writes: a model on this machine none, a server the one that it scores."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one purpose of a run asks for: ``calls``, but ``most`` if workers come late.
+
+    ``tokens_of_call`` are those of a prompt, on the mean, and what is written for it.
+    """
+
+    name: str
+    calls: float
+    most: float
+    tokens_of_call: float = 0.0
+
+    @property
+    def tokens(self) -> float:
+        """Tokens of all ``calls``."""
+        return self.calls * self.tokens_of_call
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A limit of [budget] and what the run needs of it, in the same unit.
+
+    Set aside before anything is handed out (see `protocol.spending`) is the most that these can
+    cost: the ``tests`` at the end, ``steps`` of all workers, and an ``estimate`` of phi where one
+    is due, every ``period`` iterations ``until`` one. ``iteration`` is the mean that is spent.
+    """
+
+    key: str
+    limit: float
+    tests: float
+    steps: float
+    estimate: float
+    iteration: float
+    period: int
+    until: int
+
+    @property
+    def first(self) -> float:
+        """Of the steps of the first iteration, and of its estimate of phi if it has one."""
+        return self.steps + self.estimate * (self.period == 1 and self.until > 0)
+
+    @property
+    def covers_one(self) -> bool:
+        """Whether there can be an iteration at all."""
+        return self.limit >= self.tests + self.first
+
+    @property
+    def iterations(self) -> int:
+        """How many iterations it allows, about."""
+        if not self.covers_one:
+            return 0
+        left = self.limit - self.tests - self.steps
+        # The first one that cannot be afforded: any, and one with an estimate of phi.
+        plain = int(left / self.iteration) + 1
+        dear = max(0, int((left - self.estimate) // self.iteration) + 1)
+        due = -(-(dear + 1) // self.period) * self.period - 1
+        return min(plain, due) if due < self.until else plain
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """All parts of a run of R ``workers``; the upper level comes first, the tests last.
+
+    ``needs`` of each worker are the most that its answers can cost; ``seconds_per_call`` are of
+    one worker, if they are known.
+    """
+
+    config: Config
+    workers: int
+    parts: tuple[Part, ...]
+    needs: tuple[Needs, ...]
+    seconds_per_call: float | None = None
+
+    @property
+    def calls(self) -> float:
+        """Of all parts."""
+        return sum(part.calls for part in self.parts)
+
+    @property
+    def tokens(self) -> float | None:
+        """Of all parts, prompts and what is written; None for a task without texts."""
+        return self._tokens(self.parts)
+
+    @property
+    def cost(self) -> float | None:
+        """Of all parts, by the prices of [llm]; None if there are none."""
+        return self._cost(self.parts)
+
+    @property
+    def seconds(self) -> float | None:
+        """Of the run, if workers share the calls and never wait for each other.
+
+        At least what a server's requests per minute allow; None if nothing is known.
+        """
+        return self._seconds(self.parts)
+
+    def rows(self) -> list[tuple[str, float, float, float | None, float | None]]:
+        """Name, calls, most, tokens and cost of every part, and of all together."""
+        table = [
+            (part.name, part.calls, part.most, self._tokens([part]), self._cost([part]))
+            for part in self.parts
+        ]
+        most = sum(part.most for part in self.parts)
+        return [*table, ("together", self.calls, most, self.tokens, self.cost)]
+
+    def limits(self) -> list[Limit]:
+        """Those of [budget] that are set and can be compared with something."""
+        measures: dict[str, Callable[[Sequence[Part]], float | None]] = {
+            "calls": lambda parts: sum(part.calls for part in parts),
+            "tokens": self._tokens,
+            "cost": self._cost,
+            "seconds": self._seconds,
+        }
+        algorithm = self.config.algorithm
+        limits = []
+        for key, measure in measures.items():
+            limit, spent = getattr(self.config.budget, key), measure(self.parts[:-1])
+            if limit and spent is not None:
+                tests, steps, rounds = self._set_aside(key)
+                limits.append(
+                    Limit(
+                        f"budget.{key}", limit, tests, steps, rounds,
+                        spent / self.config.run.iterations, algorithm.plane_period,
+                        algorithm.plane_until,
+                    )
+                )  # fmt: skip
+        return limits
+
+    def _set_aside(self, key: str) -> tuple[float, float, float]:
+        """What the server sets aside for the tests, a step of each worker and an estimate of phi.
+
+        Of seconds nothing is; but an iteration takes as many as its reports.
+        """
+        if key == "seconds":
+            upper = self.parts[0]
+            active = min(self.config.algorithm.active_workers, self.workers)
+            share = active / reports(self.config, self.workers)
+            return 0.0, self._seconds([Part("", upper.calls * share, 0)]) or 0.0, 0.0
+        read = max(needs.prompt_tokens for needs in self.needs)
+        written = max(needs.completion_tokens for needs in self.needs)
+        llm = self.config.llm
+        cost = (llm.input_price * read + llm.output_price * written) / TOKENS_PER_PRICE
+        of_call = {"calls": 1, "tokens": read + written, "cost": cost}[key]
+        tested = self.config.run.evaluate_every and self.config.task.test
+        tests = (TESTS_OF_EACH_WORKER * self.workers + 1) if tested else 0
+        steps = sum(needs.assignment for needs in self.needs)
+        return (
+            of_call * tests * max(needs.test for needs in self.needs),
+            of_call * steps,
+            of_call * steps * self.config.algorithm.lower_steps,
+        )
+
+    def _tokens(self, parts: Sequence[Part]) -> float | None:
+        if self.config.llm.backend == "synthetic":
+            return None
+        return sum(part.tokens for part in parts)
+
+    def _cost(self, parts: Sequence[Part]) -> float | None:
+        llm = self.config.llm
+        if llm.backend == "synthetic" or not (llm.input_price or llm.output_price):
+            return None
+        written = COMPLETION_TOKENS[llm.backend] * sum(part.calls for part in parts)
+        read = sum(part.tokens for part in parts) - written
+        return (llm.input_price * read + llm.output_price * written) / 1e6
+
+    def _seconds(self, parts: Sequence[Part]) -> float | None:
+        calls = sum(part.calls for part in parts)
+        per_minute = self.config.llm.requests_per_minute
+        known = []
+        if self.seconds_per_call is not None:
+            known.append(calls * self.seconds_per_call / self.workers)
+        if per_minute and self.config.llm.backend == "openai":
+            known.append(60 * calls / per_minute)
+        return max(known, default=None)
+
+
+def estimate(
+    config: Config,
+    materials: Materials,
+    workers: int,
+    count: TokenCounter,
+    seconds_per_call: float | None = None,
+) -> Estimate:
+    """What a run of ``config`` on R ``workers`` would ask for."""
+    data = materials.data
+    rows = [ROWS] * workers
+    if data:
+        rows = [{split: len(rows_of(held, split)) for split in Split} for held in data.values()]
+    tokens = dict.fromkeys(Split, 0.0)
+    if data and materials.template:
+        written, words = COMPLETION_TOKENS[config.llm.backend], config.prompt.fragment_length
+        lengths = Lengths(materials.template, materials.vocabulary, words, data, count)
+        tokens = {split: written + lengths.mean(split) for split in Split}
+    said = hellos(config, materials, workers, _Counted(count)).values()
+    needed = tuple(hello.needs for hello in said)
+    return Estimate(config, workers, parts(config, rows, tokens), needed, seconds_per_call)
+
+
+class _Counted(Unasked):
+    """Stands for a model on this machine; each prompt is a call."""
+
+    def __init__(self, count: TokenCounter) -> None:
+        self._count = count
+
+    def longest(self, text: str) -> int:
+        """See `LanguageModel`."""
+        return self._count([text])[0] + LABEL_TOKENS
+
+
+def parts(
+    config: Config, rows: Sequence[dict[Split, int]], tokens: dict[Split, float]
+) -> tuple[Part, ...]:
+    """What is asked for of workers (R) with so many ``rows``, at ``tokens`` for a call."""
+    algorithm, run, workers = config.algorithm, config.run, len(rows)
+    of_step = [_of_step(config, held) for held in rows]
+    mean, everyone = sum(of_step) / workers, sum(of_step)
+    active = min(algorithm.active_workers, workers)
+    # Busy workers take no part in an estimate under "quorum".
+    participants = workers if algorithm.lower_participation == "all" else active
+    rounds = algorithm.lower_steps * (
+        min(run.iterations, algorithm.plane_until) // algorithm.plane_period
+    )
+    # A worker is asked when it is answered: not before iteration 0, nor after the last.
+    validations = (run.iterations - 1) // run.evaluate_every if run.evaluate_every else 0
+    validating = validations * sum(held[Split.VALIDATION] for held in rows)
+    testing = 0
+    if run.evaluate_every and config.task.test:
+        testing = sum(TESTS_OF_EACH_WORKER * held[Split.TEST] for held in rows)
+        testing += rows[0][Split.TEST]
+    return (
+        Part(
+            "upper steps", reports(config, workers) * mean, run.iterations * everyone,
+            tokens[Split.TRAIN],
+        ),
+        Part(
+            "estimates of phi", rounds * participants * mean, rounds * everyone,
+            tokens[Split.TRAIN],
+        ),
+        Part("validation", validating, validating, tokens[Split.VALIDATION]),
+        Part("tests at the end", testing, testing, tokens[Split.TEST]),
+    )  # fmt: skip
+
+
+def reports(config: Config, workers: int) -> int:
+    """Upper steps of a run: S for each iteration, and R - S that are under way at its end.
+
+    An iteration that waits for a late worker, or for an estimate of phi, may use more than S: it
+    is the least, where T R are the most.
+    """
+    active = min(config.algorithm.active_workers, workers)
+    return config.run.iterations * active + workers - active
+
+
+def _of_step(config: Config, rows: dict[Split, int]) -> int:
+    """Prompts of one step, of either level: I samples, each on a batch of rows."""
+    if config.estimator.name == "exact":
+        return 1
+    return config.estimator.samples * min(config.estimator.batch, rows[Split.TRAIN])
+
+
+def measured_seconds_per_call(log: Log, config: Config) -> float:
+    """What a call took a worker of ``log``: the median over its workers of each one's median.
+
+    Raises
+    ------
+    ConfigurationError
+        It is of another model than ``config``.
+    LogError
+        Its seconds are virtual, or nothing was paid for.
+    """
+    for key in ("backend", "model"):
+        wanted, was = getattr(config.llm, key), getattr(log.config.llm, key)
+        if was != wanted:
+            raise ConfigurationError(
+                f"--like: {log.path} is of llm.{key} = {was!r}, not {wanted!r}: its calls take"
+                " other times"
+            )
+    if log.transport == "virtual":
+        raise LogError(f"{log.path}: its seconds are virtual; --like needs a log of asyndbt run")
+    worker, calls, seconds = (
+        log[f"event/{name}"] for name in ("worker", "llm_calls", "compute_seconds")
+    )
+    paid = (calls > 0) & np.isfinite(seconds)
+    if not paid.any():
+        raise LogError(f"{log.path}: no call was paid for, so there is no speed to go by")
+    each = seconds[paid] / calls[paid]
+    of_workers = [np.median(each[worker[paid] == number]) for number in np.unique(worker[paid])]
+    return float(np.median(of_workers))
+
+
+def remarks(found: Estimate, counted_by: str, like: Path | None) -> list[str]:
+    """What the figures rest on, and what follows from them, in lines."""
+    llm = found.config.llm
+    lines = ["Prompts that come again are free, and not taken off here."]
+    if found.tokens is not None:
+        shared = "; contexts that prompts share count each time" * (llm.backend == "transformers")
+        lines.append(f"Tokens are counted by {counted_by}, on prompts drawn at random{shared}.")
+    if found.seconds_per_call is not None and like is not None:
+        seconds = found.calls * found.seconds_per_call / found.workers
+        lines.append(
+            f"{_duration(seconds)} at {found.seconds_per_call:.3g} s a call, the median in"
+            f" {like}, if {found.workers} workers share the calls; start-up and waiting for"
+            " each other are not in it."
+        )
+    if llm.requests_per_minute and llm.backend == "openai":
+        seconds = 60 * found.calls / llm.requests_per_minute
+        lines.append(
+            f"At least {_duration(seconds)}, for llm.requests_per_minute ="
+            f" {llm.requests_per_minute:g}."
+        )
+    if llm.backend == "openai":
+        lines.append(
+            "Counted is one request a prompt: unusable answers, time-outs, each worker's first"
+            " request and further tokens of a label come on top."
+        )
+    lines += [
+        f"Of {each.key} = {_amount(each.limit)} are set aside, as the most that they can cost:"
+        f" {_amount(each.first)} for a step of every worker, {_amount(each.tests)} for the tests"
+        " at the end."
+        for each in found.limits()
+        if each.covers_one and each.key != "budget.seconds"
+    ]
+    return lines
+
+
+def shortfalls(found: Estimate) -> list[str]:
+    """Limits of [budget] that end the run early, or about which nothing can be said."""
+    iterations = found.config.run.iterations
+    compared = found.limits()
+    lines = []
+    for each in compared:
+        if not each.covers_one:
+            needed = f"{_amount(each.first)} for its reports"
+            if each.key != "budget.seconds":
+                needed = (
+                    f"{_amount(each.first)} for a step of every worker and {_amount(each.tests)}"
+                    " for the tests at the end are set aside first, the most that they can cost"
+                )
+            lines.append(
+                f"{each.key} = {_amount(each.limit)} does not cover one iteration: {needed}"
+            )
+        elif each.iterations < iterations:
+            lines.append(
+                f"{each.key} = {_amount(each.limit)} will end the run after about"
+                f" {each.iterations:,} of {iterations:,} iterations"
+            )
+    for key, limit in found.config.budget.model_dump().items():
+        if limit and f"budget.{key}" not in [each.key for each in compared]:
+            hint = "; --like gives it a speed" if key == "seconds" else ""
+            lines.append(f"budget.{key} = {_amount(limit)} cannot be compared with anything{hint}")
+    return lines
+
+
+def _duration(seconds: float) -> str:
+    return f"{timedelta(seconds=round(seconds))} h" if seconds >= 60 else f"{seconds:.1f} s"
+
+
+def _amount(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -1,0 +1,241 @@
+"""`asyndbt sweep`: many simulated runs, over a grid of settings and seeds, on all cores."""
+
+import itertools
+import math
+import multiprocessing
+import os
+import re
+import threading
+from collections.abc import Collection, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from asyndbt_mpi.commands.simulate import simulate_silently
+from asyndbt_mpi.commands.stationarity import add as add_stationarity
+from asyndbt_mpi.config import Config, ConfigurationError, difference, load
+from asyndbt_mpi.inputs.files import shown
+from asyndbt_mpi.jobs.job import Job, Request, writable_path
+from asyndbt_mpi.log.chain import is_log
+from asyndbt_mpi.log.reader import Log
+from asyndbt_mpi.log.storage.lock import Locked, take
+
+WORKERS = "workers"
+"""The one thing that can be varied and is no key of the configuration."""
+
+MOST_RUNS = 100_000
+
+MOST_PROCESS = 2**22
+"""No number of a process is larger on Linux."""
+
+PARTIAL = ".part-"
+"""In the name of a log under way, before its process; it is renamed when all is in it."""
+LEFT = re.compile(rf"(.+){re.escape(PARTIAL)}[0-9]+")
+HIDDEN = re.compile(rf"\.{LEFT.pattern}(?:\.lock|\.[0-9a-f]{{32}}\.new)")
+"""Names of logs under way, and of the hidden files beside them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """What the command line asked for.
+
+    ``vary`` are texts KEY=VALUE,VALUE,...; ``workers`` is R where it is not varied; the seeds
+    are ``seeds`` of them from run.seed on.
+    """
+
+    source: str
+    assignments: tuple[str, ...]
+    vary: tuple[str, ...]
+    workers: int
+    seeds: int
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True)
+class _Point:
+    """One run: its log, its settings and R."""
+
+    path: Path
+    source: str
+    assignments: tuple[str, ...]
+    workers: int
+
+    def job(self, path: Path) -> Job:
+        return Job.of(
+            Request(self.source, self.assignments, str(path), overwrite=True, debug=False),
+            self.workers,
+        )
+
+
+def sweep(asked: Sweep) -> list[str]:
+    """Make every run that is not there yet; the failures, a line each.
+
+    Raises
+    ------
+    ConfigurationError
+        A setting is wrong, another sweep is at work in the folder, or a log in it is not
+        finished or was made with other settings. Nothing has been started then.
+    """
+    writable_path("--output", str(asked.folder))
+    try:
+        points = _points(asked)
+        asked.folder.mkdir(parents=True, exist_ok=True)
+        lock = take(asked.folder / ".lock")
+    except Locked as error:
+        raise ConfigurationError(f"another sweep is at work in {asked.folder}") from error
+    except OSError as error:
+        raise ConfigurationError(
+            f"{shown(str(asked.folder))}: {error.strerror or error}"
+        ) from error
+    try:
+        missing = [point for point, config in points.items() if not _is_there(point, config)]
+        _remove_partial(asked.folder, {point.path.name for point in points})
+        return _run(missing, len(points))
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def _remove_partial(folder: Path, logs: Collection[str]) -> None:
+    """Delete what a sweep that was killed has left of its ``logs`` in ``folder``, nothing else."""
+    for entry in list(folder.iterdir()):
+        hidden, log = HIDDEN.fullmatch(entry.name), LEFT.fullmatch(entry.name)
+        found = hidden or log
+        if found and found[1] in logs and (hidden or is_log(str(entry))):
+            entry.unlink()
+
+
+def _points(asked: Sweep) -> dict[_Point, Config]:
+    """Every combination of the varied values, and every seed for each, with its settings."""
+    varied = dict(_values(text) for text in asked.vary)
+    if len(varied) < len(asked.vary):
+        raise ConfigurationError("--vary: a key is given twice")
+    first_seed = load(asked.source, asked.assignments).run.seed
+    runs = asked.seeds * math.prod(map(len, varied.values()))
+    if runs > MOST_RUNS:
+        raise ConfigurationError(f"the sweep has {runs} runs; one may have {MOST_RUNS} at the most")
+    seeds = range(first_seed, first_seed + asked.seeds)
+    made = [
+        _point(asked, dict(zip(varied, combination, strict=True)), seed)
+        for combination in itertools.product(*varied.values())
+        for seed in seeds
+    ]
+    for point in made:
+        writable_path("--vary", str(_partial(point.path, MOST_PROCESS)))
+    points = {point: point.job(point.path).config for point in made}
+    different = {(config.to_toml(), point.workers) for point, config in points.items()}
+    if min(len(different), len({point.path for point in made})) < len(made):
+        raise ConfigurationError("--vary: two of the values are the same, or make the same name")
+    return points
+
+
+def _point(asked: Sweep, settings: dict[str, str], seed: int) -> _Point:
+    name = ",".join(
+        f"{key.rpartition('.')[2]}={value.replace('/', '-')}"
+        for key, value in (settings | {"seed": str(seed)}).items()
+    )
+    workers = _workers(settings.pop(WORKERS, str(asked.workers)))
+    changes = tuple(f"{key}={value}" for key, value in settings.items())
+    assignments = (*asked.assignments, *changes, f"run.seed={seed}")
+    return _Point(asked.folder / f"{name}.h5", asked.source, assignments, workers)
+
+
+def _values(text: str) -> tuple[str, list[str]]:
+    """Key and values of KEY=VALUE,VALUE,..."""
+    key, _, written = text.partition("=")
+    key = key.strip()
+    values = [value.strip() for value in written.split(",")]
+    if not ("." in key or key == WORKERS) or not all(values):
+        raise ConfigurationError(
+            f"--vary {shown(text)}: expected section.key=value,value,... or workers=R,R,..."
+        )
+    if key == "run.seed":
+        raise ConfigurationError("--vary run.seed: give --seeds, and run.seed by --set")
+    return key, values
+
+
+def _workers(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 10) or int(text) < 1:
+        raise ConfigurationError(f"--vary workers: {shown(text)} is no number of workers")
+    return int(text)
+
+
+def _is_there(point: _Point, config: Config) -> bool:
+    """Whether the log of ``point`` is there; it must have been made with ``config`` then."""
+    if not point.path.exists():
+        return False
+    with Log(point.path) as log:
+        if log.status != "finished":
+            raise ConfigurationError(f"{point.path} is {log.status}; take it away, or wait for it")
+        if log.workers != point.workers:
+            found: str | None = f"{WORKERS} = {log.workers}, not {point.workers}"
+        else:
+            found = difference(log.config, config)
+    if found:
+        raise ConfigurationError(
+            f"{point.path} was made with {found}; give another folder, or the same settings"
+        )
+    return True
+
+
+def _run(points: Sequence[_Point], total: int) -> list[str]:
+    """Run ``points`` on all cores; the failures."""
+    cores = len(os.sched_getaffinity(0))
+    processes = max(1, min(cores, len(points)))
+    # Each process has a core to itself: the threads of numerical libraries would fight.
+    os.environ.setdefault("OMP_NUM_THREADS", str(cores // processes))
+    failures: list[str] = []
+    waiting = iter(points)
+    running: dict[Future[None], _Point] = {}
+    pool = ProcessPoolExecutor(
+        processes, multiprocessing.get_context("spawn"), initializer=_end_with_parent
+    )
+    progress = tqdm(total=total, initial=total - len(points), unit="run")
+    with pool, progress:
+        while True:
+            # No more than can run at once: what is in the pool's queue cannot be taken back.
+            for point in itertools.islice(waiting, processes - len(running)):
+                running[pool.submit(_run_one, point, cores // processes)] = point
+            if not running:
+                return failures
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                point, error = running.pop(future), future.exception()
+                if error:
+                    failures.append(f"{point.path}: {type(error).__name__}: {error}")
+                if isinstance(error, BrokenProcessPool):
+                    return [*failures, "a process died (out of memory?): the sweep ends here"]
+                progress.update(1)
+
+
+def _end_with_parent() -> None:
+    """Let this process end when the one that started it does, even by a kill."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end, daemon=True).start()
+
+
+def _partial(path: Path, process: int) -> Path:
+    """Where ``process`` makes the log that is to be at ``path``."""
+    return path.with_name(f"{path.name}{PARTIAL}{process}")
+
+
+def _run_one(point: _Point, cores: int) -> None:
+    """Make one log; it has its name when all is in it."""
+    partial = _partial(point.path, os.getpid())
+    job = point.job(partial)
+    try:
+        simulate_silently(job, cores)
+        if job.config.llm.backend == "synthetic" and job.config.log.iterates == "all":
+            add_stationarity(partial, every=1, samples=0, quiet=True, given=job.config)
+        os.replace(partial, point.path)
+    finally:
+        partial.unlink(missing_ok=True)

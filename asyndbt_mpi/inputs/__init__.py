@@ -1,0 +1,1 @@
+"""What is made sure of before anything that a user gives is used."""

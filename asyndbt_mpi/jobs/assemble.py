@@ -1,0 +1,310 @@
+"""From a configuration to the objects of a run: the one place that chooses implementations."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from asyndbt_mpi.algorithm.types import FloatArray
+from asyndbt_mpi.config import Config, ConfigurationError, Llm
+from asyndbt_mpi.jobs.answer_cache import Answers, open_store
+from asyndbt_mpi.jobs.memory import check_memory
+from asyndbt_mpi.llm.base import LanguageModel, ModelError, Unasked
+from asyndbt_mpi.llm.cache import CachedModel
+from asyndbt_mpi.llm.servers.bounds import Bounds
+from asyndbt_mpi.llm.servers.key import read_key
+from asyndbt_mpi.log.reader import Log, LogError
+from asyndbt_mpi.protocol.blackbox import BlackBox
+from asyndbt_mpi.protocol.messages import Hello, Shapes
+from asyndbt_mpi.protocol.worker import Workers
+from asyndbt_mpi.task.dataset import Row, load, locate
+from asyndbt_mpi.task.fit import check_fit
+from asyndbt_mpi.task.partition import WorkerData, split
+from asyndbt_mpi.task.prompts import PromptBlackBox
+from asyndbt_mpi.task.rehearsal import longest_prompts
+from asyndbt_mpi.task.synthetic import Synthetic
+from asyndbt_mpi.task.template import Template
+from asyndbt_mpi.task.vocabulary import load_vocabulary
+from asyndbt_mpi.transport.delay import Delays
+
+if TYPE_CHECKING:
+    from asyndbt_mpi.llm.servers.openai import OpenAIModel
+
+SYNTHETIC_CLASSES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a worker runs: its number among the workers of the node, and its cores.
+
+    ``sharing`` processes of the job have a model, and share what a server grants them all;
+    ``on_gpu`` of them share this one's GPU, if it has one.
+    """
+
+    local_rank: int
+    cores: int
+    sharing: int = 1
+    on_gpu: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Materials:
+    """What every rank can work out for itself; a synthetic task has neither template nor data.
+
+    ``data`` is by number of the worker; ``data_digest`` of all that it and the template say, and
+    "" without them.
+    """
+
+    shapes: Shapes
+    vocabulary: list[str]
+    template: Template | None
+    data: dict[int, WorkerData] | None
+    data_digest: str = ""
+
+
+def prepare(config: Config, workers: int) -> Materials:
+    """Load and check all that needs no language model.
+
+    Raises
+    ------
+    ConfigurationError
+        What is wrong with the configuration, given ``workers``, or with the data.
+    """
+    algorithm, prompt = config.algorithm, config.prompt
+    for name, value in (
+        ("algorithm.active_workers", algorithm.active_workers),
+        ("algorithm.min_workers", algorithm.min_workers),
+        ("delay.slow_workers", config.delay.slow_workers),
+    ):
+        if value > workers:
+            raise ConfigurationError(f"{name} = {value}: the run has only {workers} workers")
+    vocabulary = load_vocabulary(prompt.vocabulary, prompt.vocabulary_size)
+    template = data = None
+    classes = len(config.task.labels) or SYNTHETIC_CLASSES
+    shapes = Shapes(
+        prompt.fragment_length,
+        prompt.vocabulary_size,
+        classes,
+        prompt.pool,
+        config.estimator.losses,
+    )
+    check_memory(config, shapes, workers)
+    if config.llm.backend != "synthetic":
+        if not config.task.template:
+            raise ConfigurationError(
+                f"task.template is missing: llm.backend = {config.llm.backend!r} needs a [task]"
+                " with template, labels and data"
+            )
+        template = Template(config.task.template, config.task.labels)
+        dataset = load(locate(config.task), len(config.task.labels), template.pairs)
+        parts = split(dataset, config.task, prompt.pool, workers, config.run.seed)
+        data = dict(enumerate(parts, start=1))
+    digest = _digest(config.task.template, data) if data else ""
+    return Materials(shapes, vocabulary, template, data, digest)
+
+
+def _digest(template: str, data: Mapping[int, WorkerData]) -> str:
+    digest = blake2b(template.encode(errors="surrogatepass"), digest_size=16)
+    tests: list[Row] | None = None
+    for held in data.values():
+        # Each split is a list of its own, so that no row can pass from one to the next unnoticed.
+        splits = [held.train, *held.pool, held.validation]
+        if held.test is not tests:  # everybody's are the same
+            splits.append(tests := held.test)
+        rows = [[(row.sentence1, row.sentence2, row.label) for row in split] for split in splits]
+        digest.update(json.dumps(rows).encode())
+    return digest.hexdigest()
+
+
+def rows_fit(config: Config, materials: Materials, workers: Iterable[int]) -> bool:
+    """Whether all rows of ``workers`` are known to fit into the model's context; see `check_fit`.
+
+    Raises
+    ------
+    ConfigurationError
+        One does not.
+    """
+    if materials.template is None or materials.data is None:
+        return True
+    data = {worker: materials.data[worker] for worker in workers}
+    return check_fit(config, materials.template, materials.vocabulary, data)
+
+
+def check_server(config: Config) -> None:
+    """Make sure, before anything is started, that there is the key that the server is to get.
+
+    Raises
+    ------
+    ConfigurationError
+        Its environment variable is not set, or holds no key.
+    """
+    if config.llm.backend == "openai":
+        try:
+            read_key(config.llm.base_url, config.llm.key_variable)
+        except ModelError as error:
+            raise ConfigurationError(str(error)) from error
+
+
+def delays_of_workers(config: Config, workers: int) -> dict[int, Delays]:
+    """The delays of every worker, by its number; a trace's workers take turns if it has fewer.
+
+    Raises
+    ------
+    ConfigurationError
+        The trace is no log, or has no seconds to draw from.
+    """
+    traces = _traces(config.delay.trace) if config.delay.model == "trace" else [None]
+    return {
+        worker: Delays(
+            config.delay, config.run.seed, worker, workers, traces[(worker - 1) % len(traces)]
+        )
+        for worker in range(1, workers + 1)
+    }
+
+
+def _traces(path: str) -> list[FloatArray | None]:
+    """The seconds that each worker of the log at ``path`` took for its reports."""
+    try:
+        with Log(path) as log:
+            worker, seconds = log["report/worker"], log["report/compute_seconds"]
+    except LogError as error:
+        raise ConfigurationError(f"delay.trace: {error}") from error
+    if not (np.isfinite(seconds).all() and (seconds >= 0).all() and (seconds > 0).any()):
+        raise ConfigurationError(
+            f"delay.trace: {path}: has no reports that took seconds, or damaged ones"
+        )
+    return [seconds[worker == each] for each in np.unique(worker)]
+
+
+def language_model(config: Config, place: Place, answers: Answers | None) -> LanguageModel | None:
+    """The run's language model, which can take a while to load; None for a synthetic task.
+
+    Without ``answers`` they are kept in memory only.
+
+    Raises
+    ------
+    ConfigurationError
+        The folder of the answers cannot be used.
+    ModelError
+        The model cannot be found, loaded or reached.
+    """
+    if config.llm.backend == "synthetic":
+        return None
+    model: LanguageModel
+    scored_by = ""
+    if config.llm.backend == "openai":
+        model = served = _served(config.llm, place)
+        scored_by = served.scored_by
+    else:
+        model = _in_process(config.llm, place)
+    store = open_store(config, answers, scored_by, model.digest) if answers else None
+    return CachedModel(model, config.llm.cache, store) if config.llm.cache else model
+
+
+def _in_process(llm: Llm, place: Place) -> LanguageModel:
+    from asyndbt_mpi.llm.local.transformers import TransformersModel
+
+    return TransformersModel(
+        llm.model,
+        device=llm.device,
+        precision=llm.precision,
+        max_tokens_per_batch=llm.max_tokens_per_batch,
+        threads=llm.threads or place.cores,
+        local_rank=place.local_rank,
+        sharing=place.on_gpu,
+    )
+
+
+def gpu_of(config: Config, local_rank: int) -> str:
+    """What tells the GPU of a worker's model from others; "" for none.
+
+    Also "" where none can be had: why not is told when the model is loaded.
+    """
+    if config.llm.backend != "transformers" or config.llm.device == "cpu":
+        return ""
+    # Whatever is wrong with torch, a driver or a GPU: the node's other workers are waiting.
+    try:
+        from asyndbt_mpi.llm.local.device import choose, identity
+
+        return identity(choose(config.llm.device, local_rank))
+    except Exception:
+        return ""
+
+
+def _served(llm: Llm, place: Place) -> "OpenAIModel":
+    from asyndbt_mpi.llm.servers.openai import OpenAIModel
+
+    return OpenAIModel(
+        llm.model,
+        base_url=llm.base_url,
+        key_variable=llm.key_variable,
+        api=llm.api,
+        scores=llm.scores,
+        concurrency=llm.concurrency,
+        timeout=llm.timeout,
+        attempts=llm.attempts,
+        requests_per_minute=llm.requests_per_minute,
+        workers=place.sharing,
+        extra_body=llm.extra_body,
+    )
+
+
+def workers_with_black_box(
+    config: Config, materials: Materials, workers: Sequence[int], model: LanguageModel | None
+) -> tuple[Workers, BlackBox]:
+    """The state machine of the ``workers`` of this process, and the black box that answers it.
+
+    A model that runs in this process scores the run's longest prompts first, for which see
+    `llm.transformers`.
+
+    Raises
+    ------
+    ConfigurationError
+        This machine has not the memory for all of them.
+    ModelError
+        The model cannot score them.
+    """
+    check_memory(config, materials.shapes, len(workers), held=len(workers))
+    box: BlackBox
+    if model is None or materials.data is None or materials.template is None:
+        box = Synthetic(config.run.seed, materials.shapes, workers, config.llm.heterogeneity)
+    else:
+        data = {worker: materials.data[worker] for worker in workers}
+        positions = materials.shapes.positions
+        texts = data, materials.template, materials.vocabulary, positions
+        # Not those of a cache, for it is the model that is looked at.
+        asked = model.model if isinstance(model, CachedModel) else model
+        if config.llm.backend == "transformers" and not isinstance(asked, Unasked):
+            asked.label_log_probabilities(longest_prompts(*texts), materials.template.labels)
+        box = PromptBlackBox(*texts, model)
+    return Workers(config, materials.shapes, box.holdings), box
+
+
+def hellos(
+    config: Config, materials: Materials, workers: int, in_process: LanguageModel
+) -> dict[int, Hello]:
+    """The hello that each worker's data give, with the most that its answers can cost.
+
+    ``in_process`` stands for its own model.
+    """
+    llm = config.llm
+    model: LanguageModel | None = None
+    if llm.backend == "openai":
+        model = Bounds(llm.api, llm.scores, llm.concurrency)
+    elif llm.backend == "transformers":
+        model = in_process
+    if model and llm.cache:
+        model = CachedModel(model, llm.cache)
+    everyone = range(1, workers + 1)
+    machines, _ = workers_with_black_box(config, materials, everyone, model)
+    return {worker: machines.hello(worker, "") for worker in everyone}
+
+
+def workers_without_model(
+    config: Config, materials: Materials, workers: Sequence[int]
+) -> tuple[Workers, BlackBox]:
+    """As `workers_with_black_box`, where no language model is to be asked anything."""
+    return workers_with_black_box(config, materials, workers, Unasked())

@@ -1,0 +1,239 @@
+"""What a run needs whatever carries its messages: configuration, materials, log and progress."""
+
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from asyndbt_mpi.algorithm.types import FloatArray
+from asyndbt_mpi.config import Config, ConfigurationError, load
+from asyndbt_mpi.inputs.files import check_path, shown
+from asyndbt_mpi.jobs.answer_cache import make_folder
+from asyndbt_mpi.jobs.assemble import Materials, check_server, delays_of_workers, prepare
+from asyndbt_mpi.log.chain import LogError, check_first_file, segments_of
+from asyndbt_mpi.log.reader import Log
+from asyndbt_mpi.log.schema import Transport
+from asyndbt_mpi.log.storage.publish import check_replaceable
+from asyndbt_mpi.log.writer import Writer
+from asyndbt_mpi.protocol.records import Event, EventKind, Record
+from asyndbt_mpi.transport.delay import Delays
+from asyndbt_mpi.view.progress import Progress
+
+DONE, FAILED, BAD_USAGE = 0, 1, 2
+"""Exit codes of every command."""
+TOO_FEW_WORKERS = 3
+"""Exit code of a run that lost more workers than it may."""
+
+
+TOLD = {
+    EventKind.EXCLUDED: "is excluded",
+    EventKind.LOST: "is lost",
+    EventKind.RETURNED: "is back, and starts afresh",
+}
+"""What the user should hear of as it happens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the command line asked for; ``debug`` shows the tracebacks of errors."""
+
+    source: str
+    assignments: tuple[str, ...]
+    output: str | None
+    overwrite: bool
+    debug: bool
+    resume: bool = False
+
+
+LONGEST_LOG_NAME = 180
+"""Bytes: the names of a log's further files are longer than its own."""
+
+
+def log_path(config: Config, output: str | None) -> Path:
+    """Where a run's log is: ``output``, or what its configuration says.
+
+    Raises
+    ------
+    ConfigurationError
+        No log can have that name.
+    """
+    if output is not None:
+        return writable_path("--output", output)
+    return writable_path("run.output", config.run.output.replace("{name}", config.run.name))
+
+
+def writable_path(key: str, written: str) -> Path:
+    """What is ``written`` at ``key``, as a path.
+
+    Raises
+    ------
+    ConfigurationError
+        No log, nor folder of them, can have that name.
+    """
+    try:
+        check_path(written, LONGEST_LOG_NAME)
+    except ValueError as error:
+        raise ConfigurationError(f"{key} = {shown(written)}: {error}") from error
+    return Path(written)
+
+
+def _check_regular(path: Path) -> None:
+    """Refuse to write a log to where a folder or a device is."""
+    try:
+        kind = path.stat().st_mode
+    except OSError:  # not there, or what is in its way is told when the log is opened
+        return
+    if stat.S_ISDIR(kind):
+        raise ConfigurationError(f"run.output = {shown(str(path))}: is a folder; give a file")
+    if not stat.S_ISREG(kind):
+        raise ConfigurationError(
+            f"run.output = {shown(str(path))}: is a pipe or a device; give a file"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A checked request: all that can be known before a model is loaded or a log opened."""
+
+    config: Config
+    materials: Materials
+    delays: dict[int, Delays]
+    workers: int
+    path: Path
+    overwrite: bool
+
+    @classmethod
+    def of(cls, request: Request, workers: int) -> "Job":
+        """Load and check the configuration and the data, and make the folder of answers.
+
+        Raises
+        ------
+        ConfigurationError
+            What `checked` raises, or the folder of the model's answers cannot be written.
+        """
+        job = cls.checked(request, workers)
+        make_folder(job.config, job.path)
+        return job
+
+    @classmethod
+    def checked(cls, request: Request, workers: int) -> "Job":
+        """Load and check the configuration and the data; nothing is written.
+
+        Raises
+        ------
+        ConfigurationError
+            What is wrong with them, or the log is there already and is not to be replaced.
+        """
+        config = load(request.source, request.assignments)
+        check_server(config)
+        materials = prepare(config, workers)
+        path = log_path(config, request.output)
+        _check_regular(path)
+        delays = delays_of_workers(config, workers)
+        if config.delay.trace and path.resolve() == Path(config.delay.trace).resolve():
+            raise ConfigurationError(f"delay.trace = {str(path)!r}: is the log to be written")
+        if request.resume and request.overwrite:
+            raise ConfigurationError("--resume goes on with a log, --overwrite replaces it")
+        if request.resume:
+            _check_first_file(path)
+        elif request.overwrite:
+            _check_replaceable(path)
+        else:
+            _check_free(path)
+        return cls(config, materials, delays, workers, path, request.overwrite)
+
+    def open_log(
+        self,
+        transport: Transport,
+        start: FloatArray,
+        continues: Log | None = None,
+        counted: Mapping[str, int] | None = None,
+    ) -> Writer:
+        """The log, in place of one that may be there if that was asked for, or its next segment.
+
+        ``start`` (M, N) is z before its first iteration. Where ``continues`` has more rows of a
+        group than ``counted`` says, the others do not count any more.
+
+        Raises
+        ------
+        ConfigurationError
+            The log cannot be written there, or another process does so.
+        """
+        try:
+            return Writer(
+                self.path,
+                self.config,
+                self.materials.shapes,
+                self.workers,
+                self.materials.vocabulary,
+                transport,
+                start,
+                continues=continues,
+                counted=counted or {},
+                overwrite=self.overwrite and continues is None,
+                data_digest=self.materials.data_digest,
+            )
+        except LogError as error:
+            raise ConfigurationError(str(error)) from error
+        except OSError as error:
+            raise ConfigurationError(
+                f"run.output: {self.path} cannot be written: {error}"
+            ) from error
+
+
+def _check_first_file(path: Path) -> None:
+    try:
+        check_first_file(path)
+    except LogError as error:
+        raise ConfigurationError(f"--resume: {error}") from error
+
+
+def _check_replaceable(path: Path) -> None:
+    try:
+        check_replaceable(path)
+    except FileExistsError as error:
+        raise ConfigurationError(f"--overwrite: {error.filename}: {error.strerror}") from error
+
+
+def _check_free(path: Path) -> None:
+    if os.path.lexists(path):
+        raise ConfigurationError(
+            f"{path} is there already; give another --output, --resume to go on with it, or"
+            " --overwrite to replace it"
+        )
+    if segments := segments_of(str(path)):
+        raise ConfigurationError(
+            f"{segments[0].path} is there already, of a log that lacks {path}; give another"
+            " --output, or --overwrite to delete it"
+        )
+
+
+class LogAndProgress:
+    """The sink of a run: every record goes to the log and to the progress bar."""
+
+    def __init__(self, writer: Writer, progress: Progress) -> None:
+        self.writer = writer
+        self.progress = progress
+        self._names: dict[int, str] = {}
+
+    def write(self, records: list[Record]) -> None:
+        """Log the records, and show what they say."""
+        for record in records:
+            self.writer.write(record)
+            self.progress.update(record)
+            if isinstance(record, Event):
+                self._tell(record)
+
+    def _tell(self, event: Event) -> None:
+        if event.kind is EventKind.HELLO:
+            # With the host and the device: where to look if it is lost.
+            self._names[event.worker] = f"worker {event.worker} ({event.text})"
+        elif event.kind in TOLD:
+            name = self._names.get(event.worker, f"worker {event.worker}")
+            reason = f": {event.text}" if event.text else ""
+            self.progress.say(f"{name} {TOLD[event.kind]}{reason}")
+
+    def idle(self) -> None:
+        """Nothing arrives: what is buffered may as well be written, events alone too."""
+        self.writer.flush_if_due()

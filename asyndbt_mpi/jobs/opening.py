@@ -1,0 +1,81 @@
+"""How a run under MPI begins and what its end means: rank 0's share, whatever carries messages."""
+
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from asyndbt_mpi.jobs.job import BAD_USAGE, DONE, FAILED, TOO_FEW_WORKERS, Job
+from asyndbt_mpi.jobs.resume import (
+    expected_hellos,
+    log_to_resume,
+    nothing_left,
+    open_segment,
+    resume,
+)
+from asyndbt_mpi.log.text import printable
+from asyndbt_mpi.log.writer import Writer
+from asyndbt_mpi.protocol.server import Server
+from asyndbt_mpi.transport.replay import Replay
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What rank 0 has before the run starts: its server, its log, and what a resumed run was."""
+
+    server: Server
+    writer: Writer
+    earlier: Replay | None = None
+    time: float = 0.0
+
+
+class Ended(Exception):
+    """The run to be resumed is not to go on; why, and the exit ``code`` that this means."""
+
+    def __init__(self, why: str, code: int) -> None:
+        super().__init__(why)
+        self.code = code
+
+
+def open_run(job: Job, resuming: bool, signalled: Sequence[signal.Signals] = ()) -> Opened:
+    """A new log, or the run that is to go on and its next segment.
+
+    Raises
+    ------
+    Ended
+        There is nothing to go on with; the log stays as it is.
+    ConfigurationError
+        The log cannot be written, or is not to be resumed by this job.
+    Interrupted
+        The process was ``signalled`` while the run was gone through.
+    """
+    log = log_to_resume(job) if resuming else None
+    if log is None:
+        shapes, expected = job.materials.shapes, expected_hellos(job)
+        server = Server(job.config, shapes, job.workers, expected=expected)
+        return Opened(server, job.open_log("mpi", server.iterates.z))
+    with log:
+        resumed = resume(log, job, "mpi", signalled)
+        if resumed.server.failure:
+            why, code = verdict(resumed.server)
+            raise Ended(f"{job.path} cannot go on: {why}", code)
+        if resumed.server.finished and log.status == "finished":
+            raise Ended(nothing_left(log, resumed), DONE)
+        writer = open_segment(log, job, resumed, "mpi")
+        on_from = f"{job.path}: going on from iteration {resumed.server.iteration}"
+        print(printable(on_from), flush=True)
+        return Opened(resumed.server, writer, resumed.replay, resumed.time)
+
+
+def verdict(server: Server) -> tuple[str | None, int]:
+    """What is wrong with how the run ended, and the exit code."""
+    if server.refusal:
+        return server.refusal, BAD_USAGE
+    if server.failure:
+        enough = server.members.count >= server.config.algorithm.min_workers
+        return server.failure, FAILED if enough else TOO_FEW_WORKERS
+    if server.limit and not server.iteration:
+        return (
+            f"{server.limit}: does not cover the first iteration; see asyndbt estimate",
+            BAD_USAGE,
+        )
+    return None, DONE

@@ -1,0 +1,389 @@
+"""Going on with a run that was killed, interrupted, or has ended: `--resume`.
+
+The log's events hold what the black boxes answered. The run is gone through again from its
+start with these answers, which asks no language model anything; then server and workers are as
+they were when the last batch of the log was written, and the run goes on, in a new segment of
+the log. Workers that were at something are asked again. What the server had of the workers is
+taken from the log (see `adoption`), what it made of it must come out as it is logged.
+
+The end of a run belongs to the log as long as the run still ends there. If it is to go on beyond,
+because it may make more iterations or spend more, what came after its last iteration (tests,
+reports that came too late) does not count; nor does it if today it ends sooner.
+"""
+
+import signal
+import warnings
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from asyndbt_mpi.algorithm.types import FloatArray
+from asyndbt_mpi.commands.replay import Comparer, Differs
+from asyndbt_mpi.config import Budget, Config, ConfigurationError, difference
+from asyndbt_mpi.jobs.assemble import hellos, workers_without_model
+from asyndbt_mpi.jobs.job import Job
+from asyndbt_mpi.jobs.rebuild import check_materials
+from asyndbt_mpi.jobs.used import Used
+from asyndbt_mpi.llm.servers.bounds import Bytes
+from asyndbt_mpi.log.events import events
+from asyndbt_mpi.log.reader import Log, LogError
+from asyndbt_mpi.log.schema import Transport
+from asyndbt_mpi.log.storage.lock import is_being_written
+from asyndbt_mpi.log.writer import Writer
+from asyndbt_mpi.protocol.evaluations import CONSENSUS
+from asyndbt_mpi.protocol.messages import Costs, Hello
+from asyndbt_mpi.protocol.records import Evaluation, Event, EventKind, Iteration, Record
+from asyndbt_mpi.protocol.server import Server
+from asyndbt_mpi.transport.adoption import Adoption
+from asyndbt_mpi.transport.interruption import Interrupted
+from asyndbt_mpi.transport.replay import Recorded, Replay, ReplayError
+
+TOLERANCE = 1e-6
+"""Difference to the logged iterates, from another processor's rounding, that a run survives."""
+
+MAY_CHANGE = {
+    "run": {"iterations", "output", "worker_timeout", "signals"},
+    "budget": {"calls", "tokens", "cost", "seconds"},
+    "llm": {
+        "cache_folder",
+        "model_may_differ",
+        "key_variable",
+        "concurrency",
+        "timeout",
+        "attempts",
+        "requests_per_minute",
+        "input_price",
+        "output_price",
+    },
+}
+"""Keys that decide how far a run gets and what it takes, and not what its iterates are."""
+
+
+class Unlogged:
+    """The sink of a run that is gone through again: what the log lacks goes to ``write``.
+
+    Parameters
+    ----------
+    counted : events of the log that count; what comes after them is new
+    resumed : called with each event that the run was resumed, where it happened
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        counted: Sequence[Event],
+        write: Callable[[Record], None],
+        resumed: Callable[[Event], None] = lambda event: None,
+    ) -> None:
+        self._comparer = Comparer(log, TOLERANCE)
+        self._iterations = log.committed
+        self._has_consensus = bool((log["evaluation/worker"] == CONSENSUS).any())
+        self._ahead = deque(counted)
+        self._beyond = False
+        self._write = write
+        self._resumed = resumed
+        self.z: FloatArray | None = None
+        self._pass_resumptions()
+
+    def __call__(self, records: list[Record]) -> None:
+        """Take the records of one step.
+
+        Raises
+        ------
+        Differs
+            They are not those that the log has.
+        """
+        self._comparer.write(records)
+        for record in records:
+            if self._is_new(record):
+                self._write(record)
+
+    def leave_behind(self) -> None:
+        """What the log has beyond does not count."""
+        self._ahead.clear()
+
+    def _is_new(self, record: Record) -> bool:
+        match record:
+            case Event():
+                ends = record.kind is EventKind.CLOSING
+                if ends and self._ahead and self._ahead[0].kind is not EventKind.CLOSING:
+                    self.leave_behind()  # it ends sooner today
+                self._beyond = not self._ahead
+                if self._ahead:
+                    self._ahead.popleft()
+                    self._pass_resumptions()
+                return self._beyond
+            case Iteration():
+                if record.number >= self._iterations:
+                    return True
+                self.z = record.z
+                return False
+            case Evaluation():
+                # The consensus' comes last, of itself, so that a batch may have ended before it.
+                missing = record.worker == CONSENSUS and not self._has_consensus
+                return self._beyond or missing
+
+    def _pass_resumptions(self) -> None:
+        """That it was resumed is not a thing that happens again of itself."""
+        while self._ahead and self._ahead[0].kind is EventKind.RESUMED:
+            self._resumed(self._ahead.popleft())
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """A run as its log leaves it: the ``replay`` that got there, what the log lacks of it.
+
+    ``event`` is that it is resumed, ``new`` what else has to be written. ``z`` (M, N) is that of
+    the last committed iteration. ``events`` of the log count; ``counted`` says of which groups
+    fewer rows do than there are.
+    """
+
+    replay: Replay
+    event: Event
+    new: list[Record]
+    z: FloatArray
+    events: list[Event]
+    counted: dict[str, int]
+
+    @property
+    def time(self) -> float:
+        """Where the run's clock stands, in seconds."""
+        return self.event.time
+
+    @property
+    def server(self) -> Server:
+        """The server, with nothing left to do if ``finished``."""
+        return self.replay.server
+
+
+def resume(
+    log: Log, job: Job, transport: Transport, signalled: Sequence[signal.Signals] = ()
+) -> Resumed:
+    """Go through the run of ``log`` again, up to where it ends.
+
+    Raises
+    ------
+    ConfigurationError
+        It is not the run of ``job``, or cannot be continued here.
+    Interrupted
+        The process was ``signalled`` meanwhile.
+    """
+    _check(log, job, transport)
+    recorded = list(events(log))
+    expected = expected_hellos(job) if transport == "mpi" else {}
+    server = Server(job.config, job.materials.shapes, job.workers, log.committed, expected)
+    workers, box = workers_without_model(job.config, job.materials, range(1, job.workers + 1))
+    # A simulation is made again from its start, by workers that are all its own.
+    adoption = Adoption(server, workers, Used(log), TOLERANCE) if transport == "mpi" else None
+    replay = Replay(server, workers, Recorded(recorded, box), adoption)
+    counted: dict[str, int] = {}
+    new: list[Record] = []
+    sink = Unlogged(log, recorded, new.append)
+    beyond: list[Event] = []
+    z = server.iterates.z.copy()
+    try:
+        counts = _go_through(replay, recorded, signalled, sink)
+        if counts < len(recorded):
+            recorded, beyond = recorded[:counts], recorded[counts:]
+            server.spending.count(_total(beyond))
+            counted = {"event": counts, "evaluation": _evaluations(recorded)}
+            sink.leave_behind()
+            # Who was excluded stays so.
+            replay.run([each for each in beyond if each.kind is EventKind.EXCLUDED], sink)
+    except (Differs, ReplayError) as error:
+        sparse = f" (of p and q only those of every {log.every} iterations are logged)"
+        raise ConfigurationError(
+            f"{log.path}: cannot be continued: {error}{sparse if log.every > 1 else ''}; was it"
+            " made by another version, is it damaged, have its data changed, or did a worker"
+            " report what its answers do not give?"
+        ) from error
+    if str(adoption or ""):
+        warnings.warn(
+            f"{log.path}: not explained by the recorded answers: {adoption}; the run goes on from"
+            " the p and q in the log",
+            stacklevel=2,
+        )
+    if sink.z is not None:
+        z = sink.z
+    if server.iteration < log.committed:
+        raise ConfigurationError(
+            f"{log.path}: cannot be continued: its events end at iteration {server.iteration}"
+            f" of {log.committed}"
+        )
+    time = recorded[-1].time if recorded else 0.0
+    server.members.wait_from(time)
+    # What a killed worker was at may have been paid for; a simulated one asks for it only now.
+    forfeited = sum(each.number for each in beyond if each.kind is EventKind.RESUMED)
+    under_way = forfeited + server.spending.set_aside if transport == "mpi" else 0
+    server.spending.forfeit(under_way)
+    event = Event(EventKind.RESUMED, 0, under_way, server.iteration, time, _total(beyond))
+    if transport == "mpi":
+        replay.judge(time, new.extend)
+    return Resumed(replay, event, new, z, recorded, counted)
+
+
+def expected_hellos(job: Job) -> Mapping[int, Hello]:
+    """What each worker of ``job`` will say that it holds and needs, as far as rank 0 can tell."""
+    return hellos(job.config, job.materials, job.workers, Bytes())
+
+
+def _go_through(
+    replay: Replay,
+    recorded: list[Event],
+    signalled: Sequence[signal.Signals],
+    sink: Unlogged,
+) -> int:
+    """Let what is ``recorded`` happen again; how many events count.
+
+    What came after the iterations were over counts if they are over there today, too. If they are
+    over sooner, nothing counts that came after that.
+    """
+    server, closing = replay.server, _closing(recorded)
+    happened = [each.kind is not EventKind.RESUMED for each in recorded[:closing]]
+    last = int(np.flatnonzero(happened).max(initial=0))
+    for row, event in enumerate(recorded[:closing]):
+        if signalled:
+            raise Interrupted(signalled[0].name)
+        replay.run([event], sink)
+        if row < last and not server.running:
+            return row + 1
+    if closing == len(recorded):
+        return closing
+    replay.run([recorded[closing]], sink)
+    if server.running or server.iteration != recorded[closing].iteration:
+        return closing
+    beyond = recorded[closing + 1 :]
+    left = {each.worker for each in beyond if each.kind in (EventKind.LOST, EventKind.EXCLUDED)}
+    if server.members.count - sum(map(server.members.is_live, left)) < server.members.needed:
+        return closing + 1  # the tests that failed are made again: who was lost is there again
+    replay.run(beyond, sink)
+    return len(recorded)
+
+
+def _closing(recorded: list[Event]) -> int:
+    """Row of the event with which the iterations were over; their number if they were not."""
+    rows = (row for row, event in enumerate(recorded) if event.kind is EventKind.CLOSING)
+    return next(rows, len(recorded))
+
+
+def _total(events: list[Event]) -> Costs:
+    costs = [event.costs for event in events]
+    return Costs(
+        calls=sum(each.calls for each in costs),
+        prompt_tokens=sum(each.prompt_tokens for each in costs),
+        prompts=sum(each.prompts for each in costs),
+        completion_tokens=sum(each.completion_tokens for each in costs),
+        unrecognised=sum(each.unrecognised for each in costs),
+    )
+
+
+def _evaluations(recorded: list[Event]) -> int:
+    kinds = np.array([event.kind for event in recorded], dtype=int)
+    return int(np.isin(kinds, (EventKind.EVALUATION, EventKind.TEST)).sum())
+
+
+def _check(log: Log, job: Job, transport: Transport) -> None:
+    """Refuse a job that is not the one of the log."""
+    if log.transport != transport:
+        command = {"mpi": "run", "virtual": "simulate"}.get(log.transport, log.transport)
+        raise ConfigurationError(f"{log.path}: is of asyndbt {command}, which can resume it")
+    check_workers(log, job.workers)
+    check_settings(log, job.config)
+    if len(set(log.models) - {""}) > 1 and not job.config.llm.model_may_differ:
+        raise ConfigurationError(
+            f"{log.path}: was made with llm.model_may_differ = true, and its workers' models do"
+        )
+    try:
+        check_materials(log, job.materials)
+    except LogError as error:
+        raise ConfigurationError(str(error)) from error
+    if job.config.run.iterations < log.committed:
+        raise ConfigurationError(
+            f"run.iterations = {job.config.run.iterations}: {log.path} has {log.committed} already"
+        )
+
+
+def check_workers(log: Log, workers: int) -> None:
+    """Refuse another number of ``workers`` than ``log`` has.
+
+    Raises
+    ------
+    ConfigurationError
+        Which it has, and what to give for it.
+    """
+    if log.workers != workers:
+        as_before = (
+            f"-n {log.workers + 1}" if log.transport == "mpi" else f"--workers {log.workers}"
+        )
+        raise ConfigurationError(
+            f"{log.path}: has {log.workers} workers, not {workers}; give {as_before}"
+        )
+
+
+def check_settings(log: Log, config: Config) -> None:
+    """Refuse a configuration with which ``log`` cannot go on.
+
+    Raises
+    ------
+    ConfigurationError
+        What it was made with instead.
+    """
+    if found := difference(log.config, config, MAY_CHANGE):
+        raise ConfigurationError(
+            f"{log.path}: was made with {found}; only run.iterations, run.output, [budget]"
+            " and what no iterate depends on may change (see docs/faults.md)"
+        )
+
+
+def open_segment(log: Log, job: Job, resumed: Resumed, transport: Transport) -> Writer:
+    """The next segment of ``log``, with what it lacks already in it.
+
+    Raises
+    ------
+    ConfigurationError
+        It cannot be written.
+    """
+    writer = job.open_log(transport, resumed.z, log, resumed.counted)
+    writer.write_all([resumed.event, *resumed.new])
+    return writer
+
+
+def log_to_resume(job: Job) -> Log | None:
+    """The log that the job is to go on with, if it is there."""
+    if not job.path.exists():
+        return None
+    if is_being_written(job.path):  # to be found out before the run is gone through
+        raise ConfigurationError(f"another process is writing {job.path}")
+    try:
+        return Log(job.path)
+    except LogError as error:
+        raise ConfigurationError(f"--resume: {error}") from error
+
+
+def at_its_end(log: Log, config: Config) -> bool:
+    """Whether the run of ``log`` has come to its end and ``config`` asks for no more of it.
+
+    Where it allows a larger budget than the one that ended the run, `resume` alone can tell.
+    """
+    if log.status != "finished":
+        return False
+    if log.committed < log.config.run.iterations:  # ended by a limit, or by early stopping
+        limits = log["event/text"][log["event/kind"] == EventKind.CLOSING].tolist()
+        return not any(limits) or not _allows_more(log.config.budget, config.budget)
+    return config.run.iterations <= log.committed
+
+
+def _allows_more(old: Budget, new: Budget) -> bool:
+    """Whether ``new`` has a larger limit than ``old``, or none where that has one."""
+    before, after = old.model_dump(), new.model_dump()
+    return any(limit and (not after[key] or after[key] > limit) for key, limit in before.items())
+
+
+def nothing_left(log: Log, resumed: Resumed) -> str:
+    """Why a finished run is not resumed."""
+    why = resumed.server.limit
+    return f"{log.path} is finished, after {log.committed} iterations" + (
+        f": {why}; give it more to go on" if why else ""
+    )

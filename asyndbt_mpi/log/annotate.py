@@ -1,0 +1,82 @@
+"""What is added to a log when its run is over."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from asyndbt_mpi.log import checksums, schema
+from asyndbt_mpi.log.reader import Log, LogError, Stationarity
+from asyndbt_mpi.log.storage.journal import finish
+from asyndbt_mpi.log.storage.preallocate import LogWriteError, reserve
+
+CHUNK = 1024
+SPARE_BYTES = 1 << 18
+"""Reserved beyond the rows: HDF5's own bookkeeping."""
+
+
+def add_stationarity(path: str | os.PathLike[str], found: Stationarity) -> None:
+    """Put ``found`` into the log at ``path``, in place of what may be there.
+
+    It goes into a copy, which takes the log's place once it is whole and on the disk: nothing
+    that happens on the way can harm the log.
+
+    Raises
+    ------
+    LogError
+        The log consists of several files.
+    LogWriteError
+        The copy cannot be written.
+    """
+    with Log(path) as opened:
+        check_one_file(opened)
+    log = Path(path)
+    copy: str | None = None
+    try:
+        # A name of its own: two processes may be at the same log.
+        handle, copy = tempfile.mkstemp(prefix=f".{log.name}.", dir=log.parent)
+        os.close(handle)
+        shutil.copy2(log, copy)
+        finish(copy)
+        _reserve(copy, found)
+        _write(copy, found)
+        os.replace(copy, log)
+    except (OSError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise LogWriteError(f"{log}: stays as it was, for its copy failed: {reason}") from error
+    finally:
+        if copy and os.path.exists(copy):
+            os.unlink(copy)
+
+
+def check_one_file(log: Log) -> None:
+    """Raise a LogError if nothing can be added to ``log``, for it consists of several files."""
+    if len(log.files) > 1:
+        raise LogError(f"{log.path}: has {len(log.files)} segments: asyndbt merge it first")
+
+
+def _reserve(copy: str, found: Stationarity) -> None:
+    rows = -(-len(found.iteration) // CHUNK) * CHUNK
+    with open(copy, "r+b") as file:
+        size = 8 * rows * (1 + len(schema.STATIONARITY)) + SPARE_BYTES
+        reserve(file.fileno(), os.path.getsize(copy), size)
+
+
+def _write(copy: str, found: Stationarity) -> None:
+    with h5py.File(copy, "r+", locking=False) as file:
+        if "stationarity" in file:
+            del file["stationarity"]
+        group = file.create_group("stationarity")
+        group.attrs["kind"] = found.kind
+        for name in ("iteration", *schema.STATIONARITY):
+            values: np.ndarray = getattr(found, name)
+            group.create_dataset(name, data=values, maxshape=(None,), chunks=(CHUNK,))
+        group.attrs[checksums.SEAL] = checksums.of_stationarity(group)
+        file.flush()
+        end = file.id.get_filesize()
+    os.truncate(copy, end)  # HDF5 does not give back what was reserved
+    with open(copy, "r+b") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,1 @@
+"""Bytes on the disk: what is written is there whole, whatever happens."""

@@ -1,0 +1,314 @@
+"""What is foretold against what simulated runs have asked for."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from asyndbt_mpi import cli
+from asyndbt_mpi.cli import _show_warning
+from asyndbt_mpi.commands.estimate import (
+    Estimate,
+    estimate,
+    measured_seconds_per_call,
+    remarks,
+    shortfalls,
+)
+from asyndbt_mpi.commands.simulate import simulate_silently
+from asyndbt_mpi.config import ConfigurationError, load
+from asyndbt_mpi.jobs.assemble import prepare
+from asyndbt_mpi.jobs.job import Job, Request
+from asyndbt_mpi.log.reader import Log, LogError
+from asyndbt_mpi.protocol.records import EventKind
+from tests.commands.test_commands import asyndbt
+from tests.llm.api_server import Manners, serving
+
+KINDS = (EventKind.REPORT, EventKind.LOWER_REPORT, EventKind.EVALUATION, EventKind.TEST)
+OPENAI = ("llm.backend=openai", "llm.model=none", "llm.input_price=2", "llm.output_price=3")
+
+
+def words(texts: list[str]) -> list[int]:
+    return [len(text.split()) for text in texts]
+
+
+def foretold(
+    source: str, *settings: str, workers: int = 3, seconds_per_call: float | None = None
+) -> Estimate:
+    config = load(source, settings)
+    return estimate(config, prepare(config, workers), workers, words, seconds_per_call)
+
+
+def asked(folder: Path, *settings: str, workers: int) -> list[int]:
+    """Prompts that a simulated run asked for: upper, lower, validation, tests."""
+    path = folder / "run.h5"
+    simulate_silently(Job.of(Request("synthetic", settings, str(path), True, False), workers), 1)
+    with Log(path) as log:
+        kind, prompts = log["event/kind"], log["event/prompts"]
+        return [int(prompts[kind == each].sum()) for each in KINDS]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        (),
+        ("run.evaluate_every=1",),
+        ("run.evaluate_every=40", "run.iterations=41"),
+        ("algorithm.plane_until=29", "algorithm.plane_period=5"),
+        ("algorithm.plane_period=7", "algorithm.lower_steps=1", "algorithm.plane_until=0"),
+        ("algorithm.lower_participation=quorum",),
+        ("estimator.batch=500", "estimator.samples=3"),
+        ("estimator.name=exact", "steps.optimizer=sgd"),
+        ("run.evaluate_every=0",),
+        ("task.test=0",),
+    ],
+)
+def test_a_synchronous_run_asks_for_exactly_as_much(
+    tmp_path: Path, settings: tuple[str, ...]
+) -> None:
+    base = "run.iterations=40", "run.evaluate_every=6", "algorithm.active_workers=4"
+    settings = *base, "delay.model=lognormal", "delay.mean=1", *settings
+    found = foretold("synthetic", *settings, workers=4)
+    assert [part.calls for part in found.parts] == asked(tmp_path, *settings, workers=4)
+    assert [part.most for part in found.parts] == [part.calls for part in found.parts]
+
+
+@pytest.mark.parametrize("participation", ["all", "quorum"])
+@pytest.mark.parametrize("active", [1, 2, 4])
+@pytest.mark.parametrize("max_delay", [2, 20])
+def test_an_asynchronous_run_asks_for_no_more_and_hardly_less(
+    tmp_path: Path, participation: str, active: int, max_delay: int
+) -> None:
+    settings = (
+        "run.iterations=60", "run.evaluate_every=7", f"algorithm.active_workers={active}",
+        f"algorithm.max_delay={max_delay}", "delay.model=pareto", "delay.mean=1",
+        f"algorithm.lower_participation={participation}",
+    )  # fmt: skip
+    found = foretold("synthetic", *settings, workers=5)
+    upper, lower, validation, tests = asked(tmp_path, *settings, workers=5)
+    parts = found.parts
+    assert parts[0].calls <= upper <= parts[0].most
+    assert parts[1].calls <= lower <= parts[1].most
+    if participation == "all":
+        assert parts[1].calls == lower == parts[1].most
+    assert 0 < validation <= parts[2].calls
+    assert tests == parts[3].calls
+
+
+def test_more_active_workers_than_there_are_count_as_all() -> None:
+    with pytest.raises(ConfigurationError, match="only 3 workers"):
+        foretold("synthetic", "algorithm.active_workers=4")
+
+
+def test_tokens_are_those_of_the_prompts_with_all_their_parts() -> None:
+    """A template of one word, rows of one or two, two demonstrations, so that all is countable."""
+    template = 'task.template="[[{fragment} ]]Q {sentence1}"'
+    long = foretold("demo", template, "prompt.fragment_length=5")
+    short = foretold("demo", template, "prompt.fragment_length=2")
+    # The fragment stands in both demonstrations and in the query.
+    for more, less in zip(long.parts[:3], short.parts[:3], strict=True):
+        assert more.tokens_of_call - less.tokens_of_call == pytest.approx(3 * 3)
+    # Of the tests of 3 workers two in three have a fragment, but for the one that is untuned.
+    tests = long.parts[3].tokens_of_call - short.parts[3].tokens_of_call
+    assert tests == pytest.approx(6 * 9 / 10)
+
+
+def test_money_is_what_is_read_and_what_is_written() -> None:
+    here, there = foretold("demo"), foretold("demo", *OPENAI)
+    assert here.cost is None
+    assert here.tokens is not None
+    assert there.tokens == pytest.approx(here.tokens + here.calls)
+    assert there.cost == pytest.approx((2 * here.tokens + 3 * here.calls) / 1e6)
+    assert there.rows()[-1] == ("together", there.calls, 5820, there.tokens, there.cost)
+
+
+def test_a_synthetic_task_has_neither_tokens_nor_money() -> None:
+    found = foretold("synthetic", "llm.input_price=1", "budget.tokens=5")
+    assert (found.tokens, found.cost, found.seconds) == (None, None, None)
+    assert shortfalls(found) == ["budget.tokens = 5 cannot be compared with anything"]
+
+
+def test_seconds_are_shared_by_the_workers_and_limited_by_the_server() -> None:
+    found = foretold("demo", *OPENAI, seconds_per_call=0.5)
+    assert found.seconds == pytest.approx(found.calls * 0.5 / 3)
+    limited = foretold("demo", *OPENAI, "llm.requests_per_minute=10", seconds_per_call=0.5)
+    assert limited.seconds == pytest.approx(found.calls * 6)
+    assert any("At least" in line for line in remarks(limited, "words", None))
+
+
+def test_budgets_that_end_the_run_early_are_told() -> None:
+    settings = "run.iterations=100", "algorithm.plane_until=0", "run.evaluate_every=1000"
+    # Steps take 40 calls, 2 each iteration and 1 more under way at the end; the tests 1200.
+    (limit,) = foretold("demo", *settings, "budget.calls=2000").limits()
+    assert (limit.tests, limit.first, limit.iterations) == (1200, 120, 9)
+    for calls, line in (
+        (1319, "does not cover one iteration: 120 for a step of every worker and 1,200 for the"),
+        (2000, "will end the run after about 9 of 100 iterations"),
+        (20000, None),
+    ):
+        found = foretold("demo", *settings, f"budget.calls={calls}")
+        assert len(shortfalls(found)) == (line is not None)
+        assert line is None or line in shortfalls(found)[0]
+        assert any("are set aside" in said for said in remarks(found, "words", None)) == (
+            calls > 1319
+        )
+    (line,) = shortfalls(foretold("demo", "budget.seconds=9"))
+    assert "--like" in line
+    for budget in ("budget.tokens=9", "budget.cost=0.001", "budget.seconds=9"):
+        (line,) = shortfalls(foretold("demo", *OPENAI, budget, seconds_per_call=1.0))
+        assert "does not cover one iteration" in line
+
+
+def iterations_of(folder: Path, *settings: str) -> int:
+    path = folder / "run.h5"
+    simulate_silently(Job.of(Request("synthetic", settings, str(path), True, False), 3), 1)
+    with Log(path) as log:
+        return log.committed
+
+
+@pytest.mark.parametrize("period", [1, 5])
+@pytest.mark.parametrize("tests", [0, 50])
+def test_a_run_begins_where_an_iteration_is_covered(
+    tmp_path: Path, period: int, tests: int
+) -> None:
+    settings = (
+        "run.iterations=30", f"task.test={tests}", "run.evaluate_every=100",
+        f"algorithm.plane_period={period}", "algorithm.active_workers=3",
+    )  # fmt: skip
+    (limit,) = foretold("synthetic", *settings, "budget.calls=1").limits()
+    least = int(limit.tests + limit.first)
+    for calls in (least - 1, least):
+        budget = f"budget.calls={calls}"
+        (found,) = foretold("synthetic", *settings, budget).limits()
+        assert found.covers_one == (calls == least)
+        assert bool(iterations_of(tmp_path, *settings, budget)) == found.covers_one
+    for calls in (2 * least, 5 * least):
+        budget = f"budget.calls={calls}"
+        (found,) = foretold("synthetic", *settings, budget).limits()
+        ended = iterations_of(tmp_path, *settings, budget)
+        assert abs(min(found.iterations, 30) - ended) <= 2 + period // 2
+
+
+@pytest.mark.filterwarnings("ignore:.*has none of the labels")
+@pytest.mark.parametrize("kind", ["calls", "tokens"])
+@pytest.mark.parametrize("settings", [("api=completion",), ("api=chat", "scores=answers")])
+def test_a_run_with_a_server_begins_where_an_iteration_is_covered(
+    tmp_path: Path, kind: str, settings: tuple[str, ...]
+) -> None:
+    with serving(Manners()) as server:
+        base = (
+            "llm.backend=openai", "llm.model=toy", f"llm.base_url={server.url}",
+            *(f"llm.{setting}" for setting in settings), 'task.labels=[" good", " bad"]',
+            "task.test=20", "task.train_per_class=3", "run.iterations=1", "estimator.batch=4",
+            "algorithm.active_workers=3",
+        )  # fmt: skip
+        (limit,) = foretold("demo", *base, f"budget.{kind}=1").limits()
+        least = int(limit.tests + limit.first)
+        for enough in (least - 1, least):
+            path = tmp_path / "run.h5"
+            request = Request("demo", (*base, f"budget.{kind}={enough}"), str(path), True, False)
+            simulate_silently(Job.of(request, 3), 1)
+            with Log(path) as log:
+                assert log.committed == (enough == least)
+
+
+def test_a_server_is_counted_with_all_that_it_may_bill() -> None:
+    settings = *OPENAI, "llm.api=completion", "run.iterations=9", "estimator.batch=10"
+    found = foretold("demo", *settings, "budget.calls=6000")
+    # 4 samples on 10 rows, in slices of 4 * 8; labels of 8 tokens at the most.
+    calls_of_prompt = 1 + 7 + 7 + 1
+    (limit,) = found.limits()
+    assert limit.steps == 3 * (40 * calls_of_prompt + 2 * 8)
+    assert limit.tests == 10 * (120 * calls_of_prompt + 4 * 8)
+    (line,) = shortfalls(found)
+    assert "does not cover one iteration" in line
+    assert any("time-outs" in said for said in remarks(found, "words", None))
+    answers = foretold("demo", *settings, "llm.scores=answers", "budget.calls=6000", "llm.cache=0")
+    (limit,) = answers.limits()
+    assert (limit.steps, limit.tests) == (3 * (2 * 40 + 8), 10 * (2 * 120 + 8))
+    tokens, cost = foretold(
+        "demo", *settings, "llm.cache=0", "budget.tokens=5", "budget.cost=5"
+    ).limits()
+    of_call = tokens.steps / (3 * (40 * calls_of_prompt + 8))
+    assert of_call > 64 + len(" negative")
+    assert cost.steps / tokens.steps == pytest.approx(2e-6, rel=0.1)
+
+
+def test_the_speed_is_the_median_of_the_workers_medians(virtual_run: Callable[..., Path]) -> None:
+    path = virtual_run()
+    with Log(path) as log, pytest.raises(LogError, match="virtual"):
+        measured_seconds_per_call(log, log.config)
+    with h5py.File(path, "r+") as file:
+        file.attrs["transport"] = "mpi"
+        worker, calls = file["event/worker"][:], file["event/llm_calls"][:]
+        file["event/compute_seconds"][:] = np.array([0, 0.1, 0.2, 0.7])[worker] * calls
+    with Log(path) as log:
+        assert measured_seconds_per_call(log, log.config) == pytest.approx(0.2)
+    with h5py.File(path, "r+") as file:
+        file["event/llm_calls"][:] = 0
+    with Log(path) as log, pytest.raises(LogError, match="no call was paid for"):
+        measured_seconds_per_call(log, log.config)
+
+
+def test_the_command(tmp_path: Path) -> None:
+    result = asyndbt(
+        "estimate", "synthetic", "--workers", "4", "--set", "budget.calls=100", folder=tmp_path
+    )
+    assert result.returncode == 0
+    assert "upper steps" in result.stdout
+    assert "tokens" not in result.stdout
+    assert result.stderr.startswith(
+        "asyndbt: warning: budget.calls = 100 does not cover one iteration"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_refuses_what_a_run_would(tmp_path: Path) -> None:
+    for arguments, reason in (
+        (("synthetic", "--set", "algorithm.active_workers=9"), "the run has only 3 workers"),
+        (("synthetic", "--like", "absent.h5"), "absent.h5: no such file"),
+        (("nothing",), "no configuration 'nothing'"),
+    ):
+        result = asyndbt("estimate", *arguments, folder=tmp_path)
+        assert result.returncode == 2
+        (line,) = result.stderr.splitlines()
+        assert reason in line
+
+
+def test_a_log_of_another_model_gives_no_speed(virtual_run: Callable[..., Path]) -> None:
+    path = virtual_run()
+    for config, key in ((load("demo"), "backend"), (load("synthetic", ["llm.model=x"]), "model")):
+        with Log(path) as log, pytest.raises(ConfigurationError, match=rf"is of llm\.{key} = "):
+            measured_seconds_per_call(log, config)
+
+
+def test_a_task_without_a_template_is_told_what_it_needs(tmp_path: Path) -> None:
+    result = asyndbt("estimate", "synthetic", "--set", "llm.backend=openai", folder=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.splitlines() == [
+        "asyndbt: task.template is missing: llm.backend = 'openai' needs a [task] with template,"
+        " labels and data"
+    ]
+
+
+def test_warnings_are_one_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _show_warning(UserWarning("two\nlines"), UserWarning, cli.__file__, 1)
+    _show_warning(UserWarning("other"), UserWarning, __file__, 1)
+    _show_warning(DeprecationWarning("old"), DeprecationWarning, cli.__file__, 1)
+    first, *others = capsys.readouterr().err.splitlines()
+    assert first == "asyndbt: warning: two lines"
+    assert [line.partition(": ")[2] for line in others if "Warning: " in line] == [
+        "UserWarning: other",
+        "DeprecationWarning: old",
+    ]
+
+
+def test_a_model_that_is_not_here_is_counted_by_characters(tmp_path: Path) -> None:
+    settings = ("--set", "llm.model=no/such-model", "--set", "llm.input_price=1")
+    result = asyndbt("estimate", "demo", *settings, folder=tmp_path)
+    assert result.returncode == 0
+    assert "4 characters a token" in result.stdout
+    assert "cost" in result.stdout

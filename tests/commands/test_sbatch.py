@@ -1,0 +1,248 @@
+"""asyndbt sbatch: run.sbatch filled in; and asyndbt status, which the scripts ask."""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from asyndbt_mpi.commands.sbatch import SHIPPED, Asked, check_time, fill
+from asyndbt_mpi.config import ConfigurationError
+from tests.commands.test_commands import ASYNDBT, asyndbt
+
+ASKED = Asked({"nodes": "3", "gpus-per-node": "2"}, (), "srun", 2, ("demo", "--set", "a.b=x y"))
+
+
+def test_the_script_is_filled_in() -> None:
+    lines = fill(SHIPPED, ASKED).splitlines()
+    assert lines[0] == "#!/bin/bash"
+    for line in (
+        "#SBATCH --nodes=3",
+        "#SBATCH --gpus-per-node=2",
+        "##SBATCH --account=NAME",
+        "LAUNCHER=srun",
+        "WORKERS_PER_NODE=2",
+        f"ASYNDBT_SLURM={shlex.quote(str(SHIPPED))}",
+        "ARGUMENTS=(demo --set 'a.b=x y')",
+    ):
+        assert lines.count(line) == 1, line
+
+
+def test_further_options_come_behind_the_others() -> None:
+    asked = Asked({}, ("--qos=long", "--mem=1G"), "mpiexec", 1, ("demo",))
+    lines = fill(SHIPPED, asked).splitlines()
+    at = lines.index("#SBATCH --qos=long")
+    assert lines[at + 1] == "#SBATCH --mem=1G"
+    assert not any(line.startswith("#SBATCH") for line in lines[at + 2 :])
+    assert not any(line and not line.startswith("#") for line in lines[:at])
+
+
+def test_the_script_is_bash() -> None:
+    script = fill(SHIPPED, ASKED)
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
+def test_a_script_of_ones_own_without_the_place(tmp_path: Path) -> None:
+    text = (SHIPPED / "run.sbatch").read_text().replace("#SBATCH --nodes=1\n", "")
+    (tmp_path / "run.sbatch").write_text(text)
+    with pytest.raises(ConfigurationError, match=r"has no line #SBATCH --nodes=\.\.\. to fill in"):
+        fill(tmp_path, ASKED)
+
+
+@pytest.fixture
+def slurm(tmp_path: Path) -> str:
+    """The PATH to an sbatch that keeps what it gets, or refuses what has the word refused."""
+    tool = tmp_path / "bin/sbatch"
+    tool.parent.mkdir()
+    tool.write_text(
+        f"#!/bin/bash\ncat > {tmp_path}/got\n"
+        f"if grep -q refused {tmp_path}/got; then echo 'sbatch: error: no' >&2; exit 1; fi\n"
+        "echo Submitted batch job 7\n"
+    )
+    tool.chmod(0o755)
+    return f"{tool.parent}:{os.environ['PATH']}"
+
+
+def call(folder: Path, path: str, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*ASYNDBT, "sbatch", "synthetic", "--time", "5", *words],
+        cwd=folder, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+
+
+def test_what_sbatch_gets_is_what_the_dry_run_prints(tmp_path: Path, slurm: str) -> None:
+    words = ("--nodes", "2", "--gpus-per-node", "2", "--partition", "gpu", "--", "--mem=1G")
+    submitted = call(tmp_path, slurm, *words)
+    assert (submitted.returncode, submitted.stdout) == (0, "Submitted batch job 7\n")
+    printed = call(tmp_path, slurm, "--dry-run", *words)
+    assert printed.returncode == 0
+    got = (tmp_path / "got").read_text()
+    assert got == printed.stdout
+    assert "#SBATCH --ntasks-per-node=3\n" in got
+    assert "#SBATCH --job-name=synthetic\n" in got
+    assert f"ASYNDBT_VENV=${{ASYNDBT_VENV:-{sys.prefix}}}\n" in got
+
+
+def test_a_folder_of_ones_own_comes_first(tmp_path: Path, slurm: str) -> None:
+    shutil.copytree(SHIPPED, tmp_path / "slurm")
+    printed = call(tmp_path, slurm, "--workers-per-node", "3", "--dry-run").stdout
+    assert f"ASYNDBT_SLURM={tmp_path / 'slurm'}\n" in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ([], "--workers-per-node is missing, as there is no --gpus-per-node"),
+        (["--gpus-per-node", "1"], "algorithm.active_workers = 2: the run has only 1 workers"),
+        (["--workers-per-node", "3", "--", "--refused"], "not submitted: sbatch: error: no"),
+        (["--workers-per-node", "3", "foo"], "'foo': sbatch has no such option; they begin with -"),
+        (
+            ["--workers-per-node", "3", "--", "--nodes=2"],
+            "'--nodes=2': give --nodes before the two dashes",
+        ),
+        (
+            ["--workers-per-node", "3", "--time", "4"],
+            "--time 4: give more than 4 minutes: Slurm tells the job to stop two or three before its"
+            " limit",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_before_it_waits_in_a_queue(
+    tmp_path: Path, slurm: str, words: list[str], line: str
+) -> None:
+    result = call(tmp_path, slurm, *words)
+    assert result.returncode == 2
+    assert result.stderr == f"asyndbt: {line}\n"
+
+
+def test_without_slurm_the_script_can_be_printed(tmp_path: Path) -> None:
+    words = ("--workers-per-node", "3")
+    result = call(tmp_path, "/nowhere", *words)
+    assert result.returncode == 2
+    assert "there is no sbatch here" in result.stderr
+    assert call(tmp_path, "/nowhere", *words, "--dry-run").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("time", "fits"),
+    [
+        ("5", True), ("4", False), ("04:59", False), ("05:00", True), ("00:04:00", False),
+        ("1:00:00", True), ("0-00:04", False), ("0-01", True), ("1-00:00:00", True), ("soon", None),
+        ("1:2:3:4", None), ("", None), ("\uff15", None), ("\u0665:00:00", None), ("1_0", None),
+        ("4294967293", True),
+    ],
+)  # fmt: skip
+def test_times_as_slurm_writes_them(time: str, fits: bool | None) -> None:
+    if fits:
+        check_time(time)
+        return
+    told = "give HH:MM:SS" if fits is None else "give more than 4 minutes"
+    with pytest.raises(ConfigurationError, match=told):
+        check_time(time)
+
+
+@pytest.mark.parametrize("time", ["9999999999999999-00", "4294967294", "71582788:15:00"])
+def test_times_that_slurm_cannot_count(time: str) -> None:
+    with pytest.raises(ConfigurationError, match="Slurm counts no more than 4294967293 minutes"):
+        check_time(time)
+
+
+@pytest.mark.parametrize("name", ["partition", "account"])
+@pytest.mark.parametrize("value", ["", " "])
+def test_an_option_has_a_value(name: str, value: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"^--{name} is empty"):
+        fill(SHIPPED, Asked({name: value}, (), "srun", 2, ("demo",)))
+
+
+def test_a_log_that_is_there_has_to_fit(tmp_path: Path, slurm: str) -> None:
+    made = asyndbt("simulate", "synthetic", "--set", "run.iterations=3", folder=tmp_path)
+    assert made.returncode == 0
+    other = call(tmp_path, slurm, "--workers-per-node", "2", "--dry-run")
+    assert "has 3 workers, not 2" in other.stderr
+    words = ["--workers-per-node", "3", "--dry-run", "--set", "algorithm.max_delay=4"]
+    other = call(tmp_path, slurm, *words)
+    assert "was made with algorithm.max_delay = 10, not 4" in other.stderr
+    assert other.returncode == 2
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path, slurm: str) -> None:
+    words = [*ASYNDBT, "sbatch", "demo", "--time", "5", "--workers-per-node", "3", "--dry-run"]
+    done = subprocess.run(words, cwd=tmp_path, timeout=60, capture_output=True, check=False)
+    assert done.returncode == 0
+    assert [file.name for file in tmp_path.iterdir()] == ["bin"]
+
+
+def test_the_status_of_a_run(tmp_path: Path) -> None:
+    words = ["synthetic", "--set", "run.iterations=3", "--output", "a.h5"]
+    missing = asyndbt("status", *words, folder=tmp_path)
+    assert (missing.returncode, missing.stdout) == (1, "a.h5: not started\n")
+    assert asyndbt("simulate", *words, folder=tmp_path).returncode == 0
+    done = asyndbt("status", *words, "--resume", folder=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "a.h5: finished, 3 of at most 3 iterations\n")
+    more = asyndbt("status", *words, "--set", "run.iterations=5", folder=tmp_path)
+    assert more.returncode == 1, "a run that is to be longer is not at its end"
+    other = asyndbt("status", *words, "--set", "algorithm.max_delay=4", folder=tmp_path)
+    assert other.returncode == 2
+    assert "was made with algorithm.max_delay = 10, not 4" in other.stderr
+
+
+@pytest.mark.parametrize(
+    "wrong", ["x\ntouch PWNED #", "a\rb", "a\0b", "\x1b[31m", "\u2028", "\ud800"]
+)
+def test_nothing_that_begins_a_line_gets_into_a_script(wrong: str) -> None:
+    for asked in (
+        Asked({"job-name": wrong}, (), "mpiexec", 1, ("demo",)),
+        Asked({"partition": wrong}, (), "mpiexec", 1, ("demo",)),
+        Asked({}, (f"--qos={wrong}",), "mpiexec", 1, ("demo",)),
+        Asked({}, (), "mpiexec", 1, (wrong,)),
+        Asked({}, (), "mpiexec", 1, ("demo", "--set", f"run.name={wrong}")),
+        Asked({}, (), "mpiexec", 1, ("demo", "--output", wrong)),
+    ):
+        with pytest.raises(ConfigurationError, match="in a batch script") as caught:
+            fill(SHIPPED, asked)
+        assert str(caught.value).isprintable()
+
+
+def test_a_name_with_a_line_break_is_refused(tmp_path: Path, slurm: str) -> None:
+    (tmp_path / "x.toml").write_text(
+        '[run]\nname = "x\\ntouch PWNED #"\n[llm]\nbackend = "synthetic"\n'
+    )
+    words = [*ASYNDBT, "sbatch", "x.toml", "--time", "5", "--workers-per-node", "3", "--dry-run"]
+    done = subprocess.run(
+        words, cwd=tmp_path, timeout=60, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("asyndbt: x.toml: run.name = 'x\\ntouch PWNED #': must not hold")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "word", ["-N2", "-N", "-t5", "-pgpu", "--part=gpu", "--job-name=x", "--node=2"]
+)
+def test_no_other_spelling_gets_round_what_was_checked(word: str) -> None:
+    with pytest.raises(ConfigurationError, match="before the two dashes"):
+        fill(SHIPPED, Asked({}, (word,), "mpiexec", 1, ("demo",)))
+
+
+@pytest.mark.parametrize(
+    "name", ["$(touch x)", "`touch x`", "a; touch x", "a b", "'", '"', "*", "-x"]
+)
+def test_words_of_the_shell_stay_words(tmp_path: Path, name: str) -> None:
+    """The array of the arguments, as bash reads it."""
+    script = fill(SHIPPED, Asked({}, (), "mpiexec", 1, ("demo", "--set", f"run.name={name}")))
+    (line,) = [line for line in script.splitlines() if line.startswith("ARGUMENTS=(")]
+    done = subprocess.run(
+        ["bash", "-c", f"{line}\nprintf '%s\\n' \"${{ARGUMENTS[@]}}\""],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout == f"demo\n--set\nrun.name={name}\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_configuration_that_looks_like_an_option() -> None:
+    with pytest.raises(ConfigurationError, match=r"put \./ before it"):
+        fill(SHIPPED, Asked({}, (), "mpiexec", 1, ("--overwrite",)))
