@@ -22,7 +22,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from asyndbt_mpi.log.reader import Log, LogError, printable
+from asyndbt_mpi.log.errors import LogError
+from asyndbt_mpi.log.reader import Log, printable
 
 LOSS, ACCURACY, REFERENCE = "#1b6ca8", "#2f7d4f", "#8a8a8a"
 

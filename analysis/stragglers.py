@@ -38,7 +38,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 from orderstatistics import Group, Law, lognormal, naive, pareto, predict
 
-from asyndbt_mpi.log.reader import Log, LogError, printable
+from asyndbt_mpi.log.errors import LogError
+from asyndbt_mpi.log.reader import Log, printable
 
 MEASURED, PREDICTED, NAIVE = "#1b6ca8", "#b3541e", "#8a8a8a"
 MOST_SETTINGS, MOST_COLUMNS, MOST_TICKS, LONGEST_TRACE = 12, 4, 10, 32

@@ -45,7 +45,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from asyndbt_mpi.log.reader import Log, LogError, printable
+from asyndbt_mpi.log.errors import LogError
+from asyndbt_mpi.log.reader import Log, printable
 
 COMPONENTS = {
     "compute": ("#1b6ca8", ""),

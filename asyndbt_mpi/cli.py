@@ -15,7 +15,8 @@ import numpy as np
 from asyndbt_mpi import __version__
 from asyndbt_mpi.config import Config, ConfigurationError, Run, load, presets
 from asyndbt_mpi.jobs.job import BAD_USAGE, DONE, FAILED, Job, Request, log_path, writable_path
-from asyndbt_mpi.log.reader import Log, LogError
+from asyndbt_mpi.log.errors import LogError
+from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.text import printable
 from asyndbt_mpi.protocol.divergence import Diverged
 from asyndbt_mpi.transport.launcher import Misfit, launched, speaks
@@ -399,9 +400,8 @@ def show(run: Path, prompts: bool, source: str | None, assignments: tuple[str, .
 
 def _print_prompts(log: Log, given: Config | None) -> None:
     """The log has row numbers only; the texts come from where the run took its data."""
-    from asyndbt_mpi.jobs.assemble import prepare
+    from asyndbt_mpi.jobs.assemble import check_materials, prepare
     from asyndbt_mpi.jobs.given import configuration
-    from asyndbt_mpi.jobs.rebuild import check_materials
     from asyndbt_mpi.view.prompts import full_prompts
 
     materials = prepare(configuration(log, given, asks_model=False), log.workers)

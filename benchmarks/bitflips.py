@@ -22,7 +22,7 @@ from scipy.stats import binomtest
 
 from asyndbt_mpi.commands.simulate import simulate_silently
 from asyndbt_mpi.jobs.job import Job, Request
-from asyndbt_mpi.log.reader import LogError
+from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.verify import verify
 
 WORKERS = 4

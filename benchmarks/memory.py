@@ -14,7 +14,8 @@ from pathlib import Path
 
 from machine import describe
 
-from asyndbt_mpi.log.reader import Log, LogError
+from asyndbt_mpi.log.errors import LogError
+from asyndbt_mpi.log.reader import Log
 
 WORKERS = 4
 

@@ -14,7 +14,8 @@ import numpy as np
 from asyndbt_mpi.config import Config, ConfigurationError
 from asyndbt_mpi.jobs.assemble import Materials, hellos
 from asyndbt_mpi.llm.base import LABEL_TOKENS, Unasked
-from asyndbt_mpi.log.reader import Log, LogError
+from asyndbt_mpi.log.errors import LogError
+from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.protocol.messages import Needs, Split
 from asyndbt_mpi.protocol.spending import TOKENS_PER_PRICE
 from asyndbt_mpi.task.lengths import TESTS_OF_EACH_WORKER, Lengths

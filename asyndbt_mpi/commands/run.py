@@ -27,14 +27,13 @@ from asyndbt_mpi.jobs.job import (
     DONE,
     FAILED,
     Job,
-    LogAndProgress,
     Request,
 )
 from asyndbt_mpi.jobs.opening import Ended, Opened, open_run, verdict
 from asyndbt_mpi.jobs.readings import first_difference, reading
 from asyndbt_mpi.log.chain import remove_log
+from asyndbt_mpi.log.errors import LogWriteError
 from asyndbt_mpi.log.reader import Log
-from asyndbt_mpi.log.storage.preallocate import LogWriteError
 from asyndbt_mpi.log.text import printable
 from asyndbt_mpi.protocol.blackbox import BlackBox
 from asyndbt_mpi.protocol.server import Server
@@ -55,6 +54,7 @@ from asyndbt_mpi.transport.mpi import (
 )
 from asyndbt_mpi.transport.together import Together, alike
 from asyndbt_mpi.view.progress import Progress
+from asyndbt_mpi.view.sink import LogAndProgress
 from asyndbt_mpi.view.summary import print_summary
 
 GRACE_SECONDS = 5.0

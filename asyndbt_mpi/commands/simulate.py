@@ -5,13 +5,14 @@ import os
 from asyndbt_mpi.config import ConfigurationError
 from asyndbt_mpi.jobs.answer_cache import Answers
 from asyndbt_mpi.jobs.assemble import Place, language_model, rows_fit, workers_with_black_box
-from asyndbt_mpi.jobs.job import Job, LogAndProgress
+from asyndbt_mpi.jobs.job import Job
 from asyndbt_mpi.jobs.resume import Resumed, Unlogged, log_to_resume, nothing_left, resume
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.transport.replay import Recorded
 from asyndbt_mpi.transport.virtual import VirtualCluster
 from asyndbt_mpi.view.progress import Progress
+from asyndbt_mpi.view.sink import LogAndProgress
 from asyndbt_mpi.view.summary import print_summary
 
 

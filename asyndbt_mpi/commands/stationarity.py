@@ -13,12 +13,13 @@ from asyndbt_mpi.algorithm.random import Purpose, stream
 from asyndbt_mpi.algorithm.stationarity import of_duals, on_simplex, squared_norm
 from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
 from asyndbt_mpi.config import Config
+from asyndbt_mpi.jobs.assemble import rebuild
 from asyndbt_mpi.jobs.given import configuration
-from asyndbt_mpi.jobs.rebuild import rebuild
 from asyndbt_mpi.log.annotate import add_stationarity, check_one_file
-from asyndbt_mpi.log.attendance import attendance
+from asyndbt_mpi.log.errors import LogError
+from asyndbt_mpi.log.events import attendance
 from asyndbt_mpi.log.iterates import InOrder, Planes
-from asyndbt_mpi.log.reader import Log, LogError, Stationarity
+from asyndbt_mpi.log.reader import Log, Stationarity
 from asyndbt_mpi.protocol.blackbox import BlackBox, Query
 from asyndbt_mpi.protocol.messages import Split
 from asyndbt_mpi.task.synthetic import Synthetic

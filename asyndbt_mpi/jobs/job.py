@@ -11,27 +11,18 @@ from asyndbt_mpi.config import Config, ConfigurationError, load
 from asyndbt_mpi.inputs.files import check_path, shown
 from asyndbt_mpi.jobs.answer_cache import make_folder
 from asyndbt_mpi.jobs.assemble import Materials, check_server, delays_of_workers, prepare
-from asyndbt_mpi.log.chain import LogError, check_first_file, segments_of
+from asyndbt_mpi.log.chain import check_first_file, segments_of
+from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.schema import Transport
 from asyndbt_mpi.log.storage.publish import check_replaceable
 from asyndbt_mpi.log.writer import Writer
-from asyndbt_mpi.protocol.records import Event, EventKind, Record
 from asyndbt_mpi.transport.delay import Delays
-from asyndbt_mpi.view.progress import Progress
 
 DONE, FAILED, BAD_USAGE = 0, 1, 2
 """Exit codes of every command."""
 TOO_FEW_WORKERS = 3
 """Exit code of a run that lost more workers than it may."""
-
-
-TOLD = {
-    EventKind.EXCLUDED: "is excluded",
-    EventKind.LOST: "is lost",
-    EventKind.RETURNED: "is back, and starts afresh",
-}
-"""What the user should hear of as it happens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,33 +198,3 @@ def _check_free(path: Path) -> None:
             f"{segments[0].path} is there already, of a log that lacks {path}; give another"
             " --output, or --overwrite to delete it"
         )
-
-
-class LogAndProgress:
-    """The sink of a run: every record goes to the log and to the progress bar."""
-
-    def __init__(self, writer: Writer, progress: Progress) -> None:
-        self.writer = writer
-        self.progress = progress
-        self._names: dict[int, str] = {}
-
-    def write(self, records: list[Record]) -> None:
-        """Log the records, and show what they say."""
-        for record in records:
-            self.writer.write(record)
-            self.progress.update(record)
-            if isinstance(record, Event):
-                self._tell(record)
-
-    def _tell(self, event: Event) -> None:
-        if event.kind is EventKind.HELLO:
-            # With the host and the device: where to look if it is lost.
-            self._names[event.worker] = f"worker {event.worker} ({event.text})"
-        elif event.kind in TOLD:
-            name = self._names.get(event.worker, f"worker {event.worker}")
-            reason = f": {event.text}" if event.text else ""
-            self.progress.say(f"{name} {TOLD[event.kind]}{reason}")
-
-    def idle(self) -> None:
-        """Nothing arrives: what is buffered may as well be written, events alone too."""
-        self.writer.flush_if_due()

@@ -20,15 +20,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from asyndbt_mpi.algorithm.types import FloatArray
-from asyndbt_mpi.commands.replay import Comparer, Differs
 from asyndbt_mpi.config import Budget, Config, ConfigurationError, difference
-from asyndbt_mpi.jobs.assemble import hellos, workers_without_model
+from asyndbt_mpi.jobs.assemble import check_materials, hellos, workers_without_model
 from asyndbt_mpi.jobs.job import Job
-from asyndbt_mpi.jobs.rebuild import check_materials
 from asyndbt_mpi.jobs.used import Used
 from asyndbt_mpi.llm.servers.bounds import Bytes
+from asyndbt_mpi.log.compare import Comparer, Differs
+from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.events import events
-from asyndbt_mpi.log.reader import Log, LogError
+from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.schema import Transport
 from asyndbt_mpi.log.storage.lock import is_being_written
 from asyndbt_mpi.log.writer import Writer

@@ -9,9 +9,10 @@ import h5py
 import numpy as np
 
 from asyndbt_mpi.log import checksums, schema
-from asyndbt_mpi.log.reader import Log, LogError, Stationarity
+from asyndbt_mpi.log.errors import LogError, LogWriteError
+from asyndbt_mpi.log.reader import Log, Stationarity
 from asyndbt_mpi.log.storage.journal import finish
-from asyndbt_mpi.log.storage.preallocate import LogWriteError, reserve
+from asyndbt_mpi.log.storage.preallocate import reserve
 
 CHUNK = 1024
 SPARE_BYTES = 1 << 18

@@ -21,6 +21,7 @@ from asyndbt_mpi.config import Config
 from asyndbt_mpi.log import schema
 from asyndbt_mpi.log.checks import foreign
 from asyndbt_mpi.log.checks.foreign import ForeignError
+from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.storage.journal import (
     HDF5_ERRORS,
     NOT_REGULAR,
@@ -41,10 +42,6 @@ UNREADABLE = (*HDF5_ERRORS, TypeError, ValueError, LookupError, ArithmeticError,
 or that an array is larger than any memory."""
 
 Result = TypeVar("Result")
-
-
-class LogError(ValueError):
-    """The file is no log that this version can read; one line that names it and says why."""
 
 
 class Segment:

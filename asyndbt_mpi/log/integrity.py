@@ -8,8 +8,9 @@ import numpy as np
 
 from asyndbt_mpi.algorithm.types import IntArray
 from asyndbt_mpi.log import checksums, schema
-from asyndbt_mpi.log.chain import BLOCK_BYTES, LogError, Segment
+from asyndbt_mpi.log.chain import BLOCK_BYTES, Segment
 from asyndbt_mpi.log.checksums import SEAL
+from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.schema import Column
 

@@ -8,10 +8,11 @@ import h5py
 
 from asyndbt_mpi.log import checksums, datasets, schema
 from asyndbt_mpi.log.batches import Batches
+from asyndbt_mpi.log.errors import LogError, LogWriteError
 from asyndbt_mpi.log.integrity import damage
-from asyndbt_mpi.log.reader import Log, LogError
+from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.schema import Column
-from asyndbt_mpi.log.storage.preallocate import LogWriteError, reserve
+from asyndbt_mpi.log.storage.preallocate import reserve
 from asyndbt_mpi.log.storage.publish import check_free, hidden, settle, synchronise
 
 SPARE_BYTES = 1 << 20

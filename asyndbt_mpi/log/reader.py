@@ -16,7 +16,8 @@ import h5py
 import numpy as np
 
 from asyndbt_mpi.log import schema
-from asyndbt_mpi.log.chain import LogError, Segment, next_path, open_chain
+from asyndbt_mpi.log.chain import Segment, next_path, open_chain
+from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.text import printable
 from asyndbt_mpi.protocol.messages import Candidate, Split
 

@@ -10,15 +10,16 @@ import numpy as np
 
 from asyndbt_mpi.algorithm.types import BoolArray, IntArray
 from asyndbt_mpi.log import schema
-from asyndbt_mpi.log.attendance import attendance
 from asyndbt_mpi.log.chain import Segment
 from asyndbt_mpi.log.checks import accounts, values
 from asyndbt_mpi.log.checks import planes as conduct
 from asyndbt_mpi.log.checks import reports as arrivals
 from asyndbt_mpi.log.checks.equations import TOLERANCE, recompute
 from asyndbt_mpi.log.checks.prompts import Prompts
+from asyndbt_mpi.log.errors import LogError
+from asyndbt_mpi.log.events import attendance
 from asyndbt_mpi.log.integrity import damaged_roots, damaged_rows
-from asyndbt_mpi.log.reader import Log, LogError
+from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.protocol.records import EventKind
 
 MOST_LINES = 10

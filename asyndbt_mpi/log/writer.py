@@ -26,7 +26,8 @@ from asyndbt_mpi.config import Config
 from asyndbt_mpi.log import checksums, datasets, rows, schema
 from asyndbt_mpi.log.batches import Batches
 from asyndbt_mpi.log.datasets import CHUNK_BYTES
-from asyndbt_mpi.log.reader import BLOCK_BYTES, Log, LogError
+from asyndbt_mpi.log.errors import LogError, LogWriteError
+from asyndbt_mpi.log.reader import BLOCK_BYTES, Log
 from asyndbt_mpi.log.schema import Column, Transport
 from asyndbt_mpi.log.storage.journal import (
     HDF5_ERRORS,
@@ -36,7 +37,6 @@ from asyndbt_mpi.log.storage.journal import (
     finish,
 )
 from asyndbt_mpi.log.storage.lock import LogLock
-from asyndbt_mpi.log.storage.preallocate import LogWriteError
 from asyndbt_mpi.log.storage.publish import (
     check_free,
     check_next,

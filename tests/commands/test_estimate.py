@@ -20,7 +20,8 @@ from asyndbt_mpi.commands.simulate import simulate_silently
 from asyndbt_mpi.config import ConfigurationError, load
 from asyndbt_mpi.jobs.assemble import prepare
 from asyndbt_mpi.jobs.job import Job, Request
-from asyndbt_mpi.log.reader import Log, LogError
+from asyndbt_mpi.log.errors import LogError
+from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.protocol.records import EventKind
 from tests.commands.test_commands import asyndbt
 from tests.llm.api_server import Manners, serving

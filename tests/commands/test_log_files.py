@@ -14,17 +14,18 @@ import pytest
 
 from asyndbt_mpi.commands.simulate import simulate
 from asyndbt_mpi.config import ConfigurationError
-from asyndbt_mpi.jobs.job import Job, LogAndProgress, Request
+from asyndbt_mpi.jobs.job import Job, Request
+from asyndbt_mpi.log.errors import LogWriteError
 from asyndbt_mpi.log.merge import merge
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.storage import publish as creation
 from asyndbt_mpi.log.storage.lock import Locked, has_locks, is_being_written, take
-from asyndbt_mpi.log.storage.preallocate import LogWriteError
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.log.writer import SECONDS_BETWEEN_BATCHES, Writer
 from asyndbt_mpi.protocol.records import Event, EventKind
 from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.view.progress import Progress
+from asyndbt_mpi.view.sink import LogAndProgress
 
 WORKERS = 3
 

@@ -16,8 +16,8 @@ from asyndbt_mpi.commands.stationarity import _Estimated, _measure, add
 from asyndbt_mpi.jobs.assemble import workers_with_black_box
 from asyndbt_mpi.jobs.job import Job, Request
 from asyndbt_mpi.log import annotate as addition
-from asyndbt_mpi.log.reader import Log, LogError
-from asyndbt_mpi.log.storage.preallocate import LogWriteError
+from asyndbt_mpi.log.errors import LogError, LogWriteError
+from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.protocol.records import EventKind
 from asyndbt_mpi.protocol.server import Server

@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from asyndbt_mpi.commands.replay import replay
+from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.events import events
-from asyndbt_mpi.log.reader import Log, LogError
+from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.transport.replay import ANSWERS
 

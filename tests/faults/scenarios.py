@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asyndbt_mpi.llm.servers.openai import ROUNDS, TRIAL
-from asyndbt_mpi.log.reader import Log, LogError
+from asyndbt_mpi.log.errors import LogError
+from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify
 from tests.faults.harness import ROOT, NotSurvived, Run, check, finish
 

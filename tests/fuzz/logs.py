@@ -18,7 +18,8 @@ from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
-from asyndbt_mpi.log.reader import Log, LogError
+from asyndbt_mpi.log.errors import LogError
+from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.view.summary import print_summary
 from tests.log.simulated_run import configuration, write_log

@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
-from asyndbt_mpi.log.attendance import attendance
+from asyndbt_mpi.log.events import attendance
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.protocol.records import EventKind

@@ -12,9 +12,10 @@ import pytest
 from asyndbt_mpi.config import Config
 from asyndbt_mpi.log import schema
 from asyndbt_mpi.log.annotate import add_stationarity
+from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.integrity import damage
 from asyndbt_mpi.log.merge import merge
-from asyndbt_mpi.log.reader import Log, LogError, Stationarity
+from asyndbt_mpi.log.reader import Log, Stationarity
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.log.writer import Writer
 from tests.log.conftest import CONFIGURATIONS, LogCopy

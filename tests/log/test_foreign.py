@@ -19,8 +19,9 @@ import pytest
 
 from asyndbt_mpi.log import chain, schema
 from asyndbt_mpi.log.checks import foreign
+from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.merge import merge
-from asyndbt_mpi.log.reader import Log, LogError
+from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.storage.journal import JournaledFile
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.log.writer import Writer

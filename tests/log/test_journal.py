@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from asyndbt_mpi.log import chain, datasets, writer
 from asyndbt_mpi.log.annotate import add_stationarity
-from asyndbt_mpi.log.reader import Log, LogError, Stationarity
+from asyndbt_mpi.log.errors import LogError, LogWriteError
+from asyndbt_mpi.log.reader import Log, Stationarity
 from asyndbt_mpi.log.storage import journal
 from asyndbt_mpi.log.storage.journal import PAGE, TRAILER, JournaledFile, finish
-from asyndbt_mpi.log.storage.preallocate import LogWriteError
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.log.writer import Writer
 from asyndbt_mpi.protocol.records import Iteration, Record

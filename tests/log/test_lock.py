@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from asyndbt_mpi.log.chain import LogError
+from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.storage.lock import LogLock, is_being_written
 
 

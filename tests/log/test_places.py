@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from asyndbt_mpi.log.errors import LogWriteError
 from asyndbt_mpi.log.merge import merge
 from asyndbt_mpi.log.reader import Log
-from asyndbt_mpi.log.storage.preallocate import LogWriteError
 from asyndbt_mpi.log.writer import Writer
 from tests.log.simulated_run import SHAPES, VOCABULARY, WORKERS, Run, configuration, write_log
 from tests.log.test_segments import CUTS, PLAIN, write_chain

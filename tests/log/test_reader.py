@@ -9,7 +9,8 @@ import pytest
 
 from asyndbt_mpi import __version__
 from asyndbt_mpi.log import reader
-from asyndbt_mpi.log.reader import Log, LogError
+from asyndbt_mpi.log.errors import LogError
+from asyndbt_mpi.log.reader import Log
 from tests.log.conftest import LogCopy
 from tests.log.simulated_run import SHAPES, VOCABULARY, WORKERS
 

@@ -20,9 +20,10 @@ from asyndbt_mpi.config import Config
 from asyndbt_mpi.log import reader
 from asyndbt_mpi.log.annotate import add_stationarity
 from asyndbt_mpi.log.chain import remove_log
+from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.events import events
 from asyndbt_mpi.log.merge import merge
-from asyndbt_mpi.log.reader import Log, LogError, Stationarity
+from asyndbt_mpi.log.reader import Log, Stationarity
 from asyndbt_mpi.log.storage import publish as creation
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.log.writer import Writer

@@ -8,8 +8,9 @@ import h5py
 import numpy as np
 import pytest
 
+from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.events import events
-from asyndbt_mpi.log.reader import Log, LogError
+from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.protocol.messages import Needs
 from asyndbt_mpi.protocol.records import EventKind

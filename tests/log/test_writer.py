@@ -14,9 +14,10 @@ import pytest
 
 from asyndbt_mpi.config import Config
 from asyndbt_mpi.log.checksums import seal
-from asyndbt_mpi.log.reader import Log, LogError
+from asyndbt_mpi.log.errors import LogError, LogWriteError
+from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify
-from asyndbt_mpi.log.writer import LARGEST_BATCH, SECONDS_BETWEEN_BATCHES, LogWriteError, Writer
+from asyndbt_mpi.log.writer import LARGEST_BATCH, SECONDS_BETWEEN_BATCHES, Writer
 from asyndbt_mpi.protocol.records import Evaluation, Event, EventKind, Iteration, Record, UsedReport
 from tests.log.simulated_run import SHAPES, VOCABULARY, WORKERS, Run, configuration, write_log
 

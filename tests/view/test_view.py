@@ -8,13 +8,13 @@ from rich.console import Console
 
 from asyndbt_mpi.config import load
 from asyndbt_mpi.jobs.assemble import prepare
-from asyndbt_mpi.jobs.job import LogAndProgress
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.protocol.messages import Candidate
 from asyndbt_mpi.protocol.records import Event, EventKind, Iteration
 from asyndbt_mpi.view.costs import print_costs
 from asyndbt_mpi.view.progress import Progress
 from asyndbt_mpi.view.prompts import full_prompts
+from asyndbt_mpi.view.sink import LogAndProgress
 from asyndbt_mpi.view.summary import learnt_prompts, on_test, print_summary
 from tests.log.simulated_run import Absence, configuration, write_log
 

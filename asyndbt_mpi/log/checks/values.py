@@ -7,7 +7,8 @@ import numpy as np
 
 from asyndbt_mpi.algorithm.types import BoolArray
 from asyndbt_mpi.log import schema
-from asyndbt_mpi.log.reader import Log, LogError
+from asyndbt_mpi.log.errors import LogError
+from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.rows import needs_of
 from asyndbt_mpi.protocol.ranges import FREE_LOSS, LOSS, RANGES, Range
 from asyndbt_mpi.protocol.records import EventKind

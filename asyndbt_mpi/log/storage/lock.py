@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from asyndbt_mpi.inputs import ownership
-from asyndbt_mpi.log.chain import LogError
+from asyndbt_mpi.log.errors import LogError
 
 TAKEN = (errno.EACCES, errno.EAGAIN)
 """Errors by which file systems say that somebody else has the lock."""

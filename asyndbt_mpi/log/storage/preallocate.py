@@ -9,10 +9,6 @@ import os
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-class LogWriteError(OSError):
-    """The log cannot be written (any more); one line that names it and says what is safe."""
-
-
 def reserve(handle: int, start: int, size: int) -> bool:
     """Have the file system set aside ``size`` bytes from ``start`` on; False if it cannot.
 
