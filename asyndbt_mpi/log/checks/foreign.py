@@ -278,13 +278,17 @@ class _Stored:
             raise ForeignError(
                 f"/{path} has rows of {row:,} bytes; a file of {self.size:,} bytes has none so long"
             )
+        group = path.partition("/")[0]
+        if shape[0] < self.counts.get(group, 0):
+            raise ForeignError(
+                f"/{path} has {shape[0]:,} rows, of which {self.counts[group]:,} are said to count"
+            )
         _check_layout(path, column, found, row, item)
         if column.iterate:  # maybe left out, and read in blocks: see `check_unfolding`
             return
         self.bytes += (stored := found.get_storage_size())
         if self.bytes > self.size:
             raise ForeignError(f"/{path} claims more bytes than the file has")
-        group = path.partition("/")[0]
         read = min(shape[0], self.counts.get(group, shape[0]))
         if is_text:
             try:
