@@ -158,7 +158,7 @@ def run(task: Task, estimator: str, steps: Steps, seed: int) -> list[float]:
     def watch(records: list[Record]) -> None:
         if not any(isinstance(record, Iteration) for record in records):
             return
-        way = (start - expected_loss(server.iterates.p, server.iterates.q)) / (start - least)
+        way = (start - expected_loss(server.algorithm.p, server.algorithm.q)) / (start - least)
         for level in LEVELS:
             if way >= level:
                 calls[level] = min(calls[level], server.spending.spent.calls)

@@ -211,7 +211,7 @@ def main() -> None:
                 workers,
                 materials.vocabulary,
                 "mpi",
-                server.iterates.z,
+                server.algorithm.z,
             )
         if request["what"] == "profile":
             clock.watch(server, "receive", "receive")

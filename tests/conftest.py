@@ -35,7 +35,7 @@ def virtual_run(tmp_path: Path) -> Callable[..., Path]:
         cluster = VirtualCluster(server, Workers(config, SHAPES, box.holdings), box, delays)
         path = tmp_path / f"{name}.h5"
         words = [f"word{j}" for j in range(SHAPES.words)]
-        with Writer(path, config, SHAPES, workers, words, "virtual", server.iterates.z) as writer:
+        with Writer(path, config, SHAPES, workers, words, "virtual", server.algorithm.z) as writer:
             cluster.run(writer.write_all)
         return path
 

@@ -28,7 +28,7 @@ def simulate(job: Job, resuming: bool = False) -> None:
     if log is None:
         cluster = _cluster(job, len(os.sched_getaffinity(0)))
         with (
-            job.open_log("virtual", cluster.server.iterates.z) as writer,
+            job.open_log("virtual", cluster.server.algorithm.z) as writer,
             Progress(job.config.run.iterations, job.workers) as progress,
         ):
             cluster.run(LogAndProgress(writer, progress).write)
@@ -84,7 +84,7 @@ def _tell_limit(server: Server, progress: Progress) -> None:
 def simulate_silently(job: Job, cores: int) -> None:
     """As `simulate`, without a word, on ``cores`` cores."""
     cluster = _cluster(job, cores)
-    with job.open_log("virtual", cluster.server.iterates.z) as writer:
+    with job.open_log("virtual", cluster.server.algorithm.z) as writer:
         cluster.run(writer.write_all)
 
 

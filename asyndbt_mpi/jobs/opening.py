@@ -52,7 +52,7 @@ def open_run(job: Job, resuming: bool, signalled: Sequence[signal.Signals] = ())
     if log is None:
         shapes, expected = job.materials.shapes, expected_hellos(job)
         server = Server(job.config, shapes, job.workers, expected=expected)
-        return Opened(server, job.open_log("mpi", server.iterates.z))
+        return Opened(server, job.open_log("mpi", server.algorithm.z))
     with log:
         resumed = resume(log, job, "mpi", signalled)
         if resumed.server.failure:

@@ -182,7 +182,7 @@ def resume(
     new: list[Record] = []
     sink = Unlogged(log, recorded, new.append)
     beyond: list[Event] = []
-    z = server.iterates.z.copy()
+    z = server.algorithm.z.copy()
     try:
         counts = _go_through(replay, recorded, signalled, sink)
         if counts < len(recorded):

@@ -14,13 +14,13 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from asyndbt_mpi.algorithm.simplex import onto_simplex
-from asyndbt_mpi.algorithm.types import FloatArray, IntArray
+from asyndbt_mpi.algorithm.types import FloatArray
 from asyndbt_mpi.config import Config
+from asyndbt_mpi.protocol.asyndbt import AsynDBT
 from asyndbt_mpi.protocol.closing import Closing
 from asyndbt_mpi.protocol.divergence import Diverged
 from asyndbt_mpi.protocol.estimation import LowerEstimation, not_asked_for
 from asyndbt_mpi.protocol.evaluations import Evaluations
-from asyndbt_mpi.protocol.iterates import Iterates, Update
 from asyndbt_mpi.protocol.membership import MOST_RETURNS, Membership
 from asyndbt_mpi.protocol.messages import (
     Assignment,
@@ -40,22 +40,25 @@ from asyndbt_mpi.protocol.messages import (
     ToServer,
 )
 from asyndbt_mpi.protocol.models import Models
-from asyndbt_mpi.protocol.records import Event, EventKind, Output, answer_event, hello_event
+from asyndbt_mpi.protocol.records import (
+    Event,
+    EventKind,
+    Iteration,
+    Output,
+    answer_event,
+    hello_event,
+)
 from asyndbt_mpi.protocol.spending import Purpose, Spending
 from asyndbt_mpi.protocol.validation import Validation
 
 
 class Server:
-    """Algorithm 1 of the paper, on the server's side.
+    """Feeds Algorithm 1 with messages, and answers them.
 
     Attributes
     ----------
-    iteration : int
-        t, the number of committed iterations.
-    iterates : Iterates
-        The newest p and q used of every worker, the consensus, the planes.
-    delay : array (R,)
-        Iterations since each worker's last report was used.
+    algorithm : AsynDBT
+        Algorithm 1: t, z, the newest p and q used of every worker, the planes.
     members : Membership
         Which workers count.
     spending : Spending
@@ -94,9 +97,7 @@ class Server:
         self.config = config
         self.shapes = shapes
         self.workers = workers
-        self.iteration = 0
-        self.iterates = Iterates(config, shapes, workers)
-        self.delay: IntArray = np.zeros(workers, dtype=np.int64)
+        self.algorithm = AsynDBT(config, shapes, workers)
         self.least_iterations = least_iterations
         self.replaying = False
         self.members = Membership(workers, config.algorithm.min_workers)
@@ -113,20 +114,21 @@ class Server:
         self.validation = Validation(
             workers, config.run.evaluate_every, config.run.early_stopping_patience
         )
-        self._initial_q: FloatArray = np.zeros_like(self.iterates.q)
-        self._reported: dict[int, Report] = {}
+        self._initial_q: FloatArray = np.zeros_like(self.algorithm.q)
         self._outstanding: dict[int, Assignment] = {}
         self._unassigned: set[int] = set()
         self._assignments = np.zeros(workers, dtype=np.int64)
         self.evaluations = Evaluations()
-        self._estimations = 0
-        self._estimation: LowerEstimation | None = None
-        self._open: Update | None = None
         self._closing: Closing | None = None
         self._output = Output()
         self._now = 0.0
 
     # ------------------------------------------------------------ what the driver calls
+
+    @property
+    def iteration(self) -> int:
+        """t, the number of committed iterations."""
+        return self.algorithm.iteration
 
     @property
     def running(self) -> bool:
@@ -257,7 +259,7 @@ class Server:
         self.members.joined.add(worker)
         self.spending.join(worker, message.needs)
         q = self._initial_q[worker - 1] = onto_simplex(message.q)
-        self.iterates.q[worker - 1] = q
+        self.algorithm.q[worker - 1] = q
         self._assign([worker])
 
     def check_hello(self, worker: int, message: Hello) -> None:
@@ -298,13 +300,13 @@ class Server:
         if self._closing:
             self._close_worker(worker)  # it was too late to be used
         else:
-            self._reported[worker] = report
+            self.algorithm.reported[worker] = report
 
     def _accept_lower_report(self, worker: int, report: LowerReport) -> None:
-        if self._estimation is None:
+        if self.algorithm.estimation is None:
             raise not_asked_for(worker, report)
         self.spending.check(worker, "assignment", report.costs)
-        self._estimation.accept(worker, report)
+        self.algorithm.estimation.accept(worker, report)
         self._record_answer(worker, report)
 
     def _accept_evaluation(self, worker: int, report: EvaluationReport) -> None:
@@ -323,99 +325,61 @@ class Server:
     def _proceed(self) -> None:
         """Everything that the messages so far allow."""
         try:
-            if self._estimation and self._advance_estimation(self._estimation):
-                self._conclude()
-            while self._ready():
-                self._update()
-                if self._starts_estimation():
-                    return
-                self._conclude()
+            while self._may_iterate() and self.algorithm.ready(self.members):
+                self.algorithm.update(self._now)  # (21), (22)
+                if self.algorithm.estimation_due and not self._estimated():
+                    return  # rounds of (8)-(10) are in flight
+                self._send(self.algorithm.commit(self._now))  # (28)-(33), t <- t + 1
         except Diverged as error:  # the iteration is not committed
             self.failure = f"iteration {self.iteration}: {error}"
             self._stop_all()
 
-    def _ready(self) -> bool:
-        """At least min(S, live) have reported, and no live worker's delay would exceed tau."""
-        if self._open or self._closing or self.finished or not self._reported:
-            return False
-        if not self.iteration and self._has_model and self.members.awaits_hellos:
-            return False  # somebody may hold another model
-        algorithm = self.config.algorithm
-        live = self.members.count
-        if (
-            len(self._reported) < min(algorithm.active_workers, live)
-            or live < algorithm.min_workers
-        ):
-            return False
-        late = np.flatnonzero(self.delay >= algorithm.max_delay).tolist()
-        return all(i + 1 in self._reported or not self.members.live[i] for i in late)
+    def _may_iterate(self) -> bool:
+        """Whether there are iterations to come, and nobody may still hold another model."""
+        unknown = not self.iteration and self._has_model and self.members.awaits_hellos
+        return self.running and not unknown
 
-    def _update(self) -> None:
-        """Use the reports: their workers are the active ones, the others are a bit later."""
-        reports, self._reported = self._reported, {}
-        self._open = self.iterates.update(reports, self.iteration, self._now)
-        self.delay += 1
-        self.delay[self._open.active] = 0
-
-    def _starts_estimation(self) -> bool:
-        """Start to estimate phi if it is time to; whether it was."""
-        if not self._estimation_due():
-            return False
-        algorithm = self.config.algorithm
-        busy = set() if algorithm.lower_participation == "all" else set(self._outstanding)
-        participants = sorted((self.members.joined & self.members.working) - busy)
-        lower = self.iterates.start_estimate(self.members.live)
-        self._estimation = LowerEstimation(
-            self._estimations, lower, participants, algorithm.lower_steps, self.shapes.classes
-        )
-        self._estimations += 1
-        self._start_round(self._estimation)
-        return True
-
-    def _estimation_due(self) -> bool:
-        """Whether phi is to be estimated at the end of this iteration."""
-        algorithm = self.config.algorithm
-        due = (self.iteration + 1) % algorithm.plane_period == 0
-        return due and self.iteration < algorithm.plane_until
-
-    def _start_round(self, estimation: LowerEstimation) -> None:
-        for worker, assignment in estimation.assignments():
-            self._ask(worker, assignment, "assignment")
-
-    def _advance_estimation(self, estimation: LowerEstimation) -> bool:
-        """Close a round if it is complete; True once all K rounds are done."""
+    def _estimated(self) -> bool:
+        """Start the rounds of (8)-(10), or go on with them; whether all K are done."""
+        estimation = self.algorithm.estimation
+        if estimation is None:
+            busy = (
+                set()
+                if self.config.algorithm.lower_participation == "all"
+                else {*self._outstanding}
+            )
+            participants = sorted((self.members.joined & self.members.working) - busy)
+            estimation = self.algorithm.start_estimation(self.members.live, participants)
+            self._start_round(estimation)
         while not estimation.finished and estimation.advance():
             if not estimation.finished:
                 self._start_round(estimation)
         return estimation.finished
 
-    def _conclude(self) -> None:
-        """Cut, drop, log the iterate, count it, and answer the workers whose reports it used."""
-        assert self._open is not None
-        opened, self._open = self._open, None
-        estimation, self._estimation = self._estimation, None
-        cut = None
-        if estimation:
-            cut = self.iterates.cut(estimation, opened.duals_before, self.iteration)
-        self._output.records.append(
-            self.iterates.record(opened, cut, self.iteration, self.delay, self._now)
-        )
-        self.iteration += 1
+    def _start_round(self, estimation: LowerEstimation) -> None:
+        for worker, assignment in estimation.assignments():
+            self._ask(worker, assignment, "assignment")
+
+    def _send(self, committed: Iteration) -> None:
+        """Log the iterate, and give those whose reports it used their next step."""
+        self._output.records.append(committed)
         self.limit = None
         if self.iteration >= self.config.run.iterations or (
             self.validation.exhausted and self.iteration >= self.least_iterations
         ):
             self._close()
-        else:
-            # Those whose reports it used, and who came in the middle of it and had to wait. Who
-            # was lost and came back meanwhile has its assignment, or has reported on it.
-            used = [each.worker for each in opened.reports]
-            due = dict.fromkeys(used + sorted(self._unassigned))
-            self._unassigned.clear()
-            here = [worker for worker in due if worker in self.members.joined]
-            self._assign(
-                [v for v in here if v not in self._outstanding and v not in self._reported]
-            )
+            return
+        # Also those who came in the middle of it and had to wait. Who was lost and came back
+        # meanwhile has its assignment, or has reported on it.
+        used = [each.worker for each in committed.reports]
+        due = dict.fromkeys(used + sorted(self._unassigned))
+        self._unassigned.clear()
+        self._assign([
+            worker for worker in due
+            if worker in self.members.joined
+            and worker not in self._outstanding
+            and worker not in self.algorithm.reported
+        ])  # fmt: skip
 
     # ------------------------------------------------------------ messages out
 
@@ -427,7 +391,7 @@ class Server:
             return
         self.limit = self._limit_to(workers)
         if self.limit:
-            if self._open:  # a hello can come in the middle of an iteration
+            if self.algorithm.is_open:  # a hello can come in the middle of an iteration
                 self._unassigned.update(workers)
             else:
                 self._close()
@@ -437,12 +401,12 @@ class Server:
         each = zip(
             workers,
             self._assignments[indices].tolist(),
-            self.iterates.polyhedron.forces(indices),
+            self.algorithm.polyhedron.forces(indices),
             strict=True,
         )
         for worker, number, force in each:
             if self.validation.due(worker, self.iteration):
-                prompt = Split.VALIDATION, Candidate.TUNED, *self.iterates.prompt(worker)
+                prompt = Split.VALIDATION, Candidate.TUNED, *self.algorithm.prompt(worker)
                 self._evaluate(worker, EvaluationRequest(self.iteration, *prompt))
             assignment = Assignment(number, self.iteration, force)
             self._outstanding[worker] = assignment
@@ -467,8 +431,8 @@ class Server:
         """The iterations are over: score the test split where evaluation is on, then stop."""
         self._record_event(EventKind.CLOSING, 0, self.limit or "")
         joined = sorted(self.members.working & self.members.joined)
-        tuned = {v: self.validation.prompt(v) or self.iterates.prompt(v) for v in joined}
-        consensus, seed = self.iterates.z.argmax(axis=1), self.config.run.seed
+        tuned = {v: self.validation.prompt(v) or self.algorithm.prompt(v) for v in joined}
+        consensus, seed = self.algorithm.z.argmax(axis=1), self.config.run.seed
         self._closing = Closing(self.iteration, tuned, consensus, self._initial_q, seed)
         for worker in joined:
             if worker not in self._outstanding:  # the others when their last report is in
@@ -496,7 +460,7 @@ class Server:
     def _finish_if_all_stopped(self) -> None:
         if not self.members.working and not self.finished:
             self.finished = True
-            words, classes = self.iterates.z.argmax(axis=1), self.shapes.classes
+            words, classes = self.algorithm.z.argmax(axis=1), self.shapes.classes
             of_consensus = self.evaluations.consensus(words, classes, self._now)
             if of_consensus:
                 self._output.records.append(of_consensus)
@@ -531,7 +495,7 @@ class Server:
         self.members.leave(worker)
         if kind is EventKind.LOST:
             self.members.lost.add(worker)
-        self._reported.pop(worker, None)
+        self.algorithm.reported.pop(worker, None)
         self._outstanding.pop(worker, None)
         self._unassigned.discard(worker)
         self.validation.forget(worker)
@@ -539,8 +503,8 @@ class Server:
         unanswered = self.evaluations.forget(worker)
         if self._closing:
             self._closing.give_back(unanswered)
-        if self._estimation:
-            self._estimation.exclude(worker)
+        if self.algorithm.estimation:
+            self.algorithm.estimation.exclude(worker)
         short = None if self.replaying else self.members.shortage(self._now, patience=-1.0)
         if short is None:
             if self._closing:  # else the lost may come back, and others are at work
@@ -565,7 +529,7 @@ class Server:
                 return
             self.check_hello(worker, message)  # before it counts again
             self.members.come_back(worker)
-            self.delay[worker - 1] = 0
+            self.algorithm.delay[worker - 1] = 0
             self._admit(worker, message)
             self.members.heard(worker, self._now)
             self._proceed()
@@ -576,7 +540,7 @@ class Server:
             return
         self._record_event(EventKind.RETURNED, worker)
         self.members.starts_afresh(worker, self._now)
-        self._output.messages.append((worker, Reset(self.iterates.z.copy())))
+        self._output.messages.append((worker, Reset(self.algorithm.z.copy())))
 
     # ------------------------------------------------------------ the budget
 
@@ -588,7 +552,7 @@ class Server:
         if self.iteration < self.least_iterations:
             return None
         validating = [v for v in workers if self.validation.is_due(v, self.iteration)]
-        rounds = self.config.algorithm.lower_steps if self._estimation_due() else 0
+        rounds = self.config.algorithm.lower_steps if self.algorithm.estimation_due else 0
         needs = self.spending.needs
         calls = sum(needs(worker).assignment for worker in workers)
         calls += sum(needs(worker).validation for worker in validating)

@@ -106,7 +106,7 @@ class Adoption:
     def _take_next_estimate(self) -> None:
         """Take the next phi as it is logged, if what was reported in its first rounds is lost."""
         if self._rounds > 1:
-            self.server.iterates.known_phi = self.logged.estimate(self._estimates)
+            self.server.algorithm.known_phi = self.logged.estimate(self._estimates)
 
     def concluded(self, records: list[Record]) -> None:
         """Take notice of the iterations among ``records``."""

@@ -37,7 +37,7 @@ def job(path: Path, iterations: int = 3, overwrite: bool = False, resume: bool =
 
 def open_log(made: Job) -> Writer:
     server = Server(made.config, made.materials.shapes, made.workers)
-    return made.open_log("virtual", server.iterates.z)
+    return made.open_log("virtual", server.algorithm.z)
 
 
 def open_next(path: Path, log: Log) -> Writer:
@@ -384,7 +384,7 @@ def test_the_user_hears_where_a_lost_worker_was(
 
 def test_the_digest_of_the_data(tmp_path: Path) -> None:
     path, made = tmp_path / "run.h5", job(tmp_path / "run.h5")
-    z = Server(made.config, made.materials.shapes, made.workers).iterates.z
+    z = Server(made.config, made.materials.shapes, made.workers).algorithm.z
     arguments = (made.config, made.materials.shapes, WORKERS, made.materials.vocabulary)
     with Writer(path, *arguments, "virtual", z, data_digest="0123abcd"):
         pass

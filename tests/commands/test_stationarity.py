@@ -40,7 +40,7 @@ SETTINGS = (
 
 def squared_norms(server: Server, box: Synthetic) -> list[float]:
     """The parts of ||grad G||^2 by the definition, with derivatives by central differences."""
-    planes, steps = server.iterates.polyhedron, server.config.steps
+    planes, steps = server.algorithm.polyhedron, server.config.steps
     in_force = planes.active[:, :, None]
 
     def lagrangian(p: np.ndarray, q: np.ndarray, z: np.ndarray, dual: np.ndarray) -> float:
@@ -51,9 +51,9 @@ def squared_norms(server: Server, box: Synthetic) -> list[float]:
         return float(f + (dual * values)[planes.active].sum())
 
     point = [
-        server.iterates.p.copy(),
-        server.iterates.q.copy(),
-        server.iterates.z.copy(),
+        server.algorithm.p.copy(),
+        server.algorithm.q.copy(),
+        server.algorithm.z.copy(),
         planes.dual.copy(),
     ]
     sizes = steps.p, steps.q, steps.z, steps.lam
@@ -93,7 +93,7 @@ def run(folder: Path, *settings: str) -> tuple[Path, dict[int, list[float]]]:
     server = Observed(job.config, job.materials.shapes, R)
     workers, box = workers_with_black_box(job.config, job.materials, range(1, R + 1), None)
     assert isinstance(box, Synthetic)
-    with job.open_log("virtual", server.iterates.z) as writer:
+    with job.open_log("virtual", server.algorithm.z) as writer:
         VirtualCluster(server, workers, box, job.delays).run(writer.write_all)
     return path, expected
 

@@ -48,11 +48,11 @@ def test_a_worker_goes_on_from_what_the_server_believes(
     with Log(path) as log:
         rows = np.flatnonzero(log["report/worker"] == 2)
         newest = log["report/p"][rows[-1]], log["report/q"][rows[-1]], log["report/loss"][rows[-1]]
-    np.testing.assert_array_equal(server.iterates.p[1], newest[0])
-    np.testing.assert_array_equal(server.iterates.q[1], newest[1])
-    assert server.iterates.loss[1] == newest[2]
-    np.testing.assert_array_equal(workers.p[1], server.iterates.p[1])
-    np.testing.assert_array_equal(workers.q[1], server.iterates.q[1])
+    np.testing.assert_array_equal(server.algorithm.p[1], newest[0])
+    np.testing.assert_array_equal(server.algorithm.q[1], newest[1])
+    assert server.algorithm.loss[1] == newest[2]
+    np.testing.assert_array_equal(workers.p[1], server.algorithm.p[1])
+    np.testing.assert_array_equal(workers.q[1], server.algorithm.q[1])
 
 
 @pytest.mark.parametrize("rounds", [1, 2, 3])

@@ -154,7 +154,7 @@ def _check_reason(reason: str) -> None:
 
 
 def _check_finite(hand: Hand) -> None:
-    iterates = hand.server.iterates
+    iterates = hand.server.algorithm
     for values in (iterates.p, iterates.z):
         assert np.isfinite(values).all()
         assert (distance_to_simplex(values) <= 10 * ON_SIMPLEX).all()

@@ -88,7 +88,7 @@ def run(
         if channel.rank == 0:
             server = Server(config, SHAPES, LAST)
             words = [f"w{i}" for i in range(SHAPES.words)]
-            writer = Writer(path, config, SHAPES, LAST, words, "mpi", server.iterates.z)
+            writer = Writer(path, config, SHAPES, LAST, words, "mpi", server.algorithm.z)
             try:
                 assert serve(channel, server, sink(writer))
                 return server

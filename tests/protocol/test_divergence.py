@@ -77,8 +77,8 @@ def test_the_server_names_the_iteration_and_stops_everybody() -> None:
 def test_duals_whose_sum_is_not_finite_are_told_before_they_are_sent() -> None:
     hand = Hand(configuration(), workers=2)
     hand.hello()
-    polyhedron = hand.server.iterates.polyhedron
-    p, z = hand.server.iterates.p, hand.server.iterates.z
+    polyhedron = hand.server.algorithm.polyhedron
+    p, z = hand.server.algorithm.p, hand.server.algorithm.z
     polyhedron.add(p, z, np.eye(3, 4)[None].repeat(2, 0), z, np.ones(3), 0.0, 0)
     polyhedron.dual[polyhedron.slots] = np.inf
     for worker in (1, 2):

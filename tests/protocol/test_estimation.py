@@ -35,8 +35,8 @@ class ByHand:
 
     def __init__(self, driven: Hand) -> None:
         server = driven.server
-        self.p = server.iterates.p.copy()
-        self.z = server.iterates.z.copy()
+        self.p = server.algorithm.p.copy()
+        self.z = server.algorithm.z.copy()
         self.rho = np.zeros_like(self.p)
         self.start = self.p.copy(), self.z.copy()
 
@@ -100,7 +100,7 @@ def test_all_waits_for_the_straggler_and_uses_its_report_later(distance: str) ->
     expected = ByHand(driven)
     driven.work(3)
     assert server.iteration == 1
-    np.testing.assert_array_equal(server.iterates.p[2], expected.p[2], "its report waits")
+    np.testing.assert_array_equal(server.algorithm.p[2], expected.p[2], "its report waits")
     run_rounds(driven, [1, 2, 3], expected)
     iteration = check_estimation(driven, expected, distance)
     assert iteration.active.tolist() == [True, True, False]
@@ -172,7 +172,7 @@ def test_a_participant_that_is_excluded_holds_nobody_up(participation: str) -> N
         driven.work(*(v for v in (1, 3) if isinstance(driven.inbox[v][0], LowerAssignment)))
     estimation = driven.of_type(Iteration)[-1].estimation
     assert estimation.plane is not None
-    np.testing.assert_array_equal(estimation.phi_p[1], driven.server.iterates.p[1])
+    np.testing.assert_array_equal(estimation.phi_p[1], driven.server.algorithm.p[1])
     assert not estimation.plane.a[1].any(), "nobody can reduce the residual of one who is gone"
     assert driven.server.iteration == 2
 

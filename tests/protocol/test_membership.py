@@ -51,7 +51,7 @@ def test_s_becomes_the_number_of_those_that_are_left() -> None:
     for _ in range(5):  # beyond max_delay: the dead are not waited for
         hand.work(1, 2)
     assert hand.server.iteration == 6
-    assert hand.server.delay[2] == 6
+    assert hand.server.algorithm.delay[2] == 6
 
 
 def test_a_report_that_was_not_used_goes_with_its_worker() -> None:
@@ -73,7 +73,7 @@ def test_who_comes_back_starts_afresh() -> None:
     hand.deliver(3, late)
     (reset,) = hand.inbox[3]
     assert isinstance(reset, Reset)
-    np.testing.assert_array_equal(reset.p, hand.server.iterates.z)
+    np.testing.assert_array_equal(reset.p, hand.server.algorithm.z)
     assert hand.server.iteration == went_on, "its old report must not be used"
     assert hand.workers.p[2].std() != 0
     assert hand.reply(3) is None
@@ -82,9 +82,9 @@ def test_who_comes_back_starts_afresh() -> None:
     np.testing.assert_array_equal(hand.workers.p[2], reset.p)
     np.testing.assert_array_equal(hand.workers.q[2], np.full((2, 5), 0.2))
     assert not hand.workers.estimator.state or not hand.workers.estimator.steps[2].any()
-    assert hand.server.delay[2] == 0
+    assert hand.server.algorithm.delay[2] == 0
     hand.work(3, 1, 2)
-    assert hand.server.iterates.p[2].std() > 0
+    assert hand.server.algorithm.p[2].std() > 0
 
 
 def test_fresh_state_is_that_of_a_worker_that_never_did_anything() -> None:
@@ -93,7 +93,7 @@ def test_fresh_state_is_that_of_a_worker_that_never_did_anything() -> None:
         hand, other = Hand(config, 2), Hand(config, 2)
         hand.hello()
         hand.work(1, 2, 1, 2, 1, 2)
-        hand.workers.receive([(1, Reset(other.server.iterates.z))])
+        hand.workers.receive([(1, Reset(other.server.algorithm.z))])
         np.testing.assert_array_equal(hand.workers.state(1), other.workers.state(1))
         assert not np.array_equal(hand.workers.state(2), other.workers.state(2))
 
@@ -417,12 +417,12 @@ def test_a_hello_that_is_refused_leaves_the_lost_where_they_are() -> None:
     lost(hand, 3)
     hello = hand.workers.hello(3, "here again")
     hand.deliver(3, hello)  # it is told to start afresh
-    before = hand.server.delay.copy()
+    before = hand.server.algorithm.delay.copy()
     with pytest.raises(MalformedMessage, match="may need"):
         hand.deliver(3, dataclasses.replace(hello, needs=Needs(assignment=2**40)))
     assert not hand.server.members.is_live(3)
     assert hand.server.members.count == 2
-    assert hand.server.delay.tolist() == before.tolist()
+    assert hand.server.algorithm.delay.tolist() == before.tolist()
 
 
 def test_words_of_the_lost_while_the_run_closes_are_heard_once() -> None:

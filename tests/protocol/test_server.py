@@ -53,7 +53,7 @@ def test_no_worker_is_ever_more_than_tau_late() -> None:
     hand.hello()
     for _ in range(3):
         hand.work(1, 2)
-    assert hand.server.delay.tolist() == [0, 0, 3]
+    assert hand.server.algorithm.delay.tolist() == [0, 0, 3]
     hand.work(1, 2)
     assert hand.server.iteration == 3, "a fourth iteration without worker 3 would break tau = 3"
     hand.work(3)
@@ -101,7 +101,7 @@ def test_all_workers_active_is_the_synchronous_algorithm() -> None:
     iterations = hand.of_type(Iteration)
     assert len(iterations) == 4
     assert all(iteration.active.all() for iteration in iterations)
-    assert not hand.server.delay.any()
+    assert not hand.server.algorithm.delay.any()
 
 
 def test_one_worker_is_the_centralised_algorithm() -> None:
@@ -110,7 +110,7 @@ def test_one_worker_is_the_centralised_algorithm() -> None:
     for _ in range(5):
         hand.work(1)
     assert hand.server.iteration == 5
-    np.testing.assert_array_equal(hand.server.iterates.p[0], hand.workers.p[0])
+    np.testing.assert_array_equal(hand.server.algorithm.p[0], hand.workers.p[0])
 
 
 def with_planes(participation: str = "all", **algorithm) -> Hand:
@@ -213,7 +213,7 @@ def test_a_report_off_the_simplex_is_projected_before_use() -> None:
     wild = np.random.default_rng(0).normal(scale=100, size=(3, 4))
     report = dataclasses.replace(next_report(hand, 1), p=wild)
     hand.deliver(1, report)
-    np.testing.assert_array_equal(hand.server.iterates.p[0], project(wild))
+    np.testing.assert_array_equal(hand.server.algorithm.p[0], project(wild))
     (iteration,) = hand.of_type(Iteration)
     assert distance_to_simplex(iteration.reports[0].report.p) < 1e-12
 
@@ -223,10 +223,10 @@ def test_a_replayed_report_is_refused_and_changes_nothing() -> None:
     hand.hello()
     report = next_report(hand, 1)
     hand.deliver(1, report)
-    before = hand.server.iterates.p.copy(), hand.server.iteration
+    before = hand.server.algorithm.p.copy(), hand.server.iteration
     with pytest.raises(MalformedMessage, match="answers no outstanding assignment"):
         hand.deliver(1, report)
-    np.testing.assert_array_equal(hand.server.iterates.p, before[0])
+    np.testing.assert_array_equal(hand.server.algorithm.p, before[0])
     assert hand.server.iteration == before[1]
 
 
@@ -270,7 +270,7 @@ def test_goes_on_without_an_excluded_worker() -> None:
     hand.deliver(3, last_words)
     hand.work(1, 2)
     assert hand.server.iteration == 2
-    np.testing.assert_array_equal(hand.server.iterates.p[2], np.full((3, 4), 0.25))
+    np.testing.assert_array_equal(hand.server.algorithm.p[2], np.full((3, 4), 0.25))
 
 
 def test_too_few_workers_end_the_run() -> None:
@@ -341,7 +341,7 @@ def test_closing_scores_every_kind_of_prompt_on_the_test_split() -> None:
         elif e.worker:
             assert (e.demonstrations >= 0).all()
         if e.candidate is Candidate.CONSENSUS:
-            np.testing.assert_array_equal(e.words, hand.server.iterates.z.argmax(axis=1))
+            np.testing.assert_array_equal(e.words, hand.server.algorithm.z.argmax(axis=1))
     for worker, inbox in hand.inbox.items():
         while inbox:
             assert isinstance(inbox[0], Stop)
@@ -363,7 +363,7 @@ def test_a_huge_report_is_tamed(recwarn: pytest.WarningsRecorder) -> None:
     p = np.zeros((3, 4))
     p[:, 0], p[:, 1] = 1e3, -1e3  # as far off as `MASS` allows
     hand.deliver(1, dataclasses.replace(next_report(hand, 1), p=p))
-    np.testing.assert_array_equal(hand.server.iterates.p[0], np.eye(4)[[0, 0, 0]])
+    np.testing.assert_array_equal(hand.server.algorithm.p[0], np.eye(4)[[0, 0, 0]])
     assert not recwarn.list
 
 
@@ -427,4 +427,4 @@ def test_costs_of_all_kinds_are_counted() -> None:
 
 
 def test_shapes_of_the_harness() -> None:
-    assert Hand(configuration(), 2).server.iterates.p.shape == (2, SHAPES.positions, SHAPES.words)
+    assert Hand(configuration(), 2).server.algorithm.p.shape == (2, SHAPES.positions, SHAPES.words)

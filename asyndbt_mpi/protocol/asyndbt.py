@@ -1,0 +1,237 @@
+"""Algorithm 1 of the paper: the server's variables, and what it does with them.
+
+the paper's line                                                    what does it
+--------------------------------------------------------------------------------------------
+t = 0; z; no planes                                                 `AsynDBT`
+repeat
+  wait until min(S, live) workers have reported, and nobody who
+  counts would be more than tau iterations late                     `AsynDBT.ready`
+  z, lambda <- one step each                        (21), (22)      `AsynDBT.update`
+  if (t + 1) mod delta = 0 and t < T1:                              `AsynDBT.estimation_due`
+    K rounds of (8) at the workers, (9), (10) here                  `LowerEstimation`
+    drop slack planes, add one                      (28)-(33)       `AsynDBT.commit`
+  t <- t + 1                                                        `AsynDBT.commit`
+  send sum_l lambda^l a^l(v) to those it used; each
+  steps and reports                                 (19), (20)      `Server`, `Workers`
+until the iterations, the budget or the patience are over           `Server`
+
+while algorithm.ready(members):
+    algorithm.update(now)
+    if algorithm.estimation_due and not estimated():    # its rounds are messages, too
+        return
+    send(algorithm.commit(now))
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from asyndbt_mpi.algorithm.lower_level import LowerLevel, LowerSteps, residual
+from asyndbt_mpi.algorithm.optimizer import OPTIMIZERS
+from asyndbt_mpi.algorithm.polyhedron import Polyhedron
+from asyndbt_mpi.algorithm.simplex import onto_simplex
+from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
+from asyndbt_mpi.algorithm.updates import DualSteps, update_duals
+from asyndbt_mpi.config import Config
+from asyndbt_mpi.protocol.divergence import Step
+from asyndbt_mpi.protocol.estimation import LowerEstimation
+from asyndbt_mpi.protocol.membership import Membership
+from asyndbt_mpi.protocol.messages import Report, Shapes
+from asyndbt_mpi.protocol.records import Estimation, Iteration, UsedReport
+
+Z_STEP = Step("z", "steps.z or algorithm.dual_bound")
+DUAL_STEP = Step("a sum of the duals", "algorithm.dual_bound or steps.lam")
+
+
+@dataclass(slots=True)
+class _Update:
+    """What an open iteration used, and the planes (L,) and duals (L, M) after (22).
+
+    ``duals_before`` are all slots' duals before it.
+    """
+
+    active: BoolArray
+    reports: list[UsedReport]
+    planes: IntArray
+    duals: FloatArray
+    duals_before: FloatArray
+
+
+class AsynDBT:
+    """The newest p and q of every worker, the consensus, the planes with their duals, and t.
+
+    Attributes
+    ----------
+    iteration : int
+        t, the number of committed iterations.
+    p, q, z : arrays (R, M, N), (R, U, V), (M, N)
+    loss : array (R,), the newest of every worker; 0 before its first
+    delay : array (R,)
+        Iterations since each worker's last report was used.
+    reported : dict of worker to Report
+        What has come and was not used yet.
+    polyhedron : Polyhedron
+    estimation : LowerEstimation or None
+        The estimate of phi that is being made.
+    known_phi : phi_p (R, M, N) and phi_z (M, N), or None
+        What the next estimate of phi gives, in a run that is replayed and whose log does not say
+        how it came about.
+    """
+
+    def __init__(self, config: Config, shapes: Shapes, workers: int) -> None:
+        algorithm, steps = config.algorithm, config.steps
+        self.config = algorithm
+        self.shapes = shapes
+        self.iteration = 0
+        self.delay: IntArray = np.zeros(workers, dtype=np.int64)
+        self.reported: dict[int, Report] = {}
+        self.estimation: LowerEstimation | None = None
+        self._estimations = 0
+        self._open: _Update | None = None
+        self.z: FloatArray = np.full((shapes.positions, shapes.words), 1.0 / shapes.words)
+        self.p: FloatArray = np.repeat(self.z[None], workers, axis=0)
+        self.q: FloatArray = np.zeros((workers, shapes.classes, shapes.pool))
+        self.loss: FloatArray = np.zeros(workers)
+        self.known_phi: tuple[FloatArray, FloatArray] | None = None
+        self._heard: set[int] = set()
+        self.polyhedron = Polyhedron(
+            workers, shapes.positions, shapes.words, algorithm.max_planes, algorithm.lower_distance
+        )
+        self.z_optimizer = OPTIMIZERS[steps.optimizer](steps.z, self.z.shape)
+        self.dual_steps = DualSteps(
+            steps.lam,
+            algorithm.dual_bound,
+            algorithm.dual_regularisation,
+            algorithm.dual_regularisation_floor,
+        )
+        self.lower_steps = LowerSteps(
+            steps.lower_z, steps.rho, algorithm.penalty, algorithm.robust_weight
+        )
+
+    @property
+    def objective(self) -> float:
+        """Mean of the newest losses of the workers that have reported."""
+        return float(np.add.reduce(self.loss)) / len(self._heard)
+
+    def prompt(self, worker: int) -> tuple[IntArray, IntArray]:
+        """The most probable words (M,) and demonstrations (U,) of ``worker``."""
+        return self.p[worker - 1].argmax(axis=1), self.q[worker - 1].argmax(axis=1)
+
+    # ------------------------------------------------------------ Algorithm 1
+
+    @property
+    def is_open(self) -> bool:
+        """Whether an iteration was begun, by `update`, and is not committed."""
+        return self._open is not None
+
+    def ready(self, members: Membership) -> bool:
+        """Whether an iteration is open, or can be: >= min(S, live) reports, no delay above tau."""
+        if self.is_open:
+            return True
+        enough = min(self.config.active_workers, members.count)
+        if not self.reported or len(self.reported) < enough:
+            return False
+        if members.count < self.config.min_workers:
+            return False
+        late = np.flatnonzero(self.delay >= self.config.max_delay).tolist()
+        return all(i + 1 in self.reported or not members.live[i] for i in late)
+
+    def update(self, time: float) -> None:
+        """Use the reports: their workers are the active ones, (21) and (22); or go on with it.
+
+        Raises
+        ------
+        Diverged
+            z or the duals would not be finite.
+        """
+        if self.is_open:
+            return
+        reports, self.reported = self.reported, {}
+        workers = sorted(reports)
+        used = [UsedReport(worker, reports[worker], time) for worker in workers]
+        indices = np.array(workers) - 1
+        self._take(used, indices)
+        self._heard.update(workers)
+        active = np.zeros(len(self.p), dtype=bool)
+        active[indices] = True
+        if len(self.polyhedron):
+            gradient = self.polyhedron.consensus_gradient()  # (25)
+            with Z_STEP:
+                self.z = self.z_optimizer.step(self.z, gradient)  # (21)
+        with DUAL_STEP:
+            before = update_duals(self.polyhedron, self.z, self.dual_steps, self.iteration)  # (22)
+        slots = self.polyhedron.slots
+        planes, duals = self.polyhedron.identifier[slots], self.polyhedron.dual[slots]
+        self._open = _Update(active, used, planes, duals, before)
+        self.delay += 1
+        self.delay[active] = 0
+
+    @property
+    def estimation_due(self) -> bool:
+        """Whether phi is to be estimated at the end of this iteration: (t + 1) mod delta, T1."""
+        due = (self.iteration + 1) % self.config.plane_period == 0
+        return due and self.iteration < self.config.plane_until
+
+    def start_estimation(self, live: BoolArray, participants: list[int]) -> LowerEstimation:
+        """Begin the K rounds of (8)-(10), on a scratch copy, among the ``participants``."""
+        lower = LowerLevel.start(self.p, self.z, live.copy(), self.lower_steps)
+        self.estimation = LowerEstimation(
+            self._estimations, lower, participants, self.config.lower_steps, self.shapes.classes
+        )
+        self._estimations += 1
+        return self.estimation
+
+    def commit(self, time: float) -> Iteration:
+        """End the open iteration: cut if phi was estimated, (28)-(33), and t <- t + 1."""
+        assert self._open is not None
+        used, self._open = self._open, None
+        estimation, self.estimation = self.estimation, None
+        cut = self._cut(estimation, used.duals_before) if estimation else None
+        committed = Iteration(
+            number=self.iteration,
+            z=self.z.copy(),
+            active=used.active,
+            delay=self.delay.copy(),
+            time=time,
+            objective=self.objective,
+            reports=used.reports,
+            planes=used.planes,
+            duals=used.duals,
+            estimation=cut,
+        )
+        self.iteration += 1
+        return committed
+
+    def _take(self, used: list[UsedReport], indices: IntArray) -> None:
+        """The workers' newest values, put on the simplex wherever they lie (D6)."""
+        reported_p = np.array([each.report.p for each in used])
+        reported_q = np.array([each.report.q for each in used])
+        p, q = onto_simplex(reported_p), onto_simplex(reported_q)
+        if p is not reported_p or q is not reported_q:
+            for row, each in enumerate(used):
+                each.report = replace(each.report, p=p[row], q=q[row])
+        if len(self.polyhedron):
+            self.polyhedron.move_workers(indices, p - self.p[indices])
+        self.p[indices], self.q[indices] = p, q
+        self.loss[indices] = [each.report.loss for each in used]
+
+    def _cut(self, estimation: LowerEstimation, duals_before: FloatArray) -> Estimation:
+        """Update the polyhedron with a finished estimate of phi, eqs. (28)-(33)."""
+        phi_p, phi_z = self.known_phi or (estimation.lower.p, estimation.lower.z)
+        self.known_phi = None
+        h = residual(self.p, self.z, phi_p, phi_z, self.config.lower_distance)  # (5)
+        drops = self.polyhedron.drop_slack(duals_before, self.config.plane_threshold)
+        plane, displaced = self.polyhedron.add(
+            self.p, self.z, phi_p, phi_z, h, self.config.tolerance, self.iteration
+        )
+        return Estimation(
+            iteration=self.iteration,
+            k=estimation.k,
+            phi_p=phi_p,
+            phi_z=phi_z,
+            h=h,
+            calls=estimation.calls,
+            prompt_tokens=estimation.prompt_tokens,
+            plane=plane,
+            drops=drops + displaced,
+        )
