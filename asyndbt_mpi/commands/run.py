@@ -267,7 +267,7 @@ def _run_server(
             # A rank's output is a terminal of the launcher's even if it ends up in a file.
             print_summary(log, Console(force_terminal=False, color_system=None))
     # After a problem somebody may be deep in a computation, and so may ever be who was given up.
-    given_up = problem or server.members.lost - channel.gone
+    given_up = problem or server.members.given_up - channel.gone
     if not channel.close(GRACE_SECONDS if given_up else PATIENCE_SECONDS):
         _say("a worker does not answer: its process is ended", request.debug)
         channel.comm.Abort(code)

@@ -1,6 +1,7 @@
 """Who takes part in a run: which workers count, and who owes an answer since when."""
 
 from collections import Counter
+from enum import Enum
 
 import numpy as np
 
@@ -14,20 +15,46 @@ MOST_HELD_UP = 100
 """How many times as long as it works a run may be held up by one worker, beyond the time-out."""
 
 
+class State(Enum):
+    """Where a worker is in its life."""
+
+    EXPECTED = "has not said hello yet"
+    JOINED = "works"
+    STOPPED = "was told to stop, for the run is over"
+    LOST = "died or fell silent, and may come back"
+    RESTARTING = "was lost, is heard again, and was told to start afresh"
+    EXCLUDED = "sent what it must not"
+    DISMISSED = "failed, or came back when the run was over"
+
+
+COUNTED = frozenset({State.EXPECTED, State.JOINED, State.STOPPED})
+"""S and tau are about these workers; the others are not waited for."""
+
+BARRED = frozenset({State.EXCLUDED, State.DISMISSED})
+"""These were told to stop for good, and are not listened to any more."""
+
+NEXT = {
+    State.EXPECTED: {State.JOINED, State.STOPPED, State.LOST, *BARRED},
+    State.JOINED: {State.STOPPED, State.LOST, *BARRED},
+    State.STOPPED: set(BARRED),
+    State.LOST: {State.RESTARTING, *BARRED},
+    State.RESTARTING: {State.JOINED, *BARRED},
+    State.EXCLUDED: set(),
+    State.DISMISSED: set(),
+}
+"""What a worker in each state may become; there is no other way."""
+
+
 class Membership:
     """The workers 1..R as the server sees them.
 
     Attributes
     ----------
     live : array (R,)
-        Workers that count: all at first, also those that have not said hello yet.
+        Workers that count.
     count : how many are live
     needed : how many have to be, for the run to go on
-    joined : live workers that have said hello
-    working : live workers that have not been told to stop
-    lost : workers that died or fell silent, and may come back
-    restarting : lost workers that were told to start afresh, and have not said hello yet
-    barred : workers that were told to stop for good, and are not listened to any more
+    barred : those that are not listened to any more
     returns : how often each worker was taken back
     """
 
@@ -35,12 +62,12 @@ class Membership:
         self.live: BoolArray = np.ones(workers, dtype=bool)
         self.count = workers
         self.needed = needed
-        self.joined: set[int] = set()
-        self.working = set(range(1, workers + 1))
-        self.lost: set[int] = set()
-        self.restarting: set[int] = set()
         self.barred: set[int] = set()
         self.returns: Counter[int] = Counter()
+        everyone = range(1, workers + 1)
+        self._state = dict.fromkeys(everyone, State.EXPECTED)
+        self._in: dict[State, set[int]] = {state: set() for state in State}
+        self._in[State.EXPECTED].update(everyone)
         self._noise: Counter[int] = Counter()
         # At first everybody owes a hello. Lists: they are touched with every message.
         self._owed = [1] * (workers + 1)
@@ -51,29 +78,62 @@ class Membership:
         self._looked = 0.0
         self._waits_from = 0.0
 
-    @property
-    def awaits_hellos(self) -> bool:
-        """Whether somebody who counts has not said hello yet."""
-        return len(self.joined) < self.count
+    def state(self, worker: int) -> State:
+        """Where ``worker`` is in its life."""
+        return self._state[worker]
+
+    def become(self, worker: int, state: State) -> None:
+        """Let ``worker`` pass into ``state``.
+
+        Raises
+        ------
+        RuntimeError
+            There is no way there from where it is; see `NEXT`.
+        """
+        before = self._state[worker]
+        if state not in NEXT[before]:
+            raise RuntimeError(f"worker {worker}: {before.name} cannot become {state.name}")
+        self._in[before].discard(worker)
+        self._in[state].add(worker)
+        self._state[worker] = state
+        self.live[worker - 1] = state in COUNTED
+        self.count += (state in COUNTED) - (before in COUNTED)
+        if state in BARRED:
+            self.barred.add(worker)
 
     def is_live(self, worker: int) -> bool:
         """Whether ``worker`` counts."""
-        return bool(self.live[worker - 1])
+        return self._state[worker] in COUNTED
 
-    def leave(self, worker: int) -> None:
-        """``worker`` counts no more."""
-        self.live[worker - 1] = False
-        self.count -= 1
-        self.joined.discard(worker)
-        self.working.discard(worker)
+    @property
+    def joined(self) -> set[int]:
+        """Those that work."""
+        return self._in[State.JOINED]
 
-    def come_back(self, worker: int) -> None:
-        """A lost ``worker`` counts again."""
-        self.lost.discard(worker)
-        self.restarting.discard(worker)
-        self.live[worker - 1] = True
-        self.count += 1
-        self.working.add(worker)
+    @property
+    def working(self) -> set[int]:
+        """Those that count and were not told to stop."""
+        return self._in[State.EXPECTED] | self._in[State.JOINED]
+
+    @property
+    def restarting(self) -> set[int]:
+        """Those that were told to start afresh, and have not said hello yet."""
+        return self._in[State.RESTARTING]
+
+    @property
+    def lost(self) -> set[int]:
+        """Those that may come back."""
+        return self._in[State.LOST] | self._in[State.RESTARTING]
+
+    @property
+    def given_up(self) -> set[int]:
+        """Those whose processes may still be at work, though nobody waits for them."""
+        return self.lost | self._in[State.DISMISSED]
+
+    @property
+    def awaits_hellos(self) -> bool:
+        """Whether somebody who counts has not said hello yet."""
+        return bool(self._in[State.EXPECTED])
 
     def asked(self, worker: int, time: float) -> None:
         """``worker`` owes one more answer."""
@@ -88,7 +148,7 @@ class Membership:
 
     def starts_afresh(self, worker: int, time: float) -> None:
         """``worker`` was told to forget everything: all it owes is a hello."""
-        self.restarting.add(worker)
+        self.become(worker, State.RESTARTING)
         self.returns[worker] += 1
         self._noise[worker] = 0
         self._owed[worker] = 1
@@ -123,11 +183,9 @@ class Membership:
     @property
     def gone(self) -> str:
         """Who does not count any more."""
-        lost = sorted(self.lost)
-        excluded = sorted({*(1 + np.flatnonzero(~self.live)).tolist()} - self.lost)
-        kinds = {"excluded for good": excluded, "lost": lost}
+        kinds = {"excluded for good": self._in[State.EXCLUDED], "lost": self.given_up}
         return "; ".join(
-            f"{kind}: {', '.join(map(str, who))}" for kind, who in kinds.items() if who
+            f"{kind}: {', '.join(map(str, sorted(who)))}" for kind, who in kinds.items() if who
         )
 
     def overdue(self, time: float, seconds: float) -> list[tuple[int, str]]:
@@ -153,7 +211,7 @@ class Membership:
         passed, self._looked = time - self._looked, time
         # Who has not said hello may be loading a model. Where no majority waits, nobody can say
         # who is slow and who is quick.
-        few = [worker for worker in self.joined & self.working if self._owed[worker]]
+        few = [worker for worker in self.joined if self._owed[worker]]
         if few and 2 * len(few) < self.count:
             for worker in few:
                 self._held_up[worker] += passed

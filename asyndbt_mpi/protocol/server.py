@@ -21,7 +21,7 @@ from asyndbt_mpi.protocol.closing import Closing
 from asyndbt_mpi.protocol.divergence import Diverged
 from asyndbt_mpi.protocol.estimation import LowerEstimation, not_asked_for
 from asyndbt_mpi.protocol.evaluations import Evaluations
-from asyndbt_mpi.protocol.membership import MOST_RETURNS, Membership
+from asyndbt_mpi.protocol.membership import BARRED, COUNTED, MOST_RETURNS, Membership, State
 from asyndbt_mpi.protocol.messages import (
     Assignment,
     Candidate,
@@ -145,9 +145,10 @@ class Server:
             should call `exclude`.
         """
         self._begin(time)
-        if worker in self.members.barred:
+        state = self.members.state(worker)
+        if state in BARRED:
             return self._output  # its last words
-        if worker in self.members.lost:
+        if state not in COUNTED:
             self._hear_again(worker, message)
             return self._output
         match message:
@@ -165,8 +166,8 @@ class Server:
                 self._refuse(f"worker {worker}: {text}")
                 return self._output
             case Failure(text=text):
-                self._leave(worker, EventKind.LOST, text)
-                self._dismiss(worker)
+                self._leave(worker, State.DISMISSED, text)
+                self._tell_to_stop(worker)
                 return self._output
         self.members.heard(worker, time)
         self._proceed()
@@ -194,7 +195,7 @@ class Server:
         """
         self._begin(time)
         if worker in self.members.working:  # one that was told to stop may go
-            self._leave(worker, EventKind.LOST, reason)
+            self._leave(worker, State.LOST, reason)
         return self._output
 
     def take_back(self, worker: int, time: float) -> Output:
@@ -213,7 +214,7 @@ class Server:
         timeout = self.config.run.worker_timeout
         for worker, reason in self.members.overdue(time, timeout):
             if not (self.finished or is_heard(worker)):
-                self._leave(worker, EventKind.LOST, reason)
+                self._leave(worker, State.LOST, reason)
         if self.running and (short := self.members.shortage(time, timeout)):
             self._fail(f"{short}; {self.members.gone}")
         seconds = self.config.budget.seconds
@@ -256,7 +257,7 @@ class Server:
         self.check_hello(worker, message)
         self.models.note(worker, message.description, message.digest)
         self._output.records.append(hello_event(worker, message, self.iteration, self._now))
-        self.members.joined.add(worker)
+        self.members.become(worker, State.JOINED)
         self.spending.join(worker, message.needs)
         q = self._initial_q[worker - 1] = onto_simplex(message.q)
         self.algorithm.q[worker - 1] = q
@@ -348,7 +349,7 @@ class Server:
                 if self.config.algorithm.lower_participation == "all"
                 else {*self._outstanding}
             )
-            participants = sorted((self.members.joined & self.members.working) - busy)
+            participants = sorted(self.members.joined - busy)
             estimation = self.algorithm.start_estimation(self.members.live, participants)
             self._start_round(estimation)
         while not estimation.finished and estimation.advance():
@@ -430,7 +431,7 @@ class Server:
     def _close(self) -> None:
         """The iterations are over: score the test split where evaluation is on, then stop."""
         self._record_event(EventKind.CLOSING, 0, self.limit or "")
-        joined = sorted(self.members.working & self.members.joined)
+        joined = sorted(self.members.joined)
         tuned = {v: self.validation.prompt(v) or self.algorithm.prompt(v) for v in joined}
         consensus, seed = self.algorithm.z.argmax(axis=1), self.config.run.seed
         self._closing = Closing(self.iteration, tuned, consensus, self._initial_q, seed)
@@ -453,8 +454,8 @@ class Server:
             self._stop(worker)
 
     def _stop(self, worker: int) -> None:
-        self.members.working.discard(worker)
-        self._output.messages.append((worker, Stop()))
+        self.members.become(worker, State.STOPPED)
+        self._tell_to_stop(worker)
         self._finish_if_all_stopped()
 
     def _finish_if_all_stopped(self) -> None:
@@ -468,33 +469,35 @@ class Server:
     # ------------------------------------------------------------ who takes part
 
     def _exclude(self, worker: int, reason: str) -> None:
-        live = self.members.is_live(worker)
-        if not live and worker not in self.members.lost:
+        state = self.members.state(worker)
+        if state in BARRED:
             return
-        self._dismiss(worker)
-        if live:
-            self._leave(worker, EventKind.EXCLUDED, reason)
+        self._tell_to_stop(worker)
+        if state in COUNTED:
+            self._leave(worker, State.EXCLUDED, reason)
         else:
             self._record_event(EventKind.EXCLUDED, worker, reason)
-            self.members.lost.discard(worker)
+            self.members.become(worker, State.EXCLUDED)
 
     def _dismiss(self, worker: int) -> None:
-        """Tell ``worker`` to stop; whatever it still says is not listened to."""
-        self.members.barred.add(worker)
+        """Tell ``worker``, which does not count, to stop; whatever it still says is not heard."""
+        self.members.become(worker, State.DISMISSED)
+        self._tell_to_stop(worker)
+
+    def _tell_to_stop(self, worker: int) -> None:
         self._output.messages.append((worker, Stop()))
 
     def _refuse(self, reason: str) -> None:
         self.refusal = reason
         self._stop_all()
 
-    def _leave(self, worker: int, kind: EventKind, reason: str) -> None:
-        """Go on without ``worker``; end the run if too few are left."""
+    def _leave(self, worker: int, state: State, reason: str) -> None:
+        """Go on without ``worker``, which is in ``state`` now; end the run if too few are left."""
         # A traceback may follow the first line, with texts that are nobody's business.
         first = reason.partition("\n")[0]
+        kind = EventKind.EXCLUDED if state is State.EXCLUDED else EventKind.LOST
         self._record_event(kind, worker, first)
-        self.members.leave(worker)
-        if kind is EventKind.LOST:
-            self.members.lost.add(worker)
+        self.members.become(worker, state)
         self.algorithm.reported.pop(worker, None)
         self._outstanding.pop(worker, None)
         self._unassigned.discard(worker)
@@ -528,7 +531,6 @@ class Server:
             if self._is_stranger(worker, message):
                 return
             self.check_hello(worker, message)  # before it counts again
-            self.members.come_back(worker)
             self.algorithm.delay[worker - 1] = 0
             self._admit(worker, message)
             self.members.heard(worker, self._now)

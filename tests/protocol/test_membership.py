@@ -8,10 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyndbt_mpi.protocol.membership import (
+    BARRED,
+    COUNTED,
     MOST_HELD_UP,
     MOST_NOISE,
     MOST_RETURNS,
+    NEXT,
     Membership,
+    State,
 )
 from asyndbt_mpi.protocol.messages import (
     Assignment,
@@ -524,8 +528,8 @@ def test_nobody_is_blamed_where_no_majority_waits() -> None:
 
 def test_to_load_a_model_once_more_holds_nobody_up() -> None:
     members = Membership(4)
-    members.joined.update({1, 2, 3, 4})
     for worker in (1, 2, 3, 4):
+        members.become(worker, State.JOINED)
         members.heard(worker, 0.0)
         members.asked(worker, 0.0)
     members.wait_from(1000.0)
@@ -533,3 +537,32 @@ def test_to_load_a_model_once_more_holds_nobody_up() -> None:
     for worker in (1, 2, 3):
         members.heard(worker, 1100.0)
     assert members.overdue(1199.0, 200.0) == []
+
+
+def test_a_worker_becomes_what_the_table_says_and_nothing_else() -> None:
+    """Also the counts, which are kept along, are those of the states."""
+    for before in State:
+        for after in State:
+            members = Membership(2)
+            for step in PATHS[before]:
+                members.become(1, step)
+            if after in NEXT[before]:
+                members.become(1, after)
+                assert members.state(1) is after
+                live = after in COUNTED
+                assert (members.is_live(1), members.count) == (live, 1 + live)
+                assert (1 in members.barred) is (after in BARRED)
+            else:
+                with pytest.raises(RuntimeError, match=f"{before.name} cannot become {after.name}"):
+                    members.become(1, after)
+
+
+PATHS: dict[State, list[State]] = {
+    State.EXPECTED: [],
+    State.JOINED: [State.JOINED],
+    State.STOPPED: [State.JOINED, State.STOPPED],
+    State.LOST: [State.LOST],
+    State.RESTARTING: [State.LOST, State.RESTARTING],
+    State.EXCLUDED: [State.EXCLUDED],
+    State.DISMISSED: [State.DISMISSED],
+}
