@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 from asyndbt_mpi.algorithm.types import FloatArray, IntArray
-from asyndbt_mpi.protocol.messages import Split
+from asyndbt_mpi.protocol.messages import Costs, Split
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +77,32 @@ class ExactAnswer(Answer):
 
 
 AnyQuery: TypeAlias = Query | ExactQuery
+
+
+@dataclass(slots=True)
+class Completed:
+    """The black box's answer to ``worker``.
+
+    ``compute_seconds`` is what it took, ``sent_time`` the run's clock when the reply is sent.
+    """
+
+    worker: int
+    answer: Answer
+    compute_seconds: float
+    sent_time: float
+
+    @property
+    def costs(self) -> Costs:
+        """As they are told to the server."""
+        answer = self.answer
+        return Costs(
+            answer.calls,
+            answer.prompt_tokens,
+            self.compute_seconds,
+            answer.prompts,
+            answer.completion_tokens,
+            answer.unrecognised,
+        )
 
 
 class BlackBox(Protocol):

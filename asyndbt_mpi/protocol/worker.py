@@ -19,13 +19,13 @@ from asyndbt_mpi.algorithm import kernels
 from asyndbt_mpi.algorithm.estimator import estimator, sample
 from asyndbt_mpi.algorithm.lower_level import worker_step
 from asyndbt_mpi.algorithm.optimizer import OPTIMIZERS
-from asyndbt_mpi.algorithm.random import Purpose, Streams
+from asyndbt_mpi.algorithm.random import Purpose
 from asyndbt_mpi.algorithm.simplex import project
 from asyndbt_mpi.algorithm.types import FloatArray, IntArray
 from asyndbt_mpi.config import Config
 from asyndbt_mpi.protocol.blackbox import (
-    Answer,
     AnyQuery,
+    Completed,
     ExactAnswer,
     ExactQuery,
     Holdings,
@@ -34,7 +34,6 @@ from asyndbt_mpi.protocol.blackbox import (
 from asyndbt_mpi.protocol.divergence import Step
 from asyndbt_mpi.protocol.messages import (
     Assignment,
-    Costs,
     EvaluationReport,
     EvaluationRequest,
     Hello,
@@ -50,21 +49,9 @@ from asyndbt_mpi.protocol.messages import (
     ToServer,
     ToWorker,
 )
+from asyndbt_mpi.protocol.sampling import Draws
 
 Asking = TypeVar("Asking", Assignment, LowerAssignment, EvaluationRequest)
-
-
-@dataclass(slots=True)
-class Completed:
-    """The black box's answer to ``worker``.
-
-    ``compute_seconds`` is what it took, ``sent_time`` the run's clock when the reply is sent.
-    """
-
-    worker: int
-    answer: Answer
-    compute_seconds: float
-    sent_time: float
 
 
 @dataclass(slots=True)
@@ -96,7 +83,6 @@ class Workers:
     def __init__(self, config: Config, shapes: Shapes, holdings: dict[int, Holdings]) -> None:
         self.config = config
         self.shapes = shapes
-        self.seed = config.run.seed
         self.samples = config.estimator.samples
         self.exact = config.estimator.name == "exact"
         self.lower_step_size = config.steps.lower_p
@@ -113,13 +99,14 @@ class Workers:
         self.q: FloatArray = allowed / pool
         if not self.exact:
             self.estimator = estimator(config.estimator.name, self.p.shape, self.q.shape)
+        couple = None if self.exact else self.estimator.couple
+        self.draws = Draws(config.run.seed, self.samples, self.batch, holdings, couple)
         optimizer = OPTIMIZERS[config.steps.optimizer]
         self.p_optimizer = optimizer(config.steps.p, self.p.shape)
         self.q_optimizer = optimizer(config.steps.q, self.q.shape, allowed)
         # The newest realisation k of each worker's q, and the estimation that it is of.
         self._k = np.zeros(self.q.shape[:2], dtype=np.int64)
         self._k_of = np.full(len(holdings), -1)
-        self._streams = Streams()
         self._asked: dict[int, _Asked[Any]] = {}
         self._working = set(holdings)
 
@@ -222,7 +209,7 @@ class Workers:
         p, q = self.p[members], self.q[members]
         if self.exact:
             return self._ask_exactly(messages, p, q, np.empty((len(messages), 0, 0), dtype=int))
-        rows, (for_words, for_demonstrations) = self._draw(
+        rows, (for_words, for_demonstrations) = self.draws.for_step(
             [(worker, message.number) for worker, message in messages],
             Purpose.UPPER_STEP,
             (p.shape[1], q.shape[1]),
@@ -250,7 +237,7 @@ class Workers:
         return [
             Report(
                 asked.message.number, asked.message.iteration, losses[row], p_norms[row],
-                q_norms[row], _costs(done), done.sent_time, p[row], q[row], done.answer.losses,
+                q_norms[row], done.costs, done.sent_time, p[row], q[row], done.answer.losses,
             )
             for row, (done, asked) in enumerate(together)
         ]  # fmt: skip
@@ -266,7 +253,7 @@ class Workers:
             shown = np.zeros_like(self.q[members])
             np.put_along_axis(shown, k[:, 0, :, None], 1.0, axis=-1)
             return self._ask_exactly(messages, p, shown, k)
-        rows, (for_words,) = self._draw(
+        rows, (for_words,) = self.draws.for_step(
             [(worker, message.number) for worker, message in messages],
             Purpose.LOWER_STEP,
             (p.shape[1],),
@@ -282,12 +269,8 @@ class Workers:
         ]
         if not new:
             return
-        uniform = np.empty((len(new), 1, self.q.shape[1]))
-        for row, (worker, estimation) in enumerate(new):
-            purpose = Purpose.LOWER_DEMONSTRATIONS
-            self._streams.at(self.seed, worker, estimation, purpose).random(out=uniform[row])
         drawing = self._members(worker for worker, _ in new)
-        self._k[drawing] = sample(self.q[drawing], uniform)[:, 0]
+        self._k[drawing] = self.draws.demonstrations(self.q[drawing], new)
         self._k_of[drawing] = [estimation for _, estimation in new]
 
     def _lower_step(self, together: Sequence[_Finished[LowerAssignment]]) -> list[ToServer]:
@@ -304,35 +287,13 @@ class Workers:
         losses = _losses(together)
         return [
             LowerReport(
-                asked.message.number, asked.message.estimation, losses[row], _costs(done), p[row],
+                asked.message.number, asked.message.estimation, losses[row], done.costs, p[row],
                 asked.demonstrations[0], done.answer.losses,
             )
             for row, (done, asked) in enumerate(together)
         ]  # fmt: skip
 
     # ------------------------------------------------------------ both levels
-
-    def _draw(
-        self, keys: Sequence[tuple[int, int]], purpose: Purpose, sizes: tuple[int, ...]
-    ) -> tuple[list[IntArray], list[FloatArray]]:
-        """Rows to score on for each key (worker, number), and uniforms (W, I, size) per size."""
-        held = [self.holdings[worker].rows[Split.TRAIN] for worker, _ in keys]
-        for_all_samples = self.samples * sum(sizes)
-        # 2 where a worker has fewer rows than another: none of its own draws comes after it.
-        uniform = np.full((len(keys), for_all_samples + max(held)), 2.0)
-        for index, (worker, number) in enumerate(keys):
-            generator = self._streams.at(self.seed, worker, number, purpose)
-            generator.random(out=uniform[index, : for_all_samples + held[index]])
-        # In the order of their uniforms the rows are a random permutation.
-        permuted = uniform[:, for_all_samples:].argsort(axis=1)
-        rows = [permuted[index, : self.batch[worker]] for index, (worker, _) in enumerate(keys)]
-        for_samples = []
-        end = 0
-        for size in sizes:
-            start, end = end, end + self.samples * size
-            drawn = uniform[:, start:end].reshape(len(keys), self.samples, size)
-            for_samples.append(self.estimator.couple(drawn))
-        return rows, for_samples
 
     def _ask(
         self,
@@ -390,7 +351,7 @@ def _evaluation_reports(together: Sequence[_Finished[EvaluationRequest]]) -> lis
     return [
         EvaluationReport(
             asked.message.iteration, asked.message.split, asked.message.candidate,
-            float(done.answer.losses[0]), float(done.answer.accuracies[0]), _costs(done),
+            float(done.answer.losses[0]), float(done.answer.accuracies[0]), done.costs,
         )
         for done, asked in together
     ]  # fmt: skip
@@ -424,18 +385,6 @@ def _norms(gradients: FloatArray) -> list[float]:
     """Euclidean norm of each matrix (W, rows, n)."""
     norms: list[float] = kernels.norms(np.ascontiguousarray(gradients)).tolist()
     return norms
-
-
-def _costs(done: Completed) -> Costs:
-    answer = done.answer
-    return Costs(
-        answer.calls,
-        answer.prompt_tokens,
-        done.compute_seconds,
-        answer.prompts,
-        answer.completion_tokens,
-        answer.unrecognised,
-    )
 
 
 def _by_kind(

@@ -10,7 +10,7 @@ from types import FrameType
 from typing import Protocol
 
 from asyndbt_mpi.config import ConfigurationError
-from asyndbt_mpi.protocol.blackbox import BlackBox
+from asyndbt_mpi.protocol.blackbox import BlackBox, Completed
 from asyndbt_mpi.protocol.messages import (
     Failure,
     Hello,
@@ -24,7 +24,7 @@ from asyndbt_mpi.protocol.messages import (
 from asyndbt_mpi.protocol.records import Output, Record
 from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.protocol.wire import Buffer
-from asyndbt_mpi.protocol.worker import Completed, Workers
+from asyndbt_mpi.protocol.worker import Workers
 from asyndbt_mpi.transport.delay import Delays
 from asyndbt_mpi.transport.interruption import Interrupted
 from asyndbt_mpi.transport.mpi import SERVER, Channel, ServerDied, TooLong

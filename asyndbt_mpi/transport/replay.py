@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from asyndbt_mpi.protocol.blackbox import Answer, AnyQuery, BlackBox, ExactQuery
+from asyndbt_mpi.protocol.blackbox import Answer, AnyQuery, BlackBox, Completed, ExactQuery
 from asyndbt_mpi.protocol.messages import (
     Assignment,
     EvaluationRequest,
@@ -24,7 +24,7 @@ from asyndbt_mpi.protocol.messages import (
 )
 from asyndbt_mpi.protocol.records import Event, EventKind, Output, Record
 from asyndbt_mpi.protocol.server import Server
-from asyndbt_mpi.protocol.worker import Completed, Workers
+from asyndbt_mpi.protocol.worker import Workers
 from asyndbt_mpi.transport.adoption import Adoption
 
 ANSWERS = (EventKind.REPORT, EventKind.LOWER_REPORT, EventKind.EVALUATION, EventKind.TEST)

@@ -3,12 +3,12 @@
 import heapq
 from collections.abc import Callable, Mapping
 
-from asyndbt_mpi.protocol.blackbox import BlackBox
+from asyndbt_mpi.protocol.blackbox import BlackBox, Completed
 from asyndbt_mpi.protocol.divergence import Diverged
 from asyndbt_mpi.protocol.messages import EvaluationRequest, Split, ToServer, ToWorker
 from asyndbt_mpi.protocol.records import Record
 from asyndbt_mpi.protocol.server import Server
-from asyndbt_mpi.protocol.worker import Completed, Workers
+from asyndbt_mpi.protocol.worker import Workers
 from asyndbt_mpi.transport.delay import Delays
 
 

@@ -26,7 +26,7 @@ from asyndbt_mpi.llm.base import Prompt, Scores, Unasked
 from asyndbt_mpi.llm.cache import CachedModel
 from asyndbt_mpi.log.events import events
 from asyndbt_mpi.log.reader import Log
-from asyndbt_mpi.protocol.blackbox import BlackBox
+from asyndbt_mpi.protocol.blackbox import BlackBox, Completed
 from asyndbt_mpi.protocol.messages import (
     Failure,
     Hello,
@@ -39,7 +39,7 @@ from asyndbt_mpi.protocol.messages import (
     ToWorker,
 )
 from asyndbt_mpi.protocol.records import EventKind, Output
-from asyndbt_mpi.protocol.worker import Completed, Workers
+from asyndbt_mpi.protocol.worker import Workers
 
 PACE = (1.0, 1.3, 0.7, 2.1)
 """Between two answers of each worker, in the order of arrivals."""

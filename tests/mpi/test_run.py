@@ -14,12 +14,12 @@ from asyndbt_mpi.config import Config, parse
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.log.writer import Writer
-from asyndbt_mpi.protocol.blackbox import Answer, AnyQuery, BlackBox
+from asyndbt_mpi.protocol.blackbox import Answer, AnyQuery, BlackBox, Completed
 from asyndbt_mpi.protocol.messages import Message, Report, Shapes, ToServer
 from asyndbt_mpi.protocol.records import EventKind, Iteration, Record
 from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.protocol.wire import Buffer, Codec
-from asyndbt_mpi.protocol.worker import Completed, Workers
+from asyndbt_mpi.protocol.worker import Workers
 from asyndbt_mpi.task.synthetic import Synthetic
 from asyndbt_mpi.transport.delay import Delays
 from asyndbt_mpi.transport.drive import serve, stop_all, work

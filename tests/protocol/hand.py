@@ -4,10 +4,11 @@ from collections import deque
 from typing import Any
 
 from asyndbt_mpi.config import Config, parse
+from asyndbt_mpi.protocol.blackbox import Completed
 from asyndbt_mpi.protocol.messages import Reset, Shapes, Stop, ToServer, ToWorker
 from asyndbt_mpi.protocol.records import Output, Record
 from asyndbt_mpi.protocol.server import Server
-from asyndbt_mpi.protocol.worker import Completed, Workers
+from asyndbt_mpi.protocol.worker import Workers
 from asyndbt_mpi.task.synthetic import Synthetic
 
 SHAPES = Shapes(positions=3, words=4, classes=2, pool=5, samples=4)

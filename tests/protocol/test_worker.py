@@ -6,7 +6,7 @@ import pytest
 from asyndbt_mpi.algorithm.estimator import leave_one_out
 from asyndbt_mpi.algorithm.simplex import project
 from asyndbt_mpi.config import parse
-from asyndbt_mpi.protocol.blackbox import Answer, Holdings
+from asyndbt_mpi.protocol.blackbox import Answer, Completed, Holdings
 from asyndbt_mpi.protocol.messages import (
     Assignment,
     Candidate,
@@ -19,7 +19,7 @@ from asyndbt_mpi.protocol.messages import (
     Split,
     Stop,
 )
-from asyndbt_mpi.protocol.worker import Completed, Workers
+from asyndbt_mpi.protocol.worker import Workers
 
 SHAPES = Shapes(positions=3, words=4, classes=2, pool=5, samples=4)
 HOLDINGS = Holdings(
