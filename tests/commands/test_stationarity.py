@@ -20,6 +20,7 @@ from asyndbt_mpi.log.errors import LogError, LogWriteError
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.protocol.records import EventKind
+from asyndbt_mpi.protocol.records import Iteration
 from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.task.synthetic import Synthetic
 from asyndbt_mpi.transport.virtual import VirtualCluster
@@ -86,8 +87,8 @@ def run(folder: Path, *settings: str) -> tuple[Path, dict[int, list[float]]]:
     expected = {}
 
     class Observed(Server):
-        def _conclude(self) -> None:
-            super()._conclude()
+        def _send(self, committed: Iteration) -> None:
+            super()._send(committed)
             expected[self.iteration - 1] = squared_norms(self, box)
 
     server = Observed(job.config, job.materials.shapes, R)
