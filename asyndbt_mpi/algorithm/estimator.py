@@ -64,6 +64,10 @@ class Estimator(Protocol):
         ...
 
 
+EstimatorFactory: TypeAlias = Callable[[tuple[int, ...], tuple[int, ...]], Estimator]
+"""Makes the estimator of a stack of workers from the shapes (W, M, N) of p and (W, U, V) of q."""
+
+
 def sample(probabilities: FloatArray, uniform: FloatArray) -> IntArray:
     """Turn uniform draws into categories of each row of ``probabilities`` (..., rows, n).
 

@@ -12,6 +12,7 @@ without it.
 Importing this module starts MPI, or raises a `launcher.Misfit` where that would end the process.
 """
 
+import atexit
 import math
 import os
 import sys
@@ -284,6 +285,12 @@ def leave(code: int) -> int:
         sys.stderr.flush()
         os._exit(code)
     return code
+
+
+def leave_at_exit() -> None:
+    """Have this process `leave` when Python ends, with 1 after an error that nobody caught."""
+    if survives_deaths():
+        atexit.register(lambda: leave(int(hasattr(sys, "last_type"))))
 
 
 def backoff() -> Iterator[None]:
