@@ -26,6 +26,7 @@ from asyndbt_mpi.jobs.assemble import check_server, delays_of_workers, prepare
 from asyndbt_mpi.jobs.job import BAD_USAGE, DONE, Job, Request
 from asyndbt_mpi.jobs.own import Own
 from asyndbt_mpi.log.reader import Log
+from asyndbt_mpi.log.text import printable
 from asyndbt_mpi.log.verify import Verification
 from asyndbt_mpi.log.verify import verify as verify_log
 from asyndbt_mpi.protocol.records import Iteration
@@ -189,9 +190,9 @@ def run(
     Raises
     ------
     ConfigurationError
-        On all ranks: the run is refused. One of them says why.
+        The run is refused; on all ranks, with the same line.
     RunError
-        On all ranks: the run could not go on. Rank 0 says why.
+        The run could not go on; likewise.
     """
     request = _request(config, output, overwrite, resume, black_box, estimator)
     try:
@@ -201,10 +202,10 @@ def run(
     try:
         outcome = mpi.launch_from_python(request)
     except mpi.Refused as error:
-        raise ConfigurationError(error.why or "the run is refused: another rank says why") from None
+        outcome = mpi.Outcome(error.code, error.why)
     if outcome.code != DONE:
         kind = ConfigurationError if outcome.code == BAD_USAGE else RunError
-        raise kind(outcome.problem or "the run could not go on: rank 0 says why")
+        raise kind(printable(outcome.problem)) from None
     return None if outcome.path is None else Result.of(outcome.path)
 
 

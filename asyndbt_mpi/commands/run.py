@@ -44,6 +44,7 @@ from asyndbt_mpi.transport.drive import serve, signals_noted, stop_all, work
 from asyndbt_mpi.transport.interruption import Interrupted
 from asyndbt_mpi.transport.launcher import launched, misfit, speaks
 from asyndbt_mpi.transport.mpi import (
+    LEAVING,
     SERVER,
     WORLD,
     Channel,
@@ -67,9 +68,9 @@ PATIENCE_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended for this rank: an exit code, and at rank 0 what was wrong, if anything.
+    """How a run ended: an exit code, what was wrong, if anything, and the log's ``path``.
 
-    ``path`` is the log's, at rank 0 alone.
+    From `launch` rank 0 alone has the last two.
     """
 
     code: int
@@ -126,20 +127,30 @@ def launch(request: Request) -> Outcome:
 
 
 def launch_from_python(request: Request) -> Outcome:
-    """As `launch`, for code that goes on afterwards; the workers' code is rank 0's.
+    """As `launch`, for code that goes on afterwards: every rank hears how it ended, and why.
 
     Raises
     ------
     Refused
     """
-    outcome = launch(request)
-    if WORLD.Get_rank() != SERVER:
-        leave(outcome.code)  # which ends this process where one may have died
-    leave_at_exit()
+    if LEAVING:
+        raise Refused(
+            "under mpiexec --with-ft ulfm a program can make one run, as the workers' processes end"
+            " with it; start the program once for each run",
+            BAD_USAGE,
+        )
+    together = Together(WORLD, Run().worker_timeout)
+    try:
+        outcome = launch(request)
+    except Refused as error:
+        raise Refused(together.first_text(error.why or ""), error.code) from None
     if survives_deaths():
+        if WORLD.Get_rank() != SERVER:
+            leave(outcome.code)  # rank 0 waits for it, and MPI may not be able to end
+        leave_at_exit()
         return outcome
-    code = Together(WORLD, Run().worker_timeout).from_server(outcome.code)
-    return replace(outcome, code=code)
+    code, problem = together.from_server(outcome.code), together.first_text(outcome.problem or "")
+    return replace(outcome, code=code, problem=problem)
 
 
 def _run(request: Request) -> Outcome:

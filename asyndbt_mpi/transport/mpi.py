@@ -57,6 +57,8 @@ ARRIVAL_SECONDS = 1e-3
 MOST_DROPPED = 64
 """Messages of those who are barred that are dropped before the others have their turn."""
 NOTHING: Buffer = np.empty(0, np.uint8)
+LEAVING: list[bool] = []
+"""Whether this process is to `leave` when Python ends."""
 ABANDONED: list[object] = []
 """Collectives that were left, and their buffers: MPI may still write to these."""
 
@@ -289,8 +291,8 @@ def leave(code: int) -> int:
 
 def leave_at_exit() -> None:
     """Have this process `leave` when Python ends, with 1 after an error that nobody caught."""
-    if survives_deaths():
-        atexit.register(lambda: leave(int(hasattr(sys, "last_type"))))
+    LEAVING.append(True)
+    atexit.register(lambda: leave(int(hasattr(sys, "last_type"))))
 
 
 def backoff() -> Iterator[None]:
