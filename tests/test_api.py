@@ -2,6 +2,8 @@
 
 import ast
 import doctest
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -342,3 +344,38 @@ def test_nothing_is_asked_beyond_where_the_caller_stops() -> None:
 def test_a_budget_that_covers_nothing_is_refused() -> None:
     with pytest.raises(adbt.ConfigurationError, match="does not cover one iteration"):
         list(adbt.iterate(config("budget.calls=1"), 3, black_box=box()))
+
+
+# ---------------------------------------------------------------- the documentation
+
+
+def code_blocks(page: str) -> list[str]:
+    text = (Path(__file__).parents[1] / page).read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    return [block for block in blocks if "runs/demo.h5" not in block]  # of the section on logs
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
+def test_what_the_documentation_shows_runs(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    place: dict[str, Any] = {"my_model": lambda worker, words, shown: words.sum(axis=1) + worker}
+    source = "\n".join(block for block in code_blocks(page) if "adbt.run(" not in block)
+    assert "adbt.simulate(" in source
+    exec(source, place)
+    assert place["result"].status == "finished"
+    assert adbt.verify(place["result"].path).violations == []
+
+
+def test_a_run_without_mpiexec_says_how_to_start_it(tmp_path: Path) -> None:
+    program = "import asyndbt_mpi as adbt; adbt.run(adbt.load('synthetic'), 'run.h5')"
+    (tmp_path / "my_run.py").write_text(program)
+    done = subprocess.run(
+        [sys.executable, "my_run.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert done.returncode == 1
+    last = done.stderr.rstrip().splitlines()[-1]
+    assert last.endswith("Start it with: mpiexec -n 4 python my_run.py")
+    assert list(tmp_path.iterdir()) == [tmp_path / "my_run.py"]
