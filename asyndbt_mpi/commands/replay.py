@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from asyndbt_mpi.config import Config
 from asyndbt_mpi.jobs.assemble import check_materials, prepare, rebuild, workers_without_model
 from asyndbt_mpi.jobs.given import configuration
+from asyndbt_mpi.jobs.own import Own
 from asyndbt_mpi.log.compare import Comparer, Differs
 from asyndbt_mpi.log.events import events
 from asyndbt_mpi.log.reader import Log
@@ -27,27 +28,31 @@ class Comparison:
     every: int
 
 
-def _rebuild(log: Log, given: Config | None) -> tuple[Workers, BlackBox]:
+def _rebuild(log: Log, given: Config | None, own: Own) -> tuple[Workers, BlackBox]:
     """The workers, and what answers them again.
 
     A server's answers are taken from the log: it might not give the same ones again, and would
     charge for them. A model that runs here is asked, but for the answers that are kept on disk.
     """
     asks_model = log.config.llm.backend != "openai"
+    own.check_same(log.config, log.path)
     config = configuration(log, given, asks_model)
     if asks_model:
         # It looks at a run, perhaps of somebody else, and leaves nothing behind.
-        return rebuild(log, config, keeps_answers=False)
-    materials = prepare(config, log.workers)
+        return rebuild(log, config, keeps_answers=False, own=own)
+    materials = prepare(config, log.workers, own)
     check_materials(log, materials)
     workers, box = workers_without_model(config, materials, range(1, log.workers + 1))
     return workers, Recorded(events(log), box)
 
 
-def replay(path: str | os.PathLike[str], given: Config | None = None) -> Comparison:
+def replay(
+    path: str | os.PathLike[str], given: Config | None = None, own: Own | None = None
+) -> Comparison:
     """Run the log at ``path`` again in this process.
 
     ``given`` is the run's configuration where its log names places; see `given.configuration`.
+    ``own`` is what Python code gave the run.
 
     Raises
     ------
@@ -57,7 +62,7 @@ def replay(path: str | os.PathLike[str], given: Config | None = None) -> Compari
         Its data or its language model are not to be had here.
     """
     with Log(path) as log:
-        workers, black_box = _rebuild(log, given)
+        workers, black_box = _rebuild(log, given, own or Own())
         server = Server(log.config, log.shapes, log.workers, log.committed)
         comparer = Comparer(log)
         try:

@@ -7,8 +7,10 @@ import socket
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -29,9 +31,8 @@ from asyndbt_mpi.jobs.job import (
     Job,
     Request,
 )
-from asyndbt_mpi.jobs.opening import Ended, Opened, open_run, verdict
+from asyndbt_mpi.jobs.opening import Ended, Opened, open_run, removed_if_empty, verdict
 from asyndbt_mpi.jobs.readings import first_difference, reading
-from asyndbt_mpi.log.chain import remove_log
 from asyndbt_mpi.log.errors import LogWriteError
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.text import printable
@@ -43,12 +44,14 @@ from asyndbt_mpi.transport.drive import serve, signals_noted, stop_all, work
 from asyndbt_mpi.transport.interruption import Interrupted
 from asyndbt_mpi.transport.launcher import launched, misfit, speaks
 from asyndbt_mpi.transport.mpi import (
+    LEAVING,
     SERVER,
     WORLD,
     Channel,
     ServerDied,
     StartError,
     leave,
+    leave_at_exit,
     library,
     survives_deaths,
 )
@@ -63,13 +66,53 @@ PATIENCE_SECONDS = 60.0
 """... and when all is well, where only an excluded worker can still be at work."""
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended: an exit code, what was wrong, if anything, and the log's ``path``.
+
+    From `launch` rank 0 alone has the last two.
+    """
+
+    code: int
+    problem: str | None = None
+    path: Path | None = None
+
+
+class Refused(Exception):
+    """The run does not start; ``why`` (None: another rank says it) and the exit ``code``."""
+
+    def __init__(self, why: str | None, code: int) -> None:
+        super().__init__(why)
+        self.why = why
+        self.code = code
+
+
 def run(request: Request) -> int:
     """Run a configuration on all ranks; the exit code of this rank."""
     try:
-        return leave(_run(request))
+        return leave(launch(request).code)
+    except Refused as error:
+        # Where launcher and MPI library do not fit, every process is rank 0 of a world of its own.
+        if error.why is not None and (WORLD.Get_size() > 1 or speaks(launched(os.environ))):
+            _say(error.why, debug=False)
+        return leave(error.code)
+
+
+def launch(request: Request) -> Outcome:
+    """Run a configuration on all ranks.
+
+    Raises
+    ------
+    Refused
+        On all ranks: there is something against the run.
+    """
+    try:
+        return _run(request)
+    except Refused:
+        raise
     except ServerDied as error:
         _say(f"rank {WORLD.Get_rank()} ends: {error}; to go on, add --resume", debug=False)
-        return leave(FAILED)
+        return Outcome(leave(FAILED))
     except StartError as error:
         _say(f"{error}; nothing was asked of any model", debug=False)
         WORLD.Abort(FAILED)
@@ -83,22 +126,48 @@ def run(request: Request) -> int:
         raise
 
 
-def _run(request: Request) -> int:
+def launch_from_python(request: Request) -> Outcome:
+    """As `launch`, for code that goes on afterwards: every rank hears how it ended, and why.
+
+    Raises
+    ------
+    Refused
+    """
+    if LEAVING:
+        raise Refused(
+            "under mpiexec --with-ft ulfm a program can make one run, as the workers' processes end"
+            " with it; start the program once for each run",
+            BAD_USAGE,
+        )
+    together = Together(WORLD, Run().worker_timeout)
+    try:
+        outcome = launch(request)
+    except Refused as error:
+        raise Refused(together.first_text(error.why or ""), error.code) from None
+    if survives_deaths():
+        if WORLD.Get_rank() != SERVER:
+            leave(outcome.code)  # rank 0 waits for it, and MPI may not be able to end
+        leave_at_exit()
+        return outcome
+    code, problem = together.from_server(outcome.code), together.first_text(outcome.problem or "")
+    return replace(outcome, code=code, problem=problem)
+
+
+def _run(request: Request) -> Outcome:
     job: Job | None = None
     problem: str | None = None
     try:
-        job = Job.of(request, _workers(request.source))
+        job = Job.of(request, _workers(request))
     except ConfigurationError as error:
         # Rank 0 speaks first: who does instead has files of its own.
         rank, host = WORLD.Get_rank(), socket.gethostname()
         problem = str(error) if rank == SERVER else f"rank {rank} on {host}: {error}"
     together = Together(WORLD, (job.config.run if job else Run()).worker_timeout)
     together.wait_for_all()
-    if not _all_well(together, problem) or job is None:
-        return BAD_USAGE
+    _agree(together, problem)
+    assert job is not None
     texts = together.gather_texts(reading(job.config, job.materials))
-    if not _all_well(together, first_difference(texts) if texts else None):
-        return BAD_USAGE
+    _agree(together, first_difference(texts) if texts else None)
     # From here on: to open a log of a long run, or a large model, takes a while.
     with signals_noted(_signals(job)) as signalled:
         return _run_job(job, request, together, signalled)
@@ -106,7 +175,7 @@ def _run(request: Request) -> int:
 
 def _run_job(
     job: Job, request: Request, together: Together, signalled: list[signal.Signals]
-) -> int:
+) -> Outcome:
     problem: str | None = None
     rank = WORLD.Get_rank()
     fits = True
@@ -117,8 +186,7 @@ def _run_job(
             problem = str(error)
     # To count tokens takes the workers a while, in which the server sleeps.
     together.wait_for_all()
-    if not _all_well(together, problem):
-        return BAD_USAGE
+    _agree(together, problem)
     # Only now, when no rank has anything against the run, is an older log replaced.
     opened: Opened | None = None
     code = BAD_USAGE
@@ -135,20 +203,20 @@ def _run_job(
             problem = f"interrupted by {error} while the run was gone through; it is as it was"
             code = DONE if str(error) in job.config.run.signals else FAILED
     together.wait_for_all()  # a long run takes the server a while; the others sleep
-    if not _all_well(together, problem):
-        return together.from_server(code)
+    _agree(together, problem, lambda: together.from_server(code))
     time, patience = opened.time if opened else 0.0, job.config.run.worker_timeout
     channel = Channel(WORLD, _codec(job), time, patience)
     place = _place(job.config, job.workers, together, signalled)
     if opened is not None:
         return _run_server(channel, job, opened, request, signalled)
-    return _run_worker(channel, job, place, fits, signalled)
+    _run_worker(channel, job, place, fits, signalled)
+    return Outcome(DONE)
 
 
 def _codec(job: Job) -> Codec:
     shapes = job.materials.shapes
-    synthetic = job.config.llm.backend == "synthetic"
-    return Codec(shapes, state_length(job.config, shapes), free_losses=synthetic)
+    length = state_length(job.config, shapes, job.materials.own.estimator)
+    return Codec(shapes, length, free_losses=job.config.llm.is_function)
 
 
 def _place(
@@ -171,30 +239,36 @@ def _place(
     return Place(local_rank, cores, sharing=workers, on_gpu=on_gpu)
 
 
-def _workers(source: str) -> int:
+def _workers(request: Request) -> int:
     workers = WORLD.Get_size() - 1
     if found := misfit(launched(os.environ), library(), WORLD.Get_size()):
         raise ConfigurationError("; ".join(found))
     if workers < 1:
+        how = f"asyndbt run {request.source}" if request.given is None else _script()
         raise ConfigurationError(
             "one process is not enough: rank 0 is the server, every other rank a worker."
-            f" Start it with: mpiexec -n 4 asyndbt run {source}"
+            f" Start it with: mpiexec -n 4 {how}"
         )
     return workers
 
 
-def _all_well(together: Together, problem: str | None) -> bool:
-    """Whether no rank has a problem; the first one that has says it."""
+def _script() -> str:
+    """How the Python code was started that asked for the run."""
+    return shlex.join(["python", *sys.argv]) if sys.argv[0] else "python SCRIPT.py"
+
+
+def _agree(
+    together: Together, problem: str | None, code: Callable[[], int] = lambda: BAD_USAGE
+) -> None:
+    """Refuse the run on all ranks if one has a problem; the first one that has says it."""
     well, says_it = together.agree(problem is None)
-    # Where launcher and MPI library do not fit, every process is rank 0 of a world of its own.
-    if says_it and (WORLD.Get_size() > 1 or speaks(launched(os.environ))):
-        _say(problem or "", debug=False)
-    return well
+    if not well:
+        raise Refused(problem if says_it else None, code())
 
 
 def _run_worker(
     channel: Channel, job: Job, place: Place, fits: bool, signalled: list[signal.Signals]
-) -> int:
+) -> None:
     rank = WORLD.Get_rank()
 
     def prepare() -> tuple[Workers, BlackBox]:
@@ -206,7 +280,6 @@ def _run_worker(
     with _warnings_signed(f"worker {rank} on {socket.gethostname()}"):
         work(channel, prepare, job.delays[rank], _signals(job), signalled)
     channel.close(float("inf"))
-    return DONE
 
 
 @contextmanager
@@ -236,7 +309,7 @@ def _run_server(
     opened: Opened,
     request: Request,
     signalled: list[signal.Signals],
-) -> int:
+) -> Outcome:
     """Serve until the end, close the log whatever the end is, and let the workers go."""
     server, writer = opened.server, opened.writer
     problem: str | None = None
@@ -257,10 +330,12 @@ def _run_server(
     if signalled and not whole and not problem:
         problem = f"interrupted by {signalled[0].name}"
         code = DONE if signalled[0].name in job.config.run.signals else FAILED
-    if problem:
+    if problem and request.given is not None:  # Python code says itself what it is told
+        problem = f"{problem.partition(chr(10))[0]}{_remains(job, server)}"
+    elif problem:
         _say(problem, request.debug)
         _tell_how_to_go_on(job, server, request, signalled)
-    else:
+    elif request.given is None:
         if server.limit:
             _say(f"the run ends by {server.limit}", request.debug)
         with Log(job.path) as log:
@@ -271,14 +346,20 @@ def _run_server(
     if not channel.close(GRACE_SECONDS if given_up else PATIENCE_SECONDS):
         _say("a worker does not answer: its process is ended", request.debug)
         channel.comm.Abort(code)
-    return code
+    return Outcome(code, problem, job.path)
+
+
+def _remains(job: Job, server: Server) -> str:
+    """What of a run that had a problem can be resumed."""
+    if removed_if_empty(job, server):
+        return ""
+    return f" ({server.iteration} iterations are in {job.path}; to go on, add resume=True)"
 
 
 def _tell_how_to_go_on(
     job: Job, server: Server, request: Request, signalled: list[signal.Signals]
 ) -> None:
-    if not server.iteration and not server.spending.spent.calls:
-        remove_log(job.path)  # an empty log would only be in the way of the next try
+    if removed_if_empty(job, server):
         return
     _say(f"{server.iteration} iterations are in {job.path}; to go on:", debug=False)
     _say(f"  {_command(job, request)}", debug=False)

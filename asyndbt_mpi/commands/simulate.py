@@ -1,14 +1,27 @@
 """`asyndbt simulate`: a run in one process, under a virtual clock."""
 
 import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import TypeAlias
 
-from asyndbt_mpi.config import ConfigurationError
+from asyndbt_mpi.config import Config, ConfigurationError
 from asyndbt_mpi.jobs.answer_cache import Answers
-from asyndbt_mpi.jobs.assemble import Place, language_model, rows_fit, workers_with_black_box
+from asyndbt_mpi.jobs.assemble import (
+    Materials,
+    Place,
+    language_model,
+    rows_fit,
+    workers_with_black_box,
+)
 from asyndbt_mpi.jobs.job import Job
+from asyndbt_mpi.jobs.opening import removed_if_empty
 from asyndbt_mpi.jobs.resume import Resumed, Unlogged, log_to_resume, nothing_left, resume
 from asyndbt_mpi.log.reader import Log
+from asyndbt_mpi.log.writer import Writer
+from asyndbt_mpi.protocol.records import Record
 from asyndbt_mpi.protocol.server import Server
+from asyndbt_mpi.transport.delay import Delays
 from asyndbt_mpi.transport.replay import Recorded
 from asyndbt_mpi.transport.virtual import VirtualCluster
 from asyndbt_mpi.view.progress import Progress
@@ -17,30 +30,58 @@ from asyndbt_mpi.view.summary import print_summary
 
 
 def simulate(job: Job, resuming: bool = False) -> None:
-    """Run ``job`` to its end; the delays of [delay] are all the time there is.
+    """Run ``job`` to its end and show it; the delays of [delay] are all the time there is.
 
     Raises
     ------
     ConfigurationError
         The log cannot be written, or is not to be resumed by this job.
     """
-    log = log_to_resume(job) if resuming else None
-    if log is None:
-        cluster = _cluster(job, len(os.sched_getaffinity(0)))
-        with (
-            job.open_log("virtual", cluster.server.algorithm.z) as writer,
-            Progress(job.config.run.iterations, job.workers) as progress,
-        ):
-            cluster.run(LogAndProgress(writer, progress).write)
-            _tell_limit(cluster.server, progress)
-    else:
-        with log:
-            _go_on(job, log)
+    _simulate(job, len(os.sched_getaffinity(0)), resuming, _shown)
     with Log(job.path) as log:
         print_summary(log)
 
 
-def _go_on(job: Job, log: Log) -> None:
+def simulate_silently(job: Job, cores: int, resuming: bool = False) -> None:
+    """As `simulate`, without a word, on ``cores`` cores."""
+    _simulate(job, cores, resuming, _silent)
+
+
+Write: TypeAlias = Callable[[list[Record]], None]
+Say: TypeAlias = Callable[[str], None]
+Sinks: TypeAlias = Callable[[Job, Writer, int], AbstractContextManager[tuple[Write, Say]]]
+"""Where records and lines go, from the log's writer and the number of iterations made before."""
+
+
+@contextmanager
+def _shown(job: Job, writer: Writer, done: int) -> Iterator[tuple[Write, Say]]:
+    with Progress(job.config.run.iterations, job.workers, done) as progress:
+        yield LogAndProgress(writer, progress).write, progress.say
+
+
+@contextmanager
+def _silent(job: Job, writer: Writer, done: int) -> Iterator[tuple[Write, Say]]:
+    yield writer.write_all, lambda line: None
+
+
+def _simulate(job: Job, cores: int, resuming: bool, sinks: Sinks) -> None:
+    log = log_to_resume(job) if resuming else None
+    if log is not None:
+        with log:
+            _go_on(job, log, cores, sinks)
+        return
+    cluster = _cluster(job, cores)
+    writer = job.open_log("virtual", cluster.server.algorithm.z)
+    try:
+        with writer, sinks(job, writer, 0) as (write, say):
+            cluster.run(write)
+            _tell_limit(cluster.server, say)
+    except BaseException:
+        removed_if_empty(job, cluster.server)
+        raise
+
+
+def _go_on(job: Job, log: Log, cores: int, sinks: Sinks) -> None:
     """Simulate the run of ``log`` again, with the answers that it has, and then beyond it.
 
     The virtual clock's arrivals follow from the delays alone, so that there is nothing else to
@@ -49,22 +90,21 @@ def _go_on(job: Job, log: Log) -> None:
     resumed = resume(log, job, "virtual")
     if resumed.server.finished and log.status == "finished":
         raise ConfigurationError(nothing_left(log, resumed))
-    cluster = _cluster(job, len(os.sched_getaffinity(0)), log, resumed)
+    cluster = _cluster(job, cores, log, resumed)
     _check_models(cluster, resumed)
     # What the replay found new comes again.
     writer = job.open_log("virtual", resumed.z, log, resumed.counted)
-    with writer, Progress(job.config.run.iterations, job.workers, log.committed) as progress:
-        sink = LogAndProgress(writer, progress)
-        sink.write([resumed.event])
+    with writer, sinks(job, writer, log.committed) as (write, say):
+        write([resumed.event])
         cluster.run(
             Unlogged(
                 log,
                 [*resumed.events, resumed.event],
-                lambda record: sink.write([record]),
+                lambda record: write([record]),
                 lambda event: cluster.server.spending.count(event.costs),
             )
         )
-        _tell_limit(cluster.server, progress)
+        _tell_limit(cluster.server, say)
 
 
 def _check_models(cluster: VirtualCluster, resumed: Resumed) -> None:
@@ -74,31 +114,49 @@ def _check_models(cluster: VirtualCluster, resumed: Resumed) -> None:
             raise ConfigurationError(why)
 
 
-def _tell_limit(server: Server, progress: Progress) -> None:
+def _tell_limit(server: Server, say: Say) -> None:
     if server.limit and not server.iteration:
         raise ConfigurationError(f"{server.limit}: does not cover one iteration")
     if server.limit:
-        progress.say(f"the run ends by {server.limit}")
-
-
-def simulate_silently(job: Job, cores: int) -> None:
-    """As `simulate`, without a word, on ``cores`` cores."""
-    cluster = _cluster(job, cores)
-    with job.open_log("virtual", cluster.server.algorithm.z) as writer:
-        cluster.run(writer.write_all)
+        say(f"the run ends by {server.limit}")
 
 
 def _cluster(
     job: Job, cores: int, log: Log | None = None, resumed: Resumed | None = None
 ) -> VirtualCluster:
+    answers = Answers(job.path, 0)
     least = log.committed if log else 0
-    server = Server(job.config, job.materials.shapes, job.workers, least)
-    everyone = range(1, job.workers + 1)
-    fits = rows_fit(job.config, job.materials, everyone)
-    model = language_model(job.config, Place(0, cores), Answers(job.path, 0))
+    cluster = virtual_cluster(job.config, job.materials, job.delays, cores, answers, least)
+    if resumed:
+        cluster.black_box = Recorded(resumed.events, cluster.black_box)
+    return cluster
+
+
+def virtual_cluster(
+    config: Config,
+    materials: Materials,
+    delays: Mapping[int, Delays],
+    cores: int,
+    answers: Answers | None = None,
+    least_iterations: int = 0,
+) -> VirtualCluster:
+    """Server and workers of a run in this process, with the black box that answers them.
+
+    There are as many workers as ``delays``. Without ``answers``, those of a language model are
+    kept in memory only. The run does not end before the ``least_iterations``; see `Server`.
+
+    Raises
+    ------
+    ConfigurationError
+        The prompts do not fit into the model's context, or the machine has not the memory.
+    ModelError
+        The language model cannot be found, loaded or reached.
+    """
+    everyone = sorted(delays)
+    server = Server(config, materials.shapes, len(everyone), least_iterations)
+    fits = rows_fit(config, materials, everyone)
+    model = language_model(config, Place(0, cores), answers)
     if not fits:
-        rows_fit(job.config, job.materials, everyone)  # now the model is on this machine
-    workers, black_box = workers_with_black_box(job.config, job.materials, everyone, model)
-    if log and resumed:
-        black_box = Recorded(resumed.events, black_box)
-    return VirtualCluster(server, workers, black_box, job.delays)
+        rows_fit(config, materials, everyone)  # now the model is on this machine
+    workers, black_box = workers_with_black_box(config, materials, everyone, model)
+    return VirtualCluster(server, workers, black_box, delays)

@@ -30,7 +30,7 @@ class Answers:
 def folder_of(config: Config, log: Path) -> Path | None:
     """The folder of the answers kept with a run's ``log``; None if it keeps none."""
     llm = config.llm
-    if llm.backend == "synthetic" or not (llm.cache and llm.cache_folder):
+    if llm.is_function or not (llm.cache and llm.cache_folder):
         return None
     return Path(llm.cache_folder.replace("{output}", str(log))).expanduser()
 

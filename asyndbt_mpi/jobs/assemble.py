@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from asyndbt_mpi.algorithm.types import FloatArray
 from asyndbt_mpi.config import Config, ConfigurationError, Llm
 from asyndbt_mpi.jobs.answer_cache import Answers, open_store
 from asyndbt_mpi.jobs.memory import check_memory
+from asyndbt_mpi.jobs.own import Own
 from asyndbt_mpi.llm.base import LanguageModel, ModelError, Unasked
 from asyndbt_mpi.llm.cache import CachedModel
 from asyndbt_mpi.llm.servers.bounds import Bounds
@@ -55,10 +56,10 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Materials:
-    """What every rank can work out for itself; a synthetic task has neither template nor data.
+    """What every rank can work out for itself; a function has neither template nor data.
 
     ``data`` is by number of the worker; ``data_digest`` of all that it and the template say, and
-    "" without them.
+    "" without them. ``own`` is what Python code has given.
     """
 
     shapes: Shapes
@@ -66,9 +67,10 @@ class Materials:
     template: Template | None
     data: dict[int, WorkerData] | None
     data_digest: str = ""
+    own: Own = field(default_factory=Own)
 
 
-def prepare(config: Config, workers: int) -> Materials:
+def prepare(config: Config, workers: int, own: Own | None = None) -> Materials:
     """Load and check all that needs no language model.
 
     Raises
@@ -76,6 +78,8 @@ def prepare(config: Config, workers: int) -> Materials:
     ConfigurationError
         What is wrong with the configuration, given ``workers``, or with the data.
     """
+    own = own or Own()
+    own.check(config)
     algorithm, prompt = config.algorithm, config.prompt
     for name, value in (
         ("algorithm.active_workers", algorithm.active_workers),
@@ -87,6 +91,8 @@ def prepare(config: Config, workers: int) -> Materials:
     vocabulary = load_vocabulary(prompt.vocabulary, prompt.vocabulary_size)
     template = data = None
     classes = len(config.task.labels) or SYNTHETIC_CLASSES
+    if own.black_box:
+        classes = own.black_box.shapes.classes
     shapes = Shapes(
         prompt.fragment_length,
         prompt.vocabulary_size,
@@ -95,7 +101,7 @@ def prepare(config: Config, workers: int) -> Materials:
         config.estimator.losses,
     )
     check_memory(config, shapes, workers)
-    if config.llm.backend != "synthetic":
+    if not config.llm.is_function:
         if not config.task.template:
             raise ConfigurationError(
                 f"task.template is missing: llm.backend = {config.llm.backend!r} needs a [task]"
@@ -106,7 +112,7 @@ def prepare(config: Config, workers: int) -> Materials:
         parts = split(dataset, config.task, prompt.pool, workers, config.run.seed)
         data = dict(enumerate(parts, start=1))
     digest = _digest(config.task.template, data) if data else ""
-    return Materials(shapes, vocabulary, template, data, digest)
+    return Materials(shapes, vocabulary, template, data, digest, own)
 
 
 def _digest(template: str, data: Mapping[int, WorkerData]) -> str:
@@ -183,7 +189,7 @@ def _traces(path: str) -> list[FloatArray | None]:
 
 
 def language_model(config: Config, place: Place, answers: Answers | None) -> LanguageModel | None:
-    """The run's language model, which can take a while to load; None for a synthetic task.
+    """The run's language model, which can take a while to load; None for a function.
 
     Without ``answers`` they are kept in memory only.
 
@@ -194,7 +200,7 @@ def language_model(config: Config, place: Place, answers: Answers | None) -> Lan
     ModelError
         The model cannot be found, loaded or reached.
     """
-    if config.llm.backend == "synthetic":
+    if config.llm.is_function:
         return None
     model: LanguageModel
     scored_by = ""
@@ -272,7 +278,10 @@ def workers_with_black_box(
     """
     check_memory(config, materials.shapes, len(workers), held=len(workers))
     box: BlackBox
-    if model is None or materials.data is None or materials.template is None:
+    own = materials.own
+    if own.black_box is not None:
+        box = own.black_box.of_workers(workers)
+    elif model is None or materials.data is None or materials.template is None:
         box = Synthetic(config.run.seed, materials.shapes, workers, config.llm.heterogeneity)
     else:
         data = {worker: materials.data[worker] for worker in workers}
@@ -283,7 +292,7 @@ def workers_with_black_box(
         if config.llm.backend == "transformers" and not isinstance(asked, Unasked):
             asked.label_log_probabilities(longest_prompts(*texts), materials.template.labels)
         box = PromptBlackBox(*texts, model)
-    return Workers(config, materials.shapes, box.holdings), box
+    return Workers(config, materials.shapes, box.holdings, own.estimator), box
 
 
 def hellos(
@@ -313,7 +322,9 @@ def workers_without_model(
     return workers_with_black_box(config, materials, workers, Unasked())
 
 
-def rebuild(log: Log, config: Config, keeps_answers: bool) -> tuple[Workers, BlackBox]:
+def rebuild(
+    log: Log, config: Config, keeps_answers: bool, own: Own | None = None
+) -> tuple[Workers, BlackBox]:
     """All workers of ``log`` at their start, and the black box that answers them.
 
     ``config`` is the run's, with the places that a log does not decide: see `given`. What the run
@@ -327,7 +338,7 @@ def rebuild(log: Log, config: Config, keeps_answers: bool) -> tuple[Workers, Bla
     ConfigurationError
         Its data or its language model are not to be had here.
     """
-    materials = prepare(config, log.workers)
+    materials = prepare(config, log.workers, own)
     check_materials(log, materials)
     place = Place(0, len(os.sched_getaffinity(0)))
     answers = Answers(Path(log.path), 0 if keeps_answers else None)

@@ -69,7 +69,7 @@ def _places(config: Config, asks_model: bool) -> Iterator[str]:
     llm, vocabulary = config.llm, config.prompt.vocabulary
     if isinstance(vocabulary, str) and vocabulary not in shipped():
         yield _named("prompt.vocabulary", vocabulary)
-    if llm.backend == "synthetic":
+    if llm.is_function:
         return
     if config.task.path:
         yield _named("task.path", config.task.path)

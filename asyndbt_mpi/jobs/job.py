@@ -3,7 +3,7 @@
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from asyndbt_mpi.algorithm.types import FloatArray
@@ -11,6 +11,7 @@ from asyndbt_mpi.config import Config, ConfigurationError, load
 from asyndbt_mpi.inputs.files import check_path, shown
 from asyndbt_mpi.jobs.answer_cache import make_folder
 from asyndbt_mpi.jobs.assemble import Materials, check_server, delays_of_workers, prepare
+from asyndbt_mpi.jobs.own import Own
 from asyndbt_mpi.log.chain import check_first_file, segments_of
 from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.reader import Log
@@ -27,7 +28,10 @@ TOO_FEW_WORKERS = 3
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the command line asked for; ``debug`` shows the tracebacks of errors."""
+    """What the command line asked for; ``debug`` shows the tracebacks of errors.
+
+    Python code has its configuration ``given`` already, and may have what is its ``own``.
+    """
 
     source: str
     assignments: tuple[str, ...]
@@ -35,6 +39,20 @@ class Request:
     overwrite: bool
     debug: bool
     resume: bool = False
+    given: Config | None = None
+    own: Own = field(default_factory=Own)
+
+    def configuration(self) -> Config:
+        """The configuration that is asked for.
+
+        Raises
+        ------
+        ConfigurationError
+            What is wrong with it.
+        """
+        if self.given is None:
+            return load(self.source, self.assignments)
+        return self.own.configured(self.given)
 
 
 LONGEST_LOG_NAME = 180
@@ -116,9 +134,9 @@ class Job:
         ConfigurationError
             What is wrong with them, or the log is there already and is not to be replaced.
         """
-        config = load(request.source, request.assignments)
+        config = request.configuration()
         check_server(config)
-        materials = prepare(config, workers)
+        materials = prepare(config, workers, request.own)
         path = log_path(config, request.output)
         _check_regular(path)
         delays = delays_of_workers(config, workers)

@@ -12,6 +12,7 @@ from asyndbt_mpi.jobs.resume import (
     open_segment,
     resume,
 )
+from asyndbt_mpi.log.chain import remove_log
 from asyndbt_mpi.log.text import printable
 from asyndbt_mpi.log.writer import Writer
 from asyndbt_mpi.protocol.server import Server
@@ -64,6 +65,14 @@ def open_run(job: Job, resuming: bool, signalled: Sequence[signal.Signals] = ())
         on_from = f"{job.path}: going on from iteration {resumed.server.iteration}"
         print(printable(on_from), flush=True)
         return Opened(resumed.server, writer, resumed.replay, resumed.time)
+
+
+def removed_if_empty(job: Job, server: Server) -> bool:
+    """Take away a log without anything in it, which would only be in the way of the next try."""
+    if server.iteration or server.spending.spent.calls:
+        return False
+    remove_log(job.path)
+    return True
 
 
 def verdict(server: Server) -> tuple[str | None, int]:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asyndbt_mpi.algorithm import kernels
-from asyndbt_mpi.algorithm.estimator import estimator, sample
+from asyndbt_mpi.algorithm.estimator import EstimatorFactory, estimator, sample
 from asyndbt_mpi.algorithm.lower_level import worker_step
 from asyndbt_mpi.algorithm.optimizer import OPTIMIZERS
 from asyndbt_mpi.algorithm.random import Purpose
@@ -73,6 +73,7 @@ class Workers:
     ----------
     holdings : by number of the worker (from 1), which with the seed keys its randomness
         How many demonstrations and queries the worker's black box has.
+    own_estimator : makes the estimator, in place of the one that the configuration names
 
     Attributes
     ----------
@@ -80,8 +81,15 @@ class Workers:
     stopped : every worker was told to stop
     """
 
-    def __init__(self, config: Config, shapes: Shapes, holdings: dict[int, Holdings]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        shapes: Shapes,
+        holdings: dict[int, Holdings],
+        own_estimator: EstimatorFactory | None = None,
+    ) -> None:
         self.config = config
+        self.own_estimator = own_estimator
         self.shapes = shapes
         self.samples = config.estimator.samples
         self.exact = config.estimator.name == "exact"
@@ -98,7 +106,12 @@ class Workers:
         self.p: FloatArray = np.full(shape, 1.0 / shapes.words)
         self.q: FloatArray = allowed / pool
         if not self.exact:
-            self.estimator = estimator(config.estimator.name, self.p.shape, self.q.shape)
+            p_shape, q_shape = self.p.shape, self.q.shape
+            self.estimator = (
+                own_estimator(p_shape, q_shape)
+                if own_estimator
+                else estimator(config.estimator.name, p_shape, q_shape)
+            )
         couple = None if self.exact else self.estimator.couple
         self.draws = Draws(config.run.seed, self.samples, self.batch, holdings, couple)
         optimizer = OPTIMIZERS[config.steps.optimizer]
@@ -155,7 +168,8 @@ class Workers:
 
     def start_afresh(self, worker: int, p: FloatArray, q: FloatArray | None = None) -> None:
         """Have ``worker`` begin with ``p`` (M, N), and with ``q`` (U, V) if it is given."""
-        fresh = Workers(self.config, self.shapes, {worker: self.holdings[worker]})
+        held = {worker: self.holdings[worker]}
+        fresh = Workers(self.config, self.shapes, held, self.own_estimator)
         self.restore(worker, fresh.state(worker))
         self.p[self._index[worker]] = p
         if q is not None:
@@ -340,11 +354,13 @@ class Workers:
         return queries
 
 
-def state_length(config: Config, shapes: Shapes) -> int:
+def state_length(
+    config: Config, shapes: Shapes, own_estimator: EstimatorFactory | None = None
+) -> int:
     """Numbers of a worker's state, the same for all workers of a run."""
     rows = dict.fromkeys(Split, 1)
     some = Holdings(np.ones(shapes.classes, dtype=np.int64), rows)
-    return len(Workers(config, shapes, {1: some}).state(1))
+    return len(Workers(config, shapes, {1: some}, own_estimator).state(1))
 
 
 def _evaluation_reports(together: Sequence[_Finished[EvaluationRequest]]) -> list[ToServer]:

@@ -12,6 +12,7 @@ without it.
 Importing this module starts MPI, or raises a `launcher.Misfit` where that would end the process.
 """
 
+import atexit
 import math
 import os
 import sys
@@ -56,6 +57,8 @@ ARRIVAL_SECONDS = 1e-3
 MOST_DROPPED = 64
 """Messages of those who are barred that are dropped before the others have their turn."""
 NOTHING: Buffer = np.empty(0, np.uint8)
+LEAVING: list[bool] = []
+"""Whether this process is to `leave` when Python ends."""
 ABANDONED: list[object] = []
 """Collectives that were left, and their buffers: MPI may still write to these."""
 
@@ -284,6 +287,12 @@ def leave(code: int) -> int:
         sys.stderr.flush()
         os._exit(code)
     return code
+
+
+def leave_at_exit() -> None:
+    """Have this process `leave` when Python ends, with 1 after an error that nobody caught."""
+    LEAVING.append(True)
+    atexit.register(lambda: leave(int(hasattr(sys, "last_type"))))
 
 
 def backoff() -> Iterator[None]:

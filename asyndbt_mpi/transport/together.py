@@ -110,6 +110,19 @@ class Together:
         parts = np.split(everything, ends[:-1])
         return [part.tobytes().decode(errors="replace") for part in parts]
 
+    def first_text(self, text: str) -> str:
+        """The ``text`` of the first rank that has one, on every rank; "" if none has."""
+        encoded = text.encode(errors="backslashreplace")[:LONGEST_TEXT]
+        lengths = self._everyones(len(encoded))
+        speaker = int((lengths > 0).argmax())
+        if not 0 <= lengths[speaker] <= LONGEST_TEXT:
+            raise StartError(f"rank {speaker} has {lengths[speaker]} bytes to say")
+        shared = np.zeros(int(lengths[speaker]), np.uint8)
+        if speaker == self._rank:
+            shared[:] = np.frombuffer(encoded, np.uint8)
+        self._complete(self._comm.Ibcast(shared, speaker), shared)
+        return shared.tobytes().decode(errors="replace")
+
     def node_share(self) -> tuple[int, int]:
         """This worker's number among the workers on its node (from 0), and its share of cores.
 

@@ -1,7 +1,7 @@
 """The virtual clock: server and workers in one process, time passing only in an event queue."""
 
 import heapq
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from asyndbt_mpi.protocol.blackbox import BlackBox, Completed
 from asyndbt_mpi.protocol.divergence import Diverged
@@ -52,6 +52,11 @@ class VirtualCluster:
         Diverged
             A step of the server or of a worker would lead to numbers that are not finite.
         """
+        for records in self.steps():
+            write(records)
+
+    def steps(self) -> Iterator[list[Record]]:
+        """As `run`, one arrival at a time: what the server has to tell of it."""
         for worker in self.delays:
             box = self.black_box
             hello = self.workers.hello(worker, box.descriptions[worker], box.digests[worker])
@@ -59,7 +64,7 @@ class VirtualCluster:
         while not self.server.finished:
             self.now, _, worker, message = heapq.heappop(self._arrivals)
             output = self.server.receive(worker, message, self.now)
-            write(output.records)  # first: a worker's step may fail
+            yield output.records  # first: a worker's step may fail
             if output.messages:
                 for together in _first_to_last(output.messages):
                     self._work(together)

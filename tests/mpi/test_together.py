@@ -54,6 +54,13 @@ def test_texts_of_all_ranks_are_gathered_in_order() -> None:
     assert found == (["é" * 1000 * other for other in range(size)] if rank == 0 else [])
 
 
+@pytest.mark.mpi(min_size=3)
+def test_every_rank_hears_the_first_that_has_something_to_say() -> None:
+    rank = MPI.COMM_WORLD.Get_rank()
+    assert TOGETHER.first_text("") == ""
+    assert TOGETHER.first_text(f"é {rank}" if rank else "") == "é 1"
+
+
 @pytest.mark.mpi(min_size=2)
 def test_clocks_of_one_machine_agree_and_a_wrong_one_is_seen(monkeypatch) -> None:
     comm = MPI.COMM_WORLD
@@ -72,6 +79,7 @@ def test_clocks_of_one_machine_agree_and_a_wrong_one_is_seen(monkeypatch) -> Non
 STEPS: dict[str, Callable[[Together, MPI.Intracomm], object]] = {
     "agree": lambda together, _: together.agree(True),
     "gather_texts": lambda together, _: together.gather_texts("text"),
+    "first_text": lambda together, _: together.first_text("text"),
     "node_share": lambda together, _: together.node_share(),
     "workers_of_node": lambda together, _: together.workers_of_node(),
     "channel": lambda _, comm: Channel(comm, Codec(Shapes(4, 6, 2, 3)), patience=0.2),

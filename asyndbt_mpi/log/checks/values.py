@@ -160,7 +160,7 @@ def answers(log: Log) -> Iterator[str]:
 
 
 def _losses_due(log: Log) -> Range:
-    return FREE_LOSS if log.config.llm.backend == "synthetic" else LOSS
+    return FREE_LOSS if log.config.llm.is_function else LOSS
 
 
 def _of_report(log: Log, row: int) -> str:

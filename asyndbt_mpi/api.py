@@ -1,0 +1,337 @@
+"""The package from Python: the functions behind ``import asyndbt_mpi as adbt``.
+
+All of it is AsynDBT, Algorithm 1 of Ma et al., Scientific Reports (2026). A run is described by a
+`Config`; what only Python can give comes with it: a black box of one's own (`LossFunction`) and an
+estimator of its gradients (`Estimator`).
+
+Sizes: R workers; M positions of the prompt's fragment, N words; U classes, V demonstrations of
+each; I prompts of an assignment; T iterations.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
+from asyndbt_mpi.commands.replay import Comparison
+from asyndbt_mpi.commands.replay import replay as replay_log
+from asyndbt_mpi.commands.simulate import simulate_silently, virtual_cluster
+from asyndbt_mpi.commands.start import start
+from asyndbt_mpi.config import Config, ConfigurationError
+from asyndbt_mpi.jobs.assemble import check_server, delays_of_workers, prepare
+from asyndbt_mpi.jobs.job import BAD_USAGE, DONE, Job, Request
+from asyndbt_mpi.jobs.own import Own
+from asyndbt_mpi.log.reader import Log
+from asyndbt_mpi.log.text import printable
+from asyndbt_mpi.log.verify import Verification
+from asyndbt_mpi.log.verify import verify as verify_log
+from asyndbt_mpi.protocol.records import Iteration
+from asyndbt_mpi.task.function import LossFunction
+from asyndbt_mpi.transport.launcher import Misfit
+from asyndbt_mpi.transport.virtual import VirtualCluster
+from asyndbt_mpi.view.summary import learnt_prompts
+
+NONE = -1
+"""In place of a demonstration: nothing is known of the worker's."""
+
+
+class RunError(RuntimeError):
+    """A run could not go on: too few workers were left, it diverged, or it was interrupted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a run has left, read from its log.
+
+    Attributes
+    ----------
+    path : Path of the log; ``Log(result.path)`` has every iterate
+    status : "finished" or "interrupted"
+    iterations : T, that were committed
+    words : list of M words, those of the consensus; [] if ``log.iterates`` left out the last z
+    demonstrations : int array (R, U): of each worker and class the number of the demonstration;
+        -1 for a worker of whom no report was used
+    calls : of the black box, by all workers, tests included
+    """
+
+    path: Path
+    status: str
+    iterations: int
+    words: list[str]
+    demonstrations: IntArray
+    calls: int
+
+    @classmethod
+    def of(cls, path: str | os.PathLike[str]) -> "Result":
+        """What is in the log at ``path``.
+
+        Raises
+        ------
+        LogError
+            It is no log, or damaged.
+        """
+        with Log(path) as log:
+            z = log.rows("iteration/z", log.committed)[0]
+            known = not np.isnan(z).any()
+            words = [log.vocabulary[word] for word in z.argmax(axis=1)] if known else []
+            demonstrations = np.full((log.workers, log.shapes.classes), NONE)
+            for worker, (_, shown) in learnt_prompts(log).items():
+                demonstrations[worker - 1] = shown
+            calls = int(log["event/llm_calls"].sum())
+            return cls(Path(path), log.status, log.committed, words, demonstrations, calls)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The iterates after one iteration; the arrays are the caller's own.
+
+    Attributes
+    ----------
+    iteration : from 1
+    time : seconds of the virtual clock
+    objective : mean over the workers of each one's newest loss, in the losses' unit
+    z : array (M, N), the consensus; each row is a distribution over the words
+    p : array (R, M, N), each worker's words, as in its newest report that was used
+    q : array (R, U, V), each worker's demonstrations, likewise
+    active : bool array (R,), whose reports this iteration used
+    delay : int array (R,), iterations since each worker's last report was used
+    """
+
+    iteration: int
+    time: float
+    objective: float
+    z: FloatArray
+    p: FloatArray
+    q: FloatArray
+    active: BoolArray
+    delay: IntArray
+
+
+def simulate(
+    config: Config,
+    workers: int = 3,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    black_box: LossFunction | None = None,
+    estimator: Callable[..., Any] | None = None,
+) -> Result:
+    """Run in this process, under a virtual clock in which only the delays of [delay] take time.
+
+    Parameters
+    ----------
+    workers : R
+    output : the log, instead of ``run.output``
+    overwrite : replace the log if it is there
+    resume : go on with the log if it is there; with the same black box and estimator
+    black_box : in place of a language model and data; its sizes replace those of [prompt]
+    estimator : class or function that makes an `Estimator` from the shapes (R, M, N) of p and
+        (R, U, V) of q
+
+    Raises
+    ------
+    ConfigurationError
+        Something does not fit, or the function returned no losses; one line says what.
+    Diverged
+        Steps led to numbers that are not finite.
+    ModelError
+        The language model cannot be loaded or reached.
+
+    Whatever ``loss`` raises comes through; what was committed before is in the log.
+
+    Examples
+    --------
+    >>> import asyndbt_mpi as adbt
+    >>> config = adbt.load("synthetic", ["run.iterations=40"])
+    >>> def loss(worker, words, demonstrations):  # the second word, everywhere
+    ...     return (words != 1).mean(axis=1)
+    >>> box = adbt.LossFunction(loss, adbt.Shapes(2, 3, 1, 2), ["red", "green", "blue"])
+    >>> result = adbt.simulate(config, workers=3, output="runs/colours.h5", black_box=box)
+    >>> result.words
+    ['green', 'green']
+    >>> result.demonstrations.shape, result.iterations, result.status
+    ((3, 1), 40, 'finished')
+    """
+    request = _request(config, output, overwrite, resume, black_box, estimator)
+    job = Job.of(request, _checked(workers))
+    simulate_silently(job, _cores(), resume)
+    return Result.of(job.path)
+
+
+def run(
+    config: Config,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    black_box: LossFunction | None = None,
+    estimator: Callable[..., Any] | None = None,
+) -> Result | None:
+    """Run under mpiexec: every rank calls this; rank 0 is the server, every other a worker.
+
+        mpiexec -n 4 python my_run.py
+
+    The black box is asked on the workers only, each for itself.
+
+    Parameters
+    ----------
+    as of `simulate`, alike on all ranks
+
+    Returns
+    -------
+    Result at rank 0, None at the others. (Under ``mpiexec --with-ft ulfm`` the workers' processes
+    end with the run.)
+
+    Raises
+    ------
+    ConfigurationError
+        The run is refused; on all ranks, with the same line.
+    RunError
+        The run could not go on; likewise.
+    """
+    request = _request(config, output, overwrite, resume, black_box, estimator)
+    try:
+        mpi = start(config.run.worker_timeout)
+    except Misfit as error:
+        raise ConfigurationError(str(error)) from error
+    try:
+        outcome = mpi.launch_from_python(request)
+    except mpi.Refused as error:
+        outcome = mpi.Outcome(error.code, error.why)
+    if outcome.code != DONE:
+        kind = ConfigurationError if outcome.code == BAD_USAGE else RunError
+        raise kind(printable(outcome.problem)) from None
+    return None if outcome.path is None else Result.of(outcome.path)
+
+
+def iterate(
+    config: Config,
+    workers: int = 3,
+    *,
+    black_box: LossFunction | None = None,
+    estimator: Callable[..., Any] | None = None,
+) -> Iterator[State]:
+    """As `simulate`, one iteration at a time; nothing is written. Stop when you like.
+
+    Parameters and errors as of `simulate`; what is wrong with the parameters is raised at once.
+
+    Examples
+    --------
+    >>> import asyndbt_mpi as adbt
+    >>> for state in adbt.iterate(adbt.load("synthetic"), workers=2):
+    ...     if state.z.max(axis=1).min() > 0.9:  # every word is nearly certain
+    ...         break
+    >>> state.z.shape, state.p.shape
+    ((8, 16), (2, 8, 16))
+    """
+    own = Own.of(black_box, estimator)
+    configured = own.configured(config)
+    check_server(configured)
+    materials = prepare(configured, _checked(workers), own)
+    delays = delays_of_workers(configured, workers)
+    return _states(virtual_cluster(configured, materials, delays, _cores()))
+
+
+def _states(cluster: VirtualCluster) -> Iterator[State]:
+    p, q = cluster.workers.p.copy(), cluster.workers.q.copy()
+    for records in cluster.steps():
+        for record in records:
+            if isinstance(record, Iteration):
+                for used in record.reports:
+                    p[used.worker - 1], q[used.worker - 1] = used.report.p, used.report.q
+                yield State(
+                    record.number + 1, record.time, record.objective, record.z.copy(), p.copy(),
+                    q.copy(), record.active.copy(), record.delay.copy(),
+                )  # fmt: skip
+    if cluster.server.limit and not cluster.server.iteration:
+        raise ConfigurationError(f"{cluster.server.limit}: does not cover one iteration")
+
+
+def replay(
+    path: str | os.PathLike[str],
+    *,
+    config: Config | None = None,
+    black_box: LossFunction | None = None,
+    estimator: Callable[..., Any] | None = None,
+) -> Comparison:
+    """Run a log again from its record of arrivals, and compare every iterate, bit by bit.
+
+    The black box is asked again: if it answers otherwise now, that is found.
+
+    Parameters
+    ----------
+    config : the run's own, where the log names files or a server: a log does not decide these
+    black_box, estimator : those that the run had
+
+    Returns
+    -------
+    Comparison: how many ``iterations`` are the same, and the first ``difference``, None if there
+    is none.
+
+    Raises
+    ------
+    LogError
+        The file is no log.
+    ConfigurationError
+        The run had another black box or estimator, or its data or model are not here.
+
+    Examples
+    --------
+    >>> import asyndbt_mpi as adbt
+    >>> config = adbt.load("synthetic", ["run.iterations=5"])
+    >>> result = adbt.simulate(config, output="runs/replayed.h5")
+    >>> adbt.replay(result.path).difference is None
+    True
+    """
+    return replay_log(path, config, Own.of(black_box, estimator))
+
+
+def verify(path: str | os.PathLike[str]) -> Verification:
+    """Whether a log is whole and keeps every invariant of the algorithm.
+
+    Returns
+    -------
+    Verification: ``violations`` and ``notes`` on what could not be checked, one line each; a log
+    without violations is sound.
+
+    Raises
+    ------
+    LogError
+        The file is no log.
+
+    Examples
+    --------
+    >>> import asyndbt_mpi as adbt
+    >>> config = adbt.load("synthetic", ["run.iterations=5"])
+    >>> adbt.verify(adbt.simulate(config, output="runs/verified.h5").path).violations
+    []
+    """
+    return verify_log(path)
+
+
+def _request(
+    config: Config,
+    output: str | os.PathLike[str] | None,
+    overwrite: bool,
+    resume: bool,
+    black_box: LossFunction | None,
+    estimator: Callable[..., Any] | None,
+) -> Request:
+    name = None if output is None else os.fspath(output)
+    own = Own.of(black_box, estimator)
+    return Request("", (), name, overwrite, False, resume, config, own)
+
+
+def _checked(workers: int) -> int:
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+        raise ConfigurationError(f"workers = {workers!r}: a whole number from 1 on is due")
+    return workers
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
