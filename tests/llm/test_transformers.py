@@ -336,7 +336,7 @@ def _limit_memory(
     patch.setattr(packed, "_body", limited)
 
 
-@pytest.mark.parametrize("module", ["base", "cache", "checkpoint"])
+@pytest.mark.parametrize("module", ["base", "cache", "local.checkpoint"])
 def test_modules_that_do_without_torch(module: str) -> None:
     code = f"import sys, asyndbt_mpi.llm.{module}; print('torch' in sys.modules)"
     root = Path(__file__).parents[2]
