@@ -31,8 +31,8 @@ from asyndbt_mpi.jobs.job import (
 )
 from asyndbt_mpi.jobs.opening import Ended, Opened, open_run, verdict
 from asyndbt_mpi.jobs.readings import first_difference, reading
-from asyndbt_mpi.log.chain import remove_log
 from asyndbt_mpi.log.errors import LogWriteError
+from asyndbt_mpi.log.file import remove_log
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.text import printable
 from asyndbt_mpi.protocol.blackbox import BlackBox

@@ -8,6 +8,7 @@ from asyndbt_mpi.jobs.assemble import Place, language_model, rows_fit, workers_w
 from asyndbt_mpi.jobs.job import Job
 from asyndbt_mpi.jobs.resume import Resumed, Unlogged, log_to_resume, nothing_left, resume
 from asyndbt_mpi.log.reader import Log
+from asyndbt_mpi.protocol.records import Record
 from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.transport.replay import Recorded
 from asyndbt_mpi.transport.virtual import VirtualCluster
@@ -51,19 +52,25 @@ def _go_on(job: Job, log: Log) -> None:
         raise ConfigurationError(nothing_left(log, resumed))
     cluster = _cluster(job, len(os.sched_getaffinity(0)), log, resumed)
     _check_models(cluster, resumed)
+    new: list[Record] = []
+    unlogged = Unlogged(
+        log,
+        [*resumed.events, resumed.event],
+        new.append,
+        lambda event: cluster.server.spending.count(event.costs),
+    )
     # What the replay found new comes again.
-    writer = job.open_log("virtual", resumed.z, log, resumed.counted)
+    writer = job.reopen_log(log, resumed.counted)
     with writer, Progress(job.config.run.iterations, job.workers, log.committed) as progress:
         sink = LogAndProgress(writer, progress)
         sink.write([resumed.event])
-        cluster.run(
-            Unlogged(
-                log,
-                [*resumed.events, resumed.event],
-                lambda record: sink.write([record]),
-                lambda event: cluster.server.spending.count(event.costs),
-            )
-        )
+
+        def write_new(records: list[Record]) -> None:
+            unlogged(records)
+            sink.write(new)
+            new.clear()
+
+        cluster.run(write_new)
         _tell_limit(cluster.server, progress)
 
 

@@ -9,7 +9,7 @@ from asyndbt_mpi.jobs.resume import (
     expected_hellos,
     log_to_resume,
     nothing_left,
-    open_segment,
+    reopen_log,
     resume,
 )
 from asyndbt_mpi.log.text import printable
@@ -37,7 +37,7 @@ class Ended(Exception):
 
 
 def open_run(job: Job, resuming: bool, signalled: Sequence[signal.Signals] = ()) -> Opened:
-    """A new log, or the run that is to go on and its next segment.
+    """A new log, or the run that is to go on and its log.
 
     Raises
     ------
@@ -60,7 +60,7 @@ def open_run(job: Job, resuming: bool, signalled: Sequence[signal.Signals] = ())
             raise Ended(f"{job.path} cannot go on: {why}", code)
         if resumed.server.finished and log.status == "finished":
             raise Ended(nothing_left(log, resumed), DONE)
-        writer = open_segment(log, job, resumed, "mpi")
+        writer = reopen_log(log, job, resumed)
         on_from = f"{job.path}: going on from iteration {resumed.server.iteration}"
         print(printable(on_from), flush=True)
         return Opened(resumed.server, writer, resumed.replay, resumed.time)

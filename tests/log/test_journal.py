@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyndbt_mpi.log import chain, datasets, writer
+from asyndbt_mpi.log import datasets, writer
+from asyndbt_mpi.log import file as log_file
 from asyndbt_mpi.log.annotate import add_stationarity
 from asyndbt_mpi.log.errors import LogError, LogWriteError
 from asyndbt_mpi.log.reader import Log, Stationarity
@@ -123,7 +124,7 @@ def test_a_kill_at_every_moment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: str
 ) -> None:
     """Indices of chunks are split meanwhile, compressed chunks move, texts are replaced."""
-    monkeypatch.setattr(chain, "ATTEMPTS", 1)
+    monkeypatch.setattr(log_file, "ATTEMPTS", 1)
     path, cut = tmp_path / "run.h5", tmp_path / "cut.h5"
     with monkeypatch.context() as patch:
         disk = Disk(patch)
@@ -264,7 +265,7 @@ def is_trailer(content: bytes | None) -> bool:
     """Whether it says that a journal is there."""
     if content is None or len(content) != TRAILER.size:
         return False
-    return TRAILER.unpack(content)[2] > 0
+    return TRAILER.unpack(content)[3] > 0
 
 
 def is_whole(path: Path) -> bool:
@@ -294,14 +295,11 @@ def test_a_journal_is_read_and_then_finished(halfway: Path) -> None:
 def test_a_resumed_run_finishes_the_journal_of_the_killed_one(halfway: Path) -> None:
     before = Log(halfway)
     with before:
-        config, z = before.config, before["iteration/z"][-1]
-        Writer(halfway, config, SHAPES, WORKERS, VOCABULARY, "virtual", z, continues=before).close(
-            "interrupted"
-        )
+        Writer.resumed(before, before.config).close("interrupted")
         assert np.isfinite(before["report/p"]).all()  # though pages have changed below it
     assert is_whole(halfway)
     with Log(halfway) as log:
-        assert (log.committed, len(log.files)) == (120, 2)
+        assert (log.committed, log.starts) == (120, 2)
 
 
 def test_a_journal_that_was_written_over_is_none(halfway: Path) -> None:
@@ -363,7 +361,7 @@ def test_large_reads_are_made_of_small_ones(
     with opened, Log(tmp_path / "run.h5") as log:
         expected = columns(log)
         for size in (1, 100, 1000):
-            monkeypatch.setattr(chain, "BLOCK_BYTES", size)
+            monkeypatch.setattr(log_file, "BLOCK_BYTES", size)
             for name, rows in columns(log).items():
                 np.testing.assert_array_equal(rows, expected[name])
                 assert rows.dtype == expected[name].dtype

@@ -34,7 +34,7 @@ BLOCK = 512
 SPARE_BYTES = 1 << 20
 """Kept free for the commit with which a file is closed."""
 MARK = b"asyndbtJ"
-TRAILER = struct.Struct("<8sQQI4x")  # within a page, and so written at once
+TRAILER = struct.Struct("<8sQQQI4x")  # within a page, and so written at once
 EXTENT = struct.Struct("<QQ")
 NOT_REGULAR = "is no regular file"
 HDF5_ERRORS = (OSError, RuntimeError, SystemError)
@@ -42,9 +42,11 @@ HDF5_ERRORS = (OSError, RuntimeError, SystemError)
 
 
 class Trailer(NamedTuple):
-    """Of a file: the number of its newest commit, and its journal's length and checksum."""
+    """Of a file: the number of its newest commit, where HDF5's part of it ends, and its journal's
+    length and checksum."""
 
     number: int
+    end: int
     length: int
     checksum: int
 
@@ -78,7 +80,7 @@ class JournaledFile:
         self._trailer: Trailer | None = None
         self.error: BaseException | None = None
         self.refresh()
-        self._committed_end = self._next_end = self._end
+        self._committed_end = self._next_end = _whole_pages(self._end)
 
     def refresh(self) -> None:
         """Take the file as it is on the disk by now, whatever has become of its name."""
@@ -86,6 +88,8 @@ class JournaledFile:
         self._pages = {}
         self.error = None
         self._trailer = _read_trailer(self._handle)
+        if self._trailer is not None:
+            self._end = self._trailer.end
         if self._trailer is not None and self._trailer.length:
             self._take_pages(_read_journal(self._handle, self._trailer))
 
@@ -195,7 +199,7 @@ class JournaledFile:
         """
         if self.error is not None:
             raise self.error
-        self._next_end = -(-self._end // PAGE) * PAGE
+        self._next_end = _whole_pages(self._end)
         extents = [each for each in self._extents() if each[0] < self._next_end]
         known = [each for each in extents if each[0] < self._committed_end]
         journal = _journal_of(known) if known else b""
@@ -204,10 +208,11 @@ class JournaledFile:
         for offset, content in extents:
             if offset >= self._committed_end:
                 self._put(content, offset)
+        number = self._trailer.number + 1 if self._trailer else 1
+        self._put(journal, size - TRAILER.size - len(journal))
+        checksum = zlib.crc32(journal)
+        self._put_trailer(Trailer(number, self._end, len(journal), checksum), size)
         if journal:
-            self._put(journal, size - TRAILER.size - len(journal))
-            number = self._trailer.number + 1 if self._trailer else 1
-            self._put_trailer(Trailer(number, len(journal), zlib.crc32(journal)), size)
             self._settle(known, size)
         self._pages = {}
         self._committed_end = self._next_end
@@ -276,7 +281,7 @@ class JournaledFile:
         for offset, content in extents:
             self._put(content, offset)
         assert self._trailer is not None
-        self._put_trailer(Trailer(self._trailer.number, 0, 0), size)
+        self._put_trailer(self._trailer._replace(length=0, checksum=0), size)
 
     def _put_trailer(self, trailer: Trailer, size: int) -> None:
         self._put(TRAILER.pack(MARK, *trailer), size - TRAILER.size)
@@ -334,6 +339,10 @@ def finish(path: str | os.PathLike[str]) -> None:
 def _pages_of(start: int, end: int) -> range:
     """Numbers of the pages on which the bytes from ``start`` to ``end`` lie."""
     return range(start // PAGE, -(-end // PAGE))
+
+
+def _whole_pages(end: int) -> int:
+    return -(-end // PAGE) * PAGE
 
 
 def _journal_of(extents: list[tuple[int, bytes]]) -> bytes:
