@@ -9,6 +9,7 @@ commit that says so.
 """
 
 import contextlib
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -94,7 +95,7 @@ class Writer:
             (check_replaceable if overwrite else check_free)(self.path)
             made = hidden(self.path)
             undo.callback(made.unlink, missing_ok=True)
-            self._disk = JournaledFile(made, writable=True)
+            self._disk = JournaledFile(made, True, bool(self.sync_every))
             undo.callback(self._abandon)
             self.file = h5py.File(self._disk, "w", rdcc_nbytes=2 * CHUNK_BYTES)
             with self._writing():
@@ -135,9 +136,9 @@ class Writer:
             check_no_link(writer.path)
             _check_current(log)
             with writer._writing():
-                writer._disk = JournaledFile(writer.path, writable=True)
+                writer._disk = JournaledFile(writer.path, True, bool(writer.sync_every))
                 undo.callback(writer._abandon)
-                writer._disk.finish()
+                writer._disk.settle()
                 writer.file = h5py.File(writer._disk, "r+", rdcc_nbytes=2 * CHUNK_BYTES)
                 writer._take_over(log, counted or {})
                 writer._describe(config, log.shapes, log.workers, log.transport, data_digest)
@@ -170,6 +171,8 @@ class Writer:
         self._drops: list[tuple[int, int, int]] = []
         # What a worker's last hello said: its description, its needs and its model.
         self._hellos: dict[int, tuple[str, str, str]] = {}
+        self.sync_every = config.log.sync_every
+        self._settled = -math.inf
         self._starts = 1
         self._committed = 0
         self._seconds = 0.0
@@ -251,6 +254,9 @@ class Writer:
         """Bring all that HDF5 was given to the disk."""
         self.file.flush()
         self._disk.commit(spare)
+        if self.clock() - self._settled >= self.sync_every:
+            self._disk.settle()
+            self._settled = self.clock()
 
     def _describe(
         self,

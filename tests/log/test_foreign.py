@@ -180,7 +180,7 @@ OBJECTS = {
     another_group: "/secrets is nothing that a log has",
     many_groups: "/ has more in it than a log has",
     named_type: "/stationarity is not what a log has there",
-    an_attribute_more: "/ has 23 attributes, a log has 22 there",
+    an_attribute_more: "/ has 22 attributes, a log has 21 there",
     another_attribute: "/ has an attribute 'notes', which no log has",
     an_attribute_on_a_dataset: "/report/loss has 1 attributes, a log has 0 there",
 }

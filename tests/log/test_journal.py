@@ -21,7 +21,7 @@ from asyndbt_mpi.log.annotate import add_stationarity
 from asyndbt_mpi.log.errors import LogError, LogWriteError
 from asyndbt_mpi.log.reader import Log, Stationarity
 from asyndbt_mpi.log.storage import journal
-from asyndbt_mpi.log.storage.journal import PAGE, TRAILER, JournaledFile, finish
+from asyndbt_mpi.log.storage.journal import MARK, PAGE, SLOT, JournaledFile, finish
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.log.writer import Writer
 from asyndbt_mpi.protocol.records import Iteration, Record
@@ -252,7 +252,9 @@ def halfway(small_chunks: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         records = run.records()
         for _ in range(2):
             write_batch(opened, records, 60)
-        with_journal = [n for n, (_, content) in enumerate(disk.changes) if is_trailer(content)]
+        with_journal = [
+            n for n, (_, content) in enumerate(disk.changes) if says_of_a_journal(content)
+        ]
         opened.close("interrupted")
     moments = disk.moments(path, 0)
     while next(moments) < with_journal[-1] + 1:
@@ -261,11 +263,9 @@ def halfway(small_chunks: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     return path
 
 
-def is_trailer(content: bytes | None) -> bool:
-    """Whether it says that a journal is there."""
-    if content is None or len(content) != TRAILER.size:
-        return False
-    return TRAILER.unpack(content)[3] > 0
+def says_of_a_journal(content: bytes | None) -> bool:
+    """Whether it is a slot that names a block."""
+    return content is not None and content.startswith(MARK) and SLOT.unpack(content)[5] > 0
 
 
 def is_whole(path: Path) -> bool:
@@ -304,7 +304,8 @@ def test_a_resumed_run_finishes_the_journal_of_the_killed_one(halfway: Path) -> 
 
 def test_a_journal_that_was_written_over_is_none(halfway: Path) -> None:
     content = bytearray(halfway.read_bytes())
-    content[-TRAILER.size - 10] ^= 1
+    for place in range(len(content) - 2 * PAGE, len(content) - PAGE, 8):  # of the newest block
+        content[place] ^= 1
     halfway.write_bytes(content)
     file = JournaledFile(halfway)
     assert file.read(len(content)) == content
