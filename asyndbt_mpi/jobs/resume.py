@@ -2,8 +2,7 @@
 
 The log's events hold what the black boxes answered. The run is gone through again from its
 start with these answers, which asks no language model anything; then server and workers are as
-they were when the last batch of the log was written, and the run goes on, in a new segment of
-the log. Workers that were at something are asked again. What the server had of the workers is
+they were when the last batch of the log was written, and the run goes on, in the same file. Workers that were at something are asked again. What the server had of the workers is
 taken from the log (see `adoption`), what it made of it must come out as it is logged.
 
 The end of a run belongs to the log as long as the run still ends there. If it is to go on beyond,
