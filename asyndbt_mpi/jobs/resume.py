@@ -1,9 +1,10 @@
 """Going on with a run that was killed, interrupted, or has ended: `--resume`.
 
-The log's events hold what the black boxes answered. The run is gone through again from its
-start with these answers, which asks no language model anything; then server and workers are as
-they were when the last batch of the log was written, and the run goes on, in the same file. Workers that were at something are asked again. What the server had of the workers is
-taken from the log (see `adoption`), what it made of it must come out as it is logged.
+The log's events hold what the black boxes answered. The run is gone through again from its start
+with these answers, which asks no language model anything; then server and workers are as they
+were when the last batch of the log was written, and the run goes on, in the same file. Workers
+that were at something are asked again. What the server had of the workers is taken from the log
+(see `adoption`), what it made of it must come out as it is logged.
 
 The end of a run belongs to the log as long as the run still ends there. If it is to go on beyond,
 because it may make more iterations or spend more, what came after its last iteration (tests,

@@ -1,5 +1,6 @@
 """The file beneath HDF5: kills at every moment, and readers beside the writer."""
 
+import contextlib
 import gc
 import os
 import shutil
@@ -201,7 +202,7 @@ def test_a_commit_after_the_end_has_come_nearer(
 Access = tuple[str, int, int]
 ACCESSES = st.lists(
     st.tuples(
-        st.sampled_from(["write", "write", "read", "commit"]),
+        st.sampled_from(["write", "write", "read", "commit", "settle"]),
         st.integers(0, 5 * PAGE),
         st.integers(1, 2 * PAGE),
     ),
@@ -216,7 +217,8 @@ def test_it_reads_as_what_was_written(
 ) -> None:
     path = tmp_path_factory.mktemp("file") / "file"
     path.touch()
-    file, expected, on_disk = JournaledFile(path, writable=True), bytearray(), b""
+    file, expected = JournaledFile(path, writable=True), bytearray()
+    committed = on_disk = b""
     for number, (kind, offset, size) in enumerate(accesses):
         if kind == "write":
             expected.extend(bytes(max(0, offset + size - len(expected))))
@@ -231,8 +233,13 @@ def test_it_reads_as_what_was_written(
             assert file.tell() == offset + size
         else:
             file.commit()
-            on_disk = bytes(expected)
-        assert path.read_bytes()[: len(on_disk)] == on_disk
+            committed = bytes(expected)
+            if kind == "settle":
+                file.settle()
+                on_disk = committed
+        assert path.read_bytes()[: len(on_disk)] == on_disk  # for who does not know of journals
+        with contextlib.closing(JournaledFile(path)) as reader:
+            assert reader.read(len(committed)) == committed
     file.commit(spare=0)
     file.cut()
     file.close()

@@ -88,7 +88,7 @@ CONTRACT = {
 ATTRIBUTES = {
     "data_digest": "",
     "format": "asyndbt",
-    "format_version": 2,
+    "format_version": 3,
     "seed": 7,
     "workers": WORKERS,
     "active_workers": 2,

@@ -45,6 +45,7 @@ HEAD = struct.Struct("<QQIIII")
 EXTENT = struct.Struct("<QQ")
 CHECKSUM = struct.Struct("<I")
 MOST_ROOM = 1 << 26
+"""Made at once, so that the journal need not be settled before it is due for want of room."""
 NOT_REGULAR = "is no regular file"
 HDF5_ERRORS = (OSError, RuntimeError, SystemError)
 """What h5py raises; the last where a method of `JournaledFile` failed: see `cause_of`."""
@@ -135,6 +136,7 @@ class JournaledFile:
         self._taken = max(
             _whole_pages(self._end), *(PAGE * (page + 1) for page in self._journal), 0
         )
+        self._settled_end = self._taken
         self._committed_end = self._end
 
     @property
@@ -276,11 +278,12 @@ class JournaledFile:
         for offset, content in _extents(self._journal):
             self._put(content, offset)
         self._synchronise()
-        self._room = max(self._room, min(2 * (self._tail - self._floor), MOST_ROOM))
+        used = self._tail - self._floor + self._taken - self._settled_end
+        self._room = max(self._room, min(2 * used, MOST_ROOM))
         self._journal = {}
         self._newest = Place()
         self._floor = self._tail
-        self._taken = _whole_pages(self._committed_end)
+        self._taken = self._settled_end = _whole_pages(self._committed_end)
         self._base = self._serial + 1
         self._put_slot(self._committed_end)
 
