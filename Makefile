@@ -2,7 +2,7 @@
 # make test: unit tests, then the tests under mpiexec.
 # make test-slurm: jobs, arrays and chains on a Slurm that is started for them; it has to be there.
 # make test-gpu: what needs a GPU; without one it says so, and all is well.
-# make faults: runs that are hurt on purpose, and tables of what they survived: 15 minutes.
+# make faults: runs that are hurt on purpose, and tables of what they survived: 30 minutes.
 # make fuzz: a million hostile messages, and answers, logs, configurations and data besides: 15 minutes.
 # make bench: the benchmarks of docs/performance.md that are about speed: less than 15 minutes.
 # make complexity: the simulations and figures of docs/complexity.md.
@@ -106,6 +106,7 @@ lint: venv
 faults: venv
 	$(BIN)/python -m tests.faults
 	$(BIN)/python -m tests.faults.matrix
+	$(BIN)/python -m tests.log.power
 
 fuzz: venv
 	$(BIN)/python -m tests.fuzz

@@ -14,7 +14,7 @@ import numpy as np
 
 from asyndbt_mpi import __version__
 from asyndbt_mpi.config import Config, ConfigurationError, Run, load, presets
-from asyndbt_mpi.jobs.job import BAD_USAGE, DONE, FAILED, Job, Request, log_path, writable_path
+from asyndbt_mpi.jobs.job import BAD_USAGE, DONE, FAILED, Job, Request, log_path
 from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.text import printable
@@ -421,20 +421,6 @@ def verify(run: Path) -> int:
     if result.violations:
         return FAILED
     _say(f"{run}: whole, every invariant holds")
-    return DONE
-
-
-@cli.command()
-@LOG_FILE
-@click.option(
-    "--output", "-o", metavar="FILE",
-    help="The joined log, instead of RUN.h5; what there is stays as it is.",
-)  # fmt: skip
-def merge(run: Path, output: str | None) -> int:
-    """Join the files of a run that was resumed (RUN.h5, RUN.h5.1, ...) into one."""
-    from asyndbt_mpi.log.merge import merge
-
-    _say(merge(run, None if output is None else writable_path("--output", output)))
     return DONE
 
 

@@ -320,10 +320,14 @@ class Budget(Section):
 
 
 class LogSection(Section):
-    """[log]: `iterates` "all", or n for every n-th p, q and z; `compression` of the iterates."""
+    """[log]: `iterates` "all", or n for every n-th p, q and z; `compression` of the iterates.
+
+    Every `sync_every` seconds what was written is brought to the disk itself, 0 for never.
+    """
 
     iterates: Literal["all"] | Count = "all"
     compression: Literal["none", "gzip", "lzf"] = "none"
+    sync_every: NonNegative = 5.0
 
 
 class Config(Section):

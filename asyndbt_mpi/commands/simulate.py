@@ -92,18 +92,24 @@ def _go_on(job: Job, log: Log, cores: int, sinks: Sinks) -> None:
         raise ConfigurationError(nothing_left(log, resumed))
     cluster = _cluster(job, cores, log, resumed)
     _check_models(cluster, resumed)
+    new: list[Record] = []
+    unlogged = Unlogged(
+        log,
+        [*resumed.events, resumed.event],
+        new.append,
+        lambda event: cluster.server.spending.count(event.costs),
+    )
     # What the replay found new comes again.
-    writer = job.open_log("virtual", resumed.z, log, resumed.counted)
+    writer = job.reopen_log(log, resumed.counted)
     with writer, sinks(job, writer, log.committed) as (write, say):
         write([resumed.event])
-        cluster.run(
-            Unlogged(
-                log,
-                [*resumed.events, resumed.event],
-                lambda record: write([record]),
-                lambda event: cluster.server.spending.count(event.costs),
-            )
-        )
+
+        def write_new(records: list[Record]) -> None:
+            unlogged(records)
+            write(new)
+            new.clear()
+
+        cluster.run(write_new)
         _tell_limit(cluster.server, say)
 
 

@@ -15,7 +15,7 @@ from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
 from asyndbt_mpi.config import Config
 from asyndbt_mpi.jobs.assemble import rebuild
 from asyndbt_mpi.jobs.given import configuration
-from asyndbt_mpi.log.annotate import add_stationarity, check_one_file
+from asyndbt_mpi.log.annotate import add_stationarity
 from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.events import attendance
 from asyndbt_mpi.log.iterates import InOrder, Planes
@@ -105,7 +105,6 @@ def add(
 
 
 def _check(log: Log) -> None:
-    check_one_file(log)
     if log.status == "running":
         raise LogError(
             f"{log.path}: the run is not over (or was killed), its log must stay as it is"

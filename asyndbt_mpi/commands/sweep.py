@@ -19,7 +19,7 @@ from asyndbt_mpi.commands.stationarity import add as add_stationarity
 from asyndbt_mpi.config import Config, ConfigurationError, difference, load
 from asyndbt_mpi.inputs.files import shown
 from asyndbt_mpi.jobs.job import Job, Request, writable_path
-from asyndbt_mpi.log.chain import is_log
+from asyndbt_mpi.log.file import is_log
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.storage.lock import Locked, take
 

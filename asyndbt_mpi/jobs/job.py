@@ -1,8 +1,9 @@
 """What a run needs whatever carries its messages: configuration, materials, log and progress."""
 
+import contextlib
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from asyndbt_mpi.inputs.files import check_path, shown
 from asyndbt_mpi.jobs.answer_cache import make_folder
 from asyndbt_mpi.jobs.assemble import Materials, check_server, delays_of_workers, prepare
 from asyndbt_mpi.jobs.own import Own
-from asyndbt_mpi.log.chain import check_first_file, segments_of
 from asyndbt_mpi.log.errors import LogError
+from asyndbt_mpi.log.file import check_no_link
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.schema import Transport
 from asyndbt_mpi.log.storage.publish import check_replaceable
@@ -56,7 +57,7 @@ class Request:
 
 
 LONGEST_LOG_NAME = 180
-"""Bytes: the names of a log's further files are longer than its own."""
+"""Bytes: the hidden files beside a log have longer names than its own."""
 
 
 def log_path(config: Config, output: str | None) -> Path:
@@ -145,31 +146,24 @@ class Job:
         if request.resume and request.overwrite:
             raise ConfigurationError("--resume goes on with a log, --overwrite replaces it")
         if request.resume:
-            _check_first_file(path)
+            _check_no_link(path)
         elif request.overwrite:
             _check_replaceable(path)
         else:
             _check_free(path)
         return cls(config, materials, delays, workers, path, request.overwrite)
 
-    def open_log(
-        self,
-        transport: Transport,
-        start: FloatArray,
-        continues: Log | None = None,
-        counted: Mapping[str, int] | None = None,
-    ) -> Writer:
-        """The log, in place of one that may be there if that was asked for, or its next segment.
+    def open_log(self, transport: Transport, start: FloatArray) -> Writer:
+        """A new log, in place of one that may be there if that was asked for.
 
-        ``start`` (M, N) is z before its first iteration. Where ``continues`` has more rows of a
-        group than ``counted`` says, the others do not count any more.
+        ``start`` (M, N) is z before the first iteration.
 
         Raises
         ------
         ConfigurationError
             The log cannot be written there, or another process does so.
         """
-        try:
+        with self._opening():
             return Writer(
                 self.path,
                 self.config,
@@ -178,11 +172,25 @@ class Job:
                 self.materials.vocabulary,
                 transport,
                 start,
-                continues=continues,
-                counted=counted or {},
-                overwrite=self.overwrite and continues is None,
+                overwrite=self.overwrite,
                 data_digest=self.materials.data_digest,
             )
+
+    def reopen_log(self, log: Log, counted: Mapping[str, int]) -> Writer:
+        """``log``, to go on with it; of some groups only so many rows as ``counted`` says count.
+
+        Raises
+        ------
+        ConfigurationError
+            The log cannot be written, or another process does so.
+        """
+        with self._opening():
+            return Writer.resumed(log, self.config, counted, self.materials.data_digest)
+
+    @contextlib.contextmanager
+    def _opening(self) -> Iterator[None]:
+        try:
+            yield
         except LogError as error:
             raise ConfigurationError(str(error)) from error
         except OSError as error:
@@ -191,9 +199,9 @@ class Job:
             ) from error
 
 
-def _check_first_file(path: Path) -> None:
+def _check_no_link(path: Path) -> None:
     try:
-        check_first_file(path)
+        check_no_link(path)
     except LogError as error:
         raise ConfigurationError(f"--resume: {error}") from error
 
@@ -210,9 +218,4 @@ def _check_free(path: Path) -> None:
         raise ConfigurationError(
             f"{path} is there already; give another --output, --resume to go on with it, or"
             " --overwrite to replace it"
-        )
-    if segments := segments_of(str(path)):
-        raise ConfigurationError(
-            f"{segments[0].path} is there already, of a log that lacks {path}; give another"
-            " --output, or --overwrite to delete it"
         )

@@ -9,10 +9,10 @@ from asyndbt_mpi.jobs.resume import (
     expected_hellos,
     log_to_resume,
     nothing_left,
-    open_segment,
+    reopen_log,
     resume,
 )
-from asyndbt_mpi.log.chain import remove_log
+from asyndbt_mpi.log.file import remove_log
 from asyndbt_mpi.log.text import printable
 from asyndbt_mpi.log.writer import Writer
 from asyndbt_mpi.protocol.server import Server
@@ -38,7 +38,7 @@ class Ended(Exception):
 
 
 def open_run(job: Job, resuming: bool, signalled: Sequence[signal.Signals] = ()) -> Opened:
-    """A new log, or the run that is to go on and its next segment.
+    """A new log, or the run that is to go on and its log.
 
     Raises
     ------
@@ -61,7 +61,7 @@ def open_run(job: Job, resuming: bool, signalled: Sequence[signal.Signals] = ())
             raise Ended(f"{job.path} cannot go on: {why}", code)
         if resumed.server.finished and log.status == "finished":
             raise Ended(nothing_left(log, resumed), DONE)
-        writer = open_segment(log, job, resumed, "mpi")
+        writer = reopen_log(log, job, resumed)
         on_from = f"{job.path}: going on from iteration {resumed.server.iteration}"
         print(printable(on_from), flush=True)
         return Opened(resumed.server, writer, resumed.replay, resumed.time)

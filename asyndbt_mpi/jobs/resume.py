@@ -1,10 +1,10 @@
 """Going on with a run that was killed, interrupted, or has ended: `--resume`.
 
-The log's events hold what the black boxes answered. The run is gone through again from its
-start with these answers, which asks no language model anything; then server and workers are as
-they were when the last batch of the log was written, and the run goes on, in a new segment of
-the log. Workers that were at something are asked again. What the server had of the workers is
-taken from the log (see `adoption`), what it made of it must come out as it is logged.
+The log's events hold what the black boxes answered. The run is gone through again from its start
+with these answers, which asks no language model anything; then server and workers are as they
+were when the last batch of the log was written, and the run goes on, in the same file. Workers
+that were at something are asked again. What the server had of the workers is taken from the log
+(see `adoption`), what it made of it must come out as it is logged.
 
 The end of a run belongs to the log as long as the run still ends there. If it is to go on beyond,
 because it may make more iterations or spend more, what came after its last iteration (tests,
@@ -19,7 +19,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from asyndbt_mpi.algorithm.types import FloatArray
 from asyndbt_mpi.config import Budget, Config, ConfigurationError, difference
 from asyndbt_mpi.jobs.assemble import check_materials, hellos, workers_without_model
 from asyndbt_mpi.jobs.job import Job
@@ -45,6 +44,7 @@ TOLERANCE = 1e-6
 
 MAY_CHANGE = {
     "run": {"iterations", "output", "worker_timeout", "signals"},
+    "log": {"sync_every"},
     "budget": {"calls", "tokens", "cost", "seconds"},
     "llm": {
         "cache_folder",
@@ -84,7 +84,6 @@ class Unlogged:
         self._beyond = False
         self._write = write
         self._resumed = resumed
-        self.z: FloatArray | None = None
         self._pass_resumptions()
 
     def __call__(self, records: list[Record]) -> None:
@@ -116,10 +115,7 @@ class Unlogged:
                     self._pass_resumptions()
                 return self._beyond
             case Iteration():
-                if record.number >= self._iterations:
-                    return True
-                self.z = record.z
-                return False
+                return record.number >= self._iterations
             case Evaluation():
                 # The consensus' comes last, of itself, so that a batch may have ended before it.
                 missing = record.worker == CONSENSUS and not self._has_consensus
@@ -135,15 +131,13 @@ class Unlogged:
 class Resumed:
     """A run as its log leaves it: the ``replay`` that got there, what the log lacks of it.
 
-    ``event`` is that it is resumed, ``new`` what else has to be written. ``z`` (M, N) is that of
-    the last committed iteration. ``events`` of the log count; ``counted`` says of which groups
-    fewer rows do than there are.
+    ``event`` is that it is resumed, ``new`` what else has to be written. ``events`` of the log
+    count; ``counted`` says how many rows of a group do, where that is fewer than the log has.
     """
 
     replay: Replay
     event: Event
     new: list[Record]
-    z: FloatArray
     events: list[Event]
     counted: dict[str, int]
 
@@ -182,7 +176,6 @@ def resume(
     new: list[Record] = []
     sink = Unlogged(log, recorded, new.append)
     beyond: list[Event] = []
-    z = server.algorithm.z.copy()
     try:
         counts = _go_through(replay, recorded, signalled, sink)
         if counts < len(recorded):
@@ -205,8 +198,6 @@ def resume(
             " the p and q in the log",
             stacklevel=2,
         )
-    if sink.z is not None:
-        z = sink.z
     if server.iteration < log.committed:
         raise ConfigurationError(
             f"{log.path}: cannot be continued: its events end at iteration {server.iteration}"
@@ -221,7 +212,7 @@ def resume(
     event = Event(EventKind.RESUMED, 0, under_way, server.iteration, time, _total(beyond))
     if transport == "mpi":
         replay.judge(time, new.extend)
-    return Resumed(replay, event, new, z, recorded, counted)
+    return Resumed(replay, event, new, recorded, counted)
 
 
 def expected_hellos(job: Job) -> Mapping[int, Hello]:
@@ -337,15 +328,15 @@ def check_settings(log: Log, config: Config) -> None:
         )
 
 
-def open_segment(log: Log, job: Job, resumed: Resumed, transport: Transport) -> Writer:
-    """The next segment of ``log``, with what it lacks already in it.
+def reopen_log(log: Log, job: Job, resumed: Resumed) -> Writer:
+    """``log`` to be written on, with what it lacks already in it.
 
     Raises
     ------
     ConfigurationError
         It cannot be written.
     """
-    writer = job.open_log(transport, resumed.z, log, resumed.counted)
+    writer = job.reopen_log(log, resumed.counted)
     writer.write_all([resumed.event, *resumed.new])
     return writer
 

@@ -9,9 +9,10 @@ import h5py
 import numpy as np
 
 from asyndbt_mpi.log import checksums, schema
-from asyndbt_mpi.log.errors import LogError, LogWriteError
+from asyndbt_mpi.log.errors import LogWriteError
 from asyndbt_mpi.log.reader import Log, Stationarity
 from asyndbt_mpi.log.storage.journal import finish
+from asyndbt_mpi.log.storage.lock import LogLock
 from asyndbt_mpi.log.storage.preallocate import reserve
 
 CHUNK = 1024
@@ -28,14 +29,14 @@ def add_stationarity(path: str | os.PathLike[str], found: Stationarity) -> None:
     Raises
     ------
     LogError
-        The log consists of several files.
+        There is no such log, or another process is writing it.
     LogWriteError
         The copy cannot be written.
     """
-    with Log(path) as opened:
-        check_one_file(opened)
+    Log(path).close()
     log = Path(path)
     copy: str | None = None
+    lock = LogLock(log)  # a run that is resumed meanwhile would go on in what is replaced here
     try:
         # A name of its own: two processes may be at the same log.
         handle, copy = tempfile.mkstemp(prefix=f".{log.name}.", dir=log.parent)
@@ -49,14 +50,9 @@ def add_stationarity(path: str | os.PathLike[str], found: Stationarity) -> None:
         reason = str(error).splitlines()[0]
         raise LogWriteError(f"{log}: stays as it was, for its copy failed: {reason}") from error
     finally:
+        lock.release()
         if copy and os.path.exists(copy):
             os.unlink(copy)
-
-
-def check_one_file(log: Log) -> None:
-    """Raise a LogError if nothing can be added to ``log``, for it consists of several files."""
-    if len(log.files) > 1:
-        raise LogError(f"{log.path}: has {len(log.files)} segments: asyndbt merge it first")
 
 
 def _reserve(copy: str, found: Stationarity) -> None:

@@ -8,9 +8,9 @@ import numpy as np
 
 from asyndbt_mpi.algorithm.types import IntArray
 from asyndbt_mpi.log import checksums, schema
-from asyndbt_mpi.log.chain import BLOCK_BYTES, Segment
 from asyndbt_mpi.log.checksums import SEAL
 from asyndbt_mpi.log.errors import LogError
+from asyndbt_mpi.log.file import BLOCK_BYTES, LogFile
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.schema import Column
 
@@ -22,31 +22,25 @@ def damage(log: Log) -> Iterator[str]:
 
 
 def damaged_roots(log: Log) -> Iterator[str]:
-    """Files whose attributes or texts of fixed length are not what they were."""
+    """The attributes or texts of fixed length are not what they were."""
     paths = ", ".join(f"/{column.path}" for column in schema.fixed())
-    for file in log.files:
-        try:
-            if not file.attempt(_seal_holds):
-                yield f"{_prefix(log, file)}the attributes, {paths}: one differs from the checksum"
-        except LogError as error:
-            yield str(error)
+    try:
+        if not log.file.attempt(_seal_holds):
+            yield f"the attributes, {paths}: one differs from the checksum"
+    except LogError as error:
+        yield str(error)
 
 
 def damaged_rows(log: Log) -> Iterator[str]:
     """Batches and additions that are not what they were."""
-    for file in log.files:
-        try:
-            for line in _of_file(log, file):
-                yield _prefix(log, file) + line
-        except LogError as error:
-            yield str(error)
+    try:
+        yield from _damaged_rows(log)
+    except LogError as error:
+        yield str(error)
 
 
-def _prefix(log: Log, file: Segment) -> str:
-    return f"{file.path}: " if len(log.files) > 1 else ""
-
-
-def _of_file(log: Log, file: Segment) -> Iterator[str]:
+def _damaged_rows(log: Log) -> Iterator[str]:
+    file = log.file
     if not file.attempt(_stationarity_holds):
         yield "/stationarity differs from its checksum"
     # The first batch may have no rows of its own, each of the others has one. Beside a run there
@@ -68,7 +62,7 @@ def _of_file(log: Log, file: Segment) -> Iterator[str]:
     for columns in log.groups.values():
         for column in columns:
             for batch in _differing(file, column, ends):
-                place = _iterations(file, ends["iteration"], batch)
+                place = _iterations(ends["iteration"], batch)
                 yield f"{place}: /{column.path} differs from its checksum"
 
 
@@ -81,7 +75,7 @@ def _stationarity_holds(file: h5py.File) -> bool:
     return group is None or bool(group.attrs.get(SEAL) == checksums.of_stationarity(group))
 
 
-def _differing(file: Segment, column: Column, ends: np.ndarray) -> Iterator[int]:
+def _differing(file: LogFile, column: Column, ends: np.ndarray) -> Iterator[int]:
     """Numbers of the batches whose rows of ``column`` are not those of their checksum.
 
     As many batches are read at once as a block holds, together with their checksums: beside a
@@ -95,7 +89,7 @@ def _differing(file: Segment, column: Column, ends: np.ndarray) -> Iterator[int]
         fitting = int(np.searchsorted(bounds, bounds[first] + step, side="right")) - 1
         last = max(first + 1, fitting)
         compare = _Comparison(column, first, bounds[first : last + 1], step)
-        yield from file.attempt(compare)
+        yield from file.attempt(compare, "batch")
         first = last
 
 
@@ -120,10 +114,9 @@ class _Comparison:
         return checksum
 
 
-def _iterations(file: Segment, ends: IntArray, batch: int) -> str:
+def _iterations(ends: IntArray, batch: int) -> str:
     """Which iterations the ``batch`` brought."""
-    before = file.first_rows["iteration"]
-    first, last = before + (ends[batch - 1] if batch else 0), before + ends[batch] - 1
+    first, last = (ends[batch - 1] if batch else 0), ends[batch] - 1
     if last < first:
         return f"before iteration {first}"
     return f"iterations {first} to {last}"

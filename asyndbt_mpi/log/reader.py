@@ -1,8 +1,4 @@
-"""Reads a log, also beside the run that still writes it.
-
-A reader beside a writer may meet a batch half written, and addresses beyond the end that it
-knew of. Rows that count never change, so it opens the file anew and tries again.
-"""
+"""Reads a log: what of its file counts, by name."""
 
 import math
 import os
@@ -16,8 +12,8 @@ import h5py
 import numpy as np
 
 from asyndbt_mpi.log import schema
-from asyndbt_mpi.log.chain import Segment, next_path, open_chain
 from asyndbt_mpi.log.errors import LogError
+from asyndbt_mpi.log.file import LogFile
 from asyndbt_mpi.log.text import printable
 from asyndbt_mpi.protocol.messages import Candidate, Split
 
@@ -62,7 +58,7 @@ class Best:
 
 
 class Log:
-    """A log as it stood when it was opened, be it one file or several (see `chain`).
+    """A log as it stood when it was opened.
 
     ``log["report/p"]`` is a dataset as an array, without the rows that do not count: those of
     iterations that were not committed. The names and shapes are those of `schema`.
@@ -70,11 +66,12 @@ class Log:
     Attributes
     ----------
     committed : how many iterations count
-    committed_rows : by group, how many rows are in the log for certain; of events and
-        evaluations they are what a run that is continued goes through again
+    committed_rows : by group, how many rows are in the log; of events and evaluations they are
+        what a run that is resumed replays
     status : "running", "finished" or "interrupted"
-    segments : how often the run was started; a resumed run has begun a segment
-    files : the files that the log consists of; a merged one holds several segments
+    starts : how often the run was started, the first time included
+    kept_rows : by group, how many rows there were when it was started last
+    file : what it is read from
     config : Config, as resolved by the run when it was started last
     shapes : Shapes, the sizes M, N, U and V
     workers, active_workers, max_delay, seed : R, S, tau and the seed
@@ -87,26 +84,23 @@ class Log:
     Raises
     ------
     LogError
-        On opening: no such file, not HDF5, no asyndbt log, of another format version, or a
-        segment that is not the first. On reading: the dataset is missing or damaged.
+        On opening: no such file, not HDF5, no asyndbt log, or of another format version. On
+        reading: the dataset is missing or damaged, or the run was resumed in the meantime and
+        some of the rows count no more.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
-        self.files: list[Segment] = open_chain(self.path)
-        last = self.files[-1]
-        self.committed = last.first_rows["iteration"] + last.committed
-        self.committed_rows = {
-            group: last.first_rows[group] + rows for group, rows in last.committed_rows.items()
-        }
-        self.segments = last.number + last.segments
-        self.status = last.status
-        self.workers, self.active_workers = last.workers, last.active_workers
-        self.max_delay, self.seed = last.max_delay, last.seed
-        self.transport, self.package_version = last.transport, last.package_version
-        self.data_digest = last.data_digest
-        self.logging_seconds = sum(each.logging_seconds for each in self.files)
-        self.config, self.shapes = last.config, last.shapes
+        self.file = file = LogFile(self.path)
+        self.committed, self.committed_rows = file.committed, file.committed_rows
+        self.starts, self.kept_rows = file.starts, file.kept_rows
+        self.status = file.status
+        self.workers, self.active_workers = file.workers, file.active_workers
+        self.max_delay, self.seed = file.max_delay, file.seed
+        self.transport, self.package_version = file.transport, file.package_version
+        self.data_digest = file.data_digest
+        self.logging_seconds = file.logging_seconds
+        self.config, self.shapes = file.config, file.shapes
         self.every = schema.period(self.config)
         self.groups = schema.groups(self.config.algorithm.lower_distance)
         self._counts: dict[str, int] = {}
@@ -123,9 +117,8 @@ class Log:
         self.close()
 
     def close(self) -> None:
-        """Let go of the files."""
-        for each in self.files:
-            each.close()
+        """Let go of the file."""
+        self.file.close()
 
     def __getitem__(self, path: str) -> np.ndarray:
         """The dataset ``path``, cut to the rows that count; text as an array of str."""
@@ -176,17 +169,16 @@ class Log:
             group = file.get("stationarity")
             return None if group is None else str(group.attrs.get("kind"))
 
-        first = self.files[0]
-        found = first.attempt(kind)
+        found = self.file.attempt(kind)
         if found is None:
             return None
         if found not in schema.STATIONARITY_KINDS:
-            raise first.error(f"/stationarity is of kind {found!r}")
+            raise self.file.error(f"/stationarity is of kind {found!r}")
         names = ("iteration", *schema.STATIONARITY)
         paths = [f"stationarity/{name}" for name in names]
-        columns = [first.rows(path, 0, first.length(path)) for path in paths]
+        columns = [self.file.rows(path, 0, self.length(path)) for path in paths]
         if len({len(column) for column in columns}) > 1:
-            raise first.error("the columns of /stationarity have different lengths")
+            raise self.file.error("the columns of /stationarity have different lengths")
         return Stationarity(found, *columns)
 
     def rows(self, path: str, start: int = 0, stop: int | None = None) -> np.ndarray:
@@ -196,7 +188,8 @@ class Log:
         of them count.
         """
         count = self.count(path)
-        rows = self._read(path, start, count if stop is None else min(stop, count))
+        stop = count if stop is None else min(stop, count)
+        rows = self.file.rows(path, start, max(start, stop))
         if path == "plane/dropped":
             rows[rows >= self.committed] = -1  # dropped by an iteration that does not count
         return rows
@@ -219,51 +212,15 @@ class Log:
         if group not in self._counts:
             count = self.committed_rows[group]
             if group in schema.KEY:
-                # What an earlier file has was committed when the last one began.
-                key, before = schema.KEY[group], self.files[-1].first_rows[group]
-                rows = self.files[-1].rows(key, 0, count - before)
-                count = before + int(np.searchsorted(rows, self.committed))
+                created = self.file.rows(schema.KEY[group], 0, count)
+                count = int(np.searchsorted(created, self.committed))
             self._counts[group] = count
         return self._counts[group]
 
     def length(self, path: str) -> int:
-        """How many rows ``path`` has in the log, whether they count or not."""
-        return self._first_row(self.files[-1], path) + self.files[-1].length(path)
+        """How many rows ``path`` has in the file, whether they count or not."""
+        return self.file.length(path)
 
     def type_and_row(self, path: str) -> tuple[np.dtype, tuple[int, ...]]:
         """Type of the dataset ``path`` and shape of one of its rows."""
-        return self.files[-1].type_and_row(path)
-
-    @property
-    def next_segment(self) -> str:
-        """The file with which a continued run would go on."""
-        return next_path(self.path, self.files[-1])
-
-    def next_first_rows(self) -> dict[str, int]:
-        """By group, the first row of the file with which a continued run would go on.
-
-        What counts stays, and so do all events and evaluations: they are gone through again.
-        Planes are taken over from the oldest in force, so that they can be dropped there.
-        """
-        rows = {group: self.count(group) for group in self.groups}
-        before = self.files[-1].first_rows["plane"]
-        stands = self.rows("plane/positions", before) & (self.rows("plane/dropped", before) < 0)
-        standing = np.flatnonzero(stands.any(axis=1))
-        if standing.size:
-            rows["plane"] = before + int(standing[0])
-        return rows
-
-    def _first_row(self, file: Segment, path: str) -> int:
-        """Logical number of the first row that ``file`` has of ``path``."""
-        return file.first_rows.get(path.partition("/")[0], 0)
-
-    def _read(self, path: str, start: int, stop: int) -> np.ndarray:
-        """Rows of ``path`` by their numbers in the whole log, from the last file that has them."""
-        pieces: list[np.ndarray] = []
-        for file in reversed(self.files):
-            first = self._first_row(file, path)
-            low = max(start, first)
-            if low < stop or not pieces:
-                pieces.append(file.rows(path, low - first, max(low, stop) - first))
-            stop = min(stop, first)
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces[::-1])
+        return self.file.type_and_row(path)

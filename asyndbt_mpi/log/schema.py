@@ -20,7 +20,7 @@ from asyndbt_mpi.protocol.messages import Candidate, Shapes, Split
 from asyndbt_mpi.protocol.records import EventKind
 
 FORMAT = "asyndbt"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 Transport = Literal["mpi", "virtual", "replay"]
 Status = Literal["running", "finished", "interrupted"]
@@ -161,12 +161,8 @@ def groups(distance: Distance) -> dict[str, tuple[Column, ...]]:
 
 
 ROWS_BY_GROUP = np.dtype([(group, "i8") for group in groups("l1")])
-"""Type of the root attributes ``committed_rows`` and ``first_rows``.
-
-The first counts the rows of each group that are in the file for certain. It is written before
-``committed``, so it may already count rows of iterations that are not committed; rows beyond it
-may be damaged after a kill, and nobody reads them. ``first_rows`` are, of a log of several
-files, the numbers that the file's first rows have in the whole log; see `chain`."""
+"""Type of the root attributes ``committed_rows``, how many rows of each group are in the file, and
+``kept_rows``, how many of them there were when the run was started last."""
 
 NO_ROWS = np.zeros((), dtype=ROWS_BY_GROUP)
 
@@ -232,8 +228,8 @@ ATTRIBUTES = {
     "data_digest": "text",
     **dict.fromkeys(("format_version", "seed", "workers", "active_workers", "max_delay"), "number"),
     **dict.fromkeys(("positions", "words", "classes", "pool", "logging_seconds"), "number"),
-    **dict.fromkeys(("segment", "segments", "committed", "checksum"), "number"),
-    **dict.fromkeys(("committed_rows", "first_rows"), "record"),
+    **dict.fromkeys(("starts", "committed", "checksum"), "number"),
+    **dict.fromkeys(("committed_rows", "kept_rows"), "record"),
 }
 """The attributes of the root that a log can have, each a single text or number or, as a record, a
 number for each group."""

@@ -10,7 +10,6 @@ import numpy as np
 
 from asyndbt_mpi.algorithm.types import BoolArray, IntArray
 from asyndbt_mpi.log import schema
-from asyndbt_mpi.log.chain import Segment
 from asyndbt_mpi.log.checks import accounts, values
 from asyndbt_mpi.log.checks import planes as conduct
 from asyndbt_mpi.log.checks import reports as arrivals
@@ -96,33 +95,26 @@ def _listed(lines: Iterator[str]) -> list[str]:
 def _columns(log: Log) -> Iterator[str]:
     """Datasets that are missing, or of another type."""
     columns = [column for group in log.groups.values() for column in group]
-    for file in log.files:
-        for column in (*columns, *(schema.Column(path, "", schema.TEXT) for path in schema.FIXED)):
-            yield from _column(log, file, column)
-        for path, due in schema.batch().items():
-            try:
-                dtype, _ = file.type_and_row(path)
-            except LogError as error:
-                yield str(error)
-            else:
-                if dtype != due:
-                    yield f"{_prefix(log, file)}/{path} has other fields than this version writes"
+    for column in (*columns, *(schema.Column(path, "", schema.TEXT) for path in schema.FIXED)):
+        yield from _column(log, column)
+    for path, due in schema.batch().items():
+        try:
+            dtype, _ = log.type_and_row(path)
+        except LogError as error:
+            yield str(error)
+        else:
+            if dtype != due:
+                yield f"/{path} has other fields than this version writes"
 
 
-def _column(log: Log, file: Segment, column: schema.Column) -> Iterator[str]:
-    name = f"{_prefix(log, file)}/{column.path}"
+def _column(log: Log, column: schema.Column) -> Iterator[str]:
     try:
-        dtype, _ = file.type_and_row(column.path)
+        dtype, _ = log.type_and_row(column.path)
     except LogError:
-        yield f"{name} is missing"
+        yield f"/{column.path} is missing"
         return
     if _kind(dtype) != _kind(column.dtype):
-        yield f"{name} is of type {dtype}, not {column.dtype}"
-
-
-def _prefix(log: Log, file: Segment) -> str:
-    """What says which file is meant, if there are several."""
-    return f"{file.path}: " if len(log.files) > 1 else ""
+        yield f"/{column.path} is of type {dtype}, not {column.dtype}"
 
 
 def _kind(dtype: np.dtype) -> tuple[object, ...]:
@@ -153,14 +145,12 @@ def _references(log: Log) -> Iterator[str]:
 
 def _lengths(log: Log) -> Iterator[str]:
     """Columns that are too short or, in a file that was closed, too long."""
-    for file in log.files:
-        for group, columns in log.groups.items():
-            for column in columns:
-                length = file.length(column.path)
-                due = file.committed_rows[group] + (column.path == "iteration/z")
-                if length < due or (file.status != "running" and length > due):
-                    name = f"{_prefix(log, file)}/{column.path}"
-                    yield f"{name} has {length} rows, not {due}"
+    for group, columns in log.groups.items():
+        for column in columns:
+            length = log.length(column.path)
+            due = log.committed_rows[group] + (column.path == "iteration/z")
+            if length < due or (log.status != "running" and length > due):
+                yield f"/{column.path} has {length} rows, not {due}"
     for group in ("iteration", *schema.KEY):
         rows, counting = log.committed_rows[group], log.count(group)
         if rows < counting or (log.status != "running" and rows > counting):
@@ -193,7 +183,7 @@ def _due(log: Log, iterations: IntArray) -> BoolArray:
     A process that was killed after the last iteration took them along: who went on has them not.
     """
     due: BoolArray = np.array([schema.kept(int(t), log.every) for t in iterations], dtype=bool)
-    made_here = log.segments == 1 or (len(log.files) > 1 and log.files[-1].committed > 0)
+    made_here = log.starts == 1 or log.committed > log.kept_rows["iteration"]
     if log.status != "running" and made_here:
         due |= iterations == log.committed - 1
     return due

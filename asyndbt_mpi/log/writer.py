@@ -4,8 +4,8 @@ The file is in HDF5's default format, for the newer ones need repair after a kil
 gathered in memory and written in batches, each of which is committed as a whole or not at all (see
 `journal`), even if a kill, a full disk, a quota or a limit on a file's size is in the way.
 
-A file that was closed, or whose writer was killed, gets no more rows: a run that is continued
-writes a new one, the log's next segment (see `chain`).
+A run that is resumed goes on in the same file. Rows that count no more are cut off first, in the
+commit that says so.
 """
 
 import contextlib
@@ -23,23 +23,22 @@ import numpy as np
 from asyndbt_mpi import __version__
 from asyndbt_mpi.algorithm.types import FloatArray
 from asyndbt_mpi.config import Config
-from asyndbt_mpi.log import checksums, datasets, rows, schema
+from asyndbt_mpi.log import batches, checksums, datasets, rows, schema
 from asyndbt_mpi.log.batches import Batches
 from asyndbt_mpi.log.datasets import CHUNK_BYTES
 from asyndbt_mpi.log.errors import LogError, LogWriteError
-from asyndbt_mpi.log.reader import BLOCK_BYTES, Log
+from asyndbt_mpi.log.file import check_no_link
+from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.schema import Column, Transport
 from asyndbt_mpi.log.storage.journal import (
     HDF5_ERRORS,
     SPARE_BYTES,
     JournaledFile,
     cause_of,
-    finish,
 )
 from asyndbt_mpi.log.storage.lock import LogLock
 from asyndbt_mpi.log.storage.publish import (
     check_free,
-    check_next,
     check_replaceable,
     hidden,
     replace,
@@ -57,18 +56,12 @@ LARGEST_BATCH_BYTES = 1 << 25
 class Writer:
     """Log of one run, made anew at ``path``; its folder is made if need be.
 
-    A continued run writes the log's next segment instead, from iteration ``continues.committed``
-    on. Of the events and evaluations that it goes through again, it must not write the first
-    ``continues.committed_rows`` of each: they count as they are.
-
     Parameters
     ----------
     shapes, workers : sizes M, N, U, V and R
     vocabulary : N words
-    z0 : array (M, N), the consensus before the first iteration that is written
+    z0 : array (M, N), the consensus before the first iteration
     clock : seconds; paces the batches
-    continues : the log at ``path`` so far, if there is one to go on with; read here only
-    counted : by group, how many of its rows count, where those behind them do not any more
     overwrite : replace the log that may be at ``path``, once the new one is whole
     data_digest : of the texts of the data, by which a resume notices that they changed
 
@@ -77,7 +70,7 @@ class Writer:
     FileExistsError
         The file exists, and is not to be replaced.
     LogError
-        Another process is writing the log, or what is to be continued cannot be read.
+        Another process is writing the log.
     LogWriteError
         No room for a batch, or it cannot be written; from then on only `close` is of use.
     """
@@ -92,22 +85,84 @@ class Writer:
         transport: Transport,
         z0: FloatArray,
         clock: Callable[[], float] = time.monotonic,
-        continues: Log | None = None,
-        counted: Mapping[str, int] | None = None,
         overwrite: bool = False,
         data_digest: str = "",
     ) -> None:
-        self.data_digest = data_digest
+        self._prepare(Path(path), config, shapes, workers, clock)
+        with contextlib.ExitStack() as undo:
+            self._lock = LogLock(self.path)
+            undo.callback(self._lock.release)
+            (check_replaceable if overwrite else check_free)(self.path)
+            made = hidden(self.path)
+            undo.callback(made.unlink, missing_ok=True)
+            self._disk = JournaledFile(made, True, bool(self.sync_every))
+            undo.callback(self._abandon)
+            self.file = h5py.File(self._disk, "w", rdcc_nbytes=2 * CHUNK_BYTES)
+            with self._writing():
+                self._lay_out(config, shapes, workers, vocabulary, z0)
+                self._describe(config, shapes, workers, transport, data_digest)
+                self._commit()
+            (replace if overwrite else settle)(made, self.path)
+            undo.pop_all()
+        self._written = clock()
+
+    @classmethod
+    def resumed(
+        cls,
+        log: Log,
+        config: Config,
+        counted: Mapping[str, int] | None = None,
+        data_digest: str = "",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> Self:
+        """The writer of a run that goes on with ``log``, from iteration ``log.committed`` on.
+
+        Of the events and evaluations that the run replays, it must not write the first
+        ``log.committed_rows`` of each, or as many as ``counted`` says: they count as they are.
+        Those behind are cut off.
+
+        Raises
+        ------
+        LogError
+            Another process is writing the log, it is a link, or its batches are damaged.
+        LogWriteError
+            It cannot be written; it is as it was.
+        """
+        writer = cls.__new__(cls)
+        writer._prepare(Path(log.path), config, log.shapes, log.workers, clock)
+        with contextlib.ExitStack() as undo:
+            writer._lock = LogLock(writer.path)
+            undo.callback(writer._lock.release)
+            check_no_link(writer.path)
+            _check_current(log)
+            with writer._writing():
+                writer._disk = JournaledFile(writer.path, True, bool(writer.sync_every))
+                undo.callback(writer._abandon)
+                writer._disk.settle()
+                writer.file = h5py.File(writer._disk, "r+", rdcc_nbytes=2 * CHUNK_BYTES)
+                writer._take_over(log, counted or {})
+                writer._describe(config, log.shapes, log.workers, log.transport, data_digest)
+                writer._commit()
+            undo.pop_all()
+        writer._written = clock()
+        return writer
+
+    def _prepare(
+        self,
+        path: Path,
+        config: Config,
+        shapes: Shapes,
+        workers: int,
+        clock: Callable[[], float],
+    ) -> None:
+        """What a writer knows before it has a file."""
+        self.path = path
+        self.clock = clock
         self.every = schema.period(config)
         self.samples = shapes.samples
         self.groups = schema.groups(config.algorithm.lower_distance)
         self.waiting: dict[str, list[rows.Row]] = {group: [] for group in self.groups}
-        # The logical numbers of the file's first rows, and how many rows it has.
-        self.first_rows = (
-            continues.next_first_rows() if continues else dict.fromkeys(self.groups, 0)
-        ) | dict(counted or {})
         self.lengths = dict.fromkeys(self.groups, 0)
-        self.clock = clock
         iteration_bytes = 8 * (workers + 1) * shapes.positions * shapes.words
         self.batch = max(1, min(LARGEST_BATCH, LARGEST_BATCH_BYTES // iteration_bytes))
         # The newest iterates where log.iterates left them out: close() stores the last ones.
@@ -116,34 +171,13 @@ class Writer:
         self._drops: list[tuple[int, int, int]] = []
         # What a worker's last hello said: its description, its needs and its model.
         self._hellos: dict[int, tuple[str, str, str]] = {}
-
-        self._committed = self.first_rows["iteration"]
+        self.sync_every = config.log.sync_every
+        self._settled = -math.inf
+        self._starts = 1
+        self._committed = 0
         self._seconds = 0.0
         self._failure: LogWriteError | None = None
         self._closed = False
-
-        self.path = Path(continues.next_segment if continues else path)
-        self._lock = LogLock(Path(continues.path if continues else path))
-        with contextlib.ExitStack() as undo:
-            undo.callback(self._lock.release)
-            if overwrite:
-                check_replaceable(self.path)
-                check_next(self.path)
-            else:
-                check_free(self.path, continues is not None)
-            if continues:
-                _check_current(continues)
-                with self._writing():
-                    finish(continues.files[-1].path)
-            made = hidden(self.path)
-            undo.callback(made.unlink, missing_ok=True)
-            self._disk = JournaledFile(made, writable=True)
-            self.file = h5py.File(self._disk, "w", rdcc_nbytes=2 * CHUNK_BYTES)
-            undo.callback(self._let_go, "interrupted")
-            self._lay_out(config, shapes, workers, vocabulary, transport, z0, continues)
-            (replace if overwrite else settle)(made, self.path)
-            undo.pop_all()
-        self._written = clock()
 
     def _lay_out(
         self,
@@ -151,47 +185,43 @@ class Writer:
         shapes: Shapes,
         workers: int,
         vocabulary: Sequence[str],
-        transport: Transport,
         z0: FloatArray,
-        continues: Log | None,
     ) -> None:
-        """Everything that a log has before its first iteration."""
-        descriptions = continues.descriptions if continues else [""] * workers
-        needs = continues.needs if continues else [""] * workers
-        models = continues.models if continues else [""] * workers
-        texts = vocabulary, descriptions, needs, models
-        with self._writing():
-            datasets.create_texts(self.file, shapes, workers, *texts)
-            self.datasets = {
-                column.path: datasets.create(self.file, column, config, shapes, workers)
-                for columns in self.groups.values()
-                for column in columns
-            }
-            self._batches = Batches(self.file, self.groups)
-            self._append(self.groups["iteration"][0], 0, [z0])
-            if continues:
-                self._take_over_planes(continues)
-            self._batches.end(self.lengths)
-            segment = continues.segments if continues else 0
-            self._describe_run(config, shapes, workers, transport, segment)
-            checksums.seal(self.file)
-            self._sealed = checksums.parts(self.file)
-            self._commit()
+        """The datasets of a new log."""
+        nothing = [""] * workers
+        datasets.create_texts(self.file, shapes, workers, vocabulary, nothing, nothing, nothing)
+        self.datasets = {
+            column.path: datasets.create(self.file, column, config, shapes, workers)
+            for columns in self.groups.values()
+            for column in columns
+        }
+        batches.create(self.file)
+        self._batches = Batches(self.file, self.groups)
+        self._append(self.groups["iteration"][0], 0, [z0])
+        self._batches.end(self.lengths)
 
-    def _take_over_planes(self, before: Log) -> None:
-        """Copy the planes that may still be dropped."""
-        columns, start = self.groups["plane"], self.first_rows["plane"]
-        end = before.count("plane")
-        of_row = [self.datasets[column.path] for column in columns]
-        row_bytes = sum(each.dtype.itemsize * math.prod(each.shape[1:]) for each in of_row)
-        step = max(1, BLOCK_BYTES // row_bytes)
-        for first in range(start, end, step):
-            last = min(first + step, end)
+    def _take_over(self, log: Log, counted: Mapping[str, int]) -> None:
+        """The datasets of ``log``, without the rows that count no more."""
+        self._starts = log.starts + 1
+        self._seconds = np.nan_to_num(log.logging_seconds)
+        self._committed = log.committed
+        self.lengths = {
+            group: counted.get(group, log.count(group)) for group in self.groups
+        }  # fmt: skip
+        self._batches = Batches(self.file, self.groups)
+        self.datasets = {}
+        for group, columns in self.groups.items():
             for column in columns:
-                rows_taken = list(before.rows(column.path, first, last))
-                self._append(column, first - start, rows_taken)
-            self._commit()  # all at once may be more than fits into memory
-        self.lengths["plane"] = end - start
+                dataset = self.datasets[column.path] = self.file[column.path]
+                dataset.resize(self.lengths[group] + (column.path == "iteration/z"), axis=0)
+        if not self._batches.cut(self.lengths):
+            raise LogError(f"{log.path}: is damaged; asyndbt verify tells where")
+
+    def _abandon(self) -> None:
+        """Let go of the file as it is on the disk."""
+        with contextlib.suppress(Exception):
+            self.file.close()
+        self._disk.close()
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -224,10 +254,20 @@ class Writer:
         """Bring all that HDF5 was given to the disk."""
         self.file.flush()
         self._disk.commit(spare)
+        if self.clock() - self._settled >= self.sync_every:
+            self._disk.settle()
+            self._settled = self.clock()
 
-    def _describe_run(
-        self, config: Config, shapes: Shapes, workers: int, transport: Transport, segment: int
+    def _describe(
+        self,
+        config: Config,
+        shapes: Shapes,
+        workers: int,
+        transport: str,
+        data_digest: str,
     ) -> None:
+        """The attributes of the root, as long as the run goes on."""
+        lengths = schema.rows_by_group(self.lengths)
         self.file.attrs.update(
             {
                 "format": schema.FORMAT,
@@ -243,16 +283,17 @@ class Writer:
                 "classes": shapes.classes,
                 "pool": shapes.pool,
                 "transport": transport,
-                "data_digest": self.data_digest,
+                "data_digest": data_digest,
                 "status": "running",
-                "logging_seconds": 0.0,
-                "segment": segment,
-                "segments": 1,
-                "first_rows": schema.rows_by_group(self.first_rows),
-                "committed_rows": schema.rows_by_group(self.lengths),
-                "committed": np.int64(0),
+                "logging_seconds": self._seconds,
+                "starts": self._starts,
+                "kept_rows": lengths,
+                "committed_rows": lengths,
+                "committed": np.int64(self.lengths["iteration"]),
             }
         )
+        checksums.seal(self.file)
+        self._sealed = checksums.parts(self.file)
 
     def write(self, record: Record) -> None:
         """Take a record in; what has waited long enough, or is too much, goes to the file."""
@@ -289,7 +330,7 @@ class Writer:
 
     def _gather(self, iteration: Iteration) -> None:
         keep = schema.kept(iteration.number, self.every)
-        z_row = iteration.number - self.first_rows["iteration"] + 1
+        z_row = iteration.number + 1
         first_report = self.lengths["report"] + len(self.waiting["report"])
         self.waiting["iteration"].append(rows.iteration_row(iteration, keep))
         self.waiting["report"].extend(
@@ -335,7 +376,7 @@ class Writer:
             self._set("committed", np.int64(self.lengths["iteration"]))
             self.file.attrs.modify(checksums.SEAL, checksums.of_parts(self._sealed))
             self._commit()
-        self._committed = self.first_rows["iteration"] + self.lengths["iteration"]
+        self._committed = self.lengths["iteration"]
         self._written = self.clock()
         self._seconds += self._written - started
 
@@ -364,7 +405,6 @@ class Writer:
         """Bring /plane/dropped up to date, from the oldest plane that is concerned."""
         planes, positions, iterations = np.array(self._drops).T
         self._drops = []
-        planes -= self.first_rows["plane"]
         first = int(planes.min())
         dropped = self.datasets["plane/dropped"][first:]
         dropped[planes - first, positions] = iterations
@@ -447,5 +487,5 @@ class Writer:
 def _check_current(log: Log) -> None:
     """Raise a LogError if the log has grown since it was read."""
     with Log(log.path) as now:
-        if (now.next_segment, now.committed_rows) != (log.next_segment, log.committed_rows):
+        if (now.starts, now.committed_rows) != (log.starts, log.committed_rows):
             raise LogError(f"{log.path}: another process has written it just now; try again")

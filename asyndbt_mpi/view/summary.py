@@ -108,8 +108,8 @@ def _run(log: Log) -> list[str]:
         f"{log.workers} workers, {log.active_workers} active in an iteration,"
         f" nobody more than {log.max_delay} iterations late",
     ]
-    if log.segments > 1:
-        times = log.segments - 1
+    if log.starts > 1:
+        times = log.starts - 1
         lines.append(f"resumed {times} time{'s' if times > 1 else ''}")
     return lines
 

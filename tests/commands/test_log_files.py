@@ -16,7 +16,6 @@ from asyndbt_mpi.commands.simulate import simulate
 from asyndbt_mpi.config import ConfigurationError
 from asyndbt_mpi.jobs.job import Job, Request
 from asyndbt_mpi.log.errors import LogWriteError
-from asyndbt_mpi.log.merge import merge
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.storage import publish as creation
 from asyndbt_mpi.log.storage.lock import Locked, has_locks, is_being_written, take
@@ -41,7 +40,7 @@ def open_log(made: Job) -> Writer:
 
 
 def open_next(path: Path, log: Log) -> Writer:
-    return job(path, 12, resume=True).open_log("virtual", log["iteration/z"][-1], log)
+    return job(path, 12, resume=True).reopen_log(log, {})
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -50,7 +49,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A log of three files."""
+    """A log that was resumed twice."""
     whole = tmp_path / "run.h5"
     simulate(job(whole))
     for iterations in (6, 9):
@@ -60,7 +59,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def others(path: Path) -> dict[str, bytes]:
-    """Files beside the log whose names are those of segments, and which are none."""
+    """Files beside the log whose names begin like its own."""
     folder = path.parent
     (folder / "run.h5.20261122").write_bytes(path.read_bytes())
     (folder / "run.h5.7").write_text("dear to somebody")
@@ -75,9 +74,8 @@ def others(path: Path) -> dict[str, bytes]:
 
 
 def test_a_new_run_deletes_nothing(path: Path, others: dict[str, bytes]) -> None:
-    path.unlink()
     before = contents(path.parent)
-    expected = r"run\.h5\.1 is there already, of a log that lacks .*run\.h5; give another --output"
+    expected = r"run\.h5 is there already; give another --output"
     with pytest.raises(ConfigurationError, match=expected):
         job(path)
     assert contents(path.parent) == before
@@ -86,8 +84,7 @@ def test_a_new_run_deletes_nothing(path: Path, others: dict[str, bytes]) -> None
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert contents(path.parent) == before
-    for segment in ("run.h5.1", "run.h5.2"):
-        (path.parent / segment).unlink()
+    path.unlink()
     simulate(job(path))
     assert contents(path.parent) == others | {"run.h5": path.read_bytes()}
     assert verify(path).violations == []
@@ -97,7 +94,7 @@ def test_overwriting_deletes_the_log_alone(path: Path, others: dict[str, bytes])
     simulate(job(path, overwrite=True))
     assert contents(path.parent) == others | {"run.h5": path.read_bytes()}
     with Log(path) as log:
-        assert (log.segments, log.committed) == (1, 3)
+        assert (log.starts, log.committed) == (1, 3)
 
 
 def text(path: Path) -> None:
@@ -172,50 +169,6 @@ def test_a_run_does_not_go_on_beside_a_link(tmp_path: Path) -> None:
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("a\nb.h5", "must not hold the control character"),
-        ("a\u202eb.h5", "must not hold the invisible character"),
-        ("-a.h5", "must not begin with -"),
-        ("a" * 300, "no part of this path may have more than 180 bytes"),
-        ("dangling.h5", "is there already; give another --output"),
-        ("run.h5", "is there already; give another --output"),
-    ],
-)
-def test_where_a_joined_log_may_go(path: Path, name: str, message: str) -> None:
-    dangling_link(path.with_name("dangling.h5"))
-    names = sorted(each.name for each in path.parent.iterdir())
-    words = [sys.executable, "-m", "asyndbt_mpi", "merge", "run.h5", f"--output={name}"]
-    result = subprocess.run(
-        words, cwd=path.parent, capture_output=True, text=True, timeout=60, check=False
-    )
-    assert (result.returncode, result.stdout) == (2, "")
-    assert message in result.stderr
-    assert result.stderr.count("\n") == 1
-    assert sorted(each.name for each in path.parent.iterdir()) == names
-
-
-def test_a_foreign_file_where_the_next_segment_would_be(tmp_path: Path) -> None:
-    path, foreign = tmp_path / "run.h5", tmp_path / "run.h5.1"
-    foreign.write_text("dear to somebody")
-    simulate(job(path))
-    assert verify(path).violations == []
-    with pytest.raises(ConfigurationError, match=r"run\.h5.* cannot be written: .*run\.h5\.1"):
-        simulate(job(path, 6, resume=True), resuming=True)
-    assert foreign.read_text() == "dear to somebody"
-
-
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_a_copy_that_would_be_taken_for_a_segment(tmp_path: Path, overwrite: bool) -> None:
-    path, copy = tmp_path / "run.h5", tmp_path / "run.h5.1"
-    simulate(job(path))
-    path.rename(copy)
-    with pytest.raises(ConfigurationError, match=r"would be taken for a part .*run\.h5\.1"):
-        open_log(job(path, overwrite=overwrite))
-    assert list(contents(tmp_path)) == ["run.h5.1"]
-
-
 @pytest.mark.parametrize("fails", ["reserve", "replace"])
 def test_the_old_log_stays_until_the_new_one_is_whole(
     path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
@@ -233,30 +186,6 @@ def test_the_old_log_stays_until_the_new_one_is_whole(
     assert contents(path.parent) == before
 
 
-# ---------------------------------------------------------------- what is missing
-
-
-def test_a_missing_first_file(path: Path) -> None:
-    made = job(path, 12, resume=True)
-    path.unlink()
-    before = contents(path.parent)
-    expected = r"run\.h5 is missing, .*run\.h5\.1 is there"
-    with pytest.raises(ConfigurationError, match=expected):
-        job(path, 12, resume=True)
-    with pytest.raises(ValueError, match=expected):
-        Log(path)
-    with pytest.raises(ConfigurationError, match=r"left of another log.*run\.h5\.1"):
-        open_log(made)
-    assert contents(path.parent) == before
-
-
-def test_a_missing_segment(path: Path) -> None:
-    (path.parent / "run.h5.1").unlink()
-    with pytest.raises(ConfigurationError, match=r"run\.h5\.1 is missing, .*run\.h5\.2 is there"):
-        simulate(job(path, 12, resume=True), resuming=True)
-    assert sorted(contents(path.parent)) == ["run.h5", "run.h5.2"]
-
-
 # ---------------------------------------------------------------- who writes
 
 
@@ -268,7 +197,7 @@ def test_two_jobs_on_one_log(path: Path, overwrite: bool) -> None:
         with pytest.raises(ConfigurationError, match=r"^another process is writing .*run\.h5$"):
             open_log(job(path, overwrite=True)) if overwrite else open_next(path, log)
         assert contents(path.parent) == before
-    assert sorted(contents(path.parent)) == ["run.h5", "run.h5.1", "run.h5.2", "run.h5.3"]
+    assert sorted(contents(path.parent)) == ["run.h5"]
 
 
 def test_a_log_that_grew_after_it_was_read(tmp_path: Path) -> None:
@@ -295,7 +224,7 @@ def test_a_kill_leaves_no_lock(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", KILLED, path], cwd=Path(__file__).parents[2])
     assert sorted(contents(tmp_path)) == [".run.h5.lock", "run.h5"]
     simulate(job(path, resume=True), resuming=True)
-    assert sorted(contents(tmp_path)) == ["run.h5", "run.h5.1"]
+    assert sorted(contents(tmp_path)) == ["run.h5"]
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL])
@@ -396,9 +325,8 @@ def test_the_digest_of_the_data(tmp_path: Path) -> None:
         pass
     with Log(path) as log:
         assert log.data_digest == "0123abcd"
-        with Writer(path, *arguments, "virtual", z, continues=log, data_digest="4567cdef"):
+        with Writer.resumed(log, made.config, data_digest="4567cdef"):
             pass
-    merge(path)
     with Log(path) as log:
         assert log.data_digest == "4567cdef"
     with h5py.File(path, "r+") as file:

@@ -96,7 +96,8 @@ def test_what_the_server_made_of_it_has_to_be_the_same(tmp_path: Path, path: str
     life = start(log, Plan(), ALL)
     assert life.code == BAD_USAGE
     assert "cannot be continued: iteration" in life.said[0]
-    assert not log.with_name("run.h5.1").exists()
+    with Log(log) as opened:
+        assert opened.starts == 1
 
 
 def test_a_p_that_nothing_follows_from_is_refused(tmp_path: Path) -> None:

@@ -3,17 +3,16 @@
     python -m tests.log.crash --kills 200
 
 A process writes a log as fast as it can, and is killed; most times the next one continues what it
-left, in a new segment.
+left.
 """
 
 import argparse
 import multiprocessing
-import os
 import random
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -21,14 +20,15 @@ from pathlib import Path
 import numpy as np
 
 from asyndbt_mpi.log import writer
-from asyndbt_mpi.log.chain import remove_log, segment_path
+from asyndbt_mpi.log.errors import LogError
+from asyndbt_mpi.log.file import remove_log
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.log.writer import Writer
 from asyndbt_mpi.protocol.records import Evaluation, Event, Iteration, Record
 from tests.log.simulated_run import SHAPES, VOCABULARY, WORKERS, Absence, Run, configuration, not_in
 
-MOST_FILES = 4
+MOST_STARTS = 4
 SHORT, LONG = 0.1, 0.5
 """Seconds until a kill: at most as long as it takes to begin a file, or to write for a while."""
 DEADLINE = 60.0
@@ -66,12 +66,15 @@ class Stream:
 def write(path: Path, stream: Stream) -> None:
     """Write, or continue, the log at ``path`` for ever."""
     writer.SECONDS_BETWEEN_BATCHES = 0.002  # batches and kills are to meet often
-    log = Log(path) if path.exists() else None
-    z = stream.run.z0
-    if log is not None and log.committed:
-        z = stream.iterations(log.committed)[-1].z
-    records = stream if log is None else not_in(log, stream)
-    with Writer(path, CONFIG, SHAPES, WORKERS, VOCABULARY, "virtual", z, continues=log) as opened:
+    records: Iterable[Record] = stream
+    if path.exists():
+        log = Log(path)
+        records = not_in(log, stream)
+        opened = Writer.resumed(log, CONFIG)
+    else:
+        z0 = stream.run.z0
+        opened = Writer(path, CONFIG, SHAPES, WORKERS, VOCABULARY, "virtual", z0)
+    with opened:
         for record in records:
             opened.write(record)
 
@@ -127,26 +130,26 @@ class Counts:
 
     kills: int = 0
     before_a_log: int = 0
-    before_a_segment: int = 0
+    before_resuming: int = 0
     while_beginning: int = 0
-    files: int = 0
+    logs: int = 0
+    resumed: int = 0
     iterations: int = 0
-    longest: int = 0
     started: float = field(default_factory=time.perf_counter)
 
     def __str__(self) -> str:
         return (
             f"{self.kills} kills in {time.perf_counter() - self.started:.0f} s: every log is whole;"
-            f" {self.before_a_log} before there was a log, {self.before_a_segment} before there was"
-            f" a segment, {self.while_beginning} of these while the file was made; {self.files} files"
-            f" (up to {self.longest} of a log), {self.iterations} iterations"
+            f" {self.before_a_log} before there was a log ({self.while_beginning} of these while it"
+            f" was made), {self.before_resuming} before the run was resumed; {self.logs} logs,"
+            f" resumed {self.resumed} times, {self.iterations} iterations"
         )
 
 
 def crash(folder: Path, kills: int, seed: int = 0) -> Counts:
     """Kill so many writers in ``folder``, and check what each one leaves."""
     generator, counts, stream = random.Random(seed), Counts(), Stream()
-    path, committed, files = folder / "run.h5", 0, 0
+    path, committed, starts = folder / "run.h5", 0, 0
     stream.iterations(500)  # so that writers need not wait for them
     fork = multiprocessing.get_context("fork")  # to start Python anew would take most of the time
     for counts.kills in range(1, kills + 1):
@@ -155,7 +158,7 @@ def crash(folder: Path, kills: int, seed: int = 0) -> Counts:
         if generator.random() < 0.5:
             time.sleep(generator.uniform(0, SHORT))
         else:
-            _wait_for(segment_path(str(path), files), process)
+            _wait_for(path, starts, process)
             time.sleep(generator.uniform(0, LONG))
         process.kill()
         process.join()
@@ -165,27 +168,37 @@ def crash(folder: Path, kills: int, seed: int = 0) -> Counts:
         for left in begun:
             left.unlink()
         if not path.exists():
-            assert not files
+            assert not starts
             counts.before_a_log += 1
             continue
         log = check(path, stream, committed)
-        counts.before_a_segment += len(log.files) == files
-        counts.files += len(log.files) - files
+        counts.before_resuming += log.starts == starts
+        counts.logs += not starts
+        counts.resumed += log.starts - max(starts, 1)
         counts.iterations += log.committed - committed
-        committed, files = log.committed, len(log.files)
-        counts.longest = max(counts.longest, files)
-        if files == MOST_FILES:
+        committed, starts = log.committed, log.starts
+        if starts == MOST_STARTS:
             remove_log(path)
-            committed = files = 0
+            committed = starts = 0
     return counts
 
 
-def _wait_for(path: str, process: BaseProcess) -> None:
-    """Until ``process`` has begun its file at ``path``."""
+def _wait_for(path: Path, starts: int, process: BaseProcess) -> None:
+    """Until ``process`` has begun to write the log at ``path``."""
     deadline = time.monotonic() + DEADLINE
-    while process.is_alive() and not os.path.exists(path):
+    while process.is_alive() and _starts(path) == starts:
         assert time.monotonic() < deadline, f"{path} does not come"
         time.sleep(0.005)
+
+
+def _starts(path: Path) -> int:
+    if not path.exists():
+        return 0
+    try:
+        with Log(path) as log:
+            return log.starts
+    except LogError:  # it is written faster than it can be read: so it has begun
+        return -1
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ import h5py
 
 from asyndbt_mpi.config import Config
 from asyndbt_mpi.log import checksums, schema
-from asyndbt_mpi.log.batches import Batches
+from asyndbt_mpi.log.batches import Batches, create
 
 
 def reseal(file: h5py.File) -> None:
@@ -16,6 +16,7 @@ def reseal(file: h5py.File) -> None:
     if not all(column.path in file for column in columns):
         return  # which shows before any row is looked at
     del file["batch"]
+    create(file)
     batches = Batches(file, groups)
     for column in columns:
         _, stop = schema.bounds(column, [rows[column.path.partition("/")[0]]])

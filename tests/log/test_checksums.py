@@ -14,7 +14,6 @@ from asyndbt_mpi.log import schema
 from asyndbt_mpi.log.annotate import add_stationarity
 from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.integrity import damage
-from asyndbt_mpi.log.merge import merge
 from asyndbt_mpi.log.reader import Log, Stationarity
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.log.writer import Writer
@@ -25,9 +24,6 @@ from tests.log.simulated_run import (
     WORKERS,
     Run,
     configuration,
-    not_in,
-    start_of,
-    write_log,
 )
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -129,10 +125,10 @@ def test_what_changes_in_place_is_covered(log_copy: LogCopy, name: str) -> None:
 def test_an_attribute_that_makes_checks_endless(log_copy: LogCopy) -> None:
     path = log_copy("whole")
     with h5py.File(path, "r+") as file:
-        rows = file.attrs["first_rows"]
+        rows = file.attrs["kept_rows"]
         rows["iteration"] = 2**50
-        file.attrs["first_rows"] = rows
-    with pytest.raises(LogError, match="the first file of a log begins at row 0"):
+        file.attrs["kept_rows"] = rows
+    with pytest.raises(LogError, match="rows were kept that are not there"):
         verify(path)
 
 
@@ -170,44 +166,6 @@ def test_stationarity_is_covered(log_copy: LogCopy) -> None:
     with h5py.File(path, "r+") as file:
         file["stationarity/q"][1] = math.nextafter(1.0, 2.0)
     assert damages(path) == ["/stationarity differs from its checksum"]
-
-
-def chain(path: Path) -> None:
-    """A log of two files."""
-    config = configuration()
-    write_log(path, config, iterations=20)
-    records = list(Run(config).records(40))
-    with Log(path) as log:
-        z0 = start_of(log.committed, config, records)
-        rest = list(not_in(log, records))
-        with Writer(
-            path, config, SHAPES, WORKERS, VOCABULARY, "virtual", z0, continues=log
-        ) as writer:
-            writer.write_all(rest)
-
-
-def test_a_damaged_file_of_several_is_named_and_not_joined(tmp_path: Path) -> None:
-    path = tmp_path / "run.h5"
-    chain(path)
-    assert damages(path) == []
-    with h5py.File(f"{path}.1", "r+") as file:
-        file["report/loss"][3] += 1
-    [line] = damages(path)
-    assert line.startswith(f"{path}.1: iterations 20 to 39: /report/loss differs")
-    with pytest.raises(LogError, match=r"is damaged, and stays as it is: .*run\.h5\.1: .*loss"):
-        merge(path)
-    assert (tmp_path / "run.h5.1").exists()
-
-
-def test_a_joined_log_has_checksums_of_its_own(tmp_path: Path) -> None:
-    path = tmp_path / "run.h5"
-    chain(path)
-    merge(path)
-    assert damages(path) == []
-    with h5py.File(path, "r+") as file:
-        assert len(file["batch/rows"]) == 1
-        file["report/p"][-1] *= 0.5
-    assert damages(path) == ["iterations 0 to 39: /report/p differs from its checksum"]
 
 
 def test_damage_is_listed_although_it_is_in_the_way_of_checks(log_copy: LogCopy) -> None:

@@ -17,28 +17,21 @@ import h5py
 import numpy as np
 import pytest
 
-from asyndbt_mpi.log import chain, schema
+from asyndbt_mpi.log import schema
 from asyndbt_mpi.log.checks import foreign
 from asyndbt_mpi.log.errors import LogError
-from asyndbt_mpi.log.merge import merge
+from asyndbt_mpi.log.file import is_log, remove_log
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.storage.journal import JournaledFile
 from asyndbt_mpi.log.verify import verify
-from asyndbt_mpi.log.writer import Writer
 from tests.log.conftest import LogCopy
 from tests.log.simulated_run import (
-    SHAPES,
-    VOCABULARY,
-    WORKERS,
-    Run,
     configuration,
-    not_in,
-    start_of,
     write_log,
 )
 
 Edit: TypeAlias = Callable[[h5py.File], None]
-COMMANDS = ("show", "verify", "replay", "stationarity", "merge")
+COMMANDS = ("show", "verify", "replay", "stationarity")
 
 
 def read_all(path: Path) -> None:
@@ -78,8 +71,7 @@ def test_what_is_no_regular_file_is_not_waited_for(
     path = tmp_path / "run.h5"
     make(path)
     assert refusal(path) == f"{path}: is no regular file"
-    assert not chain.is_log(str(path))
-    assert chain.segments_of(str(tmp_path / "run")) == []
+    assert not is_log(str(path))
 
 
 def test_a_device_is_not_read() -> None:
@@ -188,7 +180,7 @@ OBJECTS = {
     another_group: "/secrets is nothing that a log has",
     many_groups: "/ has more in it than a log has",
     named_type: "/stationarity is not what a log has there",
-    an_attribute_more: "/ has 23 attributes, a log has 22 there",
+    an_attribute_more: "/ has 22 attributes, a log has 21 there",
     another_attribute: "/ has an attribute 'notes', which no log has",
     an_attribute_on_a_dataset: "/report/loss has 1 attributes, a log has 0 there",
 }
@@ -315,10 +307,10 @@ def attribute(name: str, value: object) -> Edit:
     return edit
 
 
-def first_rows(file: h5py.File) -> None:
-    first = file.attrs["first_rows"]
+def kept_rows(file: h5py.File) -> None:
+    first = file.attrs["kept_rows"]
     first["event"] = 2**40
-    file.attrs["first_rows"] = first
+    file.attrs["kept_rows"] = first
 
 
 def fewer_than_none(file: h5py.File) -> None:
@@ -428,10 +420,10 @@ SIZES = {
     attribute("committed", np.arange(9)): "the attribute committed is not a number",
     attribute("committed", "40"): "the attribute committed is not a number",
     attribute("status", 7): "the attribute status is not a text",
-    attribute("segments", 0): "a bad attribute: no number of a segment",
+    attribute("starts", 0): "a bad attribute: no number of starts",
     attribute("committed_rows", 7): "the attribute committed_rows is not a record",
     attribute("transport", "x" * 70_000): "the attribute transport has 70,000 bytes",
-    first_rows: "a bad attribute: the first file of a log begins at row 0",
+    kept_rows: "a bad attribute: rows were kept that are not there",
     fewer_than_none: "a bad attribute: a negative number of rows",
     long_text: "/event/text has a text of 65,537 bytes, more than 65,536",
     long_word: "/vocabulary has a text of 65,537 bytes",
@@ -454,8 +446,6 @@ def test_is_refused(log_copy: LogCopy, edit: Edit) -> None:
     refusal(path)
     with pytest.raises(LogError, match=expected):
         verify(path)
-    with pytest.raises(LogError, match=expected):
-        merge(path)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -490,7 +480,7 @@ def test_an_attribute_that_says_it_is_long_is_not_made_room_for(log_copy: LogCop
     lying_attribute(path, b"format", 4_000_000_000)
     with pytest.raises(LogError, match=r"the attribute format .* more than 65,536"):
         Log(path)
-    assert chain.segments_of(str(path.with_suffix(""))) == []
+    assert not is_log(str(path))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # KB
 
 
@@ -535,76 +525,6 @@ def test_a_bomb_in_a_log(tmp_path: Path, compression: str) -> None:
     assert "/report/p unfolds to more than its rows" in refusal(path)
 
 
-# ---------------------------------------------------------------- segments
-
-
-def chained(path: Path) -> None:
-    """A log of two files."""
-    config = configuration()
-    write_log(path, config, iterations=20)
-    records = list(Run(config).records(40))
-    with Log(path) as log:
-        z0 = start_of(log.committed, config, records)
-        rest = list(not_in(log, records))
-        with Writer(
-            path, config, SHAPES, WORKERS, VOCABULARY, "virtual", z0, continues=log
-        ) as writer:
-            writer.write_all(rest)
-
-
-def test_a_segment_that_is_a_link(tmp_path: Path) -> None:
-    path, segment = tmp_path / "run.h5", tmp_path / "run.h5.1"
-    chained(path)
-    segment.rename(tmp_path / "elsewhere")
-    segment.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(LogError, match=r"run\.h5\.1: is a link, and no part of"):
-        Log(path)
-    chain.remove_log(path)
-    assert segment.is_symlink()
-    assert not path.exists()
-    assert (tmp_path / "elsewhere").exists()
-
-
-def test_a_segment_of_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "run.h5"
-    chained(path)
-    Log(path).close()
-    own = os.lstat
-
-    def of_another(file: str) -> os.stat_result:
-        found = list(own(file))
-        found[4] += 1
-        return os.stat_result(found)
-
-    monkeypatch.setattr(chain.os, "lstat", of_another)
-    with pytest.raises(LogError, match=r"run\.h5\.1: belongs to another user than .*run\.h5"):
-        Log(path)
-
-
-def test_a_segment_is_looked_at_like_the_first_file(tmp_path: Path) -> None:
-    path = tmp_path / "run.h5"
-    chained(path)
-    with h5py.File(f"{path}.1", "r+") as file:
-        soft_link(file)
-    assert "run.h5.1: /report/loss is a link" in refusal(path)
-
-
-def test_a_link_is_not_taken_for_the_log(tmp_path: Path) -> None:
-    """The segments of the log would be missed, and others be taken for them."""
-    (tmp_path / "there").mkdir()
-    path, link = tmp_path / "there/run.h5", tmp_path / "link.h5"
-    chained(path)
-    link.symlink_to(path)
-    shutil.copy(f"{path}.1", f"{link}.1")
-    assert "is a link, beside which no log has its files" in refusal(link)
-    for output in (None, tmp_path / "joined.h5"):
-        with pytest.raises(LogError, match="is a link"):
-            merge(link, output)
-    assert link.is_symlink()
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["link.h5", "link.h5.1", "there"]
-    read_all(path)
-
-
 def test_a_file_that_cannot_be_read_is_not_given_to_hdf5() -> None:
     words = [sys.executable, "-m", "asyndbt_mpi", "show", "/proc/self/mem"]
     result = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
@@ -615,14 +535,14 @@ def test_a_file_that_cannot_be_read_is_not_given_to_hdf5() -> None:
 def test_only_logs_are_removed(tmp_path: Path) -> None:
     thesis = tmp_path / "thesis.txt"
     thesis.write_text("dear to somebody")
-    chain.remove_log(thesis)
+    remove_log(thesis)
     assert thesis.read_text() == "dear to somebody"
     target, link = tmp_path / "run.h5", tmp_path / "link.h5"
     write_log(target, configuration(), 3)
     link.symlink_to(target)
-    chain.remove_log(link)
+    remove_log(link)
     assert link.is_symlink()
-    chain.remove_log(target)
+    remove_log(target)
     assert not target.exists()
 
 
@@ -637,14 +557,6 @@ def test_the_writer_writes_the_attributes_of_the_table(log_copy: LogCopy) -> Non
 @pytest.mark.parametrize("name", ["whole", "sparse", "l2sq"])
 def test_honest_logs_pass(log_copy: LogCopy, name: str) -> None:
     read_all(log_copy(name))
-
-
-def test_a_log_that_was_joined_passes(tmp_path: Path) -> None:
-    path = tmp_path / "run.h5"
-    chained(path)
-    read_all(path)
-    merge(path)
-    read_all(path)
 
 
 @pytest.mark.parametrize("size", [0, 8, 2**60])
@@ -671,7 +583,7 @@ def test_holes_do_not_count_as_bytes_of_the_file(log_copy: LogCopy) -> None:
     os.truncate(path, 2**40)
     assert "has 1,099,511,627,776 bytes, of which" in refusal(path)
     assert "cp --sparse=never" in refusal(path)
-    assert chain.segments_of(str(path.with_suffix(""))) == []
+    assert not is_log(str(path))
     os.truncate(path, size)
     with h5py.File(path, "r+") as file:
         made = h5py.h5p.create(h5py.h5p.DATASET_CREATE)

@@ -1,5 +1,6 @@
 """The file beneath HDF5: kills at every moment, and readers beside the writer."""
 
+import contextlib
 import gc
 import os
 import shutil
@@ -15,12 +16,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyndbt_mpi.log import chain, datasets, writer
+from asyndbt_mpi.log import datasets, writer
+from asyndbt_mpi.log import file as log_file
 from asyndbt_mpi.log.annotate import add_stationarity
 from asyndbt_mpi.log.errors import LogError, LogWriteError
 from asyndbt_mpi.log.reader import Log, Stationarity
 from asyndbt_mpi.log.storage import journal
-from asyndbt_mpi.log.storage.journal import PAGE, TRAILER, JournaledFile, finish
+from asyndbt_mpi.log.storage.journal import MARK, PAGE, SLOT, JournaledFile, finish
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.log.writer import Writer
 from asyndbt_mpi.protocol.records import Iteration, Record
@@ -123,7 +125,7 @@ def test_a_kill_at_every_moment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: str
 ) -> None:
     """Indices of chunks are split meanwhile, compressed chunks move, texts are replaced."""
-    monkeypatch.setattr(chain, "ATTEMPTS", 1)
+    monkeypatch.setattr(log_file, "ATTEMPTS", 1)
     path, cut = tmp_path / "run.h5", tmp_path / "cut.h5"
     with monkeypatch.context() as patch:
         disk = Disk(patch)
@@ -200,7 +202,7 @@ def test_a_commit_after_the_end_has_come_nearer(
 Access = tuple[str, int, int]
 ACCESSES = st.lists(
     st.tuples(
-        st.sampled_from(["write", "write", "read", "commit"]),
+        st.sampled_from(["write", "write", "read", "commit", "settle"]),
         st.integers(0, 5 * PAGE),
         st.integers(1, 2 * PAGE),
     ),
@@ -215,7 +217,8 @@ def test_it_reads_as_what_was_written(
 ) -> None:
     path = tmp_path_factory.mktemp("file") / "file"
     path.touch()
-    file, expected, on_disk = JournaledFile(path, writable=True), bytearray(), b""
+    file, expected = JournaledFile(path, writable=True), bytearray()
+    committed = on_disk = b""
     for number, (kind, offset, size) in enumerate(accesses):
         if kind == "write":
             expected.extend(bytes(max(0, offset + size - len(expected))))
@@ -230,8 +233,13 @@ def test_it_reads_as_what_was_written(
             assert file.tell() == offset + size
         else:
             file.commit()
-            on_disk = bytes(expected)
-        assert path.read_bytes()[: len(on_disk)] == on_disk
+            committed = bytes(expected)
+            if kind == "settle":
+                file.settle()
+                on_disk = committed
+        assert path.read_bytes()[: len(on_disk)] == on_disk  # for who does not know of journals
+        with contextlib.closing(JournaledFile(path)) as reader:
+            assert reader.read(len(committed)) == committed
     file.commit(spare=0)
     file.cut()
     file.close()
@@ -251,7 +259,9 @@ def halfway(small_chunks: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         records = run.records()
         for _ in range(2):
             write_batch(opened, records, 60)
-        with_journal = [n for n, (_, content) in enumerate(disk.changes) if is_trailer(content)]
+        with_journal = [
+            n for n, (_, content) in enumerate(disk.changes) if says_of_a_journal(content)
+        ]
         opened.close("interrupted")
     moments = disk.moments(path, 0)
     while next(moments) < with_journal[-1] + 1:
@@ -260,11 +270,9 @@ def halfway(small_chunks: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     return path
 
 
-def is_trailer(content: bytes | None) -> bool:
-    """Whether it says that a journal is there."""
-    if content is None or len(content) != TRAILER.size:
-        return False
-    return TRAILER.unpack(content)[2] > 0
+def says_of_a_journal(content: bytes | None) -> bool:
+    """Whether it is a slot that names a block."""
+    return content is not None and content.startswith(MARK) and SLOT.unpack(content)[5] > 0
 
 
 def is_whole(path: Path) -> bool:
@@ -294,19 +302,17 @@ def test_a_journal_is_read_and_then_finished(halfway: Path) -> None:
 def test_a_resumed_run_finishes_the_journal_of_the_killed_one(halfway: Path) -> None:
     before = Log(halfway)
     with before:
-        config, z = before.config, before["iteration/z"][-1]
-        Writer(halfway, config, SHAPES, WORKERS, VOCABULARY, "virtual", z, continues=before).close(
-            "interrupted"
-        )
+        Writer.resumed(before, before.config).close("interrupted")
         assert np.isfinite(before["report/p"]).all()  # though pages have changed below it
     assert is_whole(halfway)
     with Log(halfway) as log:
-        assert (log.committed, len(log.files)) == (120, 2)
+        assert (log.committed, log.starts) == (120, 2)
 
 
 def test_a_journal_that_was_written_over_is_none(halfway: Path) -> None:
     content = bytearray(halfway.read_bytes())
-    content[-TRAILER.size - 10] ^= 1
+    for place in range(len(content) - 2 * PAGE, len(content) - PAGE, 8):  # of the newest block
+        content[place] ^= 1
     halfway.write_bytes(content)
     file = JournaledFile(halfway)
     assert file.read(len(content)) == content
@@ -363,7 +369,7 @@ def test_large_reads_are_made_of_small_ones(
     with opened, Log(tmp_path / "run.h5") as log:
         expected = columns(log)
         for size in (1, 100, 1000):
-            monkeypatch.setattr(chain, "BLOCK_BYTES", size)
+            monkeypatch.setattr(log_file, "BLOCK_BYTES", size)
             for name, rows in columns(log).items():
                 np.testing.assert_array_equal(rows, expected[name])
                 assert rows.dtype == expected[name].dtype

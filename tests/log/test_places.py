@@ -9,18 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from asyndbt_mpi.log.errors import LogWriteError
-from asyndbt_mpi.log.merge import merge
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.writer import Writer
 from tests.log.simulated_run import SHAPES, VOCABULARY, WORKERS, Run, configuration, write_log
-from tests.log.test_segments import CUTS, PLAIN, write_chain
+from tests.log.test_continued import CUTS, PLAIN, write_chain
 
 WRITE_AND_READ = """
 import sys
 from pathlib import Path
 from asyndbt_mpi.log.verify import verify
-from tests.log.test_segments import CUTS, PLAIN, write_chain
+from tests.log.test_continued import CUTS, PLAIN, write_chain
 write_chain(Path(sys.argv[1]), PLAIN, CUTS)
 print(verify(sys.argv[1]).violations)
 """
@@ -73,11 +71,10 @@ def test_a_read_only_folder(read_only: Path) -> None:
     for place in ("run.h5", "new/run.h5"):
         with pytest.raises(OSError, match=r"(Read-only file system|Permission denied).*read-only"):
             new_writer(read_only / place)
-    path = read_only / "chain.h5"
-    with Log(path) as log:
-        assert log.segments == len(CUTS) + 1  # reading needs no more than it
-    with pytest.raises(LogWriteError, match=r"chain\.h5: stays as it was, for joining failed: "):
-        merge(path)
+    with Log(read_only / "chain.h5") as log:
+        assert log.starts == len(CUTS) + 1  # reading needs no more than it
+        with pytest.raises(OSError, match=r"(Read-only file system|Permission denied)"):
+            Writer.resumed(log, log.config)
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
@@ -89,25 +86,6 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
 def test_folders_are_made(tmp_path: Path) -> None:
     new_writer(tmp_path / "a" / "b" / "run.h5").close("finished")
     assert [each.name for each in (tmp_path / "a" / "b").iterdir()] == ["run.h5"]
-
-
-def test_an_output_of_merge_that_exists(tmp_path: Path) -> None:
-    write_chain(tmp_path / "run.h5", PLAIN, CUTS)
-    (tmp_path / "other.h5").write_text("dear to somebody")
-    done = run("-m", "asyndbt_mpi", "merge", tmp_path / "run.h5", "-o", tmp_path / "other.h5")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == (
-        f"asyndbt: {tmp_path / 'other.h5'}: is there already; give another --output\n"
-    )
-    assert (tmp_path / "other.h5").read_text() == "dear to somebody"
-
-
-def test_merge_on_the_command_line(tmp_path: Path) -> None:
-    path = tmp_path / "run.h5"
-    write_chain(path, PLAIN, CUTS)
-    for expected in ("4 files joined, 40 iterations", "is one file, there is nothing to join"):
-        done = run("-m", "asyndbt_mpi", "merge", path)
-        assert (done.returncode, done.stdout) == (0, f"{path}: {expected}\n")
 
 
 @pytest.mark.parametrize("value", ["TRUE", "FALSE", "BEST_EFFORT", "1", "0"])
@@ -140,7 +118,7 @@ def test_a_viewer_that_holds_a_lock_disturbs_nobody(tmp_path: Path, lock: str, v
         done = run("-c", code, path, **environment)
         assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
     with Log(path) as log:
-        assert (log.segments, log.committed) == (2, 40)
+        assert (log.starts, log.committed) == (2, 40)
 
 
 def test_a_lock_on_the_file_that_is_written(tmp_path: Path) -> None:

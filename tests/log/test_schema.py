@@ -88,7 +88,7 @@ CONTRACT = {
 ATTRIBUTES = {
     "data_digest": "",
     "format": "asyndbt",
-    "format_version": 2,
+    "format_version": 3,
     "seed": 7,
     "workers": WORKERS,
     "active_workers": 2,
@@ -100,8 +100,7 @@ ATTRIBUTES = {
     "transport": "virtual",
     "status": "finished",
     "committed": ITERATIONS,
-    "segment": 0,
-    "segments": 1,
+    "starts": 1,
 }
 
 
@@ -143,7 +142,7 @@ def test_attributes_are_those_of_the_contract(path: Path) -> None:
     assert attributes.pop("config").startswith("[run]")
     assert attributes.pop("package_version")
     assert attributes.pop("committed_rows")["iteration"] == ITERATIONS
-    assert set(attributes.pop("first_rows").item()) == {0}
+    assert set(attributes.pop("kept_rows").item()) == {0}
     assert attributes.pop("logging_seconds") >= 0
     assert attributes.pop("checksum").dtype == np.uint32
     assert attributes == ATTRIBUTES

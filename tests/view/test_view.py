@@ -141,7 +141,7 @@ def test_who_was_lost_and_how_often_the_run_was_resumed(tmp_path: Path) -> None:
     path = tmp_path / "run.h5"
     write_log(path, configuration(), absences=(Absence(3, 10, 20),))
     with h5py.File(path, "r+") as file:
-        file.attrs["segments"] = 3
+        file.attrs["starts"] = 3
     with Log(path) as log:
         text = summary(log)
     assert "worker 3 was lost in iteration 10, back in iteration 20" in text

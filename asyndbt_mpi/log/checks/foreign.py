@@ -63,18 +63,17 @@ def room(size: int) -> int:
 # ---------------------------------------------------------------- the root
 
 
-def format_and_number(file: h5py.File, source: JournaledFile) -> tuple[str, int]:
-    """Two attributes of the root, by which a log's files are known.
+def format_of(file: h5py.File, source: JournaledFile) -> str:
+    """The attribute of the root by which a log is known.
 
     Raises
     ------
     ForeignError
-        One of them is not what it is in a log.
+        It is not what it is in a log.
     """
     _check_holes(source)
     _check_lengths(file, "", source)
-    found = _attribute(file, "format"), _attribute(file, "segment")
-    return str(found[0] or ""), int(found[1] or 0)
+    return str(_attribute(file, "format") or "")
 
 
 def _attribute(place: h5py.Group, name: str, kinds: Mapping[str, str] = schema.ATTRIBUTES) -> Any:
@@ -225,10 +224,8 @@ def _counts(file: h5py.File) -> dict[str, int]:
     ForeignError
         They are no numbers of rows.
     """
-    records = [_attribute(file, name) for name in ("committed_rows", "first_rows")]
-    number, segments, committed = (
-        _attribute(file, name) for name in ("segment", "segments", "committed")
-    )
+    records = [_attribute(file, name) for name in ("committed_rows", "kept_rows")]
+    starts, committed = (_attribute(file, name) for name in ("starts", "committed"))
     counts: dict[str, int] = {}
     for record in records:
         if record is None:
@@ -240,11 +237,11 @@ def _counts(file: h5py.File) -> dict[str, int]:
         if min(numbers.values()) < 0:
             raise ForeignError("a bad attribute: a negative number of rows")
         counts = counts or numbers
-    first = records[1]
-    if int(number or 0) < 0 or (segments is not None and int(segments) < 1):
-        raise ForeignError("a bad attribute: no number of a segment")
-    if not int(number or 0) and first is not None and any(int(first[g]) for g in counts):
-        raise ForeignError("a bad attribute: the first file of a log begins at row 0")
+    if starts is not None and int(starts) < 1:
+        raise ForeignError("a bad attribute: no number of starts")
+    kept = records[1]
+    if kept is not None and any(int(kept[group]) > rows for group, rows in counts.items()):
+        raise ForeignError("a bad attribute: rows were kept that are not there")
     if committed is not None and counts and not 0 <= int(committed) <= counts["iteration"]:
         raise ForeignError(
             f"a bad attribute: {int(committed)} iterations are committed,"

@@ -3,27 +3,30 @@
 HDF5 changes a file in place and at many points: an index of chunks that is split, a compressed
 chunk that moves, a text that is replaced. A kill amid that leaves a file that cannot be read, or
 that reads wrong. So HDF5 writes here into memory, and `JournaledFile.commit` brings it to the disk:
-first what lies beyond the end of the last commit, where nothing refers to yet; then the other
-pages, first all of them as a journal at the file's end, then each in its place. Until the journal
-is whole the file is that of the last commit, from then on that of this one: whoever opens it here
-finds the journal's pages in their places.
 
-That is about processes that are killed: nothing here waits for the disk, and a node that loses its
-power may leave pages in their places, but not the journal.
+- pages beyond all that was ever in place go where they belong: nothing refers to them yet;
+- the others go into a block of the journal, at the file's end, with checksums of the former;
+- a slot in the file's last page says which block is the newest. Each block names the one before.
 
-The last bytes of a file that is being written, or whose writer was killed, are its trailer: the
-commit's number, and how long the journal before it is, 0 for none. A file that was closed ends
-where HDF5 says.
+Whoever opens the file finds the pages of the blocks in their places. `JournaledFile.settle` puts
+them there, and the journal begins anew. A power cut may lose any of the writes since the last
+fsync, and keep others. So pages are put in place only once the blocks are on the disk, and blocks
+are written over only once the pages are. A slot whose blocks, or whose pages beyond, are not what
+their checksums say counts as not there: then the older one does or, without any, what is in place.
+
+There are two slots, of which the one that is not in use is written. A file that was closed has
+none, and ends where HDF5 says.
 """
 
 import contextlib
 import errno
+import itertools
 import os
 import stat
 import struct
 import weakref
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from asyndbt_mpi.log.storage.preallocate import reserve
@@ -34,19 +37,52 @@ BLOCK = 512
 SPARE_BYTES = 1 << 20
 """Kept free for the commit with which a file is closed."""
 MARK = b"asyndbtJ"
-TRAILER = struct.Struct("<8sQQI4x")  # within a page, and so written at once
+SECTOR = 512
+SLOTS = (0, SECTOR)
+"""Where the slots are in the last page; disks write sectors at once."""
+SLOT = struct.Struct("<8sQQQQQII")
+HEAD = struct.Struct("<QQIIII")
 EXTENT = struct.Struct("<QQ")
+CHECKSUM = struct.Struct("<I")
+MOST_ROOM = 1 << 26
+"""Made at once, so that the journal need not be settled before it is due for want of room."""
 NOT_REGULAR = "is no regular file"
 HDF5_ERRORS = (OSError, RuntimeError, SystemError)
 """What h5py raises; the last where a method of `JournaledFile` failed: see `cause_of`."""
 
 
-class Trailer(NamedTuple):
-    """Of a file: the number of its newest commit, and its journal's length and checksum."""
+class Place(NamedTuple):
+    """Of a block of the journal; no length: there is none."""
 
-    number: int
-    length: int
-    checksum: int
+    offset: int = 0
+    length: int = 0
+    checksum: int = 0
+
+
+class Slot(NamedTuple):
+    """What the last page says.
+
+    ``serial`` is one more for every slot that is written; ``base`` that with which the journal
+    began: what was in place then is in place still. ``end`` is where HDF5's part of the file ends.
+    """
+
+    serial: int
+    base: int
+    end: int
+    newest: Place
+
+    def packed(self) -> bytes:
+        """As it stands in the file, closed by its own checksum."""
+        body = SLOT.pack(MARK, self.serial, self.base, self.end, *self.newest, 0)[:-4]
+        return body + CHECKSUM.pack(zlib.crc32(body))
+
+
+class Journal(NamedTuple):
+    """What the blocks up to a slot's say: pages by their numbers, that written last comes last."""
+
+    slot: Slot
+    pages: dict[int, memoryview]
+    floor: int
 
 
 class JournaledFile:
@@ -57,6 +93,7 @@ class JournaledFile:
 
     Attributes
     ----------
+    synchronises : whether `settle` and `cut` wait for the disk
     error : what made HDF5's reads or writes fail, of which HDF5 does not hear: it would not let go
         of the file any more, and end the process with a segmentation fault; without its traceback,
         whose frames would hold on to HDF5's buffers until it is gone
@@ -68,26 +105,39 @@ class JournaledFile:
         It is not there, is no regular file, or cannot be read.
     """
 
-    def __init__(self, path: str | os.PathLike[str], writable: bool = False) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], writable: bool = False, synchronises: bool = True
+    ) -> None:
+        self.synchronises = synchronises
         self._handle = open_regular(path, os.O_RDWR if writable else os.O_RDONLY)
         self.close = weakref.finalize(self, os.close, self._handle)
         self.close.atexit = False  # HDF5 lets go of its files even later
         self._position = 0
-        # Pages that are not in their places yet, by their numbers; that written last comes last.
-        self._pages: dict[int, memoryview] = {}
-        self._trailer: Trailer | None = None
-        self.error: BaseException | None = None
+        self._room = SPARE_BYTES // 2
         self.refresh()
-        self._committed_end = self._next_end = self._end
 
     def refresh(self) -> None:
         """Take the file as it is on the disk by now, whatever has become of its name."""
-        self._end = os.fstat(self._handle).st_size
-        self._pages = {}
-        self.error = None
-        self._trailer = _read_trailer(self._handle)
-        if self._trailer is not None and self._trailer.length:
-            self._take_pages(_read_journal(self._handle, self._trailer))
+        self.error: BaseException | None = None
+        self._pages: dict[int, memoryview] = {}  # not committed; that written last comes last
+        self._seen = _read_slots(self._handle)
+        found = _read_journal(self._handle, self._seen)
+        size = os.fstat(self._handle).st_size
+        slots = [slot for slot in self._seen if slot is not None]
+        self._tail = size - PAGE if slots else 0  # where the slots are
+        self._serial = max((slot.serial for slot in slots), default=0)
+        self._base = found.slot.base if found else self._serial + 1
+        self._newest = found.slot.newest if found else Place()
+        self._current = self._seen.index(found.slot) if found else 0
+        self._journal = found.pages if found else {}  # committed, but not in place
+        self._floor = found.floor if found else self._tail  # where the newest block begins
+        self._end = found.slot.end if found else size
+        # What lies before that may be in use, in place or by the journal.
+        self._taken = max(
+            _whole_pages(self._end), *(PAGE * (page + 1) for page in self._journal), 0
+        )
+        self._settled_end = self._taken
+        self._committed_end = self._end
 
     @property
     def size(self) -> int:
@@ -117,7 +167,7 @@ class JournaledFile:
 
     def changed(self) -> bool:
         """Whether there was a commit, or one has begun, since the file was opened or refreshed."""
-        return _read_trailer(self._handle) != self._trailer
+        return _read_slots(self._handle) != self._seen
 
     # ------------------------------------------------------------ what HDF5 asks for
 
@@ -160,13 +210,13 @@ class JournaledFile:
     def _read(self, start: int, size: int) -> bytes:
         end = start + size
         on_disk = os.pread(self._handle, size, start).ljust(size, b"\0")
-        if not self._pages:
+        if not self._pages and not self._journal:
             return on_disk
         found = bytearray(on_disk)
         for page in _pages_of(start, end):
-            if page in self._pages:
+            content = self._pages.get(page) or self._journal.get(page)
+            if content is not None:
                 low, high = max(start, page * PAGE), min(end, (page + 1) * PAGE)
-                content = self._pages[page]
                 found[low - start : high - start] = content[low - page * PAGE : high - page * PAGE]
         return bytes(found)
 
@@ -184,115 +234,144 @@ class JournaledFile:
     def commit(self, spare: int = SPARE_BYTES) -> None:
         """Bring to the disk what HDF5 has written, and leave ``spare`` bytes of room behind it.
 
-        Pages get to their places in the order in which they were written last: who reads without
-        heeding the journal does not find a number of rows before the rows.
-
         Raises
         ------
         OSError
             HDF5 could not read the file, there is no room, or it cannot be written; the file is
-            that of the last commit or, if the journal is whole, of this one.
+            that of the last commit or of this one.
         """
         if self.error is not None:
             raise self.error
-        self._next_end = -(-self._end // PAGE) * PAGE
-        extents = [each for each in self._extents() if each[0] < self._next_end]
-        known = [each for each in extents if each[0] < self._committed_end]
-        journal = _journal_of(known) if known else b""
-        end = max(self._next_end, self._committed_end)
-        size = self._make_room(end + len(journal) + TRAILER.size, spare)
-        for offset, content in extents:
-            if offset >= self._committed_end:
-                self._put(content, offset)
-        if journal:
-            self._put(journal, size - TRAILER.size - len(journal))
-            number = self._trailer.number + 1 if self._trailer else 1
-            self._put_trailer(Trailer(number, len(journal), zlib.crc32(journal)), size)
-            self._settle(known, size)
+        end = _whole_pages(self._end)
+        if not self._pages and self._end == self._committed_end and self._tail:
+            return
+        block = self._block(end)
+        if self._lacks(end, block, spare):
+            self.settle()
+            block = self._block(end)
+            if self._lacks(end, block, spare):
+                self._grow(max(end, self._taken) + len(block), spare)
+        for offset, extent in _extents(self._beyond(end)):
+            self._put(extent, offset)
+        self._floor -= len(block)
+        self._put(block, self._floor)
+        self._newest = Place(self._floor, len(block), zlib.crc32(block))
+        self._put_slot()
+        for page, content in self._known(end).items():
+            self._journal.pop(page, None)
+            self._journal[page] = content
         self._pages = {}
-        self._committed_end = self._next_end
+        self._committed_end = self._end
+        self._taken = max(self._taken, end)
 
-    def finish(self) -> None:
-        """Bring the pages of a journal that is whole to their places."""
-        if self._trailer is not None and self._trailer.length:
-            self._settle(list(self._extents()), os.fstat(self._handle).st_size)
-            self._pages = {}
+    def settle(self) -> None:
+        """Bring the journal's pages to their places; then all that was committed is on the disk.
+
+        Pages get there in the order in which they were written last: who reads without heeding the
+        journal does not find a number of rows before the rows.
+        """
+        if not self._newest.length:
+            return
+        # The older slot would not know what is in place from now on.
+        self._write_slot(1 - self._current, self._slot())
+        self._synchronise()
+        for offset, content in _extents(self._journal):
+            self._put(content, offset)
+        self._synchronise()
+        used = self._tail - self._floor + self._taken - self._settled_end
+        self._room = max(self._room, min(2 * used, MOST_ROOM))
+        self._journal = {}
+        self._newest = Place()
+        self._floor = self._tail
+        self._taken = self._settled_end = _whole_pages(self._committed_end)
+        self._base = self._serial + 1
+        self._put_slot(self._committed_end)
 
     def recover(self) -> None:
-        """After a commit that failed: forget it or, where its journal is whole, finish it."""
+        """After a commit that failed: forget it or, where it is whole, finish it."""
         self.refresh()
-        if self._trailer is not None and self._trailer.length:
-            self.finish()
-            self._committed_end = self._next_end
+        self.settle()
 
     def cut(self) -> None:
-        """Cut off what lies behind HDF5's end: the room and the trailer."""
+        """Cut off what lies behind HDF5's end: the room, the journal and the slots."""
+        self.settle()
         os.ftruncate(self._handle, self._end)
+        self._synchronise()
+        self.refresh()
 
     # ------------------------------------------------------------ within
 
-    def _with(self, page: int, start: int, part: memoryview) -> memoryview:
-        """The page as it is, but for ``part`` of it from ``start`` on."""
-        known = self._pages.get(page)
-        content = bytearray(os.pread(self._handle, PAGE, page * PAGE) if known is None else known)
-        content.extend(bytes(PAGE - len(content)))
-        content[start : start + len(part)] = part
-        return memoryview(content)
+    def _known(self, end: int) -> dict[int, memoryview]:
+        """Pages before ``end`` that must not change in place."""
+        bound = min(end, self._taken)
+        return {page: content for page, content in self._pages.items() if page * PAGE < bound}
 
-    def _extents(self) -> Iterator[tuple[int, bytes]]:
-        """The pages in their order, neighbours joined: offset and content of each extent."""
-        run: list[memoryview] = []
-        start = end = 0
-        for page, content in self._pages.items():
-            # None lies on both sides of the last commit's end.
-            if page * PAGE != end or end == self._committed_end:
-                if run:
-                    yield start, b"".join(run)
-                run, start = [], page * PAGE
-            run.append(content)
-            end = (page + 1) * PAGE
-        if run:
-            yield start, b"".join(run)
+    def _beyond(self, end: int) -> dict[int, memoryview]:
+        """Pages before ``end`` that nothing refers to."""
+        return {
+            page: content
+            for page, content in self._pages.items()
+            if self._taken <= page * PAGE < end
+        }
 
-    def _make_room(self, needed: int, spare: int) -> int:
-        """The file's size, made larger if ``needed`` and ``spare`` bytes do not fit into it."""
+    def _block(self, end: int) -> bytes:
+        """A block of the journal: see `_unpack`."""
+        known = list(_extents(self._known(end)))
+        beyond = list(_extents(self._beyond(end)))
+        parts = [HEAD.pack(*self._newest, len(known), len(beyond), 0)]
+        parts += [EXTENT.pack(offset, len(content)) for offset, content in (*known, *beyond)]
+        for _, content in beyond:
+            pages = range(0, len(content), PAGE)
+            parts += [CHECKSUM.pack(zlib.crc32(content[page : page + PAGE])) for page in pages]
+        return b"".join([*parts, *(content for _, content in known)])
+
+    def _lacks(self, end: int, block: bytes, spare: int) -> bool:
+        """Whether there is no room for what is before ``end``, the ``block`` and ``spare``."""
+        return self._floor - len(block) < max(end, self._taken) + spare
+
+    def _grow(self, needed: int, spare: int) -> None:
+        """Make the file larger; nothing is in the journal."""
         size = os.fstat(self._handle).st_size
-        if needed + spare <= size and size % PAGE == 0:
-            return size
-        larger = needed + spare + (SPARE_BYTES // 2 if spare else 0)  # not at every commit
-        larger = -(-max(larger, size) // PAGE) * PAGE
+        room = self._room if spare else 0  # not at every commit
+        larger = _whole_pages(max(needed + spare + room, size)) + PAGE
         try:
             if not reserve(self._handle, size, larger - size):
                 os.ftruncate(self._handle, larger)
         except OSError:
             os.ftruncate(self._handle, size)
             raise
-        if self._trailer is not None:
-            self._put_trailer(self._trailer, larger)
-        return larger
+        self._tail = self._floor = larger - PAGE
+        self._put_slot(self._committed_end)
 
-    def _settle(self, extents: list[tuple[int, bytes]], size: int) -> None:
-        """Bring a journal's ``extents`` to their places; then there is none any more."""
-        for offset, content in extents:
-            self._put(content, offset)
-        assert self._trailer is not None
-        self._put_trailer(Trailer(self._trailer.number, 0, 0), size)
+    def _slot(self, end: int | None = None) -> Slot:
+        return Slot(self._serial, self._base, self._end if end is None else end, self._newest)
 
-    def _put_trailer(self, trailer: Trailer, size: int) -> None:
-        self._put(TRAILER.pack(MARK, *trailer), size - TRAILER.size)
-        self._trailer = trailer
+    def _put_slot(self, end: int | None = None) -> None:
+        """Write the slot that is not in use, which from then on is."""
+        self._serial += 1
+        self._current = 1 - self._current
+        self._write_slot(self._current, self._slot(end))
+
+    def _write_slot(self, number: int, slot: Slot) -> None:
+        self._put(slot.packed(), self._tail + SLOTS[number])
+
+    def _synchronise(self) -> None:
+        if self.synchronises:
+            os.fsync(self._handle)
+
+    def _with(self, page: int, start: int, part: memoryview) -> memoryview:
+        """The page as it is, but for ``part`` of it from ``start`` on."""
+        known = self._pages.get(page) or self._journal.get(page)
+        content = bytearray(os.pread(self._handle, PAGE, page * PAGE) if known is None else known)
+        content.extend(bytes(PAGE - len(content)))
+        content[start : start + len(part)] = part
+        return memoryview(content)
 
     def _put(self, content: bytes, offset: int) -> None:
         view = memoryview(content)
         while view:
             written = os.pwrite(self._handle, view, offset)
             view, offset = view[written:], offset + written
-
-    def _take_pages(self, extents: list[tuple[int, bytes]]) -> None:
-        for offset, content in extents:
-            for start in range(0, len(content), PAGE):
-                page = (offset + start) // PAGE
-                self._pages[page] = memoryview(content)[start : start + PAGE]
 
 
 def open_regular(path: str | os.PathLike[str], flags: int) -> int:
@@ -321,14 +400,14 @@ def cause_of(error: BaseException) -> BaseException:
 
 
 def finish(path: str | os.PathLike[str]) -> None:
-    """Bring the pages of a journal that a killed writer has left in the file to their places.
+    """Make a file whose writer was killed one of HDF5 alone.
 
-    Then programs that do not know of journals find the file whole, too. A file that may not be
-    written stays as it is.
+    Then programs that do not know of journals find it whole, too. A file that may not be written
+    stays as it is.
     """
     if os.access(path, os.W_OK):
         with contextlib.closing(JournaledFile(path, writable=True)) as file:
-            file.finish()
+            file.cut()
 
 
 def _pages_of(start: int, end: int) -> range:
@@ -336,38 +415,119 @@ def _pages_of(start: int, end: int) -> range:
     return range(start // PAGE, -(-end // PAGE))
 
 
-def _journal_of(extents: list[tuple[int, bytes]]) -> bytes:
-    """Offset and length of each extent, closed by zeros, and then what they contain."""
-    heads = [EXTENT.pack(offset, len(content)) for offset, content in extents]
-    return b"".join([*heads, EXTENT.pack(0, 0), *(content for _, content in extents)])
+def _whole_pages(end: int) -> int:
+    return -(-end // PAGE) * PAGE
 
 
-def _read_trailer(handle: int) -> Trailer | None:
-    """None if the file has none."""
+def _extents(pages: Mapping[int, memoryview]) -> Iterator[tuple[int, bytes]]:
+    """The pages in their order, neighbours joined: offset and content of each extent."""
+    run: list[memoryview] = []
+    start = end = 0
+    for page, content in pages.items():
+        if page * PAGE != end:
+            if run:
+                yield start, b"".join(run)
+            run, start = [], page * PAGE
+        run.append(content)
+        end = (page + 1) * PAGE
+    if run:
+        yield start, b"".join(run)
+
+
+def _read_slots(handle: int) -> tuple[Slot | None, ...]:
+    """Those in the file's last page; None where there is none, or not a whole one."""
     size = os.fstat(handle).st_size
-    if size < TRAILER.size:
-        return None
-    found = os.pread(handle, TRAILER.size, size - TRAILER.size)
-    if len(found) < TRAILER.size:  # it has become shorter just now
-        return None
-    mark, *numbers = TRAILER.unpack(found)
-    return Trailer(*numbers) if mark == MARK else None
+    if size < PAGE or size % PAGE:
+        return None, None
+    tail = os.pread(handle, SECTOR + SLOT.size, size - PAGE)
+    return tuple(_slot_of(tail[place : place + SLOT.size]) for place in SLOTS)
 
 
-def _read_journal(handle: int, trailer: Trailer) -> list[tuple[int, bytes]]:
-    """The extents; none if the journal is not whole: it was written over in the meantime."""
-    end = os.fstat(handle).st_size - TRAILER.size
-    journal = os.pread(handle, trailer.length, end - trailer.length)
-    if len(journal) < trailer.length or zlib.crc32(journal) != trailer.checksum:
-        return []
-    heads: list[tuple[int, int]] = []
-    for offset, length in EXTENT.iter_unpack(journal[: len(journal) // EXTENT.size * EXTENT.size]):
-        if not length:
-            break
-        heads.append((offset, length))
-    position = (len(heads) + 1) * EXTENT.size
-    extents = []
-    for offset, length in heads:
-        extents.append((offset, journal[position : position + length]))
-        position += length
-    return extents
+def _slot_of(packed: bytes) -> Slot | None:
+    if len(packed) < SLOT.size:  # the file has become shorter just now
+        return None
+    mark, serial, base, end, *newest, checksum = SLOT.unpack(packed)
+    if mark != MARK or checksum != zlib.crc32(packed[:-4]):
+        return None
+    return Slot(serial, base, end, Place(*newest))
+
+
+def _read_journal(handle: int, slots: Sequence[Slot | None]) -> Journal | None:
+    """The newest of the ``slots`` that holds, and what its blocks say; None: only what is in place.
+
+    A slot with an older base than another knows less than is in place.
+    """
+    found = [slot for slot in slots if slot is not None]
+    base = max((slot.base for slot in found), default=0)
+    for slot in sorted(found, reverse=True):
+        if slot.base == base and (journal := _follow(handle, slot)) is not None:
+            return journal
+    return None
+
+
+def _follow(handle: int, slot: Slot) -> Journal | None:
+    """What the blocks up to ``slot`` say; None if one is not whole, or pages beyond are not."""
+    tail = os.fstat(handle).st_size - PAGE
+    blocks, place, floor = [], slot.newest, 0
+    if slot.end > tail:
+        return None
+    while place.length:
+        if not floor < place.offset + place.length <= tail:  # each lies behind the one after it
+            return None
+        block = os.pread(handle, place.length, place.offset)
+        unpacked = _unpack(block) if zlib.crc32(block) == place.checksum else None
+        if unpacked is None:
+            return None
+        blocks.append(unpacked)
+        place, floor = unpacked.before, place.offset + place.length
+    pages: dict[int, memoryview] = {}
+    beyond: dict[int, int] = {}
+    for each in reversed(blocks):
+        beyond |= each.beyond
+        for page, content in each.pages.items():
+            pages.pop(page, None)
+            pages[page] = content
+    for page, checksum in beyond.items():
+        if page not in pages and zlib.crc32(os.pread(handle, PAGE, page * PAGE)) != checksum:
+            return None
+    return Journal(slot, pages, slot.newest.offset or tail)
+
+
+class Block(NamedTuple):
+    """What was committed at once: ``pages``, and checksums of those ``beyond``; see `_unpack`."""
+
+    before: Place
+    pages: dict[int, memoryview]
+    beyond: dict[int, int]
+
+
+def _unpack(block: bytes) -> Block | None:
+    """Head, extents of pages, extents of pages beyond, checksums of these, the former's content.
+
+    None if it is none, though its checksum says so.
+    """
+    try:
+        *place, known, beyond, _ = HEAD.unpack_from(block)
+        position = HEAD.size + (known + beyond) * EXTENT.size
+        extents = list(EXTENT.iter_unpack(block[HEAD.size : position]))
+        counts = [size // PAGE for _, size in extents]
+        content = position + sum(counts[known:]) * CHECKSUM.size
+        if content + sum(counts[:known]) * PAGE != len(block):
+            return None
+        numbers = [
+            range(offset // PAGE, offset // PAGE + count)
+            for (offset, _), count in zip(extents, counts, strict=True)
+        ]
+        checksums = [each for (each,) in CHECKSUM.iter_unpack(block[position:content])]
+        beyond_pages = itertools.chain(*numbers[known:])
+        view = memoryview(block)[content:]
+        return Block(
+            Place(*place),
+            {
+                page: view[index * PAGE :][:PAGE]
+                for index, page in enumerate(itertools.chain(*numbers[:known]))
+            },
+            dict(zip(beyond_pages, checksums, strict=True)),
+        )
+    except (struct.error, ValueError):
+        return None

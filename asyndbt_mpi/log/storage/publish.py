@@ -9,38 +9,17 @@ import os
 import uuid
 from pathlib import Path
 
-from asyndbt_mpi.log.chain import (
-    is_log,
-    may_be_segment,
-    remove_segments,
-    segment_path,
-    segments_of,
-)
+from asyndbt_mpi.log.file import is_log
 
 NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK)
+NO_SYNC = (errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTSUP)
+"""Errors of file systems that synchronise no folders."""
 
 
-def check_free(path: Path, continuing: bool = False) -> None:
-    """Raise a FileExistsError if there is a file at ``path``.
-
-    Or, unless it is ``continuing`` a log, a segment that would become part of a new one.
-    """
+def check_free(path: Path) -> None:
+    """Raise a FileExistsError if there is anything at ``path``."""
     if os.path.lexists(path):
         raise _exists(path)
-    others = [] if continuing else segments_of(str(path))
-    if others:
-        raise FileExistsError(errno.EEXIST, "is left of another log: delete it", others[0].path)
-    if not continuing:
-        check_next(path)
-
-
-def check_next(path: Path) -> None:
-    """Raise a FileExistsError if what is no segment would be taken for one of a new log."""
-    following = segment_path(str(path), 1)
-    is_segment = any(each.path == following for each in segments_of(str(path)))
-    if may_be_segment(following) and not is_segment:
-        reason = "would be taken for a part of the log: move it away"
-        raise FileExistsError(errno.EEXIST, reason, following)
 
 
 def check_replaceable(path: Path) -> None:
@@ -91,22 +70,26 @@ def settle(made: Path, path: Path) -> None:
         os.rename(made, path)
     else:
         os.unlink(made)
+    synchronise(path.parent)
 
 
 def replace(made: Path, path: Path) -> None:
-    """Give the whole file at ``made`` the name ``path``, in place of the log that may be there.
-
-    Its segments go first: what a kill leaves is the old log, maybe shorter, or the new one.
-    """
+    """Give the whole file at ``made`` the name ``path``, in place of the log that may be there."""
     synchronise(made)
-    remove_segments(str(path))
     os.replace(made, path)
+    synchronise(path.parent)
 
 
 def synchronise(path: Path) -> None:
-    """Have the file at ``path`` on the disk: else a power failure could leave its name alone."""
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
+    """Have the file at ``path``, or the names in that folder, on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in NO_SYNC or not path.is_dir():
+            raise
+    finally:
+        os.close(handle)
 
 
 def _exists(path: Path) -> FileExistsError:

@@ -1,18 +1,16 @@
-"""A log's files: the first, and a segment for every time that its run was continued.
+"""A log's file, as it stood when it was opened; read also beside the run that still writes it.
 
-`run.h5` is continued by `run.h5.1`, that by `run.h5.2`. Of a group g, segment k has the logical
-rows from its ``first_rows[g]`` on, up to where a later segment begins: where several have a row,
-the last of them counts.
+What a reader meets there may be half a commit, or lie beyond the end that it knew of. Rows that
+count stay as they are, so it opens the file anew and tries again. A run that is resumed goes on in
+the same file, and cuts off rows that count no more: whoever had them before is told.
 """
 
 import contextlib
 import math
 import os
-import re
-import stat
 import time
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import h5py
 import numpy as np
@@ -44,14 +42,14 @@ or that an array is larger than any memory."""
 Result = TypeVar("Result")
 
 
-class Segment:
-    """One file of a log, as it stood when it was opened; the attributes are those of the file.
+class LogFile:
+    """An HDF5 file that is known to be a log, and its attributes.
 
     Attributes
     ----------
-    number, segments : of the run's starts the file holds ``segments``, ``number`` the first
-    first_rows : by group, the logical number of the file's first row
-    committed, committed_rows : how many iterations, and rows by group, of this file alone
+    starts : how often the run was started: 1, and one more for every time that it was resumed
+    kept_rows : by group, how many rows the last start found; 0 of the first
+    committed, committed_rows : how many iterations, and rows by group, are in it
 
     The others are those of `reader.Log`.
 
@@ -64,8 +62,10 @@ class Segment:
     def __init__(self, path: str) -> None:
         self.path = path
         self.status = "running"  # until the file says otherwise: it may be in the making
+        self.starts = 0
         self._source: JournaledFile | None = None
         self._file: h5py.File | None = None
+        self._cut: set[str] = set()  # groups some of whose rows count no more
         try:
             self.attempt(lambda file: self._read_attributes(file, os.path.getsize(path)))
         except LogError:
@@ -80,7 +80,7 @@ class Segment:
             self._source = None
 
     def rows(self, path: str, start: int, stop: int) -> np.ndarray:
-        """Rows ``start`` to ``stop``, counted in this file, of ``path``."""
+        """Rows ``start`` to ``stop`` of ``path``, whether they count or not."""
         dtype, row = self.type_and_row(path)
         step = max(1, BLOCK_BYTES // max(1, dtype.itemsize * math.prod(row)))
         first = self._block(path, start, min(start + step, stop))
@@ -106,10 +106,10 @@ class Segment:
             rows: np.ndarray = dataset[start:stop]
             return rows
 
-        return self.attempt(read)
+        return self.attempt(read, path)
 
     def length(self, path: str) -> int:
-        """How many rows ``path`` has in this file, whether they count or not."""
+        """How many rows ``path`` has, whether they count or not."""
         return self.attempt(lambda file: len(self._dataset(file, path)))
 
     def type_and_row(self, path: str) -> tuple[np.dtype, tuple[int, ...]]:
@@ -127,13 +127,21 @@ class Segment:
             raise self.error(f"the dataset {path!r} is missing")
         return dataset
 
-    def attempt(self, read: Callable[[h5py.File], Result]) -> Result:
-        """``read`` the file; again and again while a writer is in the way."""
+    def attempt(self, read: Callable[[h5py.File], Result], path: str = "") -> Result:
+        """``read`` the file; again and again while a writer is in the way.
+
+        If it reads rows of ``path``, they must be those that were there when it was opened.
+        """
         attempts = 0
         while True:
             attempts += 1
             try:
                 source, file = self._opened()
+                if path.partition("/")[0] in self._cut:
+                    raise self.error(
+                        f"was resumed since it was opened, and rows of /{path} count no more: open"
+                        " it again"
+                    )
                 result = read(file)
                 if source.error is not None:
                     raise source.error
@@ -153,8 +161,8 @@ class Segment:
                     error = self._source.error
                 if not isinstance(error, UNREADABLE):
                     raise error from raised
+                hopeless = not self._may_change() or not _is_hdf5(self.path)
                 self._close_hdf5()
-                hopeless = self.status != "running" or not _is_hdf5(self.path)
                 if hopeless or attempts == ATTEMPTS:
                     raise self.error(_why_not(self.path, error)) from error
             time.sleep(SECONDS_BETWEEN_ATTEMPTS)
@@ -171,11 +179,32 @@ class Segment:
             file = h5py.File(self._source, "r")
             try:
                 foreign.check(file, self._source)
+                if self.starts:
+                    self._note_resumption(file)
             except BaseException:
                 file.close()
                 raise
             self._file = file
         return self._source, self._file
+
+    def _may_change(self) -> bool:
+        """Whether somebody writes the file, as far as can be told."""
+        if self.status == "running":
+            return True
+        return self._source is not None and self._source.changed()
+
+    def _note_resumption(self, file: h5py.File) -> None:
+        """Find out whether all rows still count that did when the log was opened."""
+        starts = int(file.attrs["starts"])
+        if starts == self.starts + 1:
+            kept = _by_group(file.attrs["kept_rows"])
+            self._cut |= {
+                group for group, rows in self.committed_rows.items() if rows > kept[group]
+            }
+        elif starts != self.starts:
+            self._cut |= set(self.committed_rows)
+        if self._cut:
+            self._cut.add("batch")
 
     def _close_hdf5(self) -> None:
         if self._file is not None:
@@ -187,10 +216,8 @@ class Segment:
         try:
             self.committed = int(attributes["committed"])
             self.committed_rows = _by_group(attributes["committed_rows"])
-            # Logs of one file that were made before there were segments have none of these.
-            self.number = int(attributes.get("segment", 0))
-            self.segments = int(attributes.get("segments", 1))
-            self.first_rows = _by_group(attributes.get("first_rows", schema.NO_ROWS))
+            starts = int(attributes["starts"])
+            self.kept_rows = _by_group(attributes["kept_rows"])
             self.workers = int(attributes["workers"])
             self.active_workers = int(attributes["active_workers"])
             self.max_delay = int(attributes["max_delay"])
@@ -206,6 +233,7 @@ class Segment:
             self.shapes = Shapes(positions, words, classes, pool, samples)
             foreign.check_rows(file, self.shapes, self.workers, size)
             self.status = str(attributes["status"])
+            self.starts = starts
         except ForeignError:
             raise
         except KeyError as error:
@@ -218,152 +246,28 @@ class Segment:
         return LogError(f"{self.path}: {reason}")
 
 
-def segment_path(path: str, number: int) -> str:
-    """Where segment ``number`` of the log at ``path`` is; 0 is the log's first file."""
-    return f"{path}.{number}" if number else path
-
-
-def open_chain(path: str) -> list[Segment]:
-    """The files of the log at ``path``, in order.
-
-    Files that were merged into the first are no part of the log any more.
-
-    Raises
-    ------
-    LogError
-        One of them is missing, cannot be read, or is not of this log.
-    """
-    check_first_file(path)
-    first = Segment(path)
-    if first.number:
-        whole = path.removesuffix(f".{first.number}")
-        what = f"of {whole}: give that" if whole != path else "of a log: give its first file"
-        first.close()
-        raise first.error(f"is segment {first.number} {what}")
-    chain = [first]
-    try:
-        while may_be_segment(following := next_path(path, chain[-1])):
-            _check_own(following, path)
-            chain.append(Segment(following))
-            _check_continues(chain[-1], chain[-2])
-        if beyond := segments_of(path, _after(chain[-1])):
-            raise LogError(f"{following} is missing, {beyond[0].path} is there")
-    except LogError:
-        for segment in chain:
-            segment.close()
-        raise
-    return chain
-
-
-def _check_own(segment: str, path: str) -> None:
-    """Raise a LogError where somebody else may have put the ``segment`` beside the log at ``path``.
-
-    Its owner must be that of the log, or the user.
-    """
-    found = os.lstat(segment)
-    if stat.S_ISLNK(found.st_mode):
-        raise LogError(f"{segment}: is a link, and no part of {path}: take it away")
-    if found.st_uid not in (os.stat(path).st_uid, os.geteuid()):
-        raise LogError(f"{segment}: belongs to another user than {path}: take it away, or copy it")
-
-
-def next_path(path: str, last: Segment) -> str:
-    """Where the segment after ``last`` is, or would be, of the log at ``path``."""
-    return segment_path(path, _after(last))
-
-
-def _after(last: Segment) -> int:
-    return last.number + last.segments
-
-
-def check_first_file(path: str | os.PathLike[str]) -> None:
-    """Raise a LogError if the log at ``path`` lacks its first file, but not its segments.
-
-    Or if it is a link: the segments lie beside what it leads to.
-    """
-    name = os.fspath(path)
-    if os.path.islink(name):
-        raise LogError(
-            f"{name}: is a link, beside which no log has its files: give the log that it leads to"
-        )
-    if not os.path.exists(name) and (segments := segments_of(name)):
-        raise LogError(f"{name} is missing, {segments[0].path} is there")
+def check_no_link(path: str | os.PathLike[str]) -> None:
+    """Raise a LogError if ``path`` is a link: who writes by it would lock another name."""
+    if os.path.islink(path):
+        raise LogError(f"{os.fspath(path)}: is a link: give the log that it leads to")
 
 
 def remove_log(path: str | os.PathLike[str]) -> None:
-    """Delete the log at ``path`` with all its segments, if there is one.
-
-    The last segment goes first, so that what a kill leaves is a log that is still whole. What is
-    no log stays, and so do other people's files with such names.
-    """
+    """Delete the log at ``path``, if there is one; what is no log stays."""
     name = os.fspath(path)
-    remove_segments(name)
     if is_log(name):
         os.unlink(name)
 
 
-def remove_segments(path: str) -> None:
-    """Delete all of the log at ``path`` but its first file, the last segment first."""
-    for segment in reversed(segments_of(path)):
-        os.unlink(segment.path)
-
-
-class Found(NamedTuple):
-    """A segment beside a log."""
-
-    number: int
-    path: str
-
-
-def segments_of(path: str, first: int = 1) -> list[Found]:
-    """The segments of a log at ``path`` that lie beside it, in order, whether it has them or not.
-
-    Those with numbers below ``first`` are not looked at.
-    Other files with such names (a backup ``run.h5.20261122``) are somebody else's, and left out.
-    """
-    folder, name = os.path.split(path)
-    ending = re.compile(re.escape(name) + r"\.([1-9][0-9]*)")
-    entries = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
-    numbers = sorted(int(match[1]) for entry in entries if (match := ending.fullmatch(entry)))
-    found = [Found(number, segment_path(path, number)) for number in numbers if number >= first]
-    return [each for each in found if _is_segment(each)]
-
-
-def _is_segment(found: Found) -> bool:
-    is_own = not os.path.islink(found.path)
-    return is_own and _format_and_number(found.path) == (schema.FORMAT, found.number)
-
-
 def is_log(path: str) -> bool:
     """Whether the file at ``path`` itself, and not one that it is a link to, is a log's."""
-    return not os.path.islink(path) and _format_and_number(path)[0] == schema.FORMAT
-
-
-def may_be_segment(path: str) -> bool:
-    """Whether there is a log's file at ``path``, or one that is too damaged to tell."""
-    return _is_hdf5(path) and _format_and_number(path)[0] in (schema.FORMAT, None)
-
-
-def _format_and_number(path: str) -> tuple[str | None, int]:
-    """Two attributes of an HDF5 file; (None, 0) if it cannot be read."""
+    if os.path.islink(path):
+        return False
     try:
         with contextlib.closing(JournaledFile(path)) as source, h5py.File(source, "r") as file:
-            return foreign.format_and_number(file, source)
+            return foreign.format_of(file, source) == schema.FORMAT
     except UNREADABLE:
-        return None, 0
-
-
-def _check_continues(segment: Segment, before: Segment) -> None:
-    """Raise a LogError unless ``segment`` leaves no gap behind the one ``before`` it."""
-    fits = segment.number == before.number + before.segments and all(
-        segment.first_rows[group] <= first + before.committed_rows[group]
-        for group, first in before.first_rows.items()
-    )
-    same = all(
-        getattr(segment, name) == getattr(before, name) for name in ("seed", "workers", "shapes")
-    )
-    if not (fits and same):
-        raise segment.error(f"does not continue {before.path}")
+        return False
 
 
 def _by_group(rows: np.void) -> dict[str, int]:
