@@ -161,9 +161,13 @@ def test_budgets_that_end_the_run_early_are_told() -> None:
         assert "does not cover one iteration" in line
 
 
-def iterations_of(folder: Path, *settings: str) -> int:
+def iterations_of(folder: Path, *settings: str, source: str = "synthetic") -> int:
     path = folder / "run.h5"
-    simulate_silently(Job.of(Request("synthetic", settings, str(path), True, False), 3), 1)
+    try:
+        simulate_silently(Job.of(Request(source, settings, str(path), True, False), 3), 1)
+    except ConfigurationError as error:
+        assert "does not cover one iteration" in str(error)
+        return 0
     with Log(path) as log:
         return log.committed
 
@@ -207,11 +211,8 @@ def test_a_run_with_a_server_begins_where_an_iteration_is_covered(
         (limit,) = foretold("demo", *base, f"budget.{kind}=1").limits()
         least = int(limit.tests + limit.first)
         for enough in (least - 1, least):
-            path = tmp_path / "run.h5"
-            request = Request("demo", (*base, f"budget.{kind}={enough}"), str(path), True, False)
-            simulate_silently(Job.of(request, 3), 1)
-            with Log(path) as log:
-                assert log.committed == (enough == least)
+            made = iterations_of(tmp_path, *base, f"budget.{kind}={enough}", source="demo")
+            assert made == (enough == least)
 
 
 def test_a_server_is_counted_with_all_that_it_may_bill() -> None:
