@@ -166,7 +166,8 @@ def iterations_of(folder: Path, *settings: str, source: str = "synthetic") -> in
     try:
         simulate_silently(Job.of(Request(source, settings, str(path), True, False), 3), 1)
     except ConfigurationError as error:
-        assert "does not cover one iteration" in str(error)
+        if "does not cover one iteration" not in str(error):
+            raise
         return 0
     with Log(path) as log:
         return log.committed
