@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
+from asyndbt_mpi.assemble import check_server, delays_of_workers, prepare
 from asyndbt_mpi.commands.replay import Comparison
 from asyndbt_mpi.commands.replay import replay as replay_log
 from asyndbt_mpi.commands.simulate import simulate_silently, virtual_cluster
 from asyndbt_mpi.commands.start import start
 from asyndbt_mpi.config import Config, ConfigurationError
-from asyndbt_mpi.jobs.assemble import check_server, delays_of_workers, prepare
 from asyndbt_mpi.jobs.job import BAD_USAGE, DONE, Job, Request
 from asyndbt_mpi.jobs.own import Own
 from asyndbt_mpi.log.reader import Log

@@ -335,13 +335,13 @@ def estimate(config: str, assignments: tuple[str, ...], workers: int, like: Path
     \b
         asyndbt estimate mine.toml --set llm.input_price=0.15 --like runs/earlier.h5
     """
+    from asyndbt_mpi.assemble import prepare
     from asyndbt_mpi.commands.estimate import (
         estimate,
         measured_seconds_per_call,
         remarks,
         shortfalls,
     )
-    from asyndbt_mpi.jobs.assemble import prepare
     from asyndbt_mpi.task.lengths import token_counter
     from asyndbt_mpi.view.costs import print_costs
 
@@ -395,7 +395,7 @@ def show(run: Path, prompts: bool, source: str | None, assignments: tuple[str, .
 
 def _print_prompts(log: Log, given: Config | None) -> None:
     """The log has row numbers only; the texts come from where the run took its data."""
-    from asyndbt_mpi.jobs.assemble import check_materials, prepare
+    from asyndbt_mpi.assemble import check_materials, prepare
     from asyndbt_mpi.jobs.given import configuration
     from asyndbt_mpi.view.prompts import full_prompts
 

@@ -37,7 +37,7 @@ from asyndbt_mpi.llm.base import ModelError, Prompt
 from asyndbt_mpi.llm.local.labels import label_tree
 from asyndbt_mpi.llm.local.packed import PackedReader, Unpackable, attention_windows
 from asyndbt_mpi.llm.local.packing import group_by_context
-from asyndbt_mpi.llm.local.transformers import TransformersModel
+from asyndbt_mpi.llm.transformers import TransformersModel
 from asyndbt_mpi.task.dataset import load as load_dataset
 from asyndbt_mpi.task.dataset import locate
 

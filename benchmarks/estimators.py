@@ -28,8 +28,8 @@ from machine import describe
 from tabulated import Tabulated, tabulate
 
 from asyndbt_mpi.algorithm.types import FloatArray
+from asyndbt_mpi.assemble import delays_of_workers
 from asyndbt_mpi.config import Config, load
-from asyndbt_mpi.jobs.assemble import delays_of_workers
 from asyndbt_mpi.protocol.blackbox import BlackBox
 from asyndbt_mpi.protocol.messages import Shapes
 from asyndbt_mpi.protocol.records import Iteration, Record

@@ -23,8 +23,8 @@ import numpy as np
 from loop_rank import PARTS, Free
 from machine import describe
 
+from asyndbt_mpi.assemble import delays_of_workers, prepare
 from asyndbt_mpi.config import load
-from asyndbt_mpi.jobs.assemble import delays_of_workers, prepare
 from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.protocol.worker import Workers
 from asyndbt_mpi.transport.virtual import VirtualCluster

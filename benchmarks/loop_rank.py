@@ -16,8 +16,8 @@ import h5py
 import numpy as np
 from mpi4py import MPI
 
+from asyndbt_mpi.assemble import Materials, prepare
 from asyndbt_mpi.config import Config, load
-from asyndbt_mpi.jobs.assemble import Materials, prepare
 from asyndbt_mpi.log.writer import Writer
 from asyndbt_mpi.protocol.blackbox import Answer, AnyQuery, Holdings, Query
 from asyndbt_mpi.protocol.messages import Assignment, Costs, Report, Split

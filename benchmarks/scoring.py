@@ -29,8 +29,8 @@ from machine import describe
 from asyndbt_mpi.algorithm.types import FloatArray
 from asyndbt_mpi.config import Config, load
 from asyndbt_mpi.llm.base import LanguageModel, Prompt
-from asyndbt_mpi.llm.local.checkpoint import load as load_checkpoint
-from asyndbt_mpi.llm.local.transformers import TransformersModel
+from asyndbt_mpi.llm.checkpoint import load as load_checkpoint
+from asyndbt_mpi.llm.transformers import TransformersModel
 from asyndbt_mpi.task.dataset import load as load_dataset
 from asyndbt_mpi.task.dataset import locate
 from asyndbt_mpi.task.template import Template

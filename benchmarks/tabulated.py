@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from asyndbt_mpi.algorithm.types import FloatArray
+from asyndbt_mpi.assemble import Place, language_model, prepare, workers_with_black_box
 from asyndbt_mpi.config import Config
-from asyndbt_mpi.jobs.assemble import Place, language_model, prepare, workers_with_black_box
 from asyndbt_mpi.protocol.blackbox import Answer, AnyQuery, Holdings, Query
 from asyndbt_mpi.protocol.messages import Split
 

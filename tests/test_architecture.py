@@ -21,16 +21,26 @@ ALLOWED = {
     "task": {"llm", "protocol", "algorithm", "config", "inputs"},
     "view": {"log", "task", "protocol", "algorithm", "config"},
     "doctor": {"transport", "log", "llm", "config", "inputs"},
-    "jobs": {"log", "task", "llm", "transport", "protocol", "algorithm", "config", "inputs"},
+    # The one place that chooses implementations stands at the door of jobs, and is one of them.
+    "assemble": {
+        *("jobs", "log", "task", "llm", "transport", "protocol", "algorithm", "config", "inputs"),
+    },
+    "jobs": {
+        *("assemble", "log", "task", "llm", "transport", "protocol", "algorithm", "config"),
+        "inputs",
+    },
     "commands": {
-        *("jobs", "doctor", "view", "log", "task", "llm", "transport", "protocol", "algorithm"),
-        *("config", "inputs"),
+        *("assemble", "jobs", "doctor", "view", "log", "task", "llm", "transport", "protocol"),
+        *("algorithm", "config", "inputs"),
     },
     "api": {
-        *("commands", "jobs", "view", "log", "task", "transport", "protocol", "algorithm"),
-        "config",
+        *("commands", "assemble", "jobs", "view", "log", "task", "transport", "protocol"),
+        *("algorithm", "config"),
     },
-    "cli": {"commands", "jobs", "view", "log", "task", "transport", "protocol", "config", "inputs"},
+    "cli": {
+        *("commands", "assemble", "jobs", "view", "log", "task", "transport", "protocol"),
+        *("config", "inputs"),
+    },
 }
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from asyndbt_mpi.assemble import Materials, hellos
 from asyndbt_mpi.config import Config, ConfigurationError
-from asyndbt_mpi.jobs.assemble import Materials, hellos
 from asyndbt_mpi.llm.base import LABEL_TOKENS, Unasked
 from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.reader import Log

@@ -3,8 +3,8 @@
 import os
 from dataclasses import dataclass
 
+from asyndbt_mpi.assemble import check_materials, prepare, rebuild, workers_without_model
 from asyndbt_mpi.config import Config
-from asyndbt_mpi.jobs.assemble import check_materials, prepare, rebuild, workers_without_model
 from asyndbt_mpi.jobs.given import configuration
 from asyndbt_mpi.jobs.own import Own
 from asyndbt_mpi.log.compare import Comparer, Differs

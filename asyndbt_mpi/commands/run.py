@@ -15,15 +15,15 @@ from typing import Any
 
 from rich.console import Console
 
-from asyndbt_mpi.config import Config, ConfigurationError, Run
-from asyndbt_mpi.jobs.answer_cache import Answers
-from asyndbt_mpi.jobs.assemble import (
+from asyndbt_mpi.assemble import (
     Place,
     gpu_of,
     language_model,
     rows_fit,
     workers_with_black_box,
 )
+from asyndbt_mpi.config import Config, ConfigurationError, Run
+from asyndbt_mpi.jobs.answer_cache import Answers
 from asyndbt_mpi.jobs.job import (
     BAD_USAGE,
     DONE,

@@ -5,15 +5,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import TypeAlias
 
-from asyndbt_mpi.config import Config, ConfigurationError
-from asyndbt_mpi.jobs.answer_cache import Answers
-from asyndbt_mpi.jobs.assemble import (
+from asyndbt_mpi.assemble import (
     Materials,
     Place,
     language_model,
     rows_fit,
     workers_with_black_box,
 )
+from asyndbt_mpi.config import Config, ConfigurationError
+from asyndbt_mpi.jobs.answer_cache import Answers
 from asyndbt_mpi.jobs.job import Job
 from asyndbt_mpi.jobs.opening import removed_if_empty
 from asyndbt_mpi.jobs.resume import Resumed, Unlogged, log_to_resume, nothing_left, resume

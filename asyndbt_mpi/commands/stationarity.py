@@ -12,8 +12,8 @@ from asyndbt_mpi.algorithm.estimator import leave_one_out, sample
 from asyndbt_mpi.algorithm.random import Purpose, stream
 from asyndbt_mpi.algorithm.stationarity import of_duals, on_simplex, squared_norm
 from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
+from asyndbt_mpi.assemble import rebuild
 from asyndbt_mpi.config import Config
-from asyndbt_mpi.jobs.assemble import rebuild
 from asyndbt_mpi.jobs.given import configuration
 from asyndbt_mpi.log.annotate import add_stationarity
 from asyndbt_mpi.log.errors import LogError

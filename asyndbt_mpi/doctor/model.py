@@ -7,7 +7,7 @@ from asyndbt_mpi.config import Llm
 from asyndbt_mpi.doctor.findings import Finding, ok, problem, warning
 from asyndbt_mpi.doctor.places import unwritable
 from asyndbt_mpi.llm.base import ModelError
-from asyndbt_mpi.llm.local.checkpoint import cache_folder, check, find
+from asyndbt_mpi.llm.checkpoint import cache_folder, check, find
 
 OFF = ("", "0", "false", "no", "off")
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from asyndbt_mpi.algorithm.types import FloatArray
+from asyndbt_mpi.assemble import Materials, check_server, delays_of_workers, prepare
 from asyndbt_mpi.config import Config, ConfigurationError, load
 from asyndbt_mpi.inputs.files import check_path, shown
 from asyndbt_mpi.jobs.answer_cache import make_folder
-from asyndbt_mpi.jobs.assemble import Materials, check_server, delays_of_workers, prepare
 from asyndbt_mpi.jobs.own import Own
 from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.file import check_no_link

@@ -5,8 +5,8 @@ import socket
 from collections.abc import Sequence
 from hashlib import blake2b
 
+from asyndbt_mpi.assemble import Materials
 from asyndbt_mpi.config import Config, ConfigurationError, difference
-from asyndbt_mpi.jobs.assemble import Materials
 
 OTHER = {
     "configuration": "another configuration",

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from asyndbt_mpi.assemble import check_materials, hellos, workers_without_model
 from asyndbt_mpi.config import Budget, Config, ConfigurationError, difference
-from asyndbt_mpi.jobs.assemble import check_materials, hellos, workers_without_model
 from asyndbt_mpi.jobs.job import Job
 from asyndbt_mpi.jobs.used import Used
 from asyndbt_mpi.llm.servers.bounds import Bytes

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from asyndbt_mpi.config import Config, ConfigurationError
 from asyndbt_mpi.llm.base import ModelError
-from asyndbt_mpi.llm.local.checkpoint import tokenizer
+from asyndbt_mpi.llm.checkpoint import tokenizer
 from asyndbt_mpi.llm.local.context import context_length
 from asyndbt_mpi.llm.local.tokens import Tokenizer
 from asyndbt_mpi.task.lengths import counter

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from asyndbt_mpi.config import Config
-from asyndbt_mpi.llm.local.checkpoint import tokenizer
+from asyndbt_mpi.llm.checkpoint import tokenizer
 from asyndbt_mpi.llm.local.tokens import Tokenizer
 from asyndbt_mpi.protocol.messages import Split
 from asyndbt_mpi.task.longest import TokenCounter

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from asyndbt_mpi import cli
+from asyndbt_mpi.assemble import prepare
 from asyndbt_mpi.cli import _show_warning
 from asyndbt_mpi.commands.estimate import (
     Estimate,
@@ -18,7 +19,6 @@ from asyndbt_mpi.commands.estimate import (
 )
 from asyndbt_mpi.commands.simulate import simulate_silently
 from asyndbt_mpi.config import ConfigurationError, load
-from asyndbt_mpi.jobs.assemble import prepare
 from asyndbt_mpi.jobs.job import Job, Request
 from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.reader import Log

@@ -8,9 +8,9 @@ import h5py
 import numpy as np
 import pytest
 
+from asyndbt_mpi.assemble import prepare, workers_with_black_box
 from asyndbt_mpi.commands.replay import replay
 from asyndbt_mpi.commands.simulate import simulate
-from asyndbt_mpi.jobs.assemble import prepare, workers_with_black_box
 from asyndbt_mpi.jobs.job import Job, Request
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify

@@ -11,9 +11,9 @@ import pytest
 from click.testing import CliRunner
 
 from asyndbt_mpi.algorithm.simplex import project
+from asyndbt_mpi.assemble import workers_with_black_box
 from asyndbt_mpi.cli import cli
 from asyndbt_mpi.commands.stationarity import _Estimated, _measure, add
-from asyndbt_mpi.jobs.assemble import workers_with_black_box
 from asyndbt_mpi.jobs.job import Job, Request
 from asyndbt_mpi.log import annotate as addition
 from asyndbt_mpi.log.errors import LogError, LogWriteError

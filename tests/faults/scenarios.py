@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from asyndbt_mpi.llm.servers.openai import ROUNDS, TRIAL
+from asyndbt_mpi.llm.openai import ROUNDS, TRIAL
 from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
-from asyndbt_mpi.llm.local.transformers import TransformersModel
+from asyndbt_mpi.llm.transformers import TransformersModel
 from tests.llm.tiny import SMALL, save
 
 NO_GPU = f"no GPU here: torch {torch.__version__} sees no CUDA device"

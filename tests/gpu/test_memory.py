@@ -10,7 +10,7 @@ import torch
 from transformers import LlamaConfig
 
 from asyndbt_mpi.llm.base import ModelError, Prompt
-from asyndbt_mpi.llm.local.transformers import TransformersModel
+from asyndbt_mpi.llm.transformers import TransformersModel
 from tests.llm.tiny import SEVERAL, SMALL, prompts_of, save
 
 MIB = 2**20

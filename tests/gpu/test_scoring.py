@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from asyndbt_mpi.llm.base import Prompt
-from asyndbt_mpi.llm.local.checkpoint import BUNDLED
+from asyndbt_mpi.llm.checkpoint import BUNDLED
 from asyndbt_mpi.llm.local.device import choose, identity
-from asyndbt_mpi.llm.local.transformers import TransformersModel
+from asyndbt_mpi.llm.transformers import TransformersModel
 from tests.llm.tiny import NESTED, OTHERS, PROMPTS, SEVERAL, save
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from asyndbt_mpi.assemble import Place, language_model, prepare
 from asyndbt_mpi.commands.simulate import simulate_silently
 from asyndbt_mpi.config import Config, ConfigurationError, load
 from asyndbt_mpi.jobs.answer_cache import Answers, folder_of, make_folder, open_store
-from asyndbt_mpi.jobs.assemble import Place, language_model, prepare
 from asyndbt_mpi.jobs.job import Job, Request
 from asyndbt_mpi.llm.base import Prompt
 from tests.commands.test_commands import asyndbt, said

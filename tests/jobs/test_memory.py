@@ -1,8 +1,8 @@
 import pytest
 
+from asyndbt_mpi.assemble import prepare
 from asyndbt_mpi.config import ConfigurationError, load, presets
 from asyndbt_mpi.jobs import memory
-from asyndbt_mpi.jobs.assemble import prepare
 from asyndbt_mpi.jobs.memory import check_memory, machine_memory
 from asyndbt_mpi.protocol.messages import Shapes
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from asyndbt_mpi.algorithm.estimator import FromScores, leave_one_out
+from asyndbt_mpi.assemble import prepare
 from asyndbt_mpi.config import Config, ConfigurationError, load
-from asyndbt_mpi.jobs.assemble import prepare
 from asyndbt_mpi.jobs.own import CheckedEstimator, Own
 from asyndbt_mpi.protocol.messages import Shapes
 from asyndbt_mpi.task.function import LossFunction

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from asyndbt_mpi.assemble import prepare
 from asyndbt_mpi.config import load
-from asyndbt_mpi.jobs.assemble import prepare
 from asyndbt_mpi.jobs.readings import digests, first_difference, reading
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from asyndbt_mpi.llm.local.checkpoint import BUNDLED
-from asyndbt_mpi.llm.local.transformers import TransformersModel
+from asyndbt_mpi.llm.checkpoint import BUNDLED
+from asyndbt_mpi.llm.transformers import TransformersModel
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,7 +23,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 RANK = """
 from pathlib import Path
-from asyndbt_mpi.llm.local import checkpoint
+from asyndbt_mpi.llm import checkpoint
 convert = checkpoint._convert
 def counted(file, folder):
     print("converts", flush=True)

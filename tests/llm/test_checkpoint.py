@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from asyndbt_mpi.llm import checkpoint
 from asyndbt_mpi.llm.base import ModelError, Prompt
-from asyndbt_mpi.llm.local import checkpoint
-from asyndbt_mpi.llm.local.checkpoint import BUNDLED, resolve
-from asyndbt_mpi.llm.local.transformers import TransformersModel
+from asyndbt_mpi.llm.checkpoint import BUNDLED, resolve
+from asyndbt_mpi.llm.transformers import TransformersModel
 
 ROOT = Path(__file__).parents[2]
 LABELS = [" positive", " negative"]

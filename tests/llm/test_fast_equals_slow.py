@@ -11,7 +11,7 @@ import torch
 from transformers import Gemma3TextConfig, GPTNeoConfig, LlamaConfig
 
 from asyndbt_mpi.llm.base import ModelError
-from asyndbt_mpi.llm.local.transformers import TransformersModel
+from asyndbt_mpi.llm.transformers import TransformersModel
 from tests.llm.test_transformers import naive
 from tests.llm.tiny import (
     BLOOM,

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from asyndbt_mpi.llm.base import ModelError, Prompt
-from asyndbt_mpi.llm.local.transformers import TransformersModel
+from asyndbt_mpi.llm.openai import OpenAIModel
 from asyndbt_mpi.llm.servers.account import Account
-from asyndbt_mpi.llm.servers.openai import OpenAIModel
 from asyndbt_mpi.llm.servers.responses import Alternatives, walk
+from asyndbt_mpi.llm.transformers import TransformersModel
 
 pytestmark = pytest.mark.llm
 

@@ -19,15 +19,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asyndbt_mpi.assemble import Place, check_server, language_model
 from asyndbt_mpi.config import ConfigurationError, load, parse
-from asyndbt_mpi.jobs.assemble import Place, check_server, language_model
 from asyndbt_mpi.llm.base import LEAST_ANSWER, ModelError, Prompt
 from asyndbt_mpi.llm.cache import CachedModel
+from asyndbt_mpi.llm.openai import OpenAIModel
 from asyndbt_mpi.llm.servers import causes, words
 from asyndbt_mpi.llm.servers.bounds import SPARE
 from asyndbt_mpi.llm.servers.client import LONGEST_WAIT
 from asyndbt_mpi.llm.servers.key import OPENAI_URL, read_key
-from asyndbt_mpi.llm.servers.openai import OpenAIModel
 from asyndbt_mpi.llm.servers.written import label_of
 from tests.llm.api_server import VOCABULARY, Manners, Server, next_tokens, serving, write
 
@@ -107,7 +107,7 @@ def of_whole_label(text: str, label: str, labels: list[str]) -> float:
 def test_labels_are_scored_by_all_their_tokens(
     server: Server, older: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("asyndbt_mpi.llm.servers.openai.GRANTED", (len(VOCABULARY),))
+    monkeypatch.setattr("asyndbt_mpi.llm.openai.GRANTED", (len(VOCABULARY),))
     server.manners.most, server.manners.older = len(VOCABULARY), older
     scores = connect(server).label_log_probabilities(PROMPTS, LABELS)
     expected = normalised(
@@ -126,7 +126,7 @@ def test_labels_are_scored_by_all_their_tokens(
 def test_labels_that_begin_alike_share_requests(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("asyndbt_mpi.llm.servers.openai.GRANTED", (len(VOCABULARY),))
+    monkeypatch.setattr("asyndbt_mpi.llm.openai.GRANTED", (len(VOCABULARY),))
     server.manners.most = len(VOCABULARY)
     labels = [" not good", " not bad", " not", " not yes"]
     model = connect(server)
@@ -1080,7 +1080,7 @@ def test_a_list_that_fails_in_the_middle_is_looked_at_later(
     for _ in range(3):
         model.label_log_probabilities(PROMPTS, LABELS)
     assert server.looks == looks + 1
-    monkeypatch.setattr("asyndbt_mpi.llm.servers.openai.NEXT_LOOK", 0.0)
+    monkeypatch.setattr("asyndbt_mpi.llm.openai.NEXT_LOOK", 0.0)
     model = connect(server, timeout=0.3)
     server.manners.unlisted = [how]
     model.label_log_probabilities(PROMPTS, LABELS)
@@ -1329,7 +1329,7 @@ def test_workers_share_what_a_server_grants(server: Server) -> None:
 INTERRUPTED = """
 import signal, sys, time
 from asyndbt_mpi.llm.base import Prompt
-from asyndbt_mpi.llm.servers.openai import OpenAIModel
+from asyndbt_mpi.llm.openai import OpenAIModel
 from asyndbt_mpi.llm.servers.written import label_of
 
 class Interrupted(Exception):

@@ -19,13 +19,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from asyndbt_mpi.llm.base import ModelError, Prompt
+from asyndbt_mpi.llm.openai import OpenAIModel
 from asyndbt_mpi.llm.servers import words
 from asyndbt_mpi.llm.servers.account import MOST_ADDED, Account, Most
 from asyndbt_mpi.llm.servers.bodies import MOST_DEPTH, MOST_VALUES, read_object
 from asyndbt_mpi.llm.servers.connections import MOST_BYTES, MOST_ERROR_BYTES
 from asyndbt_mpi.llm.servers.failures import Unusable
 from asyndbt_mpi.llm.servers.first_tokens import FirstTokens
-from asyndbt_mpi.llm.servers.openai import OpenAIModel
 from asyndbt_mpi.llm.servers.pace import retry_after
 from asyndbt_mpi.llm.servers.parameters import refused_parameter
 from asyndbt_mpi.llm.servers.responses import Alternatives, read_alternatives

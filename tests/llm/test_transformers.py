@@ -15,7 +15,7 @@ from transformers import LlamaConfig
 
 from asyndbt_mpi.llm.base import ModelError, Prompt
 from asyndbt_mpi.llm.local.device import is_out_of_memory
-from asyndbt_mpi.llm.local.transformers import TransformersModel
+from asyndbt_mpi.llm.transformers import TransformersModel
 from tests.llm.tiny import LONG, NESTED, OTHERS, PROMPTS, SEVERAL, SINGLE, SMALL, prompts_of, save
 
 
@@ -336,7 +336,7 @@ def _limit_memory(
     patch.setattr(packed, "_body", limited)
 
 
-@pytest.mark.parametrize("module", ["base", "cache", "local.checkpoint"])
+@pytest.mark.parametrize("module", ["base", "cache", "checkpoint"])
 def test_modules_that_do_without_torch(module: str) -> None:
     code = f"import sys, asyndbt_mpi.llm.{module}; print('torch' in sys.modules)"
     root = Path(__file__).parents[2]

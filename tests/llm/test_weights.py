@@ -22,7 +22,7 @@ from asyndbt_mpi.doctor.findings import Level
 from asyndbt_mpi.doctor.model import find_model
 from asyndbt_mpi.llm.base import ModelError
 from asyndbt_mpi.llm.local import weights
-from asyndbt_mpi.llm.local.transformers import TransformersModel
+from asyndbt_mpi.llm.transformers import TransformersModel
 from tests.llm.tiny import SMALL, byte_level_tokenizer, save
 
 Damage = Callable[[Path], None]

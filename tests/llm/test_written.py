@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyndbt_mpi.llm.base import Prompt
+from asyndbt_mpi.llm.openai import OpenAIModel
 from asyndbt_mpi.llm.servers.failures import Filtered, Unusable
-from asyndbt_mpi.llm.servers.openai import OpenAIModel
 from asyndbt_mpi.llm.servers.thinking import Thinks
 from asyndbt_mpi.llm.servers.written import (
     OTHER_LABELS,

@@ -6,9 +6,9 @@ import pytest
 import torch
 from mpi4py import MPI
 
+from asyndbt_mpi.assemble import Place
 from asyndbt_mpi.commands import run as launch
 from asyndbt_mpi.config import parse
-from asyndbt_mpi.jobs.assemble import Place
 from asyndbt_mpi.llm.base import ModelError
 from asyndbt_mpi.llm.local import device
 from asyndbt_mpi.transport.together import Together

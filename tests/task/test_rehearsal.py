@@ -4,8 +4,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from asyndbt_mpi.assemble import prepare, workers_with_black_box
 from asyndbt_mpi.config import Config, load
-from asyndbt_mpi.jobs.assemble import prepare, workers_with_black_box
 from asyndbt_mpi.llm.base import Unasked
 from asyndbt_mpi.llm.cache import CachedModel
 from asyndbt_mpi.protocol.messages import Split

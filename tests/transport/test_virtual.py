@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from asyndbt_mpi.assemble import delays_of_workers, prepare, workers_with_black_box
 from asyndbt_mpi.config import load
-from asyndbt_mpi.jobs.assemble import delays_of_workers, prepare, workers_with_black_box
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.protocol.records import Iteration, Record

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from asyndbt_mpi.assemble import prepare
 from asyndbt_mpi.config import load
-from asyndbt_mpi.jobs.assemble import prepare
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.protocol.messages import Candidate
 from asyndbt_mpi.protocol.records import Event, EventKind, Iteration

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from asyndbt_mpi.llm.local.checkpoint import find
+from asyndbt_mpi.llm.checkpoint import find
 
 NAMES = ("max_position_embeddings", "max_target_positions", "max_seq_len", "n_positions", "n_ctx")
 """What configurations call it."""

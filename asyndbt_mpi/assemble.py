@@ -35,7 +35,7 @@ from asyndbt_mpi.task.vocabulary import load_vocabulary
 from asyndbt_mpi.transport.delay import Delays
 
 if TYPE_CHECKING:
-    from asyndbt_mpi.llm.servers.openai import OpenAIModel
+    from asyndbt_mpi.llm.openai import OpenAIModel
 
 SYNTHETIC_CLASSES = 2
 
@@ -214,7 +214,7 @@ def language_model(config: Config, place: Place, answers: Answers | None) -> Lan
 
 
 def _in_process(llm: Llm, place: Place) -> LanguageModel:
-    from asyndbt_mpi.llm.local.transformers import TransformersModel
+    from asyndbt_mpi.llm.transformers import TransformersModel
 
     return TransformersModel(
         llm.model,
@@ -244,7 +244,7 @@ def gpu_of(config: Config, local_rank: int) -> str:
 
 
 def _served(llm: Llm, place: Place) -> "OpenAIModel":
-    from asyndbt_mpi.llm.servers.openai import OpenAIModel
+    from asyndbt_mpi.llm.openai import OpenAIModel
 
     return OpenAIModel(
         llm.model,

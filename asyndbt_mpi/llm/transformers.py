@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from asyndbt_mpi.llm.base import LABEL_TOKENS, ModelError, Prompt, Scores
-from asyndbt_mpi.llm.local.checkpoint import load
+from asyndbt_mpi.llm.checkpoint import load
 from asyndbt_mpi.llm.local.context import positions
 from asyndbt_mpi.llm.local.device import bind, choose, describe, is_out_of_memory, memory_for
 from asyndbt_mpi.llm.local.labels import LabelTree, label_tree, normalised
