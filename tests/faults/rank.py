@@ -31,7 +31,7 @@ FAIL_AT = "FAIL_AT"
 """Environment: at so many questions the rank named by FAIL_RANK raises."""
 
 MISBEHAVES = "MISBEHAVES"
-"""Environment: every report of the rank named by FAIL_RANK is cut "short", or has a "p" of its own."""
+"""Environment: reports of the rank named by FAIL_RANK are cut "short", or has a "p" of its own."""
 
 
 def key(worker: int, message: Any) -> str | None:
@@ -76,8 +76,8 @@ def misbehave(how: str) -> None:
     def encode(self: Codec, message: Any) -> Any:
         if not isinstance(message, Report):
             return original(self, message)
-        if how == "short":
-            return original(self, message)[:-8]
+        if how == "short":  # but not the first: who has paid for nothing leaves no log
+            return original(self, message)[: -8 if message.iteration else None]
         return original(self, replace(message, p=message.p * 0.0 + 5.0))
 
     Codec.encode = encode  # type: ignore[method-assign]
