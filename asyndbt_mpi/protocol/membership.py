@@ -110,6 +110,10 @@ class Membership:
         """Those that work."""
         return self._in[State.JOINED]
 
+    def has_greeted(self, worker: int) -> bool:
+        """Whether ``worker`` counts and has said hello, or need not any more."""
+        return self._state[worker] in (State.JOINED, State.STOPPED)
+
     @property
     def working(self) -> set[int]:
         """Those that count and were not told to stop."""

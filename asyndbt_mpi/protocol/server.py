@@ -142,7 +142,7 @@ class Server(Conduct):
     # ------------------------------------------------------------ messages in
 
     def _admit(self, worker: int, message: Hello) -> None:
-        if worker in self.members.joined:
+        if self.members.has_greeted(worker):
             raise MalformedMessage(f"worker {worker} said hello twice")
         self.check_hello(worker, message)
         self.models.note(worker, message.description, message.digest)

@@ -262,7 +262,7 @@ class Replay:
         models.note(*model)
         if worker in members.restarting:
             return list(self._inboxes[worker])  # it was told to start afresh: so be it
-        if worker in members.joined:
+        if members.has_greeted(worker):
             self.server.check_hello(worker, hello)
             self.server.spending.join(worker, hello.needs)
             state = Restore(self.answers[worker], self.workers.state(worker))

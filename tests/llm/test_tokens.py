@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as RawTokenizer
 from transformers import PreTrainedTokenizerFast
 
-from asyndbt_mpi.llm import tokens as module
+from asyndbt_mpi.llm.local import tokens as module
 from asyndbt_mpi.llm.local.tokens import Continuation, Tokenizer
 from tests.llm.tokenizers_of_all_kinds import KINDS, Letters, byte_level
 
