@@ -39,8 +39,9 @@ class Exchange(threading.local):
 
     def refused(self) -> None:
         """The answer under way says no."""
-        self.bytes_left -= self.most - MOST_ERROR_BYTES
-        self.most = MOST_ERROR_BYTES
+        most = min(self.most, MOST_ERROR_BYTES)
+        self.bytes_left -= self.most - most
+        self.most = most
 
     def wait(self, seconds: float | None) -> float:
         """How long a single wait may take.
