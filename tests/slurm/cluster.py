@@ -216,8 +216,12 @@ class Job:
     def start_again(self) -> None:
         """Spare a requeued job Slurm's two minutes of patience."""
         self.until("PENDING")
-        # Not now: Slurm revokes what is allowed to a job by the second.
-        self.cluster.call("scontrol", "update", f"JobId={self.number}", "StartTime=now+2")
+        try:
+            # Not now: Slurm revokes what is allowed to a job by the second.
+            self.cluster.call("scontrol", "update", f"JobId={self.number}", "StartTime=now+2")
+        except subprocess.CalledProcessError:
+            if self.shown("JobState") == "PENDING":  # else it has started by itself
+                raise
 
 
 def wait_for(
