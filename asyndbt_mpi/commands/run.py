@@ -228,8 +228,8 @@ def _place(
     if WORLD.Get_rank() == SERVER:
         return Place(local_rank, cores)
     # Among the workers of a node alone: torch takes seconds to load and a broken GPU may hang,
-    # for which neither the server nor the other nodes wait.
-    # Whoever waits has to be heard of before the server gives it up with the one that hangs.
+    # for which neither the server nor the other nodes wait. Whoever waits has to be heard of
+    # before the server gives it up with the one that hangs.
     on_gpu = alike(
         neighbours,
         gpu_of(config, local_rank),

@@ -10,9 +10,7 @@ import numpy as np
 
 from asyndbt_mpi.algorithm.types import BoolArray, IntArray
 from asyndbt_mpi.log import schema
-from asyndbt_mpi.log.checks import accounts, values
-from asyndbt_mpi.log.checks import planes as conduct
-from asyndbt_mpi.log.checks import reports as arrivals
+from asyndbt_mpi.log.checks import accounts, planes, reports, values
 from asyndbt_mpi.log.checks.equations import TOLERANCE, recompute
 from asyndbt_mpi.log.checks.prompts import Prompts
 from asyndbt_mpi.log.errors import LogError
@@ -138,9 +136,9 @@ def _references(log: Log) -> Iterator[str]:
     identifiers = log["plane/id"]
     for row in np.flatnonzero(identifiers != np.arange(len(identifiers))):
         yield f"/plane/id row {row}: plane {identifiers[row]} is not numbered like its row"
-    planes = log["dual/plane"]
-    for row in np.flatnonzero((planes < 0) | (planes >= len(identifiers))):
-        yield f"/dual/plane row {row}: there is no plane {planes[row]}"
+    named = log["dual/plane"]
+    for row in np.flatnonzero((named < 0) | (named >= len(identifiers))):
+        yield f"/dual/plane row {row}: there is no plane {named[row]}"
 
 
 def _lengths(log: Log) -> Iterator[str]:
@@ -212,7 +210,7 @@ def _delays(log: Log) -> Iterator[str]:
     """Delays beyond tau, or other than the iterations since the worker was last active."""
     logged = log["iteration/delay"]
     number = np.arange(log.committed)[:, None]
-    attended, estimating = attendance(log), set(conduct.estimating(log).tolist())
+    attended, estimating = attendance(log), set(planes.estimating(log).tolist())
     fresh = np.where(log["iteration/active"], number, -1)
     for iteration, worker in attended.returns:
         # As if active in the iteration before; in this one if it came while phi was estimated,
@@ -309,11 +307,11 @@ CHECKS = (
     _reports,
     _duals,
     _objective,
-    arrivals.reports,
+    reports.reports,
     accounts.reports,
     accounts.estimates,
     accounts.evaluations,
-    conduct.estimates,
-    conduct.drops,
+    planes.estimates,
+    planes.drops,
 )
 """What every log must keep, with or without all its iterates."""

@@ -276,9 +276,8 @@ class Server(Conduct):
         elif isinstance(message, Hello) and not (self._closing or self.finished):
             if self._is_stranger(worker, message):
                 return
-            self.check_hello(worker, message)  # before it counts again
-            self.algorithm.delay[worker - 1] = 0
             self._admit(worker, message)
+            self.algorithm.delay[worker - 1] = 0
             self.members.heard(worker, self._now)
             self._proceed()
 

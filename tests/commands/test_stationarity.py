@@ -15,7 +15,7 @@ from asyndbt_mpi.assemble import workers_with_black_box
 from asyndbt_mpi.cli import cli
 from asyndbt_mpi.commands.stationarity import _Estimated, _measure, add
 from asyndbt_mpi.jobs.job import Job, Request
-from asyndbt_mpi.log import annotate as addition
+from asyndbt_mpi.log import annotate
 from asyndbt_mpi.log.errors import LogError, LogWriteError
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify
@@ -237,7 +237,7 @@ def test_a_failure_on_the_way_leaves_the_log_whole(
     def refuse(*_: object) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr(addition.os, "replace", refuse)
+    monkeypatch.setattr(annotate.os, "replace", refuse)
     with pytest.raises(LogWriteError, match=r"stays as it was.*no space left"):
         add(path, every=1, samples=2, quiet=True)
     assert path.read_bytes() == before
@@ -253,7 +253,7 @@ def test_two_at_the_same_log_leave_it_whole(tmp_path: Path) -> None:
 
     def add_again(_: int) -> bool:
         try:
-            addition.add_stationarity(path, found)
+            annotate.add_stationarity(path, found)
         except LogError as error:
             if "another process is writing" not in str(error):
                 raise

@@ -29,6 +29,7 @@ from asyndbt_mpi.llm.servers.first_tokens import FirstTokens
 from asyndbt_mpi.llm.servers.pace import retry_after
 from asyndbt_mpi.llm.servers.parameters import refused_parameter
 from asyndbt_mpi.llm.servers.responses import Alternatives, read_alternatives
+from tests.fuzz.answers import ANSWER
 
 KEY = "sk-zq81-very-secret-0123456789"
 PRIVATE = "Anna Keller's blood count was far too low on Tuesday."
@@ -36,32 +37,6 @@ LABELS = [" good", " bad"]
 PROMPTS = [Prompt("", PRIVATE)]
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
-
-GOOD: dict[str, Any] = {
-    "id": "1",
-    "model": "toy",
-    "choices": [
-        {
-            "index": 0,
-            "finish_reason": "length",
-            "message": {"role": "assistant", "content": "good"},
-            "logprobs": {
-                "content": [
-                    {
-                        "token": "good",
-                        "logprob": -0.5,
-                        "bytes": [103, 111, 111, 100],
-                        "top_logprobs": [
-                            {"token": "good", "logprob": -0.5, "bytes": [103, 111, 111, 100]},
-                            {"token": "bad", "logprob": -1.5, "bytes": None},
-                        ],
-                    }
-                ]
-            },
-        }
-    ],
-    "usage": {"prompt_tokens": 9, "completion_tokens": 1},
-}
 
 
 def whole(body: bytes | str, status: str = "200 OK", *headers: str) -> bytes:
@@ -103,7 +78,7 @@ class Handler(socketserver.StreamRequestHandler):
                     continue
                 self.server.asked.append(head + body)
                 answers = self.server.answers
-                answer = answers.pop(0) if answers else whole(json.dumps(GOOD))
+                answer = answers.pop(0) if answers else whole(json.dumps(ANSWER))
                 for piece in [answer] if isinstance(answer, bytes) else answer():
                     self.wfile.write(piece)
                 if not isinstance(answer, bytes):
@@ -255,7 +230,7 @@ def test_a_status_that_says_nothing_is_tried_again(server: Raw, status: str) -> 
 
 def test_cookies_are_neither_kept_nor_sent_back(server: Raw) -> None:
     model = connect(server)
-    server.answers = [whole(json.dumps(GOOD), "200 OK", "Set-Cookie: spy=1; Path=/")] * 2
+    server.answers = [whole(json.dumps(ANSWER), "200 OK", "Set-Cookie: spy=1; Path=/")] * 2
     for _ in range(3):
         model.label_log_probabilities(PROMPTS, LABELS)
     assert not any(b"cookie" in each.lower() for each in server.asked)
@@ -304,7 +279,7 @@ def places(value: Any, path: Path = ()) -> list[Path]:
 
 
 def changed(path: Path, value: Any) -> dict[str, Any]:
-    answer = copy.deepcopy(GOOD)
+    answer = copy.deepcopy(ANSWER)
     place: Any = answer
     for key in path[:-1]:
         place = place[key]
@@ -331,7 +306,7 @@ JSON = st.recursive(
 @settings(
     max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(path=st.sampled_from(places(GOOD)), value=JSON)
+@given(path=st.sampled_from(places(ANSWER)), value=JSON)
 @example(path=("model",), value="another")
 @example(path=("usage", "prompt_tokens"), value=10**5)
 @example(path=("usage", "completion_tokens"), value=10**5)
