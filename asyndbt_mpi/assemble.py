@@ -15,7 +15,7 @@ from asyndbt_mpi.config import Config, ConfigurationError, Llm
 from asyndbt_mpi.jobs.answer_cache import Answers, open_store
 from asyndbt_mpi.jobs.memory import check_memory
 from asyndbt_mpi.jobs.own import Own
-from asyndbt_mpi.llm.base import LanguageModel, ModelError, Unasked
+from asyndbt_mpi.llm.base import LanguageModel, ModelError, NoModel
 from asyndbt_mpi.llm.cache import CachedModel
 from asyndbt_mpi.llm.servers.bounds import Bounds
 from asyndbt_mpi.llm.servers.key import read_key
@@ -289,10 +289,10 @@ def workers_with_black_box(
         texts = data, materials.template, materials.vocabulary, positions
         # Not those of a cache, for it is the model that is looked at.
         asked = model.model if isinstance(model, CachedModel) else model
-        if config.llm.backend == "transformers" and not isinstance(asked, Unasked):
+        if config.llm.backend == "transformers" and not isinstance(asked, NoModel):
             asked.label_log_probabilities(longest_prompts(*texts), materials.template.labels)
         box = PromptBlackBox(*texts, model)
-    return Workers(config, materials.shapes, box.holdings, own.estimator), box
+    return Workers(config, materials.shapes, box.data_sizes, own.estimator), box
 
 
 def hellos(
@@ -319,7 +319,7 @@ def workers_without_model(
     config: Config, materials: Materials, workers: Sequence[int]
 ) -> tuple[Workers, BlackBox]:
     """As `workers_with_black_box`, where no language model is to be asked anything."""
-    return workers_with_black_box(config, materials, workers, Unasked())
+    return workers_with_black_box(config, materials, workers, NoModel())
 
 
 def rebuild(

@@ -19,7 +19,7 @@ from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.text import printable
 from asyndbt_mpi.protocol.divergence import Diverged
-from asyndbt_mpi.transport.launcher import Misfit, launched, speaks
+from asyndbt_mpi.transport.launcher import Misfit, launched, wait_for_spokesman
 
 Command: TypeAlias = Callable[..., Any]
 
@@ -101,7 +101,7 @@ def run(
     try:
         launch = start(_patience(config, assignments))
     except Misfit as error:
-        if not speaks(launched(os.environ)):
+        if not wait_for_spokesman(launched(os.environ)):
             return BAD_USAGE
         raise ConfigurationError(str(error)) from error
     code: int = launch.run(Request(config, assignments, output, overwrite, debug, resume))

@@ -149,7 +149,7 @@ def run(task: Task, estimator: str, steps: Steps, seed: int) -> list[float]:
     config = configuration(task, estimator, steps, seed)
     box, expected_loss, least = black_box(task, config)
     workers, server = (
-        Workers(config, task.shapes, box.holdings),
+        Workers(config, task.shapes, box.data_sizes),
         Server(config, task.shapes, WORKERS),
     )
     start = expected_loss(workers.p, workers.q)

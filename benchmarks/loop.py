@@ -66,7 +66,7 @@ def launch(ranks: int, what: str, keys: dict[str, Any], logging: bool = False) -
 def rates(repeats: int) -> None:
     """The table of iterations per second."""
     print(
-        f"{'R':>3}{'S':>3}{'M x N':>9}{'logged':>9}{'unlogged':>9}{'cost':>7}{'bytes':>8}"
+        f"{'R':>3}{'S':>3}{'M x N':>9}{'logged':>9}{'sink':>9}{'cost':>7}{'bytes':>8}"
         f"{'MPI alone':>11}{'share':>7}   goal"
     )
     exchanges = {size: launch(2, "exchange", settings(1, *size, 1))["exchange"] for size in SIZES}
@@ -74,12 +74,12 @@ def rates(repeats: int) -> None:
         for positions, words in SIZES:
             iterations = (4000 if words < 10 else 1000) * 4 // workers + 200
             keys = settings(active, positions, words, iterations)
-            logged, unlogged = [], []
+            logged, sink = [], []
             for _ in range(repeats if workers == RUNS[0][0] else 1):
                 logged.append(launch(workers + 1, "rate", keys, logging=True))
-                unlogged.append(launch(workers + 1, "rate", keys))
+                sink.append(launch(workers + 1, "rate", keys))
             rate = statistics.median(run["rate"] for run in logged)
-            bare = statistics.median(run["rate"] for run in unlogged)
+            bare = statistics.median(run["rate"] for run in sink)
             limit = 1.0 / (active * exchanges[positions, words])
             goal = GOALS.get((workers, active, positions, words), "")
             print(
@@ -132,7 +132,7 @@ def growth() -> None:
         server = Timed(config, materials.shapes, 8)
         server.seconds = []
         box = Free(materials, range(1, 9))
-        workers = Workers(config, materials.shapes, box.holdings)
+        workers = Workers(config, materials.shapes, box.data_sizes)
         VirtualCluster(server, workers, box, delays_of_workers(config, 8)).run(lambda _: None)
         counted = 1e6 * np.array(server.seconds[100:])
         third = len(counted) // 3

@@ -19,7 +19,7 @@ from mpi4py import MPI
 from asyndbt_mpi.assemble import Materials, prepare
 from asyndbt_mpi.config import Config, load
 from asyndbt_mpi.log.writer import Writer
-from asyndbt_mpi.protocol.blackbox import Answer, AnyQuery, Holdings, Query
+from asyndbt_mpi.protocol.blackbox import Answer, AnyQuery, DataSizes, Query
 from asyndbt_mpi.protocol.messages import Assignment, Costs, Report, Split
 from asyndbt_mpi.protocol.records import Iteration, Record
 from asyndbt_mpi.protocol.server import Server
@@ -43,8 +43,8 @@ class Free:
 
     def __init__(self, materials: Materials, workers: Sequence[int]) -> None:
         shapes = materials.shapes
-        held = Holdings(np.full(shapes.classes, shapes.pool), dict.fromkeys(Split, 20))
-        self.holdings = dict.fromkeys(workers, held)
+        held = DataSizes(np.full(shapes.classes, shapes.pool), dict.fromkeys(Split, 20))
+        self.data_sizes = dict.fromkeys(workers, held)
         self.descriptions = dict.fromkeys(workers, "free")
         self.digests = dict.fromkeys(workers, "")
 
@@ -140,7 +140,7 @@ def run_worker(channel: Channel, config: Config, materials: Materials, clock: Cl
     """Work to the end, and hand in the seconds of each part."""
     rank, workers = WORLD.Get_rank(), WORLD.Get_size() - 1
     box = Free(materials, [rank])
-    state = Workers(config, materials.shapes, box.holdings)
+    state = Workers(config, materials.shapes, box.data_sizes)
     if clock is not None:
         clock.watch(state, "receive", "ask")
         clock.watch(state, "answer", "step")

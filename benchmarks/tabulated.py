@@ -13,7 +13,7 @@ import numpy as np
 from asyndbt_mpi.algorithm.types import FloatArray
 from asyndbt_mpi.assemble import Place, language_model, prepare, workers_with_black_box
 from asyndbt_mpi.config import Config
-from asyndbt_mpi.protocol.blackbox import Answer, AnyQuery, Holdings, Query
+from asyndbt_mpi.protocol.blackbox import Answer, AnyQuery, DataSizes, Query
 from asyndbt_mpi.protocol.messages import Split
 
 CHUNK = 16
@@ -32,7 +32,7 @@ class Tabulated:
         self.rows = rows
         self.least = float(table.min())
         held = dict.fromkeys(Split, rows)
-        self.holdings = {worker: Holdings(np.array(table.shape[2:]), held) for worker in workers}
+        self.data_sizes = {worker: DataSizes(np.array(table.shape[2:]), held) for worker in workers}
         self.descriptions = dict.fromkeys(workers, "tabulated")
         self.digests = dict.fromkeys(workers, "")
 
@@ -65,7 +65,7 @@ def tabulate(config: Config, path: Path) -> FloatArray:
     shapes = materials.shapes
     sizes = [shapes.words] * shapes.positions + [shapes.pool] * shapes.classes
     prompts = np.array(list(itertools.product(*map(range, sizes))))
-    rows = np.arange(box.holdings[1].rows[Split.TRAIN])
+    rows = np.arange(box.data_sizes[1].rows[Split.TRAIN])
     losses = []
     for start in range(0, len(prompts), CHUNK):
         words, shown = np.split(prompts[start : start + CHUNK], [shapes.positions], axis=1)

@@ -32,7 +32,7 @@ def virtual_run(tmp_path: Path) -> Callable[..., Path]:
         everyone = range(1, workers + 1)
         box = Synthetic(config.run.seed, SHAPES, everyone, 0.2)
         delays = {v: Delays(config.delay, config.run.seed, v, workers) for v in everyone}
-        cluster = VirtualCluster(server, Workers(config, SHAPES, box.holdings), box, delays)
+        cluster = VirtualCluster(server, Workers(config, SHAPES, box.data_sizes), box, delays)
         path = tmp_path / f"{name}.h5"
         words = [f"word{j}" for j in range(SHAPES.words)]
         with Writer(path, config, SHAPES, workers, words, "virtual", server.algorithm.z) as writer:

@@ -47,7 +47,7 @@ class LowerLevel:
         """Round 0: the current p and z, and rho = 0."""
         return cls(p.copy(), z.copy(), np.zeros_like(p), live, steps)
 
-    def forces(self, workers: IntArray) -> FloatArray:
+    def dual_gradients(self, workers: IntArray) -> FloatArray:
         """What (11) adds to each worker's own gradient of g; (len(workers), M, N).
 
         ``workers`` are indices from 0.
@@ -61,12 +61,12 @@ class LowerLevel:
             They are not finite.
         """
         gap = self.p[workers] - self.z
-        forces: FloatArray = self.steps.robust_weight * np.sign(gap)
-        forces += self.rho[workers]
+        dual_gradients: FloatArray = self.steps.robust_weight * np.sign(gap)
+        dual_gradients += self.rho[workers]
         gap *= self.steps.penalty
-        forces += gap
-        check_finite(forces)
-        return forces
+        dual_gradients += gap
+        check_finite(dual_gradients)
+        return dual_gradients
 
     def server_step(self) -> None:
         """After the workers' step (8): z by (9), (12), then rho by (10), (13).
@@ -91,10 +91,10 @@ class LowerLevel:
 
 
 def worker_step(
-    p: FloatArray, gradient: FloatArray, force: FloatArray, step_size: float
+    p: FloatArray, gradient: FloatArray, dual_gradient: FloatArray, step_size: float
 ) -> FloatArray:
     """The workers' moves on their scratch copies, eq. (8); all arrays (..., M, N)."""
-    return project(p - step_size * (gradient + force))  # (8), (11)
+    return project(p - step_size * (gradient + dual_gradient))  # (8), (11)
 
 
 def residual(

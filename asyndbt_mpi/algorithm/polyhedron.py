@@ -108,7 +108,7 @@ class Polyhedron:
     def __len__(self) -> int:
         return len(self.slots)
 
-    def forces(self, workers: IntArray) -> FloatArray:
+    def dual_gradients(self, workers: IntArray) -> FloatArray:
         """sum_l lambda^l a^l(v), the one array that (19) needs of all planes; (workers, M, N).
 
         ``workers`` are indices from 0.

@@ -14,12 +14,12 @@ from asyndbt_mpi.doctor.examination import PATIENCE_SECONDS, Examiner, Plan, exa
 from asyndbt_mpi.doctor.facts import SERVER, Facts, Process
 from asyndbt_mpi.doctor.findings import Finding, Level, problem
 from asyndbt_mpi.doctor.processes import check_mpi, versions
-from asyndbt_mpi.doctor.shared import Sign, sign_path
+from asyndbt_mpi.doctor.shared import ProbeFile, probe_path
 from asyndbt_mpi.jobs.answer_cache import folder_of
 from asyndbt_mpi.jobs.job import BAD_USAGE, DONE, FAILED, log_path
 from asyndbt_mpi.jobs.readings import digests
 from asyndbt_mpi.log.text import printable
-from asyndbt_mpi.transport.launcher import Misfit, launched, misfit, node_name, speaks
+from asyndbt_mpi.transport.launcher import Misfit, launched, misfit, node_name, wait_for_spokesman
 from asyndbt_mpi.transport.watch import watched
 
 
@@ -66,7 +66,7 @@ def _alone(
         versions=versions(),
         why_none=why_none,
     )
-    if not speaks(process.launcher):
+    if not wait_for_spokesman(process.launcher):
         return FAILED
     plan = _plan(source, assignments, output, workers=None)
     if misfit(process.launcher, library, process.size):
@@ -105,18 +105,18 @@ def _together(source: str, assignments: Sequence[str], output: str | None) -> in
     )
     number = together.from_server(secrets.randbelow(2**53))
     examiner = Examiner(process)
-    sign: Sign | None = None
+    probe: ProbeFile | None = None
     if rank == SERVER:
-        sign = examiner.look("shared folder", lambda: _put_sign(plan, number))
-    above = together.from_server(sign.above if sign else -1)
-    looked_for = sign_path(plan.shared_folder, above, number) if above >= 0 else None
+        probe = examiner.look("shared folder", lambda: _put_probe(plan, number))
+    above = together.from_server(probe.above if probe else -1)
+    looked_for = probe_path(plan.shared_folder, above, number) if above >= 0 else None
     try:
         facts = examine(examiner, plan, looked_for)
         together.wait_for_all()
         texts = together.gather_texts(_to_text(facts))
     finally:
-        if sign:
-            sign.remove()
+        if probe:
+            probe.remove()
     offsets = together.clock_offsets()
     code = DONE
     if rank == SERVER:
@@ -124,9 +124,9 @@ def _together(source: str, assignments: Sequence[str], output: str | None) -> in
     return together.from_server(code)
 
 
-def _put_sign(plan: Plan, number: int) -> Sign | None:
+def _put_probe(plan: Plan, number: int) -> ProbeFile | None:
     try:
-        return Sign(plan.shared_folder, number)
+        return ProbeFile(plan.shared_folder, number)
     except OSError:
         return None  # what is wrong with the folder is found anyway
 

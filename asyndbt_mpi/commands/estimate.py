@@ -13,10 +13,10 @@ import numpy as np
 
 from asyndbt_mpi.assemble import Materials, hellos
 from asyndbt_mpi.config import Config, ConfigurationError
-from asyndbt_mpi.llm.base import LABEL_TOKENS, Unasked
+from asyndbt_mpi.llm.base import LABEL_TOKENS, NoModel
 from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.reader import Log
-from asyndbt_mpi.protocol.messages import Needs, Split
+from asyndbt_mpi.protocol.messages import CostBounds, Split
 from asyndbt_mpi.protocol.spending import TOKENS_PER_PRICE
 from asyndbt_mpi.task.lengths import TESTS_OF_EACH_WORKER, Lengths
 from asyndbt_mpi.task.longest import TokenCounter
@@ -90,14 +90,14 @@ class Limit:
 class Estimate:
     """All parts of a run of R ``workers``; the upper level comes first, the tests last.
 
-    ``needs`` of each worker are the most that its answers can cost; ``seconds_per_call`` are of
-    one worker, if they are known.
+    ``cost_bounds`` of each worker are upper bounds of what an answer costs; ``seconds_per_call``
+    are of one worker, if they are known.
     """
 
     config: Config
     workers: int
     parts: tuple[Part, ...]
-    needs: tuple[Needs, ...]
+    cost_bounds: tuple[CostBounds, ...]
     seconds_per_call: float | None = None
 
     @property
@@ -165,16 +165,16 @@ class Estimate:
             active = min(self.config.algorithm.active_workers, self.workers)
             share = active / reports(self.config, self.workers)
             return 0.0, self._seconds([Part("", upper.calls * share, 0)]) or 0.0, 0.0
-        read = max(needs.prompt_tokens for needs in self.needs)
-        written = max(needs.completion_tokens for needs in self.needs)
+        read = max(each.prompt_tokens for each in self.cost_bounds)
+        written = max(each.completion_tokens for each in self.cost_bounds)
         llm = self.config.llm
         cost = (llm.input_price * read + llm.output_price * written) / TOKENS_PER_PRICE
         of_call = {"calls": 1, "tokens": read + written, "cost": cost}[key]
         tested = self.config.run.evaluate_every and self.config.task.test
         tests = (TESTS_OF_EACH_WORKER * self.workers + 1) if tested else 0
-        steps = sum(needs.assignment for needs in self.needs)
+        steps = sum(each.assignment for each in self.cost_bounds)
         return (
-            of_call * tests * max(needs.test for needs in self.needs),
+            of_call * tests * max(each.test for each in self.cost_bounds),
             of_call * steps,
             of_call * steps * self.config.algorithm.lower_steps,
         )
@@ -221,11 +221,11 @@ def estimate(
         lengths = Lengths(materials.template, materials.vocabulary, words, data, count)
         tokens = {split: written + lengths.mean(split) for split in Split}
     said = hellos(config, materials, workers, _Counted(count)).values()
-    needed = tuple(hello.needs for hello in said)
+    needed = tuple(hello.cost_bounds for hello in said)
     return Estimate(config, workers, parts(config, rows, tokens), needed, seconds_per_call)
 
 
-class _Counted(Unasked):
+class _Counted(NoModel):
     """Stands for a model on this machine; each prompt is a call."""
 
     def __init__(self, count: TokenCounter) -> None:

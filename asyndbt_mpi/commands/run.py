@@ -42,7 +42,7 @@ from asyndbt_mpi.protocol.wire import Codec
 from asyndbt_mpi.protocol.worker import Workers, state_length
 from asyndbt_mpi.transport.drive import serve, signals_noted, stop_all, work
 from asyndbt_mpi.transport.interruption import Interrupted
-from asyndbt_mpi.transport.launcher import launched, misfit, speaks
+from asyndbt_mpi.transport.launcher import launched, misfit, wait_for_spokesman
 from asyndbt_mpi.transport.mpi import (
     LEAVING,
     SERVER,
@@ -55,7 +55,7 @@ from asyndbt_mpi.transport.mpi import (
     library,
     survives_deaths,
 )
-from asyndbt_mpi.transport.together import Together, alike
+from asyndbt_mpi.transport.together import Together, count_equal
 from asyndbt_mpi.view.progress import Progress
 from asyndbt_mpi.view.sink import LogAndProgress
 from asyndbt_mpi.view.summary import print_summary
@@ -93,7 +93,9 @@ def run(request: Request) -> int:
         return leave(launch(request).code)
     except Refused as error:
         # Where launcher and MPI library do not fit, every process is rank 0 of a world of its own.
-        if error.why is not None and (WORLD.Get_size() > 1 or speaks(launched(os.environ))):
+        if error.why is not None and (
+            WORLD.Get_size() > 1 or wait_for_spokesman(launched(os.environ))
+        ):
             _say(error.why, debug=False)
         return leave(error.code)
 
@@ -230,7 +232,7 @@ def _place(
     # Among the workers of a node alone: torch takes seconds to load and a broken GPU may hang,
     # for which neither the server nor the other nodes wait. Whoever waits has to be heard of
     # before the server gives it up with the one that hangs.
-    on_gpu = alike(
+    on_gpu = count_equal(
         neighbours,
         gpu_of(config, local_rank),
         lambda: bool(signalled),

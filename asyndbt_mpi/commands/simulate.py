@@ -16,7 +16,7 @@ from asyndbt_mpi.config import Config, ConfigurationError
 from asyndbt_mpi.jobs.answer_cache import Answers
 from asyndbt_mpi.jobs.job import Job
 from asyndbt_mpi.jobs.opening import removed_if_empty
-from asyndbt_mpi.jobs.resume import Resumed, Unlogged, log_to_resume, nothing_left, resume
+from asyndbt_mpi.jobs.resume import Resumed, ResumeSink, log_to_resume, nothing_left, resume
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.writer import Writer
 from asyndbt_mpi.protocol.records import Record
@@ -93,7 +93,7 @@ def _go_on(job: Job, log: Log, cores: int, sinks: Sinks) -> None:
     cluster = _cluster(job, cores, log, resumed)
     _check_models(cluster, resumed)
     new: list[Record] = []
-    unlogged = Unlogged(
+    sink = ResumeSink(
         log,
         [*resumed.events, resumed.event],
         new.append,
@@ -105,7 +105,7 @@ def _go_on(job: Job, log: Log, cores: int, sinks: Sinks) -> None:
         write([resumed.event])
 
         def write_new(records: list[Record]) -> None:
-            unlogged(records)
+            sink(records)
             write(new)
             new.clear()
 

@@ -133,9 +133,9 @@ def _measure(
         changed = state.changed
         for answer, (p_gradient, q_gradient) in enumerate(gradients.at(state, changed)):
             of_p[answer][changed], of_q[answer][changed] = p_gradient, q_gradient
-        planes, force = state.planes, state.planes.worker_forces()
+        planes, dual_gradient = state.planes, state.planes.worker_gradients()
         live = state.live[:, None, None]
-        p = [live * on_simplex(state.p, gradient + force, steps.p) for gradient in of_p]
+        p = [live * on_simplex(state.p, gradient + dual_gradient, steps.p) for gradient in of_p]
         q = [live * on_simplex(state.q, gradient, steps.q, allowed) for gradient in of_q]
         z = [on_simplex(state.z, planes.consensus_gradient(), steps.z)]
         values, active = planes.values(state.p, state.z), planes.active(state.iteration + 1)
@@ -210,7 +210,7 @@ class _Estimated:
         generator = stream(self.seed, worker, state.iteration, Purpose.STATIONARITY)
         variables = state.p[index], state.q[index]
         words, shown = (sample(x, generator.random((halves, len(x)))) for x in variables)
-        rows = np.arange(self.black_box.holdings[worker].rows[Split.TRAIN])
+        rows = np.arange(self.black_box.data_sizes[worker].rows[Split.TRAIN])
         [answer] = self.black_box.answer([Query(worker, Split.TRAIN, rows, words, shown)])
         return [
             leave_one_out(x, drawn[half], answer.losses[half])

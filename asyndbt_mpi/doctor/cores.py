@@ -36,10 +36,10 @@ def _of_node(workers: Sequence[Facts], members: Sequence[Facts]) -> list[Finding
     open_to_all = {core for each in members if each.cores for core in each.cores.allowed}
     if len(workers) > len(open_to_workers):
         text = f"{len(workers)} workers on {host} share {_cores(len(open_to_workers))}"
-        mend = "start fewer ranks on a node"
+        hint = "start fewer ranks on a node"
         if len(open_to_workers) < total:
-            mend += f", or {_more(members[0])}"
-        return [warning("cores", text, mend)]
+            hint += f", or {_more(members[0])}"
+        return [warning("cores", text, hint)]
     bound = [each.rank for each in workers if each.cores and len(each.cores.allowed) == 1]
     idle = total - len(open_to_all)
     if bound and idle >= len(workers):

@@ -139,8 +139,8 @@ def examine(examiner: Examiner, plan: Plan, sign: Path | None = None) -> Facts:
 
 def _writable(folder: Path) -> list[Finding]:
     if why := unwritable(folder):
-        mend = 'name another by llm.cache_folder, or "" to keep no answers on disk'
-        return [problem("answers", f"{folder} cannot be written: {why}", mend)]
+        hint = 'name another by llm.cache_folder, or "" to keep no answers on disk'
+        return [problem("answers", f"{folder} cannot be written: {why}", hint)]
     return [ok("answers", f"kept in {folder}")]
 
 
@@ -174,7 +174,7 @@ def report(facts: Sequence[Facts], offsets: Sequence[float], plan: Plan) -> list
 def _shortened(found: Sequence[Finding]) -> list[Finding]:
     """Of what is wrong in the same way on node after node, the first `ALIKE`."""
     kept = []
-    for group in grouped(found, lambda each: (each.subject, each.level, each.mend)).values():
+    for group in grouped(found, lambda each: (each.subject, each.level, each.hint)).values():
         kept += group[:ALIKE]
         more = len(group) - ALIKE
         if more > 0:

@@ -20,31 +20,31 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the report; ``mend`` says what to do, "" where there is nothing."""
+    """One line of the report; ``hint`` says what to do, "" where there is nothing."""
 
     level: Level
     subject: str
     text: str
-    mend: str = ""
+    hint: str = ""
 
     def __str__(self) -> str:
         """The line behind the level."""
-        return f"{self.subject}: {self.text}" + (f"; {self.mend}" if self.mend else "")
+        return f"{self.subject}: {self.text}" + (f"; {self.hint}" if self.hint else "")
 
 
-def ok(subject: str, text: str, mend: str = "") -> Finding:
+def ok(subject: str, text: str, hint: str = "") -> Finding:
     """All is well."""
-    return Finding(Level.OK, subject, text, mend)
+    return Finding(Level.OK, subject, text, hint)
 
 
-def warning(subject: str, text: str, mend: str = "") -> Finding:
+def warning(subject: str, text: str, hint: str = "") -> Finding:
     """It works, but costs something."""
-    return Finding(Level.WARNING, subject, text, mend)
+    return Finding(Level.WARNING, subject, text, hint)
 
 
-def problem(subject: str, text: str, mend: str = "") -> Finding:
+def problem(subject: str, text: str, hint: str = "") -> Finding:
     """A run would fail, or not be what was asked for."""
-    return Finding(Level.PROBLEM, subject, text, mend)
+    return Finding(Level.PROBLEM, subject, text, hint)
 
 
 def ranks_in_words(ranks: Iterable[int]) -> str:
@@ -79,6 +79,6 @@ def merged(found: Sequence[tuple[int, Finding]], ranks: Collection[int]) -> list
         own = {rank for rank, _ in pairs}
         where = "" if own >= set(ranks) else f" ({ranks_in_words(own)})"
         lines.append(
-            Finding(finding.level, finding.subject, f"{finding.text}{where}", finding.mend)
+            Finding(finding.level, finding.subject, f"{finding.text}{where}", finding.hint)
         )
     return lines

@@ -57,11 +57,11 @@ def file_system(place: Path, mounts: str | None = None) -> str:
 
 def _earlier_log(log: Path) -> list[Finding]:
     if is_being_written(log):
-        mend = "wait for it to end, or name another file by --output"
-        return [problem("output", f"another process is writing {log}", mend)]
+        hint = "wait for it to end, or name another file by --output"
+        return [problem("output", f"another process is writing {log}", hint)]
     if log.exists():
-        mend = "--resume goes on with it; else give --overwrite or another --output"
-        return [warning("output", f"{log} is there already", mend)]
+        hint = "--resume goes on with it; else give --overwrite or another --output"
+        return [warning("output", f"{log} is there already", hint)]
     return []
 
 

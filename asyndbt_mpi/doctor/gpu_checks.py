@@ -42,11 +42,11 @@ def _no_such_device(workers: Pairs, llm: Llm) -> list[Finding]:
     wrong = [pair for pair in workers if pair[1].wrong]
     for (why, cuda), pairs in grouped(wrong, lambda pair: (pair[1].wrong, pair[1].cuda)).items():
         text = f"{ranks_in_words(each.rank for each, _ in pairs)}: {why}"
-        mend = ""
+        hint = ""
         if llm.device.startswith("cuda"):
             ask = "ask the batch system for GPUs (--gpus-per-node), or give llm.device = 'auto'"
-            mend = ask if cuda else _mend_torch(pairs[0][1])
-        found.append(problem("GPUs", text, mend))
+            hint = ask if cuda else _torch_hint(pairs[0][1])
+        found.append(problem("GPUs", text, hint))
     return found
 
 
@@ -69,18 +69,18 @@ def _promised_in_vain(workers: Pairs, llm: Llm) -> list[Finding]:
         text = f"{promise}, but torch sees none, and the model would compute on the CPU"
         if cuda:
             text += f": the driver gives none to torch {one.torch}, built for {cuda}"
-            mend = (
+            hint = (
                 "see nvidia-smi on the node; a driver may be too old for it, and"
                 " CUDA_VISIBLE_DEVICES may name what is not there"
             )
         else:
             text += f": torch {one.torch} is built without CUDA"
-            mend = _mend_torch(one)
-        found.append((problem if asked else warning)("GPUs", text, mend))
+            hint = _torch_hint(one)
+        found.append((problem if asked else warning)("GPUs", text, hint))
     return found
 
 
-def _mend_torch(gpus: Gpus) -> str:
+def _torch_hint(gpus: Gpus) -> str:
     return f"install a torch with CUDA instead of {gpus.torch}"
 
 
@@ -96,8 +96,8 @@ def _shared(workers: Pairs) -> list[Finding]:
             f"{ranks_in_words(each.rank for each, _ in pairs)} on {facts.process.host} share"
             f" {taken}: its time, and its memory of {gpus.memory / GIBIBYTE:.0f} GiB"
         )
-        mend = "start as many workers on a node as it has GPUs, or lower llm.max_tokens_per_batch"
-        found.append(warning("GPUs", text, mend))
+        hint = "start as many workers on a node as it has GPUs, or lower llm.max_tokens_per_batch"
+        found.append(warning("GPUs", text, hint))
     return found
 
 
@@ -119,11 +119,11 @@ def _wasted_on_the_server(members: Pairs) -> list[Finding]:
         if not each.works and wasted:
             count = f"{len(wasted)} GPU{'s' * (len(wasted) > 1)}"
             text = f"rank 0 on {each.process.host} has {count} that no worker sees, and uses none"
-            mend = (
+            hint = (
                 "give GPUs to nodes instead of tasks: --gpus-per-node, not --gpus-per-task; or"
                 " have workers on that node, too"
             )
-            return [warning("GPUs", text, mend)]
+            return [warning("GPUs", text, hint)]
     return []
 
 

@@ -42,7 +42,7 @@ def _of_the_hub(model: str) -> Finding:
     text = f"{model} is not in the cache of Hugging Face's hub"
     where = "into a folder that all nodes see (HF_HOME)"
     if os.environ.get("HF_HUB_OFFLINE", "").lower() not in OFF:
-        mend = f"fetch it where there is a network, {where}: hf download {model}"
-        return problem("model", f"{text}, and HF_HUB_OFFLINE forbids to fetch it", mend)
-    mend = f"fetch it before, {where}: hf download {model}"
-    return warning("model", f"{text}: every node must reach the hub, as few do", mend)
+        hint = f"fetch it where there is a network, {where}: hf download {model}"
+        return problem("model", f"{text}, and HF_HUB_OFFLINE forbids to fetch it", hint)
+    hint = f"fetch it before, {where}: hf download {model}"
+    return warning("model", f"{text}: every node must reach the hub, as few do", hint)

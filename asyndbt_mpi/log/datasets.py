@@ -45,11 +45,11 @@ def create_texts(
     workers: int,
     vocabulary: Sequence[str],
     descriptions: Sequence[str],
-    needs: Sequence[str],
+    cost_bounds: Sequence[str],
     models: Sequence[str],
 ) -> None:
     """The columns of `schema.FIXED`: the N words, and what the R workers say of themselves."""
-    columns = vocabulary, descriptions, needs, models
+    columns = vocabulary, descriptions, cost_bounds, models
     for (path, axes), texts in zip(schema.FIXED.items(), columns, strict=True):
         length = Column(path, axes, schema.TEXT).row_shape(shapes, workers)
         dataset = file.create_dataset(path, length, schema.TEXT, maxshape=(None,))

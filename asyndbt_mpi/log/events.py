@@ -8,8 +8,8 @@ import numpy as np
 from asyndbt_mpi.algorithm.types import BoolArray
 from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.reader import Log
-from asyndbt_mpi.log.rows import needs_of
-from asyndbt_mpi.protocol.messages import Costs, Needs
+from asyndbt_mpi.log.rows import cost_bounds_of
+from asyndbt_mpi.protocol.messages import CostBounds, Costs
 from asyndbt_mpi.protocol.records import Event, EventKind
 
 NUMBERS = ("worker", "number", "iteration", "time", "sent_time", "accuracy")
@@ -28,9 +28,9 @@ def events(log: Log) -> Iterator[Event]:
     Raises
     ------
     LogError
-        An event is of no kind or worker that a log has, or a worker's needs are no counts.
+        An event is of no kind or worker that a log has, or a worker's cost bounds are no counts.
     """
-    needs = [_needs(log, worker, text) for worker, text in enumerate(log.needs, 1)]
+    bounds = [_cost_bounds(log, worker, text) for worker, text in enumerate(log.cost_bounds, 1)]
     kinds, texts, losses = log["event/kind"], log["event/text"], log["event/losses"]
     numbers = [log[f"event/{name}"].tolist() for name in NUMBERS]
     costs = [log[f"event/{name}"].tolist() for name in COSTS]
@@ -42,16 +42,16 @@ def events(log: Log) -> Iterator[Event]:
         yield Event(
             EventKind(kind), worker, number, iteration, time, Costs(*(c[row] for c in costs)),
             sent_time, losses[row], accuracy, str(texts[row]),
-            needs[worker - 1] if kind == EventKind.HELLO else None,
+            bounds[worker - 1] if kind == EventKind.HELLO else None,
             log.models[worker - 1] if kind == EventKind.HELLO else "",
         )  # fmt: skip
 
 
-def _needs(log: Log, worker: int, text: str) -> Needs | None:
+def _cost_bounds(log: Log, worker: int, text: str) -> CostBounds | None:
     try:
-        return needs_of(text)
+        return cost_bounds_of(text)
     except ValueError as error:
-        raise LogError(f"{log.path}: /worker/needs of worker {worker} {error}") from error
+        raise LogError(f"{log.path}: /worker/cost_bounds of worker {worker} {error}") from error
 
 
 @dataclass(frozen=True, slots=True)

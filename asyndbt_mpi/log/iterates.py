@@ -60,10 +60,10 @@ class Planes:
         gradient: FloatArray = (self.dual[:, :, None] * self.b).sum(axis=0)  # (25)
         return gradient
 
-    def worker_forces(self) -> FloatArray:
+    def worker_gradients(self) -> FloatArray:
         """sum_l lambda^l a^l(v) of (19) for every worker; (R, M, N)."""
-        forces: FloatArray = np.einsum("li,lvij->vij", self.dual, self.a)
-        return forces
+        dual_gradients: FloatArray = np.einsum("li,lvij->vij", self.dual, self.a)
+        return dual_gradients
 
     def values(self, p: FloatArray, z: FloatArray) -> FloatArray:
         """Left-hand side of every plane at p (R, M, N) and z (M, N); (L, M)."""

@@ -138,9 +138,9 @@ class Log:
         return list(self.rows("worker/description"))
 
     @cached_property
-    def needs(self) -> list[str]:
-        """What answers of each of the R workers can cost at most; see `rows.needs_text`."""
-        return list(self.rows("worker/needs"))
+    def cost_bounds(self) -> list[str]:
+        """What answers of each of the R workers can cost at most; see `rows.cost_bounds_text`."""
+        return list(self.rows("worker/cost_bounds"))
 
     @cached_property
     def models(self) -> list[str]:

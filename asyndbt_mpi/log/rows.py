@@ -7,7 +7,7 @@ from typing import TypeAlias
 import numpy as np
 
 from asyndbt_mpi.algorithm.polyhedron import Plane
-from asyndbt_mpi.protocol.messages import Needs
+from asyndbt_mpi.protocol.messages import CostBounds
 from asyndbt_mpi.protocol.ranges import COUNT
 from asyndbt_mpi.protocol.records import Estimation, Evaluation, Event, Iteration, UsedReport
 
@@ -128,13 +128,13 @@ def event_row(event: Event, samples: int) -> Row:
     )
 
 
-def needs_text(needs: Needs | None) -> str:
-    """Entry of /worker/needs: the five numbers of `Needs` in their order, "" if not known."""
-    return "" if needs is None else " ".join(map(str, astuple(needs)))
+def cost_bounds_text(cost_bounds: CostBounds | None) -> str:
+    """Entry of /worker/cost_bounds: the five numbers of `CostBounds`, "" if they are not known."""
+    return "" if cost_bounds is None else " ".join(map(str, astuple(cost_bounds)))
 
 
-def needs_of(text: str) -> Needs | None:
-    """Inverse of `needs_text`.
+def cost_bounds_of(text: str) -> CostBounds | None:
+    """Inverse of `cost_bounds_text`.
 
     Raises
     ------
@@ -148,4 +148,4 @@ def needs_of(text: str) -> Needs | None:
     counts = [int(word) for word in text.split()]
     if not all(map(COUNT.holds, counts)):
         raise ValueError(f"has a count outside {COUNT}")
-    return Needs(*counts)
+    return CostBounds(*counts)

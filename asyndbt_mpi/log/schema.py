@@ -175,7 +175,7 @@ def rows_by_group(rows: Mapping[str, int]) -> np.ndarray:
 FIXED = {
     "vocabulary": "N",
     "worker/description": "R",
-    "worker/needs": "R",
+    "worker/cost_bounds": "R",
     "worker/model": "R",
 }
 """Columns of text that have their full length, spelt like a row's shape, from the start."""

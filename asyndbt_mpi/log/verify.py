@@ -292,7 +292,7 @@ def _objective(log: Log) -> Iterator[str]:
 
 CHECKS = (
     values.stationarity,
-    values.needs,
+    values.cost_bounds,
     values.times,
     values.moments,
     values.measured,

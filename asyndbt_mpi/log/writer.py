@@ -300,7 +300,7 @@ class Writer:
         if isinstance(record, Event):
             self.waiting["event"].append(rows.event_row(record, self.samples))
             if record.kind is EventKind.HELLO:
-                said = record.text, rows.needs_text(record.needs), record.model
+                said = record.text, rows.cost_bounds_text(record.cost_bounds), record.model
                 self._hellos[record.worker] = said
             return  # an iteration that it belongs to follows at once, or an idle moment
         started = self.clock()
@@ -413,7 +413,7 @@ class Writer:
 
     def _enter_hellos(self) -> None:
         """Keep what workers say of themselves."""
-        for column, name in enumerate(("worker/description", "worker/needs", "worker/model")):
+        for column, name in enumerate(("worker/description", "worker/cost_bounds", "worker/model")):
             texts = self.file[name].asstr()[:]
             for worker, said in self._hellos.items():
                 texts[worker - 1] = said[column]

@@ -9,7 +9,7 @@ from asyndbt_mpi.protocol.messages import Costs, Split
 
 
 @dataclass(frozen=True, slots=True)
-class Holdings:
+class DataSizes:
     """How much data a worker holds; its texts stay with the black box.
 
     ``pool`` (U,) counts the demonstrations of each class; ``rows`` counts each split's queries.
@@ -108,11 +108,11 @@ class Completed:
 class BlackBox(Protocol):
     """What answers the workers of one process: a language model with their data, or a function.
 
-    Known only by its answers. ``holdings``, ``descriptions`` and ``digests`` (of language
+    Known only by its answers. ``data_sizes``, ``descriptions`` and ``digests`` (of language
     models, "" for none) are by number of the worker.
     """
 
-    holdings: dict[int, Holdings]
+    data_sizes: dict[int, DataSizes]
     descriptions: dict[int, str]
     digests: dict[int, str]
 

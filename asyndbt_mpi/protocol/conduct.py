@@ -7,10 +7,10 @@ import numpy as np
 from asyndbt_mpi.algorithm.types import FloatArray
 from asyndbt_mpi.config import Config
 from asyndbt_mpi.protocol.asyndbt import AsynDBT
-from asyndbt_mpi.protocol.closing import Closing
 from asyndbt_mpi.protocol.divergence import Diverged
 from asyndbt_mpi.protocol.estimation import LowerEstimation
 from asyndbt_mpi.protocol.evaluations import Evaluations
+from asyndbt_mpi.protocol.final_tests import FinalTests
 from asyndbt_mpi.protocol.membership import Membership, State
 from asyndbt_mpi.protocol.messages import (
     Assignment,
@@ -29,7 +29,7 @@ from asyndbt_mpi.protocol.records import (
     Iteration,
     Output,
 )
-from asyndbt_mpi.protocol.spending import Purpose, Spending
+from asyndbt_mpi.protocol.spending import AnswerKind, Spending
 from asyndbt_mpi.protocol.validation import Validation
 
 
@@ -84,7 +84,7 @@ class Conduct:
         self.members = Membership(workers, config.algorithm.min_workers)
         self.expected = expected or {}
         self.spending = Spending(
-            config, workers, {v: hello.needs for v, hello in self.expected.items()}
+            config, workers, {v: hello.cost_bounds for v, hello in self.expected.items()}
         )
         self.finished = False
         self.limit: str | None = None
@@ -100,7 +100,7 @@ class Conduct:
         self._unassigned: set[int] = set()
         self._assignments = np.zeros(workers, dtype=np.int64)
         self.evaluations = Evaluations()
-        self._closing: Closing | None = None
+        self._final_tests: FinalTests | None = None
         self._output = Output()
         self._now = 0.0
 
@@ -112,7 +112,7 @@ class Conduct:
     @property
     def running(self) -> bool:
         """There are iterations to come."""
-        return not (self._closing or self.finished)
+        return not (self._final_tests or self.finished)
 
     def _begin(self, time: float) -> None:
         self._output = Output()
@@ -183,7 +183,7 @@ class Conduct:
 
     def _assign(self, workers: list[int]) -> None:
         """Give ``workers`` their next upper step, after their validation if that is due."""
-        if self._closing:
+        if self._final_tests:
             for worker in workers:
                 self._close_worker(worker)
             return
@@ -199,14 +199,14 @@ class Conduct:
         each = zip(
             workers,
             self._assignments[indices].tolist(),
-            self.algorithm.polyhedron.forces(indices),
+            self.algorithm.polyhedron.dual_gradients(indices),
             strict=True,
         )
-        for worker, number, force in each:
+        for worker, number, dual_gradient in each:
             if self.validation.due(worker, self.iteration):
                 prompt = Split.VALIDATION, Candidate.TUNED, *self.algorithm.prompt(worker)
                 self._evaluate(worker, EvaluationRequest(self.iteration, *prompt))
-            assignment = Assignment(number, self.iteration, force)
+            assignment = Assignment(number, self.iteration, dual_gradient)
             self._outstanding[worker] = assignment
             self._ask(worker, assignment, "assignment")
 
@@ -218,7 +218,7 @@ class Conduct:
         self,
         worker: int,
         message: Assignment | LowerAssignment | EvaluationRequest,
-        purpose: Purpose,
+        purpose: AnswerKind,
     ) -> None:
         """Send what ``worker`` is to answer."""
         self.members.asked(worker, self._now)
@@ -234,10 +234,10 @@ class Conduct:
             return None
         validating = [v for v in workers if self.validation.is_due(v, self.iteration)]
         rounds = self.config.algorithm.lower_steps if self.algorithm.estimation_due else 0
-        needs = self.spending.needs
-        calls = sum(needs(worker).assignment for worker in workers)
-        calls += sum(needs(worker).validation for worker in validating)
-        calls += rounds * sum(needs(worker).assignment for worker in self.members.joined)
+        cost_bounds = self.spending.cost_bounds
+        calls = sum(cost_bounds(worker).assignment for worker in workers)
+        calls += sum(cost_bounds(worker).validation for worker in validating)
+        calls += rounds * sum(cost_bounds(worker).assignment for worker in self.members.joined)
         return self.spending.overdrawn(calls, self._now)
 
     # ------------------------------------------------------------ the end
@@ -248,16 +248,16 @@ class Conduct:
         joined = sorted(self.members.joined)
         tuned = {v: self.validation.prompt(v) or self.algorithm.prompt(v) for v in joined}
         consensus, seed = self.algorithm.z.argmax(axis=1), self.config.run.seed
-        self._closing = Closing(self.iteration, tuned, consensus, self._initial_q, seed)
+        self._final_tests = FinalTests(self.iteration, tuned, consensus, self._initial_q, seed)
         for worker in joined:
             if worker not in self._outstanding:  # the others when their last report is in
                 self._close_worker(worker)
 
     def _close_worker(self, worker: int) -> None:
-        assert self._closing is not None
+        assert self._final_tests is not None
         scored = self.validation.every and self.config.task.test
-        request = self._closing.next(worker) if scored else None
-        calls = self.spending.needs(worker).test if request else 0
+        request = self._final_tests.next(worker) if scored else None
+        calls = self.spending.cost_bounds(worker).test if request else 0
         if request and not self.spending.overdrawn(calls, self._now, testing=True):
             self._evaluate(worker, request)
         else:
@@ -273,7 +273,7 @@ class Conduct:
         if self.finished:
             return
         self.limit = limit
-        if not self._closing:
+        if not self._final_tests:
             self._record_event(EventKind.CLOSING, 0, limit)
         self._stop_all()
 
@@ -301,6 +301,6 @@ class Conduct:
         self._output.records.append(Event(kind, worker, -1, self.iteration, self._now, text=text))
 
 
-def purpose_of(split: Split) -> Purpose:
+def purpose_of(split: Split) -> AnswerKind:
     """What an evaluation on ``split`` is for."""
     return "test" if split is Split.TEST else "validation"

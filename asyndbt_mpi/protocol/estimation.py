@@ -8,7 +8,7 @@ from asyndbt_mpi.algorithm.types import IntArray
 from asyndbt_mpi.protocol.divergence import Step
 from asyndbt_mpi.protocol.messages import LowerAssignment, LowerReport, MalformedMessage
 
-FORCES = Step("the force on phi", "algorithm.penalty, algorithm.robust_weight or steps.rho")
+GRADIENTS = Step("the force on phi", "algorithm.penalty, algorithm.robust_weight or steps.rho")
 SERVER_STEP = Step("phi", "steps.lower_z, steps.rho, algorithm.penalty or algorithm.robust_weight")
 
 
@@ -65,12 +65,12 @@ class LowerEstimation:
             The forces would not be finite.
         """
         indices = self._indices()
-        with FORCES:
-            forces = self.lower.forces(indices)
-        each = zip(self.participants, self.lower.p[indices], forces, strict=True)
+        with GRADIENTS:
+            dual_gradients = self.lower.dual_gradients(indices)
+        each = zip(self.participants, self.lower.p[indices], dual_gradients, strict=True)
         return [
-            (worker, LowerAssignment(self.assignment_number, self.number, p, force))
-            for worker, p, force in each
+            (worker, LowerAssignment(self.assignment_number, self.number, p, dual_gradient))
+            for worker, p, dual_gradient in each
         ]
 
     def accept(self, worker: int, report: LowerReport) -> None:

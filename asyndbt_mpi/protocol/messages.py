@@ -49,16 +49,16 @@ class Shapes:
 
 @dataclass(slots=True)
 class Assignment:
-    """Do one upper step (19), (20). ``force`` (M, N) is sum_l lambda^l a^l(v)."""
+    """Do one upper step (19), (20). ``dual_gradient`` (M, N) is sum_l lambda^l a^l(v)."""
 
     number: int
     iteration: int
-    force: FloatArray
+    dual_gradient: FloatArray
 
 
 @dataclass(slots=True)
 class LowerAssignment:
-    """Do one lower step (8) on the scratch copy ``p`` under ``force``, both (M, N).
+    """Do one lower step (8) on the scratch copy ``p`` under ``dual_gradient``, both (M, N).
 
     ``estimation`` numbers the estimation of phi this belongs to and keys its demonstrations,
     which stay the same over its rounds.
@@ -67,7 +67,7 @@ class LowerAssignment:
     number: int
     estimation: int
     p: FloatArray
-    force: FloatArray
+    dual_gradient: FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ class Restore:
 
 
 @dataclass(frozen=True, slots=True)
-class Needs:
+class CostBounds:
     """The most that answers of a worker can cost.
 
     Calls for an assignment, and for a prompt on the validation and on the test split; tokens of
@@ -146,7 +146,7 @@ class Hello:
 
     q: FloatArray
     description: str
-    needs: Needs = Needs()
+    cost_bounds: CostBounds = CostBounds()
     digest: str = ""
 
 

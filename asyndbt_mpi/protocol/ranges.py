@@ -70,7 +70,7 @@ RANGES = {
     "accuracy": PROBABILITY,
     "p": MASS,
     "q": MASS,
-    "force": Range(-1e150, 1e150),
+    "dual_gradient": Range(-1e150, 1e150),
     "state": Range(-math.inf, math.inf),
 }
 """By the name of a message's field. Losses depend on the backend, indices on a run's shapes."""

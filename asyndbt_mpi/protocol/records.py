@@ -13,11 +13,11 @@ from asyndbt_mpi.algorithm.polyhedron import Drop, Plane
 from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
 from asyndbt_mpi.protocol.messages import (
     Candidate,
+    CostBounds,
     Costs,
     EvaluationReport,
     Hello,
     LowerReport,
-    Needs,
     Report,
     Split,
     ToWorker,
@@ -55,7 +55,7 @@ class Event:
     ``number`` is the number of the assignment that the message answers, or the iteration of the
     evaluation, -1 if none. ``losses`` (I,), or one with its ``accuracy``, are what the black box
     answered: all that the worker's next state depends on, besides what it was sent. A hello says
-    what the worker ``needs``, and the digest of its ``model``.
+    the worker's ``cost_bounds``, and the digest of its ``model``.
     """
 
     kind: EventKind
@@ -68,7 +68,7 @@ class Event:
     losses: FloatArray | None = None
     accuracy: float = float("nan")
     text: str = ""
-    needs: Needs | None = None
+    cost_bounds: CostBounds | None = None
     model: str = ""
 
 
@@ -154,7 +154,7 @@ def hello_event(worker: int, hello: Hello, iteration: int, time: float) -> Event
     """The event that ``hello`` arrived."""
     return Event(
         EventKind.HELLO, worker, -1, iteration, time,
-        text=hello.description, needs=hello.needs, model=hello.digest,
+        text=hello.description, cost_bounds=hello.cost_bounds, model=hello.digest,
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from asyndbt_mpi.algorithm.estimator import sample
 from asyndbt_mpi.algorithm.random import Purpose, Streams
 from asyndbt_mpi.algorithm.types import FloatArray, IntArray
-from asyndbt_mpi.protocol.blackbox import Holdings
+from asyndbt_mpi.protocol.blackbox import DataSizes
 from asyndbt_mpi.protocol.messages import Split
 
 
@@ -26,13 +26,13 @@ class Draws:
         seed: int,
         samples: int,
         batch: Mapping[int, int],
-        holdings: Mapping[int, Holdings],
+        data_sizes: Mapping[int, DataSizes],
         couple: Callable[[FloatArray], FloatArray] | None,
     ) -> None:
         self._seed = seed
         self._samples = samples
         self._batch = batch
-        self._holdings = holdings
+        self._data_sizes = data_sizes
         self._couple = couple
         self._streams = Streams()
 
@@ -40,7 +40,7 @@ class Draws:
         self, keys: Sequence[tuple[int, int]], purpose: Purpose, sizes: tuple[int, ...]
     ) -> tuple[list[IntArray], list[FloatArray]]:
         """Rows to score on for each key (worker, number), and uniforms (W, I, size) per size."""
-        held = [self._holdings[worker].rows[Split.TRAIN] for worker, _ in keys]
+        held = [self._data_sizes[worker].rows[Split.TRAIN] for worker, _ in keys]
         for_all_samples = self._samples * sum(sizes)
         # 2 where a worker has fewer rows than another: none of its own draws comes after it.
         uniform = np.full((len(keys), for_all_samples + max(held)), 2.0)

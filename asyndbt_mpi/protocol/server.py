@@ -135,7 +135,7 @@ class Server(Conduct):
         patience = self.config.run.worker_timeout if self.running else -1.0
         if not self.replaying and (short := self.members.shortage(time, patience)):
             self._fail(f"{short}; {self.members.gone}")
-        elif limit := self.spending.overdrawn(0, time, testing=self._closing is not None):
+        elif limit := self.spending.overdrawn(0, time, testing=self._final_tests is not None):
             self._end_by(limit)
         return self._output
 
@@ -148,7 +148,7 @@ class Server(Conduct):
         self.models.note(worker, message.description, message.digest)
         self._output.records.append(hello_event(worker, message, self.iteration, self._now))
         self.members.become(worker, State.JOINED)
-        self.spending.join(worker, message.needs)
+        self.spending.join(worker, message.cost_bounds)
         q = self._initial_q[worker - 1] = onto_simplex(message.q)
         self.algorithm.q[worker - 1] = q
         self._assign([worker])
@@ -163,7 +163,7 @@ class Server(Conduct):
         expected = self.expected.get(worker)
         if expected and not self.replaying and not np.array_equal(expected.q, message.q):
             raise MalformedMessage(f"worker {worker} begins with another q than its data give")
-        self.spending.check_needs(worker, message.needs)
+        self.spending.check_cost_bounds(worker, message.cost_bounds)
 
     def _is_stranger(self, worker: int, message: Hello) -> bool:
         """Whether ``worker`` holds another model; before the first iteration nobody then goes on.
@@ -188,7 +188,7 @@ class Server(Conduct):
         self.spending.check(worker, "assignment", report.costs)
         self._record_answer(worker, report)
         del self._outstanding[worker]
-        if self._closing:
+        if self._final_tests:
             self._close_worker(worker)  # it was too late to be used
         else:
             self.algorithm.reported[worker] = report
@@ -208,7 +208,7 @@ class Server(Conduct):
         if evaluation.split is Split.VALIDATION:
             prompt = evaluation.words, evaluation.demonstrations
             self.validation.add(worker, evaluation.loss, *prompt, self.members.count)
-        elif self._closing:
+        elif self._final_tests:
             self._close_worker(worker)
 
     def _record_answer(self, worker: int, report: Report | LowerReport | EvaluationReport) -> None:
@@ -250,13 +250,13 @@ class Server(Conduct):
         self.validation.forget(worker)
         self.spending.lose(worker)
         unanswered = self.evaluations.forget(worker)
-        if self._closing:
-            self._closing.give_back(unanswered)
+        if self._final_tests:
+            self._final_tests.give_back(unanswered)
         if self.algorithm.estimation:
             self.algorithm.estimation.exclude(worker)
         short = None if self.replaying else self.members.shortage(self._now, patience=-1.0)
         if short is None:
-            if self._closing:  # else the lost may come back, and others are at work
+            if self._final_tests:  # else the lost may come back, and others are at work
                 self._finish_if_all_stopped()
             self._proceed()
         elif not self.finished:
@@ -273,7 +273,7 @@ class Server(Conduct):
                 self._exclude(worker, f"was lost and came back {MOST_RETURNS} times")
         elif not isinstance(message, Hello) and self.members.is_noise(worker):
             self._exclude(worker, "was told to start afresh, and does not")
-        elif isinstance(message, Hello) and not (self._closing or self.finished):
+        elif isinstance(message, Hello) and not (self._final_tests or self.finished):
             if self._is_stranger(worker, message):
                 return
             self._admit(worker, message)
@@ -282,7 +282,7 @@ class Server(Conduct):
             self._proceed()
 
     def _take_back(self, worker: int) -> None:
-        if self._closing or self.finished:
+        if self._final_tests or self.finished:
             self._dismiss(worker)
             return
         self._record_event(EventKind.RETURNED, worker)

@@ -9,25 +9,25 @@ from dataclasses import asdict, astuple, dataclass, field
 from typing import Literal, TypeAlias
 
 from asyndbt_mpi.config import Config
-from asyndbt_mpi.protocol.messages import Costs, MalformedMessage, Needs
+from asyndbt_mpi.protocol.messages import CostBounds, Costs, MalformedMessage
 
 TOKENS_PER_PRICE = 1e6
 
-Purpose: TypeAlias = Literal["assignment", "validation", "test"]
-"""What an answer is for; a field of `Needs`."""
+AnswerKind: TypeAlias = Literal["assignment", "validation", "test"]
+"""What an answer is for; a field of `CostBounds`."""
 
 
 @dataclass(slots=True)
 class _Worker:
     """The most that a worker can cost, and what each answer is for that it owes."""
 
-    needs: Needs
-    owed: list[Purpose] = field(default_factory=list)
+    cost_bounds: CostBounds
+    owed: list[AnswerKind] = field(default_factory=list)
 
     @property
-    def set_aside(self) -> int:
+    def reserved(self) -> int:
         """Calls."""
-        calls: int = sum(getattr(self.needs, purpose) for purpose in self.owed)
+        calls: int = sum(getattr(self.cost_bounds, purpose) for purpose in self.owed)
         return calls
 
 
@@ -43,7 +43,7 @@ class Spending:
     """
 
     def __init__(
-        self, config: Config, workers: int, most: Mapping[int, Needs] | None = None
+        self, config: Config, workers: int, most: Mapping[int, CostBounds] | None = None
     ) -> None:
         self.most = most or {}
         self.budget = config.budget
@@ -52,27 +52,27 @@ class Spending:
         self.spent = Costs()
         self.replaying = False
         # A test of the tuned, the random and the consensus' prompt of each worker, and of one
-        # untuned prompt (see `Closing`).
+        # untuned prompt (see `FinalTests`).
         self._tests = 3 * workers + 1 if config.run.evaluate_every and config.task.test else 0
         self._by_worker: dict[int, _Worker] = {}
-        self._forfeited = 0
+        self._written_off = 0
 
-    def check_needs(self, worker: int, needs: Needs) -> None:
+    def check_cost_bounds(self, worker: int, cost_bounds: CostBounds) -> None:
         """Refuse a ``worker`` that claims more than it can need: nothing would be left to others.
 
         Raises
         ------
         MalformedMessage
         """
-        for name, most in asdict(self.most.get(worker, needs)).items():
-            claimed = getattr(needs, name)
+        for name, most in asdict(self.most.get(worker, cost_bounds)).items():
+            claimed = getattr(cost_bounds, name)
             if claimed > most and not self.replaying:
                 what = name if name.endswith("tokens") else f"calls for its {name}"
                 raise MalformedMessage(
                     f"worker {worker} says that it may need {claimed} {what}: {most} at most"
                 )
 
-    def check(self, worker: int, purpose: Purpose, costs: Costs) -> None:
+    def check(self, worker: int, purpose: AnswerKind, costs: Costs) -> None:
         """Refuse an answer of ``worker`` that is not its next, or costs more than was set aside.
 
         Tokens may be twice as many, for servers count them in their own ways.
@@ -90,11 +90,11 @@ class Spending:
             )
         if self.replaying or worker not in self.most:
             return
-        needs, calls = held.needs, getattr(held.needs, purpose)
+        cost_bounds, calls = held.cost_bounds, getattr(held.cost_bounds, purpose)
         for name, most in (
             ("calls", calls),
-            ("prompt_tokens", 2 * calls * needs.prompt_tokens),
-            ("completion_tokens", 2 * calls * needs.completion_tokens),
+            ("prompt_tokens", 2 * calls * cost_bounds.prompt_tokens),
+            ("completion_tokens", 2 * calls * cost_bounds.completion_tokens),
         ):
             spent = getattr(costs, name)
             if spent > most:
@@ -102,19 +102,19 @@ class Spending:
                     f"worker {worker} says that an answer cost {spent} {name}: {most} at most"
                 )
 
-    def join(self, worker: int, needs: Needs) -> None:
-        """``worker`` has said what it can cost, or says it again; `check_needs` has passed it."""
-        most = self.most.get(worker, needs)
+    def join(self, worker: int, cost_bounds: CostBounds) -> None:
+        """Take the bounds of ``worker``, at each of its hellos; `check_cost_bounds` passed them."""
+        most = self.most.get(worker, cost_bounds)
         # What is gone through again may have been said when nobody looked at it.
-        needs = Needs(*map(min, astuple(needs), astuple(most)))
+        cost_bounds = CostBounds(*map(min, astuple(cost_bounds), astuple(most)))
         owed = self._by_worker[worker].owed if worker in self._by_worker else []
-        self._by_worker[worker] = _Worker(needs, owed)
+        self._by_worker[worker] = _Worker(cost_bounds, owed)
 
-    def needs(self, worker: int) -> Needs:
+    def cost_bounds(self, worker: int) -> CostBounds:
         """What ``worker``, which has joined, can cost."""
-        return self._by_worker[worker].needs
+        return self._by_worker[worker].cost_bounds
 
-    def hand_out(self, worker: int, purpose: Purpose) -> None:
+    def hand_out(self, worker: int, purpose: AnswerKind) -> None:
         """Set aside what an answer can cost that ``worker`` was asked for."""
         self._by_worker[worker].owed.append(purpose)
 
@@ -133,16 +133,16 @@ class Spending:
         """No answer of ``worker`` will come any more."""
         lost = self._by_worker.pop(worker, None)
         if lost is not None:
-            self.forfeit(lost.set_aside)
+            self.write_off(lost.reserved)
 
     @property
-    def set_aside(self) -> int:
+    def reserved(self) -> int:
         """Calls for all answers that are owed."""
-        return sum(each.set_aside for each in self._by_worker.values())
+        return sum(each.reserved for each in self._by_worker.values())
 
-    def forfeit(self, calls: int) -> None:
+    def write_off(self, calls: int) -> None:
         """So many calls may have been paid for without an answer that is known of."""
-        self._forfeited += calls
+        self._written_off += calls
 
     def overdrawn(self, calls: int, time: float, testing: bool = False) -> str | None:
         """The first limit that ``calls`` more could break at ``time``; None if there is none.
@@ -154,17 +154,17 @@ class Spending:
             return f"budget.seconds = {budget.seconds:g}"
         if not (budget.calls or budget.tokens or budget.cost):
             return None
-        known = [each.needs for each in self._by_worker.values()]
+        bounds = [each.cost_bounds for each in self._by_worker.values()]
         if not testing:
-            calls += self._tests * max((needs.test for needs in known), default=0)
-        calls += self.set_aside + self._forfeited
+            calls += self._tests * max((each.test for each in bounds), default=0)
+        calls += self.reserved + self._written_off
         if budget.calls and self.spent.calls + calls > budget.calls:
             return f"budget.calls = {budget.calls}"
         # What is not known yet costs as much as the longest prompt of all.
         prompt = self.spent.prompt_tokens
-        prompt += calls * max((needs.prompt_tokens for needs in known), default=0)
+        prompt += calls * max((each.prompt_tokens for each in bounds), default=0)
         completion = self.spent.completion_tokens
-        completion += calls * max((needs.completion_tokens for needs in known), default=0)
+        completion += calls * max((each.completion_tokens for each in bounds), default=0)
         if budget.tokens and prompt + completion > budget.tokens:
             return f"budget.tokens = {budget.tokens}"
         cost = (prompt * self.prices[0] + completion * self.prices[1]) / TOKENS_PER_PRICE

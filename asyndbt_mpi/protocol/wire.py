@@ -18,6 +18,7 @@ from asyndbt_mpi.protocol.messages import (
     WITHOUT,
     Assignment,
     Candidate,
+    CostBounds,
     Costs,
     EvaluationReport,
     EvaluationRequest,
@@ -27,7 +28,6 @@ from asyndbt_mpi.protocol.messages import (
     LowerReport,
     MalformedMessage,
     Message,
-    Needs,
     Report,
     Reset,
     Restore,
@@ -64,7 +64,7 @@ KINDS: tuple[type, ...] = (
 )
 NUMBER = {kind: number for number, kind in enumerate(KINDS)}
 WITH_TEXT = (Hello, Failure)
-NEEDS = [field.name for field in fields(Needs)]
+COST_BOUNDS = [field.name for field in fields(CostBounds)]
 
 
 class Header(NamedTuple):
@@ -205,16 +205,16 @@ class Codec:
                 if self.loss is LOSS or not math.isnan(message.accuracy):
                     _within(message, "accuracy")
                 _check_costs(message)
-            case Hello(needs=needs):
+            case Hello(cost_bounds=cost_bounds):
                 _all_within(message, "q")
-                for name in NEEDS:
-                    _hold(message, name, RANGES["calls"], getattr(needs, name))
+                for name in COST_BOUNDS:
+                    _hold(message, name, RANGES["calls"], getattr(cost_bounds, name))
             case Assignment():
                 _within(message, "number", "iteration")
-                _all_within(message, "force")
+                _all_within(message, "dual_gradient")
             case LowerAssignment():
                 _within(message, "number", "estimation")
-                _all_within(message, "p", "force")
+                _all_within(message, "p", "dual_gradient")
             case EvaluationRequest():
                 _within(message, "iteration")
                 words, shown = message.words, message.demonstrations
@@ -247,8 +247,8 @@ def _layout(kind: type, shapes: Shapes, state: int) -> Layout:
     fragment, demonstrations = (shapes.positions, shapes.words), (shapes.classes, shapes.pool)
     losses = (shapes.samples,)
     fields: dict[type, list[tuple[str, tuple[int, ...], np.dtype]]] = {
-        Assignment: [("force", fragment, REAL)],
-        LowerAssignment: [("p", fragment, REAL), ("force", fragment, REAL)],
+        Assignment: [("dual_gradient", fragment, REAL)],
+        LowerAssignment: [("p", fragment, REAL), ("dual_gradient", fragment, REAL)],
         EvaluationRequest: [
             ("words", fragment[:1], INTEGER),
             ("demonstrations", demonstrations[:1], INTEGER),
@@ -307,10 +307,10 @@ def _header(message: Message) -> Header:
                 *_counts(message.costs), message.costs.compute_seconds,
                 0.0, message.loss, message.accuracy,
             )  # fmt: skip
-        case Hello(needs=needs):
+        case Hello(cost_bounds=cost_bounds):
             return Header(
-                MAGIC, number, needs.assignment, needs.validation, 0, 0,
-                0, needs.test, needs.prompt_tokens, needs.completion_tokens,
+                MAGIC, number, cost_bounds.assignment, cost_bounds.validation, 0, 0,
+                0, cost_bounds.test, cost_bounds.prompt_tokens, cost_bounds.completion_tokens,
             )  # fmt: skip
         case Restore():
             return Header(MAGIC, number, message.answers)
@@ -386,11 +386,11 @@ def _build(kind: type, header: Header, arrays: dict[str, np.ndarray], rest: Buff
     if kind is Restore:
         return Restore(number, **arrays)
     if kind is Hello:
-        needs = Needs(
+        cost_bounds = CostBounds(
             number, iteration, header.calls, header.prompt_tokens, header.completion_tokens
         )
         digest = _text(np.frombuffer(arrays["digest"].item(), np.uint8))
-        return Hello(arrays["q"], _text(rest), needs, digest)
+        return Hello(arrays["q"], _text(rest), cost_bounds, digest)
     costs = Costs(
         header.calls,
         header.prompt_tokens,

@@ -26,20 +26,20 @@ from asyndbt_mpi.config import Config
 from asyndbt_mpi.protocol.blackbox import (
     AnyQuery,
     Completed,
+    DataSizes,
     ExactAnswer,
     ExactQuery,
-    Holdings,
     Query,
 )
 from asyndbt_mpi.protocol.divergence import Step
 from asyndbt_mpi.protocol.messages import (
     Assignment,
+    CostBounds,
     EvaluationReport,
     EvaluationRequest,
     Hello,
     LowerAssignment,
     LowerReport,
-    Needs,
     Report,
     Reset,
     Restore,
@@ -77,7 +77,7 @@ class Workers:
 
     Attributes
     ----------
-    p, q : arrays (W, M, N), (W, U, V), in the order of ``holdings``
+    p, q : arrays (W, M, N), (W, U, V), in the order of ``data_sizes``
     stopped : every worker was told to stop
     """
 
@@ -85,7 +85,7 @@ class Workers:
         self,
         config: Config,
         shapes: Shapes,
-        holdings: dict[int, Holdings],
+        data_sizes: dict[int, DataSizes],
         own_estimator: EstimatorFactory | None = None,
     ) -> None:
         self.config = config
@@ -94,15 +94,15 @@ class Workers:
         self.samples = config.estimator.samples
         self.exact = config.estimator.name == "exact"
         self.lower_step_size = config.steps.lower_p
-        self.holdings = holdings
+        self.data_sizes = data_sizes
         self.batch = {
             worker: min(config.estimator.batch, held.rows[Split.TRAIN])
-            for worker, held in holdings.items()
+            for worker, held in data_sizes.items()
         }
-        self._index = {worker: index for index, worker in enumerate(holdings)}
-        pool = np.array([held.pool for held in holdings.values()])[..., None]  # (W, U, 1)
+        self._index = {worker: index for index, worker in enumerate(data_sizes)}
+        pool = np.array([held.pool for held in data_sizes.values()])[..., None]  # (W, U, 1)
         allowed = np.arange(shapes.pool) < pool
-        shape = len(holdings), shapes.positions, shapes.words
+        shape = len(data_sizes), shapes.positions, shapes.words
         self.p: FloatArray = np.full(shape, 1.0 / shapes.words)
         self.q: FloatArray = allowed / pool
         if not self.exact:
@@ -113,15 +113,15 @@ class Workers:
                 else estimator(config.estimator.name, p_shape, q_shape)
             )
         couple = None if self.exact else self.estimator.couple
-        self.draws = Draws(config.run.seed, self.samples, self.batch, holdings, couple)
+        self.draws = Draws(config.run.seed, self.samples, self.batch, data_sizes, couple)
         optimizer = OPTIMIZERS[config.steps.optimizer]
         self.p_optimizer = optimizer(config.steps.p, self.p.shape)
         self.q_optimizer = optimizer(config.steps.q, self.q.shape, allowed)
         # The newest realisation k of each worker's q, and the estimation that it is of.
         self._k = np.zeros(self.q.shape[:2], dtype=np.int64)
-        self._k_of = np.full(len(holdings), -1)
+        self._k_of = np.full(len(data_sizes), -1)
         self._asked: dict[int, _Asked[Any]] = {}
-        self._working = set(holdings)
+        self._working = set(data_sizes)
 
     @property
     def stopped(self) -> bool:
@@ -130,12 +130,14 @@ class Workers:
 
     def hello(self, worker: int, description: str, digest: str = "") -> Hello:
         """The first message of ``worker`` to the server; ``digest`` of its language model."""
-        held = self.holdings[worker]
+        held = self.data_sizes[worker]
         prompts = 1 if self.exact else self.samples * self.batch[worker]
         rows = held.rows[Split.VALIDATION], held.rows[Split.TEST]
         assignment, validation, test = (held.most_calls(n) for n in (prompts, *rows))
-        needs = Needs(assignment, validation, test, held.prompt_tokens, held.completion_tokens)
-        return Hello(self.q[self._index[worker]].copy(), description, needs, digest)
+        cost_bounds = CostBounds(
+            assignment, validation, test, held.prompt_tokens, held.completion_tokens
+        )
+        return Hello(self.q[self._index[worker]].copy(), description, cost_bounds, digest)
 
     # ------------------------------------------------------------ state
 
@@ -168,7 +170,7 @@ class Workers:
 
     def start_afresh(self, worker: int, p: FloatArray, q: FloatArray | None = None) -> None:
         """Have ``worker`` begin with ``p`` (M, N), and with ``q`` (U, V) if it is given."""
-        held = {worker: self.holdings[worker]}
+        held = {worker: self.data_sizes[worker]}
         fresh = Workers(self.config, self.shapes, held, self.own_estimator)
         self.restore(worker, fresh.state(worker))
         self.p[self._index[worker]] = p
@@ -239,10 +241,10 @@ class Workers:
             if self.exact
             else self.estimator.upper(members, p, q, *_samples(together))
         )
-        force = np.array([asked.message.force for _, asked in together])
+        dual_gradient = np.array([asked.message.dual_gradient for _, asked in together])
         when = f" after the step of iteration {together[0][1].message.iteration}"
         with Step("p", "steps.p or algorithm.dual_bound", when):
-            p = self.p_optimizer.step(p, p_gradient + force, members)  # (19), (23)
+            p = self.p_optimizer.step(p, p_gradient + dual_gradient, members)  # (19), (23)
         with Step("q", "steps.q", when):
             q = self.q_optimizer.step(q, q_gradient, members)  # (20), (24)
         self.p[members], self.q[members] = p, q
@@ -289,7 +291,7 @@ class Workers:
 
     def _lower_step(self, together: Sequence[_Finished[LowerAssignment]]) -> list[ToServer]:
         p = np.array([asked.message.p for _, asked in together])
-        force = np.array([asked.message.force for _, asked in together])
+        dual_gradient = np.array([asked.message.dual_gradient for _, asked in together])
         if self.exact:
             gradient, _ = _exact_gradients(together)
         else:
@@ -297,7 +299,7 @@ class Workers:
             gradient = self.estimator.lower(members, p, *_samples(together))
         when = f" after a step of estimate {together[0][1].message.estimation}"
         with Step("phi", "steps.lower_p, algorithm.penalty or steps.rho", when):
-            p = worker_step(p, gradient, force, self.lower_step_size)  # (8), (11)
+            p = worker_step(p, gradient, dual_gradient, self.lower_step_size)  # (8), (11)
         losses = _losses(together)
         return [
             LowerReport(
@@ -349,7 +351,7 @@ class Workers:
         for worker, message in messages:
             words, demonstrations = message.words[None], message.demonstrations[None]
             self._asked[worker] = _Asked(message, words, demonstrations)
-            rows = np.arange(self.holdings[worker].rows[message.split])
+            rows = np.arange(self.data_sizes[worker].rows[message.split])
             queries.append(Query(worker, message.split, rows, words, demonstrations))
         return queries
 
@@ -359,7 +361,7 @@ def state_length(
 ) -> int:
     """Numbers of a worker's state, the same for all workers of a run."""
     rows = dict.fromkeys(Split, 1)
-    some = Holdings(np.ones(shapes.classes, dtype=np.int64), rows)
+    some = DataSizes(np.ones(shapes.classes, dtype=np.int64), rows)
     return len(Workers(config, shapes, {1: some}, own_estimator).state(1))
 
 

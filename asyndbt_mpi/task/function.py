@@ -12,7 +12,7 @@ import numpy as np
 from asyndbt_mpi.algorithm.types import FloatArray, IntArray
 from asyndbt_mpi.config import ConfigurationError
 from asyndbt_mpi.inputs.files import check_line, shown
-from asyndbt_mpi.protocol.blackbox import Answer, AnyQuery, Holdings, Query
+from asyndbt_mpi.protocol.blackbox import Answer, AnyQuery, DataSizes, Query
 from asyndbt_mpi.protocol.messages import Shapes, Split
 from asyndbt_mpi.protocol.ranges import FREE_LOSS
 from asyndbt_mpi.task.vocabulary import load_vocabulary
@@ -94,7 +94,7 @@ class FunctionBlackBox:
         self.function = function
         shapes = function.shapes
         pool = np.full(shapes.classes, shapes.pool)
-        self.holdings = {worker: Holdings(pool, ONE_ROW) for worker in workers}
+        self.data_sizes = {worker: DataSizes(pool, ONE_ROW) for worker in workers}
         self.descriptions = dict.fromkeys(workers, f"Python function {function.name}")
         self.digests = dict.fromkeys(workers, "")
 

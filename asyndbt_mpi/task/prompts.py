@@ -7,7 +7,7 @@ import numpy as np
 from asyndbt_mpi.algorithm.types import FloatArray, IntArray
 from asyndbt_mpi.llm.base import LanguageModel, Prompt
 from asyndbt_mpi.llm.servers.bounds import answer_tokens
-from asyndbt_mpi.protocol.blackbox import Answer, AnyQuery, Holdings, Query
+from asyndbt_mpi.protocol.blackbox import Answer, AnyQuery, DataSizes, Query
 from asyndbt_mpi.protocol.messages import WITHOUT, Split
 from asyndbt_mpi.task.dataset import Row
 from asyndbt_mpi.task.longest import longest_parts
@@ -40,13 +40,13 @@ class PromptBlackBox:
         self.positions = positions
         self.model = model
         self.data = data
-        self.holdings = {worker: self._holdings(held) for worker, held in data.items()}
+        self.data_sizes = {worker: self._data_sizes(held) for worker, held in data.items()}
         self.descriptions = dict.fromkeys(data, model.description)
         self.digests = dict.fromkeys(data, model.digest)
 
-    def _holdings(self, held: WorkerData) -> Holdings:
+    def _data_sizes(self, held: WorkerData) -> DataSizes:
         labels = self.template.labels
-        return Holdings(
+        return DataSizes(
             pool=np.array([len(rows) for rows in held.pool], dtype=np.int64),
             rows={split: len(rows_of(held, split)) for split in Split},
             most_calls=lambda prompts: self.model.most_calls(prompts, labels),
@@ -124,7 +124,7 @@ class PromptBlackBox:
     def _check(self, query: Query) -> None:
         if not len(query.rows):
             raise ValueError("a query needs at least one row")
-        held = self.holdings[query.worker]
+        held = self.data_sizes[query.worker]
         _check_range(f"{query.split.name} row", query.rows, held.rows[query.split])
         for words, demonstrations in zip(query.words, query.demonstrations, strict=True):
             if (words != WITHOUT).any():

@@ -20,7 +20,14 @@ import numpy as np
 
 from asyndbt_mpi.algorithm.random import Purpose, stream
 from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
-from asyndbt_mpi.protocol.blackbox import Answer, AnyQuery, ExactAnswer, ExactQuery, Holdings, Query
+from asyndbt_mpi.protocol.blackbox import (
+    Answer,
+    AnyQuery,
+    DataSizes,
+    ExactAnswer,
+    ExactQuery,
+    Query,
+)
 from asyndbt_mpi.protocol.messages import WITHOUT, Shapes, Split
 
 Tables: TypeAlias = tuple[FloatArray, FloatArray, FloatArray, FloatArray]
@@ -94,8 +101,8 @@ class Synthetic:
         self._class = np.arange(shapes.classes)
         self._partner = self._class % shapes.positions
         tokens = shapes.positions + shapes.classes
-        self.holdings = {
-            worker: Holdings(np.full(shapes.classes, shapes.pool), ROWS, prompt_tokens=tokens)
+        self.data_sizes = {
+            worker: DataSizes(np.full(shapes.classes, shapes.pool), ROWS, prompt_tokens=tokens)
             for worker in workers
         }
         self.digests = dict.fromkeys(workers, "")

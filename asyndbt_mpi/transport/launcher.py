@@ -147,7 +147,7 @@ def _fitting(launcher: Launcher, library: str) -> str:
     return f"start it with {own}{within}"
 
 
-def speaks(launcher: Launcher) -> bool:
+def wait_for_spokesman(launcher: Launcher) -> bool:
     """Whether it is this one of processes that are alone that says so; the others wait for it."""
     if launcher.rank == 0:
         return True

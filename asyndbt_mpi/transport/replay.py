@@ -43,9 +43,9 @@ class Recorded:
 
     def __init__(self, events: Iterable[Event], box: BlackBox) -> None:
         self.box = box
-        self.holdings, self.descriptions = box.holdings, box.descriptions
+        self.data_sizes, self.descriptions = box.data_sizes, box.descriptions
         self.digests = box.digests
-        self._answers: dict[int, deque[Event]] = {worker: deque() for worker in box.holdings}
+        self._answers: dict[int, deque[Event]] = {worker: deque() for worker in box.data_sizes}
         for event in events:
             if event.kind in ANSWERS:
                 self._answers[event.worker].append(event)
@@ -125,9 +125,9 @@ class Replay:
         self.workers = workers
         self.black_box = black_box
         self.adoption = adoption
-        self.answers = dict.fromkeys(black_box.holdings, 0)
+        self.answers = dict.fromkeys(black_box.data_sizes, 0)
         self._inboxes: dict[int, deque[ToWorker]] = {
-            worker: deque() for worker in black_box.holdings
+            worker: deque() for worker in black_box.data_sizes
         }
         self._greeted: set[int] = set()
         # Workers that came back with another model, and how it differs.
@@ -178,7 +178,7 @@ class Replay:
                 return self._judge(time) if self.server.running else Output()
             case EventKind.RESUMED:
                 self.server.spending.count(event.costs)
-                self.server.spending.forfeit(event.number)
+                self.server.spending.write_off(event.number)
                 return Output()
             case EventKind.EXCLUDED:
                 self._leave(worker)
@@ -193,8 +193,8 @@ class Replay:
             case EventKind.HELLO:
                 self._start_afresh(worker)
                 hello = self.workers.hello(worker, event.text, event.model)
-                if event.needs:  # those of the black box that there was then
-                    hello = replace(hello, needs=event.needs)
+                if event.cost_bounds:  # those of the black box that there was then
+                    hello = replace(hello, cost_bounds=event.cost_bounds)
                 return self.server.receive(worker, hello, time)
             case _:
                 return self.server.receive(worker, self._answer(event), time)
@@ -264,7 +264,7 @@ class Replay:
             return list(self._inboxes[worker])  # it was told to start afresh: so be it
         if members.has_greeted(worker):
             self.server.check_hello(worker, hello)
-            self.server.spending.join(worker, hello.needs)
+            self.server.spending.join(worker, hello.cost_bounds)
             state = Restore(self.answers[worker], self.workers.state(worker))
             return [state, *self._inboxes[worker]]
         return None if members.is_live(worker) or worker in members.lost else [Stop()]

@@ -184,7 +184,7 @@ def _digest(token: str) -> int:
     return int(np.frombuffer(blake2b(token.encode(), digest_size=8).digest(), np.int64)[0])
 
 
-def alike(
+def count_equal(
     comm: MPI.Comm, token: str, until: Callable[[], bool] = lambda: False, seconds: float = math.inf
 ) -> int:
     """How many ranks of ``comm``, this one included, gave the same ``token``; 0 for none.

@@ -60,7 +60,7 @@ def test_a_force_is_the_derivative_of_the_lagrangian_in_p(robust_weight: float) 
     numerical = derivative(lower, lower.p)
     for worker in range(R):
         np.testing.assert_allclose(
-            lower.forces(np.array([worker]))[0], numerical[worker], atol=1e-6
+            lower.dual_gradients(np.array([worker]))[0], numerical[worker], atol=1e-6
         )
 
 
@@ -88,10 +88,10 @@ def test_converges_to_the_known_consensus(robust_weight: float) -> None:
         np.full((R, M, N), 1 / N), np.full((M, N), 1 / N), np.ones(R, dtype=bool), steps
     )
     for _ in range(3000):
-        forces = [*lower.forces(np.arange(R))]
+        dual_gradients = [*lower.dual_gradients(np.arange(R))]
         for worker in range(R):
             p = lower.p[worker]
-            lower.p[worker] = worker_step(p, p - targets[worker], forces[worker], 0.1)
+            lower.p[worker] = worker_step(p, p - targets[worker], dual_gradients[worker], 0.1)
         lower.server_step()
     consensus = targets.mean(axis=0)
     np.testing.assert_allclose(lower.z, consensus, atol=5e-3)
@@ -104,7 +104,7 @@ def test_start_is_a_scratch_copy() -> None:
     lower = LowerLevel.start(p, z, np.ones(R, dtype=bool), LowerSteps(0.1, 0.1, 1.0, 0.1))
     assert not lower.rho.any()
     lower.p[0] = worker_step(
-        lower.p[0], RNG.normal(size=(M, N)), lower.forces(np.array([0]))[0], 0.1
+        lower.p[0], RNG.normal(size=(M, N)), lower.dual_gradients(np.array([0]))[0], 0.1
     )
     lower.server_step()
     np.testing.assert_array_equal(p, kept_p)

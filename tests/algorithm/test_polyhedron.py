@@ -91,9 +91,9 @@ def test_gradients_of_the_lagrangian_by_finite_differences(distance) -> None:
         return (above - below) / 2e-6
 
     for worker in range(R):
-        force = polyhedron.forces(np.array([worker]))[0]
+        dual_gradient = polyhedron.dual_gradients(np.array([worker]))[0]
         for index in np.ndindex(M, N):
-            assert force[index] == pytest.approx(derivative(p, (worker, *index)), abs=1e-6)
+            assert dual_gradient[index] == pytest.approx(derivative(p, (worker, *index)), abs=1e-6)
     gradient = polyhedron.consensus_gradient()
     for index in np.ndindex(M, N):
         assert gradient[index] == pytest.approx(derivative(z, index), abs=1e-6)

@@ -16,13 +16,13 @@ from mpi4py import MPI
 
 from asyndbt_mpi.cli import main
 from asyndbt_mpi.commands import run as launch
-from asyndbt_mpi.llm.base import Prompt, Scores, Unasked
+from asyndbt_mpi.llm.base import NoModel, Prompt, Scores
 from asyndbt_mpi.task import fit
 
 RANK = MPI.COMM_WORLD.Get_rank()
 
 
-class Even(Unasked):
+class Even(NoModel):
     """Finds every label equally probable, and says on standard output that it was asked."""
 
     description = "even"

@@ -16,7 +16,7 @@ from asyndbt_mpi.commands.simulate import simulate
 from asyndbt_mpi.config import ConfigurationError
 from asyndbt_mpi.jobs.job import Job, Request
 from asyndbt_mpi.jobs.resume import log_to_resume, resume
-from asyndbt_mpi.llm.base import Prompt, Scores, Unasked
+from asyndbt_mpi.llm.base import NoModel, Prompt, Scores
 from asyndbt_mpi.log import schema
 from asyndbt_mpi.log.events import events
 from asyndbt_mpi.log.reader import Log
@@ -244,7 +244,7 @@ def test_what_was_under_way_counts_as_spent(tmp_path: Path) -> None:
     with Log(path) as log:
         resumed = resume(log, job(path, resuming=True), "mpi")
         spent = int(log["event/llm_calls"].sum())
-    under_way = resumed.server.spending.set_aside
+    under_way = resumed.server.spending.reserved
     assert under_way >= 80
     assert resumed.event.number == under_way
     assert resumed.server.spending.spent.calls == spent
@@ -298,7 +298,7 @@ def test_a_log_that_is_being_written_is_not_gone_through(tmp_path: Path) -> None
     held.release()
 
 
-class Even(Unasked):
+class Even(NoModel):
     """Finds every label equally probable."""
 
     description = "even"

@@ -16,7 +16,7 @@ from asyndbt_mpi.doctor.findings import Finding, Level
 from asyndbt_mpi.doctor.folder import file_system, look_at_folder
 from asyndbt_mpi.doctor.model import find_model
 from asyndbt_mpi.doctor.server import ask_server
-from asyndbt_mpi.doctor.shared import Sign, check_shared, look_for, sign_path
+from asyndbt_mpi.doctor.shared import ProbeFile, check_shared, look_for, probe_path
 from asyndbt_mpi.log.storage import lock
 from asyndbt_mpi.log.storage.lock import LogLock, is_being_written
 from tests.doctor.hand import job, only
@@ -97,9 +97,9 @@ def test_the_file_system_is_that_of_the_nearest_mount() -> None:
 
 def test_the_sign_of_rank_0_is_seen_locked_and_taken_away(tmp_path: Path) -> None:
     folder = tmp_path / "not" / "yet"
-    sign = Sign(folder, 17)
+    sign = ProbeFile(folder, 17)
     assert sign.above == 2
-    path = sign_path(folder, sign.above, 17)
+    path = probe_path(folder, sign.above, 17)
     assert path.parent == tmp_path
     assert look_for(path).sees_file
     sign.remove()

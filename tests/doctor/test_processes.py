@@ -73,9 +73,9 @@ def test_different_versions() -> None:
         (Launcher("hydra", 2, 0), "MPICH 5.0.2", "MPICH 5.0.2 has none"),
     ],
 )  # fmt: skip
-def test_a_death_would_end_the_job(launcher: Launcher, library: str, mend: str) -> None:
+def test_a_death_would_end_the_job(launcher: Launcher, library: str, hint: str) -> None:
     facts = hurt(job(2), 0, launcher=launcher, library=library, survives_deaths=False)
-    only(check_deaths(facts), WARNING, "off", mend)
+    only(check_deaths(facts), WARNING, "off", hint)
 
 
 def test_more_workers_than_cores() -> None:
@@ -86,7 +86,7 @@ def test_more_workers_than_cores() -> None:
     only(check_cores(facts, False), OK)
     for rank in range(4):
         facts = hurt(facts, rank, cores=Cores(2, (0, 1)))
-    assert "bind" not in only(check_cores(facts, True), WARNING, "start fewer ranks").mend
+    assert "bind" not in only(check_cores(facts, True), WARNING, "start fewer ranks").hint
 
 
 def test_ranks_bound_to_a_core_on_an_idle_node() -> None:

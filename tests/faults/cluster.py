@@ -22,7 +22,7 @@ from asyndbt_mpi.config import ConfigurationError
 from asyndbt_mpi.jobs.answer_cache import Answers, open_store
 from asyndbt_mpi.jobs.job import BAD_USAGE, FAILED, Job, Request
 from asyndbt_mpi.jobs.opening import Ended, open_run, verdict
-from asyndbt_mpi.llm.base import Prompt, Scores, Unasked
+from asyndbt_mpi.llm.base import NoModel, Prompt, Scores
 from asyndbt_mpi.llm.cache import CachedModel
 from asyndbt_mpi.log.events import events
 from asyndbt_mpi.log.reader import Log
@@ -73,7 +73,7 @@ class Plan:
     refuses: int = 0
 
 
-class Toy(Unasked):
+class Toy(NoModel):
     """A language model that answers each prompt with what its digest says."""
 
     description = "toy"
@@ -120,7 +120,7 @@ class Life:
             return BAD_USAGE
         self.server, self.writer, self.earlier = opened.server, opened.writer, opened.earlier
         self._make_workers()
-        self.inbox: dict[int, deque[ToWorker]] = {v: deque() for v in self.workers.holdings}
+        self.inbox: dict[int, deque[ToWorker]] = {v: deque() for v in self.workers.data_sizes}
         self.answers = dict.fromkeys(self.inbox, 0)
         self.clock = 0
         self.ahead = 0.0

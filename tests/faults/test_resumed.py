@@ -169,8 +169,8 @@ def test_a_budget_stays_hard_whatever_was_under_way(tmp_path: Path) -> None:
         assert life.code == DONE, life.said
         with Log(path) as log:
             resumptions = log["event/kind"] == EventKind.RESUMED
-            forfeited = log["event/number"][resumptions].sum()
-            assert log["event/llm_calls"].sum() + forfeited <= max(budget, _killed(log))
+            written_off = log["event/number"][resumptions].sum()
+            assert log["event/llm_calls"].sum() + written_off <= max(budget, _killed(log))
             assert log.status == "finished"
             ended.add(log.committed)
         assert verify(path).violations == []

@@ -73,7 +73,9 @@ def state(log: Log) -> str:
     found = [f"{log.committed} {log.status} {log.starts} {sorted(log.committed_rows.items())}"]
     for column in itertools.chain(*log.groups.values()):
         found.append(repr(log[column.path].tolist()))
-    found += [repr(each) for each in (log.vocabulary, log.descriptions, log.needs, log.models)]
+    found += [
+        repr(each) for each in (log.vocabulary, log.descriptions, log.cost_bounds, log.models)
+    ]
     return str(hash("\n".join(found)))
 
 

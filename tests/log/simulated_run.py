@@ -97,7 +97,7 @@ class Run:
         self.optimizer = OPTIMIZERS[self.config.steps.optimizer](self.config.steps.z, self.z.shape)
         self.delay = np.zeros(WORKERS, dtype=np.int64)
         self.live = np.ones(WORKERS, dtype=bool)
-        self.force = np.zeros((WORKERS, *fragment))
+        self.dual_gradient = np.zeros((WORKERS, *fragment))
         self.read = np.zeros(WORKERS, dtype=np.int64)
         self.number = np.zeros(WORKERS, dtype=np.int64)
         self.loss = np.full(WORKERS, np.nan)
@@ -146,7 +146,7 @@ class Run:
             yield from self._lower_reports(t)
             estimation = self._estimate(t, before)
         for worker in np.flatnonzero(active):
-            self.force[worker] = self.polyhedron.forces(np.array([worker]))[0]
+            self.dual_gradient[worker] = self.polyhedron.dual_gradients(np.array([worker]))[0]
             self.read[worker] = t + 1
         objective = float(np.nanmean(self.loss))
         yield Iteration(
@@ -200,7 +200,7 @@ class Run:
     def _report(self, worker: int, t: int) -> UsedReport:
         step, p, q = self.config.steps.p, self.p[worker].copy(), self.q[worker]
         gap = p - self.targets[worker]
-        self.p[worker] = project(p - step * (gap + self.force[worker]))
+        self.p[worker] = project(p - step * (gap + self.dual_gradient[worker]))
         self.q[worker] = project(q - step * self.generator.normal(size=q.shape))
         self.polyhedron.move_workers(np.array([worker]), (self.p[worker] - p)[None])
         self.loss[worker] = 0.5 * float((gap**2).sum())
@@ -235,8 +235,10 @@ class Run:
         for _ in range(algorithm.lower_steps):
             for worker in np.flatnonzero(self.live):
                 gradient = lower.p[worker] - self.targets[worker]
-                force = lower.forces(np.array([worker]))[0]
-                lower.p[worker] = worker_step(lower.p[worker], gradient, force, steps.lower_p)
+                dual_gradient = lower.dual_gradients(np.array([worker]))[0]
+                lower.p[worker] = worker_step(
+                    lower.p[worker], gradient, dual_gradient, steps.lower_p
+                )
             lower.server_step()
         h = residual(self.p, self.z, lower.p, lower.z, algorithm.lower_distance)
         drops = self.polyhedron.drop_slack(before, algorithm.plane_threshold)

@@ -39,7 +39,7 @@ def read_all(path: Path) -> None:
         for columns in log.groups.values():
             for column in columns:
                 log[column.path]
-        _ = log.vocabulary, log.descriptions, log.needs, log.models, log.stationarity
+        _ = log.vocabulary, log.descriptions, log.cost_bounds, log.models, log.stationarity
 
 
 def refusal(path: Path) -> str:
@@ -341,7 +341,7 @@ def one_text_many_times(file: h5py.File) -> None:
 
 
 def a_text_that_says_it_is_long(file: h5py.File) -> None:
-    texts = file["worker/needs"]
+    texts = file["worker/cost_bounds"]
     texts[0] = "1 2 3 4 5"
     file.flush()
     _, chunk = texts.id.read_direct_chunk((0,))
@@ -374,7 +374,7 @@ def numbers_of_another_shape(file: h5py.File) -> None:
 
 
 def fewer_workers_than_there_are(file: h5py.File) -> None:
-    file["worker/needs"].resize(1, axis=0)
+    file["worker/cost_bounds"].resize(1, axis=0)
 
 
 def deep_key(file: h5py.File) -> None:
@@ -384,10 +384,10 @@ def deep_key(file: h5py.File) -> None:
 SIZES = {
     texts_of_two_axes("event/text"): "/event/text has rows of 1 axes, not 0",
     texts_of_two_axes("vocabulary"): "/vocabulary has rows of 1 axes, not 0",
-    texts_of_two_axes("worker/needs"): "/worker/needs has rows of 1 axes, not 0",
+    texts_of_two_axes("worker/cost_bounds"): "/worker/cost_bounds has rows of 1 axes, not 0",
     numbers_of_more_axes: "/report/loss has rows of 1 axes, not 0",
     numbers_of_another_shape: r"/event/losses has rows of shape \(3,\), the attributes say",
-    fewer_workers_than_there_are: "/worker/needs has 1 rows, not 4",
+    fewer_workers_than_there_are: "/worker/cost_bounds has 1 rows, not 4",
     deep_key: "a bad attribute: the configuration: a key has more than 8 parts",
     references: "/report/loss has values of a type that no log has there",
     lists: "/report/loss has values of a type that no log has there",
@@ -428,7 +428,7 @@ SIZES = {
     long_text: "/event/text has a text of 65,537 bytes, more than 65,536",
     long_word: "/vocabulary has a text of 65,537 bytes",
     one_text_many_times: "/event/text has more text than the file has bytes",
-    a_text_that_says_it_is_long: "/worker/needs has a text of 4,000,000,000 bytes",
+    a_text_that_says_it_is_long: "/worker/cost_bounds has a text of 4,000,000,000 bytes",
 }
 
 

@@ -81,7 +81,7 @@ class Disk:
 def columns(log: Log) -> dict[str, np.ndarray]:
     """Everything that counts."""
     names = [column.path for group in log.groups.values() for column in group]
-    names += ["vocabulary", "worker/description", "worker/needs", "worker/model"]
+    names += ["vocabulary", "worker/description", "worker/cost_bounds", "worker/model"]
     return {name: log.rows(name) for name in names}
 
 

@@ -79,7 +79,7 @@ CONTRACT = {
     "event/text": ("", "text"),
     "vocabulary": ("", "text"),
     "worker/description": ("", "text"),
-    "worker/needs": ("", "text"),
+    "worker/cost_bounds": ("", "text"),
     "worker/model": ("", "text"),
     "batch/rows": ("", "compound"),
     "batch/checksum": ("", "compound"),

@@ -12,7 +12,7 @@ from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.events import events
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify
-from asyndbt_mpi.protocol.messages import Needs
+from asyndbt_mpi.protocol.messages import CostBounds
 from asyndbt_mpi.protocol.records import EventKind
 from tests.log.conftest import CONFIGURATIONS, LogCopy
 from tests.log.reseal import reseal
@@ -187,9 +187,9 @@ def test_structure(log_copy: LogCopy, edit: Edit, pattern: str) -> None:
     assert_only(violations(log_copy("whole"), edit), pattern)
 
 
-def needs(text: str) -> Edit:
+def cost_bounds(text: str) -> Edit:
     def edit(file: h5py.File) -> None:
-        file["worker/needs"][1] = text
+        file["worker/cost_bounds"][1] = text
 
     return edit
 
@@ -203,17 +203,22 @@ def needs(text: str) -> Edit:
 )
 def test_needs_are_five_counts(log_copy: LogCopy, text: str) -> None:
     path = log_copy("whole")
-    assert_only(violations(path, needs(text)), "^/worker/needs row 1 (is not five|has a count)")
-    with Log(path) as log, pytest.raises(LogError, match=r"/worker/needs of worker 2 .*count"):
+    assert_only(
+        violations(path, cost_bounds(text)), "^/worker/cost_bounds row 1 (is not five|has a count)"
+    )
+    with (
+        Log(path) as log,
+        pytest.raises(LogError, match=r"/worker/cost_bounds of worker 2 .*count"),
+    ):
         list(events(log))
 
 
 def test_needs_that_are_counts_are_read(log_copy: LogCopy) -> None:
     path = log_copy("whole")
-    assert violations(path, needs("0 1 2 3 1099511627776")) == []
+    assert violations(path, cost_bounds("0 1 2 3 1099511627776")) == []
     with Log(path) as log:
-        found = [each.needs for each in events(log) if each.kind == EventKind.HELLO]
-    assert Needs(0, 1, 2, 3, 2**40) in found
+        found = [each.cost_bounds for each in events(log) if each.kind == EventKind.HELLO]
+    assert CostBounds(0, 1, 2, 3, 2**40) in found
 
 
 @pytest.mark.parametrize(

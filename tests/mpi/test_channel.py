@@ -24,7 +24,7 @@ def channel():
     assert made.close(30.0)
 
 
-def force(rank: int, number: int) -> np.ndarray:
+def dual_gradient(rank: int, number: int) -> np.ndarray:
     return np.full((75, 100), rank + number / 1000)
 
 
@@ -33,14 +33,14 @@ def test_messages_arrive_whole_and_in_order_however_busy_the_receiver(channel: C
     count = 50
     if channel.rank != 0:
         for number in range(count):
-            channel.send(0, Assignment(number, channel.rank, force(channel.rank, number)))
+            channel.send(0, Assignment(number, channel.rank, dual_gradient(channel.rank, number)))
         return
     following = dict.fromkeys(range(1, channel.size), 0)
     while any(number < count for number in following.values()):
         rank, buffer = channel.receive()
         message = channel.codec.decode(buffer)
         assert (message.iteration, message.number) == (rank, following[rank])
-        np.testing.assert_array_equal(message.force, force(rank, message.number))
+        np.testing.assert_array_equal(message.dual_gradient, dual_gradient(rank, message.number))
         following[rank] += 1
 
 
@@ -54,7 +54,7 @@ def test_a_buffer_may_be_changed_as_soon_as_it_was_sent(channel: Channel) -> Non
         array[:] = np.nan
         return
     _, buffer = channel.receive()
-    assert (channel.codec.decode(buffer).force == channel.rank).all()
+    assert (channel.codec.decode(buffer).dual_gradient == channel.rank).all()
 
 
 @pytest.mark.mpi(min_size=2)
@@ -63,7 +63,7 @@ def test_kinds_are_told_apart_by_content_not_by_order(channel: Channel) -> None:
         Stop(),
         EvaluationRequest(3, 1, 0, np.arange(75), np.arange(2)),
         Failure("worker 1: broken"),
-        Assignment(1, 2, force(0, 0)),
+        Assignment(1, 2, dual_gradient(0, 0)),
     ]
     if channel.rank == 0:
         for rank in range(1, channel.size):
@@ -132,7 +132,7 @@ def test_workers_listen_to_the_server_alone(channel: Channel) -> None:
     MPI.COMM_WORLD.Barrier()
     if channel.rank == 0:
         for rank in range(1, last):
-            channel.send(rank, Assignment(1, 0, force(0, 0)))
+            channel.send(rank, Assignment(1, 0, dual_gradient(0, 0)))
     elif channel.rank < last:
         assert isinstance(channel.codec.decode(channel.receive()[1]), Assignment)
         assert channel.poll() is None

@@ -100,7 +100,7 @@ def run(
             box: BlackBox = Synthetic(0, SHAPES, [channel.rank], 0.2)
             if channel.rank == LAST and wrap:
                 box = wrap(box)
-            worker = Lying(config, SHAPES, box.holdings)
+            worker = Lying(config, SHAPES, box.data_sizes)
             worker.lie = lie if channel.rank == LAST else None
             return worker, box
 
@@ -238,7 +238,7 @@ class Broken:
 
     def __init__(self, box: BlackBox) -> None:
         self.box, self.asked = box, 0
-        self.holdings, self.descriptions = box.holdings, box.descriptions
+        self.data_sizes, self.descriptions = box.data_sizes, box.descriptions
         self.digests = box.digests
 
     def answer(self, queries: Sequence[AnyQuery]) -> list[Answer]:

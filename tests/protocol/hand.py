@@ -33,7 +33,7 @@ class Hand:
     def __init__(self, config: Config, workers: int) -> None:
         self.server = Server(config, SHAPES, workers)
         self.box = Synthetic(0, SHAPES, range(1, workers + 1), 0.3)
-        self.workers = Workers(config, SHAPES, self.box.holdings)
+        self.workers = Workers(config, SHAPES, self.box.data_sizes)
         self.inbox: dict[int, deque[ToWorker]] = {v: deque() for v in range(1, workers + 1)}
         self.records: list[Record] = []
         self.time = 0.0
@@ -44,7 +44,7 @@ class Hand:
         self.records.extend(output.records)
 
     def hello(self, *workers: int) -> None:
-        for v in workers or self.box.holdings:
+        for v in workers or self.box.data_sizes:
             self.deliver(v, self.workers.hello(v, "by hand"))
 
     def deliver(self, worker: int, message: ToServer) -> None:

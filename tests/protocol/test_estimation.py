@@ -40,7 +40,7 @@ class ByHand:
         self.rho = np.zeros_like(self.p)
         self.start = self.p.copy(), self.z.copy()
 
-    def force(self, v: int) -> np.ndarray:
+    def dual_gradient(self, v: int) -> np.ndarray:
         gap = self.p[v] - self.z
         return self.rho[v] + 1.0 * gap + 0.2 * np.sign(gap)
 
@@ -61,7 +61,9 @@ def run_rounds(driven: Hand, workers: list[int], expected: ByHand) -> None:
             message = driven.inbox[v][0]
             assert isinstance(message, LowerAssignment)
             np.testing.assert_allclose(message.p, expected.p[v - 1], atol=1e-12)
-            np.testing.assert_allclose(message.force, expected.force(v - 1), atol=1e-12)
+            np.testing.assert_allclose(
+                message.dual_gradient, expected.dual_gradient(v - 1), atol=1e-12
+            )
             replies[v] = driven.reply(v)
         for v, reply in replies.items():
             expected.p[v - 1] = reply.p

@@ -20,11 +20,11 @@ from asyndbt_mpi.protocol.membership import (
 from asyndbt_mpi.protocol.messages import (
     Assignment,
     Candidate,
+    CostBounds,
     EvaluationRequest,
     Failure,
     Hello,
     MalformedMessage,
-    Needs,
     Report,
     Reset,
     Stop,
@@ -423,7 +423,7 @@ def test_a_hello_that_is_refused_leaves_the_lost_where_they_are() -> None:
     hand.deliver(3, hello)  # it is told to start afresh
     before = hand.server.algorithm.delay.copy()
     with pytest.raises(MalformedMessage, match="may need"):
-        hand.deliver(3, dataclasses.replace(hello, needs=Needs(assignment=2**40)))
+        hand.deliver(3, dataclasses.replace(hello, cost_bounds=CostBounds(assignment=2**40)))
     assert not hand.server.members.is_live(3)
     assert hand.server.members.count == 2
     assert hand.server.algorithm.delay.tolist() == before.tolist()

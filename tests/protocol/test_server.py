@@ -29,7 +29,7 @@ def test_everybody_gets_a_first_assignment_on_hello() -> None:
     first = hand.inbox[2][0]
     assert isinstance(first, Assignment)
     assert (first.number, first.iteration) == (1, 0)
-    assert not first.force.any()
+    assert not first.dual_gradient.any()
 
 
 def test_an_iteration_is_committed_by_s_reports_and_answers_only_them() -> None:
@@ -181,8 +181,8 @@ def test_workers_are_sent_the_sum_over_planes_of_dual_times_a() -> None:
             dual[:, None] * planes[i].a[v - 1]
             for i, dual in zip(last.planes.tolist(), last.duals, strict=True)
         )
-        np.testing.assert_allclose(hand.inbox[v][0].force, expected, atol=1e-12)
-        assert hand.inbox[v][0].force.any()
+        np.testing.assert_allclose(hand.inbox[v][0].dual_gradient, expected, atol=1e-12)
+        assert hand.inbox[v][0].dual_gradient.any()
 
 
 def test_the_same_arrivals_give_the_same_bits() -> None:

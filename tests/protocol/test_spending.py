@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from asyndbt_mpi.protocol.messages import (
     Assignment,
+    CostBounds,
     Costs,
     EvaluationRequest,
     MalformedMessage,
-    Needs,
 )
 from asyndbt_mpi.protocol.records import Evaluation, Event, EventKind, Iteration
 from asyndbt_mpi.protocol.server import Server
@@ -77,9 +77,9 @@ def test_a_budget_below_one_iteration_ends_at_once() -> None:
 
 def test_what_a_lost_worker_was_at_counts_as_spent() -> None:
     spending = Spending(configuration(budget={"calls": 30}), 2)
-    needs = Needs(assignment=10, validation=0, test=0)
+    cost_bounds = CostBounds(assignment=10, validation=0, test=0)
     for worker in (1, 2):
-        spending.join(worker, needs)
+        spending.join(worker, cost_bounds)
         spending.hand_out(worker, "assignment")
     assert spending.overdrawn(10, 0.0) is None
     assert spending.overdrawn(11, 0.0) == "budget.calls = 30"
@@ -101,7 +101,7 @@ def test_what_a_lost_worker_was_at_counts_as_spent() -> None:
 def test_tokens_and_money_by_the_longest_prompt(budget, llm, fits, limit) -> None:
     """100 prompt and 20 completion tokens a call, 100 and 10 already spent."""
     spending = Spending(configuration(budget=budget, llm=llm), 1)
-    spending.join(1, Needs(1, 1, 1, prompt_tokens=100, completion_tokens=20))
+    spending.join(1, CostBounds(1, 1, 1, prompt_tokens=100, completion_tokens=20))
     spending.hand_out(1, "assignment")
     spending.answered(1, Costs(calls=1, prompt_tokens=100, completion_tokens=10))
     fits -= 1 if "output_price" in llm else 0
@@ -173,7 +173,7 @@ def test_more_needs_than_a_worker_can_have_are_refused() -> None:
     hello = hand.workers.hello(1, "by hand")
     server = Server(config, SHAPES, 2, expected={1: hello})
     with pytest.raises(MalformedMessage, match="may need 1099511627776 calls for its assignment"):
-        server.receive(1, dataclasses.replace(hello, needs=Needs(assignment=2**40)), 1.0)
+        server.receive(1, dataclasses.replace(hello, cost_bounds=CostBounds(assignment=2**40)), 1.0)
     server.receive(1, hello, 1.0)
     assert not server.limit
 
@@ -199,7 +199,7 @@ def hand_that_expects(**sections: dict[str, Any]) -> Hand:
 @pytest.mark.parametrize("sections", [{}, {"budget": {"calls": 10_000}}])
 def test_who_claims_to_cost_nothing_has_nothing_to_spend(name: str, sections: Any) -> None:
     hand = hand_that_expects(**sections)
-    hand.deliver(1, dataclasses.replace(hand.workers.hello(1, ""), needs=Needs()))
+    hand.deliver(1, dataclasses.replace(hand.workers.hello(1, ""), cost_bounds=CostBounds()))
     report = hand.reply(1)
     with pytest.raises(MalformedMessage, match=f"cost 1 {name}: 0 at most"):
         hand.deliver(1, dataclasses.replace(report, costs=Costs(**{name: 1})))
@@ -209,8 +209,8 @@ def test_what_was_claimed_when_nobody_looked_is_cut_when_it_is_gone_through_agai
     hand = hand_that_expects(budget={"calls": 10_000})
     hello = hand.workers.hello(1, "")
     hand.server.replaying = hand.server.spending.replaying = True
-    hand.deliver(1, dataclasses.replace(hello, needs=Needs(assignment=2**40)))
-    assert hand.server.spending.needs(1).assignment == hello.needs.assignment
+    hand.deliver(1, dataclasses.replace(hello, cost_bounds=CostBounds(assignment=2**40)))
+    assert hand.server.spending.cost_bounds(1).assignment == hello.cost_bounds.assignment
 
 
 def test_a_hello_with_a_q_of_its_own_is_refused() -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from asyndbt_mpi.protocol.messages import (
     Assignment,
     Candidate,
+    CostBounds,
     Costs,
     EvaluationReport,
     EvaluationRequest,
@@ -17,7 +18,6 @@ from asyndbt_mpi.protocol.messages import (
     LowerAssignment,
     LowerReport,
     MalformedMessage,
-    Needs,
     Report,
     Reset,
     Restore,
@@ -41,7 +41,7 @@ MESSAGES = [
     LowerAssignment(9, 3, FRAGMENT, FRAGMENT + 1),
     EvaluationRequest(11, Split.TEST, Candidate.RANDOM, WORDS, SHOWN),
     Stop(),
-    Hello(POOL, "node-1: größer", Needs(80, 20, 120, 600, 8), "0f" * 32),
+    Hello(POOL, "node-1: größer", CostBounds(80, 20, 120, 600, 8), "0f" * 32),
     Report(7, 42, -1.5, 0.1, 0.2, COSTS, 3.5, FRAGMENT, POOL, LOSSES),
     LowerReport(9, 3, -1.5, COSTS, FRAGMENT, SHOWN, LOSSES),
     EvaluationReport(11, Split.VALIDATION, Candidate.TUNED, 0.5, float("nan"), COSTS),
@@ -102,7 +102,7 @@ def test_the_buffer_is_independent_of_the_message() -> None:
     p = FRAGMENT.copy()
     buffer = CODEC.encode(Assignment(1, 0, p))
     p[:] = -1
-    assert np.array_equal(CODEC.decode(buffer).force, FRAGMENT)
+    assert np.array_equal(CODEC.decode(buffer).dual_gradient, FRAGMENT)
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda m: type(m).__name__)
@@ -205,14 +205,14 @@ REPORT, LOWER, REQUEST = MESSAGES[5], MESSAGES[6], MESSAGES[2]
         (LOWER, {"k": np.array([-1, -1])}),
         (LOWER, {"loss": 2.6}),
         (LOWER, {"estimation": -1}),
-        (MESSAGES[4], {"needs": Needs(assignment=-1)}),
-        (MESSAGES[4], {"needs": Needs(test=2**41)}),
+        (MESSAGES[4], {"cost_bounds": CostBounds(assignment=-1)}),
+        (MESSAGES[4], {"cost_bounds": CostBounds(test=2**41)}),
         (MESSAGES[7], {"accuracy": 1.1}),
         (MESSAGES[7], {"loss": -1e300}),
         (REQUEST, {"words": np.array([0, 1, 5])}),
         (REQUEST, {"words": np.array([0, 1, -1])}),
         (REQUEST, {"demonstrations": np.array([0, 4])}),
-        (MESSAGES[0], {"force": np.full((3, 5), np.nan)}),
+        (MESSAGES[0], {"dual_gradient": np.full((3, 5), np.nan)}),
         (MESSAGES[10], {"answers": -1}),
         (MESSAGES[10], {"state": np.full(99, np.inf)}),
     ],

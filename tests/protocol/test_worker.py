@@ -6,7 +6,7 @@ import pytest
 from asyndbt_mpi.algorithm.estimator import leave_one_out
 from asyndbt_mpi.algorithm.simplex import project
 from asyndbt_mpi.config import parse
-from asyndbt_mpi.protocol.blackbox import Answer, Completed, Holdings
+from asyndbt_mpi.protocol.blackbox import Answer, Completed, DataSizes
 from asyndbt_mpi.protocol.messages import (
     Assignment,
     Candidate,
@@ -22,7 +22,7 @@ from asyndbt_mpi.protocol.messages import (
 from asyndbt_mpi.protocol.worker import Workers
 
 SHAPES = Shapes(positions=3, words=4, classes=2, pool=5, samples=4)
-HOLDINGS = Holdings(
+DATA_SIZES = DataSizes(
     np.array([5, 3]), {Split.TRAIN: 12, Split.VALIDATION: 6, Split.TEST: 9}
 )  # fmt: skip
 CONFIG = parse(
@@ -39,7 +39,7 @@ class One(Workers):
     """A single worker, one message at a time."""
 
     def __init__(self, number: int = 1) -> None:
-        super().__init__(CONFIG, SHAPES, {number: HOLDINGS})
+        super().__init__(CONFIG, SHAPES, {number: DATA_SIZES})
         self.number = number
 
     def ask(self, message):
@@ -71,9 +71,9 @@ def test_starts_uniform_over_what_it_holds() -> None:
 
 def test_an_upper_step_is_19_and_20() -> None:
     v = worker()
-    force = np.random.default_rng(1).normal(size=(3, 4))
+    dual_gradient = np.random.default_rng(1).normal(size=(3, 4))
     p, q = v.p[0].copy(), v.q[0].copy()
-    query = v.ask(Assignment(1, 0, force))
+    query = v.ask(Assignment(1, 0, dual_gradient))
     assert query.split is Split.TRAIN
     assert query.words.shape == (6, 3)
     assert query.demonstrations.shape == (6, 2)
@@ -84,7 +84,7 @@ def test_an_upper_step_is_19_and_20() -> None:
     losses = np.array(LOSSES)
     p_gradient = leave_one_out(p, query.words, losses)
     q_gradient = leave_one_out(q, query.demonstrations, losses)
-    np.testing.assert_allclose(report.p, project(p - 0.1 * (p_gradient + force)))
+    np.testing.assert_allclose(report.p, project(p - 0.1 * (p_gradient + dual_gradient)))
     allowed = np.arange(5) < np.array([[5], [3]])
     np.testing.assert_allclose(report.q, project(q - 0.2 * q_gradient, allowed))
     assert report.loss == pytest.approx(losses.mean())
@@ -97,14 +97,14 @@ def test_an_upper_step_is_19_and_20() -> None:
 def test_a_lower_step_moves_only_the_scratch_copy() -> None:
     v = worker()
     generator = np.random.default_rng(1)
-    scratch, force = generator.dirichlet(np.ones(4), 3), generator.normal(size=(3, 4))
+    scratch, dual_gradient = generator.dirichlet(np.ones(4), 3), generator.normal(size=(3, 4))
     before = v.p.copy(), v.q.copy()
-    query = v.ask(LowerAssignment(0, 0, scratch, force))
+    query = v.ask(LowerAssignment(0, 0, scratch, dual_gradient))
     assert len(np.unique(query.demonstrations, axis=0)) == 1  # one realisation k
     report = v.reply(answer(LOSSES), 0.5, 2.0)
     assert isinstance(report, LowerReport)
     gradient = leave_one_out(scratch, query.words, np.array(LOSSES))
-    np.testing.assert_allclose(report.p, project(scratch - 0.3 * (gradient + force)))
+    np.testing.assert_allclose(report.p, project(scratch - 0.3 * (gradient + dual_gradient)))
     np.testing.assert_array_equal(report.k, query.demonstrations[0])
     np.testing.assert_array_equal(v.p, before[0])
     np.testing.assert_array_equal(v.q, before[1])
@@ -155,8 +155,11 @@ def test_a_step_is_a_function_of_state_and_assignment() -> None:
 
 
 def test_a_worker_with_fewer_rows_draws_as_it_would_alone() -> None:
-    few = Holdings(HOLDINGS.pool, {**HOLDINGS.rows, Split.TRAIN: 5})
-    both, alone = Workers(CONFIG, SHAPES, {1: few, 2: HOLDINGS}), Workers(CONFIG, SHAPES, {1: few})
+    few = DataSizes(DATA_SIZES.pool, {**DATA_SIZES.rows, Split.TRAIN: 5})
+    both, alone = (
+        Workers(CONFIG, SHAPES, {1: few, 2: DATA_SIZES}),
+        Workers(CONFIG, SHAPES, {1: few}),
+    )
     for number in range(1, 30):
         message = Assignment(number, 0, np.zeros((3, 4)))
         queries = both.receive([(1, message), (2, message)])

@@ -6,7 +6,7 @@ import pytest
 
 from asyndbt_mpi.assemble import prepare, workers_with_black_box
 from asyndbt_mpi.config import Config, load
-from asyndbt_mpi.llm.base import Unasked
+from asyndbt_mpi.llm.base import NoModel
 from asyndbt_mpi.llm.cache import CachedModel
 from asyndbt_mpi.protocol.messages import Split
 from asyndbt_mpi.task.dataset import Row
@@ -67,7 +67,7 @@ def test_a_model_in_this_process_scores_them_before_anything_else(cached: bool) 
     ]
     query = max(asked, key=lambda prompt: len(prompt.query)).query
     assert any(len(query) >= length for length in np.sort(everything)[-20:])
-    assert set(box.holdings) == {1, 2}
+    assert set(box.data_sizes) == {1, 2}
 
 
 def test_servers_and_known_answers_are_not_asked() -> None:
@@ -76,4 +76,4 @@ def test_servers_and_known_answers_are_not_asked() -> None:
     workers_with_black_box(config, prepare(config, 2), [1], model)
     assert model.asked == []
     config = configuration()
-    workers_with_black_box(config, prepare(config, 2), [1], Unasked())  # which would raise
+    workers_with_black_box(config, prepare(config, 2), [1], NoModel())  # which would raise

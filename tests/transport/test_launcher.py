@@ -3,7 +3,14 @@
 import pytest
 
 from asyndbt_mpi.transport import launcher
-from asyndbt_mpi.transport.launcher import Launcher, Misfit, aborts, launched, misfit, speaks
+from asyndbt_mpi.transport.launcher import (
+    Launcher,
+    Misfit,
+    aborts,
+    launched,
+    misfit,
+    wait_for_spokesman,
+)
 
 IN_BATCH = {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_NPROCS": "4"}
 # mpiexec starts a daemon on every node by srun, and the daemon the ranks.
@@ -53,13 +60,13 @@ def test_the_launcher_is_told_by_the_environment(
     ],
 )  # fmt: skip
 def test_who_does_not_fit_is_told_who_does(
-    kind: launcher.Kind, interface: str, library: str, mend: str
+    kind: launcher.Kind, interface: str, library: str, hint: str
 ) -> None:
     found = misfit(Launcher(kind, 4, 0, interface), library, 1)
     assert found is not None
     assert "started 4 processes" in found[0]
     assert library in found[0]
-    assert mend in found[1]
+    assert hint in found[1]
 
 
 def test_who_fits_or_is_meant_to_be_alone_is_told_nothing() -> None:
@@ -82,5 +89,9 @@ def test_a_library_that_would_end_the_process_is_not_started() -> None:
 def test_only_the_first_speaks_and_the_others_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
     monkeypatch.setattr(launcher.time, "sleep", waits.append)
-    assert [speaks(Launcher("srun", 3, rank, "none")) for rank in range(3)] == [True, False, False]
+    assert [wait_for_spokesman(Launcher("srun", 3, rank, "none")) for rank in range(3)] == [
+        True,
+        False,
+        False,
+    ]
     assert waits == [launcher.SECONDS_FOR_THE_FIRST] * 2

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from asyndbt_mpi.llm.base import LABEL_TOKENS, LEAST_ANSWER, Unasked
+from asyndbt_mpi.llm.base import LABEL_TOKENS, LEAST_ANSWER, NoModel
 
 MOST_STEPS = 8
 """Tokens of a label at most, and requests for one: each token may cost one, or more where it is not
@@ -68,7 +68,7 @@ def answer_tokens(labels: Sequence[str]) -> int:
     return max(LEAST_ANSWER, *map(len, labels))
 
 
-class Bytes(Unasked):
+class Bytes(NoModel):
     """Stands for a model in this process whose tokenizer is not known: four tokens for each byte.
 
     A token has a byte at least, of a text that a normalisation may have made longer.
@@ -79,7 +79,7 @@ class Bytes(Unasked):
         return 4 * longest(text)
 
 
-class Bounds(Unasked):
+class Bounds(NoModel):
     """Stands for a model behind a server where only its bounds are wanted."""
 
     def __init__(

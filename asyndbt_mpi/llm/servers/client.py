@@ -292,8 +292,8 @@ class Client:
                 raise self._of_error(error, text)
         if isinstance(answer, str) or not isinstance(choice, dict):
             what = answer if isinstance(answer, str) else "has no choices"
-            mend = " (check llm.base_url)" if words.is_page(content) else ""
-            raise Unusable(f"the answer {what}: {self.shown(words.said(content), text)}{mend}")
+            hint = " (check llm.base_url)" if words.is_page(content) else ""
+            raise Unusable(f"the answer {what}: {self.shown(words.said(content), text)}{hint}")
         try:
             self.served.note(answer, text)
         except ModelError as error:
@@ -388,8 +388,8 @@ class Client:
                     f"{self.server} answered {answered} and wants a pause of {told:.0f} s: {said}"
                 )
             return Again(f"{answered}: {said}", told)
-        mend = errors.mend(status, said, self.endpoint.base_url, self.endpoint.key_variable)
-        line = f"{self.server} answered {answered}: {said}" + (f" ({mend})" if mend else "")
+        hint = errors.hint(status, said, self.endpoint.base_url, self.endpoint.key_variable)
+        line = f"{self.server} answered {answered}: {said}" + (f" ({hint})" if hint else "")
         return Refused(line, content) if status in errors.REFUSED else ModelError(line)
 
 

@@ -45,7 +45,7 @@ def is_none(error: Any) -> bool:
     return error.get("code") in NO_ERROR or not any(error.values())
 
 
-def mend(status: int, said: str, base_url: str, key_variable: str) -> str:
+def hint(status: int, said: str, base_url: str, key_variable: str) -> str:
     """What to do about an error with this ``status`` and these words; "" if that is not known."""
     if TO_TLS.search(said):
         return "llm.base_url may have to begin with https://"

@@ -36,12 +36,12 @@ def read_key(base_url: str, named: str) -> str:
         return ""
     key = os.environ.get(variable, "").strip()
     if not key:
-        mend = (
+        hint = (
             "; for a server that needs none leave llm.key_variable out"
             if base_url
             else " (llm.key_variable), or name a server that needs none by llm.base_url"
         )
-        raise ModelError(f"there is no key: put it into the environment variable {variable}{mend}")
+        raise ModelError(f"there is no key: put it into the environment variable {variable}{hint}")
     # Said here, since the libraries below would quote the key.
     if not (key.isascii() and key.isprintable()) or " " in key:
         raise ModelError(f"the environment variable {variable} holds characters that no key has")

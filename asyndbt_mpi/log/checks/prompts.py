@@ -10,8 +10,8 @@ from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
 from asyndbt_mpi.log.checks.accounts import arrival_rows, estimate_numbers
 from asyndbt_mpi.log.iterates import InOrder
 from asyndbt_mpi.log.reader import Log
-from asyndbt_mpi.protocol.closing import draw_demonstrations
 from asyndbt_mpi.protocol.evaluations import CONSENSUS
+from asyndbt_mpi.protocol.final_tests import draw_demonstrations
 from asyndbt_mpi.protocol.messages import WITHOUT, Candidate
 from asyndbt_mpi.protocol.records import EventKind
 

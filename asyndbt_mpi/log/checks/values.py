@@ -9,7 +9,7 @@ from asyndbt_mpi.algorithm.types import BoolArray
 from asyndbt_mpi.log import schema
 from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.reader import Log
-from asyndbt_mpi.log.rows import needs_of
+from asyndbt_mpi.log.rows import cost_bounds_of
 from asyndbt_mpi.protocol.ranges import FREE_LOSS, LOSS, RANGES, Range
 from asyndbt_mpi.protocol.records import EventKind
 
@@ -81,13 +81,13 @@ def stationarity(log: Log) -> Iterator[str]:
         yield f"iteration {iteration[row]}: ||grad G||^2 is {norm[row]:.6g}"
 
 
-def needs(log: Log) -> Iterator[str]:
+def cost_bounds(log: Log) -> Iterator[str]:
     """What workers said that their answers can cost, where it is no counts."""
-    for row, text in enumerate(log.needs):
+    for row, text in enumerate(log.cost_bounds):
         try:
-            needs_of(text)
+            cost_bounds_of(text)
         except ValueError as error:
-            yield f"/worker/needs row {row} {error}"
+            yield f"/worker/cost_bounds row {row} {error}"
 
 
 def times(log: Log) -> Iterator[str]:

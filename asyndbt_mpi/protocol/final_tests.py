@@ -9,7 +9,7 @@ from asyndbt_mpi.algorithm.types import FloatArray, IntArray
 from asyndbt_mpi.protocol.messages import WITHOUT, Candidate, EvaluationRequest, Split
 
 
-class Closing:
+class FinalTests:
     """Hands out the test evaluations.
 
     Each worker scores its tuned prompt, random demonstrations of its own, and the consensus
