@@ -85,7 +85,7 @@ def test_who_comes_back_starts_afresh() -> None:
     assert kinds(hand, 3)[-3:] == ["LOST", "RETURNED", "HELLO"]
     np.testing.assert_array_equal(hand.workers.p[2], reset.p)
     np.testing.assert_array_equal(hand.workers.q[2], np.full((2, 5), 0.2))
-    assert not hand.workers.estimator.state or not hand.workers.estimator.steps[2].any()
+    assert not hand.workers.gradients.state or not hand.workers.gradients.estimator.steps[2].any()
     assert hand.server.algorithm.delay[2] == 0
     hand.work(3, 1, 2)
     assert hand.server.algorithm.p[2].std() > 0
