@@ -3,10 +3,12 @@
 from collections import deque
 from typing import Any
 
+import numpy as np
+
 from asyndbt_mpi.config import Config, parse
 from asyndbt_mpi.protocol.blackbox import Completed
-from asyndbt_mpi.protocol.messages import Reset, Shapes, Stop, ToServer, ToWorker
-from asyndbt_mpi.protocol.records import Output, Record
+from asyndbt_mpi.protocol.messages import Candidate, Reset, Shapes, Split, Stop, ToServer, ToWorker
+from asyndbt_mpi.protocol.records import Evaluation, Output, Record
 from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.protocol.worker import Workers
 from asyndbt_mpi.task.synthetic import Synthetic
@@ -25,6 +27,12 @@ def configuration(**sections: dict[str, Any]) -> Config:
     for name, section in sections.items():
         base.setdefault(name, {}).update(section)
     return parse(base, "test")
+
+
+def validated(worker: int, loss: float) -> Evaluation:
+    """What the server makes of a worker's answer on its validation split."""
+    prompt = np.zeros(SHAPES.positions, int), np.zeros(SHAPES.classes, int)
+    return Evaluation(0, worker, Split.VALIDATION, Candidate.TUNED, 0.5, loss, *prompt, 0, 0, 0.0)
 
 
 class Hand:
