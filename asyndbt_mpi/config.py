@@ -118,6 +118,7 @@ class Algorithm(Section):
     plane_period: Count = 10
     plane_until: NonNegativeCount = 1000
     lower_steps: Annotated[int, Field(ge=1, le=10_000)] = 3
+    lower_gradient: Literal["model", "black_box"] = "black_box"
     lower_participation: Literal["all", "quorum"] = "all"
     lower_distance: Literal["l1", "l2sq"] = "l1"
     penalty: NonNegative = 1.0
@@ -129,6 +130,12 @@ class Algorithm(Section):
     dual_regularisation_floor: NonNegative = 0.01
     max_planes: Size = 20
     min_workers: Count = 1
+
+    @model_validator(mode="after")
+    def _rounds_of_a_model_need_a_penalty(self) -> "Algorithm":
+        if self.lower_gradient == "model" and not self.penalty:
+            raise ValueError("lower_gradient = 'model' needs a penalty greater than 0")
+        return self
 
 
 class Steps(Section):
@@ -356,6 +363,44 @@ class Config(Section):
             return tables
         return {**tables, "steps": {"p": size, "q": size, **steps}}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _lower_level_that_suits_the_estimator(cls, tables: Any) -> Any:
+        """Where the estimator has a model, that is asked, and what follows is worth a loss."""
+        algorithm, steps, estimator, llm = (
+            tables.get(name, {}) for name in ("algorithm", "steps", "estimator", "llm")
+        )
+        if not all(isinstance(table, dict) for table in (algorithm, steps, estimator, llm)):
+            return tables  # an error that is told elsewhere
+        modelled = estimator.get("name", "additive") == "additive"
+        backend = llm.get("backend", "transformers")
+        size = MIRROR_STEPS.get(backend) if isinstance(backend, str) else None
+        if algorithm.get("lower_gradient", "model") != "model" or not modelled or size is None:
+            return tables
+        loss = 1.0 / size
+        of_algorithm = {
+            "lower_gradient": "model",
+            "lower_steps": 10,
+            "penalty": loss,
+            "robust_weight": 0.01 * loss,
+            "dual_bound": 0.01 * loss,
+            "plane_threshold": 0.001 * loss,
+        }
+        of_steps = {"lam": 0.1 * loss}
+        if steps.get("optimizer", "mirror") == "mirror":
+            of_steps["z"] = size
+        return {
+            **tables,
+            "algorithm": {**of_algorithm, **algorithm},
+            "steps": {**of_steps, **steps},
+        }
+
+    @model_validator(mode="after")
+    def _model_needs_an_estimator_with_one(self) -> "Config":
+        if self.algorithm.lower_gradient == "model" and self.estimator.name != "additive":
+            raise ValueError("algorithm.lower_gradient = 'model' needs estimator.name = 'additive'")
+        return self
+
     @model_validator(mode="after")
     def _exact_needs_a_closed_form(self) -> "Config":
         if self.estimator.name == "exact" and self.llm.backend != "synthetic":
@@ -396,8 +441,26 @@ def load(source: str, assignments: Iterable[str] = ()) -> Config:
     for assignment in assignments:
         _assign(table, assignment)
     config = parse(table, source)
+    _check_used(config, table, source)
     check_written(config, source)
     return config
+
+
+def _check_used(config: Config, table: dict[str, Any], source: str) -> None:
+    """What ``table`` sets must matter."""
+    if config.algorithm.lower_gradient == "black_box":
+        return
+    for section, key in (
+        ("steps", "lower_p"),
+        ("steps", "lower_z"),
+        ("steps", "rho"),
+        ("algorithm", "lower_participation"),
+    ):
+        if key in table.get(section, {}):
+            raise ConfigurationError(
+                f"{source}: {section}.{key} is used only with algorithm.lower_gradient ="
+                " 'black_box'"
+            )
 
 
 def check_written(config: Config, source: str) -> None:

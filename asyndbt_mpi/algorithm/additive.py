@@ -8,21 +8,27 @@ follow a random walk, for with interactions what a word is worth depends on the 
 distributions move; they are filtered by Kalman (1960) with a diagonal covariance, as that of all
 M N + U V effects would be out of reach. Where a score function learns nothing of a word that is
 not drawn again, and pays 1 / p for one that is, the filter keeps and refines what it knows.
+
+What others know of words is the prior of a worker's own effects (see `pooling`); its filter itself
+learns from its own losses alone, so that nothing comes back to those that it came from. And since
+the model, unlike a score function, does not mind where samples come from, some of the words and
+demonstrations are drawn by their chance to be the best (Thompson, 1933): a category whose
+probability is gone is looked at again as long as it may be worth it.
 """
+
+from collections.abc import Iterable
 
 import numpy as np
 
+from asyndbt_mpi.algorithm import pooling
 from asyndbt_mpi.algorithm.coupling import latin_hypercube
-from asyndbt_mpi.algorithm.types import FloatArray, IntArray
+from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
 
 SIGNAL = 10.0
 """Prior variance of all effects of a prompt together, where that of the noise is 1."""
 
 DRIFT = 0.02
 """Share of what was learnt of an effect's variance that an assignment forgets."""
-
-CORRECTED = 20
-"""Past upper steps that are put right when the model changes its mind."""
 
 OUTLIER = 4.0
 """Residuals beyond so many of their usual size are cut there (Huber, 1964)."""
@@ -33,9 +39,20 @@ AGREEING = 1e-3
 SCALE_RATE = 0.1
 """Weight of an assignment in the usual size of the residuals."""
 
+EXPLORED = 0.5
+"""Share of the words and demonstrations that are drawn by their chance to be the best."""
+
+TEMPERATURE = 0.5
+"""Of an effect's standard deviation, which the diagonal of the covariance overstates."""
+
+
+def prior_variance(positions: int, classes: int) -> float:
+    """Of the effect of one of M + U categories of a prompt, where the noise's variance is 1."""
+    return SIGNAL / (positions + classes)
+
 
 class Additive:
-    """The models of a stack of workers, each of which learns from its own losses alone.
+    """The models of a stack of workers.
 
     Parameters
     ----------
@@ -48,6 +65,7 @@ class Additive:
     told : array (W, M N + U V), the effects at each worker's last upper step
     steps : array (W, 1), upper steps so far
     scale : array (W, 1), mean square of the residuals; 0 before the first
+    scores : array (W, G), how badly each of `pooling.SPREADS` has predicted the losses
     """
 
     def __init__(self, p_shape: tuple[int, ...], q_shape: tuple[int, ...]) -> None:
@@ -55,21 +73,103 @@ class Additive:
         _, *self.of_demonstrations = q_shape
         (m, n), (u, v) = self.of_words, self.of_demonstrations
         self.first = np.concatenate((n * np.arange(m), m * n + v * np.arange(u)))
-        self.prior = SIGNAL / (m + u)
+        self.prior = prior_variance(m, u)
         self.effects: FloatArray = np.zeros((workers, m * n + u * v))
         self.variances: FloatArray = np.full_like(self.effects, self.prior)
         self.told: FloatArray = np.zeros_like(self.effects)
         self.steps: FloatArray = np.zeros((workers, 1))
         self.scale: FloatArray = np.zeros((workers, 1))
+        self.scores: FloatArray = np.zeros((workers, len(pooling.SPREADS)))
+        self._others: FloatArray = np.zeros((2, workers, m * n))
 
     @property
     def state(self) -> list[FloatArray]:
         """As `Estimator`."""
-        return [self.effects, self.variances, self.told, self.steps, self.scale]
+        return [self.effects, self.variances, self.told, self.steps, self.scale, self.scores]
+
+    # ------------------------------------------------------------ what others know
+
+    def hear(self, members: IntArray, precision: FloatArray, information: FloatArray) -> None:
+        """Take what the others of each of ``members`` know of words, both (W, M, N)."""
+        self._others[0][members] = precision.reshape(len(members), -1)
+        self._others[1][members] = information.reshape(len(members), -1)
+
+    def knowledge(self, members: IntArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """What ``members`` know of words: precision, information (W, M, N) and trust (W, G)."""
+        precision, information = self._own(members)
+        shape = -1, *self.of_words
+        trust = pooling.trust(self.scores[members])
+        return precision.reshape(shape), information.reshape(shape), trust
+
+    def _own(self, members: IntArray) -> tuple[FloatArray, FloatArray]:
+        """Precision and information (W, M N) of words from own losses."""
+        words = slice(int(np.prod(self.of_words)))
+        precision = 1.0 / self.variances[members, words]
+        information = self.effects[members, words] * precision
+        return np.maximum(precision - 1.0 / self.prior, 0.0), information
+
+    def _of_each_spread(self, members: IntArray) -> tuple[FloatArray, FloatArray]:
+        """Effects of words and their variances, both (G, W, M N)."""
+        others = self._others[0][members], self._others[1][members]
+        return pooling.combine(self._own(members), others, self.prior)
+
+    def _known(self, members: IntArray) -> tuple[FloatArray, FloatArray]:
+        """All effects (W, M N + U V) by what everybody knows, and their variances."""
+        weights = pooling.trust(self.scores[members])
+        effects, variances = self.effects[members], self.variances[members]
+        of_each, variance = self._of_each_spread(members)
+        words = slice(of_each.shape[-1])
+        effects[:, words] = pooling.mix(of_each, weights)
+        variances[:, words] = pooling.mix(variance, weights)
+        return effects, variances
+
+    def _judge(
+        self, members: IntArray, words: IntArray, demonstrations: IntArray, losses: FloatArray
+    ) -> None:
+        """Hold the predictions of each of `pooling.SPREADS` against ``losses`` (W, I)."""
+        scale = self.scale[members]
+        of_each, _ = self._of_each_spread(members)
+        m = words.shape[-1]
+        shown = _taken(self.effects[members], demonstrations + self.first[m:]).sum(axis=-1)
+        predicted = np.array([_taken(effects, words + self.first[:m]) for effects in of_each])
+        errors = _centred(losses - shown - predicted.sum(axis=-1)) ** 2  # (G, W, I)
+        bounded = np.minimum(errors, OUTLIER**2 * scale).sum(axis=-1).T
+        known = scale > 0  # before the first assignment nothing predicts anything
+        surprise = np.divide(bounded, 2.0 * scale, out=np.zeros_like(bounded), where=known)
+        self.scores[members] = (1.0 - DRIFT) * self.scores[members] + surprise
+
+    # ------------------------------------------------------------ samples
 
     def couple(self, uniform: FloatArray) -> FloatArray:
         """As `Estimator`: samples that differ tell more about more of the effects."""
         return latin_hypercube(uniform)
+
+    def explore(
+        self,
+        members: IntArray,
+        allowed: BoolArray,
+        words: IntArray,
+        demonstrations: IntArray,
+        generators: Iterable[np.random.Generator],
+    ) -> None:
+        """As `Estimator`: `EXPLORED` of the categories are the best by a draw of the effects."""
+        effects, variances = self._known(members)
+        deviations = TEMPERATURE * np.sqrt(variances * self.scale[members])
+        m, n = self.of_words
+        for row, generator in enumerate(generators):
+            for drawn, start, mask in (
+                (words[row], 0, np.ones((m, n), dtype=bool)),
+                (demonstrations[row], m * n, allowed[row]),
+            ):
+                samples, categories = np.nonzero(generator.random(drawn.shape) < EXPLORED)
+                part = slice(start, start + mask.size)
+                mean = effects[row, part].reshape(mask.shape)[categories]
+                deviation = deviations[row, part].reshape(mask.shape)[categories]
+                value = mean + deviation * generator.standard_normal(mean.shape)
+                best = np.where(mask[categories], value, np.inf).argmin(axis=-1)
+                drawn[samples, categories] = best
+
+    # ------------------------------------------------------------ gradients
 
     def upper(
         self,
@@ -82,13 +182,14 @@ class Additive:
     ) -> tuple[FloatArray, FloatArray]:
         """Learn, and return the gradients (W, M, N), (W, U, V) for an upper step.
 
-        A step is taken by the sum of all gradients so far (exactly so by mirror descent). Where
-        the model changes its mind by d, the earlier gradients were wrong by d as well: the new
-        one makes up for the latest of them.
+        What others know has its say in both; see `pooling.corrected` for a model that changes its
+        mind.
         """
-        effects = self._learn(members, words, demonstrations, losses)
+        self._judge(members, words, demonstrations, losses)
+        self._learn(members, words, demonstrations, losses)
+        effects, _ = self._known(members)
         steps = self.steps[members]
-        gradient = effects + np.minimum(steps, CORRECTED) * (effects - self.told[members])
+        gradient = pooling.corrected(effects, self.told[members], steps)
         self.told[members], self.steps[members] = effects, steps + 1
         return self._of_words(gradient), self._of_demonstrations(gradient)
 
@@ -101,7 +202,8 @@ class Additive:
         losses: FloatArray,
     ) -> FloatArray:
         """Learn, and return the gradient (W, M, N) in p at fixed demonstrations."""
-        return self._of_words(self._learn(members, words, demonstrations, losses))
+        self._learn(members, words, demonstrations, losses)
+        return self._of_words(self._known(members)[0])
 
     def _of_words(self, effects: FloatArray) -> FloatArray:
         return effects[:, : np.prod(self.of_words)].reshape(-1, *self.of_words)
@@ -111,8 +213,8 @@ class Additive:
 
     def _learn(
         self, members: IntArray, words: IntArray, demonstrations: IntArray, losses: FloatArray
-    ) -> FloatArray:
-        """The filter's step with centred ``losses`` (W, I); the new effects of ``members``."""
+    ) -> None:
+        """The filter's step with centred ``losses`` (W, I)."""
         effects, variances = self.effects[members], self.variances[members]
         drawn = np.concatenate((words, demonstrations), axis=-1) + self.first  # (W, I, M + U)
         workers, samples, rows = drawn.shape
@@ -135,7 +237,6 @@ class Additive:
         variances -= known
         variances += DRIFT * (self.prior - variances)
         self.effects[members], self.variances[members] = effects, variances
-        return effects
 
     def _without_outliers(self, members: IntArray, residuals: FloatArray) -> FloatArray:
         """``residuals`` (W, I), those far beyond the usual cut back to a bound."""

@@ -3,17 +3,17 @@
 A prompt draws one category per row of a stack of categorical distributions: a word for each
 position of the fragment (rows of p), a demonstration for each class (rows of q). Every function
 also takes several workers at once, along leading axes of all its arrays. An `Estimator` is all
-that a stack of workers needs; it may learn, and then each worker's part from its own losses alone.
+that a stack of workers needs; it may learn, and a `Model` may share what it has learnt of words.
 """
 
-from collections.abc import Callable
-from typing import Protocol, TypeAlias, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
 
 from asyndbt_mpi.algorithm import kernels
 from asyndbt_mpi.algorithm.additive import Additive
-from asyndbt_mpi.algorithm.types import FloatArray, IntArray
+from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
 
 BDPL_NORM = 3.0
 """Norm to which the estimator of BDPL (Diao et al., TMLR 2023) clips its gradient."""
@@ -66,6 +66,33 @@ class Estimator(Protocol):
         losses: FloatArray,
     ) -> FloatArray:
         """Gradient in p, of samples that all have the same demonstrations."""
+        ...
+
+
+@runtime_checkable
+class Model(Estimator, Protocol):
+    """An estimator with a model of the loss: it can share it, and say where to look."""
+
+    def explore(
+        self,
+        members: IntArray,
+        allowed: BoolArray,
+        words: IntArray,
+        demonstrations: IntArray,
+        generators: Iterable[np.random.Generator],
+    ) -> None:
+        """Replace some of ``words`` (W, I, M) and ``demonstrations`` (W, I, U), drawn from p and q.
+
+        ``allowed`` (W, U, V) tells which demonstrations there are; a generator for each worker.
+        """
+        ...
+
+    def hear(self, members: IntArray, precision: FloatArray, information: FloatArray) -> None:
+        """Take what the others of each of ``members`` know of words, both (W, M, N)."""
+        ...
+
+    def knowledge(self, members: IntArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """What ``members`` know of words: precision, information (W, M, N) and trust (W, G)."""
         ...
 
 

@@ -6,7 +6,7 @@ nobody's own variables change. The robust term psi * ||p - z||_1 (RSA; Li et al.
 bounds what a single worker can do to z.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -67,6 +67,25 @@ class LowerLevel:
         dual_gradients += gap
         check_finite(dual_gradients)
         return dual_gradients
+
+    def solve(self, gradients: FloatArray, rounds: int) -> None:
+        """``rounds`` of (8)-(10) at constant ``gradients`` (R, M, N) of every g_v.
+
+        For a linear g each of the three is exact with eta_p = 1 / mu, eta_z = 1 / (mu R) and
+        eta_rho = mu: the alternating direction method of multipliers (Boyd et al., 2011).
+
+        Raises
+        ------
+        FloatingPointError
+            The iterates are not finite.
+        """
+        live = np.flatnonzero(self.live)
+        step = 1.0 / self.steps.penalty
+        self.steps = replace(self.steps, z=step / max(len(live), 1), rho=self.steps.penalty)
+        for _ in range(rounds):
+            towards = self.dual_gradients(live)
+            self.p[live] = worker_step(self.p[live], gradients[live], towards, step)  # (8)
+            self.server_step()
 
     def server_step(self) -> None:
         """After the workers' step (8): z by (9), (12), then rho by (10), (13).

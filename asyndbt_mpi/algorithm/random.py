@@ -21,6 +21,7 @@ class Purpose(IntEnum):
     RANDOM_DEMONSTRATIONS = 5
     BLACK_BOX = 6
     STATIONARITY = 7
+    EXPLORATION = 8
 
 
 class Streams:

@@ -48,6 +48,7 @@ class Comparer:
             self._same("report/q", self.reports, used.report.q, of_worker, iteration)
             self.reports += 1
         self._same("iteration/z", iteration.number + 1, iteration.z, where, iteration)
+        self._same("iteration/gradient", iteration.number, iteration.gradient, where, iteration)
         for plane, dual in zip(iteration.planes, iteration.duals, strict=True):
             self._same("dual/iteration", self.duals, iteration.number, where)
             self._same("dual/plane", self.duals, plane, where)

@@ -15,6 +15,7 @@ from typing import TypeVar
 import h5py
 import numpy as np
 
+from asyndbt_mpi.algorithm.pooling import spreads
 from asyndbt_mpi.config import Config
 from asyndbt_mpi.log import schema
 from asyndbt_mpi.log.checks import foreign
@@ -230,7 +231,8 @@ class LogFile:
             names = "positions", "words", "classes", "pool"
             positions, words, classes, pool = (int(attributes[name]) for name in names)
             samples = self.config.estimator.losses
-            self.shapes = Shapes(positions, words, classes, pool, samples)
+            pooled = spreads(self.config.algorithm.lower_gradient == "model")
+            self.shapes = Shapes(positions, words, classes, pool, samples, pooled)
             foreign.check_rows(file, self.shapes, self.workers, size)
             self.status = str(attributes["status"])
             self.starts = starts

@@ -18,9 +18,10 @@ FIVE_COUNTS = re.compile("[0-9]{1,20}(?: [0-9]{1,20}){4}")
 
 
 def iteration_row(iteration: Iteration, keep: bool) -> Row:
-    """Row of /iteration; z only if ``keep``."""
+    """Row of /iteration; z and its gradient only if ``keep``."""
     return (
         iteration.z if keep else None,
+        iteration.gradient if keep else None,
         iteration.active,
         iteration.delay,
         iteration.time,

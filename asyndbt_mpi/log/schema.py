@@ -45,8 +45,8 @@ CANDIDATE = _names(Candidate)
 class Column:
     """One dataset; ``axes`` spells the shape of its row in the letters R, M, N, U, V and I.
 
-    A row that was left out reads as ``fill``. ``iterate`` marks p, q and z, which log.iterates
-    and log.compression are about.
+    A row that was left out reads as ``fill``. ``iterate`` marks p, q, z and the gradient of z,
+    which log.iterates and log.compression are about.
     """
 
     path: str
@@ -82,6 +82,7 @@ def groups(distance: Distance) -> dict[str, tuple[Column, ...]]:
     return {
         "iteration": (
             _iterate("iteration/z", "MN"),
+            _iterate("iteration/gradient", "MN"),
             Column("iteration/active", "R", BOOL),
             Column("iteration/delay", "R", np.dtype("i4")),
             Column("iteration/time", "", REAL),

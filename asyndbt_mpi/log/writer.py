@@ -292,6 +292,7 @@ class Writer:
         self._withheld = []
         if not keep:
             self._withheld.append(("iteration/z", z_row, iteration.z))
+            self._withheld.append(("iteration/gradient", iteration.number, iteration.gradient))
             for row, used in enumerate(iteration.reports, first_report):
                 self._withheld.append(("report/p", row, used.report.p))
                 self._withheld.append(("report/q", row, used.report.q))

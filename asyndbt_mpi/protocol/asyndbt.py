@@ -26,9 +26,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from asyndbt_mpi.algorithm.additive import prior_variance
 from asyndbt_mpi.algorithm.lower_level import LowerLevel, LowerSteps, residual
 from asyndbt_mpi.algorithm.optimizer import OPTIMIZERS
 from asyndbt_mpi.algorithm.polyhedron import Polyhedron
+from asyndbt_mpi.algorithm.pooling import Pool
 from asyndbt_mpi.algorithm.simplex import onto_simplex
 from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
 from asyndbt_mpi.algorithm.updates import DualSteps, update_duals
@@ -36,7 +38,7 @@ from asyndbt_mpi.config import Config
 from asyndbt_mpi.protocol.divergence import Step
 from asyndbt_mpi.protocol.estimation import LowerEstimation
 from asyndbt_mpi.protocol.membership import Membership
-from asyndbt_mpi.protocol.messages import Report, Shapes
+from asyndbt_mpi.protocol.messages import NOTHING, Report, Shapes
 from asyndbt_mpi.protocol.records import Estimation, Iteration, UsedReport
 
 Z_STEP = Step("z", "steps.z or algorithm.dual_bound")
@@ -47,7 +49,7 @@ DUAL_STEP = Step("a sum of the duals", "algorithm.dual_bound or steps.lam")
 class _Update:
     """What an open iteration used, and the planes (L,) and duals (L, M) after (22).
 
-    ``duals_before`` are all slots' duals before it.
+    ``duals_before`` are all slots' duals before it, ``gradient`` (M, N) is the workers' in (21).
     """
 
     active: BoolArray
@@ -55,6 +57,7 @@ class _Update:
     planes: IntArray
     duals: FloatArray
     duals_before: FloatArray
+    gradient: FloatArray
 
 
 class AsynDBT:
@@ -73,6 +76,8 @@ class AsynDBT:
     polyhedron : Polyhedron
     estimation : LowerEstimation or None
         The estimate of phi that is being made.
+    pool : Pool or None
+        What the workers know of words, where they share it.
     known_phi : phi_p (R, M, N) and phi_z (M, N), or None
         What the next estimate of phi gives, in a run that is replayed and whose log does not say
         how it came about.
@@ -107,6 +112,10 @@ class AsynDBT:
         self.lower_steps = LowerSteps(
             steps.lower_z, steps.rho, algorithm.penalty, algorithm.robust_weight
         )
+        self.pool: Pool | None = None
+        if algorithm.lower_gradient == "model":
+            prior = prior_variance(shapes.positions, shapes.classes)
+            self.pool = Pool(self.p.shape, prior, shapes.samples)
 
     @property
     def objective(self) -> float:
@@ -152,17 +161,27 @@ class AsynDBT:
         indices = np.array(workers) - 1
         self._take(used, indices)
         self._heard.update(workers)
+        if self.pool:
+            report = [each.report for each in used]
+            self.pool.take(
+                indices,
+                np.array([each.number for each in report]),
+                np.array([each.precision for each in report]),
+                np.array([each.information for each in report]),
+                np.array([each.trust for each in report]),
+            )
         active = np.zeros(len(self.p), dtype=bool)
         active[indices] = True
-        if len(self.polyhedron):
-            gradient = self.polyhedron.consensus_gradient()  # (25)
+        gradient = self.pool.step() if self.pool else np.zeros_like(self.z)  # (D9)
+        if self.pool or len(self.polyhedron):
             with Z_STEP:
-                self.z = self.z_optimizer.step(self.z, gradient)  # (21)
+                whole = gradient + self.polyhedron.consensus_gradient()  # (25)
+                self.z = self.z_optimizer.step(self.z, whole)  # (21)
         with DUAL_STEP:
             before = update_duals(self.polyhedron, self.z, self.dual_steps, self.iteration)  # (22)
         slots = self.polyhedron.slots
         planes, duals = self.polyhedron.identifier[slots], self.polyhedron.dual[slots]
-        self._open = _Update(active, used, planes, duals, before)
+        self._open = _Update(active, used, planes, duals, before, gradient)
         self.delay += 1
         self.delay[active] = 0
 
@@ -173,13 +192,37 @@ class AsynDBT:
         return due and self.iteration < self.config.plane_until
 
     def start_estimation(self, live: BoolArray, participants: list[int]) -> LowerEstimation:
-        """Begin the K rounds of (8)-(10), on a scratch copy, among the ``participants``."""
+        """Begin the K rounds of (8)-(10), on a scratch copy, among the ``participants``.
+
+        Where the workers' models are known, the rounds are done at once, and cost no call (D9).
+
+        Raises
+        ------
+        Diverged
+            phi would not be finite.
+        """
         lower = LowerLevel.start(self.p, self.z, live.copy(), self.lower_steps)
         self.estimation = LowerEstimation(
             self._estimations, lower, participants, self.config.lower_steps, self.shapes.classes
         )
         self._estimations += 1
+        if self.pool:
+            self.estimation.solve(self.pool.effects)
         return self.estimation
+
+    def knowledge_of_others(self, indices: IntArray) -> list[tuple[FloatArray, FloatArray]]:
+        """Precision and information (M, N) for each of the workers at ``indices``, from 0."""
+        if not self.pool:
+            return [(NOTHING, NOTHING)] * len(indices)
+        return list(zip(*self.pool.others(indices), strict=True))
+
+    def forget(self, worker: int) -> None:
+        """Go on without ``worker``, which has left."""
+        self.reported.pop(worker, None)
+        if self.pool:
+            self.pool.forget(worker - 1)
+        if self.estimation:
+            self.estimation.exclude(worker)
 
     def commit(self, time: float) -> Iteration:
         """End the open iteration: cut if phi was estimated, (28)-(33), and t <- t + 1."""
@@ -190,6 +233,7 @@ class AsynDBT:
         committed = Iteration(
             number=self.iteration,
             z=self.z.copy(),
+            gradient=used.gradient,
             active=used.active,
             delay=self.delay.copy(),
             time=time,

@@ -196,14 +196,15 @@ class Conduct:
             workers,
             self._assignments[indices].tolist(),
             self.algorithm.polyhedron.dual_gradients(indices),
+            self.algorithm.knowledge_of_others(indices),
             strict=True,
         )
-        for worker, number, dual_gradient in each:
+        for worker, number, dual_gradient, known in each:
             if self.validation.is_due(worker, self.iteration):
                 self.validation.asked(worker, self.iteration)
                 prompt = Split.VALIDATION, Candidate.TUNED, *self.algorithm.prompt(worker)
                 self._evaluate(out, worker, EvaluationRequest(self.iteration, *prompt))
-            assignment = Assignment(number, self.iteration, dual_gradient)
+            assignment = Assignment(number, self.iteration, dual_gradient, *known)
             self._outstanding[worker] = assignment
             self._ask(out, worker, assignment, "assignment")
 
@@ -231,7 +232,8 @@ class Conduct:
         if self.iteration < self.least_iterations:
             return None
         validating = [v for v in workers if self.validation.is_due(v, self.iteration)]
-        rounds = self.config.algorithm.lower_steps if self.algorithm.estimation_due else 0
+        asked = self.algorithm.estimation_due and not self.algorithm.pool
+        rounds = self.config.algorithm.lower_steps if asked else 0
         cost_bounds = self.spending.cost_bounds
         calls = sum(cost_bounds(worker).assignment for worker in workers)
         calls += sum(cost_bounds(worker).validation for worker in validating)

@@ -4,7 +4,7 @@ import numpy as np
 
 from asyndbt_mpi.algorithm.lower_level import LowerLevel
 from asyndbt_mpi.algorithm.simplex import onto_simplex
-from asyndbt_mpi.algorithm.types import IntArray
+from asyndbt_mpi.algorithm.types import FloatArray, IntArray
 from asyndbt_mpi.protocol.divergence import Step
 from asyndbt_mpi.protocol.messages import LowerAssignment, LowerReport, MalformedMessage
 
@@ -55,6 +55,19 @@ class LowerEstimation:
     def finished(self) -> bool:
         """All K rounds are done."""
         return self.round == self.rounds
+
+    def solve(self, gradients: FloatArray) -> None:
+        """Do all rounds at the ``gradients`` (R, M, N) of the workers' models, without a message.
+
+        Raises
+        ------
+        Diverged
+            phi would not be finite.
+        """
+        self.participants, self.awaited = [], set()
+        with SERVER_STEP:
+            self.lower.solve(gradients, self.rounds)
+        self.round = self.rounds
 
     def assignments(self) -> list[tuple[int, LowerAssignment]]:
         """What each participant is to do in this round.

@@ -5,7 +5,13 @@ from typing import Protocol
 
 import numpy as np
 
-from asyndbt_mpi.algorithm.estimator import Estimator, EstimatorFactory, estimator, sample
+from asyndbt_mpi.algorithm.estimator import (
+    Estimator,
+    EstimatorFactory,
+    Model,
+    estimator,
+    sample,
+)
 from asyndbt_mpi.algorithm.random import Purpose
 from asyndbt_mpi.algorithm.types import FloatArray, IntArray
 from asyndbt_mpi.config import Config
@@ -35,11 +41,18 @@ class Gradients(Protocol):
         """As `Estimator.state`."""
         ...
 
+    @property
+    def model(self) -> Model | None:
+        """The model of the loss, if there is one."""
+        ...
+
     def prompts(self, worker: int) -> int:
         """How many prompts a step of ``worker`` scores, one for each row."""
         ...
 
-    def ask_upper(self, keys: Keys, p: FloatArray, q: FloatArray) -> Sequence[AnyQuery]:
+    def ask_upper(
+        self, indices: IntArray, keys: Keys, p: FloatArray, q: FloatArray
+    ) -> Sequence[AnyQuery]:
         """A query for each worker, for a step on p and q."""
         ...
 
@@ -81,8 +94,11 @@ class Sampled:
             worker: min(config.estimator.batch, held.rows[Split.TRAIN])
             for worker, held in data_sizes.items()
         }
+        self.model = estimator if isinstance(estimator, Model) else None
         seed, couple = config.run.seed, estimator.couple
         self._draws = Draws(seed, self.samples, self._batch, data_sizes, couple)
+        pool = np.array([held.pool for held in data_sizes.values()])[..., None]  # (W, U, 1)
+        self._allowed = np.arange(config.prompt.pool) < pool
 
     @property
     def state(self) -> list[FloatArray]:
@@ -93,11 +109,15 @@ class Sampled:
         """I on each row of its batch."""
         return self.samples * self._batch[worker]
 
-    def ask_upper(self, keys: Keys, p: FloatArray, q: FloatArray) -> list[Query]:
+    def ask_upper(self, indices: IntArray, keys: Keys, p: FloatArray, q: FloatArray) -> list[Query]:
         """As `Gradients`."""
         sizes = p.shape[1], q.shape[1]
         rows, (for_words, for_shown) = self._draws.for_step(keys, Purpose.UPPER_STEP, sizes)
-        return _queries(keys, rows, sample(p, for_words), sample(q, for_shown))
+        words, shown = sample(p, for_words), sample(q, for_shown)
+        if self.model:
+            generators = self._draws.streams(keys, Purpose.EXPLORATION)
+            self.model.explore(indices, self._allowed[indices], words, shown, generators)
+        return _queries(keys, rows, words, shown)
 
     def ask_lower(self, keys: Keys, p: FloatArray, k: IntArray) -> list[Query]:
         """As `Gradients`: the same demonstrations in all I prompts."""
@@ -146,14 +166,24 @@ class Exact:
         """One expected loss."""
         return 1
 
-    def ask_upper(self, keys: Keys, p: FloatArray, q: FloatArray) -> list[ExactQuery]:
+    @property
+    def model(self) -> None:
+        """None: nothing is learnt."""
+        return None
+
+    def ask_upper(
+        self, indices: IntArray, keys: Keys, p: FloatArray, q: FloatArray
+    ) -> list[ExactQuery]:
         """As `Gradients`."""
+        return self._ask(keys, p, q)
+
+    def _ask(self, keys: Keys, p: FloatArray, q: FloatArray) -> list[ExactQuery]:
         each = zip(keys, p, q, strict=True)
         return [ExactQuery(worker, words, shown) for (worker, _), words, shown in each]
 
     def ask_lower(self, keys: Keys, p: FloatArray, k: IntArray) -> list[ExactQuery]:
         """As `Gradients`: all mass of q is on k."""
-        return self.ask_upper(keys, p, np.eye(self._pool)[k])
+        return self._ask(keys, p, np.eye(self._pool)[k])
 
     def upper(
         self,

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TypeAlias
 
+import numpy as np
+
 from asyndbt_mpi.algorithm.types import FloatArray, IntArray
 
 WITHOUT = -1
@@ -33,14 +35,21 @@ class Candidate(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Shapes:
-    """Sizes that both sides know: positions M, words N, classes U, pool V, samples I."""
+    """Sizes that both sides know: positions M, words N, classes U, pool V, samples I.
+
+    ``spreads`` is G, the length of a worker's trust; 0 where knowledge of words is not pooled.
+    """
 
     positions: int
     words: int
     classes: int
     pool: int
     samples: int = 1
+    spreads: int = 0
 
+
+NOTHING: FloatArray = np.empty(0)
+"""In place of an array that a run's messages do not carry."""
 
 # What a simulation makes by the hundred thousand is not frozen: to freeze it takes longer.
 
@@ -49,11 +58,17 @@ class Shapes:
 
 @dataclass(slots=True)
 class Assignment:
-    """Do one upper step (19), (20). ``dual_gradient`` (M, N) is sum_l lambda^l a^l(v)."""
+    """Do one upper step (19), (20). ``dual_gradient`` (M, N) is sum_l lambda^l a^l(v).
+
+    ``precision`` and ``information`` (M, N) are what the others know of words, `NOTHING` where
+    that is not pooled.
+    """
 
     number: int
     iteration: int
     dual_gradient: FloatArray
+    precision: FloatArray
+    information: FloatArray
 
 
 @dataclass(slots=True)
@@ -154,7 +169,9 @@ class Hello:
 class Report:
     """The worker's variables after an upper step: p (M, N), q (U, V).
 
-    ``losses`` (I,) are those of the samples, ``loss`` is their mean.
+    ``losses`` (I,) are those of the samples, ``loss`` is their mean. What it knows of words by
+    them is ``precision``, ``information`` (M, N) and ``trust`` (G,), all `NOTHING` where that is
+    not pooled.
     """
 
     number: int
@@ -167,6 +184,9 @@ class Report:
     p: FloatArray
     q: FloatArray
     losses: FloatArray
+    precision: FloatArray
+    information: FloatArray
+    trust: FloatArray
 
 
 @dataclass(slots=True)

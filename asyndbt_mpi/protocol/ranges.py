@@ -71,6 +71,9 @@ RANGES = {
     "p": MASS,
     "q": MASS,
     "dual_gradient": Range(-1e150, 1e150),
+    "precision": COUNT,
+    "information": Range(-1e115, 1e115),
+    "trust": PROBABILITY,
     "state": Range(-math.inf, math.inf),
 }
 """By the name of a message's field. Losses depend on the backend, indices on a run's shapes."""

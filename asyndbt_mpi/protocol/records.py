@@ -103,12 +103,14 @@ class Estimation:
 class Iteration:
     """A committed iteration: its number (from 0), the iterates after it, and what it used.
 
-    z (M, N); active (R,) and delay (R,) per worker; planes (L,) and duals (L, M) after (22),
+    z (M, N), and the workers' mean gradient of g (M, N) by which it moved, 0 where it is not
+    known; active (R,) and delay (R,) per worker; planes (L,) and duals (L, M) after (22),
     before the estimation that may follow.
     """
 
     number: int
     z: FloatArray
+    gradient: FloatArray
     active: BoolArray
     delay: IntArray
     time: float

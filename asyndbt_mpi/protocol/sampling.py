@@ -1,6 +1,6 @@
 """What workers draw at random: rows, words and demonstrations, each keyed by seed and purpose."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,6 +59,13 @@ class Draws:
             drawn = uniform[:, start:end].reshape(len(keys), self._samples, size)
             for_samples.append(self._couple(drawn))
         return rows, for_samples
+
+    def streams(
+        self, keys: Sequence[tuple[int, int]], purpose: Purpose
+    ) -> Iterator[np.random.Generator]:
+        """A generator for each key, good until the next is asked for."""
+        for worker, number in keys:
+            yield self._streams.at(self._seed, worker, number, purpose)
 
 
 class Realisations:

@@ -250,7 +250,7 @@ class Server(Conduct):
         kind = EventKind.EXCLUDED if state is State.EXCLUDED else EventKind.LOST
         self._record_event(out, kind, worker, first)
         self.members.become(worker, state)
-        self.algorithm.reported.pop(worker, None)
+        self.algorithm.forget(worker)
         self._outstanding.pop(worker, None)
         self._unassigned.discard(worker)
         self.validation.forget(worker)
@@ -258,8 +258,6 @@ class Server(Conduct):
         unanswered = self.evaluations.forget(worker)
         if self._final_tests:
             self._final_tests.give_back(unanswered)
-        if self.algorithm.estimation:
-            self.algorithm.estimation.exclude(worker)
         short = None if self.replaying else self.members.shortage(out.time, patience=-1.0)
         if short is None:
             if self._final_tests:  # else the lost may come back, and others are at work

@@ -127,6 +127,7 @@ class Codec:
 
     def __init__(self, shapes: Shapes, state: int = 0, free_losses: bool = True) -> None:
         self.shapes = shapes
+        self._pooled = ("precision", "information") if shapes.spreads else ()
         self.loss = FREE_LOSS if free_losses else LOSS
         self.layouts = [_layout(kind, shapes, state) for kind in KINDS]
         self.longest_to_server = self._longest(get_args(ToServer))
@@ -190,7 +191,7 @@ class Codec:
         match message:
             case Report():
                 _within(message, "number", "iteration", "grad_p_norm", "grad_q_norm", "sent_time")
-                _all_within(message, "p", "q")
+                _all_within(message, "p", "q", *self._pooled, *self._pooled and ("trust",))
                 self._check_losses(message)
                 _check_costs(message)
             case LowerReport():
@@ -211,7 +212,7 @@ class Codec:
                     _hold(message, name, RANGES["calls"], getattr(cost_bounds, name))
             case Assignment():
                 _within(message, "number", "iteration")
-                _all_within(message, "dual_gradient")
+                _all_within(message, "dual_gradient", *self._pooled)
             case LowerAssignment():
                 _within(message, "number", "estimation")
                 _all_within(message, "p", "dual_gradient")
@@ -246,8 +247,10 @@ class Codec:
 def _layout(kind: type, shapes: Shapes, state: int) -> Layout:
     fragment, demonstrations = (shapes.positions, shapes.words), (shapes.classes, shapes.pool)
     losses = (shapes.samples,)
+    known = fragment if shapes.spreads else (0,)
+    knowledge = [("precision", known, REAL), ("information", known, REAL)]
     fields: dict[type, list[tuple[str, tuple[int, ...], np.dtype]]] = {
-        Assignment: [("dual_gradient", fragment, REAL)],
+        Assignment: [("dual_gradient", fragment, REAL), *knowledge],
         LowerAssignment: [("p", fragment, REAL), ("dual_gradient", fragment, REAL)],
         EvaluationRequest: [
             ("words", fragment[:1], INTEGER),
@@ -256,7 +259,13 @@ def _layout(kind: type, shapes: Shapes, state: int) -> Layout:
         Reset: [("p", fragment, REAL)],
         Restore: [("state", (state,), REAL)],
         Hello: [("q", demonstrations, REAL), ("digest", (), DIGEST)],
-        Report: [("p", fragment, REAL), ("q", demonstrations, REAL), ("losses", losses, REAL)],
+        Report: [
+            ("p", fragment, REAL),
+            ("q", demonstrations, REAL),
+            ("losses", losses, REAL),
+            *knowledge,
+            ("trust", (shapes.spreads,), REAL),
+        ],
         LowerReport: [
             ("p", fragment, REAL),
             ("k", demonstrations[:1], INTEGER),
@@ -401,9 +410,8 @@ def _build(kind: type, header: Header, arrays: dict[str, np.ndarray], rest: Buff
     )
     if kind is Report:
         norms = header.grad_p_norm, header.grad_q_norm
-        sampled = arrays["p"], arrays["q"], arrays["losses"]
         return Report(
-            number, iteration, header.loss, *norms, costs, header.sent_time, *sampled
+            number, iteration, header.loss, *norms, costs, header.sent_time, **arrays
         )  # fmt: skip
     if kind is LowerReport:
         return LowerReport(number, iteration, header.loss, costs, **arrays)

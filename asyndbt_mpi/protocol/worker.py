@@ -26,6 +26,7 @@ from asyndbt_mpi.protocol.blackbox import Answer, AnyQuery, Completed, DataSizes
 from asyndbt_mpi.protocol.divergence import Step
 from asyndbt_mpi.protocol.gradients import gradients
 from asyndbt_mpi.protocol.messages import (
+    NOTHING,
     Assignment,
     CostBounds,
     EvaluationReport,
@@ -96,6 +97,7 @@ class Workers:
         optimizer = OPTIMIZERS[config.steps.optimizer]
         self.p_optimizer = optimizer(config.steps.p, self.p.shape)
         self.q_optimizer = optimizer(config.steps.q, self.q.shape, allowed)
+        self._pools = config.algorithm.lower_gradient == "model"
         self._asked: dict[int, _Asked[Any]] = {}
         self._working = set(data_sizes)
 
@@ -198,7 +200,11 @@ class Workers:
     def _ask_upper(self, messages: Sequence[tuple[int, Assignment]]) -> list[AnyQuery]:
         indices = self._indices(worker for worker, _ in messages)
         p, q = self.p[indices], self.q[indices]
-        return self._note(messages, self.gradients.ask_upper(_keys(messages), p, q))
+        if self._pools and self.gradients.model:
+            precision = np.array([message.precision for _, message in messages])
+            information = np.array([message.information for _, message in messages])
+            self.gradients.model.hear(indices, precision, information)
+        return self._note(messages, self.gradients.ask_upper(indices, _keys(messages), p, q))
 
     def _step(self, together: Sequence[_Finished[Assignment]]) -> list[ToServer]:
         indices = self._indices(done.worker for done, _ in together)
@@ -213,13 +219,22 @@ class Workers:
         self.p[indices], self.q[indices] = p, q
         losses = _losses(together)
         p_norms, q_norms = _norms(p_gradient), _norms(q_gradient)
+        known = self._knowledge(indices)
         return [
             Report(
                 asked.message.number, asked.message.iteration, losses[row], p_norms[row],
                 q_norms[row], done.costs, done.sent_time, p[row], q[row], done.answer.losses,
+                *known[row],
             )
             for row, (done, asked) in enumerate(together)
         ]  # fmt: skip
+
+    def _knowledge(self, indices: IntArray) -> list[tuple[FloatArray, ...]]:
+        """What each of the workers tells the others of words; see `Report`."""
+        model = self.gradients.model
+        if not (self._pools and model):
+            return [(NOTHING,) * 3] * len(indices)
+        return list(zip(*model.knowledge(indices), strict=True))
 
     # ------------------------------------------------------------ lower level
 

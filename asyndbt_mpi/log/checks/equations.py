@@ -29,16 +29,19 @@ def recompute(log: Log) -> Iterator[str]:
         algorithm.dual_regularisation_floor,
     )
     optimizer = OPTIMIZERS[steps.optimizer](steps.z, log.rows("iteration/z", 0, 1)[0].shape)
+    pools = algorithm.lower_gradient == "model"
     planes, estimates = Planes(log), _Estimates(log)
+    gradients = InOrder(log, "iteration/gradient")
     logged_z, logged_p = InOrder(log, "iteration/z"), InOrder(log, "report/p")
     workers = log["report/worker"] - 1
     ends = np.searchsorted(log["report/iteration"], np.arange(log.committed + 1))
     z = logged_z[0]
     p = np.repeat(z[None], log.workers, axis=0)  # every worker starts from z
     for iteration in range(log.committed):
-        expected_z = z
-        if planes.identifier.size:  # without planes (21) moves nothing, nor Adam's averages
-            expected_z = optimizer.step(z, planes.consensus_gradient())  # (21)
+        expected_z, gradient = z, gradients[iteration]
+        # With neither, (21) moves nothing, nor Adam's averages.
+        if pools or planes.identifier.size:
+            expected_z = optimizer.step(z, gradient + planes.consensus_gradient())  # (21)
         z = logged_z[iteration + 1]
         yield from _compare(f"iteration {iteration}: z differs from (21)", z, expected_z)
         for row in range(ends[iteration], ends[iteration + 1]):
