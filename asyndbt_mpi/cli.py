@@ -236,7 +236,7 @@ def sweep(
 @click.option(
     "--launcher", type=click.Choice(["mpiexec", "srun"]), default="mpiexec", show_default=True
 )
-@click.option("--dry-run", is_flag=True, help="Print the script instead of submitting it.")
+@click.option("--dry-run", is_flag=True, help="Print the line of sbatch instead.")
 def sbatch(
     config: str,
     further: tuple[str, ...],
@@ -251,14 +251,14 @@ def sbatch(
 ) -> int:
     """Submit a run of CONFIG to Slurm, after a check of all that can be checked beforehand.
 
-    The script is slurm/run.sbatch, filled in; a folder slurm of your own, with its env.sh, comes
-    first. Whatever else sbatch takes may follow two dashes:
+    The script is slurm/run.sbatch; a folder slurm of your own, with its env.sh, comes first.
+    Whatever else sbatch takes may follow two dashes:
 
     \b
         asyndbt sbatch mine.toml --nodes 2 --gpus-per-node 4 --time 04:00:00 \\
             --partition gpu -- --mem=64G --qos=long
     """
-    from asyndbt_mpi.commands.sbatch import Asked, check, check_time, fill, scripts, submit
+    from asyndbt_mpi.commands.sbatch import check, check_time, scripts, submission, submit
 
     workers = workers_per_node or gpus_per_node
     if workers is None:
@@ -274,15 +274,12 @@ def sbatch(
     }
     sets = [word for assignment in assignments for word in ("--set", assignment)]
     arguments = (config, *sets, *(["--output", output] if output else []))
-    asked = Asked(
-        {name: str(value) for name, value in wanted.items() if value is not None},
-        further, launcher, workers, arguments,
-    )  # fmt: skip
-    script = fill(scripts(), asked)
+    given = {name: str(value) for name, value in wanted.items() if value is not None}
+    call = submission(scripts(), given, further, launcher, workers, arguments)
     if dry_run:
-        click.echo(script.rstrip())  # as it is: it may be run
+        click.echo(call)  # as it is: it may be run
     else:
-        _say(submit(script))
+        _say(submit(call))
     return DONE
 
 

@@ -54,11 +54,6 @@ def create_texts(
         dataset[:] = list(texts)
 
 
-def chunk_bytes(dataset: h5py.Dataset) -> int:
-    """Size of one chunk before it is compressed."""
-    return int(dataset.dtype.itemsize * np.prod(dataset.chunks))
-
-
 def append(
     dataset: h5py.Dataset, column: Column, start: int, values: Sequence[object], checksum: int = 0
 ) -> int:
