@@ -30,8 +30,7 @@ from asyndbt_mpi.protocol.messages import (
     Stop,
 )
 from asyndbt_mpi.protocol.records import Evaluation, Event, EventKind, Iteration
-from asyndbt_mpi.protocol.server import Server
-from tests.protocol.hand import SHAPES, Hand, configuration, validated
+from tests.protocol.hand import Hand, configuration, validated
 
 
 def kinds(hand: Hand, worker: int) -> list[str]:
@@ -413,11 +412,7 @@ def test_nothing_is_heard_of_who_could_not_go_on() -> None:
 
 
 def test_a_hello_that_is_refused_leaves_the_lost_where_they_are() -> None:
-    hand = Hand(configuration(budget={"calls": 10_000}), 3)
-    hand.server = Server(
-        hand.server.config, SHAPES, 3,
-        expected={v: hand.workers.hello(v, "") for v in (1, 2, 3)},
-    )  # fmt: skip
+    hand = Hand(configuration(budget={"calls": 10_000}), 3, expecting=True)
     hand.hello()
     lost(hand, 3)
     hello = hand.workers.hello(3, "here again")
