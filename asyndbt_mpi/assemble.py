@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from asyndbt_mpi.algorithm.pooling import spreads
 from asyndbt_mpi.algorithm.types import FloatArray
 from asyndbt_mpi.config import Config, ConfigurationError, Llm
 from asyndbt_mpi.jobs.answer_cache import Answers, open_store
@@ -100,7 +99,6 @@ def prepare(config: Config, workers: int, own: Own | None = None) -> Materials:
         classes,
         prompt.pool,
         config.estimator.losses,
-        spreads(algorithm.lower_gradient == "model"),
     )
     check_memory(config, shapes, workers)
     if not config.llm.is_function:

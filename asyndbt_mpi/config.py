@@ -22,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from asyndbt_mpi.inputs.defaults import unused_by_a_model, with_defaults
 from asyndbt_mpi.inputs.fields import (
     LONGEST,
     MOST,
@@ -43,11 +44,6 @@ from asyndbt_mpi.inputs.toml import MOST_BYTES, MOST_PARTS, MOST_WRITTEN_BYTES, 
 
 LONGEST_LINE = 300
 """Characters of another program's error."""
-
-MIRROR_STEPS = {"transformers": 20.0, "openai": 20.0, "synthetic": 1.0, "python": 1.0}
-"""A multiplicative step is worth its size times the loss: means over some queries of a language
-model's losses differ by about a tenth of a nat between prompts, those of the synthetic backend by
-about 1, which is taken for those of a Python function as well."""
 
 VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 
@@ -131,9 +127,14 @@ class Algorithm(Section):
     max_planes: Size = 20
     min_workers: Count = 1
 
+    @property
+    def pools(self) -> bool:
+        """Workers share what their models know of words."""
+        return self.lower_gradient == "model"
+
     @model_validator(mode="after")
     def _rounds_of_a_model_need_a_penalty(self) -> "Algorithm":
-        if self.lower_gradient == "model" and not self.penalty:
+        if self.pools and not self.penalty:
             raise ValueError("lower_gradient = 'model' needs a penalty greater than 0")
         return self
 
@@ -353,51 +354,12 @@ class Config(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _steps_that_suit_the_losses(cls, tables: Any) -> Any:
-        steps, llm = (tables.get(name, {}) for name in ("steps", "llm"))
-        if not (isinstance(steps, dict) and isinstance(llm, dict)):
-            return tables  # an error that is told elsewhere
-        backend = llm.get("backend", "transformers")
-        size = MIRROR_STEPS.get(backend) if isinstance(backend, str) else None
-        if size is None or steps.get("optimizer", "mirror") != "mirror":
-            return tables
-        return {**tables, "steps": {"p": size, "q": size, **steps}}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _lower_level_that_suits_the_estimator(cls, tables: Any) -> Any:
-        """Where the estimator has a model, that is asked, and what follows is worth a loss."""
-        algorithm, steps, estimator, llm = (
-            tables.get(name, {}) for name in ("algorithm", "steps", "estimator", "llm")
-        )
-        if not all(isinstance(table, dict) for table in (algorithm, steps, estimator, llm)):
-            return tables  # an error that is told elsewhere
-        modelled = estimator.get("name", "additive") == "additive"
-        backend = llm.get("backend", "transformers")
-        size = MIRROR_STEPS.get(backend) if isinstance(backend, str) else None
-        if algorithm.get("lower_gradient", "model") != "model" or not modelled or size is None:
-            return tables
-        loss = 1.0 / size
-        of_algorithm = {
-            "lower_gradient": "model",
-            "lower_steps": 10,
-            "penalty": loss,
-            "robust_weight": 0.01 * loss,
-            "dual_bound": 0.01 * loss,
-            "plane_threshold": 0.001 * loss,
-        }
-        of_steps = {"lam": 0.1 * loss}
-        if steps.get("optimizer", "mirror") == "mirror":
-            of_steps["z"] = size
-        return {
-            **tables,
-            "algorithm": {**of_algorithm, **algorithm},
-            "steps": {**of_steps, **steps},
-        }
+    def _defaults_that_depend_on_each_other(cls, tables: Any) -> Any:
+        return with_defaults(tables)
 
     @model_validator(mode="after")
     def _model_needs_an_estimator_with_one(self) -> "Config":
-        if self.algorithm.lower_gradient == "model" and self.estimator.name != "additive":
+        if self.algorithm.pools and self.estimator.name != "additive":
             raise ValueError("algorithm.lower_gradient = 'model' needs estimator.name = 'additive'")
         return self
 
@@ -441,26 +403,12 @@ def load(source: str, assignments: Iterable[str] = ()) -> Config:
     for assignment in assignments:
         _assign(table, assignment)
     config = parse(table, source)
-    _check_used(config, table, source)
+    if config.algorithm.pools and (key := unused_by_a_model(table)):
+        raise ConfigurationError(
+            f"{source}: {key} is used only with algorithm.lower_gradient = 'black_box'"
+        )
     check_written(config, source)
     return config
-
-
-def _check_used(config: Config, table: dict[str, Any], source: str) -> None:
-    """What ``table`` sets must matter."""
-    if config.algorithm.lower_gradient == "black_box":
-        return
-    for section, key in (
-        ("steps", "lower_p"),
-        ("steps", "lower_z"),
-        ("steps", "rho"),
-        ("algorithm", "lower_participation"),
-    ):
-        if key in table.get(section, {}):
-            raise ConfigurationError(
-                f"{source}: {section}.{key} is used only with algorithm.lower_gradient ="
-                " 'black_box'"
-            )
 
 
 def check_written(config: Config, source: str) -> None:

@@ -25,11 +25,6 @@ OUTLYING = 3.0
 """Effects beyond so many times the largest of the median worker are cut there."""
 
 
-def spreads(pools: bool) -> int:
-    """G, the length of a worker's trust; 0 where knowledge is not pooled."""
-    return len(SPREADS) if pools else 0
-
-
 def priors(
     precision: FloatArray, information: FloatArray, prior: float
 ) -> tuple[FloatArray, FloatArray]:
@@ -63,7 +58,7 @@ def combine(
 
 def trust(scores: FloatArray) -> FloatArray:
     """Weights (..., G) of `SPREADS` from their negative log-likelihoods ``scores`` (..., G)."""
-    weights = np.exp(scores.min(axis=-1, keepdims=True) - scores)
+    weights: FloatArray = np.exp(scores.min(axis=-1, keepdims=True) - scores)
     weights /= weights.sum(axis=-1, keepdims=True)
     return weights
 

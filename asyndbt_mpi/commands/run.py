@@ -218,7 +218,12 @@ def _run_job(
 def _codec(job: Job) -> Codec:
     shapes = job.materials.shapes
     length = state_length(job.config, shapes, job.materials.own.estimator)
-    return Codec(shapes, length, free_losses=job.config.llm.is_function)
+    return Codec(
+        shapes,
+        length,
+        free_losses=job.config.llm.is_function,
+        pools=job.config.algorithm.pools,
+    )
 
 
 def _place(

@@ -15,7 +15,6 @@ from typing import TypeVar
 import h5py
 import numpy as np
 
-from asyndbt_mpi.algorithm.pooling import spreads
 from asyndbt_mpi.config import Config
 from asyndbt_mpi.log import schema
 from asyndbt_mpi.log.checks import foreign
@@ -231,8 +230,7 @@ class LogFile:
             names = "positions", "words", "classes", "pool"
             positions, words, classes, pool = (int(attributes[name]) for name in names)
             samples = self.config.estimator.losses
-            pooled = spreads(self.config.algorithm.lower_gradient == "model")
-            self.shapes = Shapes(positions, words, classes, pool, samples, pooled)
+            self.shapes = Shapes(positions, words, classes, pool, samples)
             foreign.check_rows(file, self.shapes, self.workers, size)
             self.status = str(attributes["status"])
             self.starts = starts

@@ -113,7 +113,7 @@ class AsynDBT:
             steps.lower_z, steps.rho, algorithm.penalty, algorithm.robust_weight
         )
         self.pool: Pool | None = None
-        if algorithm.lower_gradient == "model":
+        if algorithm.pools:
             prior = prior_variance(shapes.positions, shapes.classes)
             self.pool = Pool(self.p.shape, prior, shapes.samples)
 

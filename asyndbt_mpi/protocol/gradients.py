@@ -86,7 +86,11 @@ class Sampled:
     """Gradients that an ``estimator`` makes of the losses of I prompts, drawn from p and q."""
 
     def __init__(
-        self, config: Config, data_sizes: Mapping[int, DataSizes], estimator: Estimator
+        self,
+        config: Config,
+        shapes: Shapes,
+        data_sizes: Mapping[int, DataSizes],
+        estimator: Estimator,
     ) -> None:
         self.estimator = estimator
         self.samples = config.estimator.samples
@@ -98,7 +102,7 @@ class Sampled:
         seed, couple = config.run.seed, estimator.couple
         self._draws = Draws(seed, self.samples, self._batch, data_sizes, couple)
         pool = np.array([held.pool for held in data_sizes.values()])[..., None]  # (W, U, 1)
-        self._allowed = np.arange(config.prompt.pool) < pool
+        self._allowed = np.arange(shapes.pool) < pool
 
     @property
     def state(self) -> list[FloatArray]:
@@ -226,8 +230,9 @@ def gradients(
     p_shape = len(data_sizes), shapes.positions, shapes.words
     q_shape = len(data_sizes), shapes.classes, shapes.pool
     if own_estimator:
-        return Sampled(config, data_sizes, own_estimator(p_shape, q_shape))
-    return Sampled(config, data_sizes, estimator(config.estimator.name, p_shape, q_shape))
+        return Sampled(config, shapes, data_sizes, own_estimator(p_shape, q_shape))
+    named = estimator(config.estimator.name, p_shape, q_shape)
+    return Sampled(config, shapes, data_sizes, named)
 
 
 def _queries(

@@ -1,6 +1,6 @@
 """The messages between server and workers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TypeAlias
 
@@ -35,21 +35,22 @@ class Candidate(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Shapes:
-    """Sizes that both sides know: positions M, words N, classes U, pool V, samples I.
-
-    ``spreads`` is G, the length of a worker's trust; 0 where knowledge of words is not pooled.
-    """
+    """Sizes that both sides know: positions M, words N, classes U, pool V, samples I."""
 
     positions: int
     words: int
     classes: int
     pool: int
     samples: int = 1
-    spreads: int = 0
 
 
 NOTHING: FloatArray = np.empty(0)
 """In place of an array that a run's messages do not carry."""
+
+
+def _nothing() -> FloatArray:
+    return NOTHING
+
 
 # What a simulation makes by the hundred thousand is not frozen: to freeze it takes longer.
 
@@ -67,8 +68,8 @@ class Assignment:
     number: int
     iteration: int
     dual_gradient: FloatArray
-    precision: FloatArray
-    information: FloatArray
+    precision: FloatArray = field(default_factory=_nothing)
+    information: FloatArray = field(default_factory=_nothing)
 
 
 @dataclass(slots=True)
@@ -184,9 +185,9 @@ class Report:
     p: FloatArray
     q: FloatArray
     losses: FloatArray
-    precision: FloatArray
-    information: FloatArray
-    trust: FloatArray
+    precision: FloatArray = field(default_factory=_nothing)
+    information: FloatArray = field(default_factory=_nothing)
+    trust: FloatArray = field(default_factory=_nothing)
 
 
 @dataclass(slots=True)

@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from asyndbt_mpi.algorithm.pooling import SPREADS
 from asyndbt_mpi.protocol.messages import (
     WITHOUT,
     Assignment,
@@ -119,17 +120,20 @@ class Codec:
     ----------
     state : numbers of a worker's state; see `Workers.state`
     free_losses : losses have no least value, as those of a synthetic task
+    pools : reports and assignments carry what workers know of words
 
     Attributes
     ----------
     longest_to_server, longest_to_worker : bytes of the longest message of each direction
     """
 
-    def __init__(self, shapes: Shapes, state: int = 0, free_losses: bool = True) -> None:
+    def __init__(
+        self, shapes: Shapes, state: int = 0, free_losses: bool = True, pools: bool = False
+    ) -> None:
         self.shapes = shapes
-        self._pooled = ("precision", "information") if shapes.spreads else ()
+        self._pooled = ("precision", "information") if pools else ()
         self.loss = FREE_LOSS if free_losses else LOSS
-        self.layouts = [_layout(kind, shapes, state) for kind in KINDS]
+        self.layouts = [_layout(kind, shapes, state, pools) for kind in KINDS]
         self.longest_to_server = self._longest(get_args(ToServer))
         self.longest_to_worker = self._longest(get_args(ToWorker))
 
@@ -244,10 +248,11 @@ class Codec:
             )
 
 
-def _layout(kind: type, shapes: Shapes, state: int) -> Layout:
+def _layout(kind: type, shapes: Shapes, state: int, pools: bool) -> Layout:
     fragment, demonstrations = (shapes.positions, shapes.words), (shapes.classes, shapes.pool)
     losses = (shapes.samples,)
-    known = fragment if shapes.spreads else (0,)
+    known = fragment if pools else (0,)
+    trust = (len(SPREADS) if pools else 0,)
     knowledge = [("precision", known, REAL), ("information", known, REAL)]
     fields: dict[type, list[tuple[str, tuple[int, ...], np.dtype]]] = {
         Assignment: [("dual_gradient", fragment, REAL), *knowledge],
@@ -264,7 +269,7 @@ def _layout(kind: type, shapes: Shapes, state: int) -> Layout:
             ("q", demonstrations, REAL),
             ("losses", losses, REAL),
             *knowledge,
-            ("trust", (shapes.spreads,), REAL),
+            ("trust", trust, REAL),
         ],
         LowerReport: [
             ("p", fragment, REAL),
@@ -410,9 +415,8 @@ def _build(kind: type, header: Header, arrays: dict[str, np.ndarray], rest: Buff
     )
     if kind is Report:
         norms = header.grad_p_norm, header.grad_q_norm
-        return Report(
-            number, iteration, header.loss, *norms, costs, header.sent_time, **arrays
-        )  # fmt: skip
+        numbers = number, iteration, header.loss, *norms, costs, header.sent_time
+        return Report(*numbers, *arrays.values())
     if kind is LowerReport:
         return LowerReport(number, iteration, header.loss, costs, **arrays)
     try:

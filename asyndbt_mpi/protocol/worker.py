@@ -97,7 +97,7 @@ class Workers:
         optimizer = OPTIMIZERS[config.steps.optimizer]
         self.p_optimizer = optimizer(config.steps.p, self.p.shape)
         self.q_optimizer = optimizer(config.steps.q, self.q.shape, allowed)
-        self._pools = config.algorithm.lower_gradient == "model"
+        self._pools = config.algorithm.pools
         self._asked: dict[int, _Asked[Any]] = {}
         self._working = set(data_sizes)
 

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from asyndbt_mpi.algorithm.additive import CORRECTED, DRIFT, Additive
+from asyndbt_mpi.algorithm.additive import DRIFT, Additive
 from asyndbt_mpi.algorithm.estimator import sample
+from asyndbt_mpi.algorithm.pooling import CORRECTED
 
 M, N, U, V, SAMPLES = 3, 4, 2, 5, 6
 ONE = np.array([0])

@@ -28,7 +28,12 @@ SHAPES = Shapes(positions=3, words=4, classes=2, pool=5, samples=4)
 def configuration(**sections: dict[str, Any]) -> Config:
     base: dict[str, dict[str, Any]] = {
         "run": {"iterations": 50},
-        "algorithm": {"active_workers": 2, "max_delay": 3, "plane_period": 1000},
+        "algorithm": {
+            "active_workers": 2,
+            "max_delay": 3,
+            "plane_period": 1000,
+            "lower_gradient": "black_box",
+        },
         "steps": {"optimizer": "sgd"},
         "estimator": {"samples": 4, "batch": 3},
         "llm": {"backend": "synthetic"},

@@ -18,7 +18,7 @@ from tests.protocol.hand import Hand, configuration
 Run = Callable[..., Path]
 
 HUGE = 1.7e308
-PLANES = {"plane_period": 2, "tolerance": 0.0}
+PLANES = {"plane_period": 2, "tolerance": 0.0, "lower_gradient": "black_box"}
 
 
 def finite(log: Log) -> bool:

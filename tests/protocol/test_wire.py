@@ -29,20 +29,22 @@ from asyndbt_mpi.protocol.messages import (
 from asyndbt_mpi.protocol.wire import HEADER, KINDS, LONGEST_TEXT, Codec, Header
 
 SHAPES = Shapes(positions=3, words=5, classes=2, pool=4, samples=2)
-CODEC = Codec(SHAPES, state=99)
+CODEC = Codec(SHAPES, state=99, pools=True)
 RNG = np.random.default_rng(0)
 FRAGMENT, POOL = RNG.random((3, 5)), RNG.random((2, 4))
 LOSSES = np.array([-2.0, -1.0])
+KNOWN = RNG.random((3, 5)), RNG.normal(size=(3, 5))
+TRUST = np.array([0.5, 0.3, 0.2])
 WORDS, SHOWN = np.array([4, 0, 2]), np.array([3, 1])
 COSTS = Costs(80, 1234, compute_seconds=0.25, prompts=90, completion_tokens=81, unrecognised=3)
 
 MESSAGES = [
-    Assignment(7, 42, FRAGMENT),
+    Assignment(7, 42, FRAGMENT, *KNOWN),
     LowerAssignment(9, 3, FRAGMENT, FRAGMENT + 1),
     EvaluationRequest(11, Split.TEST, Candidate.RANDOM, WORDS, SHOWN),
     Stop(),
     Hello(POOL, "node-1: größer", CostBounds(80, 20, 120, 600, 8), "0f" * 32),
-    Report(7, 42, -1.5, 0.1, 0.2, COSTS, 3.5, FRAGMENT, POOL, LOSSES),
+    Report(7, 42, -1.5, 0.1, 0.2, COSTS, 3.5, FRAGMENT, POOL, LOSSES, *KNOWN, TRUST),
     LowerReport(9, 3, -1.5, COSTS, FRAGMENT, SHOWN, LOSSES),
     EvaluationReport(11, Split.VALIDATION, Candidate.TUNED, 0.5, float("nan"), COSTS),
     Failure("d/dev.jsonl, line 3: größer than what the model reads", refuses=True),
@@ -100,7 +102,7 @@ def test_whatever_stands_for_a_digest_becomes_text(noise: bytes) -> None:
 
 def test_the_buffer_is_independent_of_the_message() -> None:
     p = FRAGMENT.copy()
-    buffer = CODEC.encode(Assignment(1, 0, p))
+    buffer = CODEC.encode(Assignment(1, 0, p, *KNOWN))
     p[:] = -1
     assert np.array_equal(CODEC.decode(buffer).dual_gradient, FRAGMENT)
 
@@ -224,7 +226,7 @@ def test_what_no_rank_can_mean_is_refused(message, changed: dict) -> None:
 
 
 def test_losses_of_a_language_model_are_not_negative() -> None:
-    codec = Codec(SHAPES, free_losses=False)
+    codec = Codec(SHAPES, free_losses=False, pools=True)
     with pytest.raises(MalformedMessage, match=r"Report\.loss is -1\.5, outside \[0,"):
         codec.decode(codec.encode(REPORT))
 

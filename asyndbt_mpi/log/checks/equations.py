@@ -29,7 +29,6 @@ def recompute(log: Log) -> Iterator[str]:
         algorithm.dual_regularisation_floor,
     )
     optimizer = OPTIMIZERS[steps.optimizer](steps.z, log.rows("iteration/z", 0, 1)[0].shape)
-    pools = algorithm.lower_gradient == "model"
     planes, estimates = Planes(log), _Estimates(log)
     gradients = InOrder(log, "iteration/gradient")
     logged_z, logged_p = InOrder(log, "iteration/z"), InOrder(log, "report/p")
@@ -40,7 +39,7 @@ def recompute(log: Log) -> Iterator[str]:
     for iteration in range(log.committed):
         expected_z, gradient = z, gradients[iteration]
         # With neither, (21) moves nothing, nor Adam's averages.
-        if pools or planes.identifier.size:
+        if algorithm.pools or planes.identifier.size:
             expected_z = optimizer.step(z, gradient + planes.consensus_gradient())  # (21)
         z = logged_z[iteration + 1]
         yield from _compare(f"iteration {iteration}: z differs from (21)", z, expected_z)

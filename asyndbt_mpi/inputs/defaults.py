@@ -1,0 +1,60 @@
+"""Settings whose defaults depend on others: on what a loss is worth, and on who knows gradients."""
+
+from typing import Any
+
+MIRROR_STEPS = {"transformers": 20.0, "openai": 20.0, "synthetic": 1.0, "python": 1.0}
+"""A multiplicative step is worth its size times the loss: means over some queries of a language
+model's losses differ by about a tenth of a nat between prompts, those of the synthetic backend by
+about 1, which is taken for those of a Python function as well."""
+
+UNUSED_BY_A_MODEL = (
+    ("steps", "lower_p"),
+    ("steps", "lower_z"),
+    ("steps", "rho"),
+    ("algorithm", "lower_participation"),
+)
+"""What counts only where the black box is asked for the rounds of the lower level."""
+
+
+def unused_by_a_model(tables: dict[str, Any]) -> str | None:
+    """The first key of `UNUSED_BY_A_MODEL` that ``tables`` set, if there is one."""
+    used = (f"{part}.{key}" for part, key in UNUSED_BY_A_MODEL if key in tables.get(part, {}))
+    return next(used, None)
+
+
+def with_defaults(tables: Any) -> Any:
+    """The tables of a configuration, and in them what suits what is there.
+
+    Where that is no mapping of mappings, it stays as it is: an error that is told elsewhere.
+    """
+    names = "algorithm", "steps", "estimator", "llm"
+    if not isinstance(tables, dict):
+        return tables
+    algorithm, steps, estimator, llm = (tables.get(name, {}) for name in names)
+    if not all(isinstance(table, dict) for table in (algorithm, steps, estimator, llm)):
+        return tables
+    backend = llm.get("backend", "transformers")
+    size = MIRROR_STEPS.get(backend) if isinstance(backend, str) else None
+    if size is None:
+        return tables
+    of_steps: dict[str, float] = {}
+    of_algorithm: dict[str, Any] = {}
+    if steps.get("optimizer", "mirror") == "mirror":
+        of_steps = {"p": size, "q": size}
+    has_model = estimator.get("name", "additive") == "additive"
+    if has_model and algorithm.get("lower_gradient", "model") == "model":
+        loss = 1.0 / size
+        of_algorithm = {
+            "lower_gradient": "model",
+            "lower_steps": 10,
+            "penalty": loss,
+            "robust_weight": 0.01 * loss,
+            "dual_bound": 0.01 * loss,
+            "plane_threshold": 0.001 * loss,
+        }
+        of_steps |= {"lam": 0.1 * loss, **({"z": size} if of_steps else {})}
+    return {
+        **tables,
+        "algorithm": {**of_algorithm, **algorithm},
+        "steps": {**of_steps, **steps},
+    }
