@@ -355,8 +355,8 @@ def status(
 def estimate(config: str, assignments: tuple[str, ...], workers: int, like: Path | None) -> int:
     """Estimate the calls, cost and time of a run.
 
-    Starts nothing and loads no model. The cost in money is known if llm.input_price and llm.output_price
-    (per million tokens) are set; the time, if --like is:
+    Starts nothing and loads no model. Money is estimated if llm.input_price and llm.output_price
+    (per million tokens) are set, time if --like is given:
 
     \b
         asyndbt estimate mine.toml --set llm.input_price=0.15 --like runs/earlier.h5
