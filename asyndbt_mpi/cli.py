@@ -54,7 +54,7 @@ def configuration_of_run(command: Command) -> Command:
 def given_configuration(source: str | None, assignments: tuple[str, ...]) -> Config | None:
     """The configuration given by --config and --set."""
     if source is None and assignments:
-        raise ConfigurationError("--set overrides keys of --config, which is missing: add it")
+        raise ConfigurationError("--set overrides keys of --config: add --config CONFIG")
     return None if source is None else load(source, assignments)
 
 

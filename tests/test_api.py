@@ -189,7 +189,7 @@ OTHERS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "fewer classes": (
         {"black_box": adbt.LossFunction(loss, adbt.Shapes(M, N, U - 1, V), WORDS)},
-        "was made with another vocabulary or other sizes",
+        "was made with a different vocabulary or different sizes",
     ),
     "other words": (
         {"black_box": adbt.LossFunction(loss, SHAPES, WORDS[::-1])},
@@ -264,7 +264,7 @@ def test_a_wrong_loss_leaves_nothing_in_the_way_of_the_next_try(tmp_path: Path) 
 @pytest.mark.parametrize("workers", [0, -1, 2.0, True])
 def test_workers_are_counted_from_one_on(workers: Any) -> None:
     for start in (adbt.simulate, adbt.iterate):
-        with pytest.raises(adbt.ConfigurationError, match="a whole number from 1 on is due"):
+        with pytest.raises(adbt.ConfigurationError, match="must be a whole number of at least 1"):
             start(config("algorithm.active_workers=1"), workers)  # type: ignore[operator]
 
 
