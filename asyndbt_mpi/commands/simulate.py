@@ -122,7 +122,7 @@ def _check_models(cluster: VirtualCluster, resumed: Resumed) -> None:
 
 def _tell_limit(server: Server, say: Say) -> None:
     if server.limit and not server.iteration:
-        raise ConfigurationError(f"{server.limit}: does not cover one iteration")
+        raise ConfigurationError(f"{server.limit}: too small for one iteration")
     if server.limit:
         say(f"the run ends by {server.limit}")
 

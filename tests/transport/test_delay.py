@@ -97,6 +97,6 @@ def test_a_trace_is_not_overwritten_by_the_run_that_draws_from_it(virtual_run: R
     path = virtual_run(run={"iterations": 5}, delay={"model": "constant", "mean": 1.0})
     before = path.read_bytes()
     settings = ("delay.model=trace", f"delay.trace={path}")
-    with pytest.raises(ConfigurationError, match="is the log to be written"):
+    with pytest.raises(ConfigurationError, match="is the log that will be written"):
         Job.of(Request("synthetic", settings, str(path), overwrite=True, debug=False), 3)
     assert path.read_bytes() == before
