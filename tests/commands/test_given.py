@@ -59,7 +59,7 @@ def test_a_log_sends_no_variable_to_nobody(
         assert result.stderr == (
             f"asyndbt: {server_run}: its run used llm.base_url = {stranger.url!r},"
             " llm.key_variable = 'DATABASE_PASSWORD', which is never taken from a log; to use"
-            " that, add --config with the configuration that the run was started with (and --set,"
+            " it, add --config with the configuration that the run was started with (and --set,"
             " as there)\n"
         )
         for command in ("show", "verify", "replay"):

@@ -62,7 +62,7 @@ def test_rank_0_has_the_result_of_a_run_that_is_a_full_citizen(shared_path: Path
 def test_every_rank_hears_why_a_run_is_refused(shared_path: Path) -> None:
     path = shared_path / "run.h5"
     adbt.run(config(2), path, black_box=box())
-    with pytest.raises(adbt.ConfigurationError, match=r"run\.h5 is there already"):
+    with pytest.raises(adbt.ConfigurationError, match=r"run\.h5 already exists"):
         adbt.run(config(2), path, black_box=box())
     with pytest.raises(adbt.ConfigurationError, match=r"made with prompt.pool = 2, not 3"):
         adbt.run(config(4), path, resume=True, black_box=box(pool=3))
