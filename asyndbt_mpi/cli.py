@@ -262,7 +262,7 @@ def sweep(
     show_default=True,
     help="What starts the ranks.",
 )
-@click.option("--dry-run", is_flag=True, help="Print the script instead of submitting it.")
+@click.option("--dry-run", is_flag=True, help="Print the sbatch command instead of running it.")
 def sbatch(
     config: str,
     further: tuple[str, ...],
@@ -277,14 +277,14 @@ def sbatch(
 ) -> int:
     """Check a run, then submit it to Slurm.
 
-    The script is a filled-in slurm/run.sbatch; a folder `slurm` of your own, with its env.sh,
-    takes precedence. Other options of sbatch follow two dashes:
+    The script is slurm/run.sbatch; a folder `slurm` of your own, with its env.sh, takes
+    precedence. Other options of sbatch follow two dashes:
 
     \b
         asyndbt sbatch mine.toml --nodes 2 --gpus-per-node 4 --time 04:00:00 \\
             --partition gpu -- --mem=64G --qos=long
     """
-    from asyndbt_mpi.commands.sbatch import Asked, check, check_time, fill, scripts, submit
+    from asyndbt_mpi.commands.sbatch import check, check_time, scripts, submission, submit
 
     workers = workers_per_node or gpus_per_node
     if workers is None:
@@ -300,15 +300,12 @@ def sbatch(
     }
     sets = [word for assignment in assignments for word in ("--set", assignment)]
     arguments = (config, *sets, *(["--output", output] if output else []))
-    asked = Asked(
-        {name: str(value) for name, value in wanted.items() if value is not None},
-        further, launcher, workers, arguments,
-    )  # fmt: skip
-    script = fill(scripts(), asked)
+    given = {name: str(value) for name, value in wanted.items() if value is not None}
+    call = submission(scripts(), given, further, launcher, workers, arguments)
     if dry_run:
-        click.echo(script.rstrip())  # verbatim, so that it can be run
+        click.echo(call)  # verbatim, so that it can be run
     else:
-        _say(submit(script))
+        _say(submit(call))
     return DONE
 
 

@@ -71,7 +71,7 @@ def _alone(
     plan = _plan(source, assignments, output, workers=None)
     if misfit(process.launcher, library, process.size):
         return _say(check_mpi([Facts(process)], source))
-    return _say(report([examine(Examiner(process), plan)], [], plan))
+    return _say(report([examine(Examiner(process), plan)], plan))
 
 
 def _together(source: str, assignments: Sequence[str], output: str | None) -> int:
@@ -117,10 +117,9 @@ def _together(source: str, assignments: Sequence[str], output: str | None) -> in
     finally:
         if probe:
             probe.remove()
-    offsets = together.clock_offsets()
     code = DONE
     if rank == SERVER:
-        code = _say(report([Facts.from_json(text) for text in texts], offsets, plan))
+        code = _say(report([Facts.from_json(text) for text in texts], plan))
     return together.from_server(code)
 
 

@@ -16,9 +16,10 @@ from asyndbt_mpi.config import Config, ConfigurationError
 from asyndbt_mpi.llm.base import LABEL_TOKENS, NoModel
 from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.reader import Log
+from asyndbt_mpi.protocol.final_tests import OF_EACH_WORKER
 from asyndbt_mpi.protocol.messages import CostBounds, Split
-from asyndbt_mpi.protocol.spending import TOKENS_PER_PRICE
-from asyndbt_mpi.task.lengths import TESTS_OF_EACH_WORKER, Lengths
+from asyndbt_mpi.protocol.spending import Spending, price
+from asyndbt_mpi.task.lengths import Lengths
 from asyndbt_mpi.task.longest import TokenCounter
 from asyndbt_mpi.task.partition import rows_of
 from asyndbt_mpi.task.synthetic import ROWS
@@ -165,19 +166,13 @@ class Estimate:
             active = min(self.config.algorithm.active_workers, self.workers)
             share = active / reports(self.config, self.workers)
             return 0.0, self._seconds([Part("", upper.calls * share, 0)]) or 0.0, 0.0
-        read = max(each.prompt_tokens for each in self.cost_bounds)
-        written = max(each.completion_tokens for each in self.cost_bounds)
-        llm = self.config.llm
-        cost = (llm.input_price * read + llm.output_price * written) / TOKENS_PER_PRICE
-        of_call = {"calls": 1, "tokens": read + written, "cost": cost}[key]
-        tested = self.config.run.evaluate_every and self.config.task.test
-        tests = (TESTS_OF_EACH_WORKER * self.workers + 1) if tested else 0
-        steps = sum(each.assignment for each in self.cost_bounds)
-        return (
-            of_call * tests * max(each.test for each in self.cost_bounds),
-            of_call * steps,
-            of_call * steps * self.config.algorithm.lower_steps,
-        )
+        spending = Spending(self.config, self.workers)
+        for worker, cost_bounds in enumerate(self.cost_bounds, start=1):
+            spending.join(worker, cost_bounds)
+        calls = sum(each.assignment for each in self.cost_bounds)
+        tests = spending.most_spent(0)[key]
+        steps = spending.most_spent(calls)[key] - tests
+        return tests, steps, steps * self.config.algorithm.lower_steps
 
     def _tokens(self, parts: Sequence[Part]) -> float | None:
         if self.config.llm.backend == "synthetic":
@@ -190,7 +185,7 @@ class Estimate:
             return None
         written = COMPLETION_TOKENS[llm.backend] * sum(part.calls for part in parts)
         read = sum(part.tokens for part in parts) - written
-        return (llm.input_price * read + llm.output_price * written) / 1e6
+        return price(llm, read, written)
 
     def _seconds(self, parts: Sequence[Part]) -> float | None:
         calls = sum(part.calls for part in parts)
@@ -254,7 +249,7 @@ def parts(
     validating = validations * sum(held[Split.VALIDATION] for held in rows)
     testing = 0
     if run.evaluate_every and config.task.test:
-        testing = sum(TESTS_OF_EACH_WORKER * held[Split.TEST] for held in rows)
+        testing = sum(OF_EACH_WORKER * held[Split.TEST] for held in rows)
         testing += rows[0][Split.TEST]
     return (
         Part(

@@ -1,10 +1,14 @@
-"""`asyndbt sbatch`: a run checked on the login node, then a batch script for it."""
+"""`asyndbt sbatch`: a run checked on the login node, then submitted with run.sbatch.
 
+Options on sbatch's command line win over those of the script; the environment carries the rest.
+"""
+
+import os
 import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,23 +30,20 @@ OWN_OPTIONS = {
     "nodes": "-N", "time": "-t", "gpus-per-node": "", "cpus-per-task": "-c", "partition": "-p",
     "account": "-A", "job-name": "-J", "ntasks-per-node": "",
 }  # fmt: skip
-"""What is checked, or filled in, and its short form."""
-OPTION = re.compile(r"^##?SBATCH .*$", re.MULTILINE)
+"""What is checked, or worked out, and its short form."""
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What the command line asked of Slurm.
+class Submission:
+    """A call of sbatch: its ``command``, and ``variables`` for its environment and the job's."""
 
-    ``options`` are sbatch's by name, ``further`` more of them as words; ``arguments`` those of
-    `asyndbt run`.
-    """
+    command: tuple[str, ...]
+    variables: dict[str, str]
 
-    options: dict[str, str]
-    further: tuple[str, ...]
-    launcher: str
-    workers_per_node: int
-    arguments: tuple[str, ...]
+    def __str__(self) -> str:
+        """As a line for a shell."""
+        set_ = [f"{name}={shlex.quote(value)}" for name, value in self.variables.items()]
+        return " ".join([*set_, shlex.join(self.command)])
 
 
 def check(source: str, assignments: Sequence[str], output: str | None, workers: int) -> Config:
@@ -93,80 +94,70 @@ def scripts() -> Path:
     return own if all((own / name).is_file() for name in NEEDED) else SHIPPED
 
 
-def fill(folder: Path, asked: Asked) -> str:
-    """The text of run.sbatch in ``folder``, with what was asked for in its places.
+def submission(
+    folder: Path,
+    options: Mapping[str, str],
+    further: Sequence[str],
+    launcher: str,
+    workers_per_node: int,
+    arguments: Sequence[str],
+) -> Submission:
+    """The call of sbatch for `asyndbt run` with ``arguments``, by run.sbatch in ``folder``.
+
+    ``options`` are sbatch's by name, ``further`` more of them as words.
 
     Raises
     ------
     ConfigurationError
-        What was asked for has no place in a script, or the script has no such place any more.
+        One of the words cannot be given to sbatch, or would mean something else to it.
     """
-    _check(asked, folder)
-    text = (folder / "run.sbatch").read_text()
-    for name, value in asked.options.items():
-        line = f"#SBATCH --{name}={shlex.quote(value)}"
-        text = _put(text, rf"^##?SBATCH --{name}=.*$", line, folder)
-    if asked.further:
-        last = list(OPTION.finditer(text))[-1].end()
-        lines = "".join(f"\n#SBATCH {shlex.quote(word)}" for word in asked.further)
-        text = text[:last] + lines + text[last:]
-    words = " ".join(map(shlex.quote, asked.arguments))
-    settings = {
-        r"^LAUNCHER=.*$": f"LAUNCHER={asked.launcher}",
-        r"^# WORKERS_PER_NODE=.*$": f"WORKERS_PER_NODE={asked.workers_per_node}",
-        r"^ASYNDBT_SLURM=.*$": f"ASYNDBT_SLURM={shlex.quote(str(folder))}{_environment()}",
-        r"^ARGUMENTS=.*$": f"ARGUMENTS=({words})",
+    _check(options, further, (*arguments, str(folder)))
+    variables = {
+        "LAUNCHER": launcher,
+        "WORKERS_PER_NODE": str(workers_per_node),
+        "ASYNDBT_SLURM": str(folder),
     }
-    for pattern, line in settings.items():
-        text = _put(text, pattern, line, folder)
-    return text
+    if sys.prefix != sys.base_prefix and not os.environ.get("ASYNDBT_VENV"):
+        variables["ASYNDBT_VENV"] = sys.prefix  # the virtual environment of this very command
+    own = [f"--{name}={value}" for name, value in options.items()]
+    # Whatever SBATCH_EXPORT says, the job needs the variables.
+    command = ["sbatch", "--export=ALL", *own, *further, str(folder / "run.sbatch"), *arguments]
+    return Submission(tuple(command), variables)
 
 
-def _check(asked: Asked, folder: Path) -> None:
+def _check(options: Mapping[str, str], further: Sequence[str], others: Sequence[str]) -> None:
     """What stands behind the dashes must be options, and none that was checked before them.
 
-    Nothing may hold a line break, which would begin a line of the script, nor be taken for an
-    option where it is none.
+    Nothing may hold what cannot be seen, nor be taken for an option where it is none.
     """
-    for word in (*asked.options.values(), *asked.further, *asked.arguments, str(folder)):
+    for word in (*options.values(), *further, *others):
         try:
             check_line(word)
         except ValueError as error:
-            raise ConfigurationError(f"{shown(word)}: {error}, in a batch script") from error
-    for name, value in asked.options.items():
+            raise ConfigurationError(f"{shown(word)}: {error}, for sbatch") from error
+    for name, value in options.items():
         if not value.strip():
             raise ConfigurationError(f"--{name} is empty: give a name, or leave it out")
-    if asked.arguments[0].startswith("-"):
-        raise ConfigurationError(f"{shown(asked.arguments[0])}: put ./ before it")
-    for word in asked.further:
+    if others[0].startswith("-"):
+        raise ConfigurationError(f"{shown(others[0])}: put ./ before it")
+    for word in further:
         name = word.partition("=")[0].removeprefix("--")
-        if not word.startswith("-"):
+        if not word.startswith("-") or not name.strip("-"):
             raise ConfigurationError(f"{shown(word)}: sbatch has no such option; they begin with -")
+        if word.startswith("--") and "export".startswith(name):
+            raise ConfigurationError(
+                f"{shown(word)}: the job gets all variables: set them before asyndbt sbatch"
+            )
         for own, short in OWN_OPTIONS.items():
             # sbatch takes the beginning of a name for it, and letters without a space.
-            if (word.startswith("--") and name and own.startswith(name)) or (
+            if (word.startswith("--") and own.startswith(name)) or (
                 short and word.startswith(short)
             ):
                 raise ConfigurationError(f"{shown(word)}: give --{own} before the two dashes")
 
 
-def _put(text: str, pattern: str, line: str, folder: Path) -> str:
-    filled, found = re.subn(pattern, lambda _: line, text, count=1, flags=re.MULTILINE)
-    if not found:
-        place = pattern.strip("^$").removesuffix(".*").replace("##?", "#")
-        raise ConfigurationError(f"{folder / 'run.sbatch'}: has no line {place}... to fill in")
-    return filled
-
-
-def _environment() -> str:
-    """A line for env.sh: the virtual environment that this very command runs in, if it does."""
-    if sys.prefix == sys.base_prefix:
-        return ""
-    return f"\nASYNDBT_VENV=${{ASYNDBT_VENV:-{shlex.quote(sys.prefix)}}}"
-
-
-def submit(script: str) -> str:
-    """Give ``script`` to sbatch; what that answers.
+def submit(wanted: Submission) -> str:
+    """Call sbatch; what that answers.
 
     Raises
     ------
@@ -175,11 +166,12 @@ def submit(script: str) -> str:
     """
     try:
         answer = subprocess.run(
-            ["sbatch"], input=script, capture_output=True, text=True, check=False
-        )
+            wanted.command, env=os.environ | wanted.variables, capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
     except FileNotFoundError as error:
         raise ConfigurationError(
-            "there is no sbatch here: submit from a login node, or print the script: --dry-run"
+            "there is no sbatch here: submit from a login node, or print its line: --dry-run"
         ) from error
     if answer.returncode:
         said = [line for line in answer.stderr.splitlines() if line.strip()]

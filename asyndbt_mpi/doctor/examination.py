@@ -9,7 +9,6 @@ from typing import TypeVar
 
 from asyndbt_mpi.config import Config, ConfigurationError
 from asyndbt_mpi.doctor import cores, gpus
-from asyndbt_mpi.doctor.clock import check_clocks
 from asyndbt_mpi.doctor.cores import check_cores
 from asyndbt_mpi.doctor.facts import SERVER, Facts, Process, Shared
 from asyndbt_mpi.doctor.findings import Finding, grouped, merged, ok, problem, ranks_in_words
@@ -32,7 +31,7 @@ ALIKE = 8
 """Number of similar lines shown for a large job."""
 
 SUBJECTS = (
-    *("MPI", "versions", "ULFM", "cores", "clocks", "GPUs"),
+    *("MPI", "versions", "ULFM", "cores", "GPUs"),
     *("output", "HDF5 locking", "shared folder", "answers", "model", "data", "rows"),
 )
 """Subjects in the order of the report."""
@@ -153,8 +152,8 @@ def _rows(plan: Plan, rank: int) -> list[Finding]:
     return [ok("rows", "whether they fit into the model's context is checked once it is loaded")]
 
 
-def report(facts: Sequence[Facts], offsets: Sequence[float], plan: Plan) -> list[Finding]:
-    """All findings, in the order of the `SUBJECTS`; ``offsets`` as in `check_clocks`."""
+def report(facts: Sequence[Facts], plan: Plan) -> list[Finding]:
+    """All findings, in the order of the `SUBJECTS`."""
     llm = plan.config.llm
     on_cpu = not any(each.gpus and each.gpus.taken for each in facts)
     found = [
@@ -162,7 +161,6 @@ def report(facts: Sequence[Facts], offsets: Sequence[float], plan: Plan) -> list
         *check_versions(facts),
         *check_deaths(facts),
         *check_cores(facts, computing=llm.backend == "transformers" and on_cpu),
-        *check_clocks(facts, offsets),
         *check_gpus(facts, llm),
         *check_shared(facts, answers=plan.answers is not None),
         *check_digests(facts),

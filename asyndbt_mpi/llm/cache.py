@@ -21,12 +21,6 @@ class CachedModel:
     its digest and answer in memory take less room than a prompt's text, so that nothing is kept
     twice.  ``entries`` then has no effect.
 
-    Attributes
-    ----------
-    hits, misses : int
-        Prompts answered without the model, and by it.  A prompt that comes twice in one call
-        is asked once, so its second coming is a hit.
-
     Raises
     ------
     ValueError
@@ -41,13 +35,11 @@ class CachedModel:
         self.model = model
         self.description = model.description
         self.at_once: int | None = None
-        self.hits = 0
-        self.misses = 0
         # Not "store or": without answers it would count as false.
         self._memory = _Recent(entries) if store is None else store
 
     def label_log_probabilities(self, prompts: Sequence[Prompt], labels: Sequence[str]) -> Scores:
-        """As the model's own; ``calls`` and tokens are those of the misses.
+        """As the model's own; ``calls`` and tokens are those of the prompts that were asked.
 
         Unrecognised are all prompts whose labels are equally probable, whoever was asked.
         """
@@ -71,8 +63,6 @@ class CachedModel:
             calls += paid.calls
             prompt_tokens += paid.prompt_tokens
             completion_tokens += paid.completion_tokens
-        self.misses += len(missing)
-        self.hits += len(prompts) - len(missing)
         log_probabilities = np.empty((len(prompts), len(asked)))
         for row, question in enumerate(questions):
             log_probabilities[row] = answers[question]

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 import h5py
@@ -14,6 +13,7 @@ from asyndbt_mpi.log.reader import Log, Stationarity
 from asyndbt_mpi.log.storage.journal import finish
 from asyndbt_mpi.log.storage.lock import LogLock
 from asyndbt_mpi.log.storage.preallocate import reserve
+from asyndbt_mpi.log.storage.publish import hidden, replace
 
 CHUNK = 1024
 SPARE_BYTES = 1 << 18
@@ -35,34 +35,33 @@ def add_stationarity(path: str | os.PathLike[str], found: Stationarity) -> None:
     """
     Log(path).close()
     log = Path(path)
-    copy: str | None = None
+    copy: Path | None = None
     lock = LogLock(log)  # a run that is resumed meanwhile would go on in what is replaced here
     try:
-        # A name of its own: two processes may be at the same log.
-        handle, copy = tempfile.mkstemp(prefix=f".{log.name}.", dir=log.parent)
-        os.close(handle)
+        copy = hidden(log)
+        shutil.copymode(log, copy)  # before there is anything to read
         shutil.copy2(log, copy)
         finish(copy)
         _reserve(copy, found)
         _write(copy, found)
-        os.replace(copy, log)
+        replace(copy, log)
     except (OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise LogWriteError(f"{log}: stays as it was, for its copy failed: {reason}") from error
     finally:
         lock.release()
-        if copy and os.path.exists(copy):
-            os.unlink(copy)
+        if copy:
+            copy.unlink(missing_ok=True)
 
 
-def _reserve(copy: str, found: Stationarity) -> None:
+def _reserve(copy: Path, found: Stationarity) -> None:
     rows = -(-len(found.iteration) // CHUNK) * CHUNK
     with open(copy, "r+b") as file:
         size = 8 * rows * (1 + len(schema.STATIONARITY)) + SPARE_BYTES
         reserve(file.fileno(), os.path.getsize(copy), size)
 
 
-def _write(copy: str, found: Stationarity) -> None:
+def _write(copy: Path, found: Stationarity) -> None:
     with h5py.File(copy, "r+", locking=False) as file:
         if "stationarity" in file:
             del file["stationarity"]
@@ -75,5 +74,3 @@ def _write(copy: str, found: Stationarity) -> None:
         file.flush()
         end = file.id.get_filesize()
     os.truncate(copy, end)  # HDF5 does not give back what was reserved
-    with open(copy, "r+b") as file:
-        os.fsync(file.fileno())

@@ -14,9 +14,7 @@ CHUNK_BYTES = 1 << 18
 LONGEST_CHUNK = 512
 
 
-def create(
-    file: h5py.File, column: Column, config: Config, shapes: Shapes, workers: int
-) -> h5py.Dataset:
+def create(file: h5py.File, column: Column, config: Config, shapes: Shapes, workers: int) -> None:
     """The empty dataset of ``column``."""
     row = column.row_shape(shapes, workers)
     fitting = CHUNK_BYTES // (column.dtype.itemsize * int(np.prod(row)))
@@ -28,7 +26,7 @@ def create(
         compression = {"compression": config.log.compression, "shuffle": True}
         if config.log.compression == "gzip":
             compression["compression_opts"] = 1  # more costs time and saves next to nothing
-    return file.create_dataset(
+    file.create_dataset(
         column.path,
         (0, *row),
         column.dtype,
@@ -54,11 +52,6 @@ def create_texts(
         length = Column(path, axes, schema.TEXT).row_shape(shapes, workers)
         dataset = file.create_dataset(path, length, schema.TEXT, maxshape=(None,))
         dataset[:] = list(texts)
-
-
-def chunk_bytes(dataset: h5py.Dataset) -> int:
-    """Size of one chunk before it is compressed."""
-    return int(dataset.dtype.itemsize * np.prod(dataset.chunks))
 
 
 def append(

@@ -164,8 +164,6 @@ ROWS_BY_GROUP = np.dtype([(group, "i8") for group in groups("l1")])
 """Type of the root attributes ``committed_rows``, how many rows of each group are in the file, and
 ``kept_rows``, how many of them there were when the run was started last."""
 
-NO_ROWS = np.zeros((), dtype=ROWS_BY_GROUP)
-
 
 def rows_by_group(rows: Mapping[str, int]) -> np.ndarray:
     """``rows`` of every group as such an attribute."""

@@ -20,30 +20,18 @@ from typing import Literal, Self
 import h5py
 import numpy as np
 
-from asyndbt_mpi import __version__
 from asyndbt_mpi.algorithm.types import FloatArray
 from asyndbt_mpi.config import Config
-from asyndbt_mpi.log import batches, checksums, datasets, rows, schema
-from asyndbt_mpi.log.batches import Batches
+from asyndbt_mpi.log import checksums, rows, schema
 from asyndbt_mpi.log.datasets import CHUNK_BYTES
 from asyndbt_mpi.log.errors import LogError, LogWriteError
 from asyndbt_mpi.log.file import check_no_link
 from asyndbt_mpi.log.reader import Log
-from asyndbt_mpi.log.schema import Column, Transport
-from asyndbt_mpi.log.storage.journal import (
-    HDF5_ERRORS,
-    SPARE_BYTES,
-    JournaledFile,
-    cause_of,
-)
+from asyndbt_mpi.log.schema import Transport
+from asyndbt_mpi.log.storage.journal import HDF5_ERRORS, SPARE_BYTES, JournaledFile, cause_of
 from asyndbt_mpi.log.storage.lock import LogLock
-from asyndbt_mpi.log.storage.publish import (
-    check_free,
-    check_replaceable,
-    hidden,
-    replace,
-    settle,
-)
+from asyndbt_mpi.log.storage.publish import check_free, check_replaceable, hidden, replace, settle
+from asyndbt_mpi.log.tables import Tables, create
 from asyndbt_mpi.protocol.messages import Shapes
 from asyndbt_mpi.protocol.records import Estimation, Evaluation, Event, EventKind, Iteration, Record
 
@@ -99,7 +87,7 @@ class Writer:
             undo.callback(self._abandon)
             self.file = h5py.File(self._disk, "w", rdcc_nbytes=2 * CHUNK_BYTES)
             with self._writing():
-                self._lay_out(config, shapes, workers, vocabulary, z0)
+                self._tables = create(self.file, config, shapes, workers, vocabulary, z0)
                 self._describe(config, shapes, workers, transport, data_digest)
                 self._commit()
             (replace if overwrite else settle)(made, self.path)
@@ -140,7 +128,7 @@ class Writer:
                 undo.callback(writer._abandon)
                 writer._disk.settle()
                 writer.file = h5py.File(writer._disk, "r+", rdcc_nbytes=2 * CHUNK_BYTES)
-                writer._take_over(log, counted or {})
+                writer._take_over(log, config, counted or {})
                 writer._describe(config, log.shapes, log.workers, log.transport, data_digest)
                 writer._commit()
             undo.pop_all()
@@ -160,9 +148,8 @@ class Writer:
         self.clock = clock
         self.every = schema.period(config)
         self.samples = shapes.samples
-        self.groups = schema.groups(config.algorithm.lower_distance)
-        self.waiting: dict[str, list[rows.Row]] = {group: [] for group in self.groups}
-        self.lengths = dict.fromkeys(self.groups, 0)
+        groups = schema.groups(config.algorithm.lower_distance)
+        self.waiting: dict[str, list[rows.Row]] = {group: [] for group in groups}
         iteration_bytes = 8 * (workers + 1) * shapes.positions * shapes.words
         self.batch = max(1, min(LARGEST_BATCH, LARGEST_BATCH_BYTES // iteration_bytes))
         # The newest iterates where log.iterates left them out: close() stores the last ones.
@@ -179,42 +166,14 @@ class Writer:
         self._failure: LogWriteError | None = None
         self._closed = False
 
-    def _lay_out(
-        self,
-        config: Config,
-        shapes: Shapes,
-        workers: int,
-        vocabulary: Sequence[str],
-        z0: FloatArray,
-    ) -> None:
-        """The datasets of a new log."""
-        nothing = [""] * workers
-        datasets.create_texts(self.file, shapes, workers, vocabulary, nothing, nothing, nothing)
-        self.datasets = {
-            column.path: datasets.create(self.file, column, config, shapes, workers)
-            for columns in self.groups.values()
-            for column in columns
-        }
-        batches.create(self.file)
-        self._batches = Batches(self.file, self.groups)
-        self._append(self.groups["iteration"][0], 0, [z0])
-        self._batches.end(self.lengths)
-
-    def _take_over(self, log: Log, counted: Mapping[str, int]) -> None:
-        """The datasets of ``log``, without the rows that count no more."""
+    def _take_over(self, log: Log, config: Config, counted: Mapping[str, int]) -> None:
+        """The tables of ``log``, without the rows that count no more."""
         self._starts = log.starts + 1
         self._seconds = np.nan_to_num(log.logging_seconds)
         self._committed = log.committed
-        self.lengths = {
-            group: counted.get(group, log.count(group)) for group in self.groups
-        }  # fmt: skip
-        self._batches = Batches(self.file, self.groups)
-        self.datasets = {}
-        for group, columns in self.groups.items():
-            for column in columns:
-                dataset = self.datasets[column.path] = self.file[column.path]
-                dataset.resize(self.lengths[group] + (column.path == "iteration/z"), axis=0)
-        if not self._batches.cut(self.lengths):
+        lengths = {group: counted.get(group, log.count(group)) for group in self.waiting}
+        self._tables = Tables(self.file, config, lengths)
+        if not self._tables.cut():
             raise LogError(f"{log.path}: is damaged; asyndbt verify tells where")
 
     def _abandon(self) -> None:
@@ -267,12 +226,8 @@ class Writer:
         data_digest: str,
     ) -> None:
         """The attributes of the root, as long as the run goes on."""
-        lengths = schema.rows_by_group(self.lengths)
-        self.file.attrs.update(
+        self._tables.describe(
             {
-                "format": schema.FORMAT,
-                "format_version": schema.FORMAT_VERSION,
-                "package_version": __version__,
                 "config": config.to_toml(),
                 "seed": config.run.seed,
                 "workers": workers,
@@ -287,13 +242,8 @@ class Writer:
                 "status": "running",
                 "logging_seconds": self._seconds,
                 "starts": self._starts,
-                "kept_rows": lengths,
-                "committed_rows": lengths,
-                "committed": np.int64(self.lengths["iteration"]),
             }
         )
-        checksums.seal(self.file)
-        self._sealed = checksums.parts(self.file)
 
     def write(self, record: Record) -> None:
         """Take a record in; what has waited long enough, or is too much, goes to the file."""
@@ -331,7 +281,7 @@ class Writer:
     def _gather(self, iteration: Iteration) -> None:
         keep = schema.kept(iteration.number, self.every)
         z_row = iteration.number + 1
-        first_report = self.lengths["report"] + len(self.waiting["report"])
+        first_report = self._tables.lengths["report"] + len(self.waiting["report"])
         self.waiting["iteration"].append(rows.iteration_row(iteration, keep))
         self.waiting["report"].extend(
             rows.report_row(used, iteration.number, keep) for used in iteration.reports
@@ -357,69 +307,21 @@ class Writer:
     def flush(self) -> None:
         """Write and commit everything that was taken in."""
         started = self.clock()
-        new = False
         with self._writing():
-            for group, columns in self.groups.items():
-                gathered, self.waiting[group] = self.waiting[group], []
-                if gathered:
-                    self._append_rows(group, columns, gathered)
-                    new = True
-            if new:
-                self._batches.end(self.lengths)
+            gathered, self.waiting = self.waiting, {group: [] for group in self.waiting}
+            self._tables.append(gathered)
             if self._drops:
-                self._enter_drops()
+                self._tables.enter_drops(self._drops)
+                self._drops = []
             if self._hellos:
-                self._enter_hellos()
+                self._tables.enter_hellos(self._hellos)
+                self._hellos = {}
             self.file.flush()  # the counts come last, for those who read beside the run
-            self._set("committed_rows", schema.rows_by_group(self.lengths))
-            self._set("logging_seconds", self._seconds)
-            self._set("committed", np.int64(self.lengths["iteration"]))
-            self.file.attrs.modify(checksums.SEAL, checksums.of_parts(self._sealed))
+            self._tables.count(self._seconds)
             self._commit()
-        self._committed = self.lengths["iteration"]
+        self._committed = self._tables.lengths["iteration"]
         self._written = self.clock()
         self._seconds += self._written - started
-
-    def _append_rows(
-        self, group: str, columns: tuple[Column, ...], gathered: list[rows.Row]
-    ) -> None:
-        for column, values in zip(columns, zip(*gathered, strict=True), strict=True):
-            start = self.lengths[group] + (column.path == "iteration/z")  # its row 0: the start
-            self._append(column, start, values)
-        self.lengths[group] += len(gathered)
-
-    def _append(self, column: Column, start: int, values: Sequence[object]) -> None:
-        some = column.dtype == schema.TEXT or (column.iterate and self.every > 1)
-        append = datasets.append_some if some else datasets.append
-        before = self._batches.checksums[column.path]
-        self._batches.checksums[column.path] = append(
-            self.datasets[column.path], column, start, values, before
-        )
-
-    def _set(self, name: str, value: object) -> None:
-        """Change an attribute of the root, which is sealed again later."""
-        self.file.attrs.modify(name, value)
-        self._sealed[name] = checksums.of_attribute(value)
-
-    def _enter_drops(self) -> None:
-        """Bring /plane/dropped up to date, from the oldest plane that is concerned."""
-        planes, positions, iterations = np.array(self._drops).T
-        self._drops = []
-        first = int(planes.min())
-        dropped = self.datasets["plane/dropped"][first:]
-        dropped[planes - first, positions] = iterations
-        self.datasets["plane/dropped"][first:] = dropped
-        self._batches.renew("plane/dropped", first)
-
-    def _enter_hellos(self) -> None:
-        """Keep what workers say of themselves."""
-        for column, name in enumerate(("worker/description", "worker/cost_bounds", "worker/model")):
-            texts = self.file[name].asstr()[:]
-            for worker, said in self._hellos.items():
-                texts[worker - 1] = said[column]
-            self.file[name][:] = texts
-            self._sealed[name] = checksums.of_some(Column(name, "R", schema.TEXT), list(texts))
-        self._hellos = {}
 
     def close(self, status: Literal["finished", "interrupted"]) -> None:
         """Write what waits, and the last iterates if log.iterates left them out; then close.
@@ -438,11 +340,7 @@ class Writer:
 
     def _store_withheld(self) -> None:
         with self._writing():
-            for path, row, iterate in self._withheld:
-                self.datasets[path][row] = iterate
-            for path in dict.fromkeys(path for path, _, _ in self._withheld):
-                first = min(row for each, row, _ in self._withheld if each == path)
-                self._batches.renew(path, first)
+            self._tables.enter_iterates(self._withheld)
             self._commit()
 
     def _let_go(self, status: schema.Status) -> None:

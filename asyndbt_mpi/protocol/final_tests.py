@@ -8,6 +8,9 @@ from asyndbt_mpi.algorithm.random import Purpose, stream
 from asyndbt_mpi.algorithm.types import FloatArray, IntArray
 from asyndbt_mpi.protocol.messages import WITHOUT, Candidate, EvaluationRequest, Split
 
+OF_EACH_WORKER = 3
+"""Tests of its own; the one of the untuned prompt comes on top, once for all workers."""
+
 
 class FinalTests:
     """Hands out the test evaluations.

@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, astuple, dataclass, field
 from typing import Literal, TypeAlias
 
-from asyndbt_mpi.config import Config
+from asyndbt_mpi.config import Config, Llm
+from asyndbt_mpi.protocol.final_tests import OF_EACH_WORKER
 from asyndbt_mpi.protocol.messages import CostBounds, Costs, MalformedMessage
-
-TOKENS_PER_PRICE = 1e6
 
 AnswerKind: TypeAlias = Literal["assignment", "validation", "test"]
 """What an answer is for; a field of `CostBounds`."""
@@ -31,6 +30,11 @@ class _Worker:
         return calls
 
 
+def price(llm: Llm, prompt_tokens: float, completion_tokens: float) -> float:
+    """What so many tokens cost; the prices are those of a million."""
+    return (prompt_tokens * llm.input_price + completion_tokens * llm.output_price) / 1e6
+
+
 class Spending:
     """What a run has spent and may still spend.
 
@@ -47,13 +51,12 @@ class Spending:
     ) -> None:
         self.most = most or {}
         self.budget = config.budget
-        self.prices = config.llm.input_price, config.llm.output_price
+        self.llm = config.llm
         self.workers = workers
         self.spent = Costs()
         self.replaying = False
-        # A test of the tuned, the random and the consensus' prompt of each worker, and of one
-        # untuned prompt (see `FinalTests`).
-        self._tests = 3 * workers + 1 if config.run.evaluate_every and config.task.test else 0
+        tested = config.run.evaluate_every and config.task.test
+        self._tests = OF_EACH_WORKER * workers + 1 if tested else 0
         self._by_worker: dict[int, _Worker] = {}
         self._written_off = 0
 
@@ -154,20 +157,29 @@ class Spending:
             return f"budget.seconds = {budget.seconds:g}"
         if not (budget.calls or budget.tokens or budget.cost):
             return None
+        for name, most in self.most_spent(calls, testing).items():
+            limit = getattr(budget, name)
+            if limit and most > limit:
+                shown = f"{limit:g}" if isinstance(limit, float) else limit
+                return f"budget.{name} = {shown}"
+        return None
+
+    def most_spent(self, calls: int, testing: bool = False) -> dict[str, float]:
+        """Upper bounds of what is spent after ``calls`` more, by name of the budget's limits.
+
+        With all that is reserved, and the tests at the end unless they are what is ``testing``.
+        """
         bounds = [each.cost_bounds for each in self._by_worker.values()]
         if not testing:
             calls += self._tests * max((each.test for each in bounds), default=0)
         calls += self.reserved + self._written_off
-        if budget.calls and self.spent.calls + calls > budget.calls:
-            return f"budget.calls = {budget.calls}"
         # What is not known yet costs as much as the longest prompt of all.
         prompt = self.spent.prompt_tokens
         prompt += calls * max((each.prompt_tokens for each in bounds), default=0)
         completion = self.spent.completion_tokens
         completion += calls * max((each.completion_tokens for each in bounds), default=0)
-        if budget.tokens and prompt + completion > budget.tokens:
-            return f"budget.tokens = {budget.tokens}"
-        cost = (prompt * self.prices[0] + completion * self.prices[1]) / TOKENS_PER_PRICE
-        if budget.cost and cost > budget.cost:
-            return f"budget.cost = {budget.cost:g}"
-        return None
+        return {
+            "calls": self.spent.calls + calls,
+            "tokens": prompt + completion,
+            "cost": price(self.llm, prompt, completion),
+        }

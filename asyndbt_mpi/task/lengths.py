@@ -7,6 +7,7 @@ import numpy as np
 from asyndbt_mpi.config import Config
 from asyndbt_mpi.llm.checkpoint import tokenizer
 from asyndbt_mpi.llm.local.tokens import Tokenizer
+from asyndbt_mpi.protocol.final_tests import OF_EACH_WORKER
 from asyndbt_mpi.protocol.messages import Split
 from asyndbt_mpi.task.longest import TokenCounter
 from asyndbt_mpi.task.partition import WorkerData, rows_of
@@ -18,9 +19,6 @@ CHARACTERS_PER_TOKEN = 4
 """Roughly, for English text, if no tokenizer is available."""
 TEXTS = 1000
 """Prompts tokenised at a time: each takes some kilobytes meanwhile."""
-
-TESTS_OF_EACH_WORKER = 3
-"""Tuned, random and consensus; the untuned prompt is scored once for all workers."""
 
 
 def token_counter(config: Config) -> tuple[TokenCounter, str]:
@@ -73,8 +71,8 @@ class Lengths:
         workers = len(self.data)
         shown = self._mean(split, words=False, demonstrations=True)
         bare = self._mean(split, words=False, demonstrations=False)
-        tests = TESTS_OF_EACH_WORKER * workers + 1
-        return ((TESTS_OF_EACH_WORKER - 1) * workers * full + workers * shown + bare) / tests
+        tests = OF_EACH_WORKER * workers + 1
+        return ((OF_EACH_WORKER - 1) * workers * full + workers * shown + bare) / tests
 
     def _mean(self, split: Split, words: bool, demonstrations: bool) -> float:
         holders = [held for held in self.data.values() if rows_of(held, split)]

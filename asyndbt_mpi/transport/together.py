@@ -2,7 +2,6 @@
 
 import math
 import os
-import time
 from collections.abc import Callable
 from hashlib import blake2b
 
@@ -23,7 +22,6 @@ from asyndbt_mpi.transport.mpi import (
     survives_deaths,
 )
 
-CLOCK_ROUNDS = 5
 PRESENT = 1
 """Tag with which ranks say that they are there."""
 LATER_SECONDS = 0.5
@@ -153,31 +151,6 @@ class Together:
         own, everyones = np.array([value]), np.empty(self._size, np.int64)
         self._complete(self._comm.Iallgather(own, everyones), own, everyones)
         return everyones
-
-    def clock_offsets(self) -> list[float]:
-        """Every rank's wall clock less rank 0's, in seconds, at rank 0; nothing at the others.
-
-        Of some rounds there and back the fastest counts, in whose middle the other clock was read:
-        so it is known to half of that round (Cristian, Distributed Computing 3, 1989).
-        """
-        clock = np.zeros(1)
-        if self._rank != SERVER:
-            for _ in range(CLOCK_ROUNDS):
-                self._comm.Recv(clock, SERVER)
-                clock[0] = time.time()
-                self._comm.Send(clock, SERVER)
-            return []
-        offsets = [0.0]
-        for rank in range(1, self._size):
-            rounds = []
-            for _ in range(CLOCK_ROUNDS):
-                sent = time.time()
-                self._comm.Send(clock, rank)
-                self._comm.Recv(clock, rank)
-                back = time.time()
-                rounds.append((back - sent, float(clock[0]) - (sent + back) / 2))
-            offsets.append(min(rounds)[1])
-        return offsets
 
 
 def _digest(token: str) -> int:

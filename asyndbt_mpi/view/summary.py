@@ -12,6 +12,7 @@ from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.text import printable
 from asyndbt_mpi.protocol.messages import Candidate, Split
 from asyndbt_mpi.protocol.records import EventKind
+from asyndbt_mpi.protocol.spending import price
 
 MOST_ROWS = 32
 """Number of workers whose words are shown; means are always over all workers."""
@@ -28,9 +29,6 @@ ROWS = (
     (Candidate.TUNED, "tuned"),
     (Candidate.CONSENSUS, "tuned, with the consensus words"),
 )
-
-
-TOKENS_OF_A_PRICE = 1e6
 
 COMINGS = {
     EventKind.LOST: "lost",
@@ -129,10 +127,9 @@ def _costs(log: Log) -> list[str]:
     if completion:
         tokens += f", {completion:,} completion tokens"
     lines = [f"{calls:,} calls, {tokens}, {seconds:.1f} {clock}"]
-    prices = log.config.llm
-    if prices.input_price or prices.output_price:
-        cost = prompt * prices.input_price + completion * prices.output_price
-        lines.append(f"{cost / TOKENS_OF_A_PRICE:,.2f} at the prices of [llm]")
+    llm = log.config.llm
+    if llm.input_price or llm.output_price:
+        lines.append(f"{price(llm, prompt, completion):,.2f} at the prices of [llm]")
     asked, paid = (int(log[f"event/{name}"].sum()) for name in ("prompts", "llm_calls"))
     if paid < asked:
         lines.append(f"{1 - paid / asked:.0%} of the prompts were repeats, and free")

@@ -1,7 +1,6 @@
-"""asyndbt sbatch: run.sbatch filled in; and asyndbt status, which the scripts ask."""
+"""asyndbt sbatch: what sbatch is called with; and asyndbt status, which the scripts ask."""
 
 import os
-import shlex
 import shutil
 import subprocess
 import sys
@@ -9,57 +8,43 @@ from pathlib import Path
 
 import pytest
 
-from asyndbt_mpi.commands.sbatch import SHIPPED, Asked, check_time, fill
+from asyndbt_mpi.commands.sbatch import SHIPPED, check_time, submission
 from asyndbt_mpi.config import ConfigurationError
 from tests.commands.test_commands import ASYNDBT, asyndbt
 
-ASKED = Asked({"nodes": "3", "gpus-per-node": "2"}, (), "srun", 2, ("demo", "--set", "a.b=x y"))
+OPTIONS = {"nodes": "3", "gpus-per-node": "2"}
+ARGUMENTS = ("demo", "--set", "a.b=x y")
 
 
-def test_the_script_is_filled_in() -> None:
-    lines = fill(SHIPPED, ASKED).splitlines()
-    assert lines[0] == "#!/bin/bash"
-    for line in (
-        "#SBATCH --nodes=3",
-        "#SBATCH --gpus-per-node=2",
-        "##SBATCH --account=NAME",
-        "LAUNCHER=srun",
-        "WORKERS_PER_NODE=2",
-        f"ASYNDBT_SLURM={shlex.quote(str(SHIPPED))}",
-        "ARGUMENTS=(demo --set 'a.b=x y')",
-    ):
-        assert lines.count(line) == 1, line
+def test_options_go_before_the_script_and_arguments_behind() -> None:
+    call = submission(SHIPPED, OPTIONS, ("--qos=long", "--mem=1G"), "srun", 2, ARGUMENTS)
+    assert call.command == (
+        *("sbatch", "--export=ALL", "--nodes=3", "--gpus-per-node=2", "--qos=long", "--mem=1G"),
+        *(str(SHIPPED / "run.sbatch"), "demo", "--set", "a.b=x y"),
+    )
+    assert call.variables["LAUNCHER"] == "srun"
+    assert call.variables["WORKERS_PER_NODE"] == "2"
+    assert call.variables["ASYNDBT_SLURM"] == str(SHIPPED)
 
 
-def test_further_options_come_behind_the_others() -> None:
-    asked = Asked({}, ("--qos=long", "--mem=1G"), "mpiexec", 1, ("demo",))
-    lines = fill(SHIPPED, asked).splitlines()
-    at = lines.index("#SBATCH --qos=long")
-    assert lines[at + 1] == "#SBATCH --mem=1G"
-    assert not any(line.startswith("#SBATCH") for line in lines[at + 2 :])
-    assert not any(line and not line.startswith("#") for line in lines[:at])
-
-
-def test_the_script_is_bash() -> None:
-    script = fill(SHIPPED, ASKED)
-    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
-
-
-def test_a_script_of_ones_own_without_the_place(tmp_path: Path) -> None:
-    text = (SHIPPED / "run.sbatch").read_text().replace("#SBATCH --nodes=1\n", "")
-    (tmp_path / "run.sbatch").write_text(text)
-    with pytest.raises(ConfigurationError, match=r"has no line #SBATCH --nodes=\.\.\. to fill in"):
-        fill(tmp_path, ASKED)
+def test_the_virtual_environment_is_this_one_unless_another_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("ASYNDBT_VENV", raising=False)
+    assert submission(SHIPPED, {}, (), "srun", 2, ("demo",)).variables["ASYNDBT_VENV"] == sys.prefix
+    monkeypatch.setenv("ASYNDBT_VENV", "/own")
+    assert "ASYNDBT_VENV" not in submission(SHIPPED, {}, (), "srun", 2, ("demo",)).variables
 
 
 @pytest.fixture
 def slurm(tmp_path: Path) -> str:
-    """The PATH to an sbatch that keeps what it gets, or refuses what has the word refused."""
+    """The PATH to an sbatch that keeps its variables and words, or refuses the word --refused."""
     tool = tmp_path / "bin/sbatch"
     tool.parent.mkdir()
     tool.write_text(
-        f"#!/bin/bash\ncat > {tmp_path}/got\n"
-        f"if grep -q refused {tmp_path}/got; then echo 'sbatch: error: no' >&2; exit 1; fi\n"
+        "#!/bin/bash\n"
+        'case " $* " in *" --refused "*) echo "sbatch: error: no" >&2; exit 1;; esac\n'
+        f'printf "%s\\0" "$LAUNCHER" "$WORKERS_PER_NODE" "$ASYNDBT_SLURM" "$@" > {tmp_path}/got\n'
         "echo Submitted batch job 7\n"
     )
     tool.chmod(0o755)
@@ -74,23 +59,33 @@ def call(folder: Path, path: str, *words: str) -> subprocess.CompletedProcess[st
     )  # fmt: skip
 
 
-def test_what_sbatch_gets_is_what_the_dry_run_prints(tmp_path: Path, slurm: str) -> None:
-    words = ("--nodes", "2", "--gpus-per-node", "2", "--partition", "gpu", "--", "--mem=1G")
+def test_the_dry_run_prints_the_line_that_is_run(tmp_path: Path, slurm: str) -> None:
+    words = (
+        *("--nodes", "2", "--gpus-per-node", "2", "--partition", "gpu"),
+        *("--set", "run.name=one two", "--launcher", "srun", "--", "--mem=1G"),
+    )
     submitted = call(tmp_path, slurm, *words)
     assert (submitted.returncode, submitted.stdout) == (0, "Submitted batch job 7\n")
+    got = (tmp_path / "got").read_text()
+    launcher, workers, folder, *options = got.split("\0")
+    assert (launcher, workers, folder) == ("srun", "2", str(SHIPPED))
+    assert {"--job-name=one two", "--nodes=2", "--ntasks-per-node=3", "--mem=1G"} <= set(options)
+    (tmp_path / "got").unlink()
     printed = call(tmp_path, slurm, "--dry-run", *words)
     assert printed.returncode == 0
-    got = (tmp_path / "got").read_text()
-    assert got == printed.stdout
-    assert "#SBATCH --ntasks-per-node=3\n" in got
-    assert "#SBATCH --job-name=synthetic\n" in got
-    assert f"ASYNDBT_VENV=${{ASYNDBT_VENV:-{sys.prefix}}}\n" in got
+    assert not (tmp_path / "got").exists()
+    subprocess.run(
+        ["bash", "-c", printed.stdout], env=os.environ | {"PATH": slurm}, cwd=tmp_path, check=True,
+        capture_output=True,
+    )  # fmt: skip
+    assert (tmp_path / "got").read_text() == got
 
 
 def test_a_folder_of_ones_own_comes_first(tmp_path: Path, slurm: str) -> None:
     shutil.copytree(SHIPPED, tmp_path / "slurm")
     printed = call(tmp_path, slurm, "--workers-per-node", "3", "--dry-run").stdout
-    assert f"ASYNDBT_SLURM={tmp_path / 'slurm'}\n" in printed
+    assert f"ASYNDBT_SLURM={tmp_path / 'slurm'} " in printed
+    assert f" {tmp_path / 'slurm/run.sbatch'} synthetic\n" in printed
 
 
 @pytest.mark.parametrize(
@@ -100,6 +95,14 @@ def test_a_folder_of_ones_own_comes_first(tmp_path: Path, slurm: str) -> None:
         (["--gpus-per-node", "1"], "algorithm.active_workers = 2: the run has only 1 workers"),
         (["--workers-per-node", "3", "--", "--refused"], "not submitted: sbatch: error: no"),
         (["--workers-per-node", "3", "foo"], "'foo': sbatch has no such option; they begin with -"),
+        (
+            ["--workers-per-node", "3", "--", "-"],
+            "'-': sbatch has no such option; they begin with -",
+        ),
+        (
+            ["--workers-per-node", "3", "--", "--export=NONE"],
+            "'--export=NONE': the job gets all variables: set them before asyndbt sbatch",
+        ),
         (
             ["--workers-per-node", "3", "--", "--nodes=2"],
             "'--nodes=2': give --nodes before the two dashes",
@@ -119,7 +122,7 @@ def test_what_is_wrong_is_said_before_it_waits_in_a_queue(
     assert result.stderr == f"asyndbt: {line}\n"
 
 
-def test_without_slurm_the_script_can_be_printed(tmp_path: Path) -> None:
+def test_without_slurm_the_line_can_be_printed(tmp_path: Path) -> None:
     words = ("--workers-per-node", "3")
     result = call(tmp_path, "/nowhere", *words)
     assert result.returncode == 2
@@ -155,7 +158,7 @@ def test_times_that_slurm_cannot_count(time: str) -> None:
 @pytest.mark.parametrize("value", ["", " "])
 def test_an_option_has_a_value(name: str, value: str) -> None:
     with pytest.raises(ConfigurationError, match=f"^--{name} is empty"):
-        fill(SHIPPED, Asked({name: value}, (), "srun", 2, ("demo",)))
+        submission(SHIPPED, {name: value}, (), "srun", 2, ("demo",))
 
 
 def test_a_log_that_is_there_has_to_fit(tmp_path: Path, slurm: str) -> None:
@@ -193,17 +196,18 @@ def test_the_status_of_a_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "wrong", ["x\ntouch PWNED #", "a\rb", "a\0b", "\x1b[31m", "\u2028", "\ud800"]
 )
-def test_nothing_that_begins_a_line_gets_into_a_script(wrong: str) -> None:
-    for asked in (
-        Asked({"job-name": wrong}, (), "mpiexec", 1, ("demo",)),
-        Asked({"partition": wrong}, (), "mpiexec", 1, ("demo",)),
-        Asked({}, (f"--qos={wrong}",), "mpiexec", 1, ("demo",)),
-        Asked({}, (), "mpiexec", 1, (wrong,)),
-        Asked({}, (), "mpiexec", 1, ("demo", "--set", f"run.name={wrong}")),
-        Asked({}, (), "mpiexec", 1, ("demo", "--output", wrong)),
-    ):
-        with pytest.raises(ConfigurationError, match="in a batch script") as caught:
-            fill(SHIPPED, asked)
+def test_what_cannot_be_seen_is_not_given_to_sbatch(wrong: str) -> None:
+    wrong_words: list[tuple[dict[str, str], tuple[str, ...], tuple[str, ...]]] = [
+        ({"job-name": wrong}, (), ("demo",)),
+        ({"partition": wrong}, (), ("demo",)),
+        ({}, (f"--qos={wrong}",), ("demo",)),
+        ({}, (), (wrong,)),
+        ({}, (), ("demo", "--set", f"run.name={wrong}")),
+        ({}, (), ("demo", "--output", wrong)),
+    ]
+    for options, further, arguments in wrong_words:
+        with pytest.raises(ConfigurationError, match="for sbatch") as caught:
+            submission(SHIPPED, options, further, "mpiexec", 1, arguments)
         assert str(caught.value).isprintable()
 
 
@@ -227,24 +231,24 @@ def test_a_name_with_a_line_break_is_refused(tmp_path: Path, slurm: str) -> None
 )
 def test_no_other_spelling_gets_round_what_was_checked(word: str) -> None:
     with pytest.raises(ConfigurationError, match="before the two dashes"):
-        fill(SHIPPED, Asked({}, (word,), "mpiexec", 1, ("demo",)))
+        submission(SHIPPED, {}, (word,), "mpiexec", 1, ("demo",))
 
 
 @pytest.mark.parametrize(
     "name", ["$(touch x)", "`touch x`", "a; touch x", "a b", "'", '"', "*", "-x"]
 )
 def test_words_of_the_shell_stay_words(tmp_path: Path, name: str) -> None:
-    """The array of the arguments, as bash reads it."""
-    script = fill(SHIPPED, Asked({}, (), "mpiexec", 1, ("demo", "--set", f"run.name={name}")))
-    (line,) = [line for line in script.splitlines() if line.startswith("ARGUMENTS=(")]
+    """In the line that --dry-run prints, as bash reads it."""
+    arguments = ("demo", "--set", f"run.name={name}")
+    call = submission(SHIPPED, {"job-name": name}, (), "mpiexec", 1, arguments)
     done = subprocess.run(
-        ["bash", "-c", f"{line}\nprintf '%s\\n' \"${{ARGUMENTS[@]}}\""],
+        ["bash", "-c", f"sbatch() {{ printf '%s\\n' sbatch \"$@\"; }}\n{call}"],
         cwd=tmp_path, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert done.stdout == f"demo\n--set\nrun.name={name}\n"
+    assert tuple(done.stdout.splitlines()) == call.command
     assert not list(tmp_path.iterdir())
 
 
 def test_a_configuration_that_looks_like_an_option() -> None:
     with pytest.raises(ConfigurationError, match=r"put \./ before it"):
-        fill(SHIPPED, Asked({}, (), "mpiexec", 1, ("--overwrite",)))
+        submission(SHIPPED, {}, (), "mpiexec", 1, ("--overwrite",))

@@ -1,4 +1,4 @@
-"""Hostile configurations, data, word lists, templates, sizes and arguments of batch scripts.
+"""Hostile configurations, data, word lists, templates, sizes and arguments of sbatch.
 
     python -m tests.fuzz.configuration [SEED [CASES]]
 
@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
-from asyndbt_mpi.commands.sbatch import SHIPPED, Asked, fill
+from asyndbt_mpi.commands.sbatch import SHIPPED, submission
 from asyndbt_mpi.config import Config, ConfigurationError, load, parse, presets
 from asyndbt_mpi.jobs.job import log_path
 from asyndbt_mpi.jobs.memory import check_memory
@@ -333,30 +333,36 @@ def _take_template(folder: Path, case: tuple[str, list[str]]) -> None:
     assert len({label.strip() for label in labels}) == len(labels)
 
 
-# ---------------------------------------------------------------- batch scripts
+# ---------------------------------------------------------------- sbatch
 
 
-def _asked(generator: random.Random) -> Asked:
+class _Asked(NamedTuple):
+    options: dict[str, str]
+    further: tuple[str, ...]
+    arguments: tuple[str, ...]
+
+
+def _asked(generator: random.Random) -> _Asked:
     def text() -> str:
         return generator.choice([*TEXTS, "4", "gpu", "\ud800"])
 
     further = [generator.choice(["--mem=1G", "-N2", "--nodes=2", "--qos=" + text(), text()])]
-    return Asked(
+    return _Asked(
         {"job-name": text(), "partition": text()}, tuple(further[: generator.randrange(2)]),
-        "srun", 2, (text(), "--set", text(), "--output", text()),
+        (text(), "--set", text(), "--output", text()),
     )  # fmt: skip
 
 
-def _take_asked(folder: Path, asked: Asked) -> None:
-    lines = fill(SHIPPED, asked).splitlines()
-    plain = Asked({}, (), asked.launcher, asked.workers_per_node, ("demo",))
-    # The placeholder of an account stays, that of the partition is filled in.
-    assert len(lines) == len(fill(SHIPPED, plain).splitlines()) + len(asked.further)
-    (arguments,) = [line for line in lines if line.startswith("ARGUMENTS=(")]
-    assert tuple(shlex.split(arguments.removeprefix("ARGUMENTS=(")[:-1])) == asked.arguments
-    for name, value in asked.options.items():
-        (option,) = [line for line in lines if line.startswith(f"#SBATCH --{name}=")]
-        assert shlex.split(option.removeprefix("#SBATCH ")) == [f"--{name}={value}"]
+def _take_asked(folder: Path, asked: _Asked) -> None:
+    call = submission(SHIPPED, asked.options, asked.further, "srun", 2, asked.arguments)
+    words = list(call.command)
+    script = words.index(str(SHIPPED / "run.sbatch"))
+    assert all(word.startswith("-") for word in words[1:script])
+    assert tuple(words[script + 1 :]) == asked.arguments
+    assert {f"--{name}={value}" for name, value in asked.options.items()} <= set(words[:script])
+    line = shlex.split(str(call))
+    assert line[-len(words) :] == words
+    assert "\n" not in str(call)
 
 
 KINDS = {

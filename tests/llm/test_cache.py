@@ -53,7 +53,6 @@ def test_a_prompt_is_asked_once() -> None:
     third = cached.label_log_probabilities(prompts("a"), LABELS)
     assert (third.calls, third.prompt_tokens) == (0, 0)
     assert len(model.asked) == 2
-    assert (cached.hits, cached.misses) == (3, 3)
 
 
 class Undecided(Counting):
@@ -85,7 +84,7 @@ def test_equal_prompts_of_one_call_are_asked_once_however_they_are_cut() -> None
     scores = cached.label_log_probabilities([Prompt("a", "b"), Prompt("", "ab")], LABELS)
     assert model.asked == [["ab"]]
     np.testing.assert_array_equal(scores.log_probabilities, [[-5, -6], [-5, -6]])
-    assert (cached.hits, cached.misses) == (1, 1)
+    assert scores.calls == 1
 
 
 def test_other_labels_are_another_question() -> None:
@@ -129,7 +128,6 @@ def test_an_error_of_the_model_comes_through_and_leaves_no_trace() -> None:
     for _ in range(2):
         with pytest.raises(ModelError):
             cached.label_log_probabilities(prompts("a"), LABELS)
-    assert (cached.hits, cached.misses) == (0, 0)
 
 
 def test_bounds_are_the_models() -> None:

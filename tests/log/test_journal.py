@@ -22,7 +22,8 @@ from asyndbt_mpi.log.annotate import add_stationarity
 from asyndbt_mpi.log.errors import LogError, LogWriteError
 from asyndbt_mpi.log.reader import Log, Stationarity
 from asyndbt_mpi.log.storage import journal
-from asyndbt_mpi.log.storage.journal import MARK, PAGE, SLOT, JournaledFile, finish
+from asyndbt_mpi.log.storage.blocks import MARK, PAGE, SLOT
+from asyndbt_mpi.log.storage.journal import JournaledFile, finish
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.log.writer import Writer
 from asyndbt_mpi.protocol.records import Iteration, Record

@@ -471,7 +471,7 @@ def test_another_failure_leaves_what_was_committed(
         writer.write(record)
     writer.flush()
     writer.write_all(records)
-    monkeypatch.setattr(writer, "_enter_drops", fail)  # in the midst of a batch
+    monkeypatch.setattr(writer._tables, "enter_drops", fail)  # in the midst of a batch
     monkeypatch.setattr(writer, "_drops", [(0, 0, 0)])
     expected = r"run\.h5: cannot be written \(Unable to write\); 3 iterations are safe in it$"
     with pytest.raises(LogWriteError, match=expected):

@@ -1,6 +1,5 @@
 """What all ranks find out together."""
 
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -59,21 +58,6 @@ def test_every_rank_hears_the_first_that_has_something_to_say() -> None:
     rank = MPI.COMM_WORLD.Get_rank()
     assert TOGETHER.first_text("") == ""
     assert TOGETHER.first_text(f"é {rank}" if rank else "") == "é 1"
-
-
-@pytest.mark.mpi(min_size=2)
-def test_clocks_of_one_machine_agree_and_a_wrong_one_is_seen(monkeypatch) -> None:
-    comm = MPI.COMM_WORLD
-    last = comm.Get_size() - 1
-    right = time.time
-    if comm.Get_rank() == last:
-        monkeypatch.setattr(time, "time", lambda: right() - 100)
-    TOGETHER.wait_for_all()
-    offsets = TOGETHER.clock_offsets()
-    if comm.Get_rank() == 0:
-        assert offsets == pytest.approx([0.0] * last + [-100.0], abs=0.5)
-    else:
-        assert offsets == []
 
 
 STEPS: dict[str, Callable[[Together, MPI.Intracomm], object]] = {

@@ -20,69 +20,34 @@ none, and ends where HDF5 says.
 
 import contextlib
 import errno
-import itertools
 import os
 import stat
-import struct
 import weakref
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
 
+from asyndbt_mpi.log.storage.blocks import (
+    PAGE,
+    SLOTS,
+    Place,
+    Slot,
+    extents,
+    pack,
+    pages_of,
+    read_journal,
+    read_slots,
+    whole_pages,
+)
 from asyndbt_mpi.log.storage.preallocate import reserve
 
-PAGE = 4096
 BLOCK = 512
 """Of the operating system's count of a file's blocks."""
 SPARE_BYTES = 1 << 20
 """Kept free for the commit with which a file is closed."""
-MARK = b"asyndbtJ"
-SECTOR = 512
-SLOTS = (0, SECTOR)
-"""Where the slots are in the last page; disks write sectors at once."""
-SLOT = struct.Struct("<8sQQQQQII")
-HEAD = struct.Struct("<QQIIII")
-EXTENT = struct.Struct("<QQ")
-CHECKSUM = struct.Struct("<I")
 MOST_ROOM = 1 << 26
 """Made at once, so that the journal need not be settled before it is due for want of room."""
 NOT_REGULAR = "is no regular file"
 HDF5_ERRORS = (OSError, RuntimeError, SystemError)
 """What h5py raises; the last where a method of `JournaledFile` failed: see `cause_of`."""
-
-
-class Place(NamedTuple):
-    """Of a block of the journal; no length: there is none."""
-
-    offset: int = 0
-    length: int = 0
-    checksum: int = 0
-
-
-class Slot(NamedTuple):
-    """What the last page says.
-
-    ``serial`` is one more for every slot that is written; ``base`` that with which the journal
-    began: what was in place then is in place still. ``end`` is where HDF5's part of the file ends.
-    """
-
-    serial: int
-    base: int
-    end: int
-    newest: Place
-
-    def packed(self) -> bytes:
-        """As it stands in the file, closed by its own checksum."""
-        body = SLOT.pack(MARK, self.serial, self.base, self.end, *self.newest, 0)[:-4]
-        return body + CHECKSUM.pack(zlib.crc32(body))
-
-
-class Journal(NamedTuple):
-    """What the blocks up to a slot's say: pages by their numbers, that written last comes last."""
-
-    slot: Slot
-    pages: dict[int, memoryview]
-    floor: int
 
 
 class JournaledFile:
@@ -120,8 +85,8 @@ class JournaledFile:
         """Take the file as it is on the disk by now, whatever has become of its name."""
         self.error: BaseException | None = None
         self._pages: dict[int, memoryview] = {}  # not committed; that written last comes last
-        self._seen = _read_slots(self._handle)
-        found = _read_journal(self._handle, self._seen)
+        self._seen = read_slots(self._handle)
+        found = read_journal(self._handle, self._seen)
         size = os.fstat(self._handle).st_size
         slots = [slot for slot in self._seen if slot is not None]
         self._tail = size - PAGE if slots else 0  # where the slots are
@@ -133,9 +98,7 @@ class JournaledFile:
         self._floor = found.floor if found else self._tail  # where the newest block begins
         self._end = found.slot.end if found else size
         # What lies before that may be in use, in place or by the journal.
-        self._taken = max(
-            _whole_pages(self._end), *(PAGE * (page + 1) for page in self._journal), 0
-        )
+        self._taken = max(whole_pages(self._end), *(PAGE * (page + 1) for page in self._journal), 0)
         self._settled_end = self._taken
         self._committed_end = self._end
 
@@ -167,7 +130,7 @@ class JournaledFile:
 
     def changed(self) -> bool:
         """Whether there was a commit, or one has begun, since the file was opened or refreshed."""
-        return _read_slots(self._handle) != self._seen
+        return read_slots(self._handle) != self._seen
 
     # ------------------------------------------------------------ what HDF5 asks for
 
@@ -213,7 +176,7 @@ class JournaledFile:
         if not self._pages and not self._journal:
             return on_disk
         found = bytearray(on_disk)
-        for page in _pages_of(start, end):
+        for page in pages_of(start, end):
             content = self._pages.get(page) or self._journal.get(page)
             if content is not None:
                 low, high = max(start, page * PAGE), min(end, (page + 1) * PAGE)
@@ -221,7 +184,7 @@ class JournaledFile:
         return bytes(found)
 
     def _write(self, start: int, view: memoryview) -> None:
-        for page in _pages_of(start, start + len(view)):
+        for page in pages_of(start, start + len(view)):
             low = page * PAGE - start
             part = view[max(low, 0) : low + PAGE]
             if len(part) < PAGE:
@@ -242,16 +205,16 @@ class JournaledFile:
         """
         if self.error is not None:
             raise self.error
-        end = _whole_pages(self._end)
+        end = whole_pages(self._end)
         if not self._pages and self._end == self._committed_end and self._tail:
             return
-        block = self._block(end)
+        block = self._packed(end)
         if self._lacks(end, block, spare):
             self.settle()
-            block = self._block(end)
+            block = self._packed(end)
             if self._lacks(end, block, spare):
                 self._grow(max(end, self._taken) + len(block), spare)
-        for offset, extent in _extents(self._beyond(end)):
+        for offset, extent in extents(self._beyond(end)):
             self._put(extent, offset)
         self._floor -= len(block)
         self._put(block, self._floor)
@@ -275,7 +238,7 @@ class JournaledFile:
         # The older slot would not know what is in place from now on.
         self._write_slot(1 - self._current, self._slot())
         self._synchronise()
-        for offset, content in _extents(self._journal):
+        for offset, content in extents(self._journal):
             self._put(content, offset)
         self._synchronise()
         used = self._tail - self._floor + self._taken - self._settled_end
@@ -283,7 +246,7 @@ class JournaledFile:
         self._journal = {}
         self._newest = Place()
         self._floor = self._tail
-        self._taken = self._settled_end = _whole_pages(self._committed_end)
+        self._taken = self._settled_end = whole_pages(self._committed_end)
         self._base = self._serial + 1
         self._put_slot(self._committed_end)
 
@@ -314,16 +277,9 @@ class JournaledFile:
             if self._taken <= page * PAGE < end
         }
 
-    def _block(self, end: int) -> bytes:
-        """A block of the journal: see `_unpack`."""
-        known = list(_extents(self._known(end)))
-        beyond = list(_extents(self._beyond(end)))
-        parts = [HEAD.pack(*self._newest, len(known), len(beyond), 0)]
-        parts += [EXTENT.pack(offset, len(content)) for offset, content in (*known, *beyond)]
-        for _, content in beyond:
-            pages = range(0, len(content), PAGE)
-            parts += [CHECKSUM.pack(zlib.crc32(content[page : page + PAGE])) for page in pages]
-        return b"".join([*parts, *(content for _, content in known)])
+    def _packed(self, end: int) -> bytes:
+        """The block of what is committed next."""
+        return pack(self._newest, self._known(end), self._beyond(end))
 
     def _lacks(self, end: int, block: bytes, spare: int) -> bool:
         """Whether there is no room for what is before ``end``, the ``block`` and ``spare``."""
@@ -333,7 +289,7 @@ class JournaledFile:
         """Make the file larger; nothing is in the journal."""
         size = os.fstat(self._handle).st_size
         room = self._room if spare else 0  # not at every commit
-        larger = _whole_pages(max(needed + spare + room, size)) + PAGE
+        larger = whole_pages(max(needed + spare + room, size)) + PAGE
         try:
             if not reserve(self._handle, size, larger - size):
                 os.ftruncate(self._handle, larger)
@@ -408,126 +364,3 @@ def finish(path: str | os.PathLike[str]) -> None:
     if os.access(path, os.W_OK):
         with contextlib.closing(JournaledFile(path, writable=True)) as file:
             file.cut()
-
-
-def _pages_of(start: int, end: int) -> range:
-    """Numbers of the pages on which the bytes from ``start`` to ``end`` lie."""
-    return range(start // PAGE, -(-end // PAGE))
-
-
-def _whole_pages(end: int) -> int:
-    return -(-end // PAGE) * PAGE
-
-
-def _extents(pages: Mapping[int, memoryview]) -> Iterator[tuple[int, bytes]]:
-    """The pages in their order, neighbours joined: offset and content of each extent."""
-    run: list[memoryview] = []
-    start = end = 0
-    for page, content in pages.items():
-        if page * PAGE != end:
-            if run:
-                yield start, b"".join(run)
-            run, start = [], page * PAGE
-        run.append(content)
-        end = (page + 1) * PAGE
-    if run:
-        yield start, b"".join(run)
-
-
-def _read_slots(handle: int) -> tuple[Slot | None, ...]:
-    """Those in the file's last page; None where there is none, or not a whole one."""
-    size = os.fstat(handle).st_size
-    if size < PAGE or size % PAGE:
-        return None, None
-    tail = os.pread(handle, SECTOR + SLOT.size, size - PAGE)
-    return tuple(_slot_of(tail[place : place + SLOT.size]) for place in SLOTS)
-
-
-def _slot_of(packed: bytes) -> Slot | None:
-    if len(packed) < SLOT.size:  # the file has become shorter just now
-        return None
-    mark, serial, base, end, *newest, checksum = SLOT.unpack(packed)
-    if mark != MARK or checksum != zlib.crc32(packed[:-4]):
-        return None
-    return Slot(serial, base, end, Place(*newest))
-
-
-def _read_journal(handle: int, slots: Sequence[Slot | None]) -> Journal | None:
-    """The newest of the ``slots`` that holds, and what its blocks say; None: only what is in place.
-
-    A slot with an older base than another knows less than is in place.
-    """
-    found = [slot for slot in slots if slot is not None]
-    base = max((slot.base for slot in found), default=0)
-    for slot in sorted(found, reverse=True):
-        if slot.base == base and (journal := _follow(handle, slot)) is not None:
-            return journal
-    return None
-
-
-def _follow(handle: int, slot: Slot) -> Journal | None:
-    """What the blocks up to ``slot`` say; None if one is not whole, or pages beyond are not."""
-    tail = os.fstat(handle).st_size - PAGE
-    blocks, place, floor = [], slot.newest, 0
-    if slot.end > tail:
-        return None
-    while place.length:
-        if not floor < place.offset + place.length <= tail:  # each lies behind the one after it
-            return None
-        block = os.pread(handle, place.length, place.offset)
-        unpacked = _unpack(block) if zlib.crc32(block) == place.checksum else None
-        if unpacked is None:
-            return None
-        blocks.append(unpacked)
-        place, floor = unpacked.before, place.offset + place.length
-    pages: dict[int, memoryview] = {}
-    beyond: dict[int, int] = {}
-    for each in reversed(blocks):
-        beyond |= each.beyond
-        for page, content in each.pages.items():
-            pages.pop(page, None)
-            pages[page] = content
-    for page, checksum in beyond.items():
-        if page not in pages and zlib.crc32(os.pread(handle, PAGE, page * PAGE)) != checksum:
-            return None
-    return Journal(slot, pages, slot.newest.offset or tail)
-
-
-class Block(NamedTuple):
-    """What was committed at once: ``pages``, and checksums of those ``beyond``; see `_unpack`."""
-
-    before: Place
-    pages: dict[int, memoryview]
-    beyond: dict[int, int]
-
-
-def _unpack(block: bytes) -> Block | None:
-    """Head, extents of pages, extents of pages beyond, checksums of these, the former's content.
-
-    None if it is none, though its checksum says so.
-    """
-    try:
-        *place, known, beyond, _ = HEAD.unpack_from(block)
-        position = HEAD.size + (known + beyond) * EXTENT.size
-        extents = list(EXTENT.iter_unpack(block[HEAD.size : position]))
-        counts = [size // PAGE for _, size in extents]
-        content = position + sum(counts[known:]) * CHECKSUM.size
-        if content + sum(counts[:known]) * PAGE != len(block):
-            return None
-        numbers = [
-            range(offset // PAGE, offset // PAGE + count)
-            for (offset, _), count in zip(extents, counts, strict=True)
-        ]
-        checksums = [each for (each,) in CHECKSUM.iter_unpack(block[position:content])]
-        beyond_pages = itertools.chain(*numbers[known:])
-        view = memoryview(block)[content:]
-        return Block(
-            Place(*place),
-            {
-                page: view[index * PAGE :][:PAGE]
-                for index, page in enumerate(itertools.chain(*numbers[:known]))
-            },
-            dict(zip(beyond_pages, checksums, strict=True)),
-        )
-    except (struct.error, ValueError):
-        return None
