@@ -81,7 +81,7 @@ def test_logs_of_other_settings_are_not_mixed_in(tmp_path: Path) -> None:
     assert code == 2
     assert message == (
         f"{tmp_path / 'seed=0.h5'} was made with steps.p = 1.0, not 0.2;"
-        " give another folder, or the same settings"
+        " choose another folder, or the same settings"
     )
     assert "workers = 4, not 5" in sweep(tmp_path, "--workers", "5")[1]
 

@@ -37,7 +37,7 @@ def _no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_healthy_folder_is_ok_and_stays_as_it_is(tmp_path: Path) -> None:
     findings = look_at_folder(tmp_path / "runs" / "x.h5")
-    only(about("output", findings), OK, "can be written", "GiB free, on ")
+    only(about("output", findings), OK, "is writable", "GiB free, on ")
     only(about("HDF5 locking", findings), OK)
     assert list(tmp_path.iterdir()) == []
 
