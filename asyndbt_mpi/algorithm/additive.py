@@ -1,13 +1,13 @@
-"""Gradients from an additive model of the loss, learnt from every sample a worker ever scored.
+"""Gradients from an additive model of the loss, learnt from all samples that a worker has scored.
 
     L = b_assignment + sum_i A[i, J_i] + sum_u C[u, K_u] + noise
 
 Under independent J ~ p, K ~ q the derivatives of E[L] in p and q are A and C. An assignment's
 samples are scored on the same queries, whose difficulty b is removed by centring. The effects
-follow a random walk, for with interactions what a word is worth depends on the other words, whose
-distributions move; they are filtered by Kalman (1960) with a diagonal covariance, as that of all
-M N + U V effects would be out of reach. Where a score function learns nothing of a word that is
-not drawn again, and pays 1 / p for one that is, the filter keeps and refines what it knows.
+follow a random walk, because with interactions a word's effect depends on the other words, whose
+distributions move. They are filtered by Kalman (1960) with a diagonal covariance, since that of all
+M N + U V effects would be too large. A score function learns nothing about a word that is not drawn
+again, and pays 1 / p for one that is; the filter keeps and refines what it knows.
 """
 
 import numpy as np
@@ -16,26 +16,26 @@ from asyndbt_mpi.algorithm.coupling import latin_hypercube
 from asyndbt_mpi.algorithm.types import FloatArray, IntArray
 
 SIGNAL = 10.0
-"""Prior variance of all effects of a prompt together, where that of the noise is 1."""
+"""Prior variance of all effects of a prompt together, in units of the noise's variance."""
 
 DRIFT = 0.02
-"""Share of what was learnt of an effect's variance that an assignment forgets."""
+"""Share of the reduction of an effect's variance that each assignment forgets."""
 
 CORRECTED = 20
-"""Past upper steps that are put right when the model changes its mind."""
+"""Past upper steps that are corrected when the model's estimate changes."""
 
 OUTLIER = 4.0
-"""Residuals beyond so many of their usual size are cut there (Huber, 1964)."""
+"""Residuals are clipped at this many times their usual size (Huber, 1964)."""
 
 AGREEING = 1e-3
-"""Share of the usual square of the residuals below which samples count as equal."""
+"""Share of the residuals' usual square below which samples count as equal."""
 
 SCALE_RATE = 0.1
 """Weight of an assignment in the usual size of the residuals."""
 
 
 class Additive:
-    """The models of a stack of workers, each of which learns from its own losses alone.
+    """The models of a stack of workers, each learning from its own losses alone.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ class Additive:
         return [self.effects, self.variances, self.told, self.steps, self.scale]
 
     def couple(self, uniform: FloatArray) -> FloatArray:
-        """As `Estimator`: samples that differ tell more about more of the effects."""
+        """See `Estimator`; samples that differ tell more about more of the effects."""
         return latin_hypercube(uniform)
 
     def upper(
@@ -83,8 +83,8 @@ class Additive:
         """Learn, and return the gradients (W, M, N), (W, U, V) for an upper step.
 
         A step is taken by the sum of all gradients so far (exactly so by mirror descent). Where
-        the model changes its mind by d, the earlier gradients were wrong by d as well: the new
-        one makes up for the latest of them.
+        the model's estimate changes by d, the earlier gradients were wrong by d as well; the new
+        one corrects the latest of them.
         """
         effects = self._learn(members, words, demonstrations, losses)
         steps = self.steps[members]
@@ -138,13 +138,13 @@ class Additive:
         return effects
 
     def _without_outliers(self, members: IntArray, residuals: FloatArray) -> FloatArray:
-        """``residuals`` (W, I), those far beyond the usual cut back to a bound."""
+        """``residuals`` (W, I), with unusually large ones clipped."""
         scale, square = self.scale[members], (residuals**2).mean(axis=-1, keepdims=True)
         scale = np.where(scale > 0, scale, square)
         bound = OUTLIER * np.sqrt(scale)
         cut = np.clip(residuals, -bound, bound)
         square = (cut**2).mean(axis=-1, keepdims=True)
-        # Samples that agree, as they do once p and q are concentrated, tell nothing of the noise.
+        # Equal samples, as when p and q are concentrated, say nothing about the noise.
         told = square > AGREEING * scale
         self.scale[members] = np.where(told, scale + SCALE_RATE * (square - scale), scale)
         return _centred(cut)

@@ -57,12 +57,12 @@ def test_run_verify_and_show(tmp_path: Path) -> None:
     assert "every invariant holds" in verified.stdout
     shown = asyndbt("show", "runs/synthetic.h5", folder=tmp_path)
     assert shown.returncode == 0
-    assert "3 workers, 2 active in an iteration" in shown.stdout
+    assert "3 workers, 2 active per iteration" in shown.stdout
     again = mpi(4, "run", "synthetic", folder=tmp_path)
     assert again.returncode == 2
     assert said(again) == [
-        "asyndbt: runs/synthetic.h5 is there already; give another --output, --resume to go on"
-        " with it, or --overwrite to replace it"
+        "asyndbt: runs/synthetic.h5 already exists; give another --output, --resume to continue it"
+        ", or --overwrite to replace it"
     ]
 
 
@@ -171,7 +171,7 @@ def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     done = asyndbt("simulate", "synthetic", "--output", "pipe", "--overwrite", folder=tmp_path)
     assert done.returncode == 2
-    assert "is a pipe or a device; give a file" in done.stderr
+    assert "is a pipe or a device; name a file" in done.stderr
     assert (tmp_path / "pipe").is_fifo()
 
 

@@ -58,8 +58,8 @@ def test_a_log_sends_no_variable_to_nobody(
         assert result.returncode == 2
         assert result.stderr == (
             f"asyndbt: {server_run}: its run used llm.base_url = {stranger.url!r},"
-            " llm.key_variable = 'DATABASE_PASSWORD', which a log does not decide; if you want"
-            " that, add --config with the configuration that the run was started with (and --set,"
+            " llm.key_variable = 'DATABASE_PASSWORD', which is never taken from a log; to use"
+            " it, add --config with the configuration that the run was started with (and --set,"
             " as there)\n"
         )
         for command in ("show", "verify", "replay"):
@@ -127,7 +127,7 @@ def test_a_vocabulary_is_not_read_from_where_a_log_says(synthetic: Path) -> None
     for command in ("replay", "stationarity"):
         result = asyndbt(command, str(synthetic), folder=synthetic.parent)
         assert result.returncode == 2
-        assert f"its run used prompt.vocabulary = {str(private)!r}, which a log" in result.stderr
+        assert f"its run used prompt.vocabulary = {str(private)!r}, which is never" in result.stderr
         # Whoever means it says so.
         more = words("run.iterations=3", f"prompt.vocabulary={private}")
         result = asyndbt(

@@ -75,7 +75,7 @@ def others(path: Path) -> dict[str, bytes]:
 
 def test_a_new_run_deletes_nothing(path: Path, others: dict[str, bytes]) -> None:
     before = contents(path.parent)
-    expected = r"run\.h5 is there already; give another --output"
+    expected = r"run\.h5 already exists; give another --output"
     with pytest.raises(ConfigurationError, match=expected):
         job(path)
     assert contents(path.parent) == before
@@ -144,7 +144,7 @@ def test_only_a_log_is_overwritten(tmp_path: Path, make: Callable[[Path], None])
     before = _untouched(path)
     expected = r"run\.h5: is no asyndbt log, and only logs are replaced: delete it, or give another"
     if make in (pipe, device):
-        expected = r"run\.h5': is a pipe or a device; give a file"
+        expected = r"run\.h5': is a pipe or a device; name a file"
     with pytest.raises(ConfigurationError, match=rf"^(--overwrite|run\.output).*{expected}"):
         job(path, overwrite=True)
     with pytest.raises(ConfigurationError, match="is no asyndbt log"):
@@ -156,7 +156,7 @@ def test_only_a_log_is_overwritten(tmp_path: Path, make: Callable[[Path], None])
 def test_a_link_that_leads_nowhere_is_there_already(tmp_path: Path) -> None:
     path = tmp_path / "run.h5"
     dangling_link(path)
-    with pytest.raises(ConfigurationError, match="is there already"):
+    with pytest.raises(ConfigurationError, match="already exists"):
         job(path)
 
 

@@ -146,7 +146,7 @@ def test_the_doctor_finds_a_row_that_cannot_fit(tmp_path: Path, model: Path) -> 
     (tmp_path / "short").mkdir()
     lay_out(tmp_path / "short" / "run", model)
     result = asyndbt("doctor", "mine.toml", folder=tmp_path / "short" / "run")
-    assert "ok       rows: every one fits" in result.stdout
+    assert "ok       rows: all fit" in result.stdout
 
 
 def test_a_run_whose_workers_hold_two_models_is_refused(tmp_path: Path, model: Path) -> None:

@@ -220,7 +220,9 @@ def test_a_name_with_a_line_break_is_refused(tmp_path: Path, slurm: str) -> None
         words, cwd=tmp_path, timeout=60, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("asyndbt: x.toml: run.name = 'x\\ntouch PWNED #': must not hold")
+    assert done.stderr.startswith(
+        "asyndbt: x.toml: run.name = 'x\\ntouch PWNED #': must not contain"
+    )
     assert done.stderr.count("\n") == 1
 
 

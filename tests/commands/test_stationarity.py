@@ -218,12 +218,12 @@ def command(*arguments: object) -> tuple[int, str]:
 def test_a_log_that_cannot_be_worked_on_stays_as_it_is(tmp_path: Path) -> None:
     path, _ = run(tmp_path, "log.iterates=3")
     before = path.read_bytes()
-    assert command(path)[1].endswith("only every n-th iterate; log.iterates = 'all' is needed")
+    assert command(path)[1].endswith("lacks iterates; the run needs log.iterates = 'all'")
     assert path.read_bytes() == before
     with h5py.File(path, "r+") as file:
         file.attrs["status"] = "running"
     before = path.read_bytes()
-    assert "the run is not over" in command(path)[1]
+    assert "the run has not finished" in command(path)[1]
     assert path.read_bytes() == before
     assert command(tmp_path / "absent.h5")[1] == f"{tmp_path / 'absent.h5'}: no such file"
 

@@ -81,7 +81,7 @@ def test_logs_of_other_settings_are_not_mixed_in(tmp_path: Path) -> None:
     assert code == 2
     assert message == (
         f"{tmp_path / 'seed=0.h5'} was made with steps.p = 1.0, not 0.2;"
-        " give another folder, or the same settings"
+        " choose another folder, or the same settings"
     )
     assert "workers = 4, not 5" in sweep(tmp_path, "--workers", "5")[1]
 
@@ -91,7 +91,7 @@ def test_a_log_that_is_not_finished_is_not_taken_for_done(tmp_path: Path) -> Non
     with h5py.File(tmp_path / "seed=0.h5", "r+") as file:
         file.attrs["status"] = "interrupted"
     assert sweep(tmp_path) == (
-        2, f"{tmp_path / 'seed=0.h5'} is interrupted; take it away, or wait for it"
+        2, f"{tmp_path / 'seed=0.h5'} is interrupted; remove it, or wait for it"
     )  # fmt: skip
 
 
@@ -144,7 +144,7 @@ def test_after_a_kill_its_processes_end_and_the_next_sweep_goes_on(tmp_path: Pat
 def test_one_sweep_at_a_time(tmp_path: Path) -> None:
     lock = take(tmp_path / ".lock")
     assert lock is not None
-    assert sweep(tmp_path) == (2, f"another sweep is at work in {tmp_path}")
+    assert sweep(tmp_path) == (2, f"another sweep is running in {tmp_path}")
     lock.release()
     assert sweep(tmp_path)[0] == 0
 
@@ -156,12 +156,12 @@ def test_one_sweep_at_a_time(tmp_path: Path) -> None:
         (["--vary", "algorithm.active_workers=1,,2"], "expected section.key=value"),
         (["--vary", "algorithm.active_workers=1,1"], "two of the values are the same"),
         (["--vary", "steps.p=0.1,0.10"], "two of the values are the same"),
-        (["--vary", "run.name=a/b,a-b"], "make the same name"),
+        (["--vary", "run.name=a/b,a-b"], "give the same name"),
         (["--vary", "active_workers=1,2"], "expected section.key=value"),
         (["--vary", "algorithm.active_worker=1,2"], "did you mean 'active_workers'?"),
         (["--vary", "algorithm.active_workers=1,9"], "the run has only 4 workers"),
-        (["--vary", "workers=0,2"], "'0' is no number of workers"),
-        (["--vary", "run.seed =1,2"], "give --seeds"),
+        (["--vary", "workers=0,2"], "'0' is not a number of workers"),
+        (["--vary", "run.seed =1,2"], "use --seeds"),
         (["--vary", "steps.p=1,2", "--vary", "steps.p=3"], "a key is given twice"),
         (["--vary", f"run.name={'a' * 98},{'b' * 98}", "--vary", f"task.name={'c' * 60}"], "bytes"),
     ],

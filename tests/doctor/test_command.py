@@ -80,7 +80,7 @@ def test_everything_wrong_at_once(tmp_path: Path) -> None:
     assert found["ULFM"].startswith("warning off")
     assert "mpiexec --with-ft ulfm" in found["ULFM"]
     assert found["output"].startswith("problem")
-    assert "runs is no folder" in found["output"]
+    assert "runs is not a folder" in found["output"]
     assert found["model"].startswith("problem model '/no/such/model'")
     assert found["model"].count("\n") == 1, "both workers' are one line"
     assert found["data"].startswith("problem task.path = '/no/such/data'")

@@ -104,7 +104,7 @@ def test_a_requeued_run_becomes_what_it_would_have_been(
     job.until_done()
     assert job.shown("Restarts") == "1"
     assert f"job {job.number} asks to be requeued" in job.output
-    assert "going on from iteration" in job.output
+    assert "resuming from iteration" in job.output
     whole(log)
     same(log, undisturbed)
 

@@ -52,7 +52,7 @@ def test_an_array_with_a_gpu_for_each_element(cluster: Cluster, tmp_path: Path) 
     second = cluster.submit(tmp_path, *line, *words, STATIONARITY="yes")
     for job, does in zip(
         elements(cluster, tmp_path, second.number),
-        ("going on from iteration", "finished, 60 of at most 60 iterations"),
+        ("resuming from iteration", "finished, 60 of at most 60 iterations"),
         strict=True,
     ):
         job.until_done()

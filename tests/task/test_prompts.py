@@ -113,13 +113,19 @@ def test_without_words_or_demonstrations() -> None:
 @pytest.mark.parametrize(
     ("wrong", "fault"),
     [
-        (query([[0, 3]], [NONE], [0]), "word 3 at place 1 is out of range; there are 3"),
+        (query([[0, 3]], [NONE], [0]), "word 3 at position 1 is out of range; there are 3"),
         (query([[0, -2]], [NONE], [0]), "word -2"),
-        (query([[WITHOUT, 1]], [NONE], [0]), "word -1 at place 0"),
-        (query([NONE], [[1, 0]], [0]), "demonstration 1 at place 0 is out of range; there are 1"),
-        (query([NONE], [[0, 2]], [0]), "demonstration 2 at place 1 is out of range; there are 2"),
-        (query([NONE], [[0, WITHOUT]], [0]), "demonstration -1 at place 1"),
-        (query([NONE], [NONE], [0, 2]), "TRAIN row 2 at place 1 is out of range; there are 2"),
+        (query([[WITHOUT, 1]], [NONE], [0]), "word -1 at position 0"),
+        (
+            query([NONE], [[1, 0]], [0]),
+            "demonstration 1 at position 0 is out of range; there are 1",
+        ),
+        (
+            query([NONE], [[0, 2]], [0]),
+            "demonstration 2 at position 1 is out of range; there are 2",
+        ),
+        (query([NONE], [[0, WITHOUT]], [0]), "demonstration -1 at position 1"),
+        (query([NONE], [NONE], [0, 2]), "TRAIN row 2 at position 1 is out of range; there are 2"),
         (query([NONE], [NONE], [-1]), "TRAIN row -1"),
         (query([NONE], [NONE], [1], Split.VALIDATION), "VALIDATION row 1"),
     ],
@@ -146,5 +152,5 @@ def test_a_log_probability_that_is_not_finite_is_named_without_its_text(
     with pytest.raises(FloatingPointError) as caught:
         box.answer([query([[0, 1], [1, 2]], [[0, 1], [0, 0]], [0, 1])])
     message = str(caught.value)
-    assert f"gave {shown} as log-probability of label 1, for prompt 1 on row 1" in message
+    assert f"returned {shown} as the log-probability of label 1, for prompt 1 on row 1" in message
     assert not any(text in message for text in ("t1", "a0", "b0", "w1"))
