@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "analysis" / "convergence.py"
+from tests.helpers import ROOT
+
+SCRIPT = ROOT / "analysis" / "convergence.py"
 Run = Callable[..., Path]
 
 

@@ -8,8 +8,9 @@ import h5py
 import pytest
 
 from asyndbt_mpi.config import Config
+from tests.helpers import ROOT
 
-FOLDER = Path(__file__).parents[2] / "analysis"
+FOLDER = ROOT / "analysis"
 Run = Callable[..., Path]
 SCRIPTS = ("scaling", "stragglers", "timing")
 

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-SCRIPT = Path(__file__).parents[2] / "analysis" / "scaling.py"
+from tests.helpers import ROOT
+
+SCRIPT = ROOT / "analysis" / "scaling.py"
 Run = Callable[..., Path]
 Table = list[dict[str, str]]
 ITERATIONS = 40

@@ -10,7 +10,9 @@ import h5py
 import pytest
 import tomli_w
 
-SCRIPT = Path(__file__).parents[2] / "analysis" / "stragglers.py"
+from tests.helpers import ROOT
+
+SCRIPT = ROOT / "analysis" / "stragglers.py"
 Run = Callable[..., Path]
 
 

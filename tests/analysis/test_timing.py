@@ -11,7 +11,9 @@ import h5py
 import numpy as np
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "analysis" / "timing.py"
+from tests.helpers import ROOT
+
+SCRIPT = ROOT / "analysis" / "timing.py"
 Run = Callable[..., Path]
 PARTS = ("compute", "communication", "waiting", "absent", "unreported", "logging", "rest")
 

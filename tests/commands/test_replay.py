@@ -1,7 +1,5 @@
 """`asyndbt simulate` and `asyndbt replay`, in one process."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import h5py
@@ -17,16 +15,8 @@ from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.protocol.records import EventKind, Iteration, Record
 from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.transport.virtual import VirtualCluster
-from tests.commands.test_commands import ENVIRONMENT, MPIEXEC, needs_mpiexec
-
-SETTINGS = (
-    "run.iterations=60",
-    "run.evaluate_every=10",
-    "delay.model=lognormal",
-    "delay.mean=1",
-    "algorithm.tolerance=0",
-    "algorithm.plane_period=5",
-)
+from tests.commands.settings import SETTINGS
+from tests.helpers import ASYNDBT, mpiexec, needs_mpiexec, sets, start
 
 
 def simulated(folder: Path, *settings: str, workers: int = 4) -> Path:
@@ -119,7 +109,6 @@ def test_a_run_is_replayed_without_the_trace_that_its_delays_came_from(tmp_path:
 @pytest.fixture(scope="module", params=["all", "quorum"])
 def mpi_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The log of 500 iterations over MPI, with planes, for either participation."""
-    assert MPIEXEC is not None
     participation, path = request.param, tmp_path_factory.mktemp("mpi") / "mpi.h5"
     settings = [
         "run.iterations=500",
@@ -127,11 +116,9 @@ def mpi_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         "algorithm.tolerance=0",
         f"algorithm.lower_participation={participation}",
     ]
-    command = [MPIEXEC, "-n", "4", sys.executable, "-m", "asyndbt_mpi", "run", "synthetic"]
-    command += ["--output", str(path)]
-    for setting in settings:
-        command += ["--set", setting]
-    subprocess.run(command, check=True, capture_output=True, timeout=120, env=ENVIRONMENT)
+    words = ["run", "synthetic", "--output", str(path), *sets(*settings)]
+    result = start(mpiexec(4, [*ASYNDBT, *words]), path.parent)
+    assert result.returncode == 0, result.stderr
     return path
 
 

@@ -66,7 +66,7 @@ def test_different_versions() -> None:
 
 
 @pytest.mark.parametrize(
-    ("launcher", "library", "mend"),
+    ("launcher", "library", "hint"),
     [
         (Launcher("open mpi", 2, 0), "Open MPI 5.0.11", "mpiexec --with-ft ulfm"),
         (Launcher("srun", 2, 0, "pmix"), "Open MPI 5.0.11", "inside the batch script"),

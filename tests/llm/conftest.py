@@ -10,8 +10,7 @@ import pytest
 
 from asyndbt_mpi.llm.checkpoint import BUNDLED
 from asyndbt_mpi.llm.transformers import TransformersModel
-
-ROOT = Path(__file__).parents[2]
+from tests.helpers import ROOT
 
 
 @pytest.fixture(scope="session")

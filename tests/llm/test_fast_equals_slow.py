@@ -12,7 +12,7 @@ from transformers import Gemma3TextConfig, GPTNeoConfig, LlamaConfig
 
 from asyndbt_mpi.llm.base import ModelError
 from asyndbt_mpi.llm.transformers import TransformersModel
-from tests.llm.test_transformers import naive
+from tests.llm.naive import naive
 from tests.llm.tiny import (
     BLOOM,
     GPT_NEO,

@@ -10,8 +10,8 @@ from asyndbt_mpi.log.events import attendance
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.protocol.records import EventKind
+from tests.log.edits import Edit, assert_only, put, violations
 from tests.log.simulated_run import Absence, configuration, write_log
-from tests.log.test_verify import Edit, assert_only, put, violations
 
 ABSENCES = {
     "with an assignment": (Absence(3, 10, 20),),

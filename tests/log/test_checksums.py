@@ -17,6 +17,7 @@ from asyndbt_mpi.log.integrity import damage
 from asyndbt_mpi.log.reader import Log, Stationarity
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.log.writer import Writer
+from tests.helpers import ROOT
 from tests.log.conftest import CONFIGURATIONS, LogCopy
 from tests.log.simulated_run import (
     SHAPES,
@@ -26,7 +27,7 @@ from tests.log.simulated_run import (
     configuration,
 )
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+sys.path.insert(0, str(ROOT / "benchmarks"))
 from bitflips import NOTICED, draw, outcome
 from live import extents
 

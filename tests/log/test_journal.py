@@ -26,6 +26,7 @@ from asyndbt_mpi.log.storage.journal import MARK, PAGE, SLOT, JournaledFile, fin
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.log.writer import Writer
 from asyndbt_mpi.protocol.records import Iteration, Record
+from tests.helpers import ROOT
 from tests.log.simulated_run import SHAPES, VOCABULARY, WORKERS, Run, configuration
 
 # ---------------------------------------------------------------- a disk that is cut short
@@ -448,7 +449,7 @@ def test_a_disk_that_is_gone(tmp_path: Path, call: str) -> None:
     path = tmp_path / "run.h5"
     done = subprocess.run(
         [sys.executable, "-c", BROKEN, path, call],
-        cwd=Path(__file__).parents[2], capture_output=True, text=True,
+        cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     expected = f"{path}: cannot be written (Input/output error); 30 iterations are safe in it\n"
     assert (done.returncode, done.stdout) == (0, expected), done.stderr

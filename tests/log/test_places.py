@@ -11,14 +11,15 @@ import pytest
 
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.writer import Writer
+from tests.helpers import ROOT
+from tests.log.continued import CUTS, PLAIN, write_chain
 from tests.log.simulated_run import SHAPES, VOCABULARY, WORKERS, Run, configuration, write_log
-from tests.log.test_continued import CUTS, PLAIN, write_chain
 
 WRITE_AND_READ = """
 import sys
 from pathlib import Path
 from asyndbt_mpi.log.verify import verify
-from tests.log.test_continued import CUTS, PLAIN, write_chain
+from tests.log.continued import CUTS, PLAIN, write_chain
 write_chain(Path(sys.argv[1]), PLAIN, CUTS)
 print(verify(sys.argv[1]).violations)
 """
@@ -35,10 +36,9 @@ LOCKS = ["LOCK_SH", "LOCK_EX"]
 
 
 def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    root = Path(__file__).parents[2]
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(
-        command, cwd=root, env=os.environ | environment, capture_output=True, text=True
+        command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True
     )
 
 

@@ -45,7 +45,7 @@ def test_the_launcher_is_told_by_the_environment(
 
 
 @pytest.mark.parametrize(
-    ("kind", "interface", "library", "mend"),
+    ("kind", "interface", "library", "hint"),
     [
         ("srun", "pmi2", "Open MPI 5.0.11", "srun --mpi=pmix, or with the mpiexec"),
         ("srun", "none", "Open MPI 5.0.11", "srun --mpi=pmix, or with the mpiexec"),
