@@ -2,10 +2,12 @@
 
 import contextlib
 import os
+import runpy
 import shutil
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
@@ -35,21 +37,44 @@ Result = subprocess.CompletedProcess[str]
 
 def asyndbt(*arguments: str, folder: Path) -> Result:
     """A command as a user types it, in this process; not for `run` and `doctor`, which start MPI."""
+    return _call(main, ["asyndbt", *arguments], folder)
+
+
+def python(path: Path, *arguments: object, folder: Path = ROOT) -> Result:
+    """`python path ...`, in this process."""
+    import matplotlib
+    from matplotlib import pyplot as plt
+
+    # Where Python looks first for what a script imports.
+    beside = mock.patch.object(sys, "path", [str(path.parent), *sys.path])
+    with matplotlib.rc_context(), beside:
+        result = _call(
+            lambda: runpy.run_path(str(path), run_name="__main__"),
+            [str(path), *map(str, arguments)],
+            folder,
+        )
+        plt.close("all")
+    return result
+
+
+def _call(program: Callable[[], object], words: list[str], folder: Path) -> Result:
     code: str | int | None = None
     with (
         contextlib.chdir(folder),
-        mock.patch.object(sys, "argv", ["asyndbt", *arguments]),
-        # `main` sets these for its process.
+        mock.patch.object(sys, "argv", words),
+        # What a program sets for its process.
         warnings.catch_warnings(),
         np.errstate(),
         CliRunner().isolation() as (out, err, _),
     ):
         try:
-            main()
+            program()
         except SystemExit as exit:
             code = exit.code
-    assert isinstance(code, int)
-    return Result(arguments, code, out.getvalue().decode(), err.getvalue().decode())
+        sys.stdout.flush()
+        sys.stderr.flush()
+    assert code is None or isinstance(code, int)
+    return Result(words, code or 0, out.getvalue().decode(), err.getvalue().decode())
 
 
 def start(command: list[str], folder: Path, **environment: str) -> Result:

@@ -108,10 +108,10 @@ def test_a_run_is_replayed_without_the_trace_that_its_delays_came_from(tmp_path:
 
 @pytest.fixture(scope="module", params=["all", "quorum"])
 def mpi_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The log of 500 iterations over MPI, with planes, for either participation."""
+    """The log of 200 iterations over MPI, with planes, for either participation."""
     participation, path = request.param, tmp_path_factory.mktemp("mpi") / "mpi.h5"
     settings = [
-        "run.iterations=500",
+        "run.iterations=200",
         "run.evaluate_every=50",
         "algorithm.tolerance=0",
         f"algorithm.lower_participation={participation}",
@@ -125,7 +125,7 @@ def mpi_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 @needs_mpiexec
 def test_an_mpi_run_replays_bit_by_bit(mpi_run: Path) -> None:
     comparison = replay(mpi_run)
-    assert (comparison.iterations, comparison.difference) == (500, None)
+    assert (comparison.iterations, comparison.difference) == (200, None)
     with Log(mpi_run) as log:
         assert log.transport == "mpi"
         assert len(log["plane/id"]) > 10
@@ -167,4 +167,4 @@ def test_a_virtual_run_with_the_arrivals_of_an_mpi_run_has_its_iterates(mpi_run:
     np.testing.assert_array_equal(logged[1], [report.p for report in reports])
     np.testing.assert_array_equal(logged[2], [report.q for report in reports])
     np.testing.assert_array_equal(logged[3], [each.active for each in iterations])
-    assert sum(each.estimation is not None for each in iterations) == 50
+    assert sum(each.estimation is not None for each in iterations) == 20

@@ -27,6 +27,7 @@ from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.log.writer import Writer
 from asyndbt_mpi.protocol.records import Iteration, Record
 from tests.helpers import ROOT
+from tests.log.power import seen_by_hdf5
 from tests.log.simulated_run import SHAPES, VOCABULARY, WORKERS, Run, configuration
 
 # ---------------------------------------------------------------- a disk that is cut short
@@ -139,12 +140,15 @@ def test_a_kill_at_every_moment(
         expected = columns(log)
     with h5py.File(path, "r") as file:
         assert file["iteration/z"].id.get_num_chunks() > 64
-    counts = [0]
+    counts, known = [0], b""
     for moment in disk.moments(cut, begun):
+        if (seen := seen_by_hdf5(cut)) == known:
+            continue
         with Log(cut) as log:
             assert log.committed >= counts[-1], moment
             counts.append(log.committed)
             assert_counts(log, expected, moment)
+        known = seen
     assert set(counts) == {0, 35, 70, 105, 140}
     assert cut.read_bytes() == path.read_bytes()
 
