@@ -201,6 +201,7 @@ def test_damage_is_listed_although_it_is_in_the_way_of_checks(log_copy: LogCopy)
 FLIPS = 20
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("places", ["rows", "attribute values"])
 def test_bit_flips_are_noticed(
     virtual_run: Callable[..., Path], tmp_path: Path, places: str

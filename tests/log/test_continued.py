@@ -94,7 +94,8 @@ keys = st.tuples(
 )  # fmt: skip
 
 
-@settings(max_examples=12, deadline=None)
+@pytest.mark.long
+@settings(max_examples=9, deadline=None)
 @given(key=keys, cuts=cuts)
 def test_a_continued_log_is_the_log_of_one_go(
     folder: Folder,
@@ -196,7 +197,8 @@ def test_rows_that_do_not_count_any_more(chain: Path) -> None:
         assert list(damage(log)) == []
 
 
-@settings(max_examples=8, deadline=None)
+@pytest.mark.long
+@settings(max_examples=6, deadline=None)
 @given(data=st.data(), steps=st.lists(st.integers(1, 40), min_size=1, max_size=4))
 def test_checksums_after_rows_were_cut(
     folder: Folder, data: st.DataObject, steps: list[int]
@@ -377,12 +379,14 @@ def test_what_was_added_before_the_run_went_on_stays(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- kills, and analysis
 
 
+@pytest.mark.long
 def test_kills_at_random_moments_leave_whole_logs(tmp_path: Path) -> None:
     counts = crash(tmp_path, kills=10)
     assert counts.resumed > 2
     assert counts.iterations > 100
 
 
+@pytest.mark.long
 def test_analysis_reads_a_continued_log_like_another(
     chain: Path,
     one_file: Callable[[tuple[str, str | int, str]], Path],

@@ -153,6 +153,7 @@ def test_a_kill_at_every_moment(
     assert cut.read_bytes() == path.read_bytes()
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("small_chunks")
 def test_what_is_added_to_a_log_whose_end_was_cut_short(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -393,6 +394,7 @@ def test_what_is_written_too_fast_is_not_read(
         assert len(log.rows("iteration/z")) == 4
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("lands", [False, True])
 @pytest.mark.parametrize("fails_at", range(1, 12))

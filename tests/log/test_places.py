@@ -88,6 +88,7 @@ def test_folders_are_made(tmp_path: Path) -> None:
     assert [each.name for each in (tmp_path / "a" / "b").iterdir()] == ["run.h5"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("value", ["TRUE", "FALSE", "BEST_EFFORT"])
 def test_what_the_environment_says_of_locks_does_not_matter(tmp_path: Path, value: str) -> None:
     done = run("-c", WRITE_AND_READ, tmp_path / "run.h5", HDF5_USE_FILE_LOCKING=value)
@@ -99,6 +100,7 @@ def test_the_environment_stays_as_it_is() -> None:
     assert run("-c", code, HDF5_USE_FILE_LOCKING="TRUE").stdout == "TRUE\n"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("lock", LOCKS)
 @pytest.mark.parametrize("value", ["", "TRUE"])
 def test_a_viewer_that_holds_a_lock_disturbs_nobody(tmp_path: Path, lock: str, value: str) -> None:

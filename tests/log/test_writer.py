@@ -266,6 +266,7 @@ with Writer(sys.argv[1], run.config, SHAPES, WORKERS, VOCABULARY, "mpi", run.z0)
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("iterations", [100, 400])
 def test_a_killed_run_leaves_a_whole_log(tmp_path: Path, iterations: int) -> None:
     path = tmp_path / "run.h5"
@@ -416,6 +417,7 @@ def assert_safe(path: Path, message: str, reason: str) -> None:
     assert verify(path).violations == []
 
 
+@pytest.mark.long
 def test_a_limit_on_the_size_leaves_a_whole_log(tmp_path: Path) -> None:
     path = tmp_path / "run.h5"
     command = [sys.executable, "-c", LIMITED, str(path)]
