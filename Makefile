@@ -50,7 +50,7 @@ versions = $(1)/bin/pip freeze --all --exclude-editable | sed -E '/^(nvidia|cuda
 
 # A test file or folder for each thing that is not the package's own: numba and scipy, click, HDF5,
 # locks, transformers and openai, tqdm and rich. The tests under mpiexec come on top.
-TELLING := tests/algorithm tests/commands/test_commands.py tests/commands/test_log_files.py tests/doctor \
+TELLING := -m 'not long' tests/algorithm tests/commands/test_commands.py tests/commands/test_log_files.py tests/doctor \
 	tests/llm tests/log/test_reader.py tests/log/test_schema.py tests/log/test_writer.py \
 	tests/protocol tests/test_config.py tests/transport tests/view
 
