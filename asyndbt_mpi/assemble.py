@@ -1,4 +1,4 @@
-"""From a configuration to the objects of a run: the one place that chooses implementations."""
+"""Builds the objects of a run from a configuration: the one place that chooses implementations."""
 
 import json
 import os
@@ -44,8 +44,8 @@ SYNTHETIC_CLASSES = 2
 class Place:
     """Where a worker runs: its number among the workers of the node, and its cores.
 
-    ``sharing`` processes of the job have a model, and share what a server grants them all;
-    ``on_gpu`` of them share this one's GPU, if it has one.
+    ``sharing`` processes of the job have a model, and share a server's limits; ``on_gpu`` of them
+    share this one's GPU, if it has one.
     """
 
     local_rank: int
@@ -58,8 +58,8 @@ class Place:
 class Materials:
     """What every rank can work out for itself; a function has neither template nor data.
 
-    ``data`` is by number of the worker; ``data_digest`` of all that it and the template say, and
-    "" without them. ``own`` is what Python code has given.
+    ``data`` is indexed by the number of the worker; ``data_digest`` covers all of it and the
+    template, and is "" without them. ``own`` is what Python code has provided.
     """
 
     shapes: Shapes
@@ -71,12 +71,12 @@ class Materials:
 
 
 def prepare(config: Config, workers: int, own: Own | None = None) -> Materials:
-    """Load and check all that needs no language model.
+    """Load and check everything that needs no language model.
 
     Raises
     ------
     ConfigurationError
-        What is wrong with the configuration, given ``workers``, or with the data.
+        Something is wrong with the configuration, given ``workers``, or with the data.
     """
     own = own or Own()
     own.check(config)
@@ -119,9 +119,9 @@ def _digest(template: str, data: Mapping[int, WorkerData]) -> str:
     digest = blake2b(template.encode(errors="surrogatepass"), digest_size=16)
     tests: list[Row] | None = None
     for held in data.values():
-        # Each split is a list of its own, so that no row can pass from one to the next unnoticed.
+        # Each split is hashed as a list, so that moving a row between splits changes the digest.
         splits = [held.train, *held.pool, held.validation]
-        if held.test is not tests:  # everybody's are the same
+        if held.test is not tests:  # the same for all workers
             splits.append(tests := held.test)
         rows = [[(row.sentence1, row.sentence2, row.label) for row in split] for split in splits]
         digest.update(json.dumps(rows).encode())
@@ -143,7 +143,7 @@ def rows_fit(config: Config, materials: Materials, workers: Iterable[int]) -> bo
 
 
 def check_server(config: Config) -> None:
-    """Make sure, before anything is started, that there is the key that the server is to get.
+    """Check, before anything is started, that the key for the server is there.
 
     Raises
     ------
@@ -163,7 +163,7 @@ def delays_of_workers(config: Config, workers: int) -> dict[int, Delays]:
     Raises
     ------
     ConfigurationError
-        The trace is no log, or has no seconds to draw from.
+        The trace is not a log, or has no seconds to draw from.
     """
     traces = _traces(config.delay.trace) if config.delay.model == "trace" else [None]
     return {
@@ -183,7 +183,7 @@ def _traces(path: str) -> list[FloatArray | None]:
         raise ConfigurationError(f"delay.trace: {error}") from error
     if not (np.isfinite(seconds).all() and (seconds >= 0).all() and (seconds > 0).any()):
         raise ConfigurationError(
-            f"delay.trace: {path}: has no reports that took seconds, or damaged ones"
+            f"delay.trace: {path}: its reports are missing or damaged, or took no time"
         )
     return [seconds[worker == each] for each in np.unique(worker)]
 
@@ -191,7 +191,7 @@ def _traces(path: str) -> list[FloatArray | None]:
 def language_model(config: Config, place: Place, answers: Answers | None) -> LanguageModel | None:
     """The run's language model, which can take a while to load; None for a function.
 
-    Without ``answers`` they are kept in memory only.
+    Without ``answers``, answers are kept in memory only.
 
     Raises
     ------
@@ -228,13 +228,13 @@ def _in_process(llm: Llm, place: Place) -> LanguageModel:
 
 
 def gpu_of(config: Config, local_rank: int) -> str:
-    """What tells the GPU of a worker's model from others; "" for none.
+    """Identifies the GPU of a worker's model; "" for none.
 
-    Also "" where none can be had: why not is told when the model is loaded.
+    Also "" if none is available: loading the model then reports why.
     """
     if config.llm.backend != "transformers" or config.llm.device == "cpu":
         return ""
-    # Whatever is wrong with torch, a driver or a GPU: the node's other workers are waiting.
+    # Errors of torch, a driver or a GPU must not stop here: the node's other workers are waiting.
     try:
         from asyndbt_mpi.llm.local.device import choose, identity
 
@@ -266,13 +266,12 @@ def workers_with_black_box(
 ) -> tuple[Workers, BlackBox]:
     """The state machine of the ``workers`` of this process, and the black box that answers it.
 
-    A model that runs in this process scores the run's longest prompts first, for which see
-    `llm.transformers`.
+    A model in this process scores the run's longest prompts first; see `llm.transformers`.
 
     Raises
     ------
     ConfigurationError
-        This machine has not the memory for all of them.
+        This machine does not have enough memory for all of them.
     ModelError
         The model cannot score them.
     """
@@ -287,7 +286,7 @@ def workers_with_black_box(
         data = {worker: materials.data[worker] for worker in workers}
         positions = materials.shapes.positions
         texts = data, materials.template, materials.vocabulary, positions
-        # Not those of a cache, for it is the model that is looked at.
+        # Without the cache, because it is the model that is checked.
         asked = model.model if isinstance(model, CachedModel) else model
         if config.llm.backend == "transformers" and not isinstance(asked, NoModel):
             asked.label_log_probabilities(longest_prompts(*texts), materials.template.labels)
@@ -298,9 +297,9 @@ def workers_with_black_box(
 def hellos(
     config: Config, materials: Materials, workers: int, in_process: LanguageModel
 ) -> dict[int, Hello]:
-    """The hello that each worker's data give, with the most that its answers can cost.
+    """The hello that follows from each worker's data, with the upper bound of its answers' cost.
 
-    ``in_process`` stands for its own model.
+    ``in_process`` means that it has its own model.
     """
     llm = config.llm
     model: LanguageModel | None = None
@@ -318,7 +317,7 @@ def hellos(
 def workers_without_model(
     config: Config, materials: Materials, workers: Sequence[int]
 ) -> tuple[Workers, BlackBox]:
-    """As `workers_with_black_box`, where no language model is to be asked anything."""
+    """Like `workers_with_black_box`, for a run that asks no language model."""
     return workers_with_black_box(config, materials, workers, NoModel())
 
 
@@ -327,16 +326,16 @@ def rebuild(
 ) -> tuple[Workers, BlackBox]:
     """All workers of ``log`` at their start, and the black box that answers them.
 
-    ``config`` is the run's, with the places that a log does not decide: see `given`. What the run
-    has kept of its model's answers costs nothing; ``keeps_answers`` says whether new ones are
-    added, as those of worker 0.
+    ``config`` is the run's, with the paths and addresses that are not taken from a log: see
+    `given`. Answers that the run kept on disk cost nothing; ``keeps_answers`` says whether new
+    ones are added, as worker 0's.
 
     Raises
     ------
     LogError
-        What is here has other sizes or words than the run had.
+        Sizes or words differ from the run's.
     ConfigurationError
-        Its data or its language model are not to be had here.
+        Its data or its language model are not available here.
     """
     materials = prepare(config, log.workers, own)
     check_materials(log, materials)
@@ -348,8 +347,8 @@ def rebuild(
 
 
 def check_materials(log: Log, materials: Materials) -> None:
-    """Raise a `LogError` where what is here has other sizes, words or data than the run had."""
+    """Raise a `LogError` if sizes, words or data differ from those of the run."""
     if materials.shapes != log.shapes or materials.vocabulary != log.vocabulary:
-        raise LogError(f"{log.path}: was made with another vocabulary or other sizes")
+        raise LogError(f"{log.path}: was made with a different vocabulary or different sizes")
     if log.data_digest and materials.data_digest != log.data_digest:
-        raise LogError(f"{log.path}: was made with other data, or another template")
+        raise LogError(f"{log.path}: was made with different data, or a different template")

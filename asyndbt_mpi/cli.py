@@ -4,16 +4,23 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
-from typing import Any, TextIO, TypeAlias
+from typing import TextIO
 
 import click
 import numpy as np
 
 from asyndbt_mpi import __version__
 from asyndbt_mpi.config import Config, ConfigurationError, Run, load, presets
+from asyndbt_mpi.inputs.options import (
+    LOG_FILE,
+    OUTPUT,
+    SETTINGS,
+    WORKERS,
+    configuration_of_run,
+    run_options,
+)
 from asyndbt_mpi.jobs.job import BAD_USAGE, DONE, FAILED, Job, Request, log_path
 from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.reader import Log
@@ -21,49 +28,14 @@ from asyndbt_mpi.log.text import printable
 from asyndbt_mpi.protocol.divergence import Diverged
 from asyndbt_mpi.transport.launcher import Misfit, launched, wait_for_spokesman
 
-Command: TypeAlias = Callable[..., Any]
-
 PRESETS = f"Presets: {', '.join(presets())}."
-
-LOG_FILE = click.argument("run", metavar="RUN.h5", type=click.Path(path_type=Path))
-
-
-SETTINGS = click.option(
-    "--set", "assignments", multiple=True, metavar="SECTION.KEY=VALUE",
-    help="Override a key of the configuration; may be given several times.",
-)  # fmt: skip
-
-WORKERS = click.option("--workers", type=click.IntRange(min=1), default=3, show_default=True)
-
-
-def configuration_of_run(command: Command) -> Command:
-    """What a command takes that builds the run of a log again."""
-    option = click.option(
-        "--config", "source", metavar="CONFIG",
-        help="The run's own configuration, for where a log names files or a server: it does not"
-        " decide these.",
-    )  # fmt: skip
-    return option(SETTINGS(command))
 
 
 def given_configuration(source: str | None, assignments: tuple[str, ...]) -> Config | None:
-    """What --config and --set give."""
+    """The configuration given by --config and --set."""
     if source is None and assignments:
-        raise ConfigurationError("--set changes what --config gives: add --config CONFIG")
+        raise ConfigurationError("--set overrides keys of --config: add --config CONFIG")
     return None if source is None else load(source, assignments)
-
-
-def run_options(command: Command) -> Command:
-    """The arguments that every command with a CONFIG takes."""
-    for decorate in reversed((
-        click.argument("config"),
-        SETTINGS,
-        click.option("--output", "-o", metavar="FILE", help="The log, instead of run.output."),
-        click.option("--overwrite", is_flag=True, help="Replace the log if it is there."),
-        click.option("--resume", is_flag=True, help="Go on with the log if it is there."),
-    )):  # fmt: skip
-        command = decorate(command)
-    return command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -86,13 +58,13 @@ def run(
     overwrite: bool,
     resume: bool,
 ) -> int:
-    """Run CONFIG, a TOML file or a preset, under mpiexec or srun.
+    """Run a configuration under mpiexec or srun.
 
-    Rank 0 is the server, every other rank a worker:
+    CONFIG is a TOML file or a preset. Rank 0 is the server, every other rank a worker:
 
         mpiexec -n 4 asyndbt run demo
 
-    The run goes on without a worker that dies if the launcher lets it:
+    If the launcher allows it, the run continues when a worker's process dies:
 
         mpiexec --with-ft ulfm -n 4 asyndbt run demo
     """
@@ -109,7 +81,7 @@ def run(
 
 
 def _patience(config: str, assignments: tuple[str, ...]) -> float:
-    """How long MPI may take to start; what is wrong with the configuration is told once it has."""
+    """Seconds that MPI may take to start; a faulty configuration is reported once it has."""
     try:
         return load(config, assignments).run.worker_timeout
     except ConfigurationError:
@@ -119,15 +91,16 @@ def _patience(config: str, assignments: tuple[str, ...]) -> float:
 @cli.command(epilog=PRESETS)
 @click.argument("config", default="demo")
 @SETTINGS
-@click.option("--output", "-o", metavar="FILE", help="The log, instead of run.output.")
+@OUTPUT
 def doctor(config: str, assignments: tuple[str, ...], output: str | None) -> int:
-    """What would go wrong with a run of CONFIG, and how to mend it; starts and costs nothing.
+    """Find what would go wrong with a run.
 
-    Start it as the run is to be started, so that it looks at every rank:
+    Every finding comes with a remedy. No run is started and nothing is spent. Launch the doctor
+    as you will launch the run, so that it checks every rank:
 
         mpiexec -n 4 asyndbt doctor demo
 
-    Exit code 0 if there is no problem, warnings or not; 1 if there is one.
+    Exit code 0 if there are no problems (there may be warnings), else 1.
     """
     from asyndbt_mpi.commands.doctor import checkup
 
@@ -147,9 +120,9 @@ def simulate(
     resume: bool,
     workers: int,
 ) -> int:
-    """Run CONFIG in this one process, under a virtual clock; the same log.
+    """Run in one process, under a virtual clock.
 
-    Only the delays of [delay] take (virtual) time:
+    The log is the same as that of `asyndbt run`. Only the delays of [delay] take (virtual) time:
 
     \b
         asyndbt simulate synthetic \\
@@ -168,14 +141,14 @@ def simulate(
     "--vary",
     multiple=True,
     metavar="SECTION.KEY=VALUE,...",
-    help="Values to try, or workers=R,...; several of these make a grid.",
+    help="Values to try, or workers=R,...; several --vary make a grid.",
 )
 @click.option(
     "--seeds",
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Seeds for each point of the grid, from run.seed on.",
+    help="Seeds per point of the grid: run.seed, run.seed + 1, ...",
 )
 @SETTINGS
 @WORKERS
@@ -186,7 +159,7 @@ def simulate(
     metavar="DIR",
     required=True,
     type=click.Path(path_type=Path),
-    help="Folder for the logs; those that are there already are kept.",
+    help="Folder for the logs; existing logs are kept.",
 )
 def sweep(
     config: str,
@@ -196,15 +169,17 @@ def sweep(
     workers: int,
     folder: Path,
 ) -> int:
-    """Simulate CONFIG over a grid of settings and seeds, on all cores.
+    """Simulate a grid of settings and seeds.
+
+    All cores are used.
 
     \b
         asyndbt sweep synthetic --workers 8 --seeds 10 -o runs/sweep \\
             --vary algorithm.active_workers=1,2,4,8 --set delay.model=lognormal \\
             --set delay.mean=1 --set estimator.name=exact --set steps.optimizer=sgd
 
-    Logs of a synthetic task also get their stationarity. To go on with a half-done folder, give
-    the same command again.
+    Logs of a synthetic task also get their stationarity. To finish an interrupted sweep, repeat
+    the same command.
     """
     from asyndbt_mpi.commands.sweep import Sweep, sweep
 
@@ -220,23 +195,41 @@ def sweep(
 @click.argument("config")
 @click.argument("further", metavar="[-- SBATCH_OPTION ...]", nargs=-1)
 @SETTINGS
-@click.option("--output", "-o", metavar="FILE", help="The log, instead of run.output.")
-@click.option("--nodes", type=click.IntRange(min=1), default=1, show_default=True)
-@click.option("--time", required=True, metavar="HH:MM:SS", help="Limit; the job comes back after.")
-@click.option("--gpus-per-node", type=click.IntRange(min=1), metavar="N")
+@OUTPUT
+@click.option(
+    "--nodes",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Number of nodes.",
+)
+@click.option(
+    "--time",
+    required=True,
+    metavar="HH:MM:SS",
+    help="Time limit; a job that reaches it is requeued.",
+)
+@click.option("--gpus-per-node", type=click.IntRange(min=1), metavar="N", help="GPUs on each node.")
 @click.option(
     "--workers-per-node",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Instead of one for each GPU; without GPUs it has to be given.",
+    help="Default: one per GPU; required without GPUs.",
 )
-@click.option("--cpus-per-task", type=click.IntRange(min=1), metavar="N", help="Cores of a worker.")
-@click.option("--partition", metavar="NAME")
-@click.option("--account", metavar="NAME")
 @click.option(
-    "--launcher", type=click.Choice(["mpiexec", "srun"]), default="mpiexec", show_default=True
+    "--cpus-per-task", type=click.IntRange(min=1), metavar="N", help="Cores for each rank."
 )
-@click.option("--dry-run", is_flag=True, help="Print the line of sbatch instead.")
+@click.option("--partition", metavar="NAME", help="Slurm partition.")
+@click.option("--account", metavar="NAME", help="Slurm account.")
+@click.option(
+    "--launcher",
+    type=click.Choice(["mpiexec", "srun"]),
+    default="mpiexec",
+    show_default=True,
+    help="What starts the ranks.",
+)
+@click.option("--dry-run", is_flag=True, help="Print the sbatch command instead of running it.")
 def sbatch(
     config: str,
     further: tuple[str, ...],
@@ -249,10 +242,10 @@ def sbatch(
     dry_run: bool,
     **options: str | int | None,
 ) -> int:
-    """Submit a run of CONFIG to Slurm, after a check of all that can be checked beforehand.
+    """Check a run, then submit it to Slurm.
 
-    The script is slurm/run.sbatch; a folder slurm of your own, with its env.sh, comes first.
-    Whatever else sbatch takes may follow two dashes:
+    The script is slurm/run.sbatch; a folder `slurm` of your own, with its env.sh, takes
+    precedence. Other options of sbatch follow two dashes:
 
     \b
         asyndbt sbatch mine.toml --nodes 2 --gpus-per-node 4 --time 04:00:00 \\
@@ -266,7 +259,7 @@ def sbatch(
     checked = check(config, assignments, output, nodes * workers)
     check_time(str(options["time"]))
     wanted = {
-        "job-name": checked.run.name.replace("/", "-"),  # it is in the name of a file
+        "job-name": checked.run.name.replace("/", "-"),  # becomes part of a file name
         "nodes": nodes,
         "ntasks-per-node": workers + 1,
         "gpus-per-node": gpus_per_node,
@@ -277,7 +270,7 @@ def sbatch(
     given = {name: str(value) for name, value in wanted.items() if value is not None}
     call = submission(scripts(), given, further, launcher, workers, arguments)
     if dry_run:
-        click.echo(call)  # as it is: it may be run
+        click.echo(call)  # verbatim, so that it can be run
     else:
         _say(submit(call))
     return DONE
@@ -288,12 +281,12 @@ def sbatch(
 def status(
     config: str, assignments: tuple[str, ...], output: str | None, overwrite: bool, resume: bool
 ) -> int:
-    """Whether the run of CONFIG has come to its end: exit code 0 if so, else 1.
+    """Tell whether a run has finished.
 
-    2 if its log was made with other settings.
+    Exit code 0 if it has, 1 if not, 2 if its log was made with other settings.
 
-    Takes the arguments of `asyndbt run`, for scripts; of these --overwrite and --resume do not
-    matter.
+    Takes the same arguments as `asyndbt run`, for use in scripts; --overwrite and --resume are
+    ignored.
     """
     from asyndbt_mpi.jobs.resume import at_its_end, check_settings
     from asyndbt_mpi.log.storage.lock import is_being_written
@@ -308,7 +301,7 @@ def status(
         check_settings(log, asked)
         state = log.status
         if state == "running" and not is_being_written(path):
-            state = "killed, or running where its lock is not seen"
+            state = "killed, or running on a machine whose lock is not visible here"
         _say(f"{path}: {state}, {log.committed} of at most {asked.run.iterations} iterations")
         return DONE if at_its_end(log, asked) else FAILED
 
@@ -321,13 +314,13 @@ def status(
     "--like",
     metavar="RUN.h5",
     type=click.Path(path_type=Path),
-    help="A log of a run with this model, for the seconds that a call takes.",
+    help="Log of an earlier run with this model, from which to take the seconds per call.",
 )
 def estimate(config: str, assignments: tuple[str, ...], workers: int, like: Path | None) -> int:
-    """What a run of CONFIG would take: calls, tokens, and money and time if they can be told.
+    """Estimate the calls, cost and time of a run.
 
-    Starts nothing and loads no model. For money give llm.input_price and llm.output_price, of a
-    million tokens:
+    Starts nothing and loads no model. Money is estimated if llm.input_price and llm.output_price
+    (per million tokens) are set, time if --like is given:
 
     \b
         asyndbt estimate mine.toml --set llm.input_price=0.15 --like runs/earlier.h5
@@ -361,25 +354,32 @@ def estimate(config: str, assignments: tuple[str, ...], workers: int, like: Path
 @LOG_FILE
 @configuration_of_run
 def replay(run: Path, source: str | None, assignments: tuple[str, ...]) -> int:
-    """Run again from a log's record of arrivals, and compare every iterate, bit by bit."""
+    """Replay a run and compare its iterates.
+
+    The workers' reports are taken in the order in which the log has them, and every iterate is
+    compared with the logged one, bit by bit. Exit code 1 at the first difference.
+    """
     from asyndbt_mpi.commands.replay import replay
 
     comparison = replay(run, given_configuration(source, assignments))
     if comparison.difference:
         _say(f"first difference: {comparison.difference}")
         return FAILED
-    _say(f"{run}: {comparison.iterations} iterations are the same, bit by bit")
+    _say(f"{run}: {comparison.iterations} iterations are identical, bit by bit")
     if comparison.every > 1:
-        _say(f"(of p, q and z only those of every {comparison.every} iterations are logged)")
+        _say(f"(p, q and z are logged, and compared, every {comparison.every} iterations only)")
     return DONE
 
 
 @cli.command()
 @LOG_FILE
-@click.option("--prompts", is_flag=True, help="Also each worker's prompt in full, from its data.")
+@click.option("--prompts", is_flag=True, help="Also print each worker's full prompt.")
 @configuration_of_run
 def show(run: Path, prompts: bool, source: str | None, assignments: tuple[str, ...]) -> int:
-    """What a run has learnt: words, demonstrations, accuracy before and after, costs."""
+    """Summarise a run.
+
+    Prints the learnt words and demonstrations, the accuracy before and after, and the costs.
+    """
     from asyndbt_mpi.view.summary import print_summary
 
     given = given_configuration(source, assignments)
@@ -391,7 +391,7 @@ def show(run: Path, prompts: bool, source: str | None, assignments: tuple[str, .
 
 
 def _print_prompts(log: Log, given: Config | None) -> None:
-    """The log has row numbers only; the texts come from where the run took its data."""
+    """The log has row numbers only; the texts are read from the run's data again."""
     from asyndbt_mpi.assemble import check_materials, prepare
     from asyndbt_mpi.jobs.given import configuration
     from asyndbt_mpi.view.prompts import full_prompts
@@ -399,7 +399,7 @@ def _print_prompts(log: Log, given: Config | None) -> None:
     materials = prepare(configuration(log, given, asks_model=False), log.workers)
     check_materials(log, materials)
     if materials.template is None or materials.data is None:
-        raise ConfigurationError(f"--prompts: {log.path} is of a synthetic task without texts")
+        raise ConfigurationError(f"--prompts: {log.path} is of a synthetic task, which has no text")
     for worker, prompt in full_prompts(log, materials.template, materials.data):
         _say(f"\n--- worker {worker}\n{prompt}", lines=True)
 
@@ -407,7 +407,10 @@ def _print_prompts(log: Log, given: Config | None) -> None:
 @cli.command()
 @LOG_FILE
 def verify(run: Path) -> int:
-    """Whether a log is whole and keeps every invariant of the algorithm."""
+    """Check that a log is intact and consistent.
+
+    Recomputes every checksum and every invariant of the algorithm. Exit code 1 if one fails.
+    """
     from asyndbt_mpi.log.verify import verify
 
     result = verify(run)
@@ -417,7 +420,7 @@ def verify(run: Path) -> int:
         _say(f"not checked: {line}")
     if result.violations:
         return FAILED
-    _say(f"{run}: whole, every invariant holds")
+    _say(f"{run}: intact, every invariant holds")
     return DONE
 
 
@@ -431,7 +434,7 @@ def verify(run: Path) -> int:
     default=1,
     show_default=True,
     metavar="N",
-    help="Only every N-th iterate, and the last.",
+    help="Take every N-th iterate, and the last.",
 )
 @click.option(
     "--samples",
@@ -439,7 +442,7 @@ def verify(run: Path) -> int:
     default=16,
     show_default=True,
     metavar="I",
-    help="Of a language model: prompts for each of two estimates, per worker and iterate.",
+    help="Prompts for each of the two estimates per worker and iterate (language models only).",
 )
 @configuration_of_run
 def stationarity(
@@ -449,9 +452,10 @@ def stationarity(
     source: str | None,
     assignments: tuple[str, ...],
 ) -> int:
-    """Add to finished logs how far from stationary their iterates are, ||grad G||^2.
+    """Add each iterate's ||grad G||^2 to a log.
 
-    Exact for a synthetic task, estimated (and costing calls) for a language model:
+    It measures how far the iterates of a finished run are from stationarity: exact for a
+    synthetic task, estimated (which costs calls) for a language model:
 
         asyndbt stationarity runs/synthetic.h5
     """
@@ -465,13 +469,13 @@ def stationarity(
 
 def main() -> None:
     """Run a command; errors become one line and an exit code: 2 bad input, 1 anything else."""
-    # Wherever it stands on the command line.
+    # --debug is accepted anywhere on the command line.
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     warnings.showwarning = _show_warning
-    # Said by every process, of what `run` and `doctor` say once, with what to do about it.
+    # Every process would print it; `run` and `doctor` report the same once, with a remedy.
     warnings.filterwarnings("ignore", r"\s*suspicious MPI execution environment", RuntimeWarning)
-    # What comes of an overflow is looked at where it matters (`protocol.divergence`).
+    # Overflows are caught where they matter (`protocol.divergence`).
     np.seterr(over="ignore", invalid="ignore")
     try:
         code = cli.main(arguments, standalone_mode=False, obj=debug)
@@ -497,13 +501,13 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """The package's own warnings are for its user: one line, without one of the source."""
+    """The package's own warnings address its user: one line, without the source line."""
     own = Path(filename).is_relative_to(Path(__file__).parent)
     if own and issubclass(category, UserWarning):
         _say(f"asyndbt: warning: {' '.join(str(message).split())}", err=True)
     else:
-        told = warnings.formatwarning(message, category, filename, lineno, line)
-        _say(told.rstrip(), err=True, lines=True)
+        text = warnings.formatwarning(message, category, filename, lineno, line)
+        _say(text.rstrip(), err=True, lines=True)
 
 
 def _fail(error: Exception | str, code: int, debug: bool) -> int:
@@ -511,12 +515,12 @@ def _fail(error: Exception | str, code: int, debug: bool) -> int:
         _say("".join(traceback.format_exception(error)).rstrip(), err=True, lines=True)
         return code
     named = isinstance(error, str | ConfigurationError | LogError | Diverged)
-    # Others' errors may have lines.
-    told = error if named else f"{type(error).__name__}: {' '.join(str(error).split())}"
-    _say(f"asyndbt: {told}", err=True)
+    # Errors of other packages may span several lines.
+    text = error if named else f"{type(error).__name__}: {' '.join(str(error).split())}"
+    _say(f"asyndbt: {text}", err=True)
     return code
 
 
 def _say(text: str, err: bool = False, lines: bool = False) -> None:
-    """Print what may hold text of others."""
+    """Print text that may come from others, with control characters made visible."""
     click.echo(printable(text, lines), err=err)

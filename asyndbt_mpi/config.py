@@ -43,7 +43,7 @@ from asyndbt_mpi.inputs.files import SHOWN, check_path, read_file, shown, size
 from asyndbt_mpi.inputs.toml import MOST_BYTES, MOST_PARTS, MOST_WRITTEN_BYTES, has_long_key
 
 LONGEST_LINE = 300
-"""Characters of another program's error."""
+"""Characters shown of another program's error."""
 
 VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 
@@ -53,7 +53,7 @@ SLOWEST = 0.001
 """Requests per minute."""
 
 OWN_ESTIMATOR = "python: "
-"""How the name of an estimator begins that Python code gives."""
+"""Prefix of the name of an estimator that Python code provides."""
 
 OwnName = Annotated[
     str, Field(pattern=f"^{OWN_ESTIMATOR}.", max_length=300), AfterValidator(is_line)
@@ -63,17 +63,17 @@ OWN_BODY = {
     *("model", "messages", "prompt", "max_tokens", "max_completion_tokens", "temperature"),
     *("logprobs", "top_logprobs", "n", "best_of", "stream", "stream_options", "echo", "suffix"),
 }
-"""Of a request to a server: what the program says itself, or what changes the answers' form."""
+"""Fields of a request that the program sets itself, or that change the form of the answers."""
 
 
 class ConfigurationError(ValueError):
-    """Bad configuration or usage: one line that says what is wrong and what would be right."""
+    """Bad configuration or usage, in one line: what is wrong, and what would be right."""
 
 
 class Section(BaseModel):
     """A table of the configuration file; unknown keys are errors."""
 
-    # Strict: no silent true for 1, nor "7" for 7.  Tracebacks quote no input: it may be secret.
+    # Strict: true is not 1, "7" is not 7.  Tracebacks do not quote input, which may be secret.
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, strict=True, hide_input_in_errors=True
     )
@@ -82,8 +82,8 @@ class Section(BaseModel):
 class Run(Section):
     """[run]: the run as a whole; `early_stopping_patience` counts evaluations, 0 is off.
 
-    A worker that owes an answer for `worker_timeout` seconds is lost; `signals` end the run in
-    order, as interrupted.
+    A worker that owes an answer for `worker_timeout` seconds is lost; `signals` end the run
+    cleanly, with status "interrupted".
     """
 
     name: Annotated[str, Field(min_length=1, max_length=100), AfterValidator(is_line)] = "run"
@@ -142,7 +142,7 @@ class Algorithm(Section):
 class Steps(Section):
     """[steps]: `optimizer` moves p, q and z; duals and the lower level take plain steps.
 
-    Where the optimizer is "mirror", p and q are those of `MIRROR_STEPS` unless they are given.
+    With the optimizer "mirror", p and q default to `MIRROR_STEPS`.
     """
 
     optimizer: Literal["adam", "sgd", "mirror"] = "mirror"
@@ -158,8 +158,8 @@ class Steps(Section):
 class EstimatorSection(Section):
     """[estimator]: I samples of a prompt, each scored on the same `batch` queries.
 
-    "additive" learns a model of the loss and is meant for mirror steps. "exact" samples nothing:
-    the synthetic backend knows its gradients. "python: ..." names a class that Python code gives.
+    "additive" learns a model of the loss and is meant for mirror steps. "exact" does not sample:
+    the synthetic backend knows its gradients. "python: ..." names a class provided by Python code.
     """
 
     name: Literal["additive", "loo", "bdpl", "exact"] | OwnName = "additive"
@@ -168,7 +168,7 @@ class EstimatorSection(Section):
 
     @property
     def losses(self) -> int:
-        """I as the black box answers it: an exact answer is one loss."""
+        """I as the black box sees it: an exact answer is one loss."""
         return 1 if self.name == "exact" else self.samples
 
 
@@ -182,7 +182,7 @@ class PromptSection(Section):
 
 
 class TaskSection(Section):
-    """[task]: the data set (shipped by name, or a folder) and how it is put into words."""
+    """[task]: the data set (a shipped one by name, or a folder), and its template and labels."""
 
     name: Line = "reviews"
     path: FilePath = ""
@@ -198,12 +198,12 @@ class TaskSection(Section):
 class Llm(Section):
     """[llm]: the black box. `cache` bounds the answers kept, 0 keeps none; `threads` 0 is auto.
 
-    `cache_folder` also keeps them on disk, in a folder whose name may hold the log's path as
-    {output}; "" does not. All workers must hold the same `model`, unless it `model_may_differ`.
-    What follows `heterogeneity`, of the synthetic backend, is about a
-    server that speaks OpenAI's API: seconds are those of one request, `requests_per_minute` of
-    all workers together (0: no limit), prices of a million tokens.  `extra_body` is added to every
-    request, as JSON.  The backend "python" is a function that Python code gives, `model` its name.
+    `cache_folder` also keeps answers on disk, in a folder whose name may contain the log's path as
+    {output}; "" keeps none there. All workers must hold the same `model`, unless
+    `model_may_differ`. `heterogeneity` is for the synthetic backend. The keys after it are for a
+    server that speaks OpenAI's API: seconds per request, `requests_per_minute` of all workers
+    together (0: no limit), prices per million tokens; `extra_body` is added to every request, as
+    JSON. The backend "python" is a function provided by Python code, and `model` its name.
     """
 
     backend: Literal["transformers", "openai", "synthetic", "python"] = "transformers"
@@ -230,29 +230,29 @@ class Llm(Section):
 
     @property
     def is_function(self) -> bool:
-        """A function stands in place of model and data; its losses may have any sign."""
+        """A function takes the place of model and data; its losses may have any sign."""
         return self.backend in ("synthetic", "python")
 
     @model_validator(mode="after")
     def _extra_body_leaves_the_programs_own(self) -> "Llm":
         if own := sorted(OWN_BODY & set(self.extra_body)):
-            raise ValueError(f"extra_body must not hold {', '.join(own)}: the program says that")
+            raise ValueError(f"extra_body must not contain {', '.join(own)}: the program sets it")
         return self
 
     @model_validator(mode="after")
     def _address_is_one_without_a_password(self) -> "Llm":
-        # Of the whole section, since the error of a single key would quote it.
+        # Validates the whole section, since the error of a single key would quote its value.
         if "@" in self.base_url:
             raise ValueError(
-                "base_url must not hold a user or a password: it is logged; put a key into an"
-                " environment variable, named by key_variable"
+                "base_url must not contain a user or a password, because it is logged; put a key"
+                " into an environment variable, named by key_variable"
             )
         if self.base_url and not _is_address(self.base_url):
             raise ValueError(
                 "base_url must begin with http:// or https:// and name a server, as in"
                 " 'http://localhost:8000/v1'"
             )
-        # It may be the key itself, put into the wrong place.
+        # Not quoted: it may be the key itself, in the wrong place.
         if self.key_variable and not VARIABLE.fullmatch(self.key_variable):
             raise ValueError(
                 "key_variable must be the name of an environment variable: letters, digits and _"
@@ -271,27 +271,27 @@ class Llm(Section):
             json.dumps(self.extra_body, allow_nan=False, ensure_ascii=False).encode()
         except (ValueError, RecursionError) as error:
             raise ValueError(
-                "extra_body cannot be sent as JSON: it holds a number that is not finite, or text"
-                " that is no UTF-8"
+                "extra_body cannot be sent as JSON: it contains a number that is not finite, or"
+                " text that is not UTF-8"
             ) from error
         return self
 
 
 def _is_address(url: str) -> bool:
-    # Said here, for what is read as an address does not mind a line break.
+    # Checked here, because the parser of addresses ignores line breaks.
     if not (url.isascii() and url.isprintable()) or " " in url or len(url) > LONGEST_ADDRESS:
         return False
     try:
         parts = urlsplit(url)
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # brackets or a port that are none
+    except ValueError:  # malformed brackets or port
         return False
 
 
 class Delay(Section):
     """[delay]: artificial seconds added to every assignment, drawn per worker.
 
-    `trace` is a log whose `compute_seconds` are drawn from, worker by worker.
+    `trace` is a log from whose `compute_seconds` delays are drawn, worker by worker.
     """
 
     model: Literal["none", "constant", "lognormal", "pareto", "trace"] = "none"
@@ -306,20 +306,20 @@ class Delay(Section):
         if self.slow_workers and self.model == "none":
             raise ValueError("slow_workers needs a delay.model other than 'none'")
         if self.model == "trace" and not self.trace:
-            raise ValueError("model 'trace' needs a trace, the log to take the seconds from")
+            raise ValueError("model 'trace' needs the key trace: a log to take the seconds from")
         if self.model != "trace" and self.trace:
-            raise ValueError(f"trace belongs to model 'trace', which is {self.model!r}")
+            raise ValueError(f"trace needs model 'trace', but model is {self.model!r}")
         if self.model in ("constant", "lognormal", "pareto") and not self.mean:
             raise ValueError(f"model {self.model!r} needs a mean greater than 0, in seconds")
         if self.model == "trace" and self.mean:
-            raise ValueError("mean belongs to other models: a trace has its own")
+            raise ValueError("mean cannot be set with model 'trace': a trace has its own")
         if self.slow_workers and self.mean * self.slow_factor > LONGEST:
-            raise ValueError(f"mean times slow_factor must not be more than {LONGEST:g} seconds")
+            raise ValueError(f"mean times slow_factor must not exceed {LONGEST:g} seconds")
         return self
 
 
 class Budget(Section):
-    """[budget]: what the whole job may spend, 0 for no limit; `cost` by the prices of [llm]."""
+    """[budget]: limits for the whole job, 0 for none; `cost` by the prices of [llm]."""
 
     calls: NonNegativeCount = 0
     tokens: NonNegativeCount = 0
@@ -330,7 +330,7 @@ class Budget(Section):
 class LogSection(Section):
     """[log]: `iterates` "all", or n for every n-th p, q and z; `compression` of the iterates.
 
-    Every `sync_every` seconds what was written is brought to the disk itself, 0 for never.
+    What was written is synced to disk every `sync_every` seconds; 0 for never.
     """
 
     iterates: Literal["all"] | Count = "all"
@@ -397,7 +397,7 @@ def load(source: str, assignments: Iterable[str] = ()) -> Config:
     Raises
     ------
     ConfigurationError
-        One line naming the key, its value, what is allowed and, for a typo, the nearest key.
+        One line with the key, its value, what is allowed and, for a typo, the nearest key.
     """
     table = _parsed(_read(source), source)
     for assignment in assignments:
@@ -412,7 +412,7 @@ def load(source: str, assignments: Iterable[str] = ()) -> Config:
 
 
 def check_written(config: Config, source: str) -> None:
-    """A log holds the configuration with every key written out, and must be readable.
+    """Check that a log could hold the configuration, with every key written out.
 
     Raises
     ------
@@ -425,7 +425,7 @@ def check_written(config: Config, source: str) -> None:
         raise ConfigurationError(f"{source}: llm.extra_body is nested too deeply") from error
     if len(written.encode()) > MOST_WRITTEN_BYTES:
         raise ConfigurationError(
-            f"{source}: has more than {size(MOST_WRITTEN_BYTES)} with every key written out"
+            f"{source}: exceeds {size(MOST_WRITTEN_BYTES)} with every key written out"
         )
     if has_long_key(written):
         raise ConfigurationError(f"{source}: llm.extra_body is nested too deeply")
@@ -443,9 +443,9 @@ def _parsed(text: str, source: str) -> dict[str, Any]:
         ) from error
     except RecursionError as error:
         raise ConfigurationError(f"{source}: not valid TOML: nested too deeply") from error
-    except ValueError as error:  # the parser lets this through
+    except ValueError as error:  # the parser does not convert this
         raise ConfigurationError(
-            f"{source}: not valid TOML: a number of thousands of digits, or no date"
+            f"{source}: not valid TOML: a number of thousands of digits, or an invalid date"
         ) from error
 
 
@@ -456,16 +456,16 @@ def _read(source: str) -> str:
         check_path(source)
         content = read_file(source, MOST_BYTES)
         if content.startswith(codecs.BOM_UTF8):
-            raise ValueError("it begins with a byte order mark: save it as UTF-8 without one")
+            raise ValueError("it starts with a byte order mark: save it as UTF-8 without one")
         return content.decode("utf-8")
     except FileNotFoundError as error:
         raise ConfigurationError(
-            f"no configuration {shown(source)}: neither a file nor a preset"
+            f"{shown(source)} is neither a configuration file nor a preset"
             f"{_nearest(source, presets())}; presets are {', '.join(presets())}"
         ) from error
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise ConfigurationError(f"cannot read {source}: line {line} is no UTF-8 text") from error
+        raise ConfigurationError(f"cannot read {source}: line {line} is not UTF-8 text") from error
     except OSError as error:
         raise ConfigurationError(f"cannot read {shown(source)}: {error.strerror}") from error
     except ValueError as error:
@@ -476,18 +476,18 @@ def _assign(table: dict[str, Any], assignment: str) -> None:
     """Put ``section.key=value`` into ``table``; the value is TOML, or else a bare string."""
     path, separator, written = assignment.partition("=")
     section, dot, key = path.strip().partition(".")
-    said = shown(assignment)
+    quoted = shown(assignment)
     if not (separator and dot and section and key):
-        raise ConfigurationError(f"--set {said}: expected section.key=value")
+        raise ConfigurationError(f"--set {quoted}: expected section.key=value")
     value: Any = written
     try:
-        values = _parsed(f"value = {written}", f"--set {said}")
+        values = _parsed(f"value = {written}", f"--set {quoted}")
     except ConfigurationError as error:
         if not isinstance(error.__cause__, tomllib.TOMLDecodeError):
             raise
     else:
         if set(values) != {"value"}:
-            raise ConfigurationError(f"--set {said}: expected one value, not several lines")
+            raise ConfigurationError(f"--set {quoted}: expected one value, not several lines")
         value = values["value"]
     if not isinstance(table.setdefault(section, {}), dict):
         raise ConfigurationError(f"[{section}] must be a table, not {shown(table[section])}")
@@ -536,7 +536,7 @@ def _known(location: list[str]) -> tuple[list[str], str]:
 def difference(
     old: Config, new: Config, besides: Mapping[str, Collection[str]] | None = None
 ) -> str | None:
-    """The first key, but for those ``besides``, in which they differ, with both values."""
+    """The first key, except for those in ``besides``, that differs, with both values."""
     before, after = old.model_dump(), new.model_dump()
     for section, keys in before.items():
         for key, value in keys.items():

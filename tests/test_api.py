@@ -179,8 +179,8 @@ def other_loss(*asked: Any) -> Any:
 
 
 OTHERS: dict[str, tuple[dict[str, Any], str]] = {
-    "no black box": ({"black_box": None}, r"llm.backend = 'python': .* go on from Python"),
-    "no estimator": ({"estimator": None}, r"estimator.name = 'python: Averaged, .* go on from"),
+    "no black box": ({"black_box": None}, r"llm.backend = 'python': .* run it from Python"),
+    "no estimator": ({"estimator": None}, r"estimator.name = 'python: Averaged, .* run it from"),
     "another function": ({"black_box": box(other_loss)}, "was made with llm.model = 'loss, code"),
     "another name": ({"black_box": box(name="v2")}, "was made with llm.model = .* not 'v2'"),
     "another pool": (
@@ -189,7 +189,7 @@ OTHERS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "fewer classes": (
         {"black_box": adbt.LossFunction(loss, adbt.Shapes(M, N, U - 1, V), WORDS)},
-        "was made with another vocabulary or other sizes",
+        "was made with a different vocabulary or different sizes",
     ),
     "other words": (
         {"black_box": adbt.LossFunction(loss, SHAPES, WORDS[::-1])},
@@ -252,11 +252,11 @@ def test_a_run_that_is_resumed_is_the_one_that_was_not_interrupted(
 
 def test_a_wrong_loss_leaves_nothing_in_the_way_of_the_next_try(tmp_path: Path) -> None:
     path = tmp_path / "run.h5"
-    with pytest.raises(adbt.ConfigurationError, match=r"shape \(8, 3\) for worker 1; 8 finite"):
+    with pytest.raises(adbt.ConfigurationError, match=r"shape \(8, 3\) for worker 1; .* 8 finite"):
         adbt.simulate(config(), 3, path, black_box=box(lambda w, words, _: words))
     assert list(tmp_path.iterdir()) == []
     path.write_text("no log")
-    with pytest.raises(adbt.ConfigurationError, match="is there already"):
+    with pytest.raises(adbt.ConfigurationError, match="already exists"):
         adbt.simulate(config(), 3, path, black_box=box(lambda w, words, _: words))
     assert path.read_text() == "no log"
 
@@ -264,7 +264,7 @@ def test_a_wrong_loss_leaves_nothing_in_the_way_of_the_next_try(tmp_path: Path) 
 @pytest.mark.parametrize("workers", [0, -1, 2.0, True])
 def test_workers_are_counted_from_one_on(workers: Any) -> None:
     for start in (adbt.simulate, adbt.iterate):
-        with pytest.raises(adbt.ConfigurationError, match="a whole number from 1 on is due"):
+        with pytest.raises(adbt.ConfigurationError, match="must be a whole number of at least 1"):
             start(config("algorithm.active_workers=1"), workers)  # type: ignore[operator]
 
 
@@ -276,7 +276,7 @@ def test_workers_are_counted_from_one_on(workers: Any) -> None:
 )  # fmt: skip
 def test_a_command_says_how_to_go_on_from_python(command: list[str], run: adbt.Result) -> None:
     logs = [str(run.path)] if len(command) == 1 else []
-    with pytest.raises(adbt.ConfigurationError, match=r"go on from Python, with black_box="):
+    with pytest.raises(adbt.ConfigurationError, match=r"run it from Python, with black_box="):
         cli.main([*command, *logs], standalone_mode=False, obj=False)
 
 
@@ -342,7 +342,7 @@ def test_nothing_is_asked_beyond_where_the_caller_stops() -> None:
 
 
 def test_a_budget_that_covers_nothing_is_refused() -> None:
-    with pytest.raises(adbt.ConfigurationError, match="does not cover one iteration"):
+    with pytest.raises(adbt.ConfigurationError, match="too small for one iteration"):
         list(adbt.iterate(config("budget.calls=1"), 3, black_box=box()))
 
 

@@ -106,9 +106,9 @@ def test_mirror_steps_suit_the_scale_of_the_losses() -> None:
         ("http://", "must begin with http:// or https:// and name a server"),
         ("http://[here", "must begin with"),
         ("http://here:port", "must begin with"),
-        ("https://me:hunter2@here/v1", "must not hold a user or a password"),
-        ("https://me:hun/ter2@here/v1", "must not hold a user or a password"),
-        ("me:hunter2@here", "must not hold a user or a password"),
+        ("https://me:hunter2@here/v1", "must not contain a user or a password"),
+        ("https://me:hun/ter2@here/v1", "must not contain a user or a password"),
+        ("me:hunter2@here", "must not contain a user or a password"),
     ],
 )
 def test_an_address_is_one_and_a_password_is_not_repeated(url: str, message: str) -> None:
@@ -140,30 +140,30 @@ def refusal(path: Path, content: bytes = b"", *assignments: str) -> str:
         (b"[run]\n[run]\n", "Cannot declare ('run',) twice (at line 2"),
         (b"[run]\nseed = 1" + b"0" * 5000, "a number of thousands of digits"),
         (b"[run]\nseed = 1" + b"0" * 4000, "run.seed = 1000"),
-        (b"[run]\nname = 0x" + b"f" * 5000, "run.name = (too long to be shown)"),
-        (b"[run]\nname = 'a\xff'", "line 2 is no UTF-8 text"),
+        (b"[run]\nname = 0x" + b"f" * 5000, "run.name = (too long to show)"),
+        (b"[run]\nname = 'a\xff'", "line 2 is not UTF-8 text"),
         (b"[run]\nname = 'a\0b'", "not valid TOML"),
-        (b"\xef\xbb\xbf[run]\n", "it begins with a byte order mark"),
-        (b'[run]\nname = "a\\nb"', "run.name = 'a\\nb': must not hold the control character '\\n'"),
-        (b'[run]\nname = "a\\u0000b"', "must not hold the control character '\\x00'"),
+        (b"\xef\xbb\xbf[run]\n", "it starts with a byte order mark"),
+        (b'[run]\nname = "a\\nb"', "run.name = 'a\\nb': must not contain the control character '\\n'"),
+        (b'[run]\nname = "a\\u0000b"', "must not contain the control character '\\x00'"),
         (b'[run]\nname = ""', "run.name = '': string should have at least 1 character"),
         (b'[run]\noutput = "' + b"x" * 5000 + b'"', "(5002 characters): a path must not have more"),
         (b'[run]\noutput = "' + b"x" * 300 + b'/a"', "no part of this path may have more than 255"),
         (b'[run]\noutput = "-rf"', "a path must not begin with -"),
-        (b'[task]\ntemplate = "\\u001b"', "must not hold the control character '\\x1b'"),
+        (b'[task]\ntemplate = "\\u001b"', "must not contain the control character '\\x1b'"),
         (b"[llm]\nextra_body = {x = nan}", "llm.extra_body = nan: input should be a finite number"),
         (b"[llm]\nbackend = [1]", "llm.backend = [1]: input should be"),
         (b"[llm]\nrequests_per_minute = 1e-9", "must be 0, for no limit, or at least"),
         (b"[delay]\nmean = 1e308", "less than or equal to 1000000"),
         (b"[delay]\nmodel = 'constant'\nmean = 1e5\nslow_workers = 1\nslow_factor = 1e5", "times"),
-        (b"x = 1 # " + b"x" * 2**17, "it has more than 128 KiB"),
+        (b"x = 1 # " + b"x" * 2**17, "it is larger than 128 KiB"),
         (b"a" + b".a" * 60000 + b" = 1", "a key has more than 8 parts"),
         (b"[a" + b".a" * 60000 + b"]", "a key has more than 8 parts"),
         (b"[[a" + b". 'a'" * 20000 + b"]]", "a key has more than 8 parts"),
         (b"x = {a" + b' . "a"' * 20000 + b" = 1}", "a key has more than 8 parts"),
         (b"x = '''it's a string''''\na" + b".a" * 50000 + b" = 1", "a key has more than 8 parts"),
         (b"[llm]\nextra_body = {a = " + b"{a = " * 40 + b"1" + b"}" * 41, "is nested too deeply"),
-        (b"[llm]\nextra_body = {a = [[" + b"1," * 60000 + b"]]}", "more than 512 KiB with every key"),
+        (b"[llm]\nextra_body = {a = [[" + b"1," * 60000 + b"]]}", "exceeds 512 KiB with every key"),
     ],
 )  # fmt: skip
 def test_whatever_is_wrong_is_one_line(tmp_path: Path, content: bytes, message: str) -> None:
@@ -182,7 +182,7 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
     huge = tmp_path / "huge"
     with open(huge, "wb") as file:
         file.truncate(2**40)  # no more than its size is on the disk
-    assert "it has more than 128 KiB" in refusal(huge)
+    assert "it is larger than 128 KiB" in refusal(huge)
 
 
 @pytest.mark.parametrize("source", ["a\0b", "a\nb", "\x1b[31m", "a" * 5000, "", "\ud800", "-x"])
@@ -196,7 +196,9 @@ def test_a_source_that_is_no_path(source: str) -> None:
 @pytest.mark.parametrize("key", ["run.name", "run.output", "llm.model"])
 @pytest.mark.parametrize("letter", ["\u202e", "\u200b", "\u2066", "\xad", "\ufeff", "\U000e0041"])
 def test_names_are_seen_as_they_are(key: str, letter: str) -> None:
-    with pytest.raises(ConfigurationError, match="must not hold the invisible character") as caught:
+    with pytest.raises(
+        ConfigurationError, match="must not contain the invisible character"
+    ) as caught:
         load("synthetic", [f"{key}=a{letter}b"])
     assert str(caught.value).isprintable()
 
@@ -215,7 +217,7 @@ def test_texts_may_have_the_joiners_of_their_language() -> None:
         ("run.seed=1" + "0" * 5000, "a number of thousands of digits"),
         ("run.name={a" + ".a" * 60000 + " = 1}", "a key has more than 8 parts"),
         ("a" + ".a" * 60000 + "=1", "unknown section"),
-        ("run.name=a\nb", "must not hold the control character"),
+        ("run.name=a\nb", "must not contain the control character"),
         ("run.name=\ud800", "input should be a valid string"),
         ("\x1b[31m", "expected section.key=value"),
     ],

@@ -1,19 +1,19 @@
-"""Gradients from an additive model of the loss, learnt from every sample a worker ever scored.
+"""Gradients from an additive model of the loss, learnt from all samples that a worker has scored.
 
     L = b_assignment + sum_i A[i, J_i] + sum_u C[u, K_u] + noise
 
 Under independent J ~ p, K ~ q the derivatives of E[L] in p and q are A and C. An assignment's
 samples are scored on the same queries, whose difficulty b is removed by centring. The effects
-follow a random walk, for with interactions what a word is worth depends on the other words, whose
-distributions move; they are filtered by Kalman (1960) with a diagonal covariance, as that of all
-M N + U V effects would be out of reach. Where a score function learns nothing of a word that is
-not drawn again, and pays 1 / p for one that is, the filter keeps and refines what it knows.
+follow a random walk, because with interactions a word's effect depends on the other words, whose
+distributions move. They are filtered by Kalman (1960) with a diagonal covariance, since that of all
+M N + U V effects would be too large. A score function learns nothing about a word that is not drawn
+again, and pays 1 / p for one that is; the filter keeps and refines what it knows.
 
-What others know of words is the prior of a worker's own effects (see `pooling`); its filter itself
-learns from its own losses alone, so that nothing comes back to those that it came from. And since
-the model, unlike a score function, does not mind where samples come from, some of the words and
-demonstrations are drawn by their chance to be the best (Thompson, 1933): a category whose
-probability is gone is looked at again as long as it may be worth it.
+What the other workers know of words is the prior of a worker's own effects (see `pooling`); the
+filter itself learns from the worker's own losses alone, so that nothing returns to those it came
+from. Unlike a score function the model does not mind where samples come from, so some words and
+demonstrations are drawn by their chance of being the best (Thompson, 1933): a category that has
+lost its probability is tried again as long as it may be worth it.
 """
 
 from collections.abc import Iterable
@@ -25,16 +25,16 @@ from asyndbt_mpi.algorithm.coupling import latin_hypercube
 from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
 
 SIGNAL = 10.0
-"""Prior variance of all effects of a prompt together, where that of the noise is 1."""
+"""Prior variance of all effects of a prompt together, in units of the noise's variance."""
 
 DRIFT = 0.02
-"""Share of what was learnt of an effect's variance that an assignment forgets."""
+"""Share of the reduction of an effect's variance that each assignment forgets."""
 
 OUTLIER = 4.0
-"""Residuals beyond so many of their usual size are cut there (Huber, 1964)."""
+"""Residuals are clipped at this many times their usual size (Huber, 1964)."""
 
 AGREEING = 1e-3
-"""Share of the usual square of the residuals below which samples count as equal."""
+"""Share of the residuals' usual square below which samples count as equal."""
 
 SCALE_RATE = 0.1
 """Weight of an assignment in the usual size of the residuals."""
@@ -141,7 +141,7 @@ class Additive:
     # ------------------------------------------------------------ samples
 
     def couple(self, uniform: FloatArray) -> FloatArray:
-        """As `Estimator`: samples that differ tell more about more of the effects."""
+        """See `Estimator`; samples that differ tell more about more of the effects."""
         return latin_hypercube(uniform)
 
     def explore(
@@ -182,8 +182,8 @@ class Additive:
     ) -> tuple[FloatArray, FloatArray]:
         """Learn, and return the gradients (W, M, N), (W, U, V) for an upper step.
 
-        What others know has its say in both; see `pooling.corrected` for a model that changes its
-        mind.
+        What the others know counts in both; see `pooling.corrected` for a model whose estimate
+        changes.
         """
         self._judge(members, words, demonstrations, losses)
         self._learn(members, words, demonstrations, losses)
@@ -239,13 +239,13 @@ class Additive:
         self.effects[members], self.variances[members] = effects, variances
 
     def _without_outliers(self, members: IntArray, residuals: FloatArray) -> FloatArray:
-        """``residuals`` (W, I), those far beyond the usual cut back to a bound."""
+        """``residuals`` (W, I), with unusually large ones clipped."""
         scale, square = self.scale[members], (residuals**2).mean(axis=-1, keepdims=True)
         scale = np.where(scale > 0, scale, square)
         bound = OUTLIER * np.sqrt(scale)
         cut = np.clip(residuals, -bound, bound)
         square = (cut**2).mean(axis=-1, keepdims=True)
-        # Samples that agree, as they do once p and q are concentrated, tell nothing of the noise.
+        # Equal samples, as when p and q are concentrated, say nothing about the noise.
         told = square > AGREEING * scale
         self.scale[members] = np.where(told, scale + SCALE_RATE * (square - scale), scale)
         return _centred(cut)

@@ -11,10 +11,10 @@ HIGH_BITS = 2.0**26
 def latin_hypercube(uniform: FloatArray) -> FloatArray:
     """Couple I independent samples so that each I-th of the unit interval holds one of them.
 
-    Every row is stratified by a permutation of its own (McKay, Beckman & Conover, 1979): a
-    sample alone is still uniform in all rows, and independent between them, but two samples
-    tend to differ. A model that is fitted to the losses learns more from them; a score function
-    with a leave-one-out baseline would be biased.
+    Every row is stratified by its own permutation (McKay, Beckman & Conover, 1979): a single
+    sample is still uniform in all rows, and independent between them, but two samples tend to
+    differ. A model fitted to the losses learns more from them; a score function with a
+    leave-one-out baseline would be biased.
 
     Parameters
     ----------

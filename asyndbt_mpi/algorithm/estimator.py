@@ -2,8 +2,8 @@
 
 A prompt draws one category per row of a stack of categorical distributions: a word for each
 position of the fragment (rows of p), a demonstration for each class (rows of q). Every function
-also takes several workers at once, along leading axes of all its arrays. An `Estimator` is all
-that a stack of workers needs; it may learn, and a `Model` may share what it has learnt of words.
+also takes several workers at once, along leading axes of all its arrays. One `Estimator` serves a
+stack of workers; it may learn, and a `Model` may share what it learnt of words.
 """
 
 from collections.abc import Callable, Iterable
@@ -29,20 +29,20 @@ class Estimator(Protocol):
     """Gradients of the workers ``members`` (W,) of a stack, from their samples of an assignment.
 
     p, q are (W, M, N), (W, U, V); words, demonstrations and losses (W, I, M), (W, I, U), (W, I).
-    Gradients have the shapes of p and q. W counts the workers at work: the stack may have more.
-    What a worker is told must depend on its own arrays and its rows of ``state`` alone.
+    Gradients have the shapes of p and q. W is the number of ``members``; the stack may have more.
+    A worker's gradients must depend on its own arrays and its rows of ``state`` alone.
     """
 
     @property
     def state(self) -> list[FloatArray]:
         """What was learnt, [] if nothing; each array has a row for each worker of the stack.
 
-        The arrays themselves: a row is overwritten when its worker starts again.
+        The arrays themselves, not copies: a row is overwritten when its worker restarts.
         """
         ...
 
     def couple(self, uniform: FloatArray) -> FloatArray:
-        """What to draw the samples with, from independent ``uniform`` (W, I, rows) in [0, 1)."""
+        """Turn independent ``uniform`` (W, I, rows) in [0, 1) into the numbers to draw with."""
         ...
 
     def upper(
@@ -65,7 +65,7 @@ class Estimator(Protocol):
         demonstrations: IntArray,
         losses: FloatArray,
     ) -> FloatArray:
-        """Gradient in p, of samples that all have the same demonstrations."""
+        """Gradient in p, from samples that all have the same demonstrations."""
         ...
 
 
@@ -138,7 +138,7 @@ def leave_one_out(probabilities: FloatArray, drawn: IntArray, losses: FloatArray
 
 
 def _weights(losses: FloatArray) -> FloatArray:
-    """Weight of each sample: centring by the mean, over I - 1, is the leave-one-out baseline."""
+    """Weight of each sample; centred by the mean, over I - 1: the leave-one-out baseline."""
     samples = losses.shape[-1]
     weights: FloatArray = losses - np.add.reduce(losses, axis=-1, keepdims=True) / samples
     weights /= samples - 1
@@ -188,7 +188,7 @@ class FromScores:
         return []
 
     def couple(self, uniform: FloatArray) -> FloatArray:
-        """Independent samples: the leave-one-out baseline is unbiased for no others."""
+        """Independent samples: for others the leave-one-out baseline is biased."""
         return uniform
 
     def upper(
@@ -200,7 +200,7 @@ class FromScores:
         demonstrations: IntArray,
         losses: FloatArray,
     ) -> tuple[FloatArray, FloatArray]:
-        """As `Estimator`; both from the same samples, eq. (27)."""
+        """See `Estimator`; both from the same samples, eq. (27)."""
         return self.score_function(p, words, losses), self.score_function(q, demonstrations, losses)
 
     def lower(

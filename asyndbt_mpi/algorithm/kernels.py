@@ -1,9 +1,8 @@
-"""The loops in which a run without a language model spends its time, compiled.
+"""The compiled inner loops, in which a run without a language model spends its time.
 
-All work on stacks of matrices, one for each worker, and on each of them by itself: a worker's
-numbers do not depend on who else is in the stack. They are compiled when they are first called,
-once on each machine (half a minute in all); numba keeps the result beside this file or in the
-user's cache folder.
+All work on stacks of matrices, one per worker, and on each of them separately: a worker's numbers
+do not depend on which others are in the stack. Each is compiled at its first call, once per machine
+(half a minute in all); numba keeps the result beside this file or in the user's cache folder.
 """
 
 from collections.abc import Callable
@@ -23,7 +22,7 @@ def compiled(kernel: Kernel) -> Kernel:
 
 
 def reordered(kernel: Kernel) -> Kernel:
-    """As `compiled`; vector units may take sums in another order, and no number may be NaN.
+    """Like `compiled`, but vector units may reorder sums, and no number may be NaN.
 
     The last bits then depend on the kind of processor, never on the run.
     """
@@ -46,7 +45,7 @@ def _compiled(kernel: Kernel, fastmath: frozenset[str]) -> Kernel:
 def _machine_code(
     kernel: Kernel, fastmath: frozenset[str], arguments: tuple[object, ...]
 ) -> Callable[..., object]:
-    # Here and not above: `asyndbt show` and every analysis do without it.
+    # Imported here: `asyndbt show` and the analyses do not need it.
     import numba
 
     options: dict[str, Any] = {"error_model": "numpy", "fastmath": set(fastmath)}
@@ -54,7 +53,7 @@ def _machine_code(
         kept = numba.njit(kernel, cache=True, **options)
         if kept is not kernel:  # as it is with NUMBA_DISABLE_JIT
             kept.compile(tuple(map(numba.typeof, arguments)))
-    except (RuntimeError, OSError, EOFError):  # no folder, or no room, to keep the result in
+    except (RuntimeError, OSError, EOFError):  # no folder, or no space, for the result
         return cast(Kernel, numba.njit(kernel, **options))
     return cast(Kernel, kept)
 
@@ -63,9 +62,9 @@ def _machine_code(
 def project(x: FloatArray, allowed: BoolArray) -> None:
     """Replace each row of x (W, rows, n) by the nearest probability vector, in place.
 
-    Only the ``allowed`` entries (W, rows, n) may carry mass; without rows, all may. The threshold
-    nu of ``max(0, x - nu)`` is that of the entries above it: those below are left out until there
-    are none (Michelot, 1986), which is exact.
+    Only the ``allowed`` entries (W, rows, n) may carry mass; if it has no rows, all may. The
+    threshold nu of ``max(0, x - nu)`` is found by dropping entries below it until there are none
+    (Michelot, 1986), which is exact.
     """
     stack, rows, size = x.shape
     shifted = np.empty(size)
@@ -76,8 +75,8 @@ def project(x: FloatArray, allowed: BoolArray) -> None:
                 for j in range(size):
                     if not allowed[w, i, j]:
                         row[j] = -np.inf
-            # A shift of a row changes nothing; huge numbers would swallow the 1 that is to be
-            # shared out. With a shift by the greatest, the threshold is at least -1.
+            # Shifting a row changes nothing, but huge numbers would swallow the 1 to be
+            # distributed. After a shift by the largest, the threshold is at least -1.
             greatest = row[0]
             for j in range(size):
                 greatest = max(greatest, row[j])
@@ -93,7 +92,7 @@ def project(x: FloatArray, allowed: BoolArray) -> None:
                     if value > threshold:
                         total += value
                         above += 1
-                # Rounding may let an entry at the threshold return: then, too, this is the end.
+                # Rounding may bring an entry at the threshold back; stop then, too.
                 if above >= before:
                     break
                 before = above
@@ -126,7 +125,7 @@ def sample(probabilities: FloatArray, uniform: FloatArray, drawn: IntArray) -> N
     for w in range(stack):
         for i in range(rows):
             total = 0.0
-            last = 0  # with mass: rounding must not lead beyond it
+            last = 0  # the last with mass; rounding must not lead beyond it
             for j in range(size):
                 total += probabilities[w, i, j]
                 cumulative[j] = total
@@ -142,7 +141,7 @@ def sample(probabilities: FloatArray, uniform: FloatArray, drawn: IntArray) -> N
 
 @compiled
 def weigh_drawn(drawn: IntArray, weights: FloatArray, weighed: FloatArray) -> None:
-    """Add the ``weights`` (W, I) of the samples that ``drawn`` (W, I, rows) each category.
+    """Add to each category the ``weights`` (W, I) of the samples that have ``drawn`` it.
 
     ``weighed`` is (W, rows, n).
     """
@@ -165,7 +164,7 @@ def adam(
     decays: tuple[float, float],
     stabiliser: float,
 ) -> FloatArray:
-    """x (W, rows, n) after a step of Adam, and the ``members``' moments brought up to date.
+    """x (W, rows, n) after a step of Adam; also updates the moments of ``members``.
 
     ``first`` and ``second`` hold the moments of the whole stack, ``powers`` (members, 2) its
     ``decays`` to the power of each member's number of steps.

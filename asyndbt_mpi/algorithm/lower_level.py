@@ -1,9 +1,9 @@
 """Estimate of the lower level's solution by K rounds of projected gradient, eqs. (4)-(13).
 
 The consensus problem min sum_v g_v(p^(v)) s.t. p^(v) = z is approached through its augmented
-Lagrangian (7), from the current p^(v) and z with rho = 0. The iterates are a scratch copy:
-nobody's own variables change. The robust term psi * ||p - z||_1 (RSA; Li et al., AAAI 2019)
-bounds what a single worker can do to z.
+Lagrangian (7), from the current p^(v) and z with rho = 0. The iterates are a scratch copy; the
+workers' own variables do not change. The robust term psi * ||p - z||_1 (RSA; Li et al., AAAI 2019)
+bounds the influence of a single worker on z.
 """
 
 from dataclasses import dataclass, replace
@@ -31,7 +31,7 @@ class LowerSteps:
 class LowerLevel:
     """Scratch iterates of one estimation.
 
-    p, rho are (R, M, N), z is (M, N); ``live`` (R,) tells which workers still count (D5).
+    p, rho are (R, M, N), z is (M, N); ``live`` (R,) marks the workers that still count (D5).
     """
 
     p: FloatArray
@@ -95,7 +95,7 @@ class LowerLevel:
         FloatingPointError
             They are not finite.
         """
-        # Indexing by a mask copies; while all are live there is no need to.
+        # Indexing by a mask copies, which is unnecessary while all are live.
         live = slice(None) if self.live.all() else self.live
         p, rho = self.p[live], self.rho[live]
         gap = self.z - p

@@ -1,9 +1,9 @@
 """Steps on the simplex: plain and Adam (then projected), and mirror descent.
 
-An optimizer moves one variable, or a stack of them with the same shape whose members take their
-steps at different times: ``members`` says which of them ``x`` and ``gradient`` are of. What a
-member's step gives does not depend on who else is in the stack.  A step that leads to numbers that
-are not finite is a FloatingPointError.
+An optimizer moves one variable, or a stack of variables of one shape whose members take their steps
+at different times: ``x`` and ``gradient`` belong to ``members``. The result of a member's step
+does not depend on the others in the stack.  A step to numbers that are not finite raises a
+FloatingPointError.
 """
 
 from types import EllipsisType
@@ -16,7 +16,7 @@ from asyndbt_mpi.algorithm.simplex import check_finite, project_in_place
 from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
 
 Members: TypeAlias = IntArray | EllipsisType
-"""Indices into the stack, or ``...`` for all there is."""
+"""Indices into the stack, or ``...`` for all members."""
 
 
 class Sgd:
@@ -69,7 +69,7 @@ class Adam(Sgd):
 
     @property
     def state(self) -> list[FloatArray]:
-        """The moments, and what corrects them for having begun at 0."""
+        """The moments, and the correction for their start at 0."""
         return [self.first, self.second, self.powers]
 
     def step(self, x: FloatArray, gradient: FloatArray, members: Members = ...) -> FloatArray:
@@ -86,7 +86,7 @@ class Adam(Sgd):
             (self.first_decay, self.second_decay),
             self.stabiliser,
         )
-        # Where squares are infinite, what is divided by them stands still without a word.
+        # Dividing by an infinite square would silently stop the variable.
         check_finite(self.second[members])
         return self._projected(moved.reshape(x.shape), members)
 
@@ -95,12 +95,12 @@ class Mirror(Sgd):
     """Entropic mirror descent: x <- x * exp(-eta * gradient), rows normalised; as of `Sgd`."""
 
     def step(self, x: FloatArray, gradient: FloatArray, members: Members = ...) -> FloatArray:
-        """One multiplicative step; what has no mass never gains any."""
+        """One multiplicative step; entries without mass never gain any."""
         exponent = -self.step_size * gradient
         exponent = exponent - exponent.max(axis=-1, keepdims=True)
         check_finite(exponent)
         weighted = x * np.exp(exponent)
-        # A row can underflow only if all its mass sits where the gradient is worst.
+        # A row can underflow only if all its mass is where the gradient is worst.
         total = weighted.sum(axis=-1, keepdims=True)
         moved: FloatArray = np.where(total > 0, weighted / np.where(total > 0, total, 1.0), x)
         return moved

@@ -1,10 +1,10 @@
-"""Cutting planes that stand in for "h_i <= epsilon", and their duals: eqs. (14)-(16), (28)-(33).
+"""Cutting planes that approximate "h_i <= epsilon", and their duals: eqs. (14)-(16), (28)-(33).
 
 Plane l bounds, for each position i at which it was cut,
 
     sum_v a_i^l(v) . p_i^(v) + b_i^l . z_i + c_i^l <= 0.
 
-All planes live in arrays of fixed capacity, so that memory stays bounded over an endless run.
+All planes are in arrays of fixed capacity, so that memory stays bounded in runs of any length.
 """
 
 from dataclasses import dataclass
@@ -87,8 +87,8 @@ class Polyhedron:
         self, workers: int, positions: int, words: int, capacity: int, distance: Distance
     ) -> None:
         self.distance: Distance = distance
-        # Positions first: for each of them, the planes' words lie side by side.
-        # Signs fit into a byte, which saves most of the time: that goes to reading them.
+        # Positions first, so that for each of them the planes' words are contiguous.
+        # Signs fit into a byte, which saves most of the time, as it is spent reading them.
         coefficient = np.int8 if distance == "l1" else np.float64
         self.a = np.zeros((workers, positions, capacity, words), dtype=coefficient)
         self.b = np.zeros((positions, capacity, words), dtype=coefficient)
@@ -97,11 +97,10 @@ class Polyhedron:
         self.active = np.zeros((capacity, positions), dtype=bool)
         self.identifier: IntArray = np.full(capacity, -1, dtype=np.int64)
         self.created = 0
-        # sum_v a^l(v) . p^(v), kept up to date by the moves of p: an iteration then costs
-        # S rows, not R.
+        # sum_v a^l(v) . p^(v), updated by the moves of p: an iteration then costs S rows, not R.
         self._worker_terms = np.zeros((capacity, positions))
-        # All slots up to the last that holds a plane; free ones between are all zeros. Views of
-        # these cost no copy, and new planes fill the gaps first.
+        # All slots up to the last one in use; free ones between are zero. A view needs no copy,
+        # and new planes fill the gaps first.
         self._used = slice(0, 0)
         self.slots: IntArray = np.zeros(0, dtype=np.int64)
 
@@ -121,7 +120,7 @@ class Polyhedron:
         return gradient  # (25)
 
     def move_workers(self, workers: IntArray, changes: FloatArray) -> None:
-        """Take notice that the p of ``workers``, from 0, moved by ``changes`` (workers, M, N)."""
+        """Account for moves of p: ``workers`` (from 0) moved by ``changes`` (workers, M, N)."""
         kernels.apply_planes(self.a, workers, changes, self._worker_terms[self._used])
 
     def values(self, z: FloatArray) -> FloatArray:
@@ -142,13 +141,13 @@ class Polyhedron:
         tolerance: float,
         iteration: int,
     ) -> tuple[Plane | None, list[Drop]]:
-        """Cut the current point off where h > epsilon; its duals start at 0.
+        """Cut off the current point where h > epsilon; the duals start at 0.
 
-        When no slot is free, the plane with the smallest duals makes room.
+        If no slot is free, the plane with the smallest duals is dropped.
 
         Returns
         -------
-        the new plane, or None where h <= epsilon everywhere; and what had to go for it.
+        the new plane, or None if h <= epsilon everywhere; and what was dropped for it.
         """
         self._refresh(p)
         positions, a, b, c = cut(p, z, phi_p, phi_z, h, tolerance, self.distance)
@@ -170,9 +169,9 @@ class Polyhedron:
         return plane, dropped
 
     def drop_slack(self, before: FloatArray, threshold: float) -> list[Drop]:
-        """Drop positions whose dual is below ``threshold`` now and was so ``before`` (capacity, M).
+        """Drop positions whose dual is below ``threshold`` both now and ``before`` (capacity, M).
 
-        To be called before a new plane is added: a new one is never dropped.
+        Call this before a new plane is added, so that a new plane is never dropped.
         """
         slack = self.active & (self.dual < threshold) & (before < threshold)
         return [drop for slot in self.slots for drop in self._drop(slot, slack[slot])]
@@ -195,7 +194,7 @@ class Polyhedron:
         self._used = slice(0, int(used.max(initial=-1)) + 1)
 
     def _refresh(self, p: FloatArray) -> None:
-        """Recompute the worker terms from scratch, to be rid of the moves' round-off."""
+        """Recompute the worker terms from scratch, to remove accumulated rounding errors."""
         terms = self._worker_terms[self._used]
         terms[:] = 0.0
         kernels.apply_planes(self.a, np.arange(len(p)), p, terms)

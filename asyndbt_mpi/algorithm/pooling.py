@@ -1,14 +1,14 @@
-"""What workers learn of words from each other: a hierarchical model of their effects.
+"""What workers learn about words from each other: a hierarchical model of their effects.
 
     A_v = S + D_v,    D_v ~ N(0, tau^2)
 
-A_v are the effects of words at worker v (see `additive`), S is what they have in common and D_v
-its own deviation. Of its own losses each worker has a precision and an information (precision
-times mean) for every word, both sums over samples and so easily added up; what the others know
-makes S, which is the mean of a worker's prior. How far workers differ is learnt by each for
-itself: every tau^2 of `SPREADS` predicts the losses of the next samples, and is trusted as far as
-its predictions have held (a Bayesian mixture by prequential likelihood; Dawid, 1984). A worker
-unlike the others so ends with its own effects alone, and bad advice does not last.
+A_v are the effects of words at worker v (see `additive`), S is common to all and D_v is the
+worker's own deviation. From its own losses each worker has a precision and an information
+(precision times mean) for every word; both add up over workers. The sums over the others give S,
+the mean of a worker's prior. Each worker learns for itself how much workers differ: every tau^2 of
+`SPREADS` predicts the losses of its next samples, and is trusted as far as its predictions hold (a
+Bayesian mixture by prequential likelihood; Dawid, 1984). So a worker unlike the others ends with
+its own effects alone, and bad advice does not last.
 """
 
 import numpy as np

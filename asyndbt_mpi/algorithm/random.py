@@ -1,4 +1,4 @@
-"""Counter-based randomness: a stream is a pure function of what it is for.
+"""Counter-based randomness: a stream is a pure function of its purpose.
 
 Every draw is keyed by (seed, worker, assignment number, purpose), so that a worker's step is
 a function of its state and its assignment alone: replay and resume are exact, workers are
@@ -11,7 +11,7 @@ import numpy as np
 
 
 class Purpose(IntEnum):
-    """What a stream is used for; part of its key."""
+    """The use of a stream; part of its key."""
 
     UPPER_STEP = 0
     LOWER_STEP = 1
@@ -25,10 +25,10 @@ class Purpose(IntEnum):
 
 
 class Streams:
-    """One generator that is set to stream after stream.
+    """One generator that is set to one stream after another.
 
-    To set it takes a quarter of the time that a new generator takes, which counts where a
-    thousand workers draw a few numbers each.
+    Setting it takes a quarter of the time of creating a generator, which matters when a thousand
+    workers draw a few numbers each.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Streams:
         self._generator = np.random.Generator(self._bits)
 
     def at(self, seed: int, worker: int, number: int, purpose: Purpose) -> np.random.Generator:
-        """The generator at the start of the stream with this key; good until the next call.
+        """The generator at the start of the stream with this key; valid until the next call.
 
         The key is (seed, worker) and the counter starts at (0, number, purpose, 0), which leaves
         each stream 2^64 blocks of four numbers before it could meet another.
@@ -49,5 +49,5 @@ class Streams:
 
 
 def stream(seed: int, worker: int, number: int, purpose: Purpose) -> np.random.Generator:
-    """A generator of its own for the stream with this key."""
+    """A separate generator for the stream with this key."""
     return Streams().at(seed, worker, number, purpose)

@@ -9,13 +9,13 @@ from asyndbt_mpi.algorithm import kernels
 from asyndbt_mpi.algorithm.types import BoolArray, FloatArray
 
 ON_SIMPLEX = 1e-9
-"""Rows this close to the simplex are taken as they are; others are projected first (D6)."""
+"""Rows this close to the simplex are used unchanged; others are projected first (D6)."""
 
 ALL_ALLOWED: BoolArray = np.zeros((0, 0, 0), dtype=np.bool_)
 
 
 def check_finite(x: FloatArray) -> None:
-    """Raise a FloatingPointError if a number is infinite or none at all."""
+    """Raise a FloatingPointError if a number is infinite or NaN."""
     if not np.isfinite(x).all():
         raise FloatingPointError("a step has led to numbers that are not finite")
 
@@ -23,9 +23,9 @@ def check_finite(x: FloatArray) -> None:
 def project(x: FloatArray, allowed: BoolArray | None = None) -> FloatArray:
     """Nearest point to each row of ``x`` among the probability vectors.
 
-    The projection is ``max(0, x - nu)`` with the threshold ``nu`` of each row such that the
-    row sums to one; it is found exactly (Michelot, 1986), and may be negative, so that mass is
-    added where a row holds too little.
+    The projection is ``max(0, x - nu)`` with the threshold ``nu`` for which the row sums to one. It
+    is found exactly (Michelot, 1986), and may be negative: then mass is added to a row with too
+    little.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def project_in_place(x: FloatArray, allowed: BoolArray | None = None) -> None:
 def distance_to_simplex(x: FloatArray) -> FloatArray:
     """Largest violation over the rows of each matrix (..., rows, n); shape (...).
 
-    It is that of non-negativity, or of summing to one.
+    Either of non-negativity, or of summing to one.
     """
     return kernels.distance_to_simplex(x.reshape(-1, *x.shape[-2:])).reshape(x.shape[:-2])
 

@@ -6,8 +6,8 @@ For each variable x with step eta and constraint set X the gradient mapping is
     (lambda - clip(lambda + eta * grad_lambda L_p)) / eta   for the duals,
 
 with L_p of eq. (17), without the regulariser of (18). It is zero where no projected step would
-move. ||grad G||^2 is the sum of its squares over all variables, and
-T(epsilon) = min{ t : ||grad G^t||^2 <= epsilon } the iteration complexity of Theorem 2.
+move. ||grad G||^2 is the sum of its squares over all variables, and the iteration complexity of
+Theorem 2 is T(epsilon) = min{ t : ||grad G^t||^2 <= epsilon }.
 """
 
 import numpy as np
@@ -42,8 +42,8 @@ def of_duals(
 def squared_norm(first: FloatArray, second: FloatArray) -> float:
     """Inner product of two mappings of the same point.
 
-    With the same exact one twice it is the squared norm. With two from independent estimates of
-    the gradient it estimates it without the bias of the noise, which a square would add, as far
-    as the projection is linear; it may be negative.
+    With the same exact mapping twice it is the squared norm. With two from independent estimates
+    of the gradient it estimates the squared norm without the noise's bias, as far as the projection
+    is linear; it may be negative.
     """
     return float(np.vdot(first, second))

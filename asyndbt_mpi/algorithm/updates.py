@@ -10,7 +10,7 @@ from asyndbt_mpi.algorithm.polyhedron import Polyhedron
 from asyndbt_mpi.algorithm.types import FloatArray
 
 LARGEST_COEFFICIENT = 2.0
-"""Of a plane: twice the difference of two probabilities, with the squared distance."""
+"""Largest coefficient of a plane: twice a difference of probabilities (squared distance)."""
 
 Regularisation = Literal["constant", "decay"]
 
@@ -27,8 +27,8 @@ class DualSteps:
     def regulariser(self, iteration: int) -> float:
         """c_1^t of (18).
 
-        The theoretical schedule 1 / (eta (t+1)^(1/4)) holds the duals so low that planes stay
-        violated and pile up; a constant floor is the default (D8).
+        The theoretical schedule 1 / (eta (t+1)^(1/4)) keeps the duals so small that planes stay
+        violated and pile up; the default is a constant floor (D8).
         """
         if self.regularisation == "constant":
             return self.floor
@@ -59,7 +59,7 @@ def update_duals(
     Raises
     ------
     FloatingPointError
-        The duals are not finite, or too large for sums of planes weighed by them to be so.
+        The duals are not finite, or so large that sums of planes weighted by them would not be.
     """
     before = polyhedron.dual
     polyhedron.dual = ascend_duals(

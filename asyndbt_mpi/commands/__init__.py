@@ -1,1 +1,1 @@
-"""What each command of `asyndbt` does: a file is named like its command."""
+"""What each command of `asyndbt` does; each file is named after its command."""

@@ -1,4 +1,4 @@
-"""`asyndbt doctor`: every rank looks around, and rank 0 says what it all comes to."""
+"""`asyndbt doctor`: every rank gathers facts, and rank 0 reports what they mean."""
 
 import os
 import secrets
@@ -24,12 +24,12 @@ from asyndbt_mpi.transport.watch import watched
 
 
 def checkup(source: str, assignments: Sequence[str], output: str | None) -> int:
-    """Look at a run of the configuration ``source`` before it is started; the exit code.
+    """Check a run of the configuration ``source`` before it is started; the exit code.
 
     Raises
     ------
     ConfigurationError
-        The configuration itself is wrong; under MPI this is said once, and exit code 2.
+        The configuration itself is wrong; under MPI this is reported once, with exit code 2.
     """
     try:
         with watched(PATIENCE_SECONDS):
@@ -43,7 +43,7 @@ def checkup(source: str, assignments: Sequence[str], output: str | None) -> int:
     try:
         return mpi.leave(_together(source, assignments, output))
     except Exception as error:
-        # Nothing can be said about the other ranks any more: only an abort ends them all.
+        # The state of the other ranks is unknown now: only an abort ends them all.
         where = f"rank {mpi.WORLD.Get_rank()} on {socket.gethostname()}"
         click.echo(printable(f"asyndbt: {where}: {type(error).__name__}: {error}"), err=True)
         mpi.WORLD.Abort(FAILED)
@@ -53,7 +53,7 @@ def checkup(source: str, assignments: Sequence[str], output: str | None) -> int:
 def _alone(
     source: str, assignments: Sequence[str], output: str | None, library: str, why_none: str
 ) -> int:
-    """Without MPI, without a launcher, or with one that does not fit: then no more than that."""
+    """Report that there is no MPI, no launcher, or a launcher that does not match it."""
     process = Process(
         rank=SERVER,
         size=1,
@@ -127,11 +127,11 @@ def _put_probe(plan: Plan, number: int) -> ProbeFile | None:
     try:
         return ProbeFile(plan.shared_folder, number)
     except OSError:
-        return None  # what is wrong with the folder is found anyway
+        return None  # other checks find what is wrong with the folder
 
 
 def _to_text(facts: Facts) -> str:
-    """The facts as JSON; names of files that are no text must not keep a rank from answering."""
+    """The facts as JSON, even if the names of files are not valid text."""
     try:
         return facts.to_json()
     except ValueError as error:
@@ -142,7 +142,7 @@ def _to_text(facts: Facts) -> str:
 def _plan(source: str, assignments: Sequence[str], output: str | None, workers: int | None) -> Plan:
     config = load(source, assignments)
     log = log_path(config, output)
-    # One process does not know how many there will be: enough, then.
+    # A single process does not know how many there will be.
     count = workers if workers is not None else _fewest_workers(config)
     answers = folder_of(config, log)
     data = _Data(config, count)
@@ -156,7 +156,7 @@ def _fewest_workers(config: Config) -> int:
 
 
 class _Data:
-    """What the ranks read for themselves, and the workers' rows; read when first asked for."""
+    """What the ranks read for themselves, and the workers' rows; read on first use."""
 
     def __init__(self, config: Config, workers: int) -> None:
         self.config = config
@@ -173,14 +173,14 @@ class _Data:
         return digests(self.config, self._materials)
 
     def rows_fit(self, rank: int) -> bool:
-        """See `assemble.rows_fit`; the rows of all workers for a process that is alone."""
+        """See `assemble.rows_fit`; a process that is alone checks the rows of all workers."""
         workers = [rank] if rank != SERVER else range(1, self.workers + 1)
         return rows_fit(self.config, self._materials, workers)
 
 
 def _say(findings: Sequence[Finding]) -> int:
-    """Print one line each; the exit code that they come to."""
+    """Print one line each; returns the exit code."""
     for finding in findings:
-        # No colours: a rank's output is a terminal of the launcher's even if it ends up in a file.
+        # No colours: a rank sees the launcher's terminal even if the output goes to a file.
         click.echo(printable(f"{finding.level:<8} {finding}"))
     return FAILED if any(finding.level is Level.PROBLEM for finding in findings) else DONE

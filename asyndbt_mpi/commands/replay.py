@@ -1,4 +1,4 @@
-"""`asyndbt replay`: run again from a log's record of arrivals, and compare every iterate."""
+"""`asyndbt replay`: repeats a run in the logged order of arrivals, and compares every iterate."""
 
 import os
 from dataclasses import dataclass
@@ -29,16 +29,16 @@ class Comparison:
 
 
 def _rebuild(log: Log, given: Config | None, own: Own) -> tuple[Workers, BlackBox]:
-    """The workers, and what answers them again.
+    """The workers, and the black box that answers them.
 
-    A server's answers are taken from the log: it might not give the same ones again, and would
-    charge for them. A model that runs here is asked, but for the answers that are kept on disk.
+    A server's answers are taken from the log, because it might answer differently now, and would
+    charge. A model in this process is asked, except for answers kept on disk.
     """
     asks_model = log.config.llm.backend != "openai"
     own.check_same(log.config, log.path)
     config = configuration(log, given, asks_model)
     if asks_model:
-        # It looks at a run, perhaps of somebody else, and leaves nothing behind.
+        # A replay only looks at a run, perhaps someone else's, and leaves nothing behind.
         return rebuild(log, config, keeps_answers=False, own=own)
     materials = prepare(config, log.workers, own)
     check_materials(log, materials)
@@ -49,17 +49,17 @@ def _rebuild(log: Log, given: Config | None, own: Own) -> tuple[Workers, BlackBo
 def replay(
     path: str | os.PathLike[str], given: Config | None = None, own: Own | None = None
 ) -> Comparison:
-    """Run the log at ``path`` again in this process.
+    """Replay the run of the log at ``path`` in this process.
 
-    ``given`` is the run's configuration where its log names places; see `given.configuration`.
-    ``own`` is what Python code gave the run.
+    ``given`` is the run's configuration, needed if its log names places; see `given.configuration`.
+    ``own`` is what Python code provided.
 
     Raises
     ------
     LogError
-        The file is no log.
+        The file is not a log.
     ConfigurationError
-        Its data or its language model are not to be had here.
+        Its data or its language model are not available here.
     """
     with Log(path) as log:
         workers, black_box = _rebuild(log, given, own or Own())

@@ -1,4 +1,4 @@
-"""A run under MPI from start to end: every rank calls `run`, rank 0 writes the log."""
+"""A run under MPI from start to finish: every rank calls `run`, rank 0 writes the log."""
 
 import os
 import shlex
@@ -61,16 +61,16 @@ from asyndbt_mpi.view.sink import LogAndProgress
 from asyndbt_mpi.view.summary import print_summary
 
 GRACE_SECONDS = 5.0
-"""How long workers may take to end after a problem ..."""
+"""Seconds that workers may take to end after a problem ..."""
 PATIENCE_SECONDS = 60.0
-"""... and when all is well, where only an excluded worker can still be at work."""
+"""... and without one, when only an excluded worker can still be busy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How a run ended: an exit code, what was wrong, if anything, and the log's ``path``.
 
-    From `launch` rank 0 alone has the last two.
+    Returned by `launch`, only rank 0's has the last two.
     """
 
     code: int
@@ -79,7 +79,7 @@ class Outcome:
 
 
 class Refused(Exception):
-    """The run does not start; ``why`` (None: another rank says it) and the exit ``code``."""
+    """The run does not start; ``why`` (None: another rank reports it) and the exit ``code``."""
 
     def __init__(self, why: str | None, code: int) -> None:
         super().__init__(why)
@@ -92,7 +92,7 @@ def run(request: Request) -> int:
     try:
         return leave(launch(request).code)
     except Refused as error:
-        # Where launcher and MPI library do not fit, every process is rank 0 of a world of its own.
+        # If launcher and MPI library do not match, every process is rank 0 of its own world.
         if error.why is not None and (
             WORLD.Get_size() > 1 or wait_for_spokesman(launched(os.environ))
         ):
@@ -106,21 +106,21 @@ def launch(request: Request) -> Outcome:
     Raises
     ------
     Refused
-        On all ranks: there is something against the run.
+        On all ranks: the run cannot start.
     """
     try:
         return _run(request)
     except Refused:
         raise
     except ServerDied as error:
-        _say(f"rank {WORLD.Get_rank()} ends: {error}; to go on, add --resume", debug=False)
+        _say(f"rank {WORLD.Get_rank()} ends: {error}; to continue, add --resume", debug=False)
         return Outcome(leave(FAILED))
     except StartError as error:
-        _say(f"{error}; nothing was asked of any model", debug=False)
+        _say(f"{error}; no model was asked anything", debug=False)
         WORLD.Abort(FAILED)
         raise
     except Exception as error:
-        # Nothing can be said about the other ranks any more: only an abort ends them all.
+        # The state of the other ranks is unknown now: only an abort ends them all.
         where = f"rank {WORLD.Get_rank()} on {socket.gethostname()}"
         text = f"{where}: {type(error).__name__}: {error}\n{traceback.format_exc()}"
         _say(text, request.debug)
@@ -129,7 +129,7 @@ def launch(request: Request) -> Outcome:
 
 
 def launch_from_python(request: Request) -> Outcome:
-    """As `launch`, for code that goes on afterwards: every rank hears how it ended, and why.
+    """Like `launch`, for code that continues afterwards: every rank learns how and why it ended.
 
     Raises
     ------
@@ -137,8 +137,8 @@ def launch_from_python(request: Request) -> Outcome:
     """
     if LEAVING:
         raise Refused(
-            "under mpiexec --with-ft ulfm a program can make one run, as the workers' processes end"
-            " with it; start the program once for each run",
+            "under mpiexec --with-ft ulfm a program can make only one run, because the workers'"
+            " processes end with it; start the program once for each run",
             BAD_USAGE,
         )
     together = Together(WORLD, Run().worker_timeout)
@@ -148,7 +148,7 @@ def launch_from_python(request: Request) -> Outcome:
         raise Refused(together.first_text(error.why or ""), error.code) from None
     if survives_deaths():
         if WORLD.Get_rank() != SERVER:
-            leave(outcome.code)  # rank 0 waits for it, and MPI may not be able to end
+            leave(outcome.code)  # rank 0 waits for it, and MPI may be unable to end
         leave_at_exit()
         return outcome
     code, problem = together.from_server(outcome.code), together.first_text(outcome.problem or "")
@@ -161,7 +161,7 @@ def _run(request: Request) -> Outcome:
     try:
         job = Job.of(request, _workers(request))
     except ConfigurationError as error:
-        # Rank 0 speaks first: who does instead has files of its own.
+        # Rank 0 reports first; if another rank does, its files differ.
         rank, host = WORLD.Get_rank(), socket.gethostname()
         problem = str(error) if rank == SERVER else f"rank {rank} on {host}: {error}"
     together = Together(WORLD, (job.config.run if job else Run()).worker_timeout)
@@ -170,7 +170,7 @@ def _run(request: Request) -> Outcome:
     assert job is not None
     texts = together.gather_texts(reading(job.config, job.materials))
     _agree(together, first_difference(texts) if texts else None)
-    # From here on: to open a log of a long run, or a large model, takes a while.
+    # From here on, because opening a long run's log or a large model takes a while.
     with signals_noted(_signals(job)) as signalled:
         return _run_job(job, request, together, signalled)
 
@@ -186,10 +186,10 @@ def _run_job(
             fits = rows_fit(job.config, job.materials, [rank])
         except ConfigurationError as error:
             problem = str(error)
-    # To count tokens takes the workers a while, in which the server sleeps.
+    # Counting tokens takes the workers a while; the server sleeps meanwhile.
     together.wait_for_all()
     _agree(together, problem)
-    # Only now, when no rank has anything against the run, is an older log replaced.
+    # An older log is replaced only now, when no rank objects to the run.
     opened: Opened | None = None
     code = BAD_USAGE
     if rank == SERVER:
@@ -202,9 +202,9 @@ def _run_job(
         except Ended as error:
             problem, code = str(error), error.code
         except Interrupted as error:
-            problem = f"interrupted by {error} while the run was gone through; it is as it was"
+            problem = f"interrupted by {error} while the run was replayed; its log is unchanged"
             code = DONE if str(error) in job.config.run.signals else FAILED
-    together.wait_for_all()  # a long run takes the server a while; the others sleep
+    together.wait_for_all()  # a long run takes the server a while; the others sleep meanwhile
     _agree(together, problem, lambda: together.from_server(code))
     time, patience = opened.time if opened else 0.0, job.config.run.worker_timeout
     channel = Channel(WORLD, _codec(job), time, patience)
@@ -234,9 +234,9 @@ def _place(
     neighbours = together.workers_of_node()
     if WORLD.Get_rank() == SERVER:
         return Place(local_rank, cores)
-    # Among the workers of a node alone: torch takes seconds to load and a broken GPU may hang,
-    # for which neither the server nor the other nodes wait. Whoever waits has to be heard of
-    # before the server gives it up with the one that hangs.
+    # Only among the workers of a node: torch takes seconds to load and a broken GPU may hang, but
+    # neither the server nor other nodes wait for that. Workers that wait must report before the
+    # server gives them up along with the one that hangs.
     on_gpu = count_equal(
         neighbours,
         gpu_of(config, local_rank),
@@ -260,14 +260,14 @@ def _workers(request: Request) -> int:
 
 
 def _script() -> str:
-    """How the Python code was started that asked for the run."""
+    """The command line of the Python code that started the run."""
     return shlex.join(["python", *sys.argv]) if sys.argv[0] else "python SCRIPT.py"
 
 
 def _agree(
     together: Together, problem: str | None, code: Callable[[], int] = lambda: BAD_USAGE
 ) -> None:
-    """Refuse the run on all ranks if one has a problem; the first one that has says it."""
+    """Refuse the run on all ranks if one has a problem; the first such rank reports it."""
     well, says_it = together.agree(problem is None)
     if not well:
         raise Refused(problem if says_it else None, code())
@@ -291,7 +291,7 @@ def _run_worker(
 
 @contextmanager
 def _warnings_signed(who: str) -> Iterator[None]:
-    """Let every warning begin with ``who`` gives it: all ranks write to one terminal."""
+    """Let every warning begin with ``who``, because all ranks write to one terminal."""
     show = warnings.showwarning
 
     def signed(message: Warning | str, *rest: Any, **named: Any) -> None:
@@ -305,7 +305,7 @@ def _warnings_signed(who: str) -> Iterator[None]:
 
 
 def _signals(job: Job) -> list[signal.Signals]:
-    """What ends the run in order: Ctrl-C, what the configuration names, and a launcher's kill."""
+    """Signals that end the run cleanly: Ctrl-C, the configured ones, and the launcher's."""
     named = {signal.Signals[name] for name in job.config.run.signals}
     return sorted(named | {signal.SIGINT, signal.SIGTERM})
 
@@ -317,7 +317,7 @@ def _run_server(
     request: Request,
     signalled: list[signal.Signals],
 ) -> Outcome:
-    """Serve until the end, close the log whatever the end is, and let the workers go."""
+    """Serve until the run ends, close the log in any case, and release the workers."""
     server, writer = opened.server, opened.writer
     problem: str | None = None
     code = FAILED
@@ -337,18 +337,18 @@ def _run_server(
     if signalled and not whole and not problem:
         problem = f"interrupted by {signalled[0].name}"
         code = DONE if signalled[0].name in job.config.run.signals else FAILED
-    if problem and request.given is not None:  # Python code says itself what it is told
+    if problem and request.given is not None:  # Python code prints the error itself
         problem = f"{problem.partition(chr(10))[0]}{_remains(job, server)}"
     elif problem:
         _say(problem, request.debug)
         _tell_how_to_go_on(job, server, request, signalled)
     elif request.given is None:
         if server.limit:
-            _say(f"the run ends by {server.limit}", request.debug)
+            _say(f"the run ends at {server.limit}", request.debug)
         with Log(job.path) as log:
-            # A rank's output is a terminal of the launcher's even if it ends up in a file.
+            # A rank sees the launcher's terminal even if the output goes to a file.
             print_summary(log, Console(force_terminal=False, color_system=None))
-    # After a problem somebody may be deep in a computation, and so may ever be who was given up.
+    # After a problem a worker may be deep in a computation, and so may a lost one at any time.
     given_up = problem or server.members.given_up - channel.gone
     if not channel.close(GRACE_SECONDS if given_up else PATIENCE_SECONDS):
         _say("a worker does not answer: its process is ended", request.debug)
@@ -357,10 +357,10 @@ def _run_server(
 
 
 def _remains(job: Job, server: Server) -> str:
-    """What of a run that had a problem can be resumed."""
+    """How much of a run that had a problem can be resumed."""
     if removed_if_empty(job, server):
         return ""
-    return f" ({server.iteration} iterations are in {job.path}; to go on, add resume=True)"
+    return f" ({server.iteration} iterations are in {job.path}; to continue, add resume=True)"
 
 
 def _tell_how_to_go_on(
@@ -368,11 +368,13 @@ def _tell_how_to_go_on(
 ) -> None:
     if removed_if_empty(job, server):
         return
-    _say(f"{server.iteration} iterations are in {job.path}; to go on:", debug=False)
+    _say(f"{server.iteration} iterations are in {job.path}; to continue:", debug=False)
     _say(f"  {_command(job, request)}", debug=False)
     if signalled and signalled[0] is signal.SIGTERM and not survives_deaths():
-        # So a launcher ends a job one of whose processes died.
-        _say("if a process died: with mpiexec --with-ft ulfm a run goes on without it", debug=False)
+        # This is how a launcher ends a job after one of its processes died.
+        _say(
+            "if a process died: mpiexec --with-ft ulfm lets a run continue without it", debug=False
+        )
 
 
 def _command(job: Job, request: Request) -> str:

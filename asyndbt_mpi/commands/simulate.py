@@ -30,12 +30,12 @@ from asyndbt_mpi.view.summary import print_summary
 
 
 def simulate(job: Job, resuming: bool = False) -> None:
-    """Run ``job`` to its end and show it; the delays of [delay] are all the time there is.
+    """Run ``job`` to its end and show it; only the delays of [delay] take time.
 
     Raises
     ------
     ConfigurationError
-        The log cannot be written, or is not to be resumed by this job.
+        The log cannot be written, or cannot be resumed by this job.
     """
     _simulate(job, len(os.sched_getaffinity(0)), resuming, _shown)
     with Log(job.path) as log:
@@ -43,14 +43,14 @@ def simulate(job: Job, resuming: bool = False) -> None:
 
 
 def simulate_silently(job: Job, cores: int, resuming: bool = False) -> None:
-    """As `simulate`, without a word, on ``cores`` cores."""
+    """Like `simulate`, without output, on ``cores`` cores."""
     _simulate(job, cores, resuming, _silent)
 
 
 Write: TypeAlias = Callable[[list[Record]], None]
 Say: TypeAlias = Callable[[str], None]
 Sinks: TypeAlias = Callable[[Job, Writer, int], AbstractContextManager[tuple[Write, Say]]]
-"""Where records and lines go, from the log's writer and the number of iterations made before."""
+"""Makes a sink from the log's writer and the number of iterations already made."""
 
 
 @contextmanager
@@ -82,10 +82,10 @@ def _simulate(job: Job, cores: int, resuming: bool, sinks: Sinks) -> None:
 
 
 def _go_on(job: Job, log: Log, cores: int, sinks: Sinks) -> None:
-    """Simulate the run of ``log`` again, with the answers that it has, and then beyond it.
+    """Simulate the run of ``log`` again with its recorded answers, and then beyond it.
 
-    The virtual clock's arrivals follow from the delays alone, so that there is nothing else to
-    restore; what the run has committed is gone through first, to see that it is the same.
+    The virtual clock's arrivals follow from the delays alone, so nothing else needs restoring; the
+    committed part is replayed first, to check that it is the same.
     """
     resumed = resume(log, job, "virtual")
     if resumed.server.finished and log.status == "finished":
@@ -99,7 +99,7 @@ def _go_on(job: Job, log: Log, cores: int, sinks: Sinks) -> None:
         new.append,
         lambda event: cluster.server.spending.count(event.costs),
     )
-    # What the replay found new comes again.
+    # The new records of the replay will come again.
     writer = job.reopen_log(log, resumed.counted)
     with writer, sinks(job, writer, log.committed) as (write, say):
         write([resumed.event])
@@ -122,9 +122,9 @@ def _check_models(cluster: VirtualCluster, resumed: Resumed) -> None:
 
 def _tell_limit(server: Server, say: Say) -> None:
     if server.limit and not server.iteration:
-        raise ConfigurationError(f"{server.limit}: does not cover one iteration")
+        raise ConfigurationError(f"{server.limit}: too small for one iteration")
     if server.limit:
-        say(f"the run ends by {server.limit}")
+        say(f"the run ends at {server.limit}")
 
 
 def _cluster(
@@ -149,12 +149,12 @@ def virtual_cluster(
     """Server and workers of a run in this process, with the black box that answers them.
 
     There are as many workers as ``delays``. Without ``answers``, those of a language model are
-    kept in memory only. The run does not end before the ``least_iterations``; see `Server`.
+    kept in memory only. The run makes at least ``least_iterations``; see `Server`.
 
     Raises
     ------
     ConfigurationError
-        The prompts do not fit into the model's context, or the machine has not the memory.
+        The prompts do not fit into the model's context, or the run into this machine's memory.
     ModelError
         The language model cannot be found, loaded or reached.
     """

@@ -1,4 +1,4 @@
-"""Starts MPI, by the import of what runs under it."""
+"""Starts MPI, by importing what runs under it."""
 
 from types import ModuleType
 
@@ -8,12 +8,12 @@ from asyndbt_mpi.transport.watch import watched
 
 
 def start(seconds: float) -> ModuleType:
-    """`commands.run`, once MPI has started, which may take so many ``seconds``.
+    """`commands.run`, once MPI has started, which may take at most ``seconds``.
 
     Raises
     ------
     Misfit
-        Launcher and MPI library are of two kinds.
+        Launcher and MPI library do not match.
     ConfigurationError
         There is no MPI library.
     """

@@ -1,4 +1,4 @@
-"""`asyndbt stationarity`: how far from stationary the iterates of a finished run are."""
+"""`asyndbt stationarity`: how far the iterates of a finished run are from stationarity."""
 
 import os
 from collections.abc import Iterator
@@ -29,9 +29,9 @@ from asyndbt_mpi.task.synthetic import Synthetic
 class _State:
     """Server and workers after an iteration: p (R, M, N), q (R, U, V), z (M, N) and the planes.
 
-    The planes are those that the next iteration works with: a new one is among them, with duals
-    0, and what was dropped is not. ``live`` (R,) are the workers that count, neither lost nor
-    excluded (D5); ``changed`` those, from 0, whose p and q are new since the last state.
+    The planes are those of the next iteration: a new plane is among them, with duals 0, and dropped
+    ones are not. ``live`` (R,) marks the workers that count, neither lost nor excluded (D5);
+    ``changed`` lists those, from 0, whose p and q changed since the last state.
     """
 
     iteration: int
@@ -44,7 +44,7 @@ class _State:
 
 
 class _Gradients(Protocol):
-    """Derivatives of the expected loss: one answer if it is exact, two independent ones if not."""
+    """Derivatives of the expected loss: one answer if exact, else two independent ones."""
 
     kind: str
     answers: int
@@ -61,26 +61,26 @@ def add(
     quiet: bool = False,
     given: Config | None = None,
 ) -> str:
-    """Work out ||grad G^t||^2 for every ``every``-th iterate of a log, and add it to the log.
+    """Compute ||grad G^t||^2 for every ``every``-th iterate of a log, and add it to the log.
 
-    Of a synthetic task it is exact; of a language model it is estimated, by twice ``samples``
-    prompts for each worker and iterate on all its training rows. ``given`` is the run's
-    configuration where its log names places; see `given.configuration`.
+    It is exact for a synthetic task; for a language model it is estimated, from twice ``samples``
+    prompts per worker and iterate on all training rows. ``given`` is the run's configuration,
+    needed if its log names places; see `given.configuration`.
 
     Returns
     -------
-    one line of what was found.
+    one line with the results.
 
     Raises
     ------
     LogError
-        The log is not over, empty, or has not all its iterates; it is left as it was.
+        The run has not finished, or its log is empty or lacks iterates; the log is unchanged.
     ConfigurationError
-        Its data or its language model are not to be had here.
+        Its data or its language model are not available here.
     """
     with Log(path) as log:
         _check(log)
-        # It adds to the log anyway; interrupted, it should not have to pay again.
+        # New answers are kept, so that an interrupted command does not pay again.
         config = configuration(log, given, asks_model=True)
         workers, black_box = rebuild(log, config, keeps_answers=True)
         gradients: _Gradients = (
@@ -88,14 +88,14 @@ def add(
             if isinstance(black_box, Synthetic)
             else _Estimated(black_box, log.seed, samples)
         )
-        # At its start q is uniform over the demonstrations that a worker has.
+        # A worker's q starts uniform over its demonstrations.
         try:
             found = _measure(log, gradients, workers.q > 0, every, quiet)
         except FloatingPointError:
-            raise LogError(f"{log.path}: is damaged; asyndbt verify tells where") from None
+            raise LogError(f"{log.path}: is damaged; asyndbt verify says where") from None
     norms = found.squared_norm
     if not np.isfinite(norms).all():
-        raise LogError(f"{os.fspath(path)}: is damaged; asyndbt verify tells where")
+        raise LogError(f"{os.fspath(path)}: is damaged; asyndbt verify says where")
     add_stationarity(path, found)
     return (
         f"{os.fspath(path)}: {found.kind}, ||grad G||^2 is {norms[0]:.3g} after iteration"
@@ -107,15 +107,15 @@ def add(
 def _check(log: Log) -> None:
     if log.status == "running":
         raise LogError(
-            f"{log.path}: the run is not over (or was killed), its log must stay as it is"
+            f"{log.path}: the run has not finished (or was killed), so its log must not change"
         )
     if not log.committed:
         raise LogError(f"{log.path}: no iteration is committed")
     workers = log["report/worker"]
     if workers.min() < 1 or workers.max() > log.workers:
-        raise LogError(f"{log.path}: is damaged; asyndbt verify tells where")
+        raise LogError(f"{log.path}: is damaged; asyndbt verify says where")
     if log.every > 1:
-        raise LogError(f"{log.path}: has only every n-th iterate; log.iterates = 'all' is needed")
+        raise LogError(f"{log.path}: lacks iterates; the run needs log.iterates = 'all'")
 
 
 def _measure(
@@ -156,7 +156,7 @@ def _states(log: Log, allowed: BoolArray, every: int) -> Iterator[_State]:
     ends = np.searchsorted(log["report/iteration"], np.arange(log.committed + 1))
     p = np.repeat(logged_z[0][None], log.workers, axis=0)  # every worker starts from z
     q_start = allowed / allowed.sum(axis=2, keepdims=True)
-    q = q_start.copy()  # and uniform over its demonstrations, again after it was lost
+    q = q_start.copy()  # and from a uniform q, also after it was lost
     attended = attendance(log)
     changed = set(range(log.workers))
     for iteration in range(log.committed):

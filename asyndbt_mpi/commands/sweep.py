@@ -24,26 +24,26 @@ from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.storage.lock import Locked, take
 
 WORKERS = "workers"
-"""The one thing that can be varied and is no key of the configuration."""
+"""The only thing that can be varied although it is not a configuration key."""
 
 MOST_RUNS = 100_000
 
 MOST_PROCESS = 2**22
-"""No number of a process is larger on Linux."""
+"""Largest process number on Linux."""
 
 PARTIAL = ".part-"
-"""In the name of a log under way, before its process; it is renamed when all is in it."""
+"""In the name of an unfinished log, before its process number; renamed when complete."""
 LEFT = re.compile(rf"(.+){re.escape(PARTIAL)}[0-9]+")
 HIDDEN = re.compile(rf"\.{LEFT.pattern}(?:\.lock|\.[0-9a-f]{{32}}\.new)")
-"""Names of logs under way, and of the hidden files beside them."""
+"""Names of unfinished logs, and of the hidden files beside them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
     """What the command line asked for.
 
-    ``vary`` are texts KEY=VALUE,VALUE,...; ``workers`` is R where it is not varied; the seeds
-    are ``seeds`` of them from run.seed on.
+    ``vary`` are texts KEY=VALUE,VALUE,...; ``workers`` is R unless it is varied; ``seeds`` is the
+    number of seeds, starting at run.seed.
     """
 
     source: str
@@ -71,13 +71,13 @@ class _Point:
 
 
 def sweep(asked: Sweep) -> list[str]:
-    """Make every run that is not there yet; the failures, a line each.
+    """Make every run that does not exist yet; returns the failures, one line each.
 
     Raises
     ------
     ConfigurationError
-        A setting is wrong, another sweep is at work in the folder, or a log in it is not
-        finished or was made with other settings. Nothing has been started then.
+        A setting is wrong, another sweep is running in the folder, or a log in it is not finished
+        or was made with other settings. No run has been started then.
     """
     writable_path("--output", str(asked.folder))
     try:
@@ -85,7 +85,7 @@ def sweep(asked: Sweep) -> list[str]:
         asked.folder.mkdir(parents=True, exist_ok=True)
         lock = take(asked.folder / ".lock")
     except Locked as error:
-        raise ConfigurationError(f"another sweep is at work in {asked.folder}") from error
+        raise ConfigurationError(f"another sweep is running in {asked.folder}") from error
     except OSError as error:
         raise ConfigurationError(
             f"{shown(str(asked.folder))}: {error.strerror or error}"
@@ -100,7 +100,7 @@ def sweep(asked: Sweep) -> list[str]:
 
 
 def _remove_partial(folder: Path, logs: Collection[str]) -> None:
-    """Delete what a sweep that was killed has left of its ``logs`` in ``folder``, nothing else."""
+    """Delete what a killed sweep has left of its ``logs`` in ``folder``, and nothing else."""
     for entry in list(folder.iterdir()):
         hidden, log = HIDDEN.fullmatch(entry.name), LEFT.fullmatch(entry.name)
         found = hidden or log
@@ -109,14 +109,14 @@ def _remove_partial(folder: Path, logs: Collection[str]) -> None:
 
 
 def _points(asked: Sweep) -> dict[_Point, Config]:
-    """Every combination of the varied values, and every seed for each, with its settings."""
+    """Every combination of varied values and seeds, with its settings."""
     varied = dict(_values(text) for text in asked.vary)
     if len(varied) < len(asked.vary):
         raise ConfigurationError("--vary: a key is given twice")
     first_seed = load(asked.source, asked.assignments).run.seed
     runs = asked.seeds * math.prod(map(len, varied.values()))
     if runs > MOST_RUNS:
-        raise ConfigurationError(f"the sweep has {runs} runs; one may have {MOST_RUNS} at the most")
+        raise ConfigurationError(f"the sweep has {runs} runs; at most {MOST_RUNS} are allowed")
     seeds = range(first_seed, first_seed + asked.seeds)
     made = [
         _point(asked, dict(zip(varied, combination, strict=True)), seed)
@@ -128,7 +128,7 @@ def _points(asked: Sweep) -> dict[_Point, Config]:
     points = {point: point.job(point.path).config for point in made}
     different = {(config.to_toml(), point.workers) for point, config in points.items()}
     if min(len(different), len({point.path for point in made})) < len(made):
-        raise ConfigurationError("--vary: two of the values are the same, or make the same name")
+        raise ConfigurationError("--vary: two of the values are the same, or give the same name")
     return points
 
 
@@ -153,30 +153,30 @@ def _values(text: str) -> tuple[str, list[str]]:
             f"--vary {shown(text)}: expected section.key=value,value,... or workers=R,R,..."
         )
     if key == "run.seed":
-        raise ConfigurationError("--vary run.seed: give --seeds, and run.seed by --set")
+        raise ConfigurationError("--vary run.seed: use --seeds, and --set run.seed=N for the first")
     return key, values
 
 
 def _workers(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 10) or int(text) < 1:
-        raise ConfigurationError(f"--vary workers: {shown(text)} is no number of workers")
+        raise ConfigurationError(f"--vary workers: {shown(text)} is not a number of workers")
     return int(text)
 
 
 def _is_there(point: _Point, config: Config) -> bool:
-    """Whether the log of ``point`` is there; it must have been made with ``config`` then."""
+    """Whether the log of ``point`` exists; if so, it must have been made with ``config``."""
     if not point.path.exists():
         return False
     with Log(point.path) as log:
         if log.status != "finished":
-            raise ConfigurationError(f"{point.path} is {log.status}; take it away, or wait for it")
+            raise ConfigurationError(f"{point.path} is {log.status}; remove it, or wait for it")
         if log.workers != point.workers:
             found: str | None = f"{WORKERS} = {log.workers}, not {point.workers}"
         else:
             found = difference(log.config, config)
     if found:
         raise ConfigurationError(
-            f"{point.path} was made with {found}; give another folder, or the same settings"
+            f"{point.path} was made with {found}; choose another folder, or the same settings"
         )
     return True
 
@@ -185,7 +185,7 @@ def _run(points: Sequence[_Point], total: int) -> list[str]:
     """Run ``points`` on all cores; the failures."""
     cores = len(os.sched_getaffinity(0))
     processes = max(1, min(cores, len(points)))
-    # Each process has a core to itself: the threads of numerical libraries would fight.
+    # Each process has one core: several threads of numerical libraries would compete.
     os.environ.setdefault("OMP_NUM_THREADS", str(cores // processes))
     failures: list[str] = []
     waiting = iter(points)
@@ -196,7 +196,7 @@ def _run(points: Sequence[_Point], total: int) -> list[str]:
     progress = tqdm(total=total, initial=total - len(points), unit="run")
     with pool, progress:
         while True:
-            # No more than can run at once: what is in the pool's queue cannot be taken back.
+            # No more than can run at once, because the pool's queue cannot be withdrawn.
             for point in itertools.islice(waiting, processes - len(running)):
                 running[pool.submit(_run_one, point, cores // processes)] = point
             if not running:
@@ -224,12 +224,12 @@ def _end_with_parent() -> None:
 
 
 def _partial(path: Path, process: int) -> Path:
-    """Where ``process`` makes the log that is to be at ``path``."""
+    """Where ``process`` writes the log that will be at ``path``."""
     return path.with_name(f"{path.name}{PARTIAL}{process}")
 
 
 def _run_one(point: _Point, cores: int) -> None:
-    """Make one log; it has its name when all is in it."""
+    """Make one log, which gets its name when it is complete."""
     partial = _partial(point.path, os.getpid())
     job = point.job(partial)
     try:

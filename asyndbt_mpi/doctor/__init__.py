@@ -1,1 +1,1 @@
-"""What may be wrong with how a run is about to be started, found before it costs anything."""
+"""Finds what would go wrong with a run before it is started and costs anything."""

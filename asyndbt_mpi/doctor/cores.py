@@ -13,9 +13,9 @@ def look() -> Cores:
 
 
 def check_cores(facts: Sequence[Facts], computing: bool) -> list[Finding]:
-    """Whether every worker has a core; ``computing`` tells that its model needs many.
+    """Whether every worker has a core; ``computing``: its model needs many.
 
-    A server's model needs none: its workers only wait.
+    With a server the workers only wait.
     """
     known = [each for each in facts if each.cores is not None]
     if not known:
@@ -36,7 +36,7 @@ def _of_node(workers: Sequence[Facts], members: Sequence[Facts]) -> list[Finding
     open_to_all = {core for each in members if each.cores for core in each.cores.allowed}
     if len(workers) > len(open_to_workers):
         text = f"{len(workers)} workers on {host} share {_cores(len(open_to_workers))}"
-        hint = "start fewer ranks on a node"
+        hint = "start fewer ranks per node"
         if len(open_to_workers) < total:
             hint += f", or {_more(members[0])}"
         return [warning("cores", text, hint)]
@@ -45,14 +45,14 @@ def _of_node(workers: Sequence[Facts], members: Sequence[Facts]) -> list[Finding
     if bound and idle >= len(workers):
         text = (
             f"{ranks_in_words(bound)} on {host} may use one core each, and {idle} of the node's"
-            f" {total} nobody"
+            f" {total} are used by none"
         )
         return [warning("cores", text, _more(members[0]))]
     return []
 
 
 def _more(facts: Facts) -> str:
-    """How a rank gets more cores of its launcher."""
+    """How a rank gets more cores from its launcher."""
     return {
         "open mpi": "let ranks use all cores: mpiexec --bind-to none",
         "hydra": "let ranks use all cores: mpiexec -bind-to none",
@@ -62,7 +62,7 @@ def _more(facts: Facts) -> str:
 
 
 def _in_words(nodes: Sequence[Sequence[Facts]]) -> str:
-    """E.g. "9 ranks on 3 nodes, 4 to 8 cores a worker"."""
+    """E.g. "9 ranks on 3 nodes, 4 to 8 cores per worker"."""
     shares = [share for members in nodes for share in _shares(members)]
     ranks = sum(map(len, nodes))
     where = f"{ranks} rank{'s' * (ranks > 1)} on {len(nodes)} node{'s' * (len(nodes) > 1)}"
@@ -71,11 +71,11 @@ def _in_words(nodes: Sequence[Sequence[Facts]]) -> str:
     if not shares:
         return where
     low, high = min(shares), max(shares)
-    return f"{where}, {_cores(high) if low == high else f'{low} to {_cores(high)}'} a worker"
+    return f"{where}, {_cores(high) if low == high else f'{low} to {_cores(high)}'} per worker"
 
 
 def _shares(members: Sequence[Facts]) -> list[int]:
-    """Of every worker of a node, its share of the cores that it may run on."""
+    """Each worker's share of the cores that it may run on, for the workers of a node."""
     workers = [each.cores.allowed for each in members if each.works and each.cores]
     return [max(1, len(own) // workers.count(own)) for own in workers]
 

@@ -1,4 +1,4 @@
-"""What one rank looks at, and what rank 0 makes of what all have seen."""
+"""What each rank examines, and what rank 0 concludes from it."""
 
 import threading
 import time
@@ -23,18 +23,18 @@ from asyndbt_mpi.doctor.shared import check_shared, look_for
 Result = TypeVar("Result")
 
 PATIENCE_SECONDS = 120.0
-"""For all looks together: a network's file system, or a driver, may hang for ever, and torch may
-take a minute to be read from where all nodes read it at once."""
+"""Seconds for all checks together: a network file system or a driver may hang forever, and loading
+torch may take a minute if all nodes read it at once."""
 LEAST_SECONDS = 5.0
-"""For a look before which others have used that up."""
+"""Seconds for a check when earlier ones have used these up."""
 ALIKE = 8
-"""Lines that are much the same, of a large job."""
+"""Number of similar lines shown for a large job."""
 
 SUBJECTS = (
     *("MPI", "versions", "ULFM", "cores", "GPUs"),
     *("output", "HDF5 locking", "shared folder", "answers", "model", "data", "rows"),
 )
-"""In the order of the report."""
+"""Subjects in the order of the report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +44,13 @@ class Plan:
     Attributes
     ----------
     source : its CONFIG, as the user named it
-    workers : how many there will be, or have to be at the least
+    workers : how many there will be, or at least must be
     log : its file
-    answers : the folder in which workers keep their model's; None if they do not
+    answers : the folder for the model's answers; None if none are kept
     read_data : reads what each rank reads for itself, and returns digests by what they are of;
         raises a ConfigurationError
-    rows_fit : whether all rows that the worker of a rank asks about are known to fit into the
-        model's context (rank 0: those of all workers); raises a ConfigurationError if one does not
+    rows_fit : whether all rows of a rank's worker are known to fit into the model's context (for
+        rank 0: those of all workers); raises a ConfigurationError if one does not
     """
 
     source: str
@@ -68,7 +68,7 @@ class Plan:
 
 
 class Examiner:
-    """Looks at one thing after the other; what goes wrong at that is a finding itself."""
+    """Makes one check after another; a check that fails is itself a finding."""
 
     def __init__(self, process: Process) -> None:
         self.process = process
@@ -76,7 +76,7 @@ class Examiner:
         self._deadline = time.monotonic() + PATIENCE_SECONDS
 
     def look(self, subject: str, look: Callable[[], Result]) -> Result | None:
-        """What ``look`` returns; None after an error, or where it does not come to an end."""
+        """What ``look`` returns; None after an error, or if it does not finish."""
         results: list[Result] = []
         errors: list[Exception] = []
 
@@ -86,7 +86,7 @@ class Examiner:
             except Exception as error:
                 errors.append(error)
 
-        # A daemon: what hangs must not keep the process from ending.
+        # A daemon, so that a hanging check does not keep the process from ending.
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
         seconds = max(LEAST_SECONDS, self._deadline - time.monotonic())
@@ -105,13 +105,13 @@ class Examiner:
             return problem(subject, str(error))
         where = f"rank {self.process.rank} on {self.process.host}"
         if isinstance(error, float):
-            return problem(subject, f"{where}: nothing came of a look at it within {error:.0f} s")
+            return problem(subject, f"{where}: the check did not finish within {error:.0f} s")
         said = " ".join(str(error).split())
-        return problem(subject, f"{where}: cannot be looked at: {type(error).__name__}: {said}")
+        return problem(subject, f"{where}: the check failed: {type(error).__name__}: {said}")
 
 
 def examine(examiner: Examiner, plan: Plan, sign: Path | None = None) -> Facts:
-    """What this rank sees; ``sign`` is the file by which it knows rank 0's folder, if any."""
+    """What this rank sees; ``sign`` is the file that marks rank 0's folder, if any."""
     process, llm, answers = examiner.process, plan.config.llm, plan.answers
     own_cores = examiner.look("cores", cores.look)
     own_gpus = examiner.look("GPUs", lambda: gpus.look(llm, process))
@@ -138,18 +138,18 @@ def examine(examiner: Examiner, plan: Plan, sign: Path | None = None) -> Facts:
 
 def _writable(folder: Path) -> list[Finding]:
     if why := unwritable(folder):
-        hint = 'name another by llm.cache_folder, or "" to keep no answers on disk'
-        return [problem("answers", f"{folder} cannot be written: {why}", hint)]
+        hint = 'choose another with llm.cache_folder, or "" to keep no answers on disk'
+        return [problem("answers", f"{folder} cannot be written to: {why}", hint)]
     return [ok("answers", f"kept in {folder}")]
 
 
 def _rows(plan: Plan, rank: int) -> list[Finding]:
     llm = plan.config.llm
     if plan.rows_fit(rank):
-        return [ok("rows", f"every one fits into what {llm.model} reads")]
+        return [ok("rows", f"all fit into the context of {llm.model}")]
     if llm.backend == "openai":
-        return [ok("rows", "whether they fit into what the model reads, only its server knows")]
-    return [ok("rows", "whether they fit into what the model reads is seen once it is loaded")]
+        return [ok("rows", "only the server knows whether they fit into the model's context")]
+    return [ok("rows", "whether they fit into the model's context is checked once it is loaded")]
 
 
 def report(facts: Sequence[Facts], plan: Plan) -> list[Finding]:
@@ -170,7 +170,7 @@ def report(facts: Sequence[Facts], plan: Plan) -> list[Finding]:
 
 
 def _shortened(found: Sequence[Finding]) -> list[Finding]:
-    """Of what is wrong in the same way on node after node, the first `ALIKE`."""
+    """The first `ALIKE` of findings that repeat from node to node."""
     kept = []
     for group in grouped(found, lambda each: (each.subject, each.level, each.hint)).values():
         kept += group[:ALIKE]

@@ -1,4 +1,4 @@
-"""What one rank sees of itself and its node; it goes to rank 0 as JSON."""
+"""What one rank knows about itself and its node, sent to rank 0 as JSON."""
 
 from dataclasses import dataclass, field
 
@@ -12,13 +12,13 @@ SERVER = 0
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A rank as MPI and its launcher have it.
+    """A rank as MPI and its launcher see it.
 
     Attributes
     ----------
-    node : tells nodes from each other, also where their ``host`` names are the same
+    node : identifies the node, even if several have the same ``host`` name
     local_rank : number among the workers of the node
-    library : MPI's name and version; "" if none can be loaded, for which ``why_none`` is the reason
+    library : MPI's name and version; "" if none can be loaded, for the reason ``why_none``
     survives_deaths : user-level failure mitigation is on
     versions : of Python and of packages, by name
     """
@@ -36,7 +36,7 @@ class Process:
 
     @property
     def works(self) -> bool:
-        """Whether it is a worker, or alone and looks at what a worker would meet."""
+        """Whether it is a worker, or alone and checks what a worker would need."""
         return self.rank != SERVER or self.size == 1
 
 
@@ -54,14 +54,14 @@ class Gpus:
 
     Attributes
     ----------
-    asked : what of the environment promises one to the process, as NAME=VALUE; "" if nothing does
+    asked : the variable that promises one to the process, as NAME=VALUE; "" if there is none
     on_node : the node has one
     held : those that the process was given, as the driver's own tool lists them
     seen : those that torch sees; rank 0 never looks
     taken : the one that the worker would compute on; "" on the CPU
     memory : of that GPU, in bytes
     wrong : why there is no such device
-    torch, cuda : torch's version, and CUDA's (or ROCm's) that it is built for, "" if for none
+    torch, cuda : versions of torch, and of the CUDA (or ROCm) that it is built for, "" if none
     """
 
     asked: str = ""
@@ -77,7 +77,7 @@ class Gpus:
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """Whether the rank sees the file that rank 0 put into the output's folder, and its lock."""
+    """Whether the rank sees rank 0's file in the output folder, and its lock."""
 
     sees_file: bool
     sees_lock: bool
@@ -85,12 +85,12 @@ class Shared:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """All that one rank has to tell.
+    """Everything that one rank reports.
 
     Attributes
     ----------
     digests : of what every rank reads for itself, by what it is
-    findings : what the rank could judge alone
+    findings : what the rank could judge by itself
     """
 
     process: Process

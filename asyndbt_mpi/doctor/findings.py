@@ -1,4 +1,4 @@
-"""What is found: one line each, with how to mend it."""
+"""Findings: one line each, with a way to fix it."""
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class Level(StrEnum):
-    """How bad it is; a run cannot do well with a problem."""
+    """How bad it is; with a problem, a run cannot succeed."""
 
     OK = "ok"
     WARNING = "warning"
@@ -20,7 +20,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the report; ``hint`` says what to do, "" where there is nothing."""
+    """One line of the report; ``hint`` says what to do, "" if nothing."""
 
     level: Level
     subject: str
@@ -28,12 +28,12 @@ class Finding:
     hint: str = ""
 
     def __str__(self) -> str:
-        """The line behind the level."""
+        """The line, without the level."""
         return f"{self.subject}: {self.text}" + (f"; {self.hint}" if self.hint else "")
 
 
 def ok(subject: str, text: str, hint: str = "") -> Finding:
-    """All is well."""
+    """A finding that all is well."""
     return Finding(Level.OK, subject, text, hint)
 
 
@@ -43,7 +43,7 @@ def warning(subject: str, text: str, hint: str = "") -> Finding:
 
 
 def problem(subject: str, text: str, hint: str = "") -> Finding:
-    """A run would fail, or not be what was asked for."""
+    """A run would fail, or not be what was requested."""
     return Finding(Level.PROBLEM, subject, text, hint)
 
 
@@ -62,7 +62,7 @@ def _listed(numbers: Sequence[int]) -> str:
 
 
 def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
-    """The items by what ``key`` says of them, in order of appearance."""
+    """The items grouped by ``key``, in order of appearance."""
     groups: dict[Key, list[Item]] = {}
     for item in items:
         groups.setdefault(key(item), []).append(item)
@@ -70,9 +70,9 @@ def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list
 
 
 def merged(found: Sequence[tuple[int, Finding]], ranks: Collection[int]) -> list[Finding]:
-    """The findings of single ranks: what several of them found becomes one.
+    """The findings of single ranks, with equal ones merged.
 
-    The ranks are named where not all of ``ranks``, which looked for it, found it.
+    The ranks are named unless all of ``ranks``, which made the check, found the same.
     """
     lines = []
     for finding, pairs in grouped(found, lambda pair: pair[1]).items():

@@ -1,4 +1,4 @@
-"""The folder of the log: can it be written, and do locks work there?"""
+"""The folder of the log: can it be written to, and do locks work there?"""
 
 import os
 import shutil
@@ -11,29 +11,27 @@ from asyndbt_mpi.log.storage.lock import has_locks, is_being_written
 
 MOUNTS = Path("/proc/mounts")
 LITTLE = 2**30
-"""Bytes: a log of a long run with many words is larger."""
+"""Bytes; the log of a long run with many words may need more."""
 VARIABLE = "HDF5_USE_FILE_LOCKING"
 
 
 def look_at_folder(log: Path) -> list[Finding]:
-    """What rank 0 will meet when it makes the ``log``."""
+    """What rank 0 would find when it creates the ``log``."""
     subject, folder = "output", log.expanduser().absolute().parent
     if log.is_dir():
-        return [problem(subject, f"{log} is a folder", "give a file by --output or run.output")]
+        return [problem(subject, f"{log} is a folder", "name a file with --output or run.output")]
     if why := unwritable(folder):
-        text = f"{folder} cannot be written: {why}"
-        return [problem(subject, text, "name another file by --output or run.output")]
+        text = f"{folder} cannot be written to: {why}"
+        return [problem(subject, text, "name another file with --output or run.output")]
     return [_space(folder), *_earlier_log(log), *_locks(folder)]
 
 
 def _space(folder: Path) -> Finding:
     place = existing(folder)
     free = shutil.disk_usage(place).free
-    text = (
-        f"{folder} can be written, {free / 2**30:,.1f} GiB free, on {file_system(place.resolve())}"
-    )
+    text = f"{folder} is writable, {free / 2**30:,.1f} GiB free, on {file_system(place.resolve())}"
     if free < LITTLE:
-        return warning("output", text, "make room, or name another folder by --output")
+        return warning("output", text, "free some space, or name another folder with --output")
     return ok("output", text)
 
 
@@ -49,7 +47,7 @@ def file_system(place: Path, mounts: str | None = None) -> str:
         if len(fields) < 3:
             continue
         mounted = Path(fields[1].replace("\\040", " "))
-        # The last of several that are mounted on one place is the one that is seen.
+        # Of several mounted on one place, the last is visible.
         if place.is_relative_to(mounted) and len(mounted.parts) >= longest:
             found, longest = fields[2], len(mounted.parts)
     return found
@@ -57,11 +55,11 @@ def file_system(place: Path, mounts: str | None = None) -> str:
 
 def _earlier_log(log: Path) -> list[Finding]:
     if is_being_written(log):
-        hint = "wait for it to end, or name another file by --output"
+        hint = "wait for it to end, or name another file with --output"
         return [problem("output", f"another process is writing {log}", hint)]
     if log.exists():
-        hint = "--resume goes on with it; else give --overwrite or another --output"
-        return [warning("output", f"{log} is there already", hint)]
+        hint = "--resume continues it; otherwise give --overwrite or another --output"
+        return [warning("output", f"{log} already exists", hint)]
     return []
 
 
@@ -71,15 +69,15 @@ def _locks(folder: Path) -> list[Finding]:
             problem("HDF5 locking", f"HDF5 cannot write there: {why}", f"export {VARIABLE}=FALSE")
         ]
     if not has_locks(existing(folder)):
-        text = "the file system has no locks: nothing keeps two runs from writing one log"
-        return [warning("HDF5 locking", text, "give every run an --output of its own")]
+        text = "the file system has no locks: nothing stops two runs from writing one log"
+        return [warning("HDF5 locking", text, "give every run its own --output")]
     setting = os.environ.get(VARIABLE, "").strip()
     named = f", whatever {VARIABLE}={setting} says" if setting else ""
-    return [ok("HDF5 locking", f"a run locks nothing by HDF5{named}; the log's own lock works")]
+    return [ok("HDF5 locking", f"runs do not use HDF5's locks{named}; the log's own lock works")]
 
 
 def _hdf5_refuses(place: Path) -> str:
-    """Why HDF5 cannot make a file as the log's writer would; "" if it can."""
+    """Why HDF5 cannot create a file as the log's writer would; "" if it can."""
     import h5py
 
     try:

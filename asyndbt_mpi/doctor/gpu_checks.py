@@ -1,4 +1,4 @@
-"""What is wrong with how GPUs are shared out to the ranks."""
+"""Checks of how GPUs are distributed over the ranks."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ def check_gpus(facts: Sequence[Facts], llm: Llm) -> list[Finding]:
     for members in grouped(known, lambda pair: pair[0].process.node).values():
         of_node = [pair for pair in members if pair[0].works]
         found += _shared(of_node)
-        if facts[0].process.size > 1:  # one process says nothing of what others would use
+        if facts[0].process.size > 1:  # one process does not show what others would use
             found += [*_idle(of_node), *_wasted_on_the_server(members)]
     return found or [_all_well(workers)]
 
@@ -33,8 +33,8 @@ def _needless(known: Pairs, why: str) -> list[Finding]:
     asked = [each.rank for each, gpus in known if gpus.asked]
     if not asked:
         return [ok("GPUs", f"none needed with {why}")]
-    text = f"{ranks_in_words(asked)} were promised some, which {why} does not use"
-    return [warning("GPUs", text, "ask the batch system for none")]
+    text = f"{ranks_in_words(asked)} were promised GPUs, which {why} does not use"
+    return [warning("GPUs", text, "request none from the batch system")]
 
 
 def _no_such_device(workers: Pairs, llm: Llm) -> list[Finding]:
@@ -44,14 +44,14 @@ def _no_such_device(workers: Pairs, llm: Llm) -> list[Finding]:
         text = f"{ranks_in_words(each.rank for each, _ in pairs)}: {why}"
         hint = ""
         if llm.device.startswith("cuda"):
-            ask = "ask the batch system for GPUs (--gpus-per-node), or give llm.device = 'auto'"
+            ask = "request GPUs from the batch system (--gpus-per-node), or set llm.device = 'auto'"
             hint = ask if cuda else _torch_hint(pairs[0][1])
         found.append(problem("GPUs", text, hint))
     return found
 
 
 def _promised_in_vain(workers: Pairs, llm: Llm) -> list[Finding]:
-    """GPUs that the batch system or the user gave, and torch does not see."""
+    """GPUs that the batch system or the user provided, but torch does not see."""
     found = []
     blind = [pair for pair in workers if not pair[1].seen and not pair[1].wrong]
     blind = [pair for pair in blind if pair[1].asked or pair[1].on_node]
@@ -63,15 +63,15 @@ def _promised_in_vain(workers: Pairs, llm: Llm) -> list[Finding]:
         if llm.device == "cpu":
             if asked:
                 text = f"promised to {where} ({one.asked}), but llm.device = 'cpu'"
-                found.append(warning("GPUs", text, "give llm.device = 'auto', or ask for none"))
+                found.append(warning("GPUs", text, "set llm.device = 'auto', or request none"))
             continue
         promise = f"promised to {where} ({one.asked})" if asked else f"on the node of {where}"
         text = f"{promise}, but torch sees none, and the model would compute on the CPU"
         if cuda:
-            text += f": the driver gives none to torch {one.torch}, built for {cuda}"
+            text += f": the driver offers none to torch {one.torch}, built for {cuda}"
             hint = (
-                "see nvidia-smi on the node; a driver may be too old for it, and"
-                " CUDA_VISIBLE_DEVICES may name what is not there"
+                "run nvidia-smi on the node; the driver may be too old, or CUDA_VISIBLE_DEVICES"
+                " may name a missing device"
             )
         else:
             text += f": torch {one.torch} is built without CUDA"
@@ -96,7 +96,7 @@ def _shared(workers: Pairs) -> list[Finding]:
             f"{ranks_in_words(each.rank for each, _ in pairs)} on {facts.process.host} share"
             f" {taken}: its time, and its memory of {gpus.memory / GIBIBYTE:.0f} GiB"
         )
-        hint = "start as many workers on a node as it has GPUs, or lower llm.max_tokens_per_batch"
+        hint = "start one worker per GPU, or lower llm.max_tokens_per_batch"
         found.append(warning("GPUs", text, hint))
     return found
 
@@ -108,20 +108,24 @@ def _idle(workers: Pairs) -> list[Finding]:
     if not idle:
         return []
     text = f"{len(idle)} of {len(seen)} on {workers[0][0].process.host} would be used by no worker"
-    return [warning("GPUs", text, "start a worker for each, or ask the batch system for fewer")]
+    return [
+        warning("GPUs", text, "start a worker for each, or request fewer from the batch system")
+    ]
 
 
 def _wasted_on_the_server(members: Pairs) -> list[Finding]:
-    """GPUs that only rank 0 was given, which computes nothing."""
+    """GPUs that only rank 0 was given, which does not use them."""
     of_workers = {uuid for each, gpus in members if each.works for uuid in gpus.held}
     for each, gpus in members:
         wasted = [uuid for uuid in gpus.held if uuid not in of_workers]
         if not each.works and wasted:
             count = f"{len(wasted)} GPU{'s' * (len(wasted) > 1)}"
-            text = f"rank 0 on {each.process.host} has {count} that no worker sees, and uses none"
+            text = (
+                f"rank 0 on {each.process.host} has {count} that no worker sees, but it uses none"
+            )
             hint = (
-                "give GPUs to nodes instead of tasks: --gpus-per-node, not --gpus-per-task; or"
-                " have workers on that node, too"
+                "request GPUs per node, not per task (--gpus-per-node, not --gpus-per-task), or"
+                " start workers on that node, too"
             )
             return [warning("GPUs", text, hint)]
     return []
@@ -135,7 +139,7 @@ def _all_well(workers: Pairs) -> Finding:
     if len(on_gpus) < len(workers):
         rest = ranks_in_words(each.rank for each, gpus in workers if not gpus.taken)
         text = f"{count} on GPUs, but the model of {rest} computes on the CPU, far slower"
-        return warning("GPUs", text, "have as many GPUs on every node")
+        return warning("GPUs", text, "request the same number of GPUs on every node")
     memory = min(gpus.memory for _, gpus in on_gpus) / GIBIBYTE
-    each = "each on a GPU of its own" if len(on_gpus) > 1 else "on a GPU"
+    each = "each on its own GPU" if len(on_gpus) > 1 else "on a GPU"
     return ok("GPUs", f"{count} {each}, of {memory:.0f} GiB")

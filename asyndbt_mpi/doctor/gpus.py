@@ -1,6 +1,6 @@
-"""GPUs: which of them each rank was given, and which its worker would compute on.
+"""GPUs: which of them each rank was given, and which one its worker would use.
 
-Rank 0 needs none, and touches none: what it was given is asked of the driver's own tool.
+Rank 0 needs none and touches none: the driver's own tool tells what it was given.
 """
 
 import os
@@ -25,7 +25,7 @@ TOOL_SECONDS = 20.0
 
 
 def look(llm: Llm, process: Process) -> Gpus:
-    """What this rank has, and would use, of its node's GPUs."""
+    """Which of its node's GPUs this rank has, and would use."""
     found = Gpus(
         asked=asked_for(os.environ),
         on_node=Path("/dev/nvidia0").exists() or Path("/dev/kfd").exists(),
@@ -34,7 +34,7 @@ def look(llm: Llm, process: Process) -> Gpus:
     if llm.backend != "transformers" or not process.works:
         return found
     with warnings.catch_warnings():
-        # Of a driver that does not fit, which the findings say.
+        # From a mismatched driver, which the findings report.
         warnings.simplefilter("ignore")
         return _as_torch_sees_it(found, llm.device, process.local_rank)
 
@@ -65,7 +65,7 @@ def asked_for(environment: Mapping[str, str]) -> str:
     """What promises GPUs to the process, as NAME=VALUE; "" if nothing does."""
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and visible.strip() in NOTHING:
-        return ""  # hidden on purpose, whatever the batch system gave to the job
+        return ""  # hidden on purpose, whatever the batch system granted
     for name in ASKING:
         if environment.get(name, "").strip() not in NOTHING:
             return f"{name}={environment[name]}"
@@ -87,9 +87,9 @@ def _listed() -> list[str]:
 
 
 def given(listed: list[str], visible: str | None) -> tuple[str, ...]:
-    """Of the GPUs ``listed``, those that CUDA_VISIBLE_DEVICES = ``visible`` leaves.
+    """The GPUs among ``listed`` that CUDA_VISIBLE_DEVICES = ``visible`` leaves.
 
-    A name that fits none ends the list, as in CUDA; of a part of a GPU its own name is kept.
+    A name that matches none ends the list, as in CUDA; a part of a GPU keeps its own name.
     """
     if visible is None:
         return tuple(listed)

@@ -1,4 +1,4 @@
-"""Whether a worker finds its language model, whose weights are not read for it."""
+"""Whether a worker finds its language model; the weights are not read."""
 
 import os
 from pathlib import Path
@@ -17,20 +17,20 @@ def find_model(llm: Llm) -> list[Finding]:
     try:
         place = find(llm.model)
     except ModelError as error:
-        return [problem("model", str(error), "put it onto every node, or onto a shared folder")]
+        return [problem("model", str(error), "put it on every node, or into a shared folder")]
     if place is None:
         return [_of_the_hub(llm.model)]
     if place.suffix != ".gguf":
         return [_whole(llm.model, place)]
     cache = cache_folder()
     if why := unwritable(cache):
-        text = f"{place} has to be converted, but {cache} cannot be written: {why}"
-        return [problem("model", text, "name a folder that can by the variable ASYNDBT_CACHE")]
+        text = f"{place} must be converted, but {cache} cannot be written to: {why}"
+        return [problem("model", text, "set ASYNDBT_CACHE to a writable folder")]
     return [ok("model", f"{place}, which the first run on a node converts (into {cache})")]
 
 
 def _whole(model: str, place: Path) -> Finding:
-    """Whether the files of the model are all there, and of one."""
+    """Whether the model's files are complete, and belong together."""
     try:
         check(model)
     except ModelError as error:
@@ -39,10 +39,10 @@ def _whole(model: str, place: Path) -> Finding:
 
 
 def _of_the_hub(model: str) -> Finding:
-    text = f"{model} is not in the cache of Hugging Face's hub"
+    text = f"{model} is not in the cache of the Hugging Face hub"
     where = "into a folder that all nodes see (HF_HOME)"
     if os.environ.get("HF_HUB_OFFLINE", "").lower() not in OFF:
-        hint = f"fetch it where there is a network, {where}: hf download {model}"
-        return problem("model", f"{text}, and HF_HUB_OFFLINE forbids to fetch it", hint)
-    hint = f"fetch it before, {where}: hf download {model}"
-    return warning("model", f"{text}: every node must reach the hub, as few do", hint)
+        hint = f"download it where there is a network, {where}: hf download {model}"
+        return problem("model", f"{text}, and HF_HUB_OFFLINE forbids downloading it", hint)
+    hint = f"download it beforehand, {where}: hf download {model}"
+    return warning("model", f"{text}: every node must reach the hub, which few can", hint)

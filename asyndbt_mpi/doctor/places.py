@@ -1,25 +1,25 @@
-"""Folders: what there is of a path, and whether it can be written; nothing stays there."""
+"""Folders: which part of a path exists, and whether it is writable; leaves nothing behind."""
 
 import tempfile
 from pathlib import Path
 
 OWN = ".asyndbt-doctor-"
-"""How the names of the doctor's own files begin, which live for a moment."""
+"""Prefix of the doctor's own temporary files."""
 
 
 def existing(folder: Path) -> Path:
-    """The part of the path that is there: the folder itself, or the nearest above it."""
+    """The part of the path that exists: the folder itself, or the nearest above it."""
     folder = folder.expanduser().absolute()
     return next(each for each in (folder, *folder.parents) if each.exists())
 
 
 def unwritable(folder: Path) -> str:
-    """Why no file can come into the folder, which may still have to be made; "" if one can."""
+    """Why no file can be created in the folder, which may not exist yet; "" if one can."""
     try:
         place = existing(folder)
         if not place.is_dir():
-            return f"{place} is no folder"
-        # Tried, not asked for: root may do everything, and a file system may be read-only.
+            return f"{place} is not a folder"
+        # Try it: permissions do not tell, as root may do anything and file systems be read-only.
         with tempfile.NamedTemporaryFile(prefix=OWN, dir=place):
             return ""
     except OSError as error:

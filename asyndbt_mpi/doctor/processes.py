@@ -1,4 +1,4 @@
-"""MPI: the library, the launcher, the versions of all ranks, and what a death does."""
+"""MPI: the library, the launcher, the versions of all ranks, and the effect of a death."""
 
 import importlib.metadata
 import platform
@@ -10,11 +10,11 @@ from asyndbt_mpi.doctor.findings import Finding, grouped, ok, problem, ranks_in_
 from asyndbt_mpi.transport.launcher import misfit
 
 PACKAGES = ("mpi4py", "numpy", "numba", "h5py", "torch", "transformers")
-"""Whose versions may change what a worker computes, or whether it works at all."""
+"""Packages whose versions may affect a worker's results, or whether it works at all."""
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, of this package and of those that it computes with."""
+    """Versions of Python, of this package and of the packages it computes with."""
     found = {"Python": platform.python_version(), "asyndbt_mpi": __version__}
     for package in PACKAGES:
         try:
@@ -46,8 +46,8 @@ def check_mpi(facts: Sequence[Facts], source: str) -> list[Finding]:
         by = f", started by {first.launcher.name}" if first.launcher.kind != "none" else ""
         return [ok("MPI", f"{first.library}, {first.size} ranks{by}")]
     if first.launcher.kind == "none":
-        hint = f"to look at all ranks: mpiexec -n 4 asyndbt doctor {source}"
-        return [ok("MPI", f"{first.library}; this looks at one process only", hint)]
+        hint = f"to check all ranks: mpiexec -n 4 asyndbt doctor {source}"
+        return [ok("MPI", f"{first.library}; only one process was checked", hint)]
     text = f"{first.library}, one rank, which is the server: a run needs a worker"
     return [problem("MPI", text, f"start more ranks: mpiexec -n 4 asyndbt run {source}")]
 
@@ -67,32 +67,30 @@ def check_versions(facts: Sequence[Facts]) -> list[Finding]:
         groups = grouped(facts, lambda each: each.process.versions.get(name, "none"))  # noqa: B023
         if len(groups) > 1:
             level = problem if name == "asyndbt_mpi" else warning
-            hint = "have all nodes use the same environment"
+            hint = "use the same environment on all nodes"
             found.append(level("versions", f"{name} differs: {_who(groups)}", hint))
     first = facts[0].process.versions
     return found or [ok("versions", ", ".join(f"{name} {first[name]}" for name in first))]
 
 
 def check_deaths(facts: Sequence[Facts]) -> list[Finding]:
-    """Whether a run would go on without a worker that dies."""
+    """Whether a run would continue without a worker that dies."""
     first = facts[0].process
     if not first.library:
         return []
     if first.launcher.kind == "none" and first.size == 1:
-        return [ok("ULFM", "one process has none; mpiexec --with-ft ulfm (Open MPI 5) turns it on")]
+        return [ok("ULFM", "off in one process; mpiexec --with-ft ulfm (Open MPI 5) turns it on")]
     ends = "off: a worker that dies ends the job"
     if not first.library.startswith("Open MPI"):
-        hint = (
-            f"{first.library} has none: have the job start again with --resume, or use Open MPI 5"
-        )
+        hint = f"{first.library} has no ULFM: restart the job with --resume, or use Open MPI 5"
         return [warning("ULFM", ends, hint)]
     if first.launcher.kind == "srun":
         hint = (
-            "have the job requeued with --resume, or start with mpiexec --with-ft ulfm inside"
+            "requeue the job with --resume, or start with mpiexec --with-ft ulfm inside"
             " the batch script"
         )
         return [warning("ULFM", ends.replace("the job", "the step"), hint)]
     without = [each.rank for each in facts if not each.process.survives_deaths]
     if without:
         return [warning("ULFM", ends, "start with mpiexec --with-ft ulfm")]
-    return [ok("ULFM", "on: the run goes on without a worker that dies")]
+    return [ok("ULFM", "on: the run continues without a worker that dies")]

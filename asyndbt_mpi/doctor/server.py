@@ -1,4 +1,4 @@
-"""Whether a model's server takes the key and answers, which costs nothing here."""
+"""Whether a model server accepts the key and answers; this check costs nothing."""
 
 from asyndbt_mpi.config import Llm
 from asyndbt_mpi.doctor.findings import Finding, ok, problem, warning
@@ -7,11 +7,11 @@ from asyndbt_mpi.llm.servers.key import read_key
 
 SECONDS = 10.0
 NAMED = 5
-"""Of a server's models, so many are named."""
+"""How many of a server's models are named."""
 
 
 def ask_server(llm: Llm) -> list[Finding]:
-    """One request, for the names of the models; no completion is asked for."""
+    """One request, for the names of the models; no completion is requested."""
     try:
         read_key(llm.base_url, llm.key_variable)
     except ModelError as error:
@@ -26,10 +26,10 @@ def ask_server(llm: Llm) -> list[Finding]:
         client = Client(endpoint, Pace(0.0))
         offered = client.models()
     except ModelError as error:
-        hint = "see that the server runs, and that every node reaches it (also by a proxy)"
+        hint = "check that the server runs and that every node can reach it (by a proxy, too)"
         return [problem("model", str(error), hint)]
     if offered is None:
-        text = f"{client.server} answers, and does not list its models"
+        text = f"{client.server} answers, but does not list its models"
         return [ok("model", text)]
     known = [client.shown(str(each["id"]), "") for each in offered]
     if any(is_called(each, llm.model) for each in offered):

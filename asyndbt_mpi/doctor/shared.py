@@ -14,16 +14,16 @@ from asyndbt_mpi.inputs.ownership import FILE_MODE
 from asyndbt_mpi.log.storage.lock import FileLock, Locked, take
 
 ATTEMPTS, SECONDS_BETWEEN = 4, 0.5
-"""A network's file system may take a moment to show what another node has written."""
+"""Seconds; a network file system may take a moment to show another node's files."""
 
 
 class ProbeFile:
-    """Rank 0's file, by which the others know the folder, or the one above it that is there.
+    """Rank 0's file, by which the others recognise the folder, or the nearest existing one above.
 
     Parameters
     ----------
-    folder : may still have to be made
-    number : goes into the file's name
+    folder : may not exist yet
+    number : becomes part of the file's name
 
     Attributes
     ----------
@@ -32,7 +32,7 @@ class ProbeFile:
     Raises
     ------
     OSError
-        It cannot be put there.
+        It cannot be created there.
     """
 
     def __init__(self, folder: Path, number: int) -> None:
@@ -43,7 +43,7 @@ class ProbeFile:
         self._lock: FileLock | None = take(self._file)
 
     def remove(self) -> None:
-        """Leave nothing behind."""
+        """Remove the file."""
         if self._lock is not None:
             self._lock.release()
         self._file.unlink(missing_ok=True)
@@ -56,7 +56,7 @@ def probe_path(folder: Path, above: int, number: int) -> Path:
 
 
 def look_for(sign: Path) -> Shared:
-    """Whether rank 0's file is where this rank has the folder, and is locked."""
+    """Whether rank 0's file is in this rank's folder, and locked."""
     for attempt in range(ATTEMPTS):
         if sign.exists():
             break
@@ -74,7 +74,7 @@ def look_for(sign: Path) -> Shared:
 
 
 def check_shared(facts: Sequence[Facts], answers: bool) -> list[Finding]:
-    """``answers`` tells that workers keep their model's there."""
+    """Findings; ``answers``: workers keep their model's answers there."""
     looked = [each for each in facts if each.shared is not None and each.rank != SERVER]
     blind = [each for each in looked if each.shared and not each.shared.sees_file]
     if not looked:
@@ -85,15 +85,15 @@ def check_shared(facts: Sequence[Facts], answers: bool) -> list[Finding]:
             f"{ranks_in_words(each.rank for each in blind)} on {hosts} do not see the folder that"
             " rank 0 writes to: a resumed run may pay again for answers kept elsewhere"
         )
-        return [warning("shared folder", text, "name one that all nodes see by --output")]
+        return [warning("shared folder", text, "name one that all nodes see with --output")]
     if any(each.shared and each.shared.sees_file and not each.shared.sees_lock for each in looked):
-        text = "locks do not hold between the ranks: nothing keeps two runs from writing one log"
-        return [warning("shared folder", text, "give every run an --output of its own")]
+        text = "locks do not work between the ranks: nothing stops two runs from writing one log"
+        return [warning("shared folder", text, "give every run its own --output")]
     if blind:
         hosts = ", ".join(sorted({each.process.host for each in blind}))
         text = (
-            f"{ranks_in_words(each.rank for each in blind)} on {hosts} do not see it: a job that"
-            " comes back with another first node would not find its log"
+            f"{ranks_in_words(each.rank for each in blind)} on {hosts} do not see it: a job"
+            " that is requeued with another first node would not find its log"
         )
-        return [warning("shared folder", text, "name one that all nodes see by --output")]
-    return [ok("shared folder", "all ranks see it, and each other's locks")]
+        return [warning("shared folder", text, "name one that all nodes see with --output")]
+    return [ok("shared folder", "all ranks see it and each other's locks")]

@@ -1,1 +1,1 @@
-"""What is made sure of before anything that a user gives is used."""
+"""Checks on user input, made before it is used."""

@@ -1,11 +1,11 @@
-"""Settings whose defaults depend on others: on what a loss is worth, and on who knows gradients."""
+"""Defaults that depend on other settings: on the size of losses, and on the estimator."""
 
 from typing import Any
 
 MIRROR_STEPS = {"transformers": 20.0, "openai": 20.0, "synthetic": 1.0, "python": 1.0}
-"""A multiplicative step is worth its size times the loss: means over some queries of a language
-model's losses differ by about a tenth of a nat between prompts, those of the synthetic backend by
-about 1, which is taken for those of a Python function as well."""
+"""A multiplicative step moves by its size times the loss. Mean losses of a language model differ by
+about a tenth of a nat between prompts, those of the synthetic backend by about 1; a Python function
+is assumed to be like the latter."""
 
 UNUSED_BY_A_MODEL = (
     ("steps", "lower_p"),
@@ -13,7 +13,7 @@ UNUSED_BY_A_MODEL = (
     ("steps", "rho"),
     ("algorithm", "lower_participation"),
 )
-"""What counts only where the black box is asked for the rounds of the lower level."""
+"""Keys that count only if the rounds of the lower level ask the black box."""
 
 
 def unused_by_a_model(tables: dict[str, Any]) -> str | None:
@@ -23,9 +23,9 @@ def unused_by_a_model(tables: dict[str, Any]) -> str | None:
 
 
 def with_defaults(tables: Any) -> Any:
-    """The tables of a configuration, and in them what suits what is there.
+    """The tables of a configuration with the defaults that suit what they set.
 
-    Where that is no mapping of mappings, it stays as it is: an error that is told elsewhere.
+    Anything but a mapping of mappings is returned as it is: that error is reported elsewhere.
     """
     names = "algorithm", "steps", "estimator", "llm"
     if not isinstance(tables, dict):

@@ -1,4 +1,4 @@
-"""Kinds of values that a configuration holds, with the bounds that keep them usable."""
+"""Types of the values in a configuration, with bounds that keep them usable."""
 
 from typing import Annotated
 from unicodedata import category
@@ -11,10 +11,10 @@ LARGEST = 2**63 - 1
 """What HDF5 and the generators of random numbers can hold."""
 
 MOST = 2**31 - 1
-"""Of anything that is kept in memory: products of some of them still are whole numbers."""
+"""For anything kept in memory: products of several such numbers do not overflow."""
 
 LONGEST = 1e6
-"""Seconds, twelve days: no single wait is meant to be longer, and clocks can still count it."""
+"""Seconds, twelve days: longer than any sensible wait, and within what clocks can count."""
 
 
 def is_path(text: str) -> str:
@@ -31,10 +31,10 @@ def is_line(text: str) -> str:
 
 
 def _is_text(text: str) -> str:
-    """Texts that a model reads may have lines, and the joiners of many languages."""
+    """Texts for a model may have line breaks, and the joiners of many languages."""
     for letter in text:
         if category(letter) in ("Cc", "Zl", "Zp") and letter not in "\n\t":
-            raise ValueError(f"must not hold the control character {letter!r}")
+            raise ValueError(f"must not contain the control character {letter!r}")
     check_encodable(text)
     return text
 

@@ -1,6 +1,6 @@
-"""Files and names that somebody else may have made: checked before they are used.
+"""Checks on files and names that others may have made, before they are used.
 
-A file is a regular one, of a bounded size: a pipe would be waited for, a device read for ever.
+A file must be regular and of bounded size: reading a pipe may block, a device may never end.
 """
 
 import errno
@@ -10,22 +10,22 @@ from unicodedata import category
 
 LONGEST_PATH = 4095
 LONGEST_NAME = 255
-"""Bytes that Linux allows to a path and to each of its parts."""
+"""Bytes that Linux allows for a path and for each of its parts."""
 
 SHOWN = 200
-"""Characters of a wrong value that an error shows."""
+"""Characters of an invalid value that an error shows."""
 
 
 def read_file(path: str | os.PathLike[str], most: int) -> bytes:
-    """The content of the regular file at ``path``, of ``most`` bytes at the most.
+    """The content of the regular file at ``path``, of at most ``most`` bytes.
 
     Raises
     ------
     OSError
-        It cannot be read, is something else, or is larger; ``strerror`` says which.
+        It cannot be read, is not a regular file, or is larger; ``strerror`` says which.
     """
     try:
-        # Without waiting: to open a pipe takes until somebody writes to it.
+        # Non-blocking: opening a pipe would otherwise wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except ValueError as error:  # a NUL in the path
         raise OSError(errno.EINVAL, str(error)) from error
@@ -33,15 +33,15 @@ def read_file(path: str | os.PathLike[str], most: int) -> bytes:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise OSError(errno.EINVAL, "it is a pipe or a device, not a regular file")
-        # Of files in /proc the size is not known before they are read.
+        # The size of a file in /proc is unknown until it is read.
         content = file.read(most + 1) if found.st_size <= most else None
     if content is None or len(content) > most:
-        raise OSError(errno.EFBIG, f"it has more than {size(most)}")
+        raise OSError(errno.EFBIG, f"it is larger than {size(most)}")
     return content
 
 
 def check_path(path: str, longest_name: int = LONGEST_NAME) -> None:
-    """Refuse what is no path of a file on any machine, or would be something else in a script.
+    """Refuse what cannot be a path on any machine, or would mean something else in a script.
 
     Raises
     ------
@@ -50,7 +50,7 @@ def check_path(path: str, longest_name: int = LONGEST_NAME) -> None:
     """
     check_line(path)
     if path.startswith("-"):
-        raise ValueError("a path must not begin with -, for it would be taken for an option: put"
+        raise ValueError("a path must not begin with -, or it would be taken for an option: put"
                          " ./ before it")  # fmt: skip
     encoded = path.encode()
     if len(encoded) > LONGEST_PATH:
@@ -60,22 +60,22 @@ def check_path(path: str, longest_name: int = LONGEST_NAME) -> None:
 
 
 def check_line(text: str) -> None:
-    """Refuse line breaks and all else that cannot be seen, and what cannot be written as UTF-8.
+    """Refuse line breaks and other invisible characters, and what cannot be encoded as UTF-8.
 
     Raises
     ------
     ValueError
-        Which of them; the text is not quoted.
+        The character; the text is not quoted.
     """
     check_encodable(text)
     for letter in text:
         if not is_visible(letter):
             kind = "control" if category(letter) == "Cc" else "invisible"
-            raise ValueError(f"must not hold the {kind} character {letter!r}")
+            raise ValueError(f"must not contain the {kind} character {letter!r}")
 
 
 def check_encodable(text: str) -> None:
-    """Refuse halves of surrogate pairs, which stand for bytes that were no UTF-8.
+    """Refuse halves of surrogate pairs, which stand for bytes that were not UTF-8.
 
     Raises
     ------
@@ -85,29 +85,29 @@ def check_encodable(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError("must be UTF-8 text: it holds half of a surrogate pair") from error
+        raise ValueError("must be UTF-8 text: it contains half of a surrogate pair") from error
 
 
 def is_visible(letter: str) -> bool:
-    """Whether ``letter`` can be seen, or is a space.
+    """Whether ``letter`` is visible, or a space.
 
-    Not what Unicode calls control, format (overrides of the direction among them), surrogate,
-    private or unassigned, nor other separators.
+    False for what Unicode calls control, format (direction overrides among them), surrogate,
+    private or unassigned, and for other separators.
     """
     return letter.isprintable() or category(letter) == "Zs"
 
 
 def shown(value: object, most: int = SHOWN) -> str:
-    """``value`` as an error shows it: on one line, and cut where it is long."""
+    """``value`` as an error shows it: on one line, shortened if long."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # Python refuses to write thousands of digits
-        return "(too long to be shown)"
+        return "(too long to show)"
     return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
 
 
 def size(count: int) -> str:
-    """``count`` bytes in words, such as 3.5 GiB."""
+    """``count`` bytes as text, such as 3.5 GiB."""
     amount, unit = float(count), "bytes"
     for larger in ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB"):
         if amount < 1024:

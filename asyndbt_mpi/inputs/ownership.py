@@ -1,9 +1,9 @@
-"""Files and folders that are believed because they are one's own.
+"""Files and folders that are trusted because they are one's own.
 
-What another user has put where this one looks is neither read nor written: answers of theirs would
-be taken for the model's, and a link would lead writing elsewhere.  Of the folders above those count
-too where everybody can write; those of a project often belong to whoever leads it.  Root counts as
-everybody, for it can change anything; for root itself only its own files are its own.
+Files of other users are neither read nor written: their answers would be taken for the model's, and
+a link would redirect writes.  The folders above are checked too if everybody can write to them;
+those of a project often belong to its leader.  Root's files are trusted by every user, as root can
+change anything anyway; root itself trusts only its own.
 """
 
 import errno
@@ -12,14 +12,14 @@ import stat
 from pathlib import Path
 
 FOLDER_MODE, FILE_MODE = 0o700, 0o600
-"""Of what is made here."""
+"""Modes of what is created here."""
 
 MOST_LINKS = 40
-"""On the way to a folder, as in Linux."""
+"""Links followed on the way to a folder, as in Linux."""
 
 
 class NotOwn(OSError):
-    """A file or folder that is not believed; ``why``, and ``filename`` says which it is."""
+    """A file or folder that is not trusted: ``why``, and which one, in ``filename``."""
 
     def __init__(self, why: str, path: str | Path) -> None:
         super().__init__(errno.EPERM, why, str(path))
@@ -27,20 +27,20 @@ class NotOwn(OSError):
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder for this user alone, if it is not there; those above it as usual.
+    """Create a folder for this user alone, if there is none; the folders above it as usual.
 
     Raises
     ------
     NotOwn
-        There is one that is not believed, or one above it.
+        It, or a folder above it, is not trusted.
     OSError
-        It cannot be made.
+        It cannot be created.
     """
     _check_above(path)
     if not path.is_symlink():
         try:
             path.mkdir(FOLDER_MODE, parents=True, exist_ok=True)
-        except FileExistsError:  # but no folder
+        except FileExistsError:  # but not a folder
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path) from None
     os.close(open_folder(path))
 
@@ -51,10 +51,9 @@ def open_folder(path: str | Path, within: int | None = None) -> int:
     Raises
     ------
     NotOwn
-        It is a link, another user's, or others may write there; or a folder above it is not
-        believed.
+        It is a link, another user's, or writable by others; or a folder above it is not trusted.
     OSError
-        It is not there, or cannot be read.
+        It does not exist, or cannot be read.
     """
     if within is None:
         _check_above(path)
@@ -67,17 +66,17 @@ def open_file(path: str | Path, flags: int, within: int | None = None) -> int:
     Raises
     ------
     NotOwn
-        It is a link or a device, another user's, or others may write to it.
+        It is a link or a device, another user's, or writable by others.
     OSError
         It cannot be opened.
     """
-    return _open(path, flags | os.O_NONBLOCK, within)  # a pipe would wait for a writer
+    return _open(path, flags | os.O_NONBLOCK, within)  # a pipe would block
 
 
 def _check_above(path: str | Path) -> None:
-    """Look at every folder on the way to ``path``, up to the first that is not there.
+    """Check every folder on the way to ``path``, up to the first that does not exist.
 
-    Links are followed where not everybody can make any.
+    Links are followed if they are not in a folder that everybody can write to.
     """
     ahead = list(reversed(Path(path).absolute().parent.parts))
     folder, shared, links = ahead.pop(), False, 0
@@ -88,9 +87,9 @@ def _check_above(path: str | Path) -> None:
             found = os.lstat(step)
         except FileNotFoundError:
             return
-        # Where everybody can write, what is there must be one's own, or be root's.
+        # In a folder that everybody can write to, the next step must be one's own or root's.
         if shared and found.st_uid not in (os.geteuid(), 0):
-            raise NotOwn(f"is reached by {step}, which another user has put there", path)
+            raise NotOwn(f"is reached through {step}, which another user has put there", path)
         if stat.S_ISLNK(found.st_mode):
             links += 1
             if links > MOST_LINKS:
@@ -102,14 +101,14 @@ def _check_above(path: str | Path) -> None:
             continue
         folder, shared = step, bool(found.st_mode & stat.S_IWOTH)
         if shared and not found.st_mode & stat.S_ISVTX:
-            raise NotOwn(f"is in {step}, which everybody can write", path)
+            raise NotOwn(f"is in {step}, which everybody can write to", path)
 
 
 def _open(path: str | Path, flags: int, within: int | None) -> int:
     try:
         descriptor = os.open(path, flags | os.O_NOFOLLOW, FILE_MODE, dir_fd=within)
     except OSError as error:
-        # Linux says ELOOP, or ENOTDIR of what was to be a folder.
+        # Linux says ELOOP, or ENOTDIR if a folder was expected.
         if error.errno == errno.ELOOP or _is_link(path, within):
             raise NotOwn("is a symbolic link", path) from None
         raise
@@ -130,8 +129,8 @@ def _is_link(path: str | Path, within: int | None) -> bool:
 
 def _check(found: os.stat_result, is_folder: bool, path: str | Path) -> None:
     if not (is_folder or stat.S_ISREG(found.st_mode)):
-        raise NotOwn("is no regular file", path)
+        raise NotOwn("is not a regular file", path)
     if found.st_uid not in (os.geteuid(), 0):
-        raise NotOwn(f"belongs to another user (number {found.st_uid})", path)
+        raise NotOwn(f"belongs to another user (uid {found.st_uid})", path)
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise NotOwn("can be written by others (if all of it is yours: chmod -R go-w)", path)
+        raise NotOwn("is writable by others (if all of it is yours: chmod -R go-w)", path)

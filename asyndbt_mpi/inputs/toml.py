@@ -1,4 +1,4 @@
-"""Bounds on a text in TOML, checked before it is parsed.
+"""Bounds on a TOML text, checked before it is parsed.
 
 The parser's time and memory grow with the square of the number of a key's parts.
 """
@@ -9,13 +9,13 @@ MOST_BYTES = 2**17
 """Of a file."""
 
 MOST_WRITTEN_BYTES = 2**19
-"""Of a configuration with every key written out, and every entry of a list on a line of its own."""
+"""Of a configuration with every key written out, and each entry of a list on its own line."""
 
 MOST_PARTS = 8
-"""Of a dotted key, a table's name included; the longest that mean something have four."""
+"""Of a dotted key, a table's name included; no meaningful key has more than four."""
 
-# What begins and does not end goes on to the end of the text or line, where the parser refuses it:
-# no character is looked at again.
+# A string without an end matches up to the end of the text or line, where the parser refuses it:
+# no character is scanned twice.
 STRING_OR_COMMENT = re.compile(
     r'"""(?:[^"\\]++|\\.|"(?!""))*+(?:"{3,5})?'
     r"|'''(?:[^']++|'(?!''))*+(?:'{3,5})?"

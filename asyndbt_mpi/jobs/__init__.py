@@ -1,1 +1,1 @@
-"""A run from its configuration to server, workers and log, and back from its log."""
+"""Builds a run (server, workers and log) from its configuration, or again from its log."""

@@ -1,4 +1,4 @@
-"""Where a run keeps its language model's answers, and what tells them from another run's."""
+"""Where a run keeps its language model's answers, and what they depend on."""
 
 import os
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ DECISIVE = {
     "transformers": {"backend", "precision"},
     "openai": {"backend", "model", "base_url", "api", "extra_body"},
 }
-"""Keys of [llm] that answers depend on, besides the model itself and how it scores.  On other
-devices, in other batches and with other numbers of threads they are the same but for rounding."""
+"""Keys of [llm] that answers depend on, besides the model itself and its way of scoring.  Devices,
+batches and numbers of threads change them by rounding only."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """Where answers are kept: with which log, and in the file of which worker.
+    """Where answers are kept: beside which log, and in which worker's file.
 
     Worker 0 stands for all workers of a run in one process; None reads, and writes nothing.
     """
@@ -36,12 +36,12 @@ def folder_of(config: Config, log: Path) -> Path | None:
 
 
 def make_folder(config: Config, log: Path) -> None:
-    """Make sure, before anything costs something, that the run's answers can be kept.
+    """Check, before anything is paid for, that the run's answers can be kept.
 
     Raises
     ------
     ConfigurationError
-        The folder cannot be made or written, or is not this user's own.
+        The folder cannot be created or written to, or is not this user's own.
     """
     folder = folder_of(config, log)
     if folder is None:
@@ -49,22 +49,22 @@ def make_folder(config: Config, log: Path) -> None:
     try:
         ownership.make_folder(folder)
         writable = os.access(folder, os.W_OK | os.X_OK)
-        why = "" if writable else "cannot be written: no permission to write there"
+        why = "" if writable else "cannot be written to: no permission"
     except ownership.NotOwn as error:
         why = error.why
     except OSError as error:
-        why = f"cannot be written: {error.strerror or error}"
+        why = f"cannot be written to: {error.strerror or error}"
     if why:
         raise ConfigurationError(
-            f'llm.cache_folder: {folder} {why}; name another, or "" to keep no answers on disk'
+            f'llm.cache_folder: {folder} {why}; choose another, or "" to keep no answers on disk'
         )
 
 
 def open_store(config: Config, answers: Answers, scored_by: str, digest: str) -> AnswerStore | None:
-    """The answers to the run's prompts that were paid for before; None if none are kept.
+    """The answers to the run's prompts that were paid for earlier; None if none are kept.
 
-    ``scored_by`` says how a server's answers become scores, which "auto" leaves open, else "";
-    ``digest`` is that of the model.
+    ``scored_by`` is a server's way of scoring, which "auto" leaves open, else ""; ``digest`` is the
+    model's.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""What a log does not decide: which server is asked with which key, which files are read.
+"""What is never taken from a log: which server is asked with which key, and which files are read.
 
-A log may be a stranger's. What its configuration names outside of the package is taken from the
-command line, where whoever wants a run built again gives the run's configuration himself.
+A log may come from a stranger. Whatever its configuration names outside the package is taken from
+the command line instead: to rebuild a run, the user gives the run's own configuration.
 """
 
 from collections.abc import Iterator
@@ -18,33 +18,33 @@ FROM_COMMAND_LINE = {
         *("device", "threads", "max_tokens_per_batch", "cache", "cache_folder"),
     },
 }
-"""Keys that say where something is, or how fast it is asked: they need not be the log's."""
+"""Keys for the place of something, or the pace of its use: they may differ from the log's."""
 
 NOT_USED = {
     "run": {"iterations", "output", "worker_timeout", "signals"},
     "llm": {"model_may_differ", "input_price", "output_price"},
     "budget": {"calls", "tokens", "cost", "seconds"},
 }
-"""Keys that may have changed while the run went on, and that nothing here depends on."""
+"""Keys that may have changed when the run was resumed, and that nothing here depends on."""
 
 HARMLESS_FOLDERS = "", Llm().cache_folder
 LONGEST = 200
 
 
 def configuration(log: Log, given: Config | None, asks_model: bool) -> Config:
-    """That of the run of ``log``, with the places that are ``given`` on the command line.
+    """The configuration of the run of ``log``, with the places ``given`` on the command line.
 
-    ``asks_model`` says whether the run's language model is to be asked, or its data only read.
+    ``asks_model`` says whether the run's language model will be asked, or only its data read.
 
     Raises
     ------
     ConfigurationError
-        None is given, and the log's names a place; or they are not of the same run.
+        None is given, and the log's names a place; or the two differ in other keys.
     """
     if given is None:
         if named := ", ".join(_places(log.config, asks_model)):
             raise ConfigurationError(
-                f"{log.path}: its run used {named}, which a log does not decide; if you want that,"
+                f"{log.path}: its run used {named}, which is never taken from a log; to use it,"
                 " add --config with the configuration that the run was started with (and --set, as"
                 " there)"
             )
@@ -65,7 +65,7 @@ def configuration(log: Log, given: Config | None, asks_model: bool) -> Config:
 
 
 def _places(config: Config, asks_model: bool) -> Iterator[str]:
-    """What ``config`` names outside of the package, key by key."""
+    """What ``config`` names outside the package, key by key."""
     llm, vocabulary = config.llm, config.prompt.vocabulary
     if isinstance(vocabulary, str) and vocabulary not in shipped():
         yield _named("prompt.vocabulary", vocabulary)

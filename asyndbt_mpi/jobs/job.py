@@ -1,4 +1,4 @@
-"""What a run needs whatever carries its messages: configuration, materials, log and progress."""
+"""What every run needs, under any transport: configuration, materials, log and progress."""
 
 import contextlib
 import os
@@ -24,14 +24,14 @@ from asyndbt_mpi.transport.delay import Delays
 DONE, FAILED, BAD_USAGE = 0, 1, 2
 """Exit codes of every command."""
 TOO_FEW_WORKERS = 3
-"""Exit code of a run that lost more workers than it may."""
+"""Exit code of a run with fewer than `algorithm.min_workers` workers left."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """What the command line asked for; ``debug`` shows the tracebacks of errors.
 
-    Python code has its configuration ``given`` already, and may have what is its ``own``.
+    Python code has its configuration ``given``, and may provide its ``own`` black box or estimator.
     """
 
     source: str
@@ -44,12 +44,12 @@ class Request:
     own: Own = field(default_factory=Own)
 
     def configuration(self) -> Config:
-        """The configuration that is asked for.
+        """The requested configuration.
 
         Raises
         ------
         ConfigurationError
-            What is wrong with it.
+            Something is wrong with it.
         """
         if self.given is None:
             return load(self.source, self.assignments)
@@ -61,7 +61,7 @@ LONGEST_LOG_NAME = 180
 
 
 def log_path(config: Config, output: str | None) -> Path:
-    """Where a run's log is: ``output``, or what its configuration says.
+    """The path of a run's log: ``output``, or as configured.
 
     Raises
     ------
@@ -74,12 +74,12 @@ def log_path(config: Config, output: str | None) -> Path:
 
 
 def writable_path(key: str, written: str) -> Path:
-    """What is ``written`` at ``key``, as a path.
+    """The value ``written`` at ``key``, as a path.
 
     Raises
     ------
     ConfigurationError
-        No log, nor folder of them, can have that name.
+        No log or folder of logs can have that name.
     """
     try:
         check_path(written, LONGEST_LOG_NAME)
@@ -89,22 +89,22 @@ def writable_path(key: str, written: str) -> Path:
 
 
 def _check_regular(path: Path) -> None:
-    """Refuse to write a log to where a folder or a device is."""
+    """Refuse to write a log in place of a folder or a device."""
     try:
         kind = path.stat().st_mode
-    except OSError:  # not there, or what is in its way is told when the log is opened
+    except OSError:  # does not exist; any obstacle is reported when the log is opened
         return
     if stat.S_ISDIR(kind):
-        raise ConfigurationError(f"run.output = {shown(str(path))}: is a folder; give a file")
+        raise ConfigurationError(f"run.output = {shown(str(path))}: is a folder; name a file")
     if not stat.S_ISREG(kind):
         raise ConfigurationError(
-            f"run.output = {shown(str(path))}: is a pipe or a device; give a file"
+            f"run.output = {shown(str(path))}: is a pipe or a device; name a file"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A checked request: all that can be known before a model is loaded or a log opened."""
+    """A checked request: everything known before a model is loaded or a log opened."""
 
     config: Config
     materials: Materials
@@ -115,12 +115,12 @@ class Job:
 
     @classmethod
     def of(cls, request: Request, workers: int) -> "Job":
-        """Load and check the configuration and the data, and make the folder of answers.
+        """Load and check the configuration and the data, and create the folder of answers.
 
         Raises
         ------
         ConfigurationError
-            What `checked` raises, or the folder of the model's answers cannot be written.
+            As `checked`; or the folder of the model's answers cannot be written to.
         """
         job = cls.checked(request, workers)
         make_folder(job.config, job.path)
@@ -133,7 +133,7 @@ class Job:
         Raises
         ------
         ConfigurationError
-            What is wrong with them, or the log is there already and is not to be replaced.
+            Something is wrong with them, or the log exists and is not to be replaced.
         """
         config = request.configuration()
         check_server(config)
@@ -142,9 +142,13 @@ class Job:
         _check_regular(path)
         delays = delays_of_workers(config, workers)
         if config.delay.trace and path.resolve() == Path(config.delay.trace).resolve():
-            raise ConfigurationError(f"delay.trace = {str(path)!r}: is the log to be written")
+            raise ConfigurationError(
+                f"delay.trace = {str(path)!r}: is the log that will be written"
+            )
         if request.resume and request.overwrite:
-            raise ConfigurationError("--resume goes on with a log, --overwrite replaces it")
+            raise ConfigurationError(
+                "--resume continues a log, --overwrite replaces it: give only one of them"
+            )
         if request.resume:
             _check_no_link(path)
         elif request.overwrite:
@@ -154,7 +158,7 @@ class Job:
         return cls(config, materials, delays, workers, path, request.overwrite)
 
     def open_log(self, transport: Transport, start: FloatArray) -> Writer:
-        """A new log, in place of one that may be there if that was asked for.
+        """A new log, which replaces an existing one if that was requested.
 
         ``start`` (M, N) is z before the first iteration.
 
@@ -177,7 +181,7 @@ class Job:
             )
 
     def reopen_log(self, log: Log, counted: Mapping[str, int]) -> Writer:
-        """``log``, to go on with it; of some groups only so many rows as ``counted`` says count.
+        """``log``, opened to be continued; of some groups only ``counted`` rows count.
 
         Raises
         ------
@@ -216,6 +220,6 @@ def _check_replaceable(path: Path) -> None:
 def _check_free(path: Path) -> None:
     if os.path.lexists(path):
         raise ConfigurationError(
-            f"{path} is there already; give another --output, --resume to go on with it, or"
+            f"{path} already exists; give another --output, --resume to continue it, or"
             " --overwrite to replace it"
         )

@@ -1,7 +1,7 @@
-"""What a run keeps in memory, worked out from its shapes before anything is allocated.
+"""The memory that a run needs, computed from its shapes before anything is allocated.
 
-The arrays whose size the configuration sets, and no more: a run that is let through can still be
-too large, with its model and its data, but one that is refused could not have been made.
+Only arrays whose size the configuration sets are counted. A run that passes may still be too large,
+with its model and data; a run that is refused could not have worked.
 """
 
 import os
@@ -18,14 +18,14 @@ NUMBER = 8
 """Bytes."""
 
 LARGEST_MESSAGE = 2**31 - 1
-"""Bytes that MPI carries at a time."""
+"""Bytes that MPI can carry in one message."""
 
 WORKERS = "the number of workers"
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """``bytes`` that something takes, in proportion to what ``of`` names."""
+    """``bytes`` taken by ``what``, proportional to the factors in ``of``."""
 
     what: str
     bytes: int
@@ -38,7 +38,7 @@ def check_memory(config: Config, shapes: Shapes, workers: int, held: int = 1) ->
     Raises
     ------
     ConfigurationError
-        How much it needs and there is, and what to lower.
+        The memory needed, the memory there is, and which key to lower.
     """
     parts = [*_of_server(config, shapes, workers), *_of_workers(config, shapes, held)]
     needed, there = sum(part.bytes for part in parts), machine_memory()
@@ -54,13 +54,13 @@ def check_memory(config: Config, shapes: Shapes, workers: int, held: int = 1) ->
     if report > LARGEST_MESSAGE:
         key, value = _unusual(config, shapes, workers, (*WORDS, *DEMONSTRATIONS, SAMPLES[0]))
         raise ConfigurationError(
-            f"{key} = {value}: a report of a worker has {size(report)}, and a message at the most"
+            f"{key} = {value}: a worker's report has {size(report)}, but a message can have at most"
             f" {size(LARGEST_MESSAGE)}; lower {key}"
         )
 
 
 def _unusual(config: Config, shapes: Shapes, workers: int, names: Sequence[str]) -> tuple[str, int]:
-    """Which of the factors called ``names`` is most beyond what runs have, and its value."""
+    """The factor among ``names`` that most exceeds usual runs, and its value."""
     values = _values(config, shapes, workers)
     usual = _values(Config(), Shapes(4, 16, 2, 8, 8), 4)
     key = max(names, key=lambda name: values[name] / usual[name])
@@ -68,7 +68,7 @@ def _unusual(config: Config, shapes: Shapes, workers: int, names: Sequence[str])
 
 
 def machine_memory() -> int:
-    """Bytes of memory of this machine, or as many as this process may have."""
+    """Bytes of memory of this machine, or the limit of this process if it is lower."""
     there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     allowed, _ = resource.getrlimit(resource.RLIMIT_AS)
     return there if allowed == resource.RLIM_INFINITY else min(there, allowed)
@@ -99,7 +99,7 @@ def _of_server(config: Config, shapes: Shapes, workers: int) -> list[Part]:
     coefficient = 1 if config.algorithm.lower_distance == "l1" else NUMBER
     plane = shapes.positions * shapes.words * coefficient
     return [
-        # With the scratch copy of the lower level, its multipliers, and what is reported.
+        # Including the scratch copy of the lower level, its multipliers, and the reports.
         Part("all workers' p at the server", 4 * workers * p, (WORKERS, *WORDS)),
         Part("all workers' q at the server", 3 * workers * q, (WORKERS, *DEMONSTRATIONS)),
         Part("the cutting planes", (workers + 1) * planes * plane, (WORKERS, *PLANES)),
@@ -109,20 +109,20 @@ def _of_server(config: Config, shapes: Shapes, workers: int) -> list[Part]:
 def _of_workers(config: Config, shapes: Shapes, held: int) -> list[Part]:
     p, q = shapes.positions * shapes.words, shapes.classes * shapes.pool
     rows = shapes.positions + shapes.classes
-    # The effects with their variances, and what was told of them; or the moments of Adam.
+    # The effects with their variances and last values used; or the moments of Adam.
     copies = 4 if config.estimator.name == "additive" else 1
     copies += 2 * (config.steps.optimizer == "adam")
     parts = [
-        Part("the workers' p and what they learn of words", NUMBER * held * copies * p,
+        Part("the workers' p and what they learn about words", NUMBER * held * copies * p,
              (WORKERS, *WORDS)),
-        Part("the workers' q and what they learn of demonstrations", NUMBER * held * copies * q,
+        Part("the workers' q and what they learn about demonstrations", NUMBER * held * copies * q,
              (WORKERS, *DEMONSTRATIONS)),
     ]  # fmt: skip
     samples = config.estimator.samples
     if config.estimator.name != "exact":
         parts.append(Part("the samples of an assignment", NUMBER * 2 * samples * rows, SAMPLES))
     if config.estimator.name == "additive":
-        # Which of its samples have a word in common, and how much that tells.
+        # Which samples have a word in common, and the resulting covariance.
         shared = samples**2 * (rows * (NUMBER + 1) + 3 * NUMBER)
         parts.append(Part("the covariance of an assignment's samples", shared, SAMPLES))
     if config.llm.backend == "synthetic":

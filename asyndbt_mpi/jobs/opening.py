@@ -1,4 +1,4 @@
-"""How a run under MPI begins and what its end means: rank 0's share, whatever carries messages."""
+"""How a run under MPI begins, and what its end means: rank 0's part, without the messages."""
 
 import signal
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from asyndbt_mpi.transport.replay import Replay
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What rank 0 has before the run starts: its server, its log, and what a resumed run was."""
+    """What rank 0 has before the run starts: server, log, and the state of a resumed run."""
 
     server: Server
     writer: Writer
@@ -30,7 +30,7 @@ class Opened:
 
 
 class Ended(Exception):
-    """The run to be resumed is not to go on; why, and the exit ``code`` that this means."""
+    """The run cannot or need not be resumed: why, and the exit ``code``."""
 
     def __init__(self, why: str, code: int) -> None:
         super().__init__(why)
@@ -38,16 +38,16 @@ class Ended(Exception):
 
 
 def open_run(job: Job, resuming: bool, signalled: Sequence[signal.Signals] = ()) -> Opened:
-    """A new log, or the run that is to go on and its log.
+    """A new log, or the run to be resumed and its log.
 
     Raises
     ------
     Ended
-        There is nothing to go on with; the log stays as it is.
+        There is nothing to resume; the log is left unchanged.
     ConfigurationError
-        The log cannot be written, or is not to be resumed by this job.
+        The log cannot be written, or cannot be resumed by this job.
     Interrupted
-        The process was ``signalled`` while the run was gone through.
+        The process was ``signalled`` while the run was replayed.
     """
     log = log_to_resume(job) if resuming else None
     if log is None:
@@ -58,17 +58,17 @@ def open_run(job: Job, resuming: bool, signalled: Sequence[signal.Signals] = ())
         resumed = resume(log, job, "mpi", signalled)
         if resumed.server.failure:
             why, code = verdict(resumed.server)
-            raise Ended(f"{job.path} cannot go on: {why}", code)
+            raise Ended(f"{job.path} cannot be resumed: {why}", code)
         if resumed.server.finished and log.status == "finished":
             raise Ended(nothing_left(log, resumed), DONE)
         writer = reopen_log(log, job, resumed)
-        on_from = f"{job.path}: going on from iteration {resumed.server.iteration}"
+        on_from = f"{job.path}: resuming from iteration {resumed.server.iteration}"
         print(printable(on_from), flush=True)
         return Opened(resumed.server, writer, resumed.replay, resumed.time)
 
 
 def removed_if_empty(job: Job, server: Server) -> bool:
-    """Take away a log without anything in it, which would only be in the way of the next try."""
+    """Remove a log without content, which would only be in the way of the next attempt."""
     if server.iteration or server.spending.spent.calls:
         return False
     remove_log(job.path)
@@ -84,7 +84,7 @@ def verdict(server: Server) -> tuple[str | None, int]:
         return server.failure, FAILED if enough else TOO_FEW_WORKERS
     if server.limit and not server.iteration:
         return (
-            f"{server.limit}: does not cover the first iteration; see asyndbt estimate",
+            f"{server.limit}: too small for the first iteration; see asyndbt estimate",
             BAD_USAGE,
         )
     return None, DONE

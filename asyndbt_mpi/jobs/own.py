@@ -1,4 +1,4 @@
-"""What only Python code can give a run: a function as its black box, a class as its estimator."""
+"""What only Python code can provide: a function as the black box, a class as the estimator."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -24,9 +24,9 @@ METHODS = "couple", "upper", "lower"
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """A black box and an estimator that Python code gives; None for those of the configuration.
+    """A black box and an estimator from Python code; None for those of the configuration.
 
-    ``estimator`` makes a `CheckedEstimator`, once `of` has seen it.
+    ``estimator`` makes a `CheckedEstimator`, once `of` has checked it.
     """
 
     black_box: LossFunction | None = None
@@ -35,40 +35,40 @@ class Own:
 
     @classmethod
     def of(cls, black_box: object = None, estimator: Any = None) -> "Own":
-        """What a user has given.
+        """What the user has provided, checked.
 
         Raises
         ------
         ConfigurationError
-            It is something else.
+            One of them is something else.
         """
         if black_box is not None and not isinstance(black_box, LossFunction):
             raise ConfigurationError(
-                f"black_box is a {type(black_box).__name__}; give"
+                f"black_box is a {type(black_box).__name__}; it must be an"
                 " adbt.LossFunction(loss, shapes, vocabulary)"
             )
         if estimator is None:
             return cls(black_box)
         if not callable(estimator):
             raise ConfigurationError(
-                f"estimator is a {type(estimator).__name__}; give a class, or a function that makes"
-                " an estimator from the shapes of p and q"
+                f"estimator is a {type(estimator).__name__}; it must be a class, or a function that"
+                " makes an estimator from the shapes of p and q"
             )
         name = OWN_ESTIMATOR + code_name(estimator)
 
         def make(p_shape: tuple[int, ...], q_shape: tuple[int, ...]) -> Estimator:
             return CheckedEstimator(estimator, p_shape, q_shape)
 
-        make((2, 2, 3), (2, 1, 4))  # what is wrong is told before anything is started
+        make((2, 2, 3), (2, 1, 4))  # report errors before anything is started
         return cls(black_box, make, name)
 
     def configured(self, config: Config) -> Config:
-        """``config`` with what is given named in it, in place of what it said of that.
+        """``config`` with the names of what is provided, in place of its own choices.
 
         Raises
         ------
         ConfigurationError
-            A function has not what the configuration asks of a language model.
+            The configuration asks for something that a function does not have.
         """
         tables = config.model_dump()
         if self.estimator is not None:
@@ -76,8 +76,8 @@ class Own:
         if self.black_box is not None:
             if config.budget.tokens or config.budget.cost:
                 raise ConfigurationError(
-                    "budget.tokens and budget.cost must be 0: a function has calls and no tokens;"
-                    " set budget.calls"
+                    "budget.tokens and budget.cost must be 0: a function has calls but no tokens;"
+                    " set budget.calls instead"
                 )
             shapes = self.black_box.shapes
             tables["prompt"] = {
@@ -95,32 +95,32 @@ class Own:
         return found
 
     def check(self, config: Config) -> None:
-        """Refuse a ``config`` that names what Python code has to give, and has not given.
+        """Refuse a ``config`` that names something Python code must provide, and has not.
 
         Raises
         ------
         ConfigurationError
-            How it is given.
+            It does; the message says how to provide it.
         """
         name = config.estimator.name
         if config.llm.backend == "python" and self.black_box is None:
             raise ConfigurationError(
                 "llm.backend = 'python': the black box is a Python function, which no configuration"
-                " can hold; go on from Python, with black_box= (docs/python.md)"
+                " can contain; run it from Python, with black_box= (docs/python.md)"
             )
         if name.startswith(OWN_ESTIMATOR) and self.estimator is None:
             raise ConfigurationError(
                 f"estimator.name = {name!r}: the estimator is a Python class, which no"
-                " configuration can hold; go on from Python, with estimator= (docs/python.md)"
+                " configuration can contain; run it from Python, with estimator= (docs/python.md)"
             )
 
     def check_same(self, config: Config, path: str) -> None:
-        """Refuse to take this for what the run of the log at ``path`` had, with its ``config``.
+        """Refuse this if the run of the log at ``path``, with its ``config``, had something else.
 
         Raises
         ------
         ConfigurationError
-            What it had instead.
+            What the run had instead.
         """
         self.check(config)
         if found := difference(config, self.configured(config)):
@@ -128,7 +128,7 @@ class Own:
 
 
 class CheckedEstimator:
-    """An estimator of somebody else's, all of whose results are checked.
+    """A user's estimator, with a check on all of its results.
 
     Raises
     ------
@@ -142,19 +142,20 @@ class CheckedEstimator:
             self.estimator: Estimator = factory(p_shape, q_shape)
         except TypeError as error:
             raise ConfigurationError(
-                f"estimator: cannot be made from the shapes of p (W, M, N) and q (W, U, V): {error}"
+                "estimator: it could not be made from the shapes of p (W, M, N) and q (W, U, V):"
+                f" {error}"
             ) from error
         for name in METHODS:
             if not callable(getattr(self.estimator, name, None)):
                 raise ConfigurationError(
-                    f"estimator: {type(self.estimator).__name__} has no method {name}; state,"
-                    f" {', '.join(METHODS)} are due, as in adbt.Estimator"
+                    f"estimator: {type(self.estimator).__name__} has no method {name}; it needs"
+                    f" state, {', '.join(METHODS)}, as in adbt.Estimator"
                 )
         _ = self.state
 
     @property
     def state(self) -> list[FloatArray]:
-        """As `Estimator`."""
+        """See `Estimator`."""
         state = getattr(self.estimator, "state", None)
         workers = self.p_shape[0]
         if not isinstance(state, list | tuple) or not all(
@@ -165,13 +166,13 @@ class CheckedEstimator:
             for array in state
         ):
             raise ConfigurationError(
-                "estimator: state must be a list of float64 arrays, each with a row for each of the"
-                f" {workers} workers; [] if nothing is learnt"
+                "estimator: state must be a list of float64 arrays, each with one row for each of"
+                f" the {workers} workers; [] if nothing is learnt"
             )
         return list(state)
 
     def couple(self, uniform: FloatArray) -> FloatArray:
-        """As `Estimator`."""
+        """See `Estimator`."""
         coupled = _checked("couple", self.estimator.couple(uniform), uniform.shape)
         if coupled.size and not (coupled.min() >= 0 and coupled.max() < 1):
             raise ConfigurationError("estimator: couple must return numbers in [0, 1)")
@@ -186,12 +187,12 @@ class CheckedEstimator:
         demonstrations: IntArray,
         losses: FloatArray,
     ) -> tuple[FloatArray, FloatArray]:
-        """As `Estimator`."""
+        """See `Estimator`."""
         both: object = self.estimator.upper(members, p, q, words, demonstrations, losses)
         if not (isinstance(both, tuple) and len(both) == 2):
             raise ConfigurationError(
-                f"estimator: upper returned a {type(both).__name__}; the gradients in p and in q"
-                " are due"
+                f"estimator: upper returned a {type(both).__name__}; it must be a pair, the"
+                " gradients in p and in q"
             )
         return _checked("upper", both[0], p.shape), _checked("upper", both[1], q.shape)
 
@@ -203,24 +204,26 @@ class CheckedEstimator:
         demonstrations: IntArray,
         losses: FloatArray,
     ) -> FloatArray:
-        """As `Estimator`."""
+        """See `Estimator`."""
         gradient = self.estimator.lower(members, p, words, demonstrations, losses)
         return _checked("lower", gradient, p.shape)
 
 
 def _checked(method: str, returned: object, shape: tuple[int, ...]) -> FloatArray:
     if not isinstance(returned, np.ndarray) or returned.dtype != np.float64:
-        found = f"dtype {returned.dtype}" if isinstance(returned, np.ndarray) else "no array"
+        found = f"a {type(returned).__name__}"
+        if isinstance(returned, np.ndarray):
+            found = f"an array of {returned.dtype}"
         raise ConfigurationError(
-            f"estimator: {method} returned a {type(returned).__name__} of {found}; a float64 array"
-            f" of shape {shape} is due"
+            f"estimator: {method} returned {found}; it must be a float64 array of shape {shape}"
         )
     if returned.shape != shape:
         raise ConfigurationError(
-            f"estimator: {method} returned an array of shape {returned.shape}, {shape} is due"
+            f"estimator: {method} returned an array of shape {returned.shape}; it must have shape"
+            f" {shape}"
         )
     if not np.isfinite(returned).all():
         raise ConfigurationError(
-            f"estimator: {method} returned numbers that are not finite; finite gradients are due"
+            f"estimator: {method} returned numbers that are not finite; gradients must be finite"
         )
     return returned

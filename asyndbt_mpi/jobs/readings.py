@@ -1,4 +1,4 @@
-"""Whether all ranks have read the same: each reads configuration, words and data for itself."""
+"""Checks that all ranks, each reading for itself, read the same configuration, words and data."""
 
 import json
 import socket
@@ -16,7 +16,7 @@ OTHER = {
 
 
 def digests(config: Config, materials: Materials) -> dict[str, str]:
-    """Digests of all that a rank reads for itself, by what it is."""
+    """Digests of everything that a rank reads for itself, by what it is."""
     return {
         "configuration": _digest(config.to_toml()),
         "word list": _digest("\n".join(materials.vocabulary)),
@@ -29,21 +29,21 @@ def _digest(text: str) -> str:
 
 
 def reading(config: Config, materials: Materials) -> str:
-    """What this rank has read, for `first_difference`."""
+    """A summary of what this rank has read, for `first_difference`."""
     return json.dumps([socket.gethostname(), config.to_toml(), digests(config, materials)])
 
 
 def first_difference(readings: Sequence[str]) -> str | None:
-    """The first rank that has read something else than rank 0, and what; None if none has.
+    """The first rank that has read something different from rank 0, and what; None if none has.
 
-    ``readings`` are all ranks' `reading`, in their order.
+    ``readings`` are all ranks' `reading`, by rank.
     """
     first_host, first_config, first = json.loads(readings[0])
     for rank, text in enumerate(readings):
         try:
             host, config, own = _parse(text)
         except (ValueError, RecursionError):
-            return f"rank {rank} says what cannot be understood of what it has read"
+            return f"rank {rank} sent a malformed summary of what it has read"
         for what in first:
             if own.get(what) != first[what]:
                 key = _key(config, first_config) if what == "configuration" else ""

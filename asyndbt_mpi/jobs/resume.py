@@ -1,14 +1,14 @@
-"""Going on with a run that was killed, interrupted, or has ended: `--resume`.
+"""Resuming a run that was killed, interrupted, or finished: `--resume`.
 
-The log's events hold what the black boxes answered. The run is gone through again from its start
-with these answers, which asks no language model anything; then server and workers are as they
-were when the last batch of the log was written, and the run goes on, in the same file. Workers
-that were at something are asked again. What the server had of the workers is taken from the log
-(see `adoption`), what it made of it must come out as it is logged.
+The log's events hold the black boxes' answers. The run is replayed from its start with these
+answers, which asks no language model; then server and workers are as they were when the last batch
+of the log was written, and the run continues in the same file. Workers whose answers were in flight
+are asked again. What the server had from the workers is taken from the log (see `adoption`); what
+it computed from that must match the log.
 
-The end of a run belongs to the log as long as the run still ends there. If it is to go on beyond,
-because it may make more iterations or spend more, what came after its last iteration (tests,
-reports that came too late) does not count; nor does it if today it ends sooner.
+The end of a run remains valid as long as the run still ends there. If it continues beyond, because
+it may make more iterations or spend more, what came after its last iteration (tests, reports that
+came too late) no longer counts; nor does it if the run now ends sooner.
 """
 
 import signal
@@ -40,7 +40,7 @@ from asyndbt_mpi.transport.interruption import Interrupted
 from asyndbt_mpi.transport.replay import Recorded, Replay, ReplayError
 
 TOLERANCE = 1e-6
-"""Difference to the logged iterates, from another processor's rounding, that a run survives."""
+"""Tolerated difference from the logged iterates, due to another processor's rounding."""
 
 MAY_CHANGE = {
     "run": {"iterations", "output", "worker_timeout", "signals"},
@@ -58,16 +58,16 @@ MAY_CHANGE = {
         "output_price",
     },
 }
-"""Keys that decide how far a run gets and what it takes, and not what its iterates are."""
+"""Keys that affect how far a run gets and what it takes, but not its iterates."""
 
 
 class ResumeSink:
-    """The sink of a run that is gone through again: what the log lacks goes to ``write``.
+    """The sink of a replayed run: records that the log lacks go to ``write``.
 
     Parameters
     ----------
-    counted : events of the log that count; what comes after them is new
-    resumed : called with each event that the run was resumed, where it happened
+    counted : events of the log that count; later ones are new
+    resumed : called with each `resumed` event, where it happened
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class ResumeSink:
         Raises
         ------
         Differs
-            They are not those that the log has.
+            They differ from those in the log.
         """
         self._comparer.write(records)
         for record in records:
@@ -100,7 +100,7 @@ class ResumeSink:
                 self._write(record)
 
     def leave_behind(self) -> None:
-        """What the log has beyond does not count."""
+        """Discard what the log has beyond this point."""
         self._ahead.clear()
 
     def _is_new(self, record: Record) -> bool:
@@ -108,7 +108,7 @@ class ResumeSink:
             case Event():
                 ends = record.kind is EventKind.CLOSING
                 if ends and self._ahead and self._ahead[0].kind is not EventKind.CLOSING:
-                    self.leave_behind()  # it ends sooner today
+                    self.leave_behind()  # the run now ends sooner
                 self._beyond = not self._ahead
                 if self._ahead:
                     self._ahead.popleft()
@@ -117,22 +117,22 @@ class ResumeSink:
             case Iteration():
                 return record.number >= self._iterations
             case Evaluation():
-                # The consensus' comes last, of itself, so that a batch may have ended before it.
+                # The server adds the consensus' test last, so a batch may have ended before it.
                 missing = record.worker == CONSENSUS and not self._has_consensus
                 return self._beyond or missing
 
     def _pass_resumptions(self) -> None:
-        """That it was resumed is not a thing that happens again of itself."""
+        """A `resumed` event does not follow from a replay; add it."""
         while self._ahead and self._ahead[0].kind is EventKind.RESUMED:
             self._resumed(self._ahead.popleft())
 
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """A run as its log leaves it: the ``replay`` that got there, what the log lacks of it.
+    """A run as its log leaves it: the ``replay`` that got there, and what the log lacks.
 
-    ``event`` is that it is resumed, ``new`` what else has to be written. ``events`` of the log
-    count; ``counted`` says how many rows of a group do, where that is fewer than the log has.
+    ``event`` says that the run is resumed; ``new`` are the other records to write. ``events`` of
+    the log count; ``counted`` is the number of rows of a group that count, if the log has more.
     """
 
     replay: Replay
@@ -143,7 +143,7 @@ class Resumed:
 
     @property
     def time(self) -> float:
-        """Where the run's clock stands, in seconds."""
+        """The time of the run's clock, in seconds."""
         return self.event.time
 
     @property
@@ -155,7 +155,7 @@ class Resumed:
 def resume(
     log: Log, job: Job, transport: Transport, signalled: Sequence[signal.Signals] = ()
 ) -> Resumed:
-    """Go through the run of ``log`` again, up to where it ends.
+    """Replay the run of ``log`` up to its end.
 
     Raises
     ------
@@ -169,7 +169,7 @@ def resume(
     expected = expected_hellos(job) if transport == "mpi" else {}
     server = Server(job.config, job.materials.shapes, job.workers, log.committed, expected)
     workers, box = workers_without_model(job.config, job.materials, range(1, job.workers + 1))
-    # A simulation is made again from its start, by workers that are all its own.
+    # A simulation is repeated from its start, with all workers in this process.
     adoption = Adoption(server, workers, Used(log), TOLERANCE) if transport == "mpi" else None
     replay = Replay(server, workers, Recorded(recorded, box), adoption)
     counted: dict[str, int] = {}
@@ -183,29 +183,29 @@ def resume(
             server.spending.count(_total(beyond))
             counted = {"event": counts, "evaluation": _evaluations(recorded)}
             sink.leave_behind()
-            # Who was excluded stays so.
+            # Excluded workers stay excluded.
             replay.run([each for each in beyond if each.kind is EventKind.EXCLUDED], sink)
     except (Differs, ReplayError) as error:
-        sparse = f" (of p and q only those of every {log.every} iterations are logged)"
+        sparse = f" (p and q are logged every {log.every} iterations only)"
         raise ConfigurationError(
-            f"{log.path}: cannot be continued: {error}{sparse if log.every > 1 else ''}; was it"
+            f"{log.path}: cannot be resumed: {error}{sparse if log.every > 1 else ''}; was it"
             " made by another version, is it damaged, have its data changed, or did a worker"
-            " report what its answers do not give?"
+            " report something that does not follow from its answers?"
         ) from error
     if str(adoption or ""):
         warnings.warn(
-            f"{log.path}: not explained by the recorded answers: {adoption}; the run goes on from"
+            f"{log.path}: not explained by the recorded answers: {adoption}; the run resumes from"
             " the p and q in the log",
             stacklevel=2,
         )
     if server.iteration < log.committed:
         raise ConfigurationError(
-            f"{log.path}: cannot be continued: its events end at iteration {server.iteration}"
+            f"{log.path}: cannot be resumed: its events end at iteration {server.iteration}"
             f" of {log.committed}"
         )
     time = recorded[-1].time if recorded else 0.0
     server.members.wait_from(time)
-    # What a killed worker was at may have been paid for; a simulated one asks for it only now.
+    # A killed worker's call in flight may have been paid for; a simulated one is made only now.
     written_off = sum(each.number for each in beyond if each.kind is EventKind.RESUMED)
     under_way = written_off + server.spending.reserved if transport == "mpi" else 0
     server.spending.write_off(under_way)
@@ -216,7 +216,7 @@ def resume(
 
 
 def expected_hellos(job: Job) -> Mapping[int, Hello]:
-    """What each worker of ``job`` will say that it holds and needs, as far as rank 0 can tell."""
+    """What each worker of ``job`` will say it holds and needs, as far as rank 0 can know."""
     return hellos(job.config, job.materials, job.workers, Bytes())
 
 
@@ -226,10 +226,10 @@ def _go_through(
     signalled: Sequence[signal.Signals],
     sink: ResumeSink,
 ) -> int:
-    """Let what is ``recorded`` happen again; how many events count.
+    """Replay what is ``recorded``; the number of events that count.
 
-    What came after the iterations were over counts if they are over there today, too. If they are
-    over sooner, nothing counts that came after that.
+    Events after the last iteration count if the iterations still end there. If they end sooner,
+    nothing after that counts.
     """
     server, closing = replay.server, _final_tests(recorded)
     happened = [each.kind is not EventKind.RESUMED for each in recorded[:closing]]
@@ -248,13 +248,13 @@ def _go_through(
     beyond = recorded[closing + 1 :]
     left = {each.worker for each in beyond if each.kind in (EventKind.LOST, EventKind.EXCLUDED)}
     if server.members.count - sum(map(server.members.is_live, left)) < server.members.needed:
-        return closing + 1  # the tests that failed are made again: who was lost is there again
+        return closing + 1  # repeat the tests that failed: lost workers are back
     replay.run(beyond, sink)
     return len(recorded)
 
 
 def _final_tests(recorded: list[Event]) -> int:
-    """Row of the event with which the iterations were over; their number if they were not."""
+    """Row of the event that ended the iterations; the number of events if there is none."""
     rows = (row for row, event in enumerate(recorded) if event.kind is EventKind.CLOSING)
     return next(rows, len(recorded))
 
@@ -276,10 +276,10 @@ def _evaluations(recorded: list[Event]) -> int:
 
 
 def _check(log: Log, job: Job, transport: Transport) -> None:
-    """Refuse a job that is not the one of the log."""
+    """Refuse a job that is not the log's."""
     if log.transport != transport:
         command = {"mpi": "run", "virtual": "simulate"}.get(log.transport, log.transport)
-        raise ConfigurationError(f"{log.path}: is of asyndbt {command}, which can resume it")
+        raise ConfigurationError(f"{log.path}: was made by asyndbt {command}; resume it with that")
     check_workers(log, job.workers)
     check_settings(log, job.config)
     if len(set(log.models) - {""}) > 1 and not job.config.llm.model_may_differ:
@@ -292,17 +292,17 @@ def _check(log: Log, job: Job, transport: Transport) -> None:
         raise ConfigurationError(str(error)) from error
     if job.config.run.iterations < log.committed:
         raise ConfigurationError(
-            f"run.iterations = {job.config.run.iterations}: {log.path} has {log.committed} already"
+            f"run.iterations = {job.config.run.iterations}: {log.path} already has {log.committed}"
         )
 
 
 def check_workers(log: Log, workers: int) -> None:
-    """Refuse another number of ``workers`` than ``log`` has.
+    """Refuse a number of ``workers`` other than the log's.
 
     Raises
     ------
     ConfigurationError
-        Which it has, and what to give for it.
+        The log's number, and the option for it.
     """
     if log.workers != workers:
         as_before = (
@@ -314,7 +314,7 @@ def check_workers(log: Log, workers: int) -> None:
 
 
 def check_settings(log: Log, config: Config) -> None:
-    """Refuse a configuration with which ``log`` cannot go on.
+    """Refuse a configuration with which ``log`` cannot be resumed.
 
     Raises
     ------
@@ -324,12 +324,12 @@ def check_settings(log: Log, config: Config) -> None:
     if found := difference(log.config, config, MAY_CHANGE):
         raise ConfigurationError(
             f"{log.path}: was made with {found}; only run.iterations, run.output, [budget]"
-            " and what no iterate depends on may change (see docs/faults.md)"
+            " and keys that do not affect iterates may change (see docs/faults.md)"
         )
 
 
 def reopen_log(log: Log, job: Job, resumed: Resumed) -> Writer:
-    """``log`` to be written on, with what it lacks already in it.
+    """``log``, opened for writing, with the records it lacked added.
 
     Raises
     ------
@@ -342,10 +342,10 @@ def reopen_log(log: Log, job: Job, resumed: Resumed) -> Writer:
 
 
 def log_to_resume(job: Job) -> Log | None:
-    """The log that the job is to go on with, if it is there."""
+    """The log that the job is to resume, if there is one."""
     if not job.path.exists():
         return None
-    if is_being_written(job.path):  # to be found out before the run is gone through
+    if is_being_written(job.path):  # checked before the run is replayed
         raise ConfigurationError(f"another process is writing {job.path}")
     try:
         return Log(job.path)
@@ -354,9 +354,9 @@ def log_to_resume(job: Job) -> Log | None:
 
 
 def at_its_end(log: Log, config: Config) -> bool:
-    """Whether the run of ``log`` has come to its end and ``config`` asks for no more of it.
+    """Whether the run of ``log`` has finished and ``config`` asks for no more.
 
-    Where it allows a larger budget than the one that ended the run, `resume` alone can tell.
+    If it allows a larger budget than the one that ended the run, only `resume` can decide.
     """
     if log.status != "finished":
         return False
@@ -367,7 +367,7 @@ def at_its_end(log: Log, config: Config) -> bool:
 
 
 def _allows_more(old: Budget, new: Budget) -> bool:
-    """Whether ``new`` has a larger limit than ``old``, or none where that has one."""
+    """Whether a limit in ``new`` is larger than in ``old``, or has been removed."""
     before, after = old.model_dump(), new.model_dump()
     return any(limit and (not after[key] or after[key] > limit) for key, limit in before.items())
 
@@ -375,6 +375,6 @@ def _allows_more(old: Budget, new: Budget) -> bool:
 def nothing_left(log: Log, resumed: Resumed) -> str:
     """Why a finished run is not resumed."""
     why = resumed.server.limit
-    return f"{log.path} is finished, after {log.committed} iterations" + (
-        f": {why}; give it more to go on" if why else ""
+    return f"{log.path} has finished, after {log.committed} iterations" + (
+        f": {why}; raise the limit to continue" if why else ""
     )

@@ -1,4 +1,4 @@
-"""What the iterations of a log have used of its workers, found by worker and number."""
+"""The workers' reports that a log's iterations used, found by worker and number."""
 
 import numpy as np
 
@@ -16,7 +16,7 @@ class Used:
         self._rows = {key: row for row, key in enumerate(keys)}
         self._loss = log["report/loss"]
         iterations = log["report/iteration"]
-        # Of each row the first of its iteration; they are asked for an iteration at a time.
+        # The first row of each row's iteration: rows are requested one iteration at a time.
         self._first = np.searchsorted(iterations, iterations)
         self._p, self._q = InOrder(log, "report/p"), InOrder(log, "report/q")
         self._estimates = log.count("lower/iteration")

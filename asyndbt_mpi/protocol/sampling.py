@@ -88,17 +88,18 @@ class Realisations:
         return [self.k, self._estimation]
 
     def draw(self, indices: IntArray, keys: Sequence[tuple[int, int]], q: FloatArray) -> IntArray:
-        """The k (W, U) of the workers at ``indices``, drawn from ``q`` (W, U, V) where it is due.
+        """The k of the workers at ``indices`` (W,), drawn where they have an older estimate's.
 
-        ``keys`` are (worker, estimation): a new estimate gets a new k.
+        ``keys`` are (worker, estimation); ``q`` is that of the whole stack.
         """
-        estimations = np.array([estimation for _, estimation in keys])
-        due = np.flatnonzero(self._estimation[indices] != estimations)
-        if len(due):
-            uniform = np.empty((len(due), 1, q.shape[1]))
-            for row, (worker, estimation) in enumerate(keys[each] for each in due.tolist()):
+        rows = zip(indices.tolist(), keys, strict=True)
+        new = {index: key for index, key in rows if self._estimation[index] != key[1]}
+        if new:
+            drawing = list(new)
+            uniform = np.empty((len(new), 1, q.shape[1]))
+            for row, (worker, estimation) in enumerate(new.values()):
                 purpose = Purpose.LOWER_DEMONSTRATIONS
                 self._streams.at(self._seed, worker, estimation, purpose).random(out=uniform[row])
-            self.k[indices[due]] = sample(q[due], uniform)[:, 0]
-            self._estimation[indices[due]] = estimations[due]
+            self.k[drawing] = sample(q[drawing], uniform)[:, 0]
+            self._estimation[drawing] = [estimation for _, estimation in new.values()]
         return self.k[indices]

@@ -241,7 +241,7 @@ class Workers:
     def _ask_lower(self, messages: Sequence[tuple[int, LowerAssignment]]) -> list[AnyQuery]:
         indices = self._indices(worker for worker, _ in messages)
         estimations = [(worker, message.estimation) for worker, message in messages]
-        k = self.realisations.draw(indices, estimations, self.q[indices])
+        k = self.realisations.draw(indices, estimations, self.q)
         p = np.array([message.p for _, message in messages])
         return self._note(messages, self.gradients.ask_lower(_keys(messages), p, k))
 

@@ -15,10 +15,10 @@ TRAIN = "train.jsonl"
 DEV = "dev.jsonl"
 
 MOST_BYTES = 2**30
-"""Of a file: its rows take some times as much memory, on every rank."""
+"""Bytes of a file: its rows take several times as much memory, on every rank."""
 
 LONGEST_LINE = 2**24
-"""Bytes; more than any model reads."""
+"""Bytes of a line: more than any model reads."""
 
 KINDS = {
     "dict": "an object",
@@ -27,17 +27,17 @@ KINDS = {
     "int": "a number",
     "float": "a number",
 }
-"""What JSON calls Python's types."""
+"""JSON's names for Python's types."""
 
 LONGEST_SHOWN = 30
-"""Characters of a wrong label."""
+"""Characters shown of an invalid label."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """One labelled text, or pair of texts; ``label`` is 0..U-1.
 
-    ``file`` and ``line`` (from 1) say where it was read, which does not tell it from others.
+    ``file`` and ``line`` (from 1) say where it was read; they are ignored in comparisons.
     """
 
     sentence1: str
@@ -96,12 +96,12 @@ def load(folder: Traversable, classes: int, pairs: bool) -> Dataset:
     """Read `TRAIN` and `DEV` from ``folder``.
 
     A line is a JSON object with ``sentence1``, ``label`` in 0..``classes``-1 and, where the
-    template shows ``pairs``, ``sentence2``. Other keys and empty lines are passed over.
+    template shows ``pairs``, ``sentence2``. Other keys and empty lines are ignored.
 
     Raises
     ------
     ConfigurationError
-        A file cannot be read, or a line of it is malformed; names the file and the line.
+        A file cannot be read, or a line is malformed; the message names the file and the line.
     """
     return Dataset(
         train=_read(folder / TRAIN, classes, pairs),
@@ -116,14 +116,14 @@ def _data() -> Traversable:
 def _read(file: Traversable, classes: int, pairs: bool) -> list[Row]:
     name = str(file)
     try:
-        # What comes with the package may be in an archive.
+        # Shipped data may be in an archive.
         content = read_file(file, MOST_BYTES) if isinstance(file, Path) else file.read_bytes()
     except OSError as error:
         raise ConfigurationError(
             f"task.path: cannot read {name}: {error.strerror}; the folder needs {TRAIN} and {DEV}"
         ) from error
     rows = []
-    # Not splitlines, which would also cut at separators that JSON allows inside a string.
+    # Not splitlines, which would also split at separators that JSON allows inside a string.
     for number, line in enumerate(io.BytesIO(content), start=1):
         if not line.strip():
             continue
@@ -145,15 +145,15 @@ def _row(line: bytes, classes: int, pairs: bool) -> tuple[str, str | None, int]:
     if type(label) is not int or not 0 <= label < classes:
         raise ValueError(
             f"label must be a whole number from 0 to {classes - 1}, one for each of task.labels, "
-            f"not {_said(label)}"
+            f"not {_quoted(label)}"
         )
     return sentence1, sentence2, label
 
 
 def _parsed(line: bytes) -> Any:
-    """The value that is written in ``line``."""
+    """The JSON value in ``line``."""
     if len(line) > LONGEST_LINE:
-        raise ValueError(f"has more than {size(LONGEST_LINE)}")
+        raise ValueError(f"is longer than {size(LONGEST_LINE)}")
     try:
         return json.loads(
             line.decode("utf-8"),
@@ -168,49 +168,51 @@ def _parsed(line: bytes) -> Any:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """JSON leaves open which of two values of one key counts."""
+    """Refuse duplicate keys, since JSON does not say which value counts."""
     record: dict[str, Any] = {}
     for key, value in pairs:
         if key in record:
-            raise ValueError(f"the key {shown(key)} is there twice")
+            raise ValueError(f"the key {shown(key)} occurs twice")
         record[key] = value
     return record
 
 
 def _no_number(name: str) -> Any:
-    raise ValueError(f"not valid JSON ({name} is no number in it)")
+    raise ValueError(f"not valid JSON ({name} is not a JSON number)")
 
 
 def _whole_number(digits: str) -> int:
     try:
         return int(digits)
     except ValueError as error:  # beyond what Python converts
-        raise ValueError(f"a whole number of {len(digits)} digits") from error
+        raise ValueError(
+            f"has a whole number of {len(digits)} digits, which is too long"
+        ) from error
 
 
-def _said(value: Any) -> str:
-    """A value as it is written, but not a long one: it may be a text of somebody's."""
+def _quoted(value: Any) -> str:
+    """A value as written, unless it is long: then it may be a private text."""
     if isinstance(value, list | dict):
         return "a list" if isinstance(value, list) else "an object"
     try:
         written = json.dumps(value)
     except ValueError:
         written = ""
-    return written if 0 < len(written) <= LONGEST_SHOWN else "what is there"
+    return written if 0 < len(written) <= LONGEST_SHOWN else "the value given"
 
 
 def _sentence(record: dict[str, Any], key: str) -> str:
     if key not in record:
-        raise ValueError(f"{key} is missing, and task.template shows it")
+        raise ValueError(f"{key} is missing, but task.template shows it")
     sentence = record[key]
     # Not shown: texts are private.
     if not isinstance(sentence, str):
         kind = "null" if sentence is None else type(sentence).__name__
         raise ValueError(f"{key} must be a text, not {KINDS.get(kind, kind)}")
     if not sentence.strip():
-        raise ValueError(f"{key} must be a text that is not empty")
+        raise ValueError(f"{key} must not be empty")
     try:
-        check_encodable(sentence)  # JSON can hold half of a surrogate pair, a tokenizer cannot
+        check_encodable(sentence)  # JSON allows half of a surrogate pair, tokenizers do not
     except ValueError as error:
         raise ValueError(f"{key} {error}") from error
     return sentence

@@ -1,4 +1,4 @@
-"""Whether every prompt of a run fits into the model's context, found out before the first call."""
+"""Checks, before the first call, that every prompt of a run fits into the model's context."""
 
 from collections.abc import Iterator, Mapping
 
@@ -13,7 +13,7 @@ from asyndbt_mpi.task.partition import WorkerData
 from asyndbt_mpi.task.template import Template
 
 SEAM_TOKENS = 4
-"""By which a prompt may exceed the sum of its parts, where two of them meet."""
+"""Tokens by which a prompt may exceed the sum of its parts, where two of them meet."""
 AT_ONCE = 64
 """Whole prompts whose tokens are counted together."""
 
@@ -21,22 +21,22 @@ AT_ONCE = 64
 def check_fit(
     config: Config, template: Template, vocabulary: list[str], data: Mapping[int, WorkerData]
 ) -> bool:
-    """Refuse a row that could come in a prompt longer than the model reads.
+    """Refuse a row that could be in a prompt too long for the model.
 
-    A prompt is counted with the longest words and, of every class, the longest demonstration that
-    the worker has, and with the longest label. Every row of ``data`` counts, by worker: training,
-    validation and test rows as queries, those of the pool as demonstrations.
+    A prompt is counted with the longest words, the longest label, and the worker's longest
+    demonstration of each class. Every row of ``data`` counts, by worker: training, validation and
+    test rows as queries, those of the pool as demonstrations.
 
     Returns
     -------
-    Whether all prompts are known to fit: False where that cannot be told, as the model is not on
-    this machine yet, or at a server.
+    Whether all prompts are known to fit: False if that cannot be decided, because the model is not
+    on this machine yet, or behind a server.
 
     Raises
     ------
     ConfigurationError
-        One that does not fit: names the files and lines of its rows. Or the model's tokenizer
-        cannot tell the labels apart.
+        A prompt does not fit; the message names the files and lines of its rows. Or the model's
+        tokenizer cannot distinguish the labels.
     """
     if config.llm.backend != "transformers":
         return False
@@ -47,7 +47,7 @@ def check_fit(
         limit, count = context_length(config.llm.model), counter(found)
         _check_labels(config, Tokenizer(found), template, data)
     except ModelError:
-        return False  # told when it is loaded
+        return False  # checked when the model is loaded
     if limit is None:
         return True
     labels, positions = template.labels, config.prompt.fragment_length
@@ -72,14 +72,14 @@ def _check_labels(
     except ValueError as error:
         raise ConfigurationError(
             f"task.labels = {template.labels}: {error}, for the tokenizer of llm.model ="
-            f" {config.llm.model!r}; give other labels"
+            f" {config.llm.model!r}; choose other labels"
         ) from error
 
 
 def _whole(
     parts: LongestParts, template: Template, label: str, count: TokenCounter, room: int
 ) -> Iterator[tuple[Part, int]]:
-    """The queries whose parts leave no room to spare, and the tokens of their whole prompts."""
+    """The queries whose parts might not fit, and the tokens of their whole prompts."""
     others = sum(part.tokens for part in parts.demonstrations)
     seams = SEAM_TOKENS * (len(parts.demonstrations) + 1)
     long = [part for part in parts.queries if others + part.tokens + seams > room]
@@ -94,7 +94,7 @@ def _too_long(query: Part, tokens: int, parts: LongestParts, config: Config, lim
     shown = [f"{part.row.place} ({part.tokens} tokens)" for part in parts.demonstrations]
     return (
         f"{query.row.place} ({query.tokens} tokens): with the demonstrations {' and '.join(shown)}"
-        f" and its label a prompt on it has {tokens} tokens, but llm.model = {config.llm.model!r}"
-        f" reads {limit} at most; shorten or remove the longest of these rows, lower"
-        " prompt.fragment_length, or take a model that reads more"
+        f" and its label a prompt has {tokens} tokens, but llm.model = {config.llm.model!r} reads"
+        f" at most {limit}; shorten or remove the longest of these rows, lower"
+        " prompt.fragment_length, or use a model with a longer context"
     )

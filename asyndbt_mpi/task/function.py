@@ -1,4 +1,4 @@
-"""A black box that is a Python function, and what tells one function from another."""
+"""A Python function as the black box, and how a function is identified."""
 
 import numbers
 from collections.abc import Callable, Sequence
@@ -23,35 +23,36 @@ LONGEST_NAME = 200
 """Characters."""
 
 ONE_ROW = dict.fromkeys(Split, 1)
-"""A function averages over what data it has itself."""
+"""One row: a function averages over its own data."""
 
 
 class LossFunction:
-    """A Python function as the black box: it scores prompts, and that is all that is known of it.
+    """A Python function as the black box: all that is known about it is that it scores prompts.
 
     ``loss(worker, words, demonstrations)`` gets I prompts at once and returns I losses.
 
     Parameters
     ----------
     loss : function of
-        worker : int, from 1 to R: on whose data the prompts are scored
+        worker : int, from 1 to R: the worker on whose data the prompts are scored
         words : int array (I, M), entries 0 to N-1: for each position an index into ``vocabulary``
         demonstrations : int array (I, U), entries 0 to V-1: for each class one of V demonstrations
         and returns
-        I finite real numbers, the less the better, in any unit. The same prompt must always get the
+        I finite real numbers, in any unit; less is better. The same prompt must always get the
         same loss: replay, resume and verify rely on it.
     shapes : Shapes
         The sizes M, N, U and V.
     vocabulary : sequence of N words, all different, without white space
     name : str
-        What the log calls the function, and by which it is known again when a run is resumed or
-        replayed. By default the function's own name with a digest of its code; data and other
-        functions that it uses are no part of that: give a name that changes with them.
+        The function's name in the log, by which it is recognised when a run is resumed or
+        replayed. By default the function's own name with a digest of its code. The digest does not
+        cover data and other functions that it uses: if they may change, give a name that changes
+        with them.
 
     Raises
     ------
     ConfigurationError
-        Sizes and vocabulary do not fit together, or ``loss`` cannot be called.
+        Sizes and vocabulary do not match, or ``loss`` cannot be called.
 
     Examples
     --------
@@ -76,8 +77,8 @@ class LossFunction:
         words = [vocabulary] if isinstance(vocabulary, str) else list(vocabulary)
         if len(words) != shapes.words or not all(isinstance(word, str) for word in words):
             raise ConfigurationError(
-                f"black_box: vocabulary has {len(words)} entries; {shapes.words} words are due,"
-                " as shapes say"
+                f"black_box: vocabulary has {len(words)} entries; it must be a list of"
+                f" {shapes.words} words, as in shapes"
             )
         self.vocabulary = load_vocabulary([str(word) for word in words], shapes.words)
         self.name = _checked_name(name or code_name(loss))
@@ -88,7 +89,7 @@ class LossFunction:
 
 
 class FunctionBlackBox:
-    """A `LossFunction` as several workers ask it; each prompt counts as one call of no tokens."""
+    """A `LossFunction` shared by several workers; each prompt is one call, without tokens."""
 
     def __init__(self, function: LossFunction, workers: Sequence[int]) -> None:
         self.function = function
@@ -99,21 +100,21 @@ class FunctionBlackBox:
         self.digests = dict.fromkeys(workers, "")
 
     def answer(self, queries: Sequence[AnyQuery]) -> list[Answer]:
-        """What the function returns for each query; nothing is classified: accuracies are NaN.
+        """What the function returns for each query; nothing is classified, so accuracies are NaN.
 
         Raises
         ------
         ConfigurationError
-            It is not one finite number for each prompt.
+            The function did not return one finite number per prompt.
         TypeError
-            An exact gradient is asked for.
+            An exact gradient was requested.
         """
         return [self._answer(query) for query in queries]
 
     def _answer(self, query: AnyQuery) -> Answer:
         if not isinstance(query, Query):
             raise TypeError("a function has no exact gradient")
-        # Copies: the function may write into what it gets.
+        # Copies: the function may write into its arguments.
         returned = self.function.loss(query.worker, query.words.copy(), query.demonstrations.copy())
         prompts = len(query.words)
         losses = checked_losses(returned, query.worker, prompts)
@@ -121,7 +122,7 @@ class FunctionBlackBox:
 
 
 def checked_losses(returned: object, worker: int, prompts: int) -> FloatArray:
-    """What a loss function ``returned`` for so many ``prompts``, as an array (I,).
+    """What a loss function ``returned`` for I = ``prompts`` prompts, as an array (I,).
 
     Raises
     ------
@@ -131,22 +132,22 @@ def checked_losses(returned: object, worker: int, prompts: int) -> FloatArray:
 
     def wrong(what: str) -> ConfigurationError:
         return ConfigurationError(
-            f"the loss function returned {what} for worker {worker}; {prompts} finite real numbers"
-            f" of shape ({prompts},) are due, one for each prompt"
+            f"the loss function returned {what} for worker {worker}; it must return {prompts}"
+            f" finite real numbers of shape ({prompts},), one per prompt"
         )
 
     try:
         array = np.asarray(returned)
     except Exception as error:  # of whatever library the object is
-        raise wrong(f"{_kind(returned)}, which is no array") from error
+        raise wrong(f"{_kind(returned)}, which is not an array") from error
     if array.dtype.kind not in "fiu":
         raise wrong(f"{_kind(returned)} of dtype {array.dtype}")
     if array.shape != (prompts,):
         raise wrong(f"{_kind(returned)} of shape {array.shape}")
-    losses: FloatArray = array.astype(np.float64)  # a copy: the function may use its array again
+    losses: FloatArray = array.astype(np.float64)  # a copy: the function may reuse its array
     outside = np.flatnonzero(FREE_LOSS.outside(losses))
     if len(outside):
-        raise wrong(f"{losses[outside[0]]} as loss of prompt {outside[0]}")
+        raise wrong(f"{losses[outside[0]]} as the loss of prompt {outside[0]}")
     return losses
 
 
@@ -159,7 +160,7 @@ def _checked_shapes(shapes: Shapes) -> Shapes:
         size = getattr(shapes, name)
         if not isinstance(size, int) or isinstance(size, bool) or size < 1:
             raise ConfigurationError(
-                f"black_box: shapes.{name} = {shown(size)}: a whole number from 1 on is due"
+                f"black_box: shapes.{name} = {shown(size)}: must be a whole number of at least 1"
             )
     return shapes
 
@@ -182,9 +183,9 @@ def _kind(value: object) -> str:
 
 
 def code_name(called: object) -> str:
-    """The name of a function or class with a digest of its code, which is that of its source.
+    """The name of a function or class with a digest of its compiled code.
 
-    Comments, lines and places do not matter; versions of Python may.
+    Comments, line numbers and the file do not matter; the version of Python may.
     """
     while isinstance(called, partial):
         called = called.func
@@ -223,7 +224,7 @@ def _add_constant(digest: "blake2b", constant: object) -> None:
     if isinstance(constant, CodeType):
         _add(digest, constant)
     elif isinstance(constant, tuple | frozenset):
-        # A set has another order in every process.
+        # The order of a set differs between processes.
         for each in constant if isinstance(constant, tuple) else sorted(constant, key=repr):
             _add_constant(digest, each)
     elif constant is None or isinstance(constant, numbers.Number | str | bytes):

@@ -1,4 +1,4 @@
-"""How many tokens the prompts of a run have, on the mean."""
+"""The mean number of tokens in the prompts of a run."""
 
 from typing import Any
 
@@ -16,23 +16,23 @@ from asyndbt_mpi.task.template import Template
 SAMPLE = 200
 """Prompts of each kind whose tokens are counted."""
 CHARACTERS_PER_TOKEN = 4
-"""Of English text, roughly, where no tokenizer is to be had."""
+"""Roughly, for English text, if no tokenizer is available."""
 TEXTS = 1000
-"""Tokenised at one time: each takes some kilobytes meanwhile."""
+"""Prompts tokenised at a time: each takes some kilobytes meanwhile."""
 
 
 def token_counter(config: Config) -> tuple[TokenCounter, str]:
-    """How tokens are counted, and in words: by the model's tokenizer if it is on this machine."""
+    """A counter of tokens, and its description: the model's tokenizer if it is on this machine."""
     model = config.llm.model
     found = None if config.llm.backend == "synthetic" else tokenizer(model)
     if found is None:
-        return _by_characters, f"{CHARACTERS_PER_TOKEN} characters a token"
+        return _by_characters, f"{CHARACTERS_PER_TOKEN} characters per token"
 
     return counter(found), f"the tokenizer of {model}"
 
 
 def counter(tokenizer: Any) -> TokenCounter:
-    """Counts with a ``tokenizer`` of transformers, as prompts are read."""
+    """A counter with a ``tokenizer`` of transformers, used as for prompts."""
     own = Tokenizer(tokenizer)
 
     def count(texts: list[str]) -> list[int]:
@@ -64,7 +64,7 @@ class Lengths:
         self.count = count
 
     def mean(self, split: Split) -> float:
-        """Tokens of a prompt on a row of ``split``; those of the tests are of several kinds."""
+        """Tokens of a prompt on a row of ``split``; the tests have several kinds of prompts."""
         full = self._mean(split, words=True, demonstrations=True)
         if split is not Split.TEST:
             return full

@@ -1,4 +1,4 @@
-"""The longest prompts that a worker can ask, by their parts."""
+"""The longest prompts of a worker, by their parts."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from asyndbt_mpi.task.partition import WorkerData, rows_of
 from asyndbt_mpi.task.template import Template
 
 TokenCounter: TypeAlias = Callable[[list[str]], list[int]]
-"""How many tokens each of some texts has."""
+"""The number of tokens of each text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A row as a part of a prompt, under the longest fragment, and its tokens there."""
+    """A row as part of a prompt, with the longest fragment, and its number of tokens there."""
 
     row: Row
     tokens: int
@@ -27,8 +27,8 @@ class LongestParts:
 
     Attributes
     ----------
-    fragment : the words (M,) that have the most tokens
-    demonstrations : of each class (U,) the longest of the pool
+    fragment : the words (M,) with the most tokens
+    demonstrations : for each class (U,) the longest in the pool
     queries : all rows of all splits, the longest first
     """
 
@@ -38,7 +38,7 @@ class LongestParts:
 
     @property
     def tokens(self) -> int:
-        """Of the longest prompt, but for what changes where parts meet."""
+        """Tokens of the longest prompt, apart from changes where parts meet."""
         return sum(part.tokens for part in (*self.demonstrations, self.queries[0]))
 
 
@@ -51,7 +51,7 @@ def longest_parts(
 ) -> LongestParts:
     """The longest parts of the prompts on the rows ``held``; each text is counted once.
 
-    The fragment has M = ``positions`` words of the ``vocabulary``, of which each may come again.
+    The fragment has M = ``positions`` words of the ``vocabulary``, possibly repeated.
     """
     fragments = [[word] * positions for word in vocabulary]
     tokens = count([" ".join(fragment) for fragment in fragments])

@@ -12,14 +12,14 @@ from asyndbt_mpi.protocol.messages import Split
 from asyndbt_mpi.task.dataset import DEV, TRAIN, Dataset, Row
 
 EVERYBODY = 0
-"""Worker of the streams that the workers' shares are dealt from; ranks start at 1."""
+"""Worker number of the random streams from which shares are dealt; real workers start at 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerData:
     """What one worker holds. ``pool`` (U lists) has the demonstrations of each class.
 
-    ``train``, ``pool`` and ``validation`` are the worker's alone; ``test`` is everybody's.
+    ``train``, ``pool`` and ``validation`` are the worker's alone; all workers share ``test``.
     """
 
     train: list[Row]
@@ -37,7 +37,7 @@ def rows_of(data: WorkerData, split: Split) -> list[Row]:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many rows of each class every worker gets, (R, U) each."""
+    """The number of rows of each class for every worker, (R, U) each."""
 
     train: IntArray
     pool: IntArray
@@ -47,11 +47,11 @@ class Counts:
 def split(
     dataset: Dataset, task: TaskSection, pool: int, workers: int, seed: int
 ) -> list[WorkerData]:
-    """Deal the rows to ``workers`` (R), whose first is rank 1; deterministic in ``seed``.
+    """Deal the rows to R = ``workers`` workers, the first being rank 1; deterministic in ``seed``.
 
     Per class and worker: ``task.train_per_class`` rows and up to ``pool`` (V) demonstrations
     of the training file, ``task.validation_per_class`` rows of the development file. The test
-    set is up to ``task.test`` of the development rows that nobody validates on.
+    set is up to ``task.test`` of the development rows that no worker validates on.
 
     Raises
     ------
@@ -81,9 +81,9 @@ def split(
 def _counts(task: TaskSection, pool: int, workers: int, seed: int) -> Counts:
     """The same counts for all, or counts that follow a draw of Dirichlet(alpha) per worker.
 
-    Under Dirichlet the totals of training and validation rows stay as they are. The pool of a
-    class holds at least 1 and at most V demonstrations, for the prompt shows one of each
-    class and q has V columns; the total of the pools is therefore smaller.
+    Under Dirichlet the totals of training and validation rows do not change. The pool of a class
+    has at least 1 and at most V demonstrations, since the prompt shows one of each class and q has
+    V columns; so the total of the pools is smaller.
     """
     classes = len(task.labels)
     if task.partition == "iid":
@@ -109,12 +109,12 @@ def _counts(task: TaskSection, pool: int, workers: int, seed: int) -> Counts:
 def _apportion(shares: FloatArray, total: int) -> IntArray:
     """Whole numbers near ``shares`` (R, U) times ``total``, each row summing to ``total``.
 
-    Largest remainders: the parts are rounded down, and what is missing goes one by one to
-    those that lost most.
+    Largest remainders: the parts are rounded down, and the missing units go one by one to those
+    that lost most.
     """
     exact = shares * total
     counts = np.floor(exact).astype(np.int64)
-    # Place of every part when the remainders are sorted from the largest.
+    # Rank of every part when the remainders are sorted in descending order.
     places = np.argsort(np.argsort(counts - exact, axis=1, kind="stable"), axis=1)
     missing = total - counts.sum(axis=1, keepdims=True)
     rounded: IntArray = counts + (places < missing)
@@ -125,11 +125,11 @@ def _apportion(shares: FloatArray, total: int) -> IntArray:
 
 
 def _deal(rows: Sequence[Row], cls: int, needed: IntArray, seed: int, file: str) -> list[list[Row]]:
-    """Disjoint draws of ``needed`` (R,) rows of one class, and as the last list what is left."""
+    """Disjoint draws of ``needed`` (R,) rows of one class, and as the last list the rest."""
     own = [row for row in rows if row.label == cls]
     if needed.sum() > len(own):
         raise ConfigurationError(_shortage(cls, needed, len(own), file))
-    # One stream per file and class: what one of them draws never shifts another's.
+    # One stream per file and class, so that draws of one never shift those of another.
     number = 2 * cls + 1 + (file == DEV)
     order = stream(seed, EVERYBODY, number, Purpose.SPLIT).permutation(len(own))
     ends = np.cumsum(needed)
@@ -145,7 +145,7 @@ def _shortage(cls: int, needed: IntArray, there: int, file: str) -> str:
 
 
 def _test(left: Sequence[Sequence[Row]], wanted: int, seed: int) -> list[Row]:
-    """Up to ``wanted`` rows of what is ``left`` of each class, all rows equally likely."""
+    """Up to ``wanted`` of the rows ``left`` in each class, all rows equally likely."""
     rows = [row for part in left for row in part]
     if wanted and not rows:
         raise ConfigurationError(

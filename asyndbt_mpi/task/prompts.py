@@ -1,4 +1,4 @@
-"""The black box of real data: texts, put into prompts and scored by a language model."""
+"""The black box for real data: prompts assembled from texts and scored by a language model."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,14 +16,14 @@ from asyndbt_mpi.task.template import Template
 
 
 class PromptBlackBox:
-    """Scores prompts, given by their indices, on the rows of the worker who asks.
+    """Scores prompts, given by their indices, on the rows of the worker that asks.
 
     Parameters
     ----------
     data : by number of the worker
     vocabulary : list[str]
-        The words (N,) that ``words`` of a query point at; its ``demonstrations`` point into
-        the pools of ``data``, one for each class.
+        The words (N,) that ``words`` of a query index; its ``demonstrations`` index the pools of
+        ``data``, one per class.
     positions : M
     """
 
@@ -55,7 +55,7 @@ class PromptBlackBox:
         )
 
     def _most_tokens(self, held: WorkerData) -> int:
-        """A bound on the tokens of a prompt: the most that each of its parts can have."""
+        """Upper bound on the tokens of a prompt: the sum of its longest parts."""
         parts = longest_parts(
             self.template,
             self.vocabulary,
@@ -66,18 +66,18 @@ class PromptBlackBox:
         return parts.tokens
 
     def answer(self, queries: Sequence[AnyQuery]) -> list[Answer]:
-        """Loss (1) and accuracy of each of I prompts on B rows, a call to the model per query.
+        """Loss (1) and accuracy of each of I prompts on B rows, with one model call per query.
 
         Raises
         ------
         IndexError
             A row, word or demonstration does not exist.
         ValueError
-            No rows are asked for.
+            The query has no rows.
         FloatingPointError
             The model's answer to a prompt is not finite.
         TypeError
-            An exact gradient is asked for.
+            An exact gradient was requested.
         """
         return [self._answer(query) for query in queries]
 
@@ -102,7 +102,7 @@ class PromptBlackBox:
         of_others = np.where(right, -np.inf, log_probabilities).max(axis=2)
         return Answer(
             losses=-of_label.mean(axis=1),  # (1)
-            accuracies=(of_label > of_others).mean(axis=1),  # a tie is no right answer
+            accuracies=(of_label > of_others).mean(axis=1),  # a tie is not a correct answer
             calls=scores.calls,
             prompt_tokens=scores.prompt_tokens,
             completion_tokens=scores.completion_tokens,
@@ -139,7 +139,7 @@ def _check_range(what: str, indices: IntArray, end: int | IntArray) -> None:
     if len(wrong):
         limit = np.broadcast_to(end, indices.shape)[wrong[0]]
         raise IndexError(
-            f"{what} {indices[wrong[0]]} at place {wrong[0]} is out of range; "
+            f"{what} {indices[wrong[0]]} at position {wrong[0]} is out of range; "
             f"there are {limit}, counted from 0"
         )
 
@@ -150,6 +150,6 @@ def _check_finite(log_probabilities: FloatArray) -> None:
         prompt, row, label = wrong[0]
         # By number alone: the texts are private.
         raise FloatingPointError(
-            f"the language model gave {log_probabilities[prompt, row, label]} as "
+            f"the language model returned {log_probabilities[prompt, row, label]} as the "
             f"log-probability of label {label}, for prompt {prompt} on row {row} of the query"
         )

@@ -1,4 +1,4 @@
-"""The longest prompts that a run can ask: what goes wrong with them would go wrong in hours."""
+"""The longest prompts of a run, tried first: they would otherwise fail hours later."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,13 +8,13 @@ from asyndbt_mpi.task.partition import WorkerData
 from asyndbt_mpi.task.template import Template
 
 QUERIES = 16
-"""Behind one context; enough for a row of `packed.ROW_TOKENS`, if they are not very short."""
+"""Queries after one context; enough for a row of `packed.ROW_TOKENS`, unless very short."""
 
 
 def longest_prompts(
     data: Mapping[int, WorkerData], template: Template, vocabulary: Sequence[str], positions: int
 ) -> list[Prompt]:
-    """Prompts on the longest rows of one worker, behind its longest demonstrations and words.
+    """Prompts on the longest rows of one worker, after its longest demonstrations and words.
 
     Longest in characters, which is near enough.
     """

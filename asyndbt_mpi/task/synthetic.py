@@ -5,10 +5,10 @@ The loss of words J and demonstrations K is multilinear in their indicators, and
     sum_i A[i, J_i] + sum_i B[i, J_i, J_{i+1}] + sum_u C[u, K_u] + sum_u D[u, J_u', K_u] + e_row
 
 (u' = u mod M): unary, word-word and word-demonstration terms, and a difficulty of each query.
-Under independent J_i ~ p_i, K_u ~ q_u its expectation therefore is the same sum with p and q
-in place of the indicators. A row of p or q enters linearly, so that the least expected loss is
-that of a single prompt; the word-word terms form a chain, along which it is found by dynamic
-programming (Viterbi, 1967).
+Its expectation under independent J_i ~ p_i, K_u ~ q_u is therefore the same sum with p and q in
+place of the indicators. Each row of p or q enters linearly, so the least expected loss is that of a
+single prompt; the word-word terms form a chain, along which dynamic programming finds it (Viterbi,
+1967).
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ from asyndbt_mpi.protocol.messages import WITHOUT, Shapes, Split
 Tables: TypeAlias = tuple[FloatArray, FloatArray, FloatArray, FloatArray]
 
 INTERACTION = 0.3
-"""Size of the pairwise terms, where the unary ones have size 1."""
+"""Size of the pairwise terms, relative to the unary ones."""
 
 ROWS = {Split.TRAIN: 20, Split.VALIDATION: 20, Split.TEST: 200}
 
@@ -53,7 +53,7 @@ def _shared_tables(seed: int, shapes: Shapes) -> Tables:
 
 @dataclass(frozen=True, slots=True)
 class Optimum:
-    """Words (M,) that some workers share, each one's demonstrations (W, U), and the mean loss."""
+    """Words (M,) shared by W workers, their demonstrations (W, U), and the mean loss."""
 
     loss: float
     words: IntArray
@@ -63,12 +63,12 @@ class Optimum:
 class Synthetic:
     """The black box of several workers.
 
-    A prompt counts one token for each word and demonstration; an exact answer counts as one
-    call with one prompt.
+    A prompt has one token per word and demonstration; an exact answer counts as one call with one
+    prompt.
 
     Parameters
     ----------
-    workers : their numbers; a worker's losses do not depend on who else is there
+    workers : their numbers; a worker's losses do not depend on which others there are
     heterogeneity : float in [0, 1]
         0: all workers have the same tables; 1: the unary terms are each worker's own.
 
@@ -84,7 +84,7 @@ class Synthetic:
         unary, self.pairs, demonstrations, self.cross = _shared_tables(seed, shapes)
         self.unary: FloatArray = np.empty((len(workers), *unary.shape))
         self.demonstrations: FloatArray = np.empty((len(workers), *demonstrations.shape))
-        # By split, worker and row; the shorter splits leave the end of theirs unused.
+        # By split, worker and row; shorter splits leave the end unused.
         self.difficulty = np.zeros((len(ROWS), len(workers), max(ROWS.values())))
         for index, worker in enumerate(workers):
             generator = stream(seed, worker, 1, Purpose.BLACK_BOX)
@@ -113,15 +113,16 @@ class Synthetic:
         }
 
     def answer(self, queries: Sequence[AnyQuery]) -> list[Answer]:
-        """Losses by the tables; nothing is classified, so accuracies are NaN.
+        """Losses from the tables; nothing is classified, so accuracies are NaN.
 
-        The queries are all exact or all sampled; the sampled ones have as many prompts and rows.
+        The queries are all exact or all sampled; sampled ones have equal numbers of prompts and
+        rows.
         """
         members = np.array([self._index[query.worker] for query in queries])
         exact = [query for query in queries if isinstance(query, ExactQuery)]
         sampled = [query for query in queries if isinstance(query, Query)]
         if exact and sampled:
-            raise TypeError("exact and sampled queries are not answered together")
+            raise TypeError("exact and sampled queries cannot be mixed in one call")
         if not sampled:
             return self._answer_exactly(exact, members)
         words = np.array([query.words for query in sampled])
@@ -140,7 +141,7 @@ class Synthetic:
         ]
 
     def _losses(self, words: IntArray, shown: IntArray, members: IntArray) -> FloatArray:
-        """Losses (W, I) of words (W, I, M) and demonstrations (W, I, U), without difficulty."""
+        """Losses (W, I) of words (W, I, M) and demonstrations (W, I, U), without e_row."""
         has_words, has_shown = words[..., 0] != WITHOUT, shown[..., 0] != WITHOUT
         who = members[:, None, None]
         position, partner = self._position, self._partner
@@ -167,7 +168,7 @@ class Synthetic:
         ]
 
     def expected_loss(self, p: FloatArray, q: FloatArray, members: IntArray) -> FloatArray:
-        """E[loss] (W,) under p (W, M, N), q (W, U, V), without the queries' difficulty.
+        """E[loss] (W,) under p (W, M, N), q (W, U, V), without e_row.
 
         ``members`` (W,) are indices into the workers of this black box.
         """
@@ -193,13 +194,13 @@ class Synthetic:
         return p_gradient, q_gradient
 
     def optimum(self, members: IntArray) -> Optimum:
-        """The best words that ``members`` can share, each with its own best demonstrations.
+        """The best words shared by ``members``, each with its own best demonstrations.
 
-        For a single member it is the best that this worker can do.
+        For a single member it is this worker's optimum.
         """
         # The best demonstration of each class, given the word next to it: (W, U, N).
         of_shown = self.demonstrations[members][:, :, None, :] + self.cross
-        # What a word costs at a position on the mean, (M, N), and then the chain from the left.
+        # The mean cost of a word at a position, (M, N), and then the chain from the left.
         cost = self.unary[members].mean(axis=0)
         for cls, position in enumerate(self._partner):
             cost[position] += of_shown[:, cls].min(axis=-1).mean(axis=0)
@@ -218,13 +219,13 @@ class Synthetic:
 
 
 def _where(there: BoolArray, losses: FloatArray) -> FloatArray:
-    """``losses``, but 0 where a prompt is without what they are of."""
+    """``losses``, but 0 if the prompt lacks the part they belong to."""
     return losses if there.all() else np.where(there, losses, 0.0)
 
 
 def _times(matrices: FloatArray, vectors: FloatArray) -> FloatArray:
     """Each matrix (rows, n, k) times each worker's vector (W, rows, k); (W, rows, n)."""
-    # One product for each vector: with all workers in one, the sums' order could depend on them.
+    # One product per vector: a joint product could sum in an order that depends on the workers.
     product: FloatArray = (matrices @ vectors[..., None])[..., 0]
     return product
 

@@ -1,4 +1,4 @@
-"""Templates: how a row, a prompt fragment and a label are put into words."""
+"""Templates, which turn a row, a prompt fragment and a label into text."""
 
 import re
 import unicodedata
@@ -15,16 +15,16 @@ EXAMPLE = r'"[[Note: {fragment}\n]]Review: {sentence1}\nSentiment:"'
 
 
 class Template:
-    """Text with {sentence1}, perhaps {sentence2}, and [[a part that holds the {fragment}]].
+    """Text with {sentence1}, optionally {sentence2}, and [[a part with the {fragment}]].
 
     The part in double square brackets is left out when there is no fragment. ``labels`` (U,)
-    are appended as they are: a label brings its own leading space. ``pairs`` says whether the
+    are appended verbatim: a label brings its own leading space. ``pairs`` says whether the
     text shows {sentence2}.
 
     Raises
     ------
     ConfigurationError
-        The text or the labels break a rule; names the key and the rule.
+        The text or the labels break a rule; the message names the key and the rule.
     """
 
     def __init__(self, text: str, labels: Sequence[str]) -> None:
@@ -35,17 +35,17 @@ class Template:
         self.pairs = "{sentence2}" in text
 
     def render(self, row: Row, words: Sequence[str] | None) -> str:
-        """The row as a query; ``words`` (M,) of the fragment, or None to leave its part out."""
+        """The row as a query, with the fragment's ``words`` (M,), or without it if None."""
         values = {"sentence1": row.sentence1, "sentence2": row.sentence2 or ""}
         text = self._before + self._after
         if words is not None:
             values["fragment"] = " ".join(words)
             text = self._before + self._inside + self._after
-        # One pass, so that braces in what is put in are never taken for placeholders.
+        # One pass, so that braces in the inserted texts are never taken for placeholders.
         return PLACEHOLDER.sub(lambda found: values[found[1]], text)
 
     def demonstrate(self, row: Row, words: Sequence[str] | None) -> str:
-        """The row as a demonstration: the query and its right label."""
+        """The row as a demonstration: the query and its correct label."""
         return self.render(row, words) + self.labels[row.label]
 
     def context(self, rows: Sequence[Row], words: Sequence[str] | None) -> str:
@@ -54,7 +54,7 @@ class Template:
 
 
 def _divide(text: str) -> tuple[str, str, str]:
-    """What stands before, in and after the part in double square brackets."""
+    """The text before, in and after the part in double square brackets."""
     before, opening, rest = text.partition("[[")
     inside, closing, after = rest.partition("]]")
     parts = before, inside, after
@@ -79,7 +79,7 @@ def _check_placeholders(outside: str, inside: str) -> None:
         )
     if "fragment" in names or "{fragment}" not in inside:
         raise ConfigurationError(
-            "task.template: needs {fragment} within the double square brackets and nowhere else, "
+            "task.template: needs {fragment} inside the double square brackets and nowhere else, "
             "as in " + EXAMPLE
         )
 
@@ -87,7 +87,7 @@ def _check_placeholders(outside: str, inside: str) -> None:
 def _check_labels(labels: Sequence[str]) -> None:
     if len(labels) < 2:
         raise ConfigurationError(
-            f"task.labels = {shown(list(labels))}: at least 2 are needed, one for each class, "
+            f"task.labels = {shown(list(labels))}: at least 2 are needed, one per class, "
             'as in [" negative", " positive"]'
         )
     seen: dict[str, int] = {}
@@ -97,12 +97,13 @@ def _check_labels(labels: Sequence[str]) -> None:
             raise ConfigurationError(f"{where}: must not be empty")
         if plain in seen:
             raise ConfigurationError(
-                f"{where}: must occur only once, and is read as task.labels[{seen[plain]}] is"
+                f"{where}: must differ from the others, but reads the same as"
+                f" task.labels[{seen[plain]}]"
             )
         seen[plain] = number
 
 
 def _plain(label: str) -> str:
-    """What a reader sees of a label: one form of each letter, and nothing invisible around it."""
+    """A label as a reader sees it: one form of each letter, nothing invisible around it."""
     letters = unicodedata.normalize("NFKC", label)
     return "".join(each for each in letters if unicodedata.category(each) != "Cf").strip()

@@ -1,4 +1,4 @@
-"""Vocabularies: the public words that a prompt fragment is made of (D7)."""
+"""Vocabularies: the public words of prompt fragments (D7)."""
 
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -7,7 +7,7 @@ from asyndbt_mpi.config import ConfigurationError
 from asyndbt_mpi.inputs.files import read_file, shown
 
 MOST_BYTES = 2**26
-"""Of a word list; the log keeps its words."""
+"""Bytes of a word list, which is kept in the log."""
 
 LONGEST_WORD = 100
 """Characters."""
@@ -21,12 +21,12 @@ def shipped() -> list[str]:
 def load_vocabulary(vocabulary: str | list[str], size: int) -> list[str]:
     """The first ``size`` words of a list, of a shipped vocabulary, or of a file.
 
-    A file is UTF-8 with one word a line, best first.
+    A file is UTF-8 with one word per line, best first.
 
     Raises
     ------
     ConfigurationError
-        No such vocabulary, too few words, or a word that is empty, repeated or has white space.
+        No such vocabulary, too few words, or a word that is empty, repeated or has whitespace.
     """
     if isinstance(vocabulary, str):
         words, source = _read(vocabulary), f"prompt.vocabulary = {shown(vocabulary)}, line"
@@ -65,7 +65,7 @@ def _read(name: str) -> list[str]:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ConfigurationError(
-            f"prompt.vocabulary = {shown(name)}, line {line}: is no UTF-8 text"
+            f"prompt.vocabulary = {shown(name)}, line {line}: not UTF-8 text"
         ) from error
     return text.removesuffix("\n").split("\n") if text else []
 
@@ -75,12 +75,13 @@ def _check(words: list[str], source: str) -> None:
     for number, word in enumerate(words, start=1):
         where = f"{source} {number}"
         if not word:
-            raise ConfigurationError(f"{where}: empty; every line or entry must hold one word")
-        # The rest of what is not printable (control characters, lone surrogates) has no place
-        # in a prompt or in the log either.
+            raise ConfigurationError(f"{where}: empty; every line or entry must be one word")
+        # Other unprintable characters (control characters, lone surrogates) do not belong in a
+        # prompt or in the log either.
         if any(letter.isspace() or not letter.isprintable() for letter in word):
             raise ConfigurationError(
-                f"{where}: {shown(word)} holds white space or a control character; one word is due"
+                f"{where}: {shown(word)} contains whitespace or a control character; it must be"
+                " one word"
             )
         if len(word) > LONGEST_WORD:
             raise ConfigurationError(
@@ -88,6 +89,6 @@ def _check(words: list[str], source: str) -> None:
             )
         if word in seen:
             raise ConfigurationError(
-                f"{where}: {word!r} was there before, as number {seen[word]}; each word only once"
+                f"{where}: {word!r} is a repeat of number {seen[word]}; each word may occur once"
             )
         seen[word] = number

@@ -1,1 +1,1 @@
-"""Drivers of the state machines: MPI and artificial delays."""
+"""Drivers of the state machines: MPI, a virtual clock, and replay."""

@@ -1,9 +1,9 @@
-"""A resumed run's server is rebuilt from the log's p and q, whatever a worker's answers give.
+"""Rebuilds a resumed run's server from the log's p and q, even if a worker's answers disagree.
 
-A worker may have reported what it liked: its recorded answers then lead elsewhere than to the p
-and q that the server used. Those are what counts, and the log has them. Such a worker goes on
-from the p and q that the server believes, with everything else (the optimizer's moments, what the
-estimator has learnt) as at the start: nobody knows what it really was.
+A worker may have reported anything: its recorded answers then do not lead to the p and q that the
+server used. The latter count, and the log has them. Such a worker continues from the p and q that
+the server has, with everything else (the optimizer's moments, what the estimator has learnt) as at
+the start, because the true values are unknown.
 """
 
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ from asyndbt_mpi.protocol.worker import Workers
 
 @dataclass(frozen=True, slots=True)
 class UsedValues:
-    """Of a report: p (M, N) and q (U, V), None where they were left out, and the loss."""
+    """A report's p (M, N) and q (U, V), None if they were left out, and its loss."""
 
     p: FloatArray | None
     q: FloatArray | None
@@ -32,7 +32,7 @@ class Logged(Protocol):
     """What a log has of the iterations that count."""
 
     def report(self, worker: int, number: int) -> UsedValues | None:
-        """Report ``number`` of ``worker``; None if no iteration that counts used it."""
+        """Report ``number`` of ``worker``; None if no counting iteration used it."""
         ...
 
     def estimate(self, number: int) -> tuple[FloatArray, FloatArray] | None:
@@ -41,7 +41,7 @@ class Logged(Protocol):
 
 
 class Adoption:
-    """Puts what is ``logged`` into the replies of ``workers`` before ``server`` gets them.
+    """Puts the ``logged`` values into the replies of ``workers`` before ``server`` gets them.
 
     Attributes
     ----------
@@ -58,11 +58,11 @@ class Adoption:
         self.estimate: int | None = None
         self._rounds = server.config.algorithm.lower_steps
         self._estimates = 0
-        # Participants of the estimate under way whose last p is not what their answers give.
+        # Participants in the current estimate whose last p does not follow from their answers.
         self._doubted: set[int] = set()
 
     def reply(self, worker: int, reply: ToServer) -> ToServer:
-        """``reply`` of ``worker`` with the log's numbers, where the log has them."""
+        """``reply`` of ``worker``, with the log's numbers if it has them."""
         match reply:
             case Report():
                 return self._report(worker, reply)
@@ -87,7 +87,7 @@ class Adoption:
         return replace(reply, loss=logged.loss)
 
     def _lower_report(self, worker: int, reply: LowerReport) -> LowerReport:
-        """The log has the p of the last round alone; those of the others went into phi."""
+        """The log has the p of the last round only; those of earlier rounds went into phi."""
         number, round_ = divmod(reply.number, self._rounds)
         phi = self.logged.estimate(number)
         if phi is None or round_ < self._rounds - 1:
@@ -99,17 +99,17 @@ class Adoption:
         return replace(reply, p=p)
 
     def left(self, worker: int) -> None:
-        """``worker`` goes: nothing is left of its part in an estimate that is under way."""
+        """``worker`` leaves; forget its part in the current estimate."""
         self._doubted.discard(worker)
         self._take_next_estimate()
 
     def _take_next_estimate(self) -> None:
-        """Take the next phi as it is logged, if what was reported in its first rounds is lost."""
+        """Take the next phi from the log, if the reports of its first rounds are lost."""
         if self._rounds > 1:
             self.server.algorithm.known_phi = self.logged.estimate(self._estimates)
 
     def concluded(self, records: list[Record]) -> None:
-        """Take notice of the iterations among ``records``."""
+        """Account for the iterations among ``records``."""
         for record in records:
             if isinstance(record, Iteration) and record.estimation is not None:
                 self._estimates += 1
@@ -121,7 +121,7 @@ class Adoption:
         return bool(np.allclose(one, other, rtol=self.tolerance, atol=self.tolerance))
 
     def __str__(self) -> str:
-        """What is not explained, "" if all is."""
+        """What is not explained; "" if everything is."""
         parts = [
             f"what worker {worker} reported from iteration {iteration} on"
             for worker, iteration in sorted(self.unexplained.items(), key=lambda each: each[1])

@@ -10,14 +10,14 @@ PARETO_SHAPE = 2.0
 """Tail index of the Pareto law: a finite mean, an infinite variance."""
 
 BLOCK = 256
-"""Delays drawn from one stream, for to start a stream takes longer than a draw."""
+"""Delays drawn from one stream, since starting a stream takes longer than a draw."""
 
 
 class Delays:
     """The delays of one worker, drawn from its own streams.
 
-    Independent streams matter: if workers shared theirs, stragglers would all come at once and
-    the number of active workers would make no difference.
+    Independent streams matter: if workers shared one, all would be slow at the same time, and the
+    number of active workers would make no difference.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ class Delays:
         return self._block[place]
 
     def skip(self, count: int) -> None:
-        """Go on as if the first ``count`` had been drawn."""
+        """Continue as if the first ``count`` had been drawn."""
         self._drawn, self._block = count, []
 
     def _seconds(self, generator: np.random.Generator) -> FloatArray:

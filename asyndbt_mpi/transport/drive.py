@@ -31,9 +31,9 @@ from asyndbt_mpi.transport.mpi import SERVER, Channel, ServerDied, TooLong
 from asyndbt_mpi.transport.replay import Replay
 
 TICK_SECONDS = 0.25
-"""How often the server looks at its workers' silence and at the budget of seconds."""
+"""Seconds between checks of the workers' silence and of the budget of seconds."""
 STOP_SECONDS = 2.5
-"""How long a worker that was signalled waits for the server's stop before it reports itself."""
+"""Seconds that a signalled worker waits for the server's stop before it reports itself."""
 
 
 class Sink(Protocol):
@@ -44,7 +44,7 @@ class Sink(Protocol):
         ...
 
     def idle(self) -> None:
-        """Use a moment in which the server waits; called over and over."""
+        """Use a moment in which the server waits; called repeatedly."""
         ...
 
 
@@ -58,20 +58,20 @@ def serve(
     signalled: Sequence[signal.Signals] = (),
     earlier: Replay | None = None,
 ) -> bool:
-    """Run the server until it has finished; False if one was ``signalled`` before.
+    """Run the server until it has finished; False if it was ``signalled`` before.
 
     A worker whose message is malformed is excluded, one that died or is silent for too long is
-    lost, and the run goes on without it. Errors of the server are raised; the caller then closes
-    the log and calls `stop_all`. ``earlier`` is what a resumed run goes on from.
+    lost, and the run continues without it. Errors of the server are raised; the caller then closes
+    the log and calls `stop_all`. ``earlier`` is the state from which a resumed run continues.
     """
     next_tick = listened = time.perf_counter()
     channel.barred = server.members.barred
 
     def listen() -> bool:
-        """Note that the queue is looked at; whether it is time to tick."""
+        """Note that the queue is being checked; whether it is time to tick."""
         nonlocal listened
         now = time.perf_counter()
-        if now - listened > TICK_SECONDS:  # this process or its disk stood still: nobody's delay
+        if now - listened > TICK_SECONDS:  # this process or its disk stood still: no worker's fault
             server.members.excuse(now - listened)
         listened = now
         return now > next_tick
@@ -100,7 +100,7 @@ def _outputs(
     tick: bool,
     earlier: Replay | None,
 ) -> Iterator[Output]:
-    """What comes of a message that arrived, of deaths, and of the mere time."""
+    """The server's outputs after an arrival, after deaths, and as time passes."""
     if arrived is not None:
         yield _take(channel, server, *arrived, earlier)
     while channel.dead:
@@ -141,7 +141,7 @@ def _take(
 
 
 def stop_all(channel: Channel, server: Server) -> None:
-    """Tell the workers to stop, whatever they are doing; those that have stopped are beyond it."""
+    """Tell the workers to stop, whatever they are doing, except those that have stopped."""
     for worker in range(1, server.workers + 1):
         channel.send(worker, Stop())
 
@@ -156,15 +156,15 @@ def work(
     signals: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM),
     signalled: Sequence[signal.Signals] = (),
 ) -> None:
-    """Run a worker until the server says stop; its errors are the server's to show.
+    """Run a worker until the server says stop; the server shows its errors.
 
-    ``prepare`` loads what the worker needs; it is called here so that a failure to load
-    reaches the server like any other. The ``signals`` end it, also if it was ``signalled`` before.
+    ``prepare`` loads what the worker needs; it is called here so that a failure to load reaches the
+    server like any other. The ``signals`` end it, also if it was ``signalled`` before.
 
     Raises
     ------
     ServerDied
-        There is nobody left to work for.
+        Rank 0 is gone.
     """
     refuses = False
     with _signals_raised(signals):
@@ -180,7 +180,7 @@ def work(
             raise
         except Interrupted as error:
             reason = f"stopped by {error} (on {socket.gethostname()})"
-            # If the whole job was signalled, the server is about to say stop.
+            # If the whole job was signalled, the server will soon say stop.
             if _await_stop(channel, STOP_SECONDS):
                 return
         except ConfigurationError as error:
@@ -238,7 +238,7 @@ def _await_stop(channel: Channel, seconds: float) -> bool:
 
 @contextmanager
 def signals_noted(signals: Sequence[signal.Signals]) -> Iterator[list[signal.Signals]]:
-    """Collect the ``signals`` instead of dying of them; for all that comes before `work`, too."""
+    """Collect the ``signals`` instead of dying from them; also used before `work`."""
     received: list[signal.Signals] = []
 
     def note(number: int, _: FrameType | None) -> None:
@@ -257,7 +257,7 @@ def _signals_raised(signals: Sequence[signal.Signals]) -> Iterator[None]:
     """Turn the ``signals`` into `Interrupted`, which also ends a long computation."""
 
     def interrupt(number: int, _: FrameType | None) -> None:
-        # Once: a second signal would break into the orderly end that the first one starts.
+        # Once: a second signal would interrupt the clean shutdown that the first one starts.
         for other in previous:
             signal.signal(other, signal.SIG_IGN)
         raise Interrupted(signal.Signals(number).name)

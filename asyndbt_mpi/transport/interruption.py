@@ -1,5 +1,5 @@
-"""That a signal ends what a process is at, in whatever transport."""
+"""A signal that ends a process's current work, under any transport."""
 
 
 class Interrupted(Exception):
-    """The process was asked to end by the signal that is named."""
+    """The process was asked to end, by the named signal."""

@@ -1,7 +1,7 @@
-"""Who started this process, as one of how many, and on which node: what can be told without MPI.
+"""What started this process, as one of how many, and on which node, found out without MPI.
 
-A launcher and an MPI library that are of two kinds do not find each other: every process then
-takes itself for a run of one.
+If launcher and MPI library do not match, they do not find each other: every process then believes
+that it is alone.
 """
 
 import os
@@ -15,18 +15,18 @@ from typing import Literal
 Kind = Literal["open mpi", "hydra", "srun", "none"]
 
 OF_MPICH = ("MPICH", "Intel MPI", "MVAPICH", "Cray MPICH")
-"""Libraries whose processes find each other by PMI."""
+"""Libraries whose processes find each other through PMI."""
 
 SECONDS_FOR_THE_FIRST = 5.0
-"""How long the others wait: launchers end all processes when one of them has failed."""
+"""Seconds that the others wait: launchers end all processes when one has failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Launcher:
     """What started ``size`` processes, this one as number ``rank``.
 
-    ``interface`` is how srun helps its processes to find each other: "pmix", "pmi2" or "none";
-    ``version`` is Open MPI's mpiexec's.
+    ``interface`` is how srun's processes find each other: "pmix", "pmi2" or "none"; ``version`` is
+    that of Open MPI's mpiexec.
     """
 
     kind: Kind = "none"
@@ -37,7 +37,7 @@ class Launcher:
 
     @property
     def name(self) -> str:
-        """As the user knows it."""
+        """The launcher's name for users."""
         return {
             "open mpi": "Open MPI's mpiexec",
             "hydra": "the mpiexec of MPICH or Intel MPI",
@@ -47,10 +47,10 @@ class Launcher:
 
 
 def launched(environment: Mapping[str, str]) -> Launcher:
-    """The launcher that is nearest to this process.
+    """The launcher closest to this process.
 
-    Under Slurm an mpiexec starts its daemons by srun, whose variables the processes inherit. A
-    batch script has variables of Slurm, too, but none of a step.
+    Under Slurm an mpiexec starts its daemons through srun, whose variables the processes inherit. A
+    batch script also has variables of Slurm, but none of a step.
     """
 
     def number(name: str, default: int) -> int:
@@ -80,10 +80,10 @@ def _interface(environment: Mapping[str, str]) -> str:
 
 
 def node_name() -> str:
-    """What tells this node from every other, and is the same for all processes on it.
+    """Identifies this node, the same for all processes on it.
 
-    That is the boot of its kernel: MPI's own idea, and host names, go wrong in containers and
-    under some launchers. Several of Slurm's nodes can be one machine.
+    It is the boot id of the kernel, because MPI's own notion and host names are wrong in containers
+    and under some launchers. Several Slurm nodes can be one machine.
     """
     boot = Path("/proc/sys/kernel/random/boot_id")
     name = boot.read_text().strip() if boot.exists() else socket.gethostname()
@@ -91,7 +91,7 @@ def node_name() -> str:
 
 
 def misfit(launcher: Launcher, library: str, size: int) -> tuple[str, str] | None:
-    """What is wrong, and how to mend it, where the launcher's processes do not find each other.
+    """What is wrong, and how to fix it, if the launcher's processes do not find each other.
 
     ``library`` names the MPI library with its version, in whose world there are ``size`` ranks.
     """
@@ -99,13 +99,13 @@ def misfit(launcher: Launcher, library: str, size: int) -> tuple[str, str] | Non
         return None
     wrong = (
         f"{launcher.name} started {launcher.size} processes, but each of them is alone:"
-        f" mpi4py loaded {library}, which cannot be started so"
+        f" mpi4py loaded {library}, which this launcher cannot start"
     )
     return wrong, f"{_fitting(launcher, library)} (or have mpi4py load the launcher's own library)"
 
 
 class Misfit(RuntimeError):
-    """The MPI ``library`` would abort this process instead of letting it be alone."""
+    """The MPI ``library`` would abort this process instead of letting it run alone."""
 
     def __init__(self, launcher: Launcher, library: str) -> None:
         super().__init__("; ".join(misfit(launcher, library, size=1) or ()))
@@ -113,7 +113,7 @@ class Misfit(RuntimeError):
 
 
 def aborts(environment: Mapping[str, str], library: str) -> bool:
-    """Whether the ``library`` ends a process that was started so, without a word to us.
+    """Whether the ``library`` would end a process started this way, without an error.
 
     MPICH 5 does under Open MPI's mpiexec, unless it is told which interface to use.
     """
@@ -133,7 +133,7 @@ def _name(library: str) -> str:
 
 
 def _fitting(launcher: Launcher, library: str) -> str:
-    """Which launcher the ``library`` can be started by."""
+    """The launchers that can start the ``library``."""
     name = _name(library)
     own = f"the mpiexec that came with this {name}"
     within = " inside the batch script" if launcher.kind == "srun" else ""
@@ -148,7 +148,7 @@ def _fitting(launcher: Launcher, library: str) -> str:
 
 
 def wait_for_spokesman(launcher: Launcher) -> bool:
-    """Whether it is this one of processes that are alone that says so; the others wait for it."""
+    """Whether this is the one process, of those that are alone, that reports it; others wait."""
     if launcher.rank == 0:
         return True
     time.sleep(SECONDS_FOR_THE_FIRST)

@@ -1,15 +1,15 @@
 """Typed messages between MPI ranks.
 
 Messages travel as buffers by non-blocking sends on a duplicate of the world communicator;
-receives are matched probes, so that a message of any rank is taken as soon as it is there, and no
-byte of one that is longer than any may be. Workers listen to rank 0 alone.
-A rank that waits backs off and sleeps instead of spinning on a core.
+receives are matched probes, so that any rank's message is received as soon as it has arrived, and
+not a byte of one that is too long. Workers listen to rank 0 alone. A waiting rank backs off and
+sleeps instead of spinning on a core.
 
 Under an MPI library with user-level failure mitigation (Open MPI's `mpiexec --with-ft ulfm`) rank
-0 hears of ranks that died. After a death MPI_Finalize may hang: there all ranks leave by `leave`,
-without it.
+0 learns of ranks that died. After a death MPI_Finalize may hang, so all ranks then leave through
+`leave`, without it.
 
-Importing this module starts MPI, or raises a `launcher.Misfit` where that would end the process.
+Importing this module starts MPI, or raises a `launcher.Misfit` if that would end the process.
 """
 
 import atexit
@@ -27,7 +27,7 @@ from asyndbt_mpi.protocol.messages import MalformedMessage, Message
 from asyndbt_mpi.protocol.wire import Buffer, Codec
 from asyndbt_mpi.transport.launcher import Misfit, aborts, launched
 
-# Else mpi4py would start MPI before the library can be told by its name.
+# Otherwise mpi4py would start MPI before the library's name is known.
 mpi4py.rc(initialize=False, finalize=True)
 from mpi4py import MPI as MPI  # noqa: E402 (together.py takes it from here, when MPI has started)
 
@@ -46,25 +46,25 @@ if not MPI.Is_initialized():
 WORLD = MPI.COMM_WORLD
 SERVER = 0
 SPIN_SECONDS = 5e-3
-"""A wait shorter than this only yields the core, so that a fast black box is not held up by the
-latency of sleep; a longer one sleeps."""
+"""Seconds for which a wait only yields the core, so that the latency of sleep does not slow down a
+fast black box; after that it sleeps."""
 SLEEP_SHARE = 1 / 16
 SHORTEST_SLEEP, LONGEST_SLEEP = 5e-5, 5e-3
 STANDSTILL_SECONDS = 0.25
-"""More between two looks, and this process was stopped, or busy with something else."""
+"""Seconds; if two checks are further apart, this process was stopped or otherwise busy."""
 ARRIVAL_SECONDS = 1e-3
-"""A message of any size that a run has is whole by then, unless its sender has stopped."""
+"""Seconds in which any message of a run arrives completely, unless its sender has stopped."""
 MOST_DROPPED = 64
-"""Messages of those who are barred that are dropped before the others have their turn."""
+"""Messages of barred ranks that are dropped before the others have their turn."""
 NOTHING: Buffer = np.empty(0, np.uint8)
 LEAVING: list[bool] = []
 """Whether this process is to `leave` when Python ends."""
 ABANDONED: list[object] = []
-"""Collectives that were left, and their buffers: MPI may still write to these."""
+"""Abandoned collectives, and their buffers, to which MPI may still write."""
 
 
 class StartError(RuntimeError):
-    """The ranks cannot start together; says why. Then only an abort ends them all."""
+    """The ranks cannot start together, with the reason; only an abort then ends them all."""
 
 
 class ServerDied(RuntimeError):
@@ -72,12 +72,12 @@ class ServerDied(RuntimeError):
 
 
 class TooLong(MalformedMessage):
-    """A message of ``rank`` is longer than any may be, and was not received."""
+    """A message from ``rank`` is too long, and was not received."""
 
     def __init__(self, rank: int, length: int, most: int) -> None:
         # MPI knows no number for what it cannot count.
-        said = f"of {length} bytes" if length >= 0 else "of a length that cannot be told"
-        super().__init__(f"a message {said} is no message: the longest has {most}")
+        written = f"{length} bytes" if length >= 0 else "unknown length"
+        super().__init__(f"a message of {written} is too long: the limit is {most} bytes")
         self.rank = rank
 
 
@@ -96,7 +96,7 @@ class Channel:
     Raises
     ------
     StartError
-        Some rank has not come within ``patience``.
+        Some rank did not take part within ``patience``.
 
     Attributes
     ----------
@@ -115,7 +115,7 @@ class Channel:
         complete(self.comm, self.comm.Ibcast(shown, SERVER), patience, shown)
         self._started = time.perf_counter() - float(shown[0])
         self._fault_tolerant = survives_deaths()
-        # Ranks whose death nobody has taken notice of yet, and all that are known to be gone.
+        # Ranks whose death has not been handled yet, and all that are known to be gone.
         self.dead: list[int] = []
         self.gone: set[int] = set()
         # A send's buffer must live until the send is complete.
@@ -125,9 +125,9 @@ class Channel:
         server = self.rank == SERVER
         self._source = MPI.ANY_SOURCE if server else SERVER
         self._longest = codec.longest_to_server if server else codec.longest_to_worker
-        # What is not received stays matched, or it would be found again and again.
+        # Messages that are not received stay matched, or they would be found again and again.
         self._refused: list[MPI.Message] = []
-        # By rank what has begun to arrive: the rest may never come.
+        # Messages that have begun to arrive, by rank: the rest may never come.
         self._arriving: dict[int, tuple[MPI.Request, Buffer]] = {}
         self._turn = 0
 
@@ -147,12 +147,12 @@ class Channel:
             self._notice(error)
 
     def poll(self) -> tuple[int, Buffer] | None:
-        """A message that is there, as (rank, buffer), or None; MPI also goes on with sends.
+        """A message that has arrived, as (rank, buffer), or None; also lets MPI progress sends.
 
         Raises
         ------
         TooLong
-            The message has been taken out of the way, but not received.
+            The message was set aside, not received.
         """
         try:
             return self._receive()
@@ -164,12 +164,12 @@ class Channel:
         for rank in list(self._arriving):
             if found := self._arrived(rank):
                 return found
-        # Where MPI is asked for any rank's, it may give another of one whose last has not arrived.
+        # Asked for any rank's message, MPI may return one of a rank whose last is still arriving.
         for _ in range(0 if self._arriving else MOST_DROPPED):
             found = self._next(self._source)
             if found is None or found[0] not in self.barred:
                 return found
-        # Or somebody who is barred sends without end, and would be all that is ever found.
+        # Or a barred rank sends endlessly, and only its messages would ever be found.
         for _ in range(1, self.size if self.rank == SERVER else 1):
             self._turn = self._turn % (self.size - 1) + 1
             if self._turn not in self.barred and self._turn not in self._arriving:
@@ -179,7 +179,7 @@ class Channel:
         return None
 
     def _next(self, source: int) -> tuple[int, Buffer] | None:
-        """The next message of ``source``, whoever it is of; None if it has not arrived whole."""
+        """The next message from ``source``; None if it has not arrived completely."""
         status = self._status
         matched = self.comm.Improbe(source, MPI.ANY_TAG, status)
         if matched is None:
@@ -198,7 +198,7 @@ class Channel:
         return found
 
     def _arrived(self, rank: int) -> tuple[int, Buffer] | None:
-        """What began to arrive of ``rank``, if it is whole by now."""
+        """The message of ``rank`` that began to arrive, if it is complete by now."""
         request, buffer = self._arriving[rank]
         try:
             whole = bool(request.Test())
@@ -211,7 +211,7 @@ class Channel:
         return rank, buffer
 
     def is_heard(self, rank: int) -> bool:
-        """Whether a message of ``rank`` is there to be received, as a whole."""
+        """Whether a complete message from ``rank`` can be received."""
         if rank in self._arriving:
             return False
         try:
@@ -243,7 +243,7 @@ class Channel:
         raise AssertionError("backoff never ends")
 
     def _complete_sends(self) -> None:
-        """Let go of the buffers of sends that are complete."""
+        """Release the buffers of completed sends."""
         self._sends = [pair for pair in self._sends if not self._is_complete(pair[0])]
 
     def _is_complete(self, request: MPI.Request) -> bool:
@@ -254,9 +254,9 @@ class Channel:
             return True  # to a rank that is gone
 
     def close(self, deadline: float) -> bool:
-        """Part from all ranks once every send is complete, within ``deadline`` seconds.
+        """Disconnect from all ranks once every send is complete, within ``deadline`` seconds.
 
-        Messages that still arrive are discarded: whoever sent them is on its way here too.
+        Messages that still arrive are discarded, as their senders are closing, too.
         """
         barrier: MPI.Request | None = None
         for _ in backoff_for(deadline):
@@ -264,7 +264,7 @@ class Channel:
                 self.poll()
             self._complete_sends()
             if not self._sends and self._fault_tolerant:
-                # A barrier would never be complete after a death. Who leaves is seen to be gone.
+                # A barrier would never complete after a death. Ranks that leave count as gone.
                 if self.rank != SERVER or len(self.gone) == self.size - 1:
                     return True
             elif not self._sends and barrier is None:
@@ -276,12 +276,12 @@ class Channel:
 
 
 def survives_deaths() -> bool:
-    """Whether the launcher was told to let a run go on when one of its processes dies."""
+    """Whether the launcher lets a run continue when one of its processes dies."""
     return os.environ.get("OMPI_MCA_mpi_ft_enable", "") in ("1", "true")  # noqa: SIM112
 
 
 def leave(code: int) -> int:
-    """End this rank with exit code ``code``, after `Channel.close`; returns where MPI can end."""
+    """End this rank with exit code ``code``, after `Channel.close`; returns if MPI can end."""
     if survives_deaths():
         sys.stdout.flush()
         sys.stderr.flush()
@@ -290,7 +290,7 @@ def leave(code: int) -> int:
 
 
 def leave_at_exit() -> None:
-    """Have this process `leave` when Python ends, with 1 after an error that nobody caught."""
+    """Have this process `leave` when Python ends, with code 1 after an uncaught error."""
     LEAVING.append(True)
     atexit.register(lambda: leave(int(hasattr(sys, "last_type"))))
 
@@ -298,8 +298,8 @@ def leave_at_exit() -> None:
 def backoff() -> Iterator[None]:
     """Yields at growing intervals: after yielding the core at first, then after sleeps.
 
-    A sleep is a fixed share of the wait so far: what comes late is noticed late by no more
-    than that share, and a long wait costs next to nothing.
+    A sleep is a fixed share of the wait so far: an event is noticed late by no more than that
+    share, and a long wait costs almost nothing.
     """
     started = time.perf_counter()
     while True:
@@ -312,7 +312,7 @@ def backoff() -> Iterator[None]:
 
 
 def backoff_for(seconds: float) -> Iterator[None]:
-    """As `backoff`, for so many ``seconds``; those in which this process stood still are none."""
+    """Like `backoff`, for ``seconds`` in which this process did not stand still."""
     spent, last = 0.0, time.perf_counter()
     for _ in backoff():
         yield
@@ -339,7 +339,7 @@ def deaths_told(comm: MPI.Intracomm) -> Iterator[None]:
     except MPI.Exception as error:
         if not survives_deaths() or error.Get_error_class() != MPI.ERR_PROC_FAILED:
             raise
-        raise StartError(f"{names(died(comm))} died in the start") from error
+        raise StartError(f"{names(died(comm))} died during the start") from error
 
 
 def names(ranks: Iterable[int]) -> str:
@@ -354,7 +354,7 @@ def complete(comm: MPI.Intracomm, request: MPI.Request, seconds: float, *buffers
     Raises
     ------
     StartError
-        After ``seconds`` it is still not complete: some rank has stopped; or one has died.
+        It is not complete after ``seconds``, as some rank has stopped; or one has died.
     """
     with deaths_told(comm):
         for _ in backoff_for(seconds):

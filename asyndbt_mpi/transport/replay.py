@@ -1,8 +1,8 @@
 """Replay: the same arrivals, in the order in which a log recorded them.
 
 The server is a function of the order of its messages, and a worker of its assignments and of the
-black box's answers. Feeding both again what the log says arrived must therefore give the same
-iterates, bit for bit; and where the answers come from the log, too, without paying for them.
+black box's answers. Feeding both the logged arrivals again must therefore give the same iterates,
+bit for bit; and if the answers come from the log, too, without paying for them.
 """
 
 from collections import deque
@@ -28,7 +28,7 @@ from asyndbt_mpi.protocol.worker import Workers
 from asyndbt_mpi.transport.adoption import Adoption
 
 ANSWERS = (EventKind.REPORT, EventKind.LOWER_REPORT, EventKind.EVALUATION, EventKind.TEST)
-"""Events that say what a black box answered."""
+"""Events with a black box's answers."""
 
 
 class ReplayError(RuntimeError):
@@ -36,9 +36,9 @@ class ReplayError(RuntimeError):
 
 
 class Recorded:
-    """A black box that gives each worker the answers it once got, and then asks another.
+    """A black box that gives each worker its recorded answers, and then asks another one.
 
-    What costs nothing, an exact gradient, is not recorded, but asked again.
+    Exact gradients cost nothing; they are not recorded, but computed again.
     """
 
     def __init__(self, events: Iterable[Event], box: BlackBox) -> None:
@@ -51,7 +51,7 @@ class Recorded:
                 self._answers[event.worker].append(event)
 
     def answer(self, queries: Sequence[AnyQuery]) -> list[Answer]:
-        """As `BlackBox`."""
+        """See `BlackBox`."""
         known = {
             row: _answer(event, query)
             for row, query in enumerate(queries)
@@ -107,11 +107,11 @@ class Replay:
 
     Parameters
     ----------
-    adoption : what is put in the place of replies that the recorded answers do not explain
+    adoption : replaces replies that the recorded answers do not explain
 
     Attributes
     ----------
-    answers : how many answers of its black box each worker has had, by its number
+    answers : the number of its black box's answers that each worker has had, by its number
     """
 
     def __init__(
@@ -130,17 +130,17 @@ class Replay:
             worker: deque() for worker in black_box.data_sizes
         }
         self._greeted: set[int] = set()
-        # Workers that came back with another model, and how it differs.
+        # Workers that came back with a different model, and how it differs.
         self._strangers: dict[int, str] = {}
 
     def run(self, events: Iterable[Event], write: Callable[[list[Record]], None]) -> None:
-        """Let ``events`` happen in their order; ``write`` takes the records they cause.
+        """Replay ``events`` in order; ``write`` takes the records they cause.
 
         Raises
         ------
         ReplayError
-            A worker has nothing to answer when the log says that it did, or a recorded answer
-            is missing.
+            A worker has nothing to answer although the log says that it did, or a recorded
+            answer is missing.
         """
         self._replaying(True)
         for event in events:
@@ -151,7 +151,7 @@ class Replay:
         self._replaying(False)
 
     def judge(self, time: float, write: Callable[[list[Record]], None]) -> None:
-        """End the run where by today's settings it must not go on; see `Server.judge`."""
+        """End the run if the current settings do not let it continue; see `Server.judge`."""
         self._take(self._judge(time), write)
 
     def _replaying(self, replaying: bool) -> None:
@@ -167,14 +167,14 @@ class Replay:
         output = self.server.judge(time)
         if self.server.finished and not before:
             for inbox in self._inboxes.values():
-                inbox.clear()  # it is not to be answered any more
+                inbox.clear()  # no longer to be answered
         return output
 
     def _happen(self, event: Event) -> Output:
         worker, time = event.worker, event.time
         match event.kind:
             case EventKind.CLOSING:
-                # The server's own doing, but where no message was the cause of it.
+                # Repeated by the server itself, unless no message caused it.
                 return self._judge(time) if self.server.running else Output(time)
             case EventKind.RESUMED:
                 self.server.spending.count(event.costs)
@@ -184,7 +184,7 @@ class Replay:
                 self._leave(worker)
                 return self.server.exclude(worker, event.text, time)
             case EventKind.LOST:
-                # What it was asked before, it will be told to forget.
+                # It will be told to forget its earlier questions.
                 self._inboxes[worker].clear()
                 self._leave(worker)
                 return self.server.lose(worker, event.text, time)
@@ -193,7 +193,7 @@ class Replay:
             case EventKind.HELLO:
                 self._start_afresh(worker)
                 hello = self.workers.hello(worker, event.text, event.model)
-                if event.cost_bounds:  # those of the black box that there was then
+                if event.cost_bounds:  # those of the black box at that time
                     hello = replace(hello, cost_bounds=event.cost_bounds)
                 return self.server.receive(worker, hello, time)
             case _:
@@ -204,7 +204,7 @@ class Replay:
             self.adoption.left(worker)
 
     def _start_afresh(self, worker: int) -> None:
-        """Let ``worker`` read what it was told before it says hello, if it was told anything."""
+        """Let ``worker`` read its messages, if any, before it says hello."""
         inbox = self._inboxes[worker]
         self.workers.receive([(worker, message) for message in inbox])
         inbox.clear()
@@ -227,12 +227,12 @@ class Replay:
         [reply] = self.workers.answer([completed])
         return reply if self.adoption is None else self.adoption.reply(event.worker, reply)
 
-    # ------------------------------------------------------------ going on from here
+    # ------------------------------------------------------------ continuing from here
 
     def holds(self, worker: int, message: ToWorker) -> bool:
-        """Whether ``message`` has to wait until ``worker``, just started again, says hello.
+        """Whether ``message`` must wait until ``worker``, just restarted, says hello.
 
-        What it is sent before its state it would answer as somebody else.
+        A message sent before its state would be answered from a different state.
         """
         if worker in self._greeted:
             return False
@@ -240,15 +240,15 @@ class Replay:
         return True
 
     def greet(self, worker: int, hello: Hello) -> list[ToWorker] | None:
-        """What a ``worker`` is sent that has just been started again and says its first hello.
+        """The messages for a restarted ``worker`` that says its first hello.
 
-        None where the server should hear its hello, for the replayed run never did, or lost it.
-        One that holds another model than the run's is sent nothing until `settle`.
+        None if the server should receive the hello, because the replayed run never did, or lost
+        the worker. One with a different model from the run's is sent nothing until `settle`.
 
         Raises
         ------
         MalformedMessage
-            Its data do not give this hello.
+            The hello does not follow from the worker's data.
         """
         if worker in self._greeted:
             return None
@@ -261,7 +261,7 @@ class Replay:
         self._greeted.add(worker)
         models.note(*model)
         if worker in members.restarting:
-            return list(self._inboxes[worker])  # it was told to start afresh: so be it
+            return list(self._inboxes[worker])  # it was told to start afresh anyway
         if members.has_greeted(worker):
             self.server.check_hello(worker, hello)
             self.server.spending.join(worker, hello.cost_bounds)
@@ -270,9 +270,9 @@ class Replay:
         return None if members.is_live(worker) or worker in members.lost else [Stop()]
 
     def settle(self, time: float) -> Output:
-        """Turn away workers with another model than the run's once one that has it is there.
+        """Turn away workers with a different model once one with the run's model is there.
 
-        Where no worker that counts has it, the run cannot go on, and nobody is turned away for it.
+        If no worker that counts has it, the run cannot continue, and none is turned away.
         """
         members = self.server.members
         strangers = {v: why for v, why in self._strangers.items() if members.is_live(v)}

@@ -1,4 +1,4 @@
-"""What all ranks find out together at the start, without ever waiting for one without end."""
+"""What all ranks find out together at the start, without ever waiting forever for one."""
 
 import math
 import os
@@ -23,28 +23,28 @@ from asyndbt_mpi.transport.mpi import (
 )
 
 PRESENT = 1
-"""Tag with which ranks say that they are there."""
+"""Tag of the messages by which ranks report their presence."""
 LATER_SECONDS = 0.5
 LONGEST_TEXT = 2**26
-"""Bytes that a rank may have to say when all are asked."""
+"""Bytes of text that a rank may contribute when all are asked."""
 
 
 class Together:
     """Calls that all ranks of ``comm`` make together.
 
-    Each of them raises a `StartError` at whoever has waited ``seconds`` for the others.
+    Each raises a `StartError` on a rank that has waited ``seconds`` for the others.
     """
 
     def __init__(self, comm: MPI.Intracomm, seconds: float = math.inf) -> None:
         self._comm = comm
         self._rank, self._size = comm.Get_rank(), comm.Get_size()
-        # Rank 0 is the first to give up, so that the line is not said by all.
+        # Rank 0 gives up first, so that the line is not printed by all.
         self._seconds = seconds + LATER_SECONDS * (self._rank != SERVER)
 
     def wait_for_all(self) -> None:
-        """Return once every rank has called this; who is early leaves its core to the others.
+        """Return once every rank has called this; early ranks leave their cores to the others.
 
-        The others wait for rank 0 without end: it may have a long run to read.
+        The others wait for rank 0 forever, as it may have a long run to read.
 
         Raises
         ------
@@ -61,7 +61,7 @@ class Together:
         complete(self._comm, self._comm.Ibarrier(), seconds)
 
     def _call_the_roll(self, here: Buffer) -> None:
-        """Hear of every other rank that it is there."""
+        """Wait until every other rank has reported its presence."""
         missing, status = set(range(1, self._size)), MPI.Status()
         for _ in backoff_for(self._seconds):
             while missing and self._comm.Iprobe(MPI.ANY_SOURCE, PRESENT, status):
@@ -79,7 +79,7 @@ class Together:
         )
 
     def agree(self, ok: bool) -> tuple[bool, bool]:
-        """Whether every rank is ok, and whether this rank is the one to say what is not."""
+        """Whether every rank is ok, and whether this rank is the one to report a problem."""
         first_bad = np.array([self._size if ok else self._rank])
         lowest = np.empty_like(first_bad)
         request = self._comm.Iallreduce(first_bad, lowest, MPI.MIN)
@@ -98,7 +98,7 @@ class Together:
         lengths = self._everyones(len(own))
         wrong = np.flatnonzero((lengths < 0) | (lengths > LONGEST_TEXT))
         if len(wrong):
-            raise StartError(f"rank {wrong[0]} has {lengths[wrong[0]]} bytes to say")
+            raise StartError(f"rank {wrong[0]} wants to send {lengths[wrong[0]]} bytes")
         ends = lengths.cumsum()
         everything = np.empty(ends[-1] if self._rank == SERVER else 0, np.uint8)
         request = self._comm.Igatherv(own, (everything, (lengths, ends - lengths)), SERVER)
@@ -114,7 +114,7 @@ class Together:
         lengths = self._everyones(len(encoded))
         speaker = int((lengths > 0).argmax())
         if not 0 <= lengths[speaker] <= LONGEST_TEXT:
-            raise StartError(f"rank {speaker} has {lengths[speaker]} bytes to say")
+            raise StartError(f"rank {speaker} wants to send {lengths[speaker]} bytes")
         shared = np.zeros(int(lengths[speaker]), np.uint8)
         if speaker == self._rank:
             shared[:] = np.frombuffer(encoded, np.uint8)
@@ -124,7 +124,7 @@ class Together:
     def node_share(self) -> tuple[int, int]:
         """This worker's number among the workers on its node (from 0), and its share of cores.
 
-        Cores are those that the process may run on, divided by the workers of the node that may
+        The share is the cores that the process may run on, divided by the node's workers that may
         run on the same ones; at least 1. Rank 0 hardly computes and is not counted.
         """
         mine = sorted(os.sched_getaffinity(0))
@@ -140,7 +140,7 @@ class Together:
         if self._rank == SERVER:
             return MPI.COMM_NULL
         neighbours = SERVER + 1 + np.flatnonzero(nodes[SERVER + 1 :] == nodes[self._rank])
-        # Nobody but these waits for one that has stopped; the server, at last, gives them up.
+        # Only these wait for one that has stopped; the server gives them up in the end.
         return self._comm.Create_group(self._comm.Get_group().Incl(neighbours.tolist()))
 
     def _complete(self, request: MPI.Request, *buffers: object) -> None:
@@ -162,8 +162,8 @@ def count_equal(
 ) -> int:
     """How many ranks of ``comm``, this one included, gave the same ``token``; 0 for none.
 
-    Ranks may come late: those that are there sleep. Where one has died, or not come within
-    ``seconds``, or ``until`` became true first, it is 1, for nobody knows.
+    Ranks may come late; the others sleep meanwhile. It is 1 if the number cannot be found out: a
+    rank died or did not come within ``seconds``, or ``until`` became true first.
     """
     own = np.array([_digest(token)])
     everyone = np.empty(comm.Get_size(), np.int64)

@@ -25,7 +25,7 @@ class VirtualCluster:
     Attributes
     ----------
     now : seconds of the virtual clock
-    free_at : by number of the worker, when it has done all that it was asked for so far
+    free_at : by number of the worker, when it will have finished all its work so far
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class VirtualCluster:
             write(records)
 
     def steps(self) -> Iterator[list[Record]]:
-        """As `run`, one arrival at a time: what the server has to tell of it."""
+        """Like `run`, one arrival at a time; yields the server's records."""
         for worker in self.delays:
             box = self.black_box
             hello = self.workers.hello(worker, box.descriptions[worker], box.digests[worker])
@@ -72,7 +72,7 @@ class VirtualCluster:
             raise Diverged(self.server.failure)
 
     def _work(self, messages: list[tuple[int, ToWorker]]) -> None:
-        """Let workers answer at once; their replies arrive when the work would have been done."""
+        """Let workers answer at once; their replies arrive when the work would be done."""
         queries = [query for query in self.workers.receive(messages) if query is not None]
         if not queries:
             return
@@ -93,8 +93,8 @@ class VirtualCluster:
 def _first_to_last(messages: list[tuple[int, ToWorker]]) -> list[list[tuple[int, ToWorker]]]:
     """``messages`` in turns: every worker's first, then every worker's second, and so on.
 
-    The messages of a turn are of one kind, for a black box to answer together; evaluations also
-    of one split, as prompts are scored on all of its rows.
+    The messages of a turn are of one kind, so that a black box can answer them together;
+    evaluations are also of one split, as prompts are scored on all of its rows.
     """
     turns: dict[tuple[int, type, Split | None], list[tuple[int, ToWorker]]] = {}
     seen: dict[int, int] = {}

@@ -1,4 +1,4 @@
-"""Ends a process for which MPI never starts, because another one of the job never came so far."""
+"""Ends a process for which MPI never starts, because another process of the job is missing."""
 
 import os
 import select
@@ -10,15 +10,15 @@ from contextlib import contextmanager
 from asyndbt_mpi.transport.launcher import launched
 
 LATER_SECONDS = 2.0
-"""How much longer the others watch than rank 0, which speaks for all."""
+"""Extra seconds for which the others watch, so that rank 0 reports for all."""
 
 
 @contextmanager
 def watched(seconds: float) -> Iterator[None]:
-    """End this process with a line if what is done here takes more than ``seconds``.
+    """End this process with a message if the body takes more than ``seconds``.
 
-    A process of its own watches it: while MPI starts, no other thread and no signal handler of
-    Python has its turn.
+    A separate process watches it, because while MPI starts no other thread and no signal handler of
+    Python can run.
     """
     launcher = launched(os.environ)
     if launcher.size == 1:
@@ -38,11 +38,11 @@ def watched(seconds: float) -> Iterator[None]:
 
 
 def _watch(pipe: int, seconds: float, rank: int) -> None:
-    """In the process that watches: until the other end of ``pipe`` is closed, or time is over."""
+    """In the watching process: wait until the other end of ``pipe`` is closed, or time is up."""
     if not select.select([pipe], [], [], seconds)[0]:
         line = (
             f"asyndbt: rank {rank}: MPI has not started for {seconds:g} seconds: a rank of the job"
-            " has not come so far; nothing was asked of any model\n"
+            " did not start it; no model was asked anything\n"
         )
         os.write(sys.stderr.fileno(), line.encode())
         os.kill(os.getppid(), signal.SIGKILL)

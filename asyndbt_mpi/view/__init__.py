@@ -1,1 +1,1 @@
-"""What a person sees: the progress bar and the tables."""
+"""Output for people: the progress bar and the tables."""

@@ -1,4 +1,4 @@
-"""The table of what a run would cost."""
+"""The table of a run's estimated costs."""
 
 from collections.abc import Sequence
 from typing import TypeAlias
@@ -10,13 +10,13 @@ from rich.text import Text
 from asyndbt_mpi.log.text import printable
 
 Row: TypeAlias = tuple[str, float, float, float | None, float | None]
-"""Name of a part, its calls, the most that they can be, tokens and cost; None if it has none."""
+"""Name of a part, its calls and their upper bound, tokens and cost; None if it has none."""
 
 
 def print_costs(
     title: str, rows: Sequence[Row], remarks: Sequence[str], console: Console | None = None
 ) -> None:
-    """Print the ``rows``, whose last is of all together, and what is to be said of them."""
+    """Print the ``rows``, the last of which is the total, and the remarks."""
     console = console or Console()
     table = Table(title=Text(printable(title)), title_justify="left")
     table.add_column("what for")

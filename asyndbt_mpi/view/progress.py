@@ -13,21 +13,21 @@ from asyndbt_mpi.log.text import printable
 from asyndbt_mpi.protocol.records import Event, EventKind, Iteration, Record
 
 MOST_NAMES = 8
-"""With more workers than this, the active ones are counted and not named."""
+"""With more workers than this, the active ones are counted instead of named."""
 WIDTH = 80
 SECONDS = 0.5
-"""Between two refreshes where somebody is watching, ..."""
+"""Between two refreshes on a terminal, ..."""
 PLAIN_SECONDS = 15.0
-"""... and in a batch job or another place without a terminal."""
+"""... and without one, as in a batch job."""
 ERASE_LINE_ABOVE = "\x1b[1A\x1b[2K"
 
 
 class LineByLine:
-    """A stream for the bar that writes each of its states as a line of its own.
+    """A stream for the bar that writes each of its states as a separate line.
 
-    mpiexec passes on what a rank writes when a line is complete, never before: a bar that only
-    returns to the start of its line would show when the run is over. On a terminal, each line
-    first erases the one before.
+    mpiexec passes on a rank's output only when a line is complete: a bar that merely returned to
+    the start of its line would appear when the run is over. On a terminal, each line first erases
+    the one before.
     """
 
     encoding = "utf-8"
@@ -45,12 +45,12 @@ class LineByLine:
             self._bar_above = True
 
     def say(self, line: str) -> None:
-        """Write a line that stays; the bar goes on below it."""
+        """Write a line that stays; the bar continues below it."""
         self._print(printable(line))
         self._bar_above = False
 
     def flush(self) -> None:
-        """Hand on what was written."""
+        """Pass on what was written."""
         self.stream.flush()
 
     def _print(self, line: str) -> None:
@@ -62,7 +62,7 @@ class LineByLine:
 class Progress:
     """Shows iteration, objective, active workers, worst delay, calls, tokens/s and time left.
 
-    ``done`` of the ``iterations`` were made before, by ``calls`` of the run that this one resumes.
+    ``done`` of the ``iterations``, with ``calls`` calls, were made before this run was resumed.
     """
 
     def __init__(self, iterations: int, workers: int, done: int = 0, calls: int = 0) -> None:
@@ -120,7 +120,7 @@ class Progress:
     def _show(self, iteration: Iteration) -> None:
         active = [str(index + 1) for index in np.flatnonzero(iteration.active)]
         named = " ".join(active) if self.workers <= MOST_NAMES else str(len(active))
-        # Of a resumed run only workers that were lost are heard to be ready.
+        # In a resumed run only workers that were lost report that they are ready.
         self._bar.set_description_str("", refresh=False)
         late = max(d for i, d in enumerate(iteration.delay.tolist()) if i not in self._gone)
         rate = self.prompt_tokens / (time.perf_counter() - self._started)

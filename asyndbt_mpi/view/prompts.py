@@ -1,4 +1,4 @@
-"""The learnt prompts in full, put together again from the log and the data it points into."""
+"""The learnt prompts in full, rebuilt from the log and the data that it refers to."""
 
 from collections.abc import Iterator, Mapping
 
@@ -9,13 +9,13 @@ from asyndbt_mpi.task.template import Template
 from asyndbt_mpi.view.summary import learnt_prompts
 
 QUERY = "<sentence1>", "<sentence2>"
-"""Stand where a query's texts go."""
+"""Placeholders for the texts of the query."""
 
 
 def full_prompts(
     log: Log, template: Template, data: Mapping[int, WorkerData]
 ) -> Iterator[tuple[int, str]]:
-    """Every worker's number and prompt; ``data`` is the split that the run was made with."""
+    """Every worker's number and prompt; ``data`` are the workers' rows, as in the run."""
     query = Row(*QUERY, label=0)
     for worker, (words, demonstrations) in learnt_prompts(log).items():
         fragment = [log.vocabulary[word] for word in words]

@@ -1,15 +1,15 @@
-"""Where the records of a run go: into its log, and onto the screen."""
+"""Where the records of a run go: to its log and to the screen."""
 
 from asyndbt_mpi.log.writer import Writer
 from asyndbt_mpi.protocol.records import Event, EventKind, Record
 from asyndbt_mpi.view.progress import Progress
 
-TOLD = {
+NEWS = {
     EventKind.EXCLUDED: "is excluded",
     EventKind.LOST: "is lost",
     EventKind.RETURNED: "is back, and starts afresh",
 }
-"""What the user should hear of as it happens."""
+"""What the user is told when it happens."""
 
 
 class LogAndProgress:
@@ -21,7 +21,7 @@ class LogAndProgress:
         self._names: dict[int, str] = {}
 
     def write(self, records: list[Record]) -> None:
-        """Log the records, and show what they say."""
+        """Log the records, and show them."""
         for record in records:
             self.writer.write(record)
             self.progress.update(record)
@@ -30,13 +30,13 @@ class LogAndProgress:
 
     def _tell(self, event: Event) -> None:
         if event.kind is EventKind.HELLO:
-            # With the host and the device: where to look if it is lost.
+            # With host and device, to know where to look if the worker is lost.
             self._names[event.worker] = f"worker {event.worker} ({event.text})"
-        elif event.kind in TOLD:
+        elif event.kind in NEWS:
             name = self._names.get(event.worker, f"worker {event.worker}")
             reason = f": {event.text}" if event.text else ""
-            self.progress.say(f"{name} {TOLD[event.kind]}{reason}")
+            self.progress.say(f"{name} {NEWS[event.kind]}{reason}")
 
     def idle(self) -> None:
-        """Nothing arrives: what is buffered may as well be written, events alone too."""
+        """While nothing arrives, write what is buffered, even if it is only events."""
         self.writer.flush_if_due()

@@ -1,4 +1,4 @@
-"""The closing tables of a run, made from its log alone."""
+"""The summary of a run, made from its log alone."""
 
 import math
 from typing import TypeAlias
@@ -15,7 +15,7 @@ from asyndbt_mpi.protocol.records import EventKind
 from asyndbt_mpi.protocol.spending import price
 
 MOST_ROWS = 32
-"""Workers whose words are shown; the means are always over all."""
+"""Number of workers whose words are shown; means are always over all workers."""
 MOST_COLUMNS = 8
 """With more workers than this, only their mean accuracy is shown."""
 NOTHING = "-"
@@ -35,7 +35,7 @@ COMINGS = {
     EventKind.RETURNED: "back",
     EventKind.EXCLUDED: "excluded",
 }
-"""What can happen to a worker besides its work."""
+"""What can happen to a worker's membership."""
 
 
 def on_test(log: Log, column: str) -> dict[tuple[Candidate, int], float]:
@@ -49,18 +49,20 @@ def on_test(log: Log, column: str) -> dict[tuple[Candidate, int], float]:
 
 
 def _tests(log: Log) -> np.ndarray:
-    """Rows of /evaluation with the workers' tests, of the newest end of the run."""
+    """Rows of /evaluation with the workers' tests, from the latest end of the run."""
     iteration, tests = log["evaluation/iteration"], log["evaluation/split"] == Split.TEST
-    newest = iteration == iteration[tests].max(initial=0)  # a resumed run may have ended before
+    newest = iteration == iteration[tests].max(
+        initial=0
+    )  # a resumed run may have ended earlier, too
     rows: np.ndarray = np.flatnonzero(tests & newest & (log["evaluation/worker"] > 0))
     return rows
 
 
 def print_summary(log: Log, console: Console | None = None) -> None:
-    """Print what the run did, what it cost, what it learnt and how much better that is."""
+    """Print what the run did, cost and learnt, and how much better the result is."""
     console = console or Console()
     for line in [*_run(log), *_costs(log), *_workers(log)]:
-        console.print(Text(printable(line)))  # markup and emoji codes of others are text
+        console.print(Text(printable(line)))  # others' markup and emoji codes are printed as text
     prompts = learnt_prompts(log, MOST_ROWS)
     if not prompts:
         console.print("No worker's report has been used yet.")
@@ -74,7 +76,7 @@ def print_summary(log: Log, console: Console | None = None) -> None:
 
 
 def learnt_prompts(log: Log, most: int | None = None) -> dict[int, Prompt]:
-    """What the first ``most`` workers that have reported have learnt: tuned, else the newest."""
+    """What the first ``most`` workers with a report have learnt: tuned, else the newest."""
     tests = _tests(log)
     rows = tests[log["evaluation/candidate"][tests] == Candidate.TUNED]
     row_tuned = dict(zip(log["evaluation/worker"][rows].tolist(), rows.tolist(), strict=True))
@@ -91,20 +93,20 @@ def learnt_prompts(log: Log, most: int | None = None) -> dict[int, Prompt]:
         elif worker in row_newest:
             newest = row_newest[worker]
             p, q = (log.rows(f"report/{name}", newest, newest + 1)[0] for name in "pq")
-            if not np.isnan(p).any():  # else log.iterates left this one out
+            if not np.isnan(p).any():  # else log.iterates left it out
                 prompts[worker] = p.argmax(axis=1), q.argmax(axis=1)
     return prompts
 
 
 def _run(log: Log) -> list[str]:
-    """What was run, by whom."""
+    """What was run, and by which workers."""
     state = "running, or killed," if log.status == "running" else log.status
     limits = log["event/text"][log["event/kind"] == EventKind.CLOSING].tolist()
-    by = f", by {limits[-1]}" if limits and limits[-1] else ""
+    by = f", at {limits[-1]}" if limits and limits[-1] else ""
     lines = [
         f"{log.config.run.name} ({log.path}): {state} after {log.committed} iterations{by}",
-        f"{log.workers} workers, {log.active_workers} active in an iteration,"
-        f" nobody more than {log.max_delay} iterations late",
+        f"{log.workers} workers, {log.active_workers} active per iteration,"
+        f" none more than {log.max_delay} iterations late",
     ]
     if log.starts > 1:
         times = log.starts - 1
@@ -113,7 +115,7 @@ def _run(log: Log) -> list[str]:
 
 
 def _costs(log: Log) -> list[str]:
-    """What the black box was asked, how long it took and what that costs."""
+    """The calls of the black box, the time and the cost."""
     times = log["iteration/time"]
     seconds = max(times[-1] if len(times) else 0.0, log["evaluation/time"].max(initial=0.0))
     clock = "virtual seconds" if log.transport == "virtual" else "seconds"
@@ -127,28 +129,28 @@ def _costs(log: Log) -> list[str]:
     lines = [f"{calls:,} calls, {tokens}, {seconds:.1f} {clock}"]
     llm = log.config.llm
     if llm.input_price or llm.output_price:
-        lines.append(f"{price(llm, prompt, completion):,.2f} by the prices of [llm]")
+        lines.append(f"{price(llm, prompt, completion):,.2f} at the prices of [llm]")
     asked, paid = (int(log[f"event/{name}"].sum()) for name in ("prompts", "llm_calls"))
     if paid < asked:
-        lines.append(f"{1 - paid / asked:.0%} of the prompts were repeated, and free")
+        lines.append(f"{1 - paid / asked:.0%} of the prompts were repeats, and free")
     if unrecognised := int(log["event/unrecognised"].sum()):
         share = f"{unrecognised / max(asked, 1):.1%}"
         lines.append(
-            f"{unrecognised:,} of {asked:,} answers ({share}) named no label or were refused:"
-            " all labels then counted as equally probable"
+            f"{unrecognised:,} of {asked:,} answers ({share}) named no label or were refused;"
+            " these count all labels as equally probable"
         )
     return lines
 
 
 def _workers(log: Log) -> list[str]:
-    """What each worker runs on, and when it was lost, back or excluded."""
+    """What each worker runs on, and when it was lost, returned or excluded."""
     kinds, workers, iterations = (log[f"event/{name}"] for name in ("kind", "worker", "iteration"))
     happened: dict[int, list[str]] = {}
     for row in np.flatnonzero(np.isin(kinds, list(COMINGS))).tolist():
         what = f"{COMINGS[EventKind(int(kinds[row]))]} in iteration {iterations[row]}"
         happened.setdefault(int(workers[row]), []).append(what)
     lines = [
-        f"worker {number}: {text or 'was not heard of'}"
+        f"worker {number}: {text or 'was never heard from'}"
         for number, text in enumerate(log.descriptions[:MOST_ROWS], start=1)
     ]
     for number, parts in sorted(happened.items())[:MOST_ROWS]:
@@ -159,7 +161,7 @@ def _workers(log: Log) -> list[str]:
 def _learnt(log: Log, prompts: dict[int, Prompt]) -> Table:
     table = Table(
         title="What was learnt",
-        caption="demonstrations: the row of each class's pool, from 0",
+        caption="demonstrations: row in the pool of each class, from 0",
         title_justify="left",
         caption_justify="left",
     )
@@ -179,7 +181,7 @@ def _accuracy(log: Log, accuracies: dict[tuple[Candidate, int], float]) -> Table
     title = "On the test rows: accuracy in per cent, mean loss"
     ended = int(log["evaluation/iteration"][_tests(log)].max())
     if ended < log.committed:
-        title += f" (of the end after {ended} iterations)"
+        title += f" (from the end after {ended} iterations)"
     table = Table(title=title, title_justify="left")
     table.add_column("prompt")
     # A synthetic task classifies nothing: its accuracies are all NaN.
@@ -196,7 +198,7 @@ def _accuracy(log: Log, accuracies: dict[tuple[Candidate, int], float]) -> Table
         of_workers = {v: a for (c, v), a in accuracies.items() if c is candidate}
         if not of_workers:
             continue
-        # The untuned prompt is the same for all workers: one has scored it.
+        # The untuned prompt is the same for all workers, so one has scored it.
         cells = [_percent(of_workers.get(v, math.nan)) for v in single]
         if candidate is Candidate.UNTUNED:
             cells = ["" for _ in single]
@@ -208,7 +210,7 @@ def _accuracy(log: Log, accuracies: dict[tuple[Candidate, int], float]) -> Table
 
 
 def _best(log: Log) -> Table:
-    """The least loss on the validation rows so far."""
+    """The smallest loss on the validation rows so far."""
     table = Table(title="Best so far on the validation rows", title_justify="left")
     for name in ("worker", "iteration", "loss"):
         table.add_column(name, justify="right")

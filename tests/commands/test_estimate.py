@@ -23,7 +23,7 @@ from asyndbt_mpi.jobs.job import Job, Request
 from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.protocol.records import EventKind
-from tests.commands.test_commands import asyndbt
+from tests.helpers import asyndbt
 from tests.llm.api_server import Manners, serving
 
 KINDS = (EventKind.REPORT, EventKind.LOWER_REPORT, EventKind.EVALUATION, EventKind.TEST)
@@ -313,5 +313,5 @@ def test_a_model_that_is_not_here_is_counted_by_characters(tmp_path: Path) -> No
     settings = ("--set", "llm.model=no/such-model", "--set", "llm.input_price=1")
     result = asyndbt("estimate", "demo", *settings, folder=tmp_path)
     assert result.returncode == 0
-    assert "4 characters a token" in result.stdout
+    assert "4 characters per token" in result.stdout
     assert "cost" in result.stdout

@@ -25,6 +25,7 @@ from asyndbt_mpi.protocol.records import Event, EventKind
 from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.view.progress import Progress
 from asyndbt_mpi.view.sink import LogAndProgress
+from tests.helpers import ROOT
 
 WORKERS = 3
 
@@ -75,7 +76,7 @@ def others(path: Path) -> dict[str, bytes]:
 
 def test_a_new_run_deletes_nothing(path: Path, others: dict[str, bytes]) -> None:
     before = contents(path.parent)
-    expected = r"run\.h5 is there already; give another --output"
+    expected = r"run\.h5 already exists; give another --output"
     with pytest.raises(ConfigurationError, match=expected):
         job(path)
     assert contents(path.parent) == before
@@ -144,7 +145,7 @@ def test_only_a_log_is_overwritten(tmp_path: Path, make: Callable[[Path], None])
     before = _untouched(path)
     expected = r"run\.h5: is no asyndbt log, and only logs are replaced: delete it, or give another"
     if make in (pipe, device):
-        expected = r"run\.h5': is a pipe or a device; give a file"
+        expected = r"run\.h5': is a pipe or a device; name a file"
     with pytest.raises(ConfigurationError, match=rf"^(--overwrite|run\.output).*{expected}"):
         job(path, overwrite=True)
     with pytest.raises(ConfigurationError, match="is no asyndbt log"):
@@ -156,7 +157,7 @@ def test_only_a_log_is_overwritten(tmp_path: Path, make: Callable[[Path], None])
 def test_a_link_that_leads_nowhere_is_there_already(tmp_path: Path) -> None:
     path = tmp_path / "run.h5"
     dangling_link(path)
-    with pytest.raises(ConfigurationError, match="is there already"):
+    with pytest.raises(ConfigurationError, match="already exists"):
         job(path)
 
 
@@ -221,7 +222,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 def test_a_kill_leaves_no_lock(tmp_path: Path) -> None:
     path = tmp_path / "run.h5"
-    subprocess.run([sys.executable, "-c", KILLED, path], cwd=Path(__file__).parents[2])
+    subprocess.run([sys.executable, "-c", KILLED, path], cwd=ROOT)
     assert sorted(contents(tmp_path)) == [".run.h5.lock", "run.h5"]
     simulate(job(path, resume=True), resuming=True)
     assert sorted(contents(tmp_path)) == ["run.h5"]

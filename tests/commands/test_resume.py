@@ -24,7 +24,7 @@ from asyndbt_mpi.log.storage.lock import LogLock
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.protocol.records import EventKind
 from asyndbt_mpi.transport.interruption import Interrupted
-from tests.commands.test_replay import SETTINGS
+from tests.commands.settings import SETTINGS
 from tests.log.reseal import reseal
 
 
@@ -167,7 +167,7 @@ def test_nothing_is_asked_again_whose_answer_is_in_the_log(tmp_path: Path) -> No
         ("steps.p=0.5", "was made with steps.p = 1.0, not 0.5"),
         ("run.seed=3", "was made with run.seed = 0, not 3"),
         ("prompt.pool=4", "was made with prompt.pool = 8, not 4"),
-        ("run.iterations=30", "run.iterations = 30: .* has 60 already"),
+        ("run.iterations=30", "run.iterations = 30: .* already has 60"),
     ],
 )
 def test_other_settings_are_refused_by_name(tmp_path: Path, whole, change, complaint) -> None:
@@ -188,7 +188,7 @@ def test_another_number_of_workers_is_refused(tmp_path: Path, whole) -> None:
 def test_a_finished_run_is_left_alone(tmp_path: Path, whole) -> None:
     path = tmp_path / "run.h5"
     shutil.copy(whole(), path)
-    with pytest.raises(ConfigurationError, match="is finished, after 60 iterations"):
+    with pytest.raises(ConfigurationError, match="has finished, after 60 iterations"):
         go_on(path)
     assert list(tmp_path.iterdir()) == [path]
 
@@ -207,7 +207,7 @@ def test_a_changed_answer_is_noticed(tmp_path: Path, whole) -> None:
         losses = file["event/losses"][row]
         losses[0] += 1.0
         file["event/losses"][row] = losses
-    with pytest.raises(ConfigurationError, match=r"cannot be continued: iteration \d+.* differs"):
+    with pytest.raises(ConfigurationError, match=r"cannot be resumed: iteration \d+.* differs"):
         go_on(path)
 
 
@@ -276,7 +276,9 @@ def test_a_budget_of_seconds_ends_a_run_once(tmp_path: Path) -> None:
     path = simulated(tmp_path / "run.h5", "budget.seconds=20")
     with Log(path) as log:
         assert 0 < log.committed < 60
-    with pytest.raises(ConfigurationError, match=r"is finished, .*: budget.seconds = 20; give it"):
+    with pytest.raises(
+        ConfigurationError, match=r"has finished, .*: budget.seconds = 20; raise the limit"
+    ):
         go_on(path, "budget.seconds=20")
     assert replay(path).difference is None
 

@@ -1,5 +1,6 @@
 """`asyndbt sweep`: grids, going on with a half-done folder, and what it refuses."""
 
+import multiprocessing
 import subprocess
 import sys
 import time
@@ -20,6 +21,13 @@ QUICK = (
     *("--set", "delay.mean=1"),
     *("--workers", "4"),
 )
+
+
+@pytest.fixture(autouse=True)
+def _forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runs' processes begin with what is imported here: to start Python takes longer than a run."""
+    fork = multiprocessing.get_context("fork")
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method=None: fork)
 
 
 def sweep(folder: Path, *arguments: str, source: str = "synthetic") -> tuple[int, str]:
@@ -81,7 +89,7 @@ def test_logs_of_other_settings_are_not_mixed_in(tmp_path: Path) -> None:
     assert code == 2
     assert message == (
         f"{tmp_path / 'seed=0.h5'} was made with steps.p = 1.0, not 0.2;"
-        " give another folder, or the same settings"
+        " choose another folder, or the same settings"
     )
     assert "workers = 4, not 5" in sweep(tmp_path, "--workers", "5")[1]
 
@@ -91,7 +99,7 @@ def test_a_log_that_is_not_finished_is_not_taken_for_done(tmp_path: Path) -> Non
     with h5py.File(tmp_path / "seed=0.h5", "r+") as file:
         file.attrs["status"] = "interrupted"
     assert sweep(tmp_path) == (
-        2, f"{tmp_path / 'seed=0.h5'} is interrupted; take it away, or wait for it"
+        2, f"{tmp_path / 'seed=0.h5'} is interrupted; remove it, or wait for it"
     )  # fmt: skip
 
 
@@ -124,7 +132,7 @@ def alive(process: int) -> bool:
 
 def test_after_a_kill_its_processes_end_and_the_next_sweep_goes_on(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "asyndbt_mpi", "sweep", "synthetic", "-o", str(tmp_path)]
-    command += [*QUICK, "--seeds", "3", "--set", "run.iterations=3000"]
+    command += [*QUICK, "--seeds", "3", "--set", "run.iterations=500"]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as killed:
         deadline = time.monotonic() + 60
         while not list(tmp_path.glob("*.part-*")):
@@ -136,7 +144,7 @@ def test_after_a_kill_its_processes_end_and_the_next_sweep_goes_on(tmp_path: Pat
     while any(alive(process) for process in processes):
         assert time.monotonic() < deadline, "processes of a killed sweep live on"
         time.sleep(0.05)
-    assert sweep(tmp_path, "--seeds", "3", "--set", "run.iterations=3000")[0] == 0
+    assert sweep(tmp_path, "--seeds", "3", "--set", "run.iterations=500")[0] == 0
     assert names(tmp_path) == ["seed=0.h5", "seed=1.h5", "seed=2.h5"]
     assert not list(tmp_path.glob("*.part*"))
 
@@ -144,7 +152,7 @@ def test_after_a_kill_its_processes_end_and_the_next_sweep_goes_on(tmp_path: Pat
 def test_one_sweep_at_a_time(tmp_path: Path) -> None:
     lock = take(tmp_path / ".lock")
     assert lock is not None
-    assert sweep(tmp_path) == (2, f"another sweep is at work in {tmp_path}")
+    assert sweep(tmp_path) == (2, f"another sweep is running in {tmp_path}")
     lock.release()
     assert sweep(tmp_path)[0] == 0
 
@@ -156,12 +164,12 @@ def test_one_sweep_at_a_time(tmp_path: Path) -> None:
         (["--vary", "algorithm.active_workers=1,,2"], "expected section.key=value"),
         (["--vary", "algorithm.active_workers=1,1"], "two of the values are the same"),
         (["--vary", "steps.p=0.1,0.10"], "two of the values are the same"),
-        (["--vary", "run.name=a/b,a-b"], "make the same name"),
+        (["--vary", "run.name=a/b,a-b"], "give the same name"),
         (["--vary", "active_workers=1,2"], "expected section.key=value"),
         (["--vary", "algorithm.active_worker=1,2"], "did you mean 'active_workers'?"),
         (["--vary", "algorithm.active_workers=1,9"], "the run has only 4 workers"),
-        (["--vary", "workers=0,2"], "'0' is no number of workers"),
-        (["--vary", "run.seed =1,2"], "give --seeds"),
+        (["--vary", "workers=0,2"], "'0' is not a number of workers"),
+        (["--vary", "run.seed =1,2"], "use --seeds"),
         (["--vary", "steps.p=1,2", "--vary", "steps.p=3"], "a key is given twice"),
         (["--vary", f"run.name={'a' * 98},{'b' * 98}", "--vary", f"task.name={'c' * 60}"], "bytes"),
     ],

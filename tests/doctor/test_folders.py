@@ -37,14 +37,14 @@ def _no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_healthy_folder_is_ok_and_stays_as_it_is(tmp_path: Path) -> None:
     findings = look_at_folder(tmp_path / "runs" / "x.h5")
-    only(about("output", findings), OK, "can be written", "GiB free, on ")
+    only(about("output", findings), OK, "is writable", "GiB free, on ")
     only(about("HDF5 locking", findings), OK)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
     (tmp_path / "runs").touch()
-    only(look_at_folder(tmp_path / "runs" / "x.h5"), PROBLEM, "runs is no folder", "--output")
+    only(look_at_folder(tmp_path / "runs" / "x.h5"), PROBLEM, "runs is not a folder", "--output")
 
 
 def test_a_folder_that_cannot_be_written() -> None:
@@ -65,12 +65,12 @@ def test_a_log_that_is_there_or_being_written(tmp_path: Path) -> None:
     assert not is_being_written(log)
     log.touch()
     lines = about("output", look_at_folder(log))
-    only([lines[1]], WARNING, "is there already", "--resume goes on with it")
+    only([lines[1]], WARNING, "already exists", "--resume continues it")
 
 
 def test_little_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("asyndbt_mpi.doctor.folder.LITTLE", 2**80)
-    only(about("output", look_at_folder(tmp_path / "x.h5")), WARNING, "make room")
+    only(about("output", look_at_folder(tmp_path / "x.h5")), WARNING, "free some space")
 
 
 @pytest.mark.parametrize("value", ["TRUE", "FALSE", "BEST_EFFORT"])
@@ -116,7 +116,7 @@ def test_a_folder_that_is_not_the_same_everywhere(
     only(check_shared(facts, answers=True), WARNING, "rank 3 on n2", "pay again")
     only(check_shared(facts, answers=False), WARNING, "rank 3 on n2", "would not find its log")
     facts[3] = replace(facts[3], shared=Shared(True, False))
-    only(check_shared(facts, answers=True), WARNING, "locks do not hold")
+    only(check_shared(facts, answers=True), WARNING, "locks do not work")
     assert check_shared(facts[:1], answers=True) == []
 
 

@@ -27,7 +27,7 @@ def having(*each: Gpus, nodes: int = 1) -> list[Facts]:
 
 def test_healthy_jobs_are_ok() -> None:
     facts = having(SERVER, gpu("GPU-a"), gpu("GPU-b"))
-    only(check_gpus(facts, AUTO), OK, "2 workers each on a GPU of its own, of 80 GiB")
+    only(check_gpus(facts, AUTO), OK, "2 workers each on its own GPU, of 80 GiB")
     only(check_gpus(job(3), AUTO), OK, "the model computes on the CPU")
     only(check_gpus(job(3), Llm(backend="synthetic")), OK, "none needed")
     # All ranks of a node see all of its GPUs, the server, too.

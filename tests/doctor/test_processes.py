@@ -68,7 +68,7 @@ def test_different_versions() -> None:
     [
         (Launcher("open mpi", 2, 0), "Open MPI 5.0.11", "mpiexec --with-ft ulfm"),
         (Launcher("srun", 2, 0, "pmix"), "Open MPI 5.0.11", "inside the batch script"),
-        (Launcher("hydra", 2, 0), "MPICH 5.0.2", "MPICH 5.0.2 has none"),
+        (Launcher("hydra", 2, 0), "MPICH 5.0.2", "MPICH 5.0.2 has no ULFM"),
     ],
 )  # fmt: skip
 def test_a_death_would_end_the_job(launcher: Launcher, library: str, hint: str) -> None:
@@ -103,4 +103,4 @@ def test_ranks_bound_to_a_core_on_an_idle_node() -> None:
     # With as many ranks as cores nobody's core is idle.
     for rank in range(4):
         facts = hurt(facts, rank, cores=Cores(4, (rank,)))
-    only(check_cores(facts, True), OK, "1 core a worker")
+    only(check_cores(facts, True), OK, "1 core per worker")

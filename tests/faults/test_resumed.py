@@ -95,7 +95,7 @@ def test_what_the_server_made_of_it_has_to_be_the_same(tmp_path: Path, path: str
         file[path][0 if path.startswith(("lower", "plane")) else 1] += 0.01
     life = start(log, Plan(), ALL)
     assert life.code == BAD_USAGE
-    assert "cannot be continued: iteration" in life.said[0]
+    assert "cannot be resumed: iteration" in life.said[0]
     with Log(log) as opened:
         assert opened.starts == 1
 
@@ -117,7 +117,7 @@ def test_left_out_iterates_cannot_be_taken_from_the_log(tmp_path: Path) -> None:
     start(path, Plan(liar=2, term=34), settings)
     life = start(path, Plan(), settings)
     assert life.code == BAD_USAGE
-    assert "only those of every 7 iterations are logged" in life.said[-1]
+    assert "compared, every 7 iterations only" in life.said[-1]
 
 
 # ---------------------------------------------------------------- what is judged again
@@ -187,11 +187,18 @@ def _killed(log: Log) -> int:
     return sum(e.costs.calls for e in before) + first.number + first.costs.calls
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that nothing happens to."""
+    path = tmp_path_factory.mktemp("undisturbed") / "run.h5"
+    assert start(path, Plan(), ALL).code == DONE
+    return path
+
+
 @pytest.mark.parametrize("at", range(8, 40, 3))
-def test_it_may_end_before_what_had_begun(tmp_path: Path, at: int) -> None:
+def test_it_may_end_before_what_had_begun(tmp_path: Path, undisturbed: Path, at: int) -> None:
     """No more iterations than there are, though somebody had begun with the next; then more."""
-    path, undisturbed = tmp_path / "run.h5", tmp_path / "whole.h5"
-    start(undisturbed, Plan(), ALL)
+    path = tmp_path / "run.h5"
     start(path, Plan(kill=at), ALL)
     with Log(path) as log:
         there = log.committed
@@ -214,7 +221,7 @@ def test_a_budget_that_covers_nothing_is_said_and_a_larger_one_goes_on(
     for _ in range(3):
         life = start(path, Plan(), (*settings, f"budget.{budget}"))
         assert life.code == BAD_USAGE
-        assert "does not cover the first iteration" in life.said[-1]
+        assert "too small for the first iteration" in life.said[-1]
         with Log(path) as log:
             assert (log.status, log.committed) == ("interrupted", 0)
     assert start(path, Plan(), settings).code == DONE

@@ -12,7 +12,7 @@ from asyndbt_mpi.config import Config, ConfigurationError, load
 from asyndbt_mpi.jobs.answer_cache import Answers, folder_of, make_folder, open_store
 from asyndbt_mpi.jobs.job import Job, Request
 from asyndbt_mpi.llm.base import Prompt
-from tests.commands.test_commands import asyndbt, said
+from tests.helpers import asyndbt, complaints
 from tests.llm.api_server import Manners, serving
 
 LOG = Path("runs/demo.h5")
@@ -149,9 +149,9 @@ def test_a_folder_that_cannot_be_made_is_one_line_at_the_start(tmp_path: Path) -
     setting = f"llm.cache_folder={tmp_path}/file/kept"
     result = asyndbt("simulate", "demo", "--set", setting, folder=tmp_path)
     assert result.returncode == 2
-    assert said(result) == [
-        f"asyndbt: llm.cache_folder: {tmp_path}/file/kept cannot be written: Not a directory;"
-        ' name another, or "" to keep no answers on disk'
+    assert complaints(result) == [
+        f"asyndbt: llm.cache_folder: {tmp_path}/file/kept cannot be written to: Not a directory;"
+        ' choose another, or "" to keep no answers on disk'
     ]
     assert not list(tmp_path.rglob("*.h5"))
     with pytest.raises(ConfigurationError, match="cannot be written"):
@@ -163,7 +163,7 @@ def test_a_log_that_is_there_keeps_its_answers_when_it_is_overwritten(tmp_path: 
     simulate_silently(
         Job.of(Request("synthetic", ("run.iterations=1",), str(path), False, False), 3), 1
     )
-    with pytest.raises(ConfigurationError, match="is there already"):
+    with pytest.raises(ConfigurationError, match="already exists"):
         Job.of(Request("demo", (), str(path), False, False), 3)
     assert not (tmp_path / "run.h5.cache").exists()
     store = open_store(configuration(), Answers(path, 1), "", "")

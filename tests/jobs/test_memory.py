@@ -61,7 +61,7 @@ def test_the_numbers_are_those_of_the_arrays(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_report_fits_into_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "machine_memory", lambda: 2**60)
     said = refusal("prompt.fragment_length=100000000")
-    assert "a message at the most 2 GiB; lower prompt.fragment_length" in said
+    assert "a message can have at most 2 GiB; lower prompt.fragment_length" in said
 
 
 def test_the_machine_has_memory() -> None:

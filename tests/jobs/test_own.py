@@ -54,13 +54,13 @@ def test_a_class_and_a_function_that_makes_one_are_taken() -> None:
 @pytest.mark.parametrize(
     ("given", "line"),
     [
-        ("loo", "estimator is a str; give a class, or a function that makes an estimator"),
-        (FromScores(leave_one_out), "estimator is a FromScores; give a class"),
-        (lambda: None, "cannot be made from the shapes of p"),
-        (lambda p, q: None, "NoneType has no method couple; state, couple, upper, lower are due"),
+        ("loo", "estimator is a str; it must be a class, or a function that makes an estimator"),
+        (FromScores(leave_one_out), "estimator is a FromScores; it must be a class"),
+        (lambda: None, "could not be made from the shapes of p"),
+        (lambda p, q: None, "NoneType has no method couple; it needs state, couple, upper, lower"),
         (wrong(lower=None), "Wrong has no method lower"),
         (wrong(state=None), "state must be a list of float64 arrays"),
-        (wrong(state=property(lambda _: [np.zeros(1)])), "a row for each of the 2 workers"),
+        (wrong(state=property(lambda _: [np.zeros(1)])), "one row for each of the 2 workers"),
         (wrong(state=property(lambda _: [np.zeros(2, int)])), "state must be a list of float64"),
         (wrong(state=property(lambda _: [[0.0, 0.0]])), "state must be a list of float64 arrays"),
     ],
@@ -77,12 +77,12 @@ def test_a_wrong_one_is_refused_before_anything_is_started(given: Any, line: str
         ({"couple": lambda _, u: u[..., :1]}, r"couple returned an array of shape \(2, 6, 1\)"),
         ({"couple": lambda _, u: u + 1}, r"couple must return numbers in \[0, 1\)"),
         ({"couple": lambda _, u: u - 1}, r"couple must return numbers in \[0, 1\)"),
-        ({"upper": lambda _, m, p, *rest: p}, "upper returned a ndarray; the gradients in p"),
-        ({"upper": lambda _, m, p, q, *rest: (q, p)}, r"upper .* shape \(2, 1, 5\), \(2, 3, 4\)"),
+        ({"upper": lambda _, m, p, *rest: p}, "upper returned a ndarray; it must be a pair, the gradients in p"),
+        ({"upper": lambda _, m, p, q, *rest: (q, p)}, r"upper .* shape \(2, 1, 5\); it must .* \(2, 3, 4\)"),
         ({"upper": lambda _, m, p, q, *rest: (p, q * np.nan)}, "upper .* not finite"),
-        ({"upper": lambda _, m, p, q, *rest: (p.tolist(), q)}, "upper returned a list of no array"),
-        ({"lower": lambda _, m, p, *rest: p.astype("f4")}, "ndarray of dtype float32; a float64"),
-        ({"lower": lambda _, m, p, *rest: None}, "lower returned a NoneType of no array"),
+        ({"upper": lambda _, m, p, q, *rest: (p.tolist(), q)}, "upper returned a list; it must be"),
+        ({"lower": lambda _, m, p, *rest: p.astype("f4")}, "an array of float32; it must be a float64"),
+        ({"lower": lambda _, m, p, *rest: None}, "lower returned a NoneType; it must be"),
     ],
 )  # fmt: skip
 def test_every_result_is_checked(methods: dict[str, Any], line: str) -> None:
@@ -108,7 +108,7 @@ def test_the_configuration_says_what_was_given() -> None:
 @pytest.mark.parametrize("without", [Own(), Own.of(box()), Own.of(estimator=Plain)])
 def test_what_is_not_given_is_missed(without: Own) -> None:
     config = Own.of(box(), Plain).configured(load("demo"))
-    with pytest.raises(ConfigurationError, match=r"go on from Python, .* \(docs/python.md\)"):
+    with pytest.raises(ConfigurationError, match=r"run it from Python, .* \(docs/python.md\)"):
         prepare(config, 3, without)
 
 
@@ -125,5 +125,7 @@ def test_what_a_function_cannot_do_is_refused(settings: list[str], line: str) ->
 
 
 def test_a_black_box_is_a_loss_function() -> None:
-    with pytest.raises(ConfigurationError, match=r"is a function; give\s+adbt.LossFunction"):
+    with pytest.raises(
+        ConfigurationError, match=r"is a function; it must be an\s+adbt.LossFunction"
+    ):
         Own.of(lambda worker, words, demonstrations: words[:, 0])

@@ -1113,7 +1113,9 @@ def test_extra_body_is_in_every_request(server: Server) -> None:
 
 @pytest.mark.parametrize("name", ["model", "messages", "n", "stream", "max_tokens", "temperature"])
 def test_extra_body_leaves_what_the_program_says(name: str) -> None:
-    with pytest.raises(ConfigurationError, match=rf"extra_body must not hold {name}: the program"):
+    with pytest.raises(
+        ConfigurationError, match=rf"extra_body must not contain {name}: the program"
+    ):
         parse({"llm": {"extra_body": {name: 1}}}, "test")
 
 

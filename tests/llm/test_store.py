@@ -329,8 +329,8 @@ FOREIGN = pytest.param("foreign", marks=needs_root)
 TOLD = {
     "foreign": "belongs to another user",
     "link": "is a symbolic link",
-    "group": "can be written by others",
-    "others": "can be written by others",
+    "group": "is writable by others",
+    "others": "is writable by others",
     "pipe": "is no regular file",
     "long": "has more than 2147483648 bytes",
 }
@@ -432,9 +432,9 @@ def test_a_folder_that_is_taken_over_later_is_read_no_more(tmp_path: Path) -> No
     kept.put(answers(1))
     assert known(other, 1) == {1}
     tmp_path.chmod(0o777)
-    with pytest.warns(UserWarning, match="can be written by others"):
+    with pytest.warns(UserWarning, match="is writable by others"):
         kept.put(answers(2))
-    with pytest.warns(UserWarning, match="can be written by others"):
+    with pytest.warns(UserWarning, match="is writable by others"):
         assert known(other, 1, 2) == {1}
 
 

@@ -62,7 +62,7 @@ def test_rank_0_has_the_result_of_a_run_that_is_a_full_citizen(shared_path: Path
 def test_every_rank_hears_why_a_run_is_refused(shared_path: Path) -> None:
     path = shared_path / "run.h5"
     adbt.run(config(2), path, black_box=box())
-    with pytest.raises(adbt.ConfigurationError, match=r"run\.h5 is there already"):
+    with pytest.raises(adbt.ConfigurationError, match=r"run\.h5 already exists"):
         adbt.run(config(2), path, black_box=box())
     with pytest.raises(adbt.ConfigurationError, match=r"made with prompt.pool = 2, not 3"):
         adbt.run(config(4), path, resume=True, black_box=box(pool=3))
@@ -77,7 +77,7 @@ def test_every_rank_hears_of_a_function_that_returns_no_losses(shared_path: Path
 
     path = shared_path / "run.h5"
     # With all workers in every iteration none is over before worker 2 has answered.
-    with pytest.raises(adbt.ConfigurationError, match="nan as loss of prompt 0 for worker 2"):
+    with pytest.raises(adbt.ConfigurationError, match="nan as the loss of prompt 0 for worker 2"):
         adbt.run(config(5, max_delay=0), path, black_box=box(wrong))
     if RANK == 0 and path.exists():  # with the answers of those who were faster
         with adbt.Log(path) as log:

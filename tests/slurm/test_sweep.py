@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from asyndbt_mpi.log.reader import Log
-from tests.slurm.cluster import ROOT, Cluster, Job, wait_for
-from tests.slurm.test_run import committed, whole
+from tests.helpers import ROOT
+from tests.slurm.cluster import Cluster, Job, wait_for
+from tests.slurm.runs import committed, whole
 
 ELEMENT = ("--nodes=1", "--ntasks-per-node=2", "--cpus-per-task=1")
 SWEEP = """
@@ -52,7 +53,7 @@ def test_an_array_with_a_gpu_for_each_element(cluster: Cluster, tmp_path: Path) 
     second = cluster.submit(tmp_path, *line, *words, STATIONARITY="yes")
     for job, does in zip(
         elements(cluster, tmp_path, second.number),
-        ("going on from iteration", "finished, 60 of at most 60 iterations"),
+        ("resuming from iteration", "finished, 60 of at most 60 iterations"),
         strict=True,
     ):
         job.until_done()

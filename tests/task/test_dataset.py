@@ -52,7 +52,7 @@ def test_empty_lines_are_passed_over(tmp_path: Path) -> None:
         (b'["a", 0]', "must be an object"),
         (b'{"label": 0}', "sentence1 is missing"),
         (b'{"sentence1": 5, "label": 0}', "sentence1 must be a text"),
-        (b'{"sentence1": " ", "label": 0}', "sentence1 must be a text"),
+        (b'{"sentence1": " ", "label": 0}', "sentence1 must not be empty"),
         (b'{"sentence1": "a"}', "label must be a whole number from 0 to 1"),
         (b'{"sentence1": "a", "label": 2}', "not 2"),
         (b'{"sentence1": "a", "label": -1}', "not -1"),
@@ -64,12 +64,12 @@ def test_empty_lines_are_passed_over(tmp_path: Path) -> None:
             b'{"sentence1": "a", "label": 0, "x": ' + b"[" * 200_000 + b"]" * 200_000 + b"}",
             "deeply",
         ),
-        (b'{"sentence1": "a", "label": 0, "label": 1}', "the key 'label' is there twice"),
-        (b'{"sentence1": "a", "label": 0, "x": {"y": 1, "y": 1}}', "the key 'y' is there twice"),
+        (b'{"sentence1": "a", "label": 0, "label": 1}', "the key 'label' occurs twice"),
+        (b'{"sentence1": "a", "label": 0, "x": {"y": 1, "y": 1}}', "the key 'y' occurs twice"),
         (b'{"sentence1": "a", "label": 1' + b"0" * 5000 + b"}", "a whole number of 5001 digits"),
-        (b'{"sentence1": "a", "label": 1' + b"0" * 4000 + b"}", "not what is there"),
-        (b'{"sentence1": "a", "label": NaN}', "NaN is no number"),
-        (b'{"sentence1": "a", "label": 0, "x": Infinity}', "Infinity is no number"),
+        (b'{"sentence1": "a", "label": 1' + b"0" * 4000 + b"}", "not the value given"),
+        (b'{"sentence1": "a", "label": NaN}', "NaN is not a JSON number"),
+        (b'{"sentence1": "a", "label": 0, "x": Infinity}', "Infinity is not a JSON number"),
         (b'\xef\xbb\xbf{"sentence1": "a", "label": 0}', "BOM"),
         (b'{"sentence1": "a\0b", "label": 0}', "not valid JSON"),
     ],
@@ -166,7 +166,7 @@ def test_only_regular_files_of_a_bounded_size_are_read(
 
     with open(train, "wb") as file:
         file.truncate(2**40)
-    assert "it has more than 1 GiB" in refusal()
+    assert "it is larger than 1 GiB" in refusal()
     train.unlink()
     os.mkfifo(train)
     assert "it is a pipe or a device" in refusal()
@@ -176,13 +176,13 @@ def test_only_regular_files_of_a_bounded_size_are_read(
     train.unlink()
     train.write_bytes(GOOD + b"x" * 200)
     monkeypatch.setattr(dataset, "LONGEST_LINE", 100)
-    assert refusal().endswith("train.jsonl, line 2: has more than 100 bytes")
+    assert refusal().endswith("train.jsonl, line 2: is longer than 100 bytes")
 
 
 def test_many_keys_take_little_time(tmp_path: Path) -> None:
     keys = "".join(f'"{number}": 1, ' for number in range(100_000))
     line = f'{{{keys}"99999": 2, "sentence1": "a", "label": 0}}'
     start = time.process_time()
-    with pytest.raises(ConfigurationError, match="the key '99999' is there twice"):
+    with pytest.raises(ConfigurationError, match="the key '99999' occurs twice"):
         load(folder_with(tmp_path, line.encode()), classes=2, pairs=False)
     assert time.process_time() - start < 5

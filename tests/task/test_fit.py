@@ -91,7 +91,7 @@ def test_a_run_is_refused_if_and_only_if_one_of_its_prompts_does_not_fit(
     if longest <= 160:
         assert fits(held, model, positions)
     else:
-        with pytest.raises(ConfigurationError, match=f"has {longest} tokens.* reads 160 at most"):
+        with pytest.raises(ConfigurationError, match=f"has {longest} tokens.* reads at most 160"):
             fits(held, model, positions)
 
 
@@ -108,7 +108,7 @@ def test_the_message_names_files_lines_and_what_to_do(model: Path) -> None:
         fits(held, model)
     message = str(caught.value)
     assert message.startswith("train, line 2 (")
-    for part in ("pool0, line 2 (", "pool1, line 1 (", str(model), "reads 160 at most", "shorten"):
+    for part in ("pool0, line 2 (", "pool1, line 1 (", str(model), "reads at most 160", "shorten"):
         assert part in message
     assert "xxx" not in message, "a text is nobody's business"
     assert "\n" not in message

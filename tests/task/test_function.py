@@ -43,7 +43,9 @@ def test_one_finite_number_for_each_of_four_prompts_and_nothing_else(
         assert losses.tolist() == returned.tolist()
         assert not np.shares_memory(losses, returned)
     else:
-        with pytest.raises(ConfigurationError, match=r"for worker 2; 4 finite .* shape \(4,\)"):
+        with pytest.raises(
+            ConfigurationError, match=r"for worker 2; it must return 4 finite .* shape \(4,\)"
+        ):
             checked_losses(returned, 2, 4)
 
 
@@ -66,17 +68,17 @@ def test_real_numbers_of_any_kind_become_float64(returned: Any) -> None:
         (["1", "2", "3", "4"], "a list of dtype <U1"),
         (np.ones(4, dtype=bool), "a ndarray of dtype bool"),
         (np.ones(4, dtype=complex), "a ndarray of dtype complex128"),
-        ([[1], [2, 3], [4], [5]], "a list, which is no array"),
-        ([1.0, np.nan, 2.0, 3.0], "nan as loss of prompt 1"),
-        ([1.0, 2.0, 3.0, -np.inf], "-inf as loss of prompt 3"),
+        ([[1], [2, 3], [4], [5]], "a list, which is not an array"),
+        ([1.0, np.nan, 2.0, 3.0], "nan as the loss of prompt 1"),
+        ([1.0, 2.0, 3.0, -np.inf], "-inf as the loss of prompt 3"),
     ],
 )
 def test_what_is_wrong_is_told_with_the_worker_and_what_is_due(returned: Any, found: str) -> None:
     with pytest.raises(ConfigurationError) as error:
         box(lambda *_: returned).of_workers([3]).answer([query(worker=3)])
     assert str(error.value) == (
-        f"the loss function returned {found} for worker 3; 4 finite real numbers of shape (4,) are"
-        " due, one for each prompt"
+        f"the loss function returned {found} for worker 3; it must return 4 finite real numbers of"
+        " shape (4,), one per prompt"
     )
 
 
@@ -109,13 +111,16 @@ def test_a_function_has_no_exact_gradient() -> None:
     [
         ((3.0, SHAPES, WORDS), r"loss is a float, not a function of \(worker, words,"),
         ((first_word, (2, 3, 1, 2), WORDS), r"shapes is a tuple, not a Shapes\(positions"),
-        ((first_word, Shapes(0, 3, 1, 2), WORDS), "shapes.positions = 0: a whole number from 1"),
-        ((first_word, Shapes(2, 3, 1, 2.0), WORDS), r"shapes.pool = 2.0: a whole number"),  # type: ignore[arg-type]
-        ((first_word, SHAPES, WORDS[:2]), "vocabulary has 2 entries; 3 words are due"),
-        ((first_word, SHAPES, "red"), "vocabulary has 1 entries; 3 words are due"),
-        ((first_word, SHAPES, ["a", "b", 3]), "vocabulary has 3 entries; 3 words are due"),
-        ((first_word, SHAPES, ["a", "b", "a"]), "'a' was there before"),
-        ((first_word, SHAPES, ["a", "b", "c d"]), "holds white space"),
+        ((first_word, Shapes(0, 3, 1, 2), WORDS), "shapes.positions = 0: must be a whole number"),
+        ((first_word, Shapes(2, 3, 1, 2.0), WORDS), r"shapes.pool = 2.0: must be a whole number"),  # type: ignore[arg-type]
+        ((first_word, SHAPES, WORDS[:2]), "vocabulary has 2 entries; it must be a list of 3 words"),
+        ((first_word, SHAPES, "red"), "vocabulary has 1 entries; it must be a list of 3 words"),
+        (
+            (first_word, SHAPES, ["a", "b", 3]),
+            "vocabulary has 3 entries; it must be a list of 3 words",
+        ),
+        ((first_word, SHAPES, ["a", "b", "a"]), "'a' is a repeat of number 1"),
+        ((first_word, SHAPES, ["a", "b", "c d"]), "contains whitespace"),
         ((first_word, SHAPES, WORDS, "a\nb"), "name "),
         ((first_word, SHAPES, WORDS, "a" * 201), "name has more than 200 characters"),
     ],

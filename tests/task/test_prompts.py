@@ -1,48 +1,16 @@
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
-from asyndbt_mpi.llm.base import Prompt, Scores
+from asyndbt_mpi.llm.base import Prompt
 from asyndbt_mpi.protocol.blackbox import Query
 from asyndbt_mpi.protocol.messages import WITHOUT, Split
-from asyndbt_mpi.task.dataset import Row
-from asyndbt_mpi.task.partition import WorkerData
 from asyndbt_mpi.task.prompts import PromptBlackBox
 from asyndbt_mpi.task.template import Template
+from tests.task.fake import DATA, Fake
 
-DATA = WorkerData(
-    train=[Row("t0", None, 0), Row("t1", None, 1)],
-    pool=[[Row("a0", None, 0)], [Row("b0", None, 1), Row("b1", None, 1)]],
-    validation=[Row("v0", None, 1)],
-    test=[Row("s0", None, 0), Row("s1", None, 1), Row("s2", None, 0)],
-)
 NONE = [WITHOUT, WITHOUT]
-
-
-class Fake:
-    """Gives the probabilities it is made with, prompt by prompt, and keeps what it was asked."""
-
-    description = "fake"
-    digest = "0f"
-    at_once = None
-
-    def __init__(self, probabilities: list[list[float]]) -> None:
-        self.probabilities = probabilities
-        self.asked: list[list[Prompt]] = []
-
-    def label_log_probabilities(self, prompts: Sequence[Prompt], labels: Sequence[str]) -> Scores:
-        assert list(labels) == [" no", " yes"]
-        self.asked.append(list(prompts))
-        with np.errstate(divide="ignore"):
-            return Scores(np.log(self.probabilities), len(prompts), 70, 7, unrecognised=2)
-
-    def most_calls(self, prompts: int, labels: Sequence[str]) -> int:
-        return prompts
-
-    def longest(self, text: str) -> int:
-        return 70
 
 
 def black_box(probabilities: list[list[float]]) -> tuple[PromptBlackBox, Fake]:
@@ -113,13 +81,19 @@ def test_without_words_or_demonstrations() -> None:
 @pytest.mark.parametrize(
     ("wrong", "fault"),
     [
-        (query([[0, 3]], [NONE], [0]), "word 3 at place 1 is out of range; there are 3"),
+        (query([[0, 3]], [NONE], [0]), "word 3 at position 1 is out of range; there are 3"),
         (query([[0, -2]], [NONE], [0]), "word -2"),
-        (query([[WITHOUT, 1]], [NONE], [0]), "word -1 at place 0"),
-        (query([NONE], [[1, 0]], [0]), "demonstration 1 at place 0 is out of range; there are 1"),
-        (query([NONE], [[0, 2]], [0]), "demonstration 2 at place 1 is out of range; there are 2"),
-        (query([NONE], [[0, WITHOUT]], [0]), "demonstration -1 at place 1"),
-        (query([NONE], [NONE], [0, 2]), "TRAIN row 2 at place 1 is out of range; there are 2"),
+        (query([[WITHOUT, 1]], [NONE], [0]), "word -1 at position 0"),
+        (
+            query([NONE], [[1, 0]], [0]),
+            "demonstration 1 at position 0 is out of range; there are 1",
+        ),
+        (
+            query([NONE], [[0, 2]], [0]),
+            "demonstration 2 at position 1 is out of range; there are 2",
+        ),
+        (query([NONE], [[0, WITHOUT]], [0]), "demonstration -1 at position 1"),
+        (query([NONE], [NONE], [0, 2]), "TRAIN row 2 at position 1 is out of range; there are 2"),
         (query([NONE], [NONE], [-1]), "TRAIN row -1"),
         (query([NONE], [NONE], [1], Split.VALIDATION), "VALIDATION row 1"),
     ],
@@ -146,5 +120,5 @@ def test_a_log_probability_that_is_not_finite_is_named_without_its_text(
     with pytest.raises(FloatingPointError) as caught:
         box.answer([query([[0, 1], [1, 2]], [[0, 1], [0, 0]], [0, 1])])
     message = str(caught.value)
-    assert f"gave {shown} as log-probability of label 1, for prompt 1 on row 1" in message
+    assert f"returned {shown} as the log-probability of label 1, for prompt 1 on row 1" in message
     assert not any(text in message for text in ("t1", "a0", "b0", "w1"))

@@ -35,11 +35,11 @@ def test_everything_shipped_is_known() -> None:
     ("words", "fault"),
     [
         (["a"], "prompt.vocabulary_size = 2: the vocabulary has only 1 words"),
-        (["a", "b", "a"], "prompt.vocabulary, entry 3: 'a' was there before, as number 1"),
+        (["a", "b", "a"], "prompt.vocabulary, entry 3: 'a' is a repeat of number 1"),
         (["a", ""], "prompt.vocabulary, entry 2: empty"),
-        (["a", "b c"], "prompt.vocabulary, entry 2: 'b c' holds white space"),
-        (["a", "b\n"], "prompt.vocabulary, entry 2: 'b\\n' holds white space"),
-        (["a", "b\0"], "prompt.vocabulary, entry 2: 'b\\x00' holds white space or a control"),
+        (["a", "b c"], "prompt.vocabulary, entry 2: 'b c' contains whitespace"),
+        (["a", "b\n"], "prompt.vocabulary, entry 2: 'b\\n' contains whitespace"),
+        (["a", "b\0"], "prompt.vocabulary, entry 2: 'b\\x00' contains whitespace or a control"),
     ],
 )
 def test_wrong_words_are_named(words: list[str], fault: str) -> None:
@@ -52,9 +52,9 @@ def test_wrong_words_are_named(words: list[str], fault: str) -> None:
     [
         (b"", "the vocabulary has only 0 words"),
         (b"a\n\nb\n", "words.txt', line 2: empty"),
-        (b"a\nb c\n", "words.txt', line 2: 'b c' holds white space"),
-        (b"a\nb\na\n", "words.txt', line 3: 'a' was there before, as number 1"),
-        (b"a\n\xff\n", "words.txt', line 2: is no UTF-8 text"),
+        (b"a\nb c\n", "words.txt', line 2: 'b c' contains whitespace"),
+        (b"a\nb\na\n", "words.txt', line 3: 'a' is a repeat of number 1"),
+        (b"a\n\xff\n", "words.txt', line 2: not UTF-8 text"),
     ],
 )
 def test_a_wrong_file_is_named(tmp_path: Path, content: bytes, fault: str) -> None:

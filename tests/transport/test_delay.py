@@ -71,8 +71,8 @@ def test_a_trace_gives_each_worker_its_own_seconds_again(virtual_run: Run) -> No
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (("delay.model=trace",), "needs a trace"),
-        (("delay.trace=x.h5",), "trace belongs to model 'trace'"),
+        (("delay.model=trace",), "needs the key trace"),
+        (("delay.trace=x.h5",), "trace needs model 'trace'"),
         (("delay.model=trace", "delay.trace=x.h5", "delay.mean=1"), "a trace has its own"),
         (("delay.model=trace", "delay.trace=absent.h5"), "delay.trace: absent.h5: no such file"),
     ],
@@ -85,11 +85,11 @@ def test_a_trace_that_cannot_be(settings: tuple[str, ...], message: str) -> None
 def test_a_trace_without_seconds_is_refused(virtual_run: Run) -> None:
     path = virtual_run(run={"iterations": 5}, delay={"model": "none"})
     settings = ("delay.model=trace", f"delay.trace={path}")
-    with pytest.raises(ConfigurationError, match="has no reports that took seconds"):
+    with pytest.raises(ConfigurationError, match="reports are missing or damaged"):
         delays_of_workers(load("synthetic", settings), 3)
     with h5py.File(path, "r+") as file:
         file["report/compute_seconds"][:] = np.nan
-    with pytest.raises(ConfigurationError, match="or damaged ones"):
+    with pytest.raises(ConfigurationError, match="missing or damaged"):
         delays_of_workers(load("synthetic", settings), 3)
 
 
@@ -97,6 +97,6 @@ def test_a_trace_is_not_overwritten_by_the_run_that_draws_from_it(virtual_run: R
     path = virtual_run(run={"iterations": 5}, delay={"model": "constant", "mean": 1.0})
     before = path.read_bytes()
     settings = ("delay.model=trace", f"delay.trace={path}")
-    with pytest.raises(ConfigurationError, match="is the log to be written"):
+    with pytest.raises(ConfigurationError, match="is the log that will be written"):
         Job.of(Request("synthetic", settings, str(path), overwrite=True, debug=False), 3)
     assert path.read_bytes() == before

@@ -49,12 +49,12 @@ def test_the_summary_shows_what_the_log_says(virtual_run: Run) -> None:
 def test_what_a_cache_saved_is_said(virtual_run: Run) -> None:
     path = virtual_run(run={"iterations": 4})
     with Log(path) as log:
-        assert "repeated" not in summary(log)
+        assert "repeats" not in summary(log)
     with h5py.File(path, "r+") as file:
         calls = file["event/llm_calls"]
         calls[:] = calls[:] // 4
     with Log(path) as log:
-        assert "75% of the prompts were repeated, and free" in summary(log)
+        assert "75% of the prompts were repeats, and free" in summary(log)
 
 
 def test_the_share_of_answers_without_a_label_is_said(virtual_run: Run) -> None:
@@ -96,7 +96,7 @@ def test_costs_in_money(virtual_run: Run) -> None:
     with Log(path) as log:
         text = summary(log)
     assert "2,000,000 prompt tokens, 100,000 completion tokens" in text
-    assert "7.50 by the prices of [llm]" in text
+    assert "7.50 at the prices of [llm]" in text
 
 
 def test_an_unfinished_run_shows_the_best_so_far(virtual_run: Run) -> None:
@@ -266,7 +266,7 @@ def test_text_of_others_is_shown_as_text(virtual_run: Run) -> None:
     joined = "".join(text.split("\n"))
     assert f"[/bold]:fire: ({path})"[:60] in joined
     assert f"worker 1: {SHOWN}" in joined
-    assert f"by {SHOWN}" in joined
+    assert f"at {SHOWN}" in joined
     assert all(sign.isprintable() for sign in joined)
 
 
