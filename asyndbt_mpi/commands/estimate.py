@@ -16,6 +16,7 @@ from asyndbt_mpi.config import Config, ConfigurationError
 from asyndbt_mpi.llm.base import LABEL_TOKENS, NoModel
 from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.reader import Log
+from asyndbt_mpi.protocol.estimation import rounds_asked
 from asyndbt_mpi.protocol.final_tests import OF_EACH_WORKER
 from asyndbt_mpi.protocol.messages import CostBounds, Split
 from asyndbt_mpi.protocol.spending import Spending, price
@@ -172,7 +173,7 @@ class Estimate:
         calls = sum(each.assignment for each in self.cost_bounds)
         tests = spending.most_spent(0)[key]
         steps = spending.most_spent(calls)[key] - tests
-        return tests, steps, steps * self.config.algorithm.lower_steps
+        return tests, steps, steps * rounds_asked(self.config.algorithm)
 
     def _tokens(self, parts: Sequence[Part]) -> float | None:
         if self.config.llm.backend == "synthetic":
@@ -241,7 +242,7 @@ def parts(
     active = min(algorithm.active_workers, workers)
     # Busy workers take no part in an estimate under "quorum".
     participants = workers if algorithm.lower_participation == "all" else active
-    rounds = algorithm.lower_steps * (
+    rounds = rounds_asked(algorithm) * (
         min(run.iterations, algorithm.plane_until) // algorithm.plane_period
     )
     # A worker is asked when it is answered: not before iteration 0, nor after the last.

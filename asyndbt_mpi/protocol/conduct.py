@@ -8,7 +8,7 @@ from asyndbt_mpi.algorithm.types import FloatArray
 from asyndbt_mpi.config import Config
 from asyndbt_mpi.protocol.asyndbt import AsynDBT
 from asyndbt_mpi.protocol.divergence import Diverged
-from asyndbt_mpi.protocol.estimation import LowerEstimation
+from asyndbt_mpi.protocol.estimation import LowerEstimation, rounds_asked
 from asyndbt_mpi.protocol.evaluations import Evaluations
 from asyndbt_mpi.protocol.final_tests import FinalTests
 from asyndbt_mpi.protocol.membership import Membership, State
@@ -232,8 +232,8 @@ class Conduct:
         if self.iteration < self.least_iterations:
             return None
         validating = [v for v in workers if self.validation.is_due(v, self.iteration)]
-        asked = self.algorithm.estimation_due and not self.algorithm.pool
-        rounds = self.config.algorithm.lower_steps if asked else 0
+        due = self.algorithm.estimation_due
+        rounds = rounds_asked(self.config.algorithm) if due else 0
         cost_bounds = self.spending.cost_bounds
         calls = sum(cost_bounds(worker).assignment for worker in workers)
         calls += sum(cost_bounds(worker).validation for worker in validating)

@@ -5,11 +5,17 @@ import numpy as np
 from asyndbt_mpi.algorithm.lower_level import LowerLevel
 from asyndbt_mpi.algorithm.simplex import onto_simplex
 from asyndbt_mpi.algorithm.types import FloatArray, IntArray
+from asyndbt_mpi.config import Algorithm
 from asyndbt_mpi.protocol.divergence import Step
 from asyndbt_mpi.protocol.messages import LowerAssignment, LowerReport, MalformedMessage
 
 GRADIENTS = Step("the force on phi", "algorithm.penalty, algorithm.robust_weight or steps.rho")
 SERVER_STEP = Step("phi", "steps.lower_z, steps.rho, algorithm.penalty or algorithm.robust_weight")
+
+
+def rounds_asked(algorithm: Algorithm) -> int:
+    """Rounds of an estimate of phi in which the black box is asked; none where models are."""
+    return 0 if algorithm.pools else algorithm.lower_steps
 
 
 def not_asked_for(worker: int, report: LowerReport) -> MalformedMessage:

@@ -34,7 +34,11 @@ SETTINGS = (
     "algorithm.plane_period=100",
     "algorithm.tolerance=0",
 )
-PLANES = "algorithm.plane_period=3", "algorithm.lower_steps=2"
+PLANES = (
+    "algorithm.plane_period=3",
+    "algorithm.lower_steps=2",
+    "algorithm.lower_gradient=black_box",
+)
 TESTED = ("run.evaluate_every=3",)
 COSTS = tuple(
     f"{group}/{name}"

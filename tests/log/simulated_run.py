@@ -45,6 +45,7 @@ def configuration(**sections: dict[str, object]) -> Config:
             "active_workers": 2,
             "max_delay": 3,
             "plane_period": 4,
+            "lower_gradient": "black_box",
             "max_planes": 3,
             "tolerance": 0.25,
             "dual_bound": 0.1,
@@ -152,6 +153,7 @@ class Run:
         yield Iteration(
             t,
             self.z,
+            np.zeros_like(self.z),
             active,
             self.delay.copy(),
             t + 0.75,

@@ -21,7 +21,13 @@ def path(virtual_run: Run) -> Path:
     """A run with validation, tests and estimates."""
     return virtual_run(
         run={"iterations": 24, "evaluate_every": 4},
-        algorithm={"active_workers": 2, "max_delay": 5, "plane_period": 6, "tolerance": 0.01},
+        algorithm={
+            "active_workers": 2,
+            "max_delay": 5,
+            "plane_period": 6,
+            "tolerance": 0.01,
+            "lower_gradient": "black_box",
+        },
     )
 
 

@@ -15,6 +15,7 @@ SIZES = {"R": WORKERS, "M": 3, "N": 5, "U": 2, "V": 4, "I": 8}
 # path: shape after the row dimension, type; typed from the specification, not from the code.
 CONTRACT = {
     "iteration/z": ("MN", "f8"),
+    "iteration/gradient": ("MN", "f8"),
     "iteration/active": ("R", "bool"),
     "iteration/delay": ("R", "i4"),
     "iteration/time": ("", "f8"),

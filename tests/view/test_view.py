@@ -191,7 +191,7 @@ def show_progress() -> None:
             progress.update(Event(EventKind.REPORT, 2, 1, number, 1.0, report.costs))
             progress.update(
                 Iteration(
-                    number, np.eye(2), np.array([False, True]), np.array([3, 0]), 1.0, 0.4321,
+                    number, np.eye(2), np.zeros((2, 2)), np.array([False, True]), np.array([3, 0]), 1.0, 0.4321,
                     [UsedReport(2, report, 1.0)], np.array([]), np.zeros((0, 2)), None,
                 )
             )  # fmt: skip
@@ -220,7 +220,7 @@ def test_a_resumed_run_does_not_seem_to_wait_for_who_never_left(
         progress.update(Event(EventKind.HELLO, 1, -1, 3, 0.0, text="here"))
         progress.update(
             Iteration(
-                3, np.eye(2), np.array([True, True]), np.array([0, 0]), 1.0, 0.4321, [],
+                3, np.eye(2), np.zeros((2, 2)), np.array([True, True]), np.array([0, 0]), 1.0, 0.4321, [],
                 np.array([]), np.zeros((0, 2)), None,
             )
         )  # fmt: skip
