@@ -199,7 +199,9 @@ def test_auto_falls_back_to_answers_and_says_so(server: Server) -> None:
     server.manners.most = 0
     with pytest.warns(UserWarning, match="gives no log-probabilities"):
         assert "answers" in connect(server).description
-    with pytest.raises(ModelError, match=r"gives no log-probabilities: set llm\.scores = 'answers'"):
+    with pytest.raises(
+        ModelError, match=r"gives no log-probabilities: set llm\.scores = 'answers'"
+    ):
         connect(server, scores="logprobs")
 
 

@@ -260,7 +260,10 @@ def test_rows_beyond_the_counter_are_no_fault_of_a_killed_run(log_copy: LogCopy)
             "active workers, not 3",
         ),
         (add("iteration/objective", 20, 1e-6), "^iteration 20: objective"),
-        (add("plane/created", -2, 1), "^iteration 36, plane .: a dual before the plane is in force"),
+        (
+            add("plane/created", -2, 1),
+            "^iteration 36, plane .: a dual before the plane is in force",
+        ),
     ],
 )
 def test_invariants(log_copy: LogCopy, edit: Edit, pattern: str) -> None:
