@@ -141,7 +141,7 @@ GIVEN: dict[str, Any] = {"black_box": box(), "estimator": Averaged}
 
 
 def test_a_run_finds_the_best_prompt_and_its_log_is_sound(tmp_path: Path) -> None:
-    settings = config("run.iterations=120", "algorithm.penalty=0")
+    settings = config("run.iterations=120", "algorithm.plane_until=0")
     result = adbt.simulate(settings, 3, tmp_path / "run.h5", black_box=box())
     of_words, of_shown = TABLE
     assert (result.status, result.iterations) == ("finished", 120)

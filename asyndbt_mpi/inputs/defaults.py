@@ -22,6 +22,17 @@ def unused_by_a_model(tables: dict[str, Any]) -> str | None:
     return next(used, None)
 
 
+def without_defaults(tables: dict[str, Any]) -> dict[str, Any]:
+    """``tables`` less what `with_defaults` gives them, for another estimator or back-end."""
+    given = with_defaults({name: tables[name] for name in ("estimator", "llm")})
+    return {
+        name: {key: value for key, value in table.items() if given.get(name, {}).get(key) != value}
+        if name in ("algorithm", "steps")
+        else table
+        for name, table in tables.items()
+    }
+
+
 def with_defaults(tables: Any) -> Any:
     """The tables of a configuration with the defaults that suit what they set.
 

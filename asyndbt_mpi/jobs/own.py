@@ -17,6 +17,7 @@ from asyndbt_mpi.config import (
     difference,
     parse,
 )
+from asyndbt_mpi.inputs.defaults import without_defaults
 from asyndbt_mpi.task.function import LossFunction, code_name
 
 METHODS = "couple", "upper", "lower"
@@ -70,7 +71,7 @@ class Own:
         ConfigurationError
             The configuration asks for something that a function does not have.
         """
-        tables = config.model_dump()
+        tables = without_defaults(config.model_dump())
         if self.estimator is not None:
             tables["estimator"]["name"] = self.estimator_name
         if self.black_box is not None:

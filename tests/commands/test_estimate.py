@@ -85,6 +85,7 @@ def test_an_asynchronous_run_asks_for_no_more_and_hardly_less(
     settings = (
         "run.iterations=60", "run.evaluate_every=7", f"algorithm.active_workers={active}",
         f"algorithm.max_delay={max_delay}", "delay.model=pareto", "delay.mean=1",
+        "algorithm.lower_gradient=black_box",
         f"algorithm.lower_participation={participation}",
     )  # fmt: skip
     found = foretold("synthetic", *settings, workers=5)

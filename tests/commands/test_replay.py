@@ -33,6 +33,7 @@ def test_a_simulated_run_replays_bit_by_bit(
 ) -> None:
     path = simulated(
         tmp_path,
+        "algorithm.lower_gradient=black_box",
         f"algorithm.lower_participation={participation}",
         f"steps.optimizer={optimizer}",
     )
@@ -114,6 +115,7 @@ def mpi_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         "run.iterations=200",
         "run.evaluate_every=50",
         "algorithm.tolerance=0",
+        "algorithm.lower_gradient=black_box",
         f"algorithm.lower_participation={participation}",
     ]
     words = ["run", "synthetic", "--output", str(path), *sets(*settings)]

@@ -115,6 +115,7 @@ def test_a_cut_run_goes_on_to_the_same_end(
     changes = (
         f"estimator.name={estimator}",
         f"steps.optimizer={optimizer}",
+        "algorithm.lower_gradient=black_box",
         f"algorithm.lower_participation={participation}",
         f"log.iterates={iterates}" if iterates == "7" else 'log.iterates="all"',
     )
