@@ -1,5 +1,6 @@
 # make demo: three workers and a server tune a prompt, then plot the run.
-# make test: unit tests, then the tests under mpiexec.
+# make check: lint, and the tests of algorithm, protocol and log: less than a minute.
+# make test: all unit tests, then the tests under mpiexec: less than 8 minutes on two cores.
 # make test-slurm: jobs, arrays and chains on a Slurm started for them; Slurm must be installed.
 # make test-gpu: tests that need a GPU; without one they are skipped, with a message.
 # make faults: runs damaged on purpose, and tables of what they survived: 30 minutes.
@@ -34,6 +35,11 @@ export OMPI_MCA_osc := ^ucx
 
 export PATH := $(abspath $(BIN)):$(PATH)
 
+# Else every process of a test compiles the package anew.
+unexport PYTHONDONTWRITEBYTECODE
+
+# A core for each of the two processes.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 MPIEXEC := $(BIN)/mpiexec
 MPI_PYTEST = timeout 300 $(MPIEXEC) -n $(1) $(BIN)/python -m pytest --with-mpi --only-mpi --color=no -p no:cacheprovider tests/mpi
 
@@ -44,11 +50,11 @@ versions = $(1)/bin/pip freeze --all --exclude-editable | sed -E '/^(nvidia|cuda
 
 # A test file or folder for each dependency: numba and scipy, click, HDF5, locks, transformers and
 # openai, tqdm and rich. The tests under mpiexec are added.
-TELLING := tests/algorithm tests/commands/test_commands.py tests/commands/test_log_files.py tests/doctor \
+TELLING := -m 'not long' tests/algorithm tests/commands/test_commands.py tests/commands/test_log_files.py tests/doctor \
 	tests/llm tests/log/test_reader.py tests/log/test_schema.py tests/log/test_writer.py \
 	tests/protocol tests/test_config.py tests/transport tests/view
 
-.PHONY: venv demo test unit mpi test-slurm test-gpu lint faults fuzz bench complexity clean \
+.PHONY: venv demo check quick test unit mpi test-slurm test-gpu lint faults fuzz bench complexity clean \
 	constraints test-newest
 
 venv: $(VENV)/installed
@@ -81,10 +87,16 @@ demo: venv
 	$(MPIEXEC) -n 4 $(BIN)/asyndbt run demo --output runs/demo.h5 --overwrite $(DEMO_ARGUMENTS)
 	$(BIN)/python analysis/convergence.py runs/demo.h5 -o runs/demo.png
 
+check: venv
+	$(MAKE) -j 2 lint quick
+
+quick: venv
+	$(PYTEST) -m "not long" tests/test_architecture.py tests/algorithm tests/protocol tests/log
+
 test: unit mpi
 
 unit: venv
-	$(BIN)/python -m pytest -n 2 --dist worksteal --ignore=tests/mpi --ignore=tests/slurm --ignore=tests/gpu $(TESTS)
+	$(PYTEST) --ignore=tests/mpi --ignore=tests/slurm --ignore=tests/gpu $(TESTS)
 
 mpi: venv
 	$(call MPI_PYTEST,3)

@@ -4,16 +4,23 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
-from typing import Any, TextIO, TypeAlias
+from typing import TextIO
 
 import click
 import numpy as np
 
 from asyndbt_mpi import __version__
 from asyndbt_mpi.config import Config, ConfigurationError, Run, load, presets
+from asyndbt_mpi.inputs.options import (
+    LOG_FILE,
+    OUTPUT,
+    SETTINGS,
+    WORKERS,
+    configuration_of_run,
+    run_options,
+)
 from asyndbt_mpi.jobs.job import BAD_USAGE, DONE, FAILED, Job, Request, log_path
 from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.reader import Log
@@ -21,34 +28,7 @@ from asyndbt_mpi.log.text import printable
 from asyndbt_mpi.protocol.divergence import Diverged
 from asyndbt_mpi.transport.launcher import Misfit, launched, wait_for_spokesman
 
-Command: TypeAlias = Callable[..., Any]
-
 PRESETS = f"Presets: {', '.join(presets())}."
-
-LOG_FILE = click.argument("run", metavar="RUN.h5", type=click.Path(path_type=Path))
-
-
-SETTINGS = click.option(
-    "--set", "assignments", multiple=True, metavar="SECTION.KEY=VALUE",
-    help="Override a key of the configuration; may be given several times.",
-)  # fmt: skip
-
-WORKERS = click.option(
-    "--workers", type=click.IntRange(min=1), default=3, show_default=True, metavar="R",
-    help="Number of workers.",
-)  # fmt: skip
-
-OUTPUT = click.option("--output", "-o", metavar="FILE", help="The log file, instead of run.output.")
-
-
-def configuration_of_run(command: Command) -> Command:
-    """The options of every command that rebuilds a run from its log."""
-    option = click.option(
-        "--config", "source", metavar="CONFIG",
-        help="The run's own configuration. Needed if the run read files or asked a server, because"
-        " paths and addresses are never taken from a log.",
-    )  # fmt: skip
-    return option(SETTINGS(command))
 
 
 def given_configuration(source: str | None, assignments: tuple[str, ...]) -> Config | None:
@@ -56,19 +36,6 @@ def given_configuration(source: str | None, assignments: tuple[str, ...]) -> Con
     if source is None and assignments:
         raise ConfigurationError("--set overrides keys of --config: add --config CONFIG")
     return None if source is None else load(source, assignments)
-
-
-def run_options(command: Command) -> Command:
-    """The arguments that `run`, `simulate` and `status` share."""
-    for decorate in reversed((
-        click.argument("config"),
-        SETTINGS,
-        OUTPUT,
-        click.option("--overwrite", is_flag=True, help="Replace the log if there is one."),
-        click.option("--resume", is_flag=True, help="Resume from the log if there is one."),
-    )):  # fmt: skip
-        command = decorate(command)
-    return command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

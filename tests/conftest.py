@@ -1,5 +1,6 @@
 """A whole run under the virtual clock, for tests of what reads logs."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,13 @@ from asyndbt_mpi.protocol.worker import Workers
 from asyndbt_mpi.task.synthetic import Synthetic
 from asyndbt_mpi.transport.delay import Delays
 from asyndbt_mpi.transport.virtual import VirtualCluster
+from tests.helpers import OPEN_MPI, ROOT
+
+# For every process that a test starts, wherever it runs.
+os.environ.update(OPEN_MPI)
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
 
 SHAPES = Shapes(positions=4, words=6, classes=2, pool=3, samples=8)
 

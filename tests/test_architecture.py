@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.helpers import ROOT
+
 PACKAGE = "asyndbt_mpi"
 
 # Each room and what of the package it may use, besides itself; from the ground up.
@@ -120,3 +121,12 @@ def test_nothing_is_pickled() -> None:
 def test_modules_stay_readable() -> None:
     for path in (ROOT / PACKAGE).rglob("*.py"):
         assert len(path.read_text().splitlines()) <= 550, path
+
+
+def test_no_test_module_imports_another() -> None:
+    for path in (ROOT / "tests").rglob("*.py"):
+        others = [
+            name for name in imports(path)
+            if name.startswith("tests.") and any(part.startswith("test_") for part in name.split("."))
+        ]  # fmt: skip
+        assert not others, path

@@ -17,7 +17,7 @@ until the iterations, the budget or the patience are over           `Server`
 
 while algorithm.ready(members):
     algorithm.update(now)
-    if algorithm.estimation_due and not estimated():    # its rounds are messages, too
+    if algorithm.estimation_due and not estimate().finished:    # its rounds are messages, too
         return
     send(algorithm.commit(now))
 """

@@ -36,6 +36,8 @@ from asyndbt_mpi.protocol.validation import Validation
 class Conduct:
     """What the server does of itself: steps, estimates, evaluations, tests, stops.
 
+    A method that may send or record something, or depends on the time, takes the `Output`.
+
     Attributes
     ----------
     algorithm : AsynDBT
@@ -101,8 +103,6 @@ class Conduct:
         self._assignments = np.zeros(workers, dtype=np.int64)
         self.evaluations = Evaluations()
         self._final_tests: FinalTests | None = None
-        self._output = Output()
-        self._now = 0.0
 
     @property
     def iteration(self) -> int:
@@ -114,31 +114,27 @@ class Conduct:
         """There are iterations to come."""
         return not (self._final_tests or self.finished)
 
-    def _begin(self, time: float) -> None:
-        self._output = Output()
-        self._now = time
-
     # ------------------------------------------------------------ Algorithm 1
 
-    def _proceed(self) -> None:
+    def _proceed(self, out: Output) -> None:
         """Everything that the messages so far allow."""
         try:
             while self._may_iterate() and self.algorithm.ready(self.members):
-                self.algorithm.update(self._now)  # (21), (22)
-                if self.algorithm.estimation_due and not self._estimated():
+                self.algorithm.update(out.time)  # (21), (22)
+                if self.algorithm.estimation_due and not self._estimate(out).finished:
                     return  # rounds of (8)-(10) are in flight
-                self._send(self.algorithm.commit(self._now))  # (28)-(33), t <- t + 1
+                self._send(out, self.algorithm.commit(out.time))  # (28)-(33), t <- t + 1
         except Diverged as error:  # the iteration is not committed
             self.failure = f"iteration {self.iteration}: {error}"
-            self._stop_all()
+            self._stop_all(out)
 
     def _may_iterate(self) -> bool:
         """Whether there are iterations to come, and nobody may still hold another model."""
         unknown = not self.iteration and self._has_model and self.members.awaits_hellos
         return self.running and not unknown
 
-    def _estimated(self) -> bool:
-        """Start the rounds of (8)-(10), or go on with them; whether all K are done."""
+    def _estimate(self, out: Output) -> LowerEstimation:
+        """Start the rounds of (8)-(10), or go on with them."""
         estimation = self.algorithm.estimation
         if estimation is None:
             busy = (
@@ -148,31 +144,31 @@ class Conduct:
             )
             participants = sorted(self.members.joined - busy)
             estimation = self.algorithm.start_estimation(self.members.live, participants)
-            self._start_round(estimation)
+            self._start_round(out, estimation)
         while not estimation.finished and estimation.advance():
             if not estimation.finished:
-                self._start_round(estimation)
-        return estimation.finished
+                self._start_round(out, estimation)
+        return estimation
 
-    def _start_round(self, estimation: LowerEstimation) -> None:
+    def _start_round(self, out: Output, estimation: LowerEstimation) -> None:
         for worker, assignment in estimation.assignments():
-            self._ask(worker, assignment, "assignment")
+            self._ask(out, worker, assignment, "assignment")
 
-    def _send(self, committed: Iteration) -> None:
+    def _send(self, out: Output, committed: Iteration) -> None:
         """Log the iterate, and give those whose reports it used their next step."""
-        self._output.records.append(committed)
+        out.records.append(committed)
         self.limit = None
         if self.iteration >= self.config.run.iterations or (
             self.validation.exhausted and self.iteration >= self.least_iterations
         ):
-            self._close()
+            self._close(out)
             return
         # Also those who came in the middle of it and had to wait. Who was lost and came back
         # meanwhile has its assignment, or has reported on it.
         used = [each.worker for each in committed.reports]
         due = dict.fromkeys(used + sorted(self._unassigned))
         self._unassigned.clear()
-        self._assign([
+        self._assign(out, [
             worker for worker in due
             if worker in self.members.joined
             and worker not in self._outstanding
@@ -181,18 +177,18 @@ class Conduct:
 
     # ------------------------------------------------------------ what workers are to do
 
-    def _assign(self, workers: list[int]) -> None:
+    def _assign(self, out: Output, workers: list[int]) -> None:
         """Give ``workers`` their next upper step, after their validation if that is due."""
         if self._final_tests:
             for worker in workers:
-                self._close_worker(worker)
+                self._close_worker(out, worker)
             return
-        self.limit = self._limit_to(workers)
+        self.limit = self._limit_to(workers, out.time)
         if self.limit:
             if self.algorithm.is_open:  # a hello can come in the middle of an iteration
                 self._unassigned.update(workers)
             else:
-                self._close()
+                self._close(out)
             return
         indices = np.array(workers, dtype=np.int64) - 1
         self._assignments[indices] += 1
@@ -203,29 +199,31 @@ class Conduct:
             strict=True,
         )
         for worker, number, dual_gradient in each:
-            if self.validation.due(worker, self.iteration):
+            if self.validation.is_due(worker, self.iteration):
+                self.validation.asked(worker, self.iteration)
                 prompt = Split.VALIDATION, Candidate.TUNED, *self.algorithm.prompt(worker)
-                self._evaluate(worker, EvaluationRequest(self.iteration, *prompt))
+                self._evaluate(out, worker, EvaluationRequest(self.iteration, *prompt))
             assignment = Assignment(number, self.iteration, dual_gradient)
             self._outstanding[worker] = assignment
-            self._ask(worker, assignment, "assignment")
+            self._ask(out, worker, assignment, "assignment")
 
-    def _evaluate(self, worker: int, request: EvaluationRequest) -> None:
+    def _evaluate(self, out: Output, worker: int, request: EvaluationRequest) -> None:
         self.evaluations.ask(worker, request)
-        self._ask(worker, request, purpose_of(request.split))
+        self._ask(out, worker, request, answer_kind(request.split))
 
     def _ask(
         self,
+        out: Output,
         worker: int,
         message: Assignment | LowerAssignment | EvaluationRequest,
-        purpose: AnswerKind,
+        kind: AnswerKind,
     ) -> None:
         """Send what ``worker`` is to answer."""
-        self.members.asked(worker, self._now)
-        self.spending.hand_out(worker, purpose)
-        self._output.messages.append((worker, message))
+        self.members.asked(worker, out.time)
+        self.spending.hand_out(worker, kind)
+        out.messages.append((worker, message))
 
-    def _limit_to(self, workers: list[int]) -> str | None:
+    def _limit_to(self, workers: list[int], time: float) -> str | None:
         """The limit that stands against the next step of ``workers``, if there is one.
 
         An estimate of phi that is due at the end of this iteration has to be covered as well.
@@ -238,69 +236,69 @@ class Conduct:
         calls = sum(cost_bounds(worker).assignment for worker in workers)
         calls += sum(cost_bounds(worker).validation for worker in validating)
         calls += rounds * sum(cost_bounds(worker).assignment for worker in self.members.joined)
-        return self.spending.overdrawn(calls, self._now)
+        return self.spending.overdrawn(calls, time)
 
     # ------------------------------------------------------------ the end
 
-    def _close(self) -> None:
+    def _close(self, out: Output) -> None:
         """The iterations are over: score the test split where evaluation is on, then stop."""
-        self._record_event(EventKind.CLOSING, 0, self.limit or "")
+        self._record_event(out, EventKind.CLOSING, 0, self.limit or "")
         joined = sorted(self.members.joined)
         tuned = {v: self.validation.prompt(v) or self.algorithm.prompt(v) for v in joined}
         consensus, seed = self.algorithm.z.argmax(axis=1), self.config.run.seed
         self._final_tests = FinalTests(self.iteration, tuned, consensus, self._initial_q, seed)
         for worker in joined:
             if worker not in self._outstanding:  # the others when their last report is in
-                self._close_worker(worker)
+                self._close_worker(out, worker)
 
-    def _close_worker(self, worker: int) -> None:
+    def _close_worker(self, out: Output, worker: int) -> None:
         assert self._final_tests is not None
         scored = self.validation.every and self.config.task.test
         request = self._final_tests.next(worker) if scored else None
         calls = self.spending.cost_bounds(worker).test if request else 0
-        if request and not self.spending.overdrawn(calls, self._now, testing=True):
-            self._evaluate(worker, request)
+        if request and not self.spending.overdrawn(calls, out.time, testing=True):
+            self._evaluate(out, worker, request)
         else:
-            self._stop(worker)
+            self._stop(out, worker)
 
-    def _fail(self, reason: str) -> None:
+    def _fail(self, out: Output, reason: str) -> None:
         self.failure = reason
-        self._stop_all()
-        self._finish_if_all_stopped()
+        self._stop_all(out)
+        self._finish_if_all_stopped(out)
 
-    def _end_by(self, limit: str) -> None:
+    def _end_by(self, out: Output, limit: str) -> None:
         """End at once: no tests are made, for they would take time and money."""
         if self.finished:
             return
         self.limit = limit
         if not self._final_tests:
-            self._record_event(EventKind.CLOSING, 0, limit)
-        self._stop_all()
+            self._record_event(out, EventKind.CLOSING, 0, limit)
+        self._stop_all(out)
 
-    def _stop_all(self) -> None:
+    def _stop_all(self, out: Output) -> None:
         for worker in sorted(self.members.working):
-            self._stop(worker)
+            self._stop(out, worker)
 
-    def _stop(self, worker: int) -> None:
+    def _stop(self, out: Output, worker: int) -> None:
         self.members.become(worker, State.STOPPED)
-        self._tell_to_stop(worker)
-        self._finish_if_all_stopped()
+        self._tell_to_stop(out, worker)
+        self._finish_if_all_stopped(out)
 
-    def _tell_to_stop(self, worker: int) -> None:
-        self._output.messages.append((worker, Stop()))
+    def _tell_to_stop(self, out: Output, worker: int) -> None:
+        out.messages.append((worker, Stop()))
 
-    def _finish_if_all_stopped(self) -> None:
+    def _finish_if_all_stopped(self, out: Output) -> None:
         if not self.members.working and not self.finished:
             self.finished = True
             words, classes = self.algorithm.z.argmax(axis=1), self.shapes.classes
-            of_consensus = self.evaluations.consensus(words, classes, self._now)
+            of_consensus = self.evaluations.consensus(words, classes, out.time)
             if of_consensus:
-                self._output.records.append(of_consensus)
+                out.records.append(of_consensus)
 
-    def _record_event(self, kind: EventKind, worker: int, text: str = "") -> None:
-        self._output.records.append(Event(kind, worker, -1, self.iteration, self._now, text=text))
+    def _record_event(self, out: Output, kind: EventKind, worker: int, text: str = "") -> None:
+        out.records.append(Event(kind, worker, -1, self.iteration, out.time, text=text))
 
 
-def purpose_of(split: Split) -> AnswerKind:
+def answer_kind(split: Split) -> AnswerKind:
     """What an evaluation on ``split`` is for."""
     return "test" if split is Split.TEST else "validation"

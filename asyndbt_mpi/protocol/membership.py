@@ -159,9 +159,12 @@ class Membership:
         self._held_up[worker] = 0.0
         self._silent_since[worker] = time
 
-    def is_noise(self, worker: int) -> bool:
-        """Count a message of ``worker`` that says nothing; whether that are too many."""
+    def note_noise(self, worker: int) -> None:
+        """Count a message of ``worker`` that says nothing."""
         self._noise[worker] += 1
+
+    def is_noisy(self, worker: int) -> bool:
+        """Whether ``worker`` has sent more that says nothing than can have been on its way."""
         return self._noise[worker] > MOST_NOISE
 
     def excuse(self, seconds: float) -> None:
@@ -196,9 +199,9 @@ class Membership:
         """Live workers that keep the others waiting for too long, and how.
 
         That is those that owe an answer for more than ``seconds``; and those for which a majority
-        waited, over the whole run, for longer than that and a hundred times what it worked.
+        waited, over the whole run up to the last `account`, for longer than that and a hundred
+        times what it worked.
         """
-        self._account(time)
         most = seconds + MOST_HELD_UP * self._worked
         late = []
         for worker in sorted(self.working):
@@ -210,8 +213,8 @@ class Membership:
                 late.append((worker, f"{held_up}, in which they worked for {self._worked:.0f}"))
         return late
 
-    def _account(self, time: float) -> None:
-        """Put the seconds since the last look down to work, or to the few that all wait for."""
+    def account(self, time: float) -> None:
+        """Put the seconds since the last call down to work, or to the few that all wait for."""
         passed, self._looked = time - self._looked, time
         # Who has not said hello may be loading a model. Where no majority waits, nobody can say
         # who is slow and who is quick.

@@ -144,8 +144,9 @@ Record: TypeAlias = Event | Iteration | Evaluation
 
 @dataclass(slots=True)
 class Output:
-    """What a step of the server gives its driver: messages to send, records to log."""
+    """What a step of the server at ``time`` gives its driver: messages to send, records to log."""
 
+    time: float
     messages: list[tuple[int, ToWorker]] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
 

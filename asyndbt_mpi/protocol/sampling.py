@@ -1,8 +1,10 @@
 """What workers draw at random: rows, words and demonstrations, each keyed by seed and purpose."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from asyndbt_mpi.algorithm.estimator import sample
 from asyndbt_mpi.algorithm.random import Purpose, Streams
@@ -18,7 +20,7 @@ class Draws:
     ----------
     samples : I, prompts of a step
     batch : by worker, rows that each prompt is scored on
-    couple : makes the uniforms (W, I, n) of an estimator's samples out of independent ones, if any
+    couple : makes the uniforms (W, I, n) of an estimator's samples out of independent ones
     """
 
     def __init__(
@@ -27,7 +29,7 @@ class Draws:
         samples: int,
         batch: Mapping[int, int],
         data_sizes: Mapping[int, DataSizes],
-        couple: Callable[[FloatArray], FloatArray] | None,
+        couple: Callable[[FloatArray], FloatArray],
     ) -> None:
         self._seed = seed
         self._samples = samples
@@ -55,13 +57,42 @@ class Draws:
         for size in sizes:
             start, end = end, end + self._samples * size
             drawn = uniform[:, start:end].reshape(len(keys), self._samples, size)
-            for_samples.append(self._couple(drawn) if self._couple else drawn)
+            for_samples.append(self._couple(drawn))
         return rows, for_samples
 
-    def demonstrations(self, q: FloatArray, keys: Sequence[tuple[int, int]]) -> IntArray:
-        """One realisation k (W, U) of q (W, U, V) for each key (worker, estimation)."""
-        uniform = np.empty((len(keys), 1, q.shape[1]))
-        for row, (worker, estimation) in enumerate(keys):
-            purpose = Purpose.LOWER_DEMONSTRATIONS
-            self._streams.at(self._seed, worker, estimation, purpose).random(out=uniform[row])
-        return sample(q, uniform)[:, 0]
+
+class Realisations:
+    """The demonstrations k of a stack of workers: one realisation of q for a whole estimate of phi.
+
+    Attributes
+    ----------
+    k : array (W, U), the newest of each worker
+    """
+
+    def __init__(self, seed: int, workers: int, classes: int) -> None:
+        self.k: IntArray = np.zeros((workers, classes), dtype=np.int64)
+        self._estimation: IntArray = np.full(workers, -1, dtype=np.int64)
+        self._seed = seed
+        self._streams = Streams()
+
+    @property
+    def state(self) -> list[NDArray[Any]]:
+        """k, and the estimate that it was drawn for; each array has a row for each worker."""
+        return [self.k, self._estimation]
+
+    def draw(self, indices: IntArray, keys: Sequence[tuple[int, int]], q: FloatArray) -> IntArray:
+        """The k of the workers at ``indices`` (W,), drawn where they have an older estimate's.
+
+        ``keys`` are (worker, estimation); ``q`` is that of the whole stack.
+        """
+        rows = zip(indices.tolist(), keys, strict=True)
+        new = {index: key for index, key in rows if self._estimation[index] != key[1]}
+        if new:
+            drawing = list(new)
+            uniform = np.empty((len(new), 1, q.shape[1]))
+            for row, (worker, estimation) in enumerate(new.values()):
+                purpose = Purpose.LOWER_DEMONSTRATIONS
+                self._streams.at(self._seed, worker, estimation, purpose).random(out=uniform[row])
+            self.k[drawing] = sample(q[drawing], uniform)[:, 0]
+            self._estimation[drawing] = [estimation for _, estimation in new.values()]
+        return self.k[indices]

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 
 from asyndbt_mpi.algorithm.simplex import onto_simplex
-from asyndbt_mpi.protocol.conduct import Conduct, purpose_of
+from asyndbt_mpi.protocol.conduct import Conduct, answer_kind
 from asyndbt_mpi.protocol.estimation import not_asked_for
 from asyndbt_mpi.protocol.membership import BARRED, COUNTED, MOST_RETURNS, State
 from asyndbt_mpi.protocol.messages import (
@@ -48,65 +48,66 @@ class Server(Conduct):
             The message answers nothing that was asked; the state is unchanged, and the driver
             should call `exclude`.
         """
-        self._begin(time)
+        out = Output(time)
         state = self.members.state(worker)
         if state in BARRED:
-            return self._output  # its last words
+            return out  # its last words
         if state not in COUNTED:
-            self._hear_again(worker, message)
-            return self._output
+            self._hear_again(out, worker, message)
+            return out
         match message:
-            case Hello() if self._is_stranger(worker, message):
-                return self._output
+            case Hello() if why := self._objection(worker, message):
+                self._turn_away(out, worker, why)
+                return out
             case Hello():
-                self._admit(worker, message)
+                self._admit(out, worker, message)
             case Report():
-                self._accept_report(worker, message)
+                self._accept_report(out, worker, message)
             case LowerReport():
-                self._accept_lower_report(worker, message)
+                self._accept_lower_report(out, worker, message)
             case EvaluationReport():
-                self._accept_evaluation(worker, message)
+                self._accept_evaluation(out, worker, message)
             case Failure(text=text, refuses=True) if not self.iteration:
-                self._refuse(f"worker {worker}: {text}")
-                return self._output
+                self._refuse(out, f"worker {worker}: {text}")
+                return out
             case Failure(text=text):
-                self._leave(worker, State.DISMISSED, text)
-                self._tell_to_stop(worker)
-                return self._output
+                self._leave(out, worker, State.DISMISSED, text)
+                self._tell_to_stop(out, worker)
+                return out
         self.members.heard(worker, time)
-        self._proceed()
-        return self._output
+        self._proceed(out)
+        return out
 
     def exclude(self, worker: int, reason: str, time: float) -> Output:
         """Go on without ``worker`` for good: its values stay, nothing of it is believed any more.
 
         With fewer than `algorithm.min_workers` left the run ends; `failure` then says why.
         """
-        self._begin(time)
-        self._exclude(worker, reason)
-        return self._output
+        out = Output(time)
+        self._exclude(out, worker, reason)
+        return out
 
     def refuse(self, reason: str, time: float) -> Output:
         """End the run at once, for it must not go on as it is; `refusal` then says why."""
-        self._begin(time)
-        self._refuse(reason)
-        return self._output
+        out = Output(time)
+        self._refuse(out, reason)
+        return out
 
     def lose(self, worker: int, reason: str, time: float) -> Output:
         """Go on without ``worker``, which died or fell silent, unless it is heard of again.
 
         As `exclude`, but if ever a message of it arrives, it is let in again with fresh state.
         """
-        self._begin(time)
+        out = Output(time)
         if worker in self.members.working:  # one that was told to stop may go
-            self._leave(worker, State.LOST, reason)
-        return self._output
+            self._leave(out, worker, State.LOST, reason)
+        return out
 
     def take_back(self, worker: int, time: float) -> Output:
         """A lost ``worker`` is there again: have it forget everything, and say hello."""
-        self._begin(time)
-        self._take_back(worker)
-        return self._output
+        out = Output(time)
+        self._take_back(out, worker)
+        return out
 
     def tick(self, time: float, is_heard: Callable[[int], bool] = lambda worker: False) -> Output:
         """Take notice of the ``time``, whether something arrives or not.
@@ -114,44 +115,45 @@ class Server(Conduct):
         Workers that have owed an answer for too long are lost, unless ``is_heard`` says that
         something of them is there to be received; and a budget of seconds may end.
         """
-        self._begin(time)
+        out = Output(time)
         timeout = self.config.run.worker_timeout
+        self.members.account(time)
         for worker, reason in self.members.overdue(time, timeout):
             if not (self.finished or is_heard(worker)):
-                self._leave(worker, State.LOST, reason)
+                self._leave(out, worker, State.LOST, reason)
         if self.running and (short := self.members.shortage(time, timeout)):
-            self._fail(f"{short}; {self.members.gone}")
+            self._fail(out, f"{short}; {self.members.gone}")
         seconds = self.config.budget.seconds
         if seconds and time >= seconds:
-            self._end_by(f"budget.seconds = {seconds:g}")
-        return self._output
+            self._end_by(out, f"budget.seconds = {seconds:g}")
+        return out
 
     def judge(self, time: float) -> Output:
         """End a run that was gone through again, if by today's settings it must not go on.
 
         What was under way has to be covered by the budget; lost workers may still come back.
         """
-        self._begin(time)
+        out = Output(time)
         patience = self.config.run.worker_timeout if self.running else -1.0
         if not self.replaying and (short := self.members.shortage(time, patience)):
-            self._fail(f"{short}; {self.members.gone}")
+            self._fail(out, f"{short}; {self.members.gone}")
         elif limit := self.spending.overdrawn(0, time, testing=self._final_tests is not None):
-            self._end_by(limit)
-        return self._output
+            self._end_by(out, limit)
+        return out
 
     # ------------------------------------------------------------ messages in
 
-    def _admit(self, worker: int, message: Hello) -> None:
+    def _admit(self, out: Output, worker: int, message: Hello) -> None:
         if self.members.has_greeted(worker):
             raise MalformedMessage(f"worker {worker} said hello twice")
         self.check_hello(worker, message)
         self.models.note(worker, message.description, message.digest)
-        self._output.records.append(hello_event(worker, message, self.iteration, self._now))
+        out.records.append(hello_event(worker, message, self.iteration, out.time))
         self.members.become(worker, State.JOINED)
         self.spending.join(worker, message.cost_bounds)
         q = self._initial_q[worker - 1] = onto_simplex(message.q)
         self.algorithm.q[worker - 1] = q
-        self._assign([worker])
+        self._assign(out, [worker])
 
     def check_hello(self, worker: int, message: Hello) -> None:
         """Refuse a hello that the data of ``worker`` do not give.
@@ -165,20 +167,23 @@ class Server(Conduct):
             raise MalformedMessage(f"worker {worker} begins with another q than its data give")
         self.spending.check_cost_bounds(worker, message.cost_bounds)
 
-    def _is_stranger(self, worker: int, message: Hello) -> bool:
-        """Whether ``worker`` holds another model; before the first iteration nobody then goes on.
+    def _objection(self, worker: int, message: Hello) -> str | None:
+        """Why ``worker`` may not take part: it holds another model.
 
         What the log has of a run was judged when it happened.
         """
-        model = worker, message.description, message.digest
-        why = None if self.replaying else self.models.difference(*model)
-        if why and not self.iteration:
-            self._refuse(why)
-        elif why:
-            self._exclude(worker, why)
-        return why is not None
+        if self.replaying:
+            return None
+        return self.models.difference(worker, message.description, message.digest)
 
-    def _accept_report(self, worker: int, report: Report) -> None:
+    def _turn_away(self, out: Output, worker: int, why: str) -> None:
+        """Go on without ``worker``; before the first iteration end the run instead."""
+        if self.iteration:
+            self._exclude(out, worker, why)
+        else:
+            self._refuse(out, why)
+
+    def _accept_report(self, out: Output, worker: int, report: Report) -> None:
         asked = self._outstanding.get(worker)
         if asked is None or (report.number, report.iteration) != (asked.number, asked.iteration):
             raise MalformedMessage(
@@ -186,63 +191,64 @@ class Server(Conduct):
                 f" outstanding assignment of worker {worker}"
             )
         self.spending.check(worker, "assignment", report.costs)
-        self._record_answer(worker, report)
+        self._record_answer(out, worker, report)
         del self._outstanding[worker]
         if self._final_tests:
-            self._close_worker(worker)  # it was too late to be used
+            self._close_worker(out, worker)  # it was too late to be used
         else:
             self.algorithm.reported[worker] = report
 
-    def _accept_lower_report(self, worker: int, report: LowerReport) -> None:
+    def _accept_lower_report(self, out: Output, worker: int, report: LowerReport) -> None:
         if self.algorithm.estimation is None:
             raise not_asked_for(worker, report)
         self.spending.check(worker, "assignment", report.costs)
         self.algorithm.estimation.accept(worker, report)
-        self._record_answer(worker, report)
+        self._record_answer(out, worker, report)
 
-    def _accept_evaluation(self, worker: int, report: EvaluationReport) -> None:
-        self.spending.check(worker, purpose_of(report.split), report.costs)
-        evaluation = self.evaluations.accept(worker, report, self._now)
-        self._record_answer(worker, report)
-        self._output.records.append(evaluation)
+    def _accept_evaluation(self, out: Output, worker: int, report: EvaluationReport) -> None:
+        self.spending.check(worker, answer_kind(report.split), report.costs)
+        evaluation = self.evaluations.accept(worker, report, out.time)
+        self._record_answer(out, worker, report)
+        out.records.append(evaluation)
         if evaluation.split is Split.VALIDATION:
-            prompt = evaluation.words, evaluation.demonstrations
-            self.validation.add(worker, evaluation.loss, *prompt, self.members.count)
+            self.validation.add(evaluation, self.members.count)
         elif self._final_tests:
-            self._close_worker(worker)
+            self._close_worker(out, worker)
 
-    def _record_answer(self, worker: int, report: Report | LowerReport | EvaluationReport) -> None:
+    def _record_answer(
+        self, out: Output, worker: int, report: Report | LowerReport | EvaluationReport
+    ) -> None:
         self.spending.answered(worker, report.costs)
-        self._output.records.append(answer_event(worker, report, self.iteration, self._now))
+        out.records.append(answer_event(worker, report, self.iteration, out.time))
 
     # ------------------------------------------------------------ who takes part
 
-    def _exclude(self, worker: int, reason: str) -> None:
+    def _exclude(self, out: Output, worker: int, reason: str) -> None:
         state = self.members.state(worker)
         if state in BARRED:
             return
-        self._tell_to_stop(worker)
+        self._tell_to_stop(out, worker)
         if state in COUNTED:
-            self._leave(worker, State.EXCLUDED, reason)
+            self._leave(out, worker, State.EXCLUDED, reason)
         else:
-            self._record_event(EventKind.EXCLUDED, worker, reason)
+            self._record_event(out, EventKind.EXCLUDED, worker, reason)
             self.members.become(worker, State.EXCLUDED)
 
-    def _dismiss(self, worker: int) -> None:
+    def _dismiss(self, out: Output, worker: int) -> None:
         """Tell ``worker``, which does not count, to stop; whatever it still says is not heard."""
         self.members.become(worker, State.DISMISSED)
-        self._tell_to_stop(worker)
+        self._tell_to_stop(out, worker)
 
-    def _refuse(self, reason: str) -> None:
+    def _refuse(self, out: Output, reason: str) -> None:
         self.refusal = reason
-        self._stop_all()
+        self._stop_all(out)
 
-    def _leave(self, worker: int, state: State, reason: str) -> None:
+    def _leave(self, out: Output, worker: int, state: State, reason: str) -> None:
         """Go on without ``worker``, which is in ``state`` now; end the run if too few are left."""
         # A traceback may follow the first line, with texts that are nobody's business.
         first = reason.partition("\n")[0]
         kind = EventKind.EXCLUDED if state is State.EXCLUDED else EventKind.LOST
-        self._record_event(kind, worker, first)
+        self._record_event(out, kind, worker, first)
         self.members.become(worker, state)
         self.algorithm.reported.pop(worker, None)
         self._outstanding.pop(worker, None)
@@ -254,37 +260,40 @@ class Server(Conduct):
             self._final_tests.give_back(unanswered)
         if self.algorithm.estimation:
             self.algorithm.estimation.exclude(worker)
-        short = None if self.replaying else self.members.shortage(self._now, patience=-1.0)
+        short = None if self.replaying else self.members.shortage(out.time, patience=-1.0)
         if short is None:
             if self._final_tests:  # else the lost may come back, and others are at work
-                self._finish_if_all_stopped()
-            self._proceed()
+                self._finish_if_all_stopped(out)
+            self._proceed(out)
         elif not self.finished:
-            self._fail(f"{short}; the last to go was worker {worker}: {reason}")
+            self._fail(out, f"{short}; the last to go was worker {worker}: {reason}")
 
-    def _hear_again(self, worker: int, message: ToServer) -> None:
+    def _hear_again(self, out: Output, worker: int, message: ToServer) -> None:
         """A message of a ``worker`` that was lost."""
         if isinstance(message, Failure):  # it is there, but cannot go on
-            self._dismiss(worker)
+            self._dismiss(out, worker)
         elif worker not in self.members.restarting:
             if self.members.returns[worker] < MOST_RETURNS:
-                self._take_back(worker)
+                self._take_back(out, worker)
             else:
-                self._exclude(worker, f"was lost and came back {MOST_RETURNS} times")
-        elif not isinstance(message, Hello) and self.members.is_noise(worker):
-            self._exclude(worker, "was told to start afresh, and does not")
-        elif isinstance(message, Hello) and not (self._final_tests or self.finished):
-            if self._is_stranger(worker, message):
+                self._exclude(out, worker, f"was lost and came back {MOST_RETURNS} times")
+        elif not isinstance(message, Hello):
+            self.members.note_noise(worker)
+            if self.members.is_noisy(worker):
+                self._exclude(out, worker, "was told to start afresh, and does not")
+        elif self.running:
+            if why := self._objection(worker, message):
+                self._turn_away(out, worker, why)
                 return
-            self._admit(worker, message)
+            self._admit(out, worker, message)
             self.algorithm.delay[worker - 1] = 0
-            self.members.heard(worker, self._now)
-            self._proceed()
+            self.members.heard(worker, out.time)
+            self._proceed(out)
 
-    def _take_back(self, worker: int) -> None:
+    def _take_back(self, out: Output, worker: int) -> None:
         if self._final_tests or self.finished:
-            self._dismiss(worker)
+            self._dismiss(out, worker)
             return
-        self._record_event(EventKind.RETURNED, worker)
-        self.members.starts_afresh(worker, self._now)
-        self._output.messages.append((worker, Reset(self.algorithm.z.copy())))
+        self._record_event(out, EventKind.RETURNED, worker)
+        self.members.starts_afresh(worker, out.time)
+        out.messages.append((worker, Reset(self.algorithm.z.copy())))

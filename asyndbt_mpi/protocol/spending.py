@@ -26,7 +26,7 @@ class _Worker:
     @property
     def reserved(self) -> int:
         """Calls."""
-        calls: int = sum(getattr(self.cost_bounds, purpose) for purpose in self.owed)
+        calls: int = sum(getattr(self.cost_bounds, kind) for kind in self.owed)
         return calls
 
 
@@ -75,7 +75,7 @@ class Spending:
                     f"worker {worker} says that it may need {claimed} {what}: {most} at most"
                 )
 
-    def check(self, worker: int, purpose: AnswerKind, costs: Costs) -> None:
+    def check(self, worker: int, kind: AnswerKind, costs: Costs) -> None:
         """Refuse an answer of ``worker`` that is not its next, or costs more than was set aside.
 
         Tokens may be twice as many, for servers count them in their own ways.
@@ -87,13 +87,13 @@ class Spending:
         held = self._by_worker.get(worker)
         if held is None or not held.owed:
             return  # it was asked for nothing, which is refused elsewhere
-        if held.owed[0] != purpose:
+        if held.owed[0] != kind:
             raise MalformedMessage(
-                f"worker {worker} was asked for its {held.owed[0]} before the {purpose} it answers"
+                f"worker {worker} was asked for its {held.owed[0]} before the {kind} it answers"
             )
         if self.replaying or worker not in self.most:
             return
-        cost_bounds, calls = held.cost_bounds, getattr(held.cost_bounds, purpose)
+        cost_bounds, calls = held.cost_bounds, getattr(held.cost_bounds, kind)
         for name, most in (
             ("calls", calls),
             ("prompt_tokens", 2 * calls * cost_bounds.prompt_tokens),
@@ -117,9 +117,9 @@ class Spending:
         """What ``worker``, which has joined, can cost."""
         return self._by_worker[worker].cost_bounds
 
-    def hand_out(self, worker: int, purpose: AnswerKind) -> None:
+    def hand_out(self, worker: int, kind: AnswerKind) -> None:
         """Set aside what an answer can cost that ``worker`` was asked for."""
-        self._by_worker[worker].owed.append(purpose)
+        self._by_worker[worker].owed.append(kind)
 
     def answered(self, worker: int, costs: Costs) -> None:
         """The answer that ``worker`` was asked for first has come."""

@@ -16,22 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asyndbt_mpi.algorithm import kernels
-from asyndbt_mpi.algorithm.estimator import EstimatorFactory, estimator, sample
+from asyndbt_mpi.algorithm.estimator import EstimatorFactory
 from asyndbt_mpi.algorithm.lower_level import worker_step
 from asyndbt_mpi.algorithm.optimizer import OPTIMIZERS
-from asyndbt_mpi.algorithm.random import Purpose
 from asyndbt_mpi.algorithm.simplex import project
 from asyndbt_mpi.algorithm.types import FloatArray, IntArray
 from asyndbt_mpi.config import Config
-from asyndbt_mpi.protocol.blackbox import (
-    AnyQuery,
-    Completed,
-    DataSizes,
-    ExactAnswer,
-    ExactQuery,
-    Query,
-)
+from asyndbt_mpi.protocol.blackbox import Answer, AnyQuery, Completed, DataSizes, Query
 from asyndbt_mpi.protocol.divergence import Step
+from asyndbt_mpi.protocol.gradients import gradients
 from asyndbt_mpi.protocol.messages import (
     Assignment,
     CostBounds,
@@ -49,18 +42,17 @@ from asyndbt_mpi.protocol.messages import (
     ToServer,
     ToWorker,
 )
-from asyndbt_mpi.protocol.sampling import Draws
+from asyndbt_mpi.protocol.sampling import Realisations
 
 Asking = TypeVar("Asking", Assignment, LowerAssignment, EvaluationRequest)
 
 
 @dataclass(slots=True)
 class _Asked(Generic[Asking]):
-    """A message under way, and what was asked for it: words (I, M), demonstrations (I, U)."""
+    """A message in flight, and what the black box was asked for it."""
 
     message: Asking
-    words: IntArray
-    demonstrations: IntArray
+    query: AnyQuery
 
 
 _Finished: TypeAlias = tuple[Completed, _Asked[Asking]]
@@ -71,7 +63,7 @@ class Workers:
 
     Parameters
     ----------
-    holdings : by number of the worker (from 1), which with the seed keys its randomness
+    data_sizes : by number of the worker (from 1), which with the seed keys its randomness
         How many demonstrations and queries the worker's black box has.
     own_estimator : makes the estimator, in place of the one that the configuration names
 
@@ -91,35 +83,19 @@ class Workers:
         self.config = config
         self.own_estimator = own_estimator
         self.shapes = shapes
-        self.samples = config.estimator.samples
-        self.exact = config.estimator.name == "exact"
         self.lower_step_size = config.steps.lower_p
         self.data_sizes = data_sizes
-        self.batch = {
-            worker: min(config.estimator.batch, held.rows[Split.TRAIN])
-            for worker, held in data_sizes.items()
-        }
         self._index = {worker: index for index, worker in enumerate(data_sizes)}
         pool = np.array([held.pool for held in data_sizes.values()])[..., None]  # (W, U, 1)
         allowed = np.arange(shapes.pool) < pool
         shape = len(data_sizes), shapes.positions, shapes.words
         self.p: FloatArray = np.full(shape, 1.0 / shapes.words)
         self.q: FloatArray = allowed / pool
-        if not self.exact:
-            p_shape, q_shape = self.p.shape, self.q.shape
-            self.estimator = (
-                own_estimator(p_shape, q_shape)
-                if own_estimator
-                else estimator(config.estimator.name, p_shape, q_shape)
-            )
-        couple = None if self.exact else self.estimator.couple
-        self.draws = Draws(config.run.seed, self.samples, self.batch, data_sizes, couple)
+        self.gradients = gradients(config, shapes, data_sizes, own_estimator)
+        self.realisations = Realisations(config.run.seed, len(data_sizes), shapes.classes)
         optimizer = OPTIMIZERS[config.steps.optimizer]
         self.p_optimizer = optimizer(config.steps.p, self.p.shape)
         self.q_optimizer = optimizer(config.steps.q, self.q.shape, allowed)
-        # The newest realisation k of each worker's q, and the estimation that it is of.
-        self._k = np.zeros(self.q.shape[:2], dtype=np.int64)
-        self._k_of = np.full(len(data_sizes), -1)
         self._asked: dict[int, _Asked[Any]] = {}
         self._working = set(data_sizes)
 
@@ -131,7 +107,7 @@ class Workers:
     def hello(self, worker: int, description: str, digest: str = "") -> Hello:
         """The first message of ``worker`` to the server; ``digest`` of its language model."""
         held = self.data_sizes[worker]
-        prompts = 1 if self.exact else self.samples * self.batch[worker]
+        prompts = self.gradients.prompts(worker)
         rows = held.rows[Split.VALIDATION], held.rows[Split.TEST]
         assignment, validation, test = (held.most_calls(n) for n in (prompts, *rows))
         cost_bounds = CostBounds(
@@ -143,9 +119,8 @@ class Workers:
 
     def _states(self) -> list[NDArray[Any]]:
         """Everything about the workers that changes; each array has a row for each of them."""
-        learnt = [] if self.exact else self.estimator.state
         moments = [*self.p_optimizer.state, *self.q_optimizer.state]
-        return [self.p, self.q, *moments, *learnt, self._k, self._k_of]
+        return [self.p, self.q, *moments, *self.gradients.state, *self.realisations.state]
 
     def state(self, worker: int) -> FloatArray:
         """All that the next answers of ``worker`` depend on, besides what it is sent; flat."""
@@ -221,33 +196,21 @@ class Workers:
     # ------------------------------------------------------------ upper level
 
     def _ask_upper(self, messages: Sequence[tuple[int, Assignment]]) -> list[AnyQuery]:
-        members = self._members(worker for worker, _ in messages)
-        p, q = self.p[members], self.q[members]
-        if self.exact:
-            return self._ask_exactly(messages, p, q, np.empty((len(messages), 0, 0), dtype=int))
-        rows, (for_words, for_demonstrations) = self.draws.for_step(
-            [(worker, message.number) for worker, message in messages],
-            Purpose.UPPER_STEP,
-            (p.shape[1], q.shape[1]),
-        )
-        return self._ask(messages, rows, sample(p, for_words), sample(q, for_demonstrations))
+        indices = self._indices(worker for worker, _ in messages)
+        p, q = self.p[indices], self.q[indices]
+        return self._note(messages, self.gradients.ask_upper(_keys(messages), p, q))
 
     def _step(self, together: Sequence[_Finished[Assignment]]) -> list[ToServer]:
-        members = self._members(done.worker for done, _ in together)
-        p, q = self.p[members], self.q[members]
-        # Both gradients are taken at the old (p, q), from the same samples, eq. (27).
-        p_gradient, q_gradient = (
-            _exact_gradients(together)
-            if self.exact
-            else self.estimator.upper(members, p, q, *_samples(together))
-        )
+        indices = self._indices(done.worker for done, _ in together)
+        p, q = self.p[indices], self.q[indices]
+        p_gradient, q_gradient = self.gradients.upper(indices, p, q, *_exchanged(together))
         dual_gradient = np.array([asked.message.dual_gradient for _, asked in together])
         when = f" after the step of iteration {together[0][1].message.iteration}"
         with Step("p", "steps.p or algorithm.dual_bound", when):
-            p = self.p_optimizer.step(p, p_gradient + dual_gradient, members)  # (19), (23)
+            p = self.p_optimizer.step(p, p_gradient + dual_gradient, indices)  # (19), (23)
         with Step("q", "steps.q", when):
-            q = self.q_optimizer.step(q, q_gradient, members)  # (20), (24)
-        self.p[members], self.q[members] = p, q
+            q = self.q_optimizer.step(q, q_gradient, indices)  # (20), (24)
+        self.p[indices], self.q[indices] = p, q
         losses = _losses(together)
         p_norms, q_norms = _norms(p_gradient), _norms(q_gradient)
         return [
@@ -261,99 +224,52 @@ class Workers:
     # ------------------------------------------------------------ lower level
 
     def _ask_lower(self, messages: Sequence[tuple[int, LowerAssignment]]) -> list[AnyQuery]:
-        members = self._members(worker for worker, _ in messages)
+        indices = self._indices(worker for worker, _ in messages)
+        estimations = [(worker, message.estimation) for worker, message in messages]
+        k = self.realisations.draw(indices, estimations, self.q)
         p = np.array([message.p for _, message in messages])
-        self._realise(messages)
-        k = self._k[members][:, None]
-        if self.exact:
-            shown = np.zeros_like(self.q[members])
-            np.put_along_axis(shown, k[:, 0, :, None], 1.0, axis=-1)
-            return self._ask_exactly(messages, p, shown, k)
-        rows, (for_words,) = self.draws.for_step(
-            [(worker, message.number) for worker, message in messages],
-            Purpose.LOWER_STEP,
-            (p.shape[1],),
-        )
-        return self._ask(messages, rows, sample(p, for_words), np.repeat(k, self.samples, axis=1))
-
-    def _realise(self, messages: Sequence[tuple[int, LowerAssignment]]) -> None:
-        """Draw the demonstrations k: one realisation of q for all rounds of an estimation."""
-        new = [
-            (worker, message.estimation)
-            for worker, message in messages
-            if self._k_of[self._index[worker]] != message.estimation
-        ]
-        if not new:
-            return
-        drawing = self._members(worker for worker, _ in new)
-        self._k[drawing] = self.draws.demonstrations(self.q[drawing], new)
-        self._k_of[drawing] = [estimation for _, estimation in new]
+        return self._note(messages, self.gradients.ask_lower(_keys(messages), p, k))
 
     def _lower_step(self, together: Sequence[_Finished[LowerAssignment]]) -> list[ToServer]:
+        indices = self._indices(done.worker for done, _ in together)
         p = np.array([asked.message.p for _, asked in together])
         dual_gradient = np.array([asked.message.dual_gradient for _, asked in together])
-        if self.exact:
-            gradient, _ = _exact_gradients(together)
-        else:
-            members = self._members(done.worker for done, _ in together)
-            gradient = self.estimator.lower(members, p, *_samples(together))
+        gradient = self.gradients.lower(indices, p, *_exchanged(together))
         when = f" after a step of estimate {together[0][1].message.estimation}"
         with Step("phi", "steps.lower_p, algorithm.penalty or steps.rho", when):
             p = worker_step(p, gradient, dual_gradient, self.lower_step_size)  # (8), (11)
-        losses = _losses(together)
+        losses, k = _losses(together), self.realisations.k[indices]
         return [
             LowerReport(
                 asked.message.number, asked.message.estimation, losses[row], done.costs, p[row],
-                asked.demonstrations[0], done.answer.losses,
+                k[row], done.answer.losses,
             )
             for row, (done, asked) in enumerate(together)
         ]  # fmt: skip
 
-    # ------------------------------------------------------------ both levels
-
-    def _ask(
-        self,
-        messages: Sequence[tuple[int, Asking]],
-        rows: list[IntArray],
-        words: IntArray,
-        demonstrations: IntArray,
-    ) -> list[AnyQuery]:
-        queries: list[AnyQuery] = []
-        for index, (worker, message) in enumerate(messages):
-            self._asked[worker] = _Asked(message, words[index], demonstrations[index])
-            queries.append(
-                Query(worker, Split.TRAIN, rows[index], words[index], demonstrations[index])
-            )
-        return queries
-
-    def _ask_exactly(
-        self,
-        messages: Sequence[tuple[int, Asking]],
-        p: FloatArray,
-        q: FloatArray,
-        demonstrations: IntArray,
-    ) -> list[AnyQuery]:
-        no_words = np.empty((0, p.shape[1]), dtype=np.int64)
-        queries: list[AnyQuery] = []
-        for index, (worker, message) in enumerate(messages):
-            self._asked[worker] = _Asked(message, no_words, demonstrations[index])
-            queries.append(ExactQuery(worker, p[index], q[index]))
-        return queries
-
-    def _members(self, workers: Iterable[int]) -> IntArray:
-        """Where the ``workers`` are in the stack."""
-        return np.array([self._index[worker] for worker in workers])
-
     # ------------------------------------------------------------ evaluation
 
     def _ask_evaluation(self, messages: Sequence[tuple[int, EvaluationRequest]]) -> list[AnyQuery]:
-        queries: list[AnyQuery] = []
+        queries = []
         for worker, message in messages:
-            words, demonstrations = message.words[None], message.demonstrations[None]
-            self._asked[worker] = _Asked(message, words, demonstrations)
             rows = np.arange(self.data_sizes[worker].rows[message.split])
+            words, demonstrations = message.words[None], message.demonstrations[None]
             queries.append(Query(worker, message.split, rows, words, demonstrations))
-        return queries
+        return self._note(messages, queries)
+
+    # ------------------------------------------------------------ all of them
+
+    def _note(
+        self, messages: Sequence[tuple[int, Asking]], queries: Sequence[AnyQuery]
+    ) -> list[AnyQuery]:
+        """Remember what is asked for each message until it is answered."""
+        for (worker, message), query in zip(messages, queries, strict=True):
+            self._asked[worker] = _Asked(message, query)
+        return list(queries)
+
+    def _indices(self, workers: Iterable[int]) -> IntArray:
+        """Where the ``workers`` are in the stack."""
+        return np.array([self._index[worker] for worker in workers])
 
 
 def state_length(
@@ -375,22 +291,12 @@ def _evaluation_reports(together: Sequence[_Finished[EvaluationRequest]]) -> lis
     ]  # fmt: skip
 
 
-def _samples(together: Sequence[_Finished[Any]]) -> tuple[IntArray, IntArray, FloatArray]:
-    """Words (W, I, M), demonstrations (W, I, U) and losses (W, I) of the samples."""
-    return (
-        np.array([asked.words for _, asked in together]),
-        np.array([asked.demonstrations for _, asked in together]),
-        np.array([done.answer.losses for done, _ in together]),
-    )
+def _keys(messages: Sequence[tuple[int, Assignment | LowerAssignment]]) -> list[tuple[int, int]]:
+    return [(worker, message.number) for worker, message in messages]
 
 
-def _exact_gradients(together: Sequence[_Finished[Any]]) -> tuple[FloatArray, FloatArray]:
-    """Gradients in p (W, M, N) and in q (W, U, V) that the black box knew."""
-    exact = [done.answer for done, _ in together if isinstance(done.answer, ExactAnswer)]
-    return (
-        np.array([answer.p_gradient for answer in exact]),
-        np.array([answer.q_gradient for answer in exact]),
-    )
+def _exchanged(together: Sequence[_Finished[Any]]) -> tuple[list[AnyQuery], list[Answer]]:
+    return [asked.query for _, asked in together], [done.answer for done, _ in together]
 
 
 def _losses(together: Sequence[_Finished[Any]]) -> list[float]:

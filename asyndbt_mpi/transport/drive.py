@@ -134,7 +134,7 @@ def _take(
         if earlier is not None and isinstance(message, Hello):
             answers = earlier.greet(worker, message)
             if answers is not None:
-                return Output([(worker, answer) for answer in answers])
+                return Output(channel.now(), [(worker, answer) for answer in answers])
         return server.receive(worker, message, channel.now())
     except MalformedMessage as error:
         return server.exclude(worker, str(error), channel.now())

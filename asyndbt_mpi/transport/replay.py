@@ -175,11 +175,11 @@ class Replay:
         match event.kind:
             case EventKind.CLOSING:
                 # Repeated by the server itself, unless no message caused it.
-                return self._judge(time) if self.server.running else Output()
+                return self._judge(time) if self.server.running else Output(time)
             case EventKind.RESUMED:
                 self.server.spending.count(event.costs)
                 self.server.spending.write_off(event.number)
-                return Output()
+                return Output(time)
             case EventKind.EXCLUDED:
                 self._leave(worker)
                 return self.server.exclude(worker, event.text, time)
@@ -277,7 +277,7 @@ class Replay:
         members = self.server.members
         strangers = {v: why for v, why in self._strangers.items() if members.is_live(v)}
         self._strangers = strangers
-        output = Output()
+        output = Output(time)
         if not strangers:
             return output
         if any(members.is_live(worker) for worker in self._greeted):

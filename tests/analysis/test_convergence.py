@@ -1,17 +1,16 @@
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "analysis" / "convergence.py"
+from tests.helpers import ROOT, Result, python
+
+SCRIPT = ROOT / "analysis" / "convergence.py"
 Run = Callable[..., Path]
 
 
-def convergence(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+def convergence(*arguments: object) -> Result:
+    return python(SCRIPT, *arguments)
 
 
 @pytest.mark.parametrize("evaluate_every", [0, 5])

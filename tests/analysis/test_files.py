@@ -1,6 +1,4 @@
 import csv
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,16 +6,20 @@ import h5py
 import pytest
 
 from asyndbt_mpi.config import Config
+from tests.helpers import ROOT, Result, python
 
-FOLDER = Path(__file__).parents[2] / "analysis"
+FOLDER = ROOT / "analysis"
 Run = Callable[..., Path]
 SCRIPTS = ("scaling", "stragglers", "timing")
 
 
+def run(script: str, log: object, output: object, folder: Path) -> Result:
+    return python(FOLDER / f"{script}.py", log, "-o", output, folder=folder)
+
+
 def refused(script: str, prefix: str, folder: Path) -> str:
     """The one line that ``script`` ends with, in ``folder``; the log it is given is none."""
-    command = [sys.executable, str(FOLDER / f"{script}.py"), "no.h5", "-o", prefix]
-    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    result = run(script, "no.h5", prefix, folder)
     assert result.returncode == 2
     assert result.stdout == ""
     assert result.stderr.startswith(f"{script}: --output {prefix}: ")
@@ -46,8 +48,7 @@ def test_refuses_what_is_no_prefix(tmp_path: Path) -> None:
 
 
 def test_makes_the_folder_and_takes_a_dotted_prefix(tmp_path: Path) -> None:
-    command = [sys.executable, str(FOLDER / "timing.py"), "no.h5", "-o", "a/b/sigma-0.5"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    result = run("timing", "no.h5", "a/b/sigma-0.5", tmp_path)
     assert result.stderr.startswith("timing: no.h5: no log there")
     assert (tmp_path / "a/b").is_dir()
 
@@ -70,8 +71,7 @@ def test_text_of_a_log_is_text(script: str, virtual_run: Run, tmp_path: Path) ->
     """No mathematics for matplotlib, no formula for a spreadsheet, nothing for a terminal."""
     path = altered(virtual_run(run={"iterations": 10}, delay={"model": "constant", "mean": 1.0}))
     output = tmp_path / "figure"
-    command = [sys.executable, str(FOLDER / f"{script}.py"), str(path), "-o", str(output)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    result = run(script, path, output, tmp_path)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
     told = result.stdout + result.stderr
@@ -89,8 +89,7 @@ def test_nothing_is_written_through_a_link(
     (tmp_path / "thesis.txt").write_text("dear to somebody")
     (tmp_path / "figure.png").symlink_to(target)
     path = virtual_run(run={"iterations": 10}, delay={"model": "constant", "mean": 1.0})
-    command = [sys.executable, str(FOLDER / f"{script}.py"), str(path), "-o", "figure"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    result = run(script, path, "figure", tmp_path)
     assert result.returncode == 2
     assert result.stderr == (
         f"{script}: figure.png: is there, and no regular file; give another --output\n"

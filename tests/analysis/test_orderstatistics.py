@@ -2,13 +2,14 @@ import heapq
 import importlib.util
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import special, stats
 
-PATH = Path(__file__).parents[2] / "analysis" / "orderstatistics.py"
+from tests.helpers import ROOT
+
+PATH = ROOT / "analysis" / "orderstatistics.py"
 spec = importlib.util.spec_from_file_location("orderstatistics", PATH)
 assert spec is not None
 assert spec.loader is not None

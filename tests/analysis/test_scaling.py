@@ -1,7 +1,5 @@
 import csv
 import math
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,15 +8,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-SCRIPT = Path(__file__).parents[2] / "analysis" / "scaling.py"
+from tests.helpers import ROOT, Result, python
+
+SCRIPT = ROOT / "analysis" / "scaling.py"
 Run = Callable[..., Path]
 Table = list[dict[str, str]]
 ITERATIONS = 40
 
 
-def scaling(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+def scaling(*arguments: object) -> Result:
+    return python(SCRIPT, *arguments)
 
 
 def add_stationarity(

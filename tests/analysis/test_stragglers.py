@@ -1,6 +1,4 @@
 import csv
-import subprocess
-import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +8,14 @@ import h5py
 import pytest
 import tomli_w
 
-SCRIPT = Path(__file__).parents[2] / "analysis" / "stragglers.py"
+from tests.helpers import ROOT, Result, python
+
+SCRIPT = ROOT / "analysis" / "stragglers.py"
 Run = Callable[..., Path]
 
 
-def stragglers(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240)
+def stragglers(*arguments: object) -> Result:
+    return python(SCRIPT, *arguments)
 
 
 def rows(prefix: Path) -> list[dict[str, str]]:

@@ -1,6 +1,5 @@
 import csv
 import importlib.util
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,14 +10,15 @@ import h5py
 import numpy as np
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "analysis" / "timing.py"
+from tests.helpers import ROOT, Result, python
+
+SCRIPT = ROOT / "analysis" / "timing.py"
 Run = Callable[..., Path]
 PARTS = ("compute", "communication", "waiting", "absent", "unreported", "logging", "rest")
 
 
-def timing(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240)
+def timing(*arguments: object) -> Result:
+    return python(SCRIPT, *arguments)
 
 
 def rows(prefix: Path) -> list[dict[str, str]]:

@@ -1,50 +1,28 @@
 """The commands as a user types them: exit codes and messages."""
 
 import os
-import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from asyndbt_mpi.log.reader import Log
-
-MPIEXEC = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-needs_mpiexec = pytest.mark.skipif(MPIEXEC is None, reason="no mpiexec here")
-# What a machine with few cores, or a test run as root, needs of Open MPI.
-ENVIRONMENT = os.environ | {
-    "OMPI_ALLOW_RUN_AS_ROOT": "1",
-    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-    "PRTE_ALLOW_RUN_AS_ROOT": "1",
-    "PRTE_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
-    "PRTE_MCA_hwloc_default_binding_policy": "none",
-}
-ASYNDBT = [sys.executable, "-m", "asyndbt_mpi"]
+from tests.helpers import (
+    ASYNDBT,
+    Result,
+    asyndbt,
+    asyndbt_alone,
+    complaints,
+    mpiexec,
+    needs_mpiexec,
+    start,
+)
 
 
-def asyndbt(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*ASYNDBT, *arguments], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True,
-        timeout=120,
-    )  # fmt: skip
-
-
-def mpi(ranks: int, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    assert MPIEXEC is not None
-    return subprocess.run(
-        [MPIEXEC, "-n", str(ranks), *ASYNDBT, *arguments], cwd=folder, env=ENVIRONMENT,
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-
-
-def said(result: subprocess.CompletedProcess[str]) -> list[str]:
-    """The lines in which the program itself complains."""
-    lines = (result.stderr + result.stdout).replace("\r", "\n").splitlines()
-    return [line for line in lines if line.startswith("asyndbt:")]
+def mpi(ranks: int, *arguments: str, folder: Path) -> Result:
+    return start(mpiexec(ranks, [*ASYNDBT, *arguments]), folder)
 
 
 @needs_mpiexec
@@ -60,7 +38,7 @@ def test_run_verify_and_show(tmp_path: Path) -> None:
     assert "3 workers, 2 active per iteration" in shown.stdout
     again = mpi(4, "run", "synthetic", folder=tmp_path)
     assert again.returncode == 2
-    assert said(again) == [
+    assert complaints(again) == [
         "asyndbt: runs/synthetic.h5 already exists; give another --output, --resume to continue it"
         ", or --overwrite to replace it"
     ]
@@ -68,7 +46,7 @@ def test_run_verify_and_show(tmp_path: Path) -> None:
 
 @needs_mpiexec
 def test_one_process_is_told_how_to_start_more(tmp_path: Path) -> None:
-    result = asyndbt("run", "synthetic", folder=tmp_path)
+    result = asyndbt_alone("run", "synthetic", folder=tmp_path)
     assert result.returncode == 2
     assert "mpiexec -n 4 asyndbt run synthetic" in result.stderr
     assert "Traceback" not in result.stderr
@@ -89,7 +67,7 @@ def test_one_process_is_told_how_to_start_more(tmp_path: Path) -> None:
 def test_a_bad_configuration_is_one_line_said_once(tmp_path: Path, setting: str, line: str) -> None:
     result = mpi(3, "run", "synthetic", "--set", setting, folder=tmp_path)
     assert result.returncode == 2
-    (complaint,) = said(result)
+    (complaint,) = complaints(result)
     assert line in complaint
     assert "Traceback" not in result.stderr
     assert not list(tmp_path.rglob("*.h5"))
@@ -99,7 +77,7 @@ def test_a_bad_configuration_is_one_line_said_once(tmp_path: Path, setting: str,
 def test_a_worker_that_cannot_load_its_model_ends_the_job(tmp_path: Path) -> None:
     result = mpi(3, "run", "demo", "--set", "llm.model=/no/such/folder", folder=tmp_path)
     assert result.returncode == 3
-    complaint = said(result)
+    complaint = complaints(result)
     assert "worker" in complaint[0]
     assert "/no/such/folder" in complaint[0]
     assert "Traceback" not in result.stderr
@@ -109,12 +87,11 @@ def test_a_worker_that_cannot_load_its_model_ends_the_job(tmp_path: Path) -> Non
 @needs_mpiexec
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_run_and_keeps_its_iterations(tmp_path: Path, number: int) -> None:
-    assert MPIEXEC is not None
     path = tmp_path / "long.h5"
+    words = ["run", "synthetic", "--output", str(path), "--set", "run.iterations=100000000"]
     process = subprocess.Popen(
-        [MPIEXEC, "-n", "3", *ASYNDBT, "run", "synthetic", "--output", str(path),
-         "--set", "run.iterations=100000000"],
-        env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        mpiexec(3, [*ASYNDBT, *words]),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     wait_for_iterations(path, 50, process)
     process.send_signal(number)

@@ -23,7 +23,7 @@ from asyndbt_mpi.jobs.job import Job, Request
 from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.protocol.records import EventKind
-from tests.commands.test_commands import asyndbt
+from tests.helpers import asyndbt
 from tests.llm.api_server import Manners, serving
 
 KINDS = (EventKind.REPORT, EventKind.LOWER_REPORT, EventKind.EVALUATION, EventKind.TEST)

@@ -11,7 +11,7 @@ from asyndbt_mpi.cli import cli
 from asyndbt_mpi.config import Config, ConfigurationError, load
 from asyndbt_mpi.jobs.given import configuration
 from asyndbt_mpi.log.reader import Log
-from tests.commands.test_commands import ENVIRONMENT, asyndbt
+from tests.helpers import asyndbt, sets
 from tests.llm.api_server import Manners, serving
 
 SETTINGS = (
@@ -20,16 +20,12 @@ SETTINGS = (
 )  # fmt: skip
 
 
-def words(*settings: str) -> list[str]:
-    return [part for each in settings for part in ("--set", each)]
-
-
 @pytest.fixture
 def server_run(tmp_path: Path) -> Path:
     """The log of a run that asked a server; the server has gone."""
     with serving(Manners()) as server:
-        sets = words(*SETTINGS, f"llm.base_url={server.url}")
-        asked = ["demo", "--workers", "2", "--output", "run.h5", *sets]
+        given = sets(*SETTINGS, f"llm.base_url={server.url}")
+        asked = ["demo", "--workers", "2", "--output", "run.h5", *given]
         result = asyndbt("simulate", *asked, folder=tmp_path)
         assert result.returncode == 0, result.stderr
     return tmp_path / "run.h5"
@@ -50,7 +46,7 @@ def address(path: Path) -> str:
 def test_a_log_sends_no_variable_to_nobody(
     server_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(ENVIRONMENT, "DATABASE_PASSWORD", "hunter2")
+    monkeypatch.setenv("DATABASE_PASSWORD", "hunter2")
     with serving(Manners()) as stranger:
         renamed(server_run, address(server_run), stranger.url)
         renamed(server_run, 'key_variable = ""', 'key_variable = "DATABASE_PASSWORD"')
@@ -71,13 +67,13 @@ def test_a_log_sends_no_variable_to_nobody(
 def test_the_command_line_says_who_is_asked(
     server_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(ENVIRONMENT, "DATABASE_PASSWORD", "hunter2")
-    monkeypatch.setitem(ENVIRONMENT, "MY_KEY", "own")
+    monkeypatch.setenv("DATABASE_PASSWORD", "hunter2")
+    monkeypatch.setenv("MY_KEY", "own")
     with serving(Manners()) as stranger, serving(Manners()) as own:
         renamed(server_run, address(server_run), stranger.url)
         renamed(server_run, 'key_variable = ""', 'key_variable = "DATABASE_PASSWORD"')
-        sets = words(*SETTINGS, f"llm.base_url={own.url}", "llm.key_variable=MY_KEY")
-        asked = [str(server_run), "--samples", "2", "--config", "demo", *sets]
+        given = sets(*SETTINGS, f"llm.base_url={own.url}", "llm.key_variable=MY_KEY")
+        asked = [str(server_run), "--samples", "2", "--config", "demo", *given]
         result = asyndbt("stationarity", *asked, folder=server_run.parent)
         assert result.returncode == 0, result.stderr
         assert stranger.done == []
@@ -85,9 +81,9 @@ def test_the_command_line_says_who_is_asked(
 
 
 def test_what_is_given_must_be_the_runs(server_run: Path) -> None:
-    sets = words(*SETTINGS, "llm.model=dear", "llm.base_url=http://localhost:1/v1")
+    given = sets(*SETTINGS, "llm.model=dear", "llm.base_url=http://localhost:1/v1")
     result = asyndbt(
-        "stationarity", str(server_run), "--config", "demo", *sets, folder=server_run.parent
+        "stationarity", str(server_run), "--config", "demo", *given, folder=server_run.parent
     )
     assert result.returncode == 2
     assert result.stderr.endswith("was made with llm.model = 'toy', not 'dear'\n")
@@ -96,7 +92,7 @@ def test_what_is_given_must_be_the_runs(server_run: Path) -> None:
 def test_settings_without_a_configuration(tmp_path: Path) -> None:
     for command in ("show", "replay", "stationarity"):
         result = CliRunner().invoke(
-            cli, [command, str(tmp_path / "run.h5"), *words("steps.p=1")], obj=False
+            cli, [command, str(tmp_path / "run.h5"), *sets("steps.p=1")], obj=False
         )
         assert isinstance(result.exception, ConfigurationError)
         assert "add --config CONFIG" in str(result.exception)
@@ -108,7 +104,7 @@ def test_settings_without_a_configuration(tmp_path: Path) -> None:
 @pytest.fixture
 def synthetic(tmp_path: Path) -> Path:
     result = asyndbt(
-        "simulate", "synthetic", *words("run.iterations=3"), "--output", "run.h5", folder=tmp_path
+        "simulate", "synthetic", *sets("run.iterations=3"), "--output", "run.h5", folder=tmp_path
     )
     assert result.returncode == 0, result.stderr
     return tmp_path / "run.h5"
@@ -129,7 +125,7 @@ def test_a_vocabulary_is_not_read_from_where_a_log_says(synthetic: Path) -> None
         assert result.returncode == 2
         assert f"its run used prompt.vocabulary = {str(private)!r}, which is never" in result.stderr
         # Whoever means it says so.
-        more = words("run.iterations=3", f"prompt.vocabulary={private}")
+        more = sets("run.iterations=3", f"prompt.vocabulary={private}")
         result = asyndbt(
             command, str(synthetic), "--config", "synthetic", *more, folder=synthetic.parent
         )
@@ -185,8 +181,8 @@ def test_only_places_are_taken_from_the_command_line() -> None:
 
 def test_prompts_are_not_shown_from_files_that_a_log_names(tmp_path: Path) -> None:
     with serving(Manners()) as server:
-        sets = words(*SETTINGS, f"llm.base_url={server.url}", "run.evaluate_every=1")
-        asked = ["demo", "--workers", "2", "--output", "run.h5", *sets]
+        given = sets(*SETTINGS, f"llm.base_url={server.url}", "run.evaluate_every=1")
+        asked = ["demo", "--workers", "2", "--output", "run.h5", *given]
         assert asyndbt("simulate", *asked, folder=tmp_path).returncode == 0
     result = asyndbt("show", "run.h5", "--prompts", folder=tmp_path)
     assert result.returncode == 0, result.stderr

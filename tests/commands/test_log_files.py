@@ -25,6 +25,7 @@ from asyndbt_mpi.protocol.records import Event, EventKind
 from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.view.progress import Progress
 from asyndbt_mpi.view.sink import LogAndProgress
+from tests.helpers import ROOT
 
 WORKERS = 3
 
@@ -223,7 +224,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 def test_a_kill_leaves_no_lock(tmp_path: Path) -> None:
     path = tmp_path / "run.h5"
-    subprocess.run([sys.executable, "-c", KILLED, path], cwd=Path(__file__).parents[2])
+    subprocess.run([sys.executable, "-c", KILLED, path], cwd=ROOT)
     assert sorted(contents(tmp_path)) == [".run.h5.lock", "run.h5"]
     simulate(job(path, resume=True), resuming=True)
     assert sorted(contents(tmp_path)) == ["run.h5"]

@@ -1,7 +1,6 @@
 """What all ranks must have in common, and rows that cannot fit: refused before anything is asked."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,11 +9,18 @@ from transformers import GPT2Config
 
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify
-from tests.commands.test_commands import ENVIRONMENT, MPIEXEC, asyndbt, needs_mpiexec, said
+from tests.helpers import (
+    Result,
+    asyndbt,
+    asyndbt_alone,
+    complaints,
+    mpiexec,
+    needs_mpiexec,
+    start,
+)
 from tests.llm.tiny import save
 
 pytestmark = needs_mpiexec
-ROOT = Path(__file__).parents[2]
 
 CONFIG = """
 [run]
@@ -58,32 +64,16 @@ def lay_out(folder: Path, model: Path, words: str = '["a", "b"]', long: int = 0)
         (folder / "data" / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
 
 
-def ranks(
-    how: str, folder: Path, *arguments: str, elsewhere: Path | None = None
-) -> subprocess.CompletedProcess[str]:
-    assert MPIEXEC is not None
-    command = [
-        MPIEXEC,
-        "-n",
-        "3",
-        sys.executable,
-        "-m",
-        "tests.commands.rank",
-        how,
-        "run",
-        "mine.toml",
-    ]
-    environment = ENVIRONMENT | {"PYTHONPATH": str(ROOT), "ELSEWHERE": str(elsewhere or folder)}
-    return subprocess.run(
-        [*command, "--output", "run.h5", *arguments], cwd=folder, env=environment,
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+def ranks(how: str, folder: Path, *arguments: str, elsewhere: Path | None = None) -> Result:
+    command = [sys.executable, "-m", "tests.commands.rank", how, "run", "mine.toml"]
+    words = ["--output", "run.h5", *arguments]
+    return start(mpiexec(3, [*command, *words]), folder, ELSEWHERE=str(elsewhere or folder))
 
 
-def refused(result: subprocess.CompletedProcess[str], folder: Path) -> str:
+def refused(result: Result, folder: Path) -> str:
     """The one line of a run that was refused before anything was asked."""
     assert result.returncode == 2, result.stderr
-    (line,) = said(result)
+    (line,) = complaints(result)
     assert "Traceback" not in result.stderr
     assert not list(folder.rglob("*.h5"))
     return line
@@ -138,14 +128,14 @@ def test_a_row_that_cannot_fit_is_refused_in_simulations(tmp_path: Path, model: 
 
 def test_the_doctor_finds_a_row_that_cannot_fit(tmp_path: Path, model: Path) -> None:
     lay_out(tmp_path, model, long=150)
-    result = asyndbt("doctor", "mine.toml", folder=tmp_path)
+    result = asyndbt_alone("doctor", "mine.toml", folder=tmp_path)
     assert result.returncode == 1
     (line,) = [line for line in result.stdout.splitlines() if " rows: " in line]
     assert line.startswith("problem  rows: ")
     assert "jsonl, line 7 (" in line
     (tmp_path / "short").mkdir()
     lay_out(tmp_path / "short" / "run", model)
-    result = asyndbt("doctor", "mine.toml", folder=tmp_path / "short" / "run")
+    result = asyndbt_alone("doctor", "mine.toml", folder=tmp_path / "short" / "run")
     assert "ok       rows: all fit" in result.stdout
 
 
@@ -153,7 +143,7 @@ def test_a_run_whose_workers_hold_two_models_is_refused(tmp_path: Path, model: P
     lay_out(tmp_path, model)
     result = ranks("models:aa,bb", tmp_path)
     assert result.returncode == 2, result.stderr
-    line = said(result)[0]
+    line = complaints(result)[0]
     for part in ("worker 1 (", "worker 2 (", "aa", "bb", "llm.model_may_differ"):
         assert part in line
 
@@ -177,7 +167,7 @@ def test_a_resumed_run_with_another_model_is_refused_and_its_log_unharmed(
     longer = ("--resume", "--set", "run.iterations=4")
     refusal = ranks("models:bb,bb", tmp_path, *longer)
     assert refusal.returncode == 2, refusal.stderr
-    assert "bb and aa" in said(refusal)[0]
+    assert "bb and aa" in complaints(refusal)[0]
     assert "asked" not in refusal.stdout
     result = ranks("models:aa,aa", tmp_path, *longer)
     assert result.returncode == 0, result.stderr

@@ -1,7 +1,5 @@
 """`asyndbt simulate` and `asyndbt replay`, in one process."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import h5py
@@ -17,16 +15,8 @@ from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.protocol.records import EventKind, Iteration, Record
 from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.transport.virtual import VirtualCluster
-from tests.commands.test_commands import ENVIRONMENT, MPIEXEC, needs_mpiexec
-
-SETTINGS = (
-    "run.iterations=60",
-    "run.evaluate_every=10",
-    "delay.model=lognormal",
-    "delay.mean=1",
-    "algorithm.tolerance=0",
-    "algorithm.plane_period=5",
-)
+from tests.commands.settings import SETTINGS
+from tests.helpers import ASYNDBT, mpiexec, needs_mpiexec, sets, start
 
 
 def simulated(folder: Path, *settings: str, workers: int = 4) -> Path:
@@ -118,27 +108,24 @@ def test_a_run_is_replayed_without_the_trace_that_its_delays_came_from(tmp_path:
 
 @pytest.fixture(scope="module", params=["all", "quorum"])
 def mpi_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The log of 500 iterations over MPI, with planes, for either participation."""
-    assert MPIEXEC is not None
+    """The log of 200 iterations over MPI, with planes, for either participation."""
     participation, path = request.param, tmp_path_factory.mktemp("mpi") / "mpi.h5"
     settings = [
-        "run.iterations=500",
+        "run.iterations=200",
         "run.evaluate_every=50",
         "algorithm.tolerance=0",
         f"algorithm.lower_participation={participation}",
     ]
-    command = [MPIEXEC, "-n", "4", sys.executable, "-m", "asyndbt_mpi", "run", "synthetic"]
-    command += ["--output", str(path)]
-    for setting in settings:
-        command += ["--set", setting]
-    subprocess.run(command, check=True, capture_output=True, timeout=120, env=ENVIRONMENT)
+    words = ["run", "synthetic", "--output", str(path), *sets(*settings)]
+    result = start(mpiexec(4, [*ASYNDBT, *words]), path.parent)
+    assert result.returncode == 0, result.stderr
     return path
 
 
 @needs_mpiexec
 def test_an_mpi_run_replays_bit_by_bit(mpi_run: Path) -> None:
     comparison = replay(mpi_run)
-    assert (comparison.iterations, comparison.difference) == (500, None)
+    assert (comparison.iterations, comparison.difference) == (200, None)
     with Log(mpi_run) as log:
         assert log.transport == "mpi"
         assert len(log["plane/id"]) > 10
@@ -180,4 +167,4 @@ def test_a_virtual_run_with_the_arrivals_of_an_mpi_run_has_its_iterates(mpi_run:
     np.testing.assert_array_equal(logged[1], [report.p for report in reports])
     np.testing.assert_array_equal(logged[2], [report.q for report in reports])
     np.testing.assert_array_equal(logged[3], [each.active for each in iterations])
-    assert sum(each.estimation is not None for each in iterations) == 50
+    assert sum(each.estimation is not None for each in iterations) == 20

@@ -24,7 +24,7 @@ from asyndbt_mpi.log.storage.lock import LogLock
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.protocol.records import EventKind
 from asyndbt_mpi.transport.interruption import Interrupted
-from tests.commands.test_replay import SETTINGS
+from tests.commands.settings import SETTINGS
 from tests.log.reseal import reseal
 
 

@@ -4,13 +4,14 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from asyndbt_mpi.commands.sbatch import SHIPPED, check_time, submission
 from asyndbt_mpi.config import ConfigurationError
-from tests.commands.test_commands import ASYNDBT, asyndbt
+from tests.helpers import Result, asyndbt
 
 OPTIONS = {"nodes": "3", "gpus-per-node": "2"}
 ARGUMENTS = ("demo", "--set", "a.b=x y")
@@ -51,27 +52,33 @@ def slurm(tmp_path: Path) -> str:
     return f"{tool.parent}:{os.environ['PATH']}"
 
 
-def call(folder: Path, path: str, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*ASYNDBT, "sbatch", "synthetic", "--time", "5", *words],
-        cwd=folder, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=60,
-        check=False,
-    )  # fmt: skip
+@pytest.fixture
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """`asyndbt sbatch synthetic` with a PATH of one's own."""
+
+    def run(path: str, *words: str) -> Result:
+        with monkeypatch.context() as patch:
+            patch.setenv("PATH", path)
+            return asyndbt("sbatch", "synthetic", "--time", "5", *words, folder=tmp_path)
+
+    return run
 
 
-def test_the_dry_run_prints_the_line_that_is_run(tmp_path: Path, slurm: str) -> None:
+def test_the_dry_run_prints_the_line_that_is_run(
+    tmp_path: Path, slurm: str, call: Callable[..., Result]
+) -> None:
     words = (
         *("--nodes", "2", "--gpus-per-node", "2", "--partition", "gpu"),
         *("--set", "run.name=one two", "--launcher", "srun", "--", "--mem=1G"),
     )
-    submitted = call(tmp_path, slurm, *words)
+    submitted = call(slurm, *words)
     assert (submitted.returncode, submitted.stdout) == (0, "Submitted batch job 7\n")
     got = (tmp_path / "got").read_text()
     launcher, workers, folder, *options = got.split("\0")
     assert (launcher, workers, folder) == ("srun", "2", str(SHIPPED))
     assert {"--job-name=one two", "--nodes=2", "--ntasks-per-node=3", "--mem=1G"} <= set(options)
     (tmp_path / "got").unlink()
-    printed = call(tmp_path, slurm, "--dry-run", *words)
+    printed = call(slurm, "--dry-run", *words)
     assert printed.returncode == 0
     assert not (tmp_path / "got").exists()
     subprocess.run(
@@ -81,9 +88,11 @@ def test_the_dry_run_prints_the_line_that_is_run(tmp_path: Path, slurm: str) -> 
     assert (tmp_path / "got").read_text() == got
 
 
-def test_a_folder_of_ones_own_comes_first(tmp_path: Path, slurm: str) -> None:
+def test_a_folder_of_ones_own_comes_first(
+    tmp_path: Path, slurm: str, call: Callable[..., Result]
+) -> None:
     shutil.copytree(SHIPPED, tmp_path / "slurm")
-    printed = call(tmp_path, slurm, "--workers-per-node", "3", "--dry-run").stdout
+    printed = call(slurm, "--workers-per-node", "3", "--dry-run").stdout
     assert f"ASYNDBT_SLURM={tmp_path / 'slurm'} " in printed
     assert f" {tmp_path / 'slurm/run.sbatch'} synthetic\n" in printed
 
@@ -115,19 +124,19 @@ def test_a_folder_of_ones_own_comes_first(tmp_path: Path, slurm: str) -> None:
     ],
 )
 def test_what_is_wrong_is_said_before_it_waits_in_a_queue(
-    tmp_path: Path, slurm: str, words: list[str], line: str
+    tmp_path: Path, slurm: str, call: Callable[..., Result], words: list[str], line: str
 ) -> None:
-    result = call(tmp_path, slurm, *words)
+    result = call(slurm, *words)
     assert result.returncode == 2
     assert result.stderr == f"asyndbt: {line}\n"
 
 
-def test_without_slurm_the_line_can_be_printed(tmp_path: Path) -> None:
+def test_without_slurm_the_line_can_be_printed(call: Callable[..., Result]) -> None:
     words = ("--workers-per-node", "3")
-    result = call(tmp_path, "/nowhere", *words)
+    result = call("/nowhere", *words)
     assert result.returncode == 2
     assert "there is no sbatch here" in result.stderr
-    assert call(tmp_path, "/nowhere", *words, "--dry-run").returncode == 0
+    assert call("/nowhere", *words, "--dry-run").returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -161,20 +170,22 @@ def test_an_option_has_a_value(name: str, value: str) -> None:
         submission(SHIPPED, {name: value}, (), "srun", 2, ("demo",))
 
 
-def test_a_log_that_is_there_has_to_fit(tmp_path: Path, slurm: str) -> None:
+def test_a_log_that_is_there_has_to_fit(
+    tmp_path: Path, slurm: str, call: Callable[..., Result]
+) -> None:
     made = asyndbt("simulate", "synthetic", "--set", "run.iterations=3", folder=tmp_path)
     assert made.returncode == 0
-    other = call(tmp_path, slurm, "--workers-per-node", "2", "--dry-run")
+    other = call(slurm, "--workers-per-node", "2", "--dry-run")
     assert "has 3 workers, not 2" in other.stderr
     words = ["--workers-per-node", "3", "--dry-run", "--set", "algorithm.max_delay=4"]
-    other = call(tmp_path, slurm, *words)
+    other = call(slurm, *words)
     assert "was made with algorithm.max_delay = 10, not 4" in other.stderr
     assert other.returncode == 2
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path, slurm: str) -> None:
-    words = [*ASYNDBT, "sbatch", "demo", "--time", "5", "--workers-per-node", "3", "--dry-run"]
-    done = subprocess.run(words, cwd=tmp_path, timeout=60, capture_output=True, check=False)
+    words = ["demo", "--time", "5", "--workers-per-node", "3", "--dry-run"]
+    done = asyndbt("sbatch", *words, folder=tmp_path)
     assert done.returncode == 0
     assert [file.name for file in tmp_path.iterdir()] == ["bin"]
 
@@ -215,10 +226,8 @@ def test_a_name_with_a_line_break_is_refused(tmp_path: Path, slurm: str) -> None
     (tmp_path / "x.toml").write_text(
         '[run]\nname = "x\\ntouch PWNED #"\n[llm]\nbackend = "synthetic"\n'
     )
-    words = [*ASYNDBT, "sbatch", "x.toml", "--time", "5", "--workers-per-node", "3", "--dry-run"]
-    done = subprocess.run(
-        words, cwd=tmp_path, timeout=60, capture_output=True, text=True, check=False
-    )
+    words = ["x.toml", "--time", "5", "--workers-per-node", "3", "--dry-run"]
+    done = asyndbt("sbatch", *words, folder=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(
         "asyndbt: x.toml: run.name = 'x\\ntouch PWNED #': must not contain"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from asyndbt_mpi.log.reader import Log
-from tests.commands.test_commands import asyndbt, said
+from tests.helpers import asyndbt, complaints, sets
 from tests.llm.api_server import Manners, Server, serving
 
 
@@ -15,10 +15,9 @@ def run(server: Server, folder: Path, *settings: str) -> list[str]:
         'task.labels=[" good", " bad"]', "task.test=20", "run.iterations=3", "estimator.batch=4",
         "run.evaluate_every=1", *settings,
     )  # fmt: skip
-    sets = [part for each in base for part in ("--set", each)]
-    arguments = ["demo", "--workers", "2", "--output", "run.h5", *sets]
+    arguments = ["demo", "--workers", "2", "--output", "run.h5", *sets(*base)]
     result = asyndbt("simulate", *arguments, folder=folder)
-    return [f"exit code {result.returncode}", *said(result)]
+    return [f"exit code {result.returncode}", *complaints(result)]
 
 
 def test_answers_without_a_label_are_logged_and_shown(tmp_path: Path) -> None:

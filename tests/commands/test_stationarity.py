@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from asyndbt_mpi.algorithm.simplex import project
 from asyndbt_mpi.assemble import workers_with_black_box
 from asyndbt_mpi.cli import cli
+from asyndbt_mpi.commands.simulate import simulate_silently
 from asyndbt_mpi.commands.stationarity import _Estimated, _measure, add
 from asyndbt_mpi.jobs.job import Job, Request
 from asyndbt_mpi.log import annotate
@@ -78,7 +79,14 @@ def squared_norms(server: Server, box: Synthetic) -> list[float]:
     return norms
 
 
-def run(folder: Path, *settings: str) -> tuple[Path, dict[int, list[float]]]:
+def run(folder: Path, *settings: str) -> Path:
+    path = folder / "run.h5"
+    request = Request("synthetic", (*SETTINGS, *settings), str(path), True, False)
+    simulate_silently(Job.of(request, R), 1)
+    return path
+
+
+def run_with_norms(folder: Path, *settings: str) -> tuple[Path, dict[int, list[float]]]:
     """A run, and the norms by the definition after each of its iterations."""
     path = folder / "run.h5"
     request = Request("synthetic", (*SETTINGS, *settings), str(path), True, False)
@@ -100,7 +108,7 @@ def run(folder: Path, *settings: str) -> tuple[Path, dict[int, list[float]]]:
 
 @pytest.mark.parametrize("distance", ["l1", "l2sq"])
 def test_it_is_the_definition(tmp_path: Path, distance: str) -> None:
-    path, expected = run(tmp_path, f"algorithm.lower_distance={distance}")
+    path, expected = run_with_norms(tmp_path, f"algorithm.lower_distance={distance}")
     text = add(path, every=1, samples=2, quiet=True)
     assert text.startswith(f"{path}: exact, ||grad G||^2 is ")
     with Log(path) as log:
@@ -119,7 +127,7 @@ def test_it_is_the_definition(tmp_path: Path, distance: str) -> None:
 
 
 def test_verify_looks_at_it(tmp_path: Path) -> None:
-    path, _ = run(tmp_path)
+    path = run(tmp_path)
     add(path, every=1, samples=2, quiet=True)
     with h5py.File(path, "r+") as file:
         file["stationarity/p"][7] = -1e9
@@ -133,7 +141,7 @@ def test_verify_looks_at_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["kind", "another kind", "length"])
 def test_what_is_damaged_is_named(tmp_path: Path, damage: str) -> None:
-    path, _ = run(tmp_path)
+    path = run(tmp_path)
     add(path, every=1, samples=2, quiet=True)
     with h5py.File(path, "r+") as file:
         if damage == "length":
@@ -150,7 +158,7 @@ def test_what_is_damaged_is_named(tmp_path: Path, damage: str) -> None:
 
 
 def test_a_damaged_log_gets_nothing(tmp_path: Path) -> None:
-    path, _ = run(tmp_path)
+    path = run(tmp_path)
     for dataset, value in (("report/p", np.nan), ("report/worker", 99)):
         with h5py.File(path, "r+") as file:
             kept = file[dataset][20]
@@ -162,7 +170,7 @@ def test_a_damaged_log_gets_nothing(tmp_path: Path) -> None:
 
 
 def test_an_excluded_worker_counts_no_more(tmp_path: Path) -> None:
-    path, _ = run(tmp_path)
+    path = run(tmp_path)
     add(path, every=1, samples=2, quiet=True)
     with Log(path) as log:
         everybody = log.stationarity
@@ -182,7 +190,7 @@ def test_an_excluded_worker_counts_no_more(tmp_path: Path) -> None:
 
 
 def test_every_nth_and_the_last(tmp_path: Path) -> None:
-    path, _ = run(tmp_path)
+    path = run(tmp_path)
     add(path, every=1, samples=2, quiet=True)
     with Log(path) as log:
         every = log.stationarity
@@ -196,7 +204,7 @@ def test_every_nth_and_the_last(tmp_path: Path) -> None:
 
 
 def test_the_estimate_of_a_language_model_agrees_with_the_closed_form(tmp_path: Path) -> None:
-    path, _ = run(tmp_path, "run.iterations=12")
+    path = run(tmp_path, "run.iterations=12")
     add(path, every=1, samples=2, quiet=True)
     with Log(path) as log:
         box = Synthetic(log.seed, log.shapes, range(1, R + 1), log.config.llm.heterogeneity)
@@ -216,7 +224,7 @@ def command(*arguments: object) -> tuple[int, str]:
 
 
 def test_a_log_that_cannot_be_worked_on_stays_as_it_is(tmp_path: Path) -> None:
-    path, _ = run(tmp_path, "log.iterates=3")
+    path = run(tmp_path, "log.iterates=3")
     before = path.read_bytes()
     assert command(path)[1].endswith("lacks iterates; the run needs log.iterates = 'all'")
     assert path.read_bytes() == before
@@ -231,7 +239,7 @@ def test_a_log_that_cannot_be_worked_on_stays_as_it_is(tmp_path: Path) -> None:
 def test_a_failure_on_the_way_leaves_the_log_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, _ = run(tmp_path)
+    path = run(tmp_path)
     before = path.read_bytes()
 
     def refuse(*_: object) -> None:
@@ -245,7 +253,7 @@ def test_a_failure_on_the_way_leaves_the_log_whole(
 
 
 def test_two_at_the_same_log_leave_it_whole(tmp_path: Path) -> None:
-    path, _ = run(tmp_path)
+    path = run(tmp_path)
     add(path, every=1, samples=2, quiet=True)
     with Log(path) as log:
         found = log.stationarity
@@ -267,7 +275,7 @@ def test_two_at_the_same_log_leave_it_whole(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_the_log_as_it_was(tmp_path: Path) -> None:
-    path, _ = run(tmp_path)
+    path = run(tmp_path)
     before = path.read_bytes()
     command = [sys.executable, "-m", "asyndbt_mpi", "stationarity", str(path)]
     # A limit on the size of files stands for the end of the disk.

@@ -1,5 +1,6 @@
 """`asyndbt sweep`: grids, going on with a half-done folder, and what it refuses."""
 
+import multiprocessing
 import subprocess
 import sys
 import time
@@ -20,6 +21,13 @@ QUICK = (
     *("--set", "delay.mean=1"),
     *("--workers", "4"),
 )
+
+
+@pytest.fixture(autouse=True)
+def _forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runs' processes begin with what is imported here: to start Python takes longer than a run."""
+    fork = multiprocessing.get_context("fork")
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method=None: fork)
 
 
 def sweep(folder: Path, *arguments: str, source: str = "synthetic") -> tuple[int, str]:
@@ -124,7 +132,7 @@ def alive(process: int) -> bool:
 
 def test_after_a_kill_its_processes_end_and_the_next_sweep_goes_on(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "asyndbt_mpi", "sweep", "synthetic", "-o", str(tmp_path)]
-    command += [*QUICK, "--seeds", "3", "--set", "run.iterations=3000"]
+    command += [*QUICK, "--seeds", "3", "--set", "run.iterations=500"]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as killed:
         deadline = time.monotonic() + 60
         while not list(tmp_path.glob("*.part-*")):
@@ -136,7 +144,7 @@ def test_after_a_kill_its_processes_end_and_the_next_sweep_goes_on(tmp_path: Pat
     while any(alive(process) for process in processes):
         assert time.monotonic() < deadline, "processes of a killed sweep live on"
         time.sleep(0.05)
-    assert sweep(tmp_path, "--seeds", "3", "--set", "run.iterations=3000")[0] == 0
+    assert sweep(tmp_path, "--seeds", "3", "--set", "run.iterations=500")[0] == 0
     assert names(tmp_path) == ["seed=0.h5", "seed=1.h5", "seed=2.h5"]
     assert not list(tmp_path.glob("*.part*"))
 

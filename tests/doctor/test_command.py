@@ -10,36 +10,29 @@ import pytest
 import torch
 
 from asyndbt_mpi.log.storage.lock import LogLock
-from tests.commands.test_commands import ASYNDBT, ENVIRONMENT, MPIEXEC, needs_mpiexec
+from tests.helpers import ASYNDBT, Result, asyndbt_alone, mpiexec, needs_mpiexec, start
 
 RANK = Path(__file__).with_name("rank.py")
 OF_STEP = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "4"}
-SECONDS = 60
 
 
-def start(
-    command: list[str], folder: Path, environment: dict[str, str]
-) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in ENVIRONMENT.items() if name != "CUDA_VISIBLE_DEVICES"}
-    return subprocess.run(
-        command, cwd=folder, env=clean | environment, capture_output=True, text=True,
-        timeout=SECONDS,
-    )  # fmt: skip
+@pytest.fixture(autouse=True)
+def _no_gpus_promised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
-def alone(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return start([*ASYNDBT, *arguments], folder, environment)
+def alone(*arguments: str, folder: Path, **environment: str) -> Result:
+    return asyndbt_alone(*arguments, folder=folder, **environment)
 
 
 def ranks(
     *arguments: str, folder: Path, options: tuple[str, ...] = (), **environment: str
-) -> subprocess.CompletedProcess[str]:
-    assert MPIEXEC is not None
-    command = [MPIEXEC, *options, "-n", "3", *ASYNDBT, *arguments]
-    return start(command, folder, environment)
+) -> Result:
+    command = mpiexec(3, [*ASYNDBT, *arguments], *options)
+    return start(command, folder, **environment)
 
 
-def lines(result: subprocess.CompletedProcess[str]) -> dict[str, str]:
+def lines(result: Result) -> dict[str, str]:
     """The report's lines by subject, each with its level; a subject has several if need be."""
     found: dict[str, str] = {}
     for line in result.stdout.replace("\r", "").splitlines():
@@ -91,17 +84,16 @@ def test_everything_wrong_at_once(tmp_path: Path) -> None:
 
 @needs_mpiexec
 def test_a_rank_that_fails_one_on_another_node_and_a_log_being_written(tmp_path: Path) -> None:
-    assert MPIEXEC is not None
     for name in ("here", "there"):
         (tmp_path / name).mkdir()
     held = LogLock(tmp_path / "here" / "x.h5")
     before = set((tmp_path / "here").iterdir())
-    command = [MPIEXEC, "-n", "3", sys.executable, str(RANK), "doctor", "synthetic", "-o", "x.h5"]
+    words = ["doctor", "synthetic", "-o", "x.h5"]
     # Answers are kept beside the log only for a language model; a server is never reached here.
-    command += ["--set", "llm.backend=openai", "--set", "llm.base_url=http://127.0.0.1:9/v1"]
-    command += ["--set", "task.template=X", "--set", 'task.labels=["a", "b"]']
-    environment = {"OTHER_FOLDER": str(tmp_path / "there")}
-    result = start(command, tmp_path / "here", environment)
+    words += ["--set", "llm.backend=openai", "--set", "llm.base_url=http://127.0.0.1:9/v1"]
+    words += ["--set", "task.template=X", "--set", 'task.labels=["a", "b"]']
+    command = mpiexec(3, [sys.executable, str(RANK), *words])
+    result = start(command, tmp_path / "here", OTHER_FOLDER=str(tmp_path / "there"))
     assert set((tmp_path / "here").iterdir()) == before
     held.release()
     assert result.returncode == 1, result.stderr
@@ -139,7 +131,7 @@ def test_every_rank_sees_size_1(
 ) -> None:
     others = environment | {"SLURM_PROCID": "2", "PMI_RANK": "2"}
     silent = subprocess.Popen(
-        [*ASYNDBT, "run", "synthetic"], cwd=tmp_path, env=ENVIRONMENT | others, text=True,
+        [*ASYNDBT, "run", "synthetic"], cwd=tmp_path, env=os.environ | others, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     environment = environment | {"SLURM_PROCID": "0"}
@@ -154,7 +146,7 @@ def test_every_rank_sees_size_1(
     assert line.startswith(f"asyndbt: {launcher} started 4 processes")
     assert fitting in line
     assert "suspicious" not in ran.stderr
-    out, err = silent.communicate(timeout=SECONDS)
+    out, err = silent.communicate(timeout=60)
     assert (silent.returncode, out) == (2, "")
     assert "asyndbt" not in err
 

@@ -40,6 +40,7 @@ from asyndbt_mpi.protocol.messages import (
 )
 from asyndbt_mpi.protocol.records import EventKind, Output
 from asyndbt_mpi.protocol.worker import Workers
+from tests.protocol.invariants import validate_state
 
 PACE = (1.0, 1.3, 0.7, 2.1)
 """Between two answers of each worker, in the order of arrivals."""
@@ -258,6 +259,7 @@ class Life:
             self._take(self.server.exclude(worker, str(error), self.now))
 
     def _take(self, output: Output) -> None:
+        validate_state(self.server)
         for worker, message in output.messages:
             if self.earlier is None or not self.earlier.holds(worker, message):
                 self.inbox[worker].append(message)

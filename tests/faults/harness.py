@@ -20,8 +20,8 @@ from asyndbt_mpi.log.events import events
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.transport.replay import ANSWERS
+from tests.helpers import ROOT, mpiexec, sets
 
-ROOT = Path(__file__).parents[2]
 SECONDS = 120.0
 """After which a run that does not do what is waited for counts as hung."""
 
@@ -99,17 +99,13 @@ class Run:
         for file in [*self.folder.glob("pid.*"), *self.folder.glob("ledger.*")]:
             file.unlink()
         self._answered = self.answered()
-        mpiexec = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}:{os.defpath}")
-        assert mpiexec is not None
-        sets = [
-            part for key, value in self.settings.items() for part in ("--set", f"{key}={value}")
-        ]
+        command = [
+            sys.executable, "-m", "tests.faults.rank", str(self.folder), "run", self.source,
+            *sets(*(f"{key}={value}" for key, value in self.settings.items())),
+            "--output", str(self.log), "--resume", *options,
+        ]  # fmt: skip
         self.process = subprocess.Popen(
-            [
-                mpiexec, *(("--with-ft", "ulfm") if ulfm else ()), "-n", str(self.workers + 1),
-                sys.executable, "-m", "tests.faults.rank", str(self.folder), "run", self.source,
-                *sets, "--output", str(self.log), "--resume", *options,
-            ],
+            mpiexec(self.workers + 1, command, *(("--with-ft", "ulfm") if ulfm else ())),
             cwd=ROOT, env=os.environ | self.environment, text=True, start_new_session=True,
             stdout=(self.folder / "out").open("w"), stderr=(self.folder / "err").open("w"),
         )  # fmt: skip

@@ -17,7 +17,8 @@ from asyndbt_mpi.llm.openai import ROUNDS, TRIAL
 from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify
-from tests.faults.harness import ROOT, NotSurvived, Run, check, finish
+from tests.faults.harness import NotSurvived, Run, check, finish
+from tests.helpers import ROOT
 
 SILENCE = "6.0"
 """Seconds; workers have to be able to start in them."""

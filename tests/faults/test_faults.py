@@ -1,23 +1,15 @@
 """A few of the faults, as part of every test run; `make faults` has them all."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.commands.test_commands import ENVIRONMENT, needs_mpiexec
 from tests.faults import scenarios
-from tests.llm.two_workers import ROOT, launcher
+from tests.helpers import ASYNDBT, MPIEXEC, ROOT, mpiexec, needs_mpiexec, start
 
 pytestmark = [needs_mpiexec, pytest.mark.timeout(400)]
-
-
-@pytest.fixture(autouse=True)
-def _few_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
 
 
 @pytest.mark.parametrize(
@@ -44,14 +36,10 @@ def test_a_run_gets_over_kills_at_random_moments(tmp_path: Path) -> None:
 
 
 def test_who_stops_in_the_middle_of_a_message_holds_up_nobody(tmp_path: Path) -> None:
-    fifo, mpiexec = tmp_path / "fifo", launcher()
+    fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
-    assert mpiexec is not None
-    done = subprocess.run(
-        [mpiexec, "-n", "3", sys.executable, "-m", "tests.faults.half_sent", str(fifo)],
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), "OMPI_MCA_btl": "tcp,self"},
-        text=True, timeout=120, capture_output=True,
-    )  # fmt: skip
+    command = [sys.executable, "-m", "tests.faults.half_sent", str(fifo)]
+    done = start(mpiexec(3, command), ROOT, OMPI_MCA_btl="tcp,self")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "heard [(2, 3), (1, 1), (1, 2)]" in done.stdout
 
@@ -60,16 +48,13 @@ def test_who_stops_in_the_middle_of_a_message_holds_up_nobody(tmp_path: Path) ->
 def test_a_rank_that_never_comes_is_not_waited_for_without_end(
     missing: int, tmp_path: Path
 ) -> None:
-    mpiexec, fifo = launcher(), tmp_path / "fifo"
+    fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
-    assert mpiexec is not None
-    run = [sys.executable, "-m", "asyndbt_mpi", "run", "synthetic", "--set", "run.worker_timeout=2"]
+    run = [*ASYNDBT, "run", "synthetic", "--set", "run.worker_timeout=2"]
     blocked = [sys.executable, "-c", f"open({str(fifo)!r})"]
     parts = [["-n", "2", *run], ["-n", "1", *blocked]]
     first, second = parts[::-1] if missing == 0 else parts
-    done = subprocess.run(
-        [mpiexec, *first, ":", *second], cwd=tmp_path, text=True, timeout=120, capture_output=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    assert MPIEXEC is not None
+    done = start([MPIEXEC, *first, ":", *second], tmp_path)
     assert done.returncode != 0
     assert "MPI has not started for" in done.stderr

@@ -187,11 +187,18 @@ def _killed(log: Log) -> int:
     return sum(e.costs.calls for e in before) + first.number + first.costs.calls
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that nothing happens to."""
+    path = tmp_path_factory.mktemp("undisturbed") / "run.h5"
+    assert start(path, Plan(), ALL).code == DONE
+    return path
+
+
 @pytest.mark.parametrize("at", range(8, 40, 3))
-def test_it_may_end_before_what_had_begun(tmp_path: Path, at: int) -> None:
+def test_it_may_end_before_what_had_begun(tmp_path: Path, undisturbed: Path, at: int) -> None:
     """No more iterations than there are, though somebody had begun with the next; then more."""
-    path, undisturbed = tmp_path / "run.h5", tmp_path / "whole.h5"
-    start(undisturbed, Plan(), ALL)
+    path = tmp_path / "run.h5"
     start(path, Plan(kill=at), ALL)
     with Log(path) as log:
         there = log.committed

@@ -3,16 +3,14 @@
 import re
 from pathlib import Path
 
-import pytest
-
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify
-from tests.llm.two_workers import launcher, run
+from tests.helpers import needs_mpiexec
+from tests.llm.two_workers import run
 
 
+@needs_mpiexec
 def test_two_workers_share_a_gpu(tmp_path: Path, folder: Path) -> None:
-    if launcher() is None:
-        pytest.skip("no mpiexec here: runs over MPI were not tested")
     log, with_torch, _ = run(tmp_path, folder, "--set", "llm.device=cuda:0")
     assert with_torch == {1, 2}, "the server has no business on a GPU"
     assert verify(log).violations == []

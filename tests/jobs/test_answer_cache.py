@@ -12,7 +12,7 @@ from asyndbt_mpi.config import Config, ConfigurationError, load
 from asyndbt_mpi.jobs.answer_cache import Answers, folder_of, make_folder, open_store
 from asyndbt_mpi.jobs.job import Job, Request
 from asyndbt_mpi.llm.base import Prompt
-from tests.commands.test_commands import asyndbt, said
+from tests.helpers import asyndbt, complaints
 from tests.llm.api_server import Manners, serving
 
 LOG = Path("runs/demo.h5")
@@ -149,7 +149,7 @@ def test_a_folder_that_cannot_be_made_is_one_line_at_the_start(tmp_path: Path) -
     setting = f"llm.cache_folder={tmp_path}/file/kept"
     result = asyndbt("simulate", "demo", "--set", setting, folder=tmp_path)
     assert result.returncode == 2
-    assert said(result) == [
+    assert complaints(result) == [
         f"asyndbt: llm.cache_folder: {tmp_path}/file/kept cannot be written to: Not a directory;"
         ' choose another, or "" to keep no answers on disk'
     ]

@@ -11,7 +11,6 @@ from asyndbt_mpi.llm.base import ModelError, Prompt
 from asyndbt_mpi.llm.checkpoint import BUNDLED, resolve
 from asyndbt_mpi.llm.transformers import TransformersModel
 
-ROOT = Path(__file__).parents[2]
 LABELS = [" positive", " negative"]
 
 

@@ -12,7 +12,7 @@ from transformers import Gemma3TextConfig, GPTNeoConfig, LlamaConfig
 
 from asyndbt_mpi.llm.base import ModelError
 from asyndbt_mpi.llm.transformers import TransformersModel
-from tests.llm.test_transformers import naive
+from tests.llm.naive import naive
 from tests.llm.tiny import (
     BLOOM,
     GPT_NEO,
@@ -76,10 +76,9 @@ def test_prompts_are_read_by_themselves_where_sharing_is_wrong(
         again = model.label_log_probabilities(PROMPTS["groups"], labels)
     expected = naive(model, PROMPTS["groups"], labels)
     np.testing.assert_allclose(again.log_probabilities, expected, atol=1e-5, rtol=1e-6)
-    for prompt in LONG:
-        found = model.label_log_probabilities([prompt], labels)
-        assert found.prompt_tokens <= model.longest(prompt.context + prompt.query)
     alone = [model.label_log_probabilities([prompt], labels).prompt_tokens for prompt in LONG]
+    for prompt, tokens in zip(LONG, alone, strict=True):
+        assert tokens <= model.longest(prompt.context + prompt.query)
     assert scores.prompt_tokens == sum(alone)
 
 
@@ -90,12 +89,12 @@ def test_a_window_is_noticed_as_soon_as_a_pass_is_wider(tmp_path: Path) -> None:
     short = model.label_log_probabilities(PROMPTS["one"], SEVERAL).log_probabilities
     np.testing.assert_allclose(short, naive(model, PROMPTS["one"], SEVERAL), atol=1e-5, rtol=1e-6)
     assert model._packed is not None
+    expected = naive(model, LONG, SEVERAL)
     for number in range(1, len(LONG)):  # one by one wider
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             found = model.label_log_probabilities(LONG[:number], SEVERAL).log_probabilities
-        expected = naive(model, LONG[:number], SEVERAL)
-        np.testing.assert_allclose(found, expected, atol=1e-3, rtol=0)
+        np.testing.assert_allclose(found, expected[:number], atol=1e-3, rtol=0)
     assert model._packed is None
 
 

@@ -2,20 +2,20 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Sequence
-from itertools import takewhile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from transformers import LlamaConfig
 
 from asyndbt_mpi.llm.base import ModelError, Prompt
 from asyndbt_mpi.llm.local.device import is_out_of_memory
 from asyndbt_mpi.llm.transformers import TransformersModel
+from tests.helpers import ROOT
+from tests.llm.naive import naive, tokens
 from tests.llm.tiny import LONG, NESTED, OTHERS, PROMPTS, SEVERAL, SINGLE, SMALL, prompts_of, save
 
 
@@ -32,46 +32,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def load(folder: Path) -> Callable[..., TransformersModel]:
     return lambda **options: TransformersModel(str(folder), device="cpu", **options)
-
-
-@torch.inference_mode()
-def naive(
-    model: TransformersModel, prompts: Sequence[Prompt], labels: Sequence[str]
-) -> NDArray[np.float64]:
-    """One pass for each prompt and label over the whole text, with all logits.
-
-    What all these texts begin with has no say in it. A label that begins another one counts
-    together with the first token of the blank line that ends it in a demonstration.
-    """
-    network = model._network
-    found = np.empty((len(prompts), len(labels)))
-    for i, prompt in enumerate(prompts):
-        text = prompt.context + prompt.query
-        wholes = [whole_text(model, text + label) for label in labels]
-        begun = [any(w != own and w[: len(own)] == own for w in wholes) for own in wholes]
-        for u, label in enumerate(labels):
-            if begun[u]:
-                ended = whole_text(model, text + label + "\n\n" + text[0])
-                wholes[u] = ended[: len(wholes[u]) + 1]
-        everyone = zip(*wholes, whole_text(model, text), strict=False)
-        start = sum(1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, everyone))
-        for u, whole in enumerate(wholes):
-            logits = network(torch.tensor([whole])).logits[0].double().log_softmax(-1)
-            places = range(start - 1, len(whole) - 1)
-            found[i, u] = float(logits[places, whole[start:]].sum())
-    total: NDArray[np.float64] = found - np.logaddexp.reduce(found, axis=1, keepdims=True)
-    return total
-
-
-def whole_text(model: TransformersModel, text: str) -> list[int]:
-    """Its tokens behind one <s>."""
-    start = model._tokenizer.bos_token_id
-    own = tokens(model, text)
-    return own if own[:1] == [start] else [start, *own]
-
-
-def tokens(model: TransformersModel, text: str) -> list[int]:
-    return list(model._tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 @pytest.mark.parametrize("labels", [SINGLE, SEVERAL, NESTED], ids=["single", "several", "nested"])
@@ -339,12 +299,11 @@ def _limit_memory(
 @pytest.mark.parametrize("module", ["base", "cache", "checkpoint"])
 def test_modules_that_do_without_torch(module: str) -> None:
     code = f"import sys, asyndbt_mpi.llm.{module}; print('torch' in sys.modules)"
-    root = Path(__file__).parents[2]
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
         check=True,
-        env={**os.environ, "PYTHONPATH": str(root)},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert done.stdout.strip() == "False"

@@ -2,7 +2,6 @@ import json
 import math
 import re
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,9 +19,10 @@ from asyndbt_mpi.llm.servers.written import (
     of_answer,
     read_text,
 )
+from tests.helpers import ROOT
 from tests.llm.api_server import Manners, serving
 
-TABLE = Path(__file__).parents[2] / "docs" / "answers.md"
+TABLE = ROOT / "docs" / "answers.md"
 
 
 def answers() -> list[tuple[str, list[str], str | None]]:

@@ -5,13 +5,11 @@
 Each rank leaves a file in FOLDER if it has loaded torch.
 """
 
-import os
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.helpers import ROOT, mpiexec, sets, start
+
 SETTINGS = {
     "run.iterations": "3",
     "run.evaluate_every": "0",
@@ -21,26 +19,13 @@ SETTINGS = {
 }
 
 
-def launcher() -> str | None:
-    """The mpiexec of this Python's environment, else of the system."""
-    return shutil.which("mpiexec", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-
-
 def run(folder: Path, model: Path, *arguments: str) -> tuple[Path, set[int], str]:
     """Run; the log, which ranks have loaded torch, and what the ranks said."""
-    mpiexec = launcher()
-    assert mpiexec is not None
     log = folder / "run.h5"
-    settings = {**SETTINGS, "llm.model": str(model)}
-    sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-    done = subprocess.run(
-        [
-            mpiexec, "-n", "3", sys.executable, "-m", "tests.llm.two_workers", str(folder),
-            "run", "demo", *sets, *arguments, "--output", str(log),
-        ],
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True, timeout=240,
-        capture_output=True,
-    )  # fmt: skip
+    settings = [f"{key}={value}" for key, value in {**SETTINGS, "llm.model": str(model)}.items()]
+    command = [sys.executable, "-m", "tests.llm.two_workers", str(folder), "run", "demo"]
+    words = [*sets(*settings), *arguments, "--output", str(log)]
+    done = start(mpiexec(3, [*command, *words]), ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     ranks = {int(file.suffix[1:]) for file in folder.glob("torch.*")}
     return log, ranks, done.stderr

@@ -29,7 +29,7 @@ from asyndbt_mpi.protocol.records import Evaluation, Event, Iteration, Record
 from tests.log.simulated_run import SHAPES, VOCABULARY, WORKERS, Absence, Run, configuration, not_in
 
 MOST_STARTS = 4
-SHORT, LONG = 0.1, 0.5
+SHORT, LONG = 0.1, 0.25
 """Seconds until a kill: at most as long as it takes to begin a file, or to write for a while."""
 DEADLINE = 60.0
 CONFIG = configuration(algorithm={"plane_until": 10**6}, run={"iterations": 10**6, "seed": 7})

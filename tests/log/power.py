@@ -217,6 +217,16 @@ class Counts:
         return f"{name}: {sum(self.cases.values()):,} cases in {seconds:.0f} s: {found}"
 
 
+def seen_by_hdf5(path: Path) -> bytes:
+    """A digest of what HDF5 is given to read: most files differ only in the rest."""
+    with contextlib.closing(JournaledFile(path)) as source:
+        (end,) = struct.unpack("<Q", source.read(48)[40:])
+        source.seek(0)
+        return hashlib.sha256(source.read(end)).digest() + struct.pack(
+            "<Q", source.seek(0, 2) < end
+        )
+
+
 class Checker:
     """Reads files as they may be found, at ``path``, and resumes some of them."""
 
@@ -231,7 +241,7 @@ class Checker:
         self.path.write_bytes(content)
         states = self.recording.states[: most + 1]
         self.number += 1
-        seen = self._seen()
+        seen = seen_by_hdf5(self.path)
         if seen not in self._known:
             self._known[seen] = self._read()
         if self._known[seen] not in states[least:]:
@@ -239,15 +249,6 @@ class Checker:
         if self.number % self.resumes_every == 0:
             self._resume()
         return "as committed last" if self._known[seen] == states[-1] else "an earlier commit"
-
-    def _seen(self) -> bytes:
-        """A digest of what HDF5 is given to read: most files differ only in the rest."""
-        with contextlib.closing(JournaledFile(self.path)) as source:
-            (end,) = struct.unpack("<Q", source.read(48)[40:])
-            source.seek(0)
-            return hashlib.sha256(source.read(end)).digest() + struct.pack(
-                "<Q", source.seek(0, 2) < end
-            )
 
     def _read(self) -> str:
         with mock.patch.object(log_file, "ATTEMPTS", 1), Log(self.path) as log:

@@ -11,7 +11,7 @@ import pytest
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.protocol.messages import Candidate, Split
 from asyndbt_mpi.protocol.records import EventKind
-from tests.log.test_verify import violations
+from tests.log.edits import violations
 
 Run = Callable[..., Path]
 

@@ -1,12 +1,10 @@
 """The log of a run that was resumed is the log of a run that was not."""
 
-import contextlib
 import errno
 import functools
+import importlib
 import itertools
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +25,19 @@ from asyndbt_mpi.log.reader import Log, Stationarity
 from asyndbt_mpi.log.storage import publish as creation
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.log.writer import Writer
-from asyndbt_mpi.protocol.records import Event, EventKind, Record
+from asyndbt_mpi.protocol.records import Event, EventKind
+from tests.helpers import ROOT, python
+from tests.log.continued import (
+    CUTS,
+    ITERATIONS,
+    PLAIN,
+    Cut,
+    kill,
+    open_writer,
+    run_of,
+    write_chain,
+    write_rest,
+)
 from tests.log.crash import crash
 from tests.log.simulated_run import (
     SHAPES,
@@ -38,67 +48,7 @@ from tests.log.simulated_run import (
     not_in,
 )
 
-ITERATIONS = 40
 Folder = Path
-Cut = tuple[int, str]
-"""How many records the writer is given, and how it ends."""
-
-
-@functools.cache
-def configured(distance: str, iterates: str | int, compression: str) -> Config:
-    tolerance = 0.25 if distance == "l1" else 0.001
-    return configuration(
-        algorithm={"lower_distance": distance, "tolerance": tolerance},
-        log={"iterates": iterates, "compression": compression},
-    )
-
-
-@functools.cache
-def run_of(config_key: tuple[str, str | int, str]) -> tuple[Config, list[Record]]:
-    config = configured(*config_key)
-    return config, list(Run(config).records(ITERATIONS))
-
-
-PLAIN = ("l1", "all", "none")
-
-
-def open_writer(path: Path, config: Config, records: Sequence[Record]) -> Writer:
-    """A writer for what the log at ``path`` lacks."""
-    if not path.exists():
-        return Writer(path, config, SHAPES, WORKERS, VOCABULARY, "virtual", Run(config).z0)
-    with Log(path) as log:
-        return Writer.resumed(log, config)
-
-
-def write_rest(path: Path, config: Config, records: Sequence[Record], cut: Cut) -> None:
-    """Write what the log lacks of the first so many records, then end as the cut says."""
-    upto, end = cut
-    rest: list[Record] = list(records[:upto])
-    if path.exists():
-        with Log(path) as log:
-            rest = list(not_in(log, rest))
-    writer = open_writer(path, config, records)
-    writer.write_all(rest)
-    if end != "killed":
-        writer.close(end)
-        return
-    writer.flush()
-    kill(writer)
-
-
-def kill(writer: Writer) -> None:
-    """As far as the file can tell."""
-    with contextlib.suppress(Exception):
-        writer.file.close()
-    writer._disk.close()
-    writer._lock.release()
-
-
-def write_chain(path: Path, key: tuple[str, str | int, str], cuts: Sequence[Cut]) -> None:
-    config, records = run_of(key)
-    for cut in cuts:
-        write_rest(path, config, records, cut)
-    write_rest(path, config, records, (len(records), "finished"))
 
 
 def assert_same(log: Log, expected: Log) -> None:
@@ -144,7 +94,8 @@ keys = st.tuples(
 )  # fmt: skip
 
 
-@settings(max_examples=12, deadline=None)
+@pytest.mark.long
+@settings(max_examples=9, deadline=None)
 @given(key=keys, cuts=cuts)
 def test_a_continued_log_is_the_log_of_one_go(
     folder: Folder,
@@ -160,9 +111,6 @@ def test_a_continued_log_is_the_log_of_one_go(
             assert log.starts == len(cuts) + 1
             assert_same(log, expected)
         assert verify(path).violations == []
-
-
-CUTS: list[Cut] = [(40, "killed"), (70, "interrupted"), (100, "killed")]
 
 
 @pytest.fixture
@@ -249,7 +197,8 @@ def test_rows_that_do_not_count_any_more(chain: Path) -> None:
         assert list(damage(log)) == []
 
 
-@settings(max_examples=8, deadline=None)
+@pytest.mark.long
+@settings(max_examples=6, deadline=None)
 @given(data=st.data(), steps=st.lists(st.integers(1, 40), min_size=1, max_size=4))
 def test_checksums_after_rows_were_cut(
     folder: Folder, data: st.DataObject, steps: list[int]
@@ -430,35 +379,32 @@ def test_what_was_added_before_the_run_went_on_stays(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- kills, and analysis
 
 
+@pytest.mark.long
 def test_kills_at_random_moments_leave_whole_logs(tmp_path: Path) -> None:
-    counts = crash(tmp_path, kills=15)
-    assert counts.resumed > 5
+    counts = crash(tmp_path, kills=10)
+    assert counts.resumed > 2
     assert counts.iterations > 100
 
 
+@pytest.mark.long
 def test_analysis_reads_a_continued_log_like_another(
-    chain: Path, one_file: Callable[[tuple[str, str | int, str]], Path]
+    chain: Path,
+    one_file: Callable[[tuple[str, str | int, str]], Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    script = """
-import sys
-sys.path.insert(0, sys.argv[1])
-import numpy as np, scaling
-from asyndbt_mpi.log.reader import Log
-for path in sys.argv[2:]:
-    with Log(path) as log:
-        print(scaling.cumulative(log, "llm_calls", np.arange(0, 40, 3)).tolist())
-"""
-    analysis = Path(__file__).parents[2] / "analysis"
-    command = [sys.executable, "-c", script, analysis, chain, one_file(PLAIN)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    of_chain, of_one = done.stdout.splitlines()
-    assert of_chain == of_one
+    monkeypatch.syspath_prepend(ROOT / "analysis")
+    scaling = importlib.import_module("scaling")
+    calls = []
+    for path in (chain, one_file(PLAIN)):
+        with Log(path) as log:
+            calls.append(scaling.cumulative(log, "llm_calls", np.arange(0, 40, 3)).tolist())
+    assert calls[0] == calls[1]
     for name in ("convergence", "timing"):
         tables = []
         for path in (chain, one_file(PLAIN)):
             output = chain.parent / f"{name}-{len(tables)}"
             arguments = [path, "-o", f"{output}.png" if name == "convergence" else output]
-            subprocess.run([sys.executable, analysis / f"{name}.py", *arguments], check=True)
+            assert python(ROOT / "analysis" / f"{name}.py", *arguments).returncode == 0
             table = output.with_suffix(".csv")
             tables.append(table.read_text().replace(str(path), "") if table.exists() else "")
         assert tables[0] == tables[1]

@@ -452,6 +452,7 @@ def test_is_refused(log_copy: LogCopy, edit: Edit) -> None:
         verify(path)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("edit", [virtual, one_text_many_times, endless_group])
 def test_every_command_says_it_in_one_line(log_copy: LogCopy, command: str, edit: Edit) -> None:
@@ -498,6 +499,7 @@ def test_a_configuration_may_be_long_but_not_any_length(log_copy: LogCopy) -> No
     assert "the attribute config has 1,048,576 bytes" in refusal(path)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("positions", [3, 2**13])
 def test_a_chunk_that_unfolds_to_more_than_it_holds(tmp_path: Path, positions: int) -> None:
     """Small chunks are refused by their size, large ones once a part of them is unfolded."""
@@ -519,6 +521,7 @@ def test_a_chunk_that_unfolds_to_more_than_it_holds(tmp_path: Path, positions: i
             foreign.check_unfolding(made, 2, 5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("compression", ["gzip", "lzf"])
 def test_a_bomb_in_a_log(tmp_path: Path, compression: str) -> None:
     path = tmp_path / "run.h5"

@@ -11,14 +11,15 @@ import pytest
 
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.writer import Writer
+from tests.helpers import ROOT
+from tests.log.continued import CUTS, PLAIN, write_chain
 from tests.log.simulated_run import SHAPES, VOCABULARY, WORKERS, Run, configuration, write_log
-from tests.log.test_continued import CUTS, PLAIN, write_chain
 
 WRITE_AND_READ = """
 import sys
 from pathlib import Path
 from asyndbt_mpi.log.verify import verify
-from tests.log.test_continued import CUTS, PLAIN, write_chain
+from tests.log.continued import CUTS, PLAIN, write_chain
 write_chain(Path(sys.argv[1]), PLAIN, CUTS)
 print(verify(sys.argv[1]).violations)
 """
@@ -35,10 +36,9 @@ LOCKS = ["LOCK_SH", "LOCK_EX"]
 
 
 def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    root = Path(__file__).parents[2]
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(
-        command, cwd=root, env=os.environ | environment, capture_output=True, text=True
+        command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True
     )
 
 
@@ -88,7 +88,8 @@ def test_folders_are_made(tmp_path: Path) -> None:
     assert [each.name for each in (tmp_path / "a" / "b").iterdir()] == ["run.h5"]
 
 
-@pytest.mark.parametrize("value", ["TRUE", "FALSE", "BEST_EFFORT", "1", "0"])
+@pytest.mark.long
+@pytest.mark.parametrize("value", ["TRUE", "FALSE", "BEST_EFFORT"])
 def test_what_the_environment_says_of_locks_does_not_matter(tmp_path: Path, value: str) -> None:
     done = run("-c", WRITE_AND_READ, tmp_path / "run.h5", HDF5_USE_FILE_LOCKING=value)
     assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
@@ -99,6 +100,7 @@ def test_the_environment_stays_as_it_is() -> None:
     assert run("-c", code, HDF5_USE_FILE_LOCKING="TRUE").stdout == "TRUE\n"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("lock", LOCKS)
 @pytest.mark.parametrize("value", ["", "TRUE"])
 def test_a_viewer_that_holds_a_lock_disturbs_nobody(tmp_path: Path, lock: str, value: str) -> None:

@@ -8,6 +8,8 @@ import pytest
 from asyndbt_mpi.log.storage.journal import JournaledFile
 from tests.log.power import Checker, kills, power_cuts, record
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.parametrize("sync_every", [0.0, 3.0])
 def test_a_kill_at_moments_of_a_run_that_is_resumed(tmp_path: Path, sync_every: float) -> None:

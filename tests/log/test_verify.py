@@ -1,7 +1,6 @@
 """Verification: silent on honest logs, and each fault is found where it is."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -15,10 +14,9 @@ from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.protocol.messages import CostBounds
 from asyndbt_mpi.protocol.records import EventKind
 from tests.log.conftest import CONFIGURATIONS, LogCopy
-from tests.log.reseal import reseal
+from tests.log.edits import Edit, assert_only, put, violations
 from tests.log.simulated_run import EXCLUDED_IN, EXCLUDED_WORKER, write_log
 
-Edit = Callable[[h5py.File], None]
 LAST = 39
 GROUPS = ("iteration", "report", "plane", "dual", "lower", "evaluation", "event")
 
@@ -40,14 +38,6 @@ def test_something_else_is_not_verified(tmp_path: Path) -> None:
         verify(tmp_path / "none.h5")
 
 
-def violations(path: Path, edit: Edit) -> list[str]:
-    """What is found where the checksums do not help."""
-    with h5py.File(path, "r+") as file:
-        edit(file)
-        reseal(file)
-    return verify(path).violations
-
-
 def single(found: list[str]) -> list[str]:
     """Without the lines that say that a number is not that of its event, its q or its prompt."""
     compared = (
@@ -56,29 +46,11 @@ def single(found: list[str]) -> list[str]:
     return [line for line in found if not re.search(compared, line)]
 
 
-def assert_only(found: list[str], *patterns: str) -> None:
-    """Every line matches one of the patterns, and every pattern a line."""
-    lines = [line for line in found if not line.startswith("... and")]
-    for line in lines:
-        assert any(re.search(pattern, line) for pattern in patterns), line
-    for pattern in patterns:
-        assert any(re.search(pattern, line) for line in lines), (pattern, lines)
-
-
 def add(path: str, index: object, change: float) -> Edit:
     """Add ``change`` to one number (or row) of a dataset."""
 
     def edit(file: h5py.File) -> None:
         file[path][index] += change
-
-    return edit
-
-
-def put(path: str, index: object, value: object) -> Edit:
-    """Overwrite one number (or row) of a dataset."""
-
-    def edit(file: h5py.File) -> None:
-        file[path][index] = value
 
     return edit
 

@@ -19,6 +19,7 @@ from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.log.writer import LARGEST_BATCH, SECONDS_BETWEEN_BATCHES, Writer
 from asyndbt_mpi.protocol.records import Evaluation, Event, EventKind, Iteration, Record, UsedReport
+from tests.helpers import ROOT
 from tests.log.simulated_run import SHAPES, VOCABULARY, WORKERS, Run, configuration, write_log
 
 DEADLINE = 60.0
@@ -265,11 +266,11 @@ with Writer(sys.argv[1], run.config, SHAPES, WORKERS, VOCABULARY, "mpi", run.z0)
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("iterations", [100, 400])
 def test_a_killed_run_leaves_a_whole_log(tmp_path: Path, iterations: int) -> None:
     path = tmp_path / "run.h5"
-    root = Path(__file__).parents[2]
-    process = subprocess.Popen([sys.executable, "-c", KILLED, str(path)], cwd=root)
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(path)], cwd=ROOT)
     try:
         deadline = time.monotonic() + DEADLINE
         while committed_so_far(path) < iterations:
@@ -416,11 +417,11 @@ def assert_safe(path: Path, message: str, reason: str) -> None:
     assert verify(path).violations == []
 
 
+@pytest.mark.long
 def test_a_limit_on_the_size_leaves_a_whole_log(tmp_path: Path) -> None:
     path = tmp_path / "run.h5"
     command = [sys.executable, "-c", LIMITED, str(path)]
-    root = Path(__file__).parents[2]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=DEADLINE)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE)
     assert (done.returncode, done.stderr) == (0, "")
     assert_safe(path, done.stdout.strip(), "File too large")
 

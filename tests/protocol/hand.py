@@ -3,13 +3,24 @@
 from collections import deque
 from typing import Any
 
+import numpy as np
+
 from asyndbt_mpi.config import Config, parse
 from asyndbt_mpi.protocol.blackbox import Completed
-from asyndbt_mpi.protocol.messages import Reset, Shapes, Stop, ToServer, ToWorker
-from asyndbt_mpi.protocol.records import Output, Record
+from asyndbt_mpi.protocol.messages import (
+    Candidate,
+    Reset,
+    Shapes,
+    Split,
+    Stop,
+    ToServer,
+    ToWorker,
+)
+from asyndbt_mpi.protocol.records import Evaluation, Output, Record
 from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.protocol.worker import Workers
 from asyndbt_mpi.task.synthetic import Synthetic
+from tests.protocol.invariants import Account
 
 SHAPES = Shapes(positions=3, words=4, classes=2, pool=5, samples=4)
 
@@ -27,18 +38,31 @@ def configuration(**sections: dict[str, Any]) -> Config:
     return parse(base, "test")
 
 
-class Hand:
-    """Messages to a worker wait in its inbox until `work` lets it answer the oldest."""
+def validated(worker: int, loss: float) -> Evaluation:
+    """What the server makes of a worker's answer on its validation split."""
+    prompt = np.zeros(SHAPES.positions, int), np.zeros(SHAPES.classes, int)
+    return Evaluation(0, worker, Split.VALIDATION, Candidate.TUNED, 0.5, loss, *prompt, 0, 0, 0.0)
 
-    def __init__(self, config: Config, workers: int) -> None:
-        self.server = Server(config, SHAPES, workers)
+
+class Hand:
+    """Messages to a worker wait in its inbox until `work` lets it answer the oldest.
+
+    After everything that happens to the server its state is validated. With ``expecting`` it
+    knows what hellos the workers' data give.
+    """
+
+    def __init__(self, config: Config, workers: int, expecting: bool = False) -> None:
         self.box = Synthetic(0, SHAPES, range(1, workers + 1), 0.3)
         self.workers = Workers(config, SHAPES, self.box.data_sizes)
+        hellos = {v: self.workers.hello(v, "") for v in self.box.data_sizes}
+        self.server = Server(config, SHAPES, workers, expected=hellos if expecting else None)
+        self.account = Account(self.server)
         self.inbox: dict[int, deque[ToWorker]] = {v: deque() for v in range(1, workers + 1)}
         self.records: list[Record] = []
         self.time = 0.0
 
     def take(self, output: Output) -> None:
+        self.account.take(output)
         for worker, message in output.messages:
             self.inbox[worker].append(message)
         self.records.extend(output.records)

@@ -30,8 +30,7 @@ from asyndbt_mpi.protocol.messages import (
     Stop,
 )
 from asyndbt_mpi.protocol.records import Evaluation, Event, EventKind, Iteration
-from asyndbt_mpi.protocol.server import Server
-from tests.protocol.hand import SHAPES, Hand, configuration
+from tests.protocol.hand import Hand, configuration, validated
 
 
 def kinds(hand: Hand, worker: int) -> list[str]:
@@ -85,7 +84,7 @@ def test_who_comes_back_starts_afresh() -> None:
     assert kinds(hand, 3)[-3:] == ["LOST", "RETURNED", "HELLO"]
     np.testing.assert_array_equal(hand.workers.p[2], reset.p)
     np.testing.assert_array_equal(hand.workers.q[2], np.full((2, 5), 0.2))
-    assert not hand.workers.estimator.state or not hand.workers.estimator.steps[2].any()
+    assert not hand.workers.gradients.state or not hand.workers.gradients.estimator.steps[2].any()
     assert hand.server.algorithm.delay[2] == 0
     hand.work(3, 1, 2)
     assert hand.server.algorithm.p[2].std() > 0
@@ -232,8 +231,10 @@ def test_who_owes_nothing_may_be_silent() -> None:
 
 def test_nobody_is_overdue_for_the_time_that_a_run_stood_still() -> None:
     members = Membership(2)
+    members.account(100.0)
     assert [worker for worker, _ in members.overdue(100.0, 50.0)] == [1, 2]
     members.wait_from(90.0)
+    members.account(100.0)
     assert members.overdue(100.0, 50.0) == []
 
 
@@ -313,13 +314,12 @@ def test_who_returns_amid_an_estimate_is_not_assigned_twice() -> None:
 
 def test_a_validation_round_is_that_of_the_living() -> None:
     validation = Hand(configuration(), 3).server.validation
-    words, shown = np.zeros(3, int), np.zeros(2, int)
-    validation.add(1, 1.0, words, shown, 3)
-    validation.add(2, 9.0, words, shown, 3)
+    validation.add(validated(1, 1.0), 3)
+    validation.add(validated(2, 9.0), 3)
     validation.forget(2)
-    validation.add(1, 0.5, words, shown, 2)
+    validation.add(validated(1, 0.5), 2)
     assert validation._heard == {1}, "worker 3 is still to come"
-    validation.add(3, 0.5, words, shown, 2)
+    validation.add(validated(3, 0.5), 2)
     assert validation._best_median == 0.5, "the dead count no more"
 
 
@@ -412,11 +412,7 @@ def test_nothing_is_heard_of_who_could_not_go_on() -> None:
 
 
 def test_a_hello_that_is_refused_leaves_the_lost_where_they_are() -> None:
-    hand = Hand(configuration(budget={"calls": 10_000}), 3)
-    hand.server = Server(
-        hand.server.config, SHAPES, 3,
-        expected={v: hand.workers.hello(v, "") for v in (1, 2, 3)},
-    )  # fmt: skip
+    hand = Hand(configuration(budget={"calls": 10_000}), 3, expecting=True)
     hand.hello()
     lost(hand, 3)
     hello = hand.workers.hello(3, "here again")
@@ -533,9 +529,11 @@ def test_to_load_a_model_once_more_holds_nobody_up() -> None:
         members.heard(worker, 0.0)
         members.asked(worker, 0.0)
     members.wait_from(1000.0)
+    members.account(1100.0)
     assert members.overdue(1100.0, 200.0) == []
     for worker in (1, 2, 3):
         members.heard(worker, 1100.0)
+    members.account(1199.0)
     assert members.overdue(1199.0, 200.0) == []
 
 

@@ -19,7 +19,7 @@ from asyndbt_mpi.protocol.messages import (
     Stop,
 )
 from asyndbt_mpi.protocol.records import Evaluation, Event, EventKind, Iteration
-from tests.protocol.hand import SHAPES, Hand, configuration
+from tests.protocol.hand import SHAPES, Hand, configuration, validated
 
 
 def test_everybody_gets_a_first_assignment_on_hello() -> None:
@@ -397,12 +397,12 @@ def test_early_stopping_after_rounds_without_improvement() -> None:
 
 def test_one_worker_cannot_stop_the_run_by_its_validation_losses() -> None:
     hand = Hand(configuration(run={"evaluate_every": 1, "early_stopping_patience": 2}), 3)
-    words, shown = np.zeros(3, int), np.zeros(2, int)
+    validation = hand.server.validation
     for number in range(10):
-        hand.server.validation.add(3, -1e300 if number == 0 else 1e300, words, shown, 3)
+        validation.add(validated(3, -1e300 if number == 0 else 1e300), 3)
         for worker in (1, 2):
-            hand.server.validation.add(worker, 5.0 - 0.1 * number, words, shown, 3)
-        assert not hand.server.validation.exhausted
+            validation.add(validated(worker, 5.0 - 0.1 * number), 3)
+        assert not validation.exhausted
 
 
 def test_an_evaluation_that_was_not_asked_for_is_refused() -> None:

@@ -189,10 +189,7 @@ def test_an_answer_that_costs_more_than_was_set_aside_is_refused() -> None:
 
 def hand_that_expects(**sections: dict[str, Any]) -> Hand:
     """The server knows what hellos the workers' data give."""
-    hand = Hand(configuration(**sections), 2)
-    expected = {worker: hand.workers.hello(worker, "") for worker in (1, 2)}
-    hand.server = Server(hand.server.config, SHAPES, 2, expected=expected)
-    return hand
+    return Hand(configuration(**sections), 2, expecting=True)
 
 
 @pytest.mark.parametrize("name", ["calls", "prompt_tokens", "completion_tokens"])

@@ -7,7 +7,7 @@ import pytest
 
 from asyndbt_mpi.log.reader import Log
 from tests.slurm.cluster import Cluster, Job
-from tests.slurm.test_run import SMALL, run
+from tests.slurm.runs import SMALL, run
 
 ASYNDBT = [sys.executable, "-m", "asyndbt_mpi"]
 

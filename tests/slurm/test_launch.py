@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm.cluster import ROOT, Cluster
+from tests.helpers import ROOT
+from tests.slurm.cluster import Cluster
 
 # Says which rank of how many it is, on which node, and which GPUs it sees.
 RANK = """

@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asyndbt_mpi.commands.replay import replay
 from asyndbt_mpi.log.reader import Log
-from asyndbt_mpi.log.verify import verify
+from tests.helpers import sets
 from tests.slurm.cluster import Cluster, Job, wait_for
+from tests.slurm.runs import SMALL, committed, run, whole
 
-SMALL = ("--nodes=2", "--ntasks-per-node=2", "--cpus-per-task=1")
 # Everybody takes part in every iteration: the same run whenever it is made.
 ALIKE = [
     "algorithm.active_workers=3", "run.iterations=60", "delay.model=constant", "delay.mean=0.05",
@@ -21,32 +20,8 @@ EARLY = 10
 """Iterations after which something happens to a run."""
 
 
-def settings(*assignments: str) -> list[str]:
-    return [word for assignment in assignments for word in ("--set", assignment)]
-
-
-def run(
-    cluster: Cluster, folder: Path, *words: str, options: tuple[str, ...] = SMALL, **variables: str
-) -> Job:
-    return cluster.submit(folder, *options, "slurm/run.sbatch", "synthetic", *words, **variables)
-
-
-def committed(path: Path) -> int:
-    if not path.exists():
-        return 0
-    with Log(path) as log:
-        return log.committed
-
-
 def until_committed(job: Job, path: Path, iterations: int) -> None:
     wait_for(lambda: committed(path) >= iterations, lambda: f"at work: {job.output}")
-
-
-def whole(path: Path) -> None:
-    assert not verify(path).violations
-    assert replay(path).difference is None
-    with Log(path) as log:
-        assert log.status == "finished"
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +33,7 @@ def undisturbed(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def two_nodes(cluster: Cluster, folder: Path, launcher: str) -> None:
-    job = run(cluster, folder, *settings(*ALIKE), LAUNCHER=launcher)
+    job = run(cluster, folder, *sets(*ALIKE), LAUNCHER=launcher)
     job.until_done()
     assert f"4 ranks by {launcher} on n1 (2) n2 (2)" in job.output
     assert "What was learnt" in job.output
@@ -79,7 +54,7 @@ def limited(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Job:
     options = ("--nodelist=n3,n4", "--time=2", "--signal=B:USR1@75")
     return run(
         cluster, tmp_path_factory.mktemp("limited"),
-        *settings(*ALIKE, "run.iterations=1000000", "delay.mean=1"),
+        *sets(*ALIKE, "run.iterations=1000000", "delay.mean=1"),
         options=(*SMALL, *options),
     )  # fmt: skip
 
@@ -96,7 +71,7 @@ def test_a_requeued_run_becomes_what_it_would_have_been(
     cluster: Cluster, tmp_path: Path, undisturbed: Path, launcher: str
 ) -> None:
     log = tmp_path / "runs/synthetic.h5"
-    job = run(cluster, tmp_path, *settings(*ALIKE), LAUNCHER=launcher)
+    job = run(cluster, tmp_path, *sets(*ALIKE), LAUNCHER=launcher)
     until_committed(job, log, EARLY)
     # What --signal=B:USR1@... has Slurm do.
     cluster.call("scancel", "--signal=USR1", "--batch", job.number)
@@ -111,7 +86,7 @@ def test_a_requeued_run_becomes_what_it_would_have_been(
 
 def test_a_run_is_not_requeued_for_ever(cluster: Cluster, tmp_path: Path) -> None:
     log = tmp_path / "runs/synthetic.h5"
-    job = run(cluster, tmp_path, *settings(*ALIKE), MAX_RESTARTS="0")
+    job = run(cluster, tmp_path, *sets(*ALIKE), MAX_RESTARTS="0")
     until_committed(job, log, EARLY)
     cluster.call("scancel", "--signal=USR1", "--batch", job.number)
     assert job.until("COMPLETED", "FAILED", "PENDING") == "FAILED"
@@ -122,7 +97,7 @@ def test_a_run_is_not_requeued_for_ever(cluster: Cluster, tmp_path: Path) -> Non
 
 def test_a_cancelled_job_does_not_come_back(cluster: Cluster, tmp_path: Path) -> None:
     log = tmp_path / "runs/synthetic.h5"
-    job = run(cluster, tmp_path, *settings(*ALIKE))
+    job = run(cluster, tmp_path, *sets(*ALIKE))
     until_committed(job, log, EARLY)
     cluster.call("scancel", job.number)
     job.until("CANCELLED")
@@ -133,7 +108,7 @@ def test_a_cancelled_job_does_not_come_back(cluster: Cluster, tmp_path: Path) ->
 
 def test_a_run_goes_on_without_a_worker(cluster: Cluster, tmp_path: Path) -> None:
     log = tmp_path / "runs/synthetic.h5"
-    job = run(cluster, tmp_path, *settings(*ALIKE))
+    job = run(cluster, tmp_path, *sets(*ALIKE))
     until_committed(job, log, EARLY)
     cluster.kill(job, "OMPI_COMM_WORLD_RANK=3")
     job.until_done()
@@ -171,7 +146,7 @@ def lost(cluster: Cluster) -> Iterator[str]:
 def test_a_run_outlives_a_node(cluster: Cluster, tmp_path: Path, lost: str, launcher: str) -> None:
     """The launcher notices it long before Slurm does."""
     log = tmp_path / "runs/synthetic.h5"
-    job = run(cluster, tmp_path, *settings(*ALIKE), LAUNCHER=launcher)
+    job = run(cluster, tmp_path, *sets(*ALIKE), LAUNCHER=launcher)
     until_committed(job, log, EARLY)
     cluster.lose(lost, job)
     wait_for(lambda: "asks to be requeued" in job.output, lambda: f"requeued: {job.output}")
@@ -186,7 +161,7 @@ def test_a_node_that_slurm_gives_up_requeues(
     cluster: Cluster, tmp_path: Path, undisturbed: Path
 ) -> None:
     log = tmp_path / "runs/synthetic.h5"
-    job = run(cluster, tmp_path, *settings(*ALIKE))
+    job = run(cluster, tmp_path, *sets(*ALIKE))
     until_committed(job, log, EARLY)
     node = job.nodes[1]
     cluster.call("scontrol", "update", f"NodeName={node}", "State=down", "Reason=test")

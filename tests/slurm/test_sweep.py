@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from asyndbt_mpi.log.reader import Log
-from tests.slurm.cluster import ROOT, Cluster, Job, wait_for
-from tests.slurm.test_run import committed, whole
+from tests.helpers import ROOT
+from tests.slurm.cluster import Cluster, Job, wait_for
+from tests.slurm.runs import committed, whole
 
 ELEMENT = ("--nodes=1", "--ntasks-per-node=2", "--cpus-per-task=1")
 SWEEP = """

@@ -13,7 +13,7 @@ from asyndbt_mpi.task.dataset import Row
 from asyndbt_mpi.task.partition import rows_of
 from asyndbt_mpi.task.rehearsal import QUERIES, longest_prompts
 from asyndbt_mpi.task.template import Template
-from tests.task.test_prompts import DATA, Fake
+from tests.task.fake import DATA, Fake
 
 TEMPLATE = Template("[[{fragment}: ]]{sentence1}?", [" no", " yes"])
 

@@ -1,0 +1,107 @@
+"""What many tests need: the commands, in this process, in their own and under mpiexec."""
+
+import contextlib
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from asyndbt_mpi.cli import main
+
+ROOT = Path(__file__).parents[1]
+MPIEXEC = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+needs_mpiexec = pytest.mark.skipif(MPIEXEC is None, reason="no mpiexec here")
+# What a machine with few cores, or a test run as root, needs of Open MPI.
+OPEN_MPI = {
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "PRTE_ALLOW_RUN_AS_ROOT": "1",
+    "PRTE_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+    "PRTE_MCA_hwloc_default_binding_policy": "none",
+}
+ASYNDBT = [sys.executable, "-m", "asyndbt_mpi"]
+SECONDS = 120
+
+Result = subprocess.CompletedProcess[str]
+
+
+def asyndbt(*arguments: str, folder: Path) -> Result:
+    """A command as a user types it, in this process; not for `run` and `doctor`, which start MPI."""
+    return _call(main, ["asyndbt", *arguments], folder)
+
+
+def python(path: Path, *arguments: object, folder: Path = ROOT) -> Result:
+    """`python path ...`, in this process."""
+    import matplotlib
+    from matplotlib import pyplot as plt
+
+    # Where Python looks first for what a script imports.
+    beside = mock.patch.object(sys, "path", [str(path.parent), *sys.path])
+    with matplotlib.rc_context(), beside:
+        result = _call(
+            lambda: runpy.run_path(str(path), run_name="__main__"),
+            [str(path), *map(str, arguments)],
+            folder,
+        )
+        plt.close("all")
+    return result
+
+
+def _call(program: Callable[[], object], words: list[str], folder: Path) -> Result:
+    code: str | int | None = None
+    with (
+        contextlib.chdir(folder),
+        mock.patch.object(sys, "argv", words),
+        # What a program sets for its process.
+        warnings.catch_warnings(),
+        np.errstate(),
+        CliRunner().isolation() as (out, err, _),
+    ):
+        try:
+            program()
+        except SystemExit as exit:
+            code = exit.code
+        sys.stdout.flush()
+        sys.stderr.flush()
+    assert code is None or isinstance(code, int)
+    return Result(words, code or 0, out.getvalue().decode(), err.getvalue().decode())
+
+
+def start(command: list[str], folder: Path, **environment: str) -> Result:
+    """Run a command to its end in a process of its own."""
+    return subprocess.run(
+        command, cwd=folder, env=os.environ | environment, capture_output=True, text=True,
+        timeout=SECONDS,
+    )  # fmt: skip
+
+
+def asyndbt_alone(*arguments: str, folder: Path, **environment: str) -> Result:
+    """A command in a process of its own."""
+    return start([*ASYNDBT, *arguments], folder, **environment)
+
+
+def mpiexec(ranks: int, command: list[str], *options: str) -> list[str]:
+    """The command line that starts so many ranks of a command."""
+    assert MPIEXEC is not None
+    return [MPIEXEC, *options, "-n", str(ranks), *command]
+
+
+def complaints(result: Result) -> list[str]:
+    """The lines in which the program itself complains."""
+    lines = (result.stderr + result.stdout).replace("\r", "\n").splitlines()
+    return [line for line in lines if line.startswith("asyndbt:")]
+
+
+def sets(*assignments: str) -> list[str]:
+    """`--set` before each."""
+    return [word for each in assignments for word in ("--set", each)]
