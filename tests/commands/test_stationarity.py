@@ -94,8 +94,8 @@ def run_with_norms(folder: Path, *settings: str) -> tuple[Path, dict[int, list[f
     expected = {}
 
     class Observed(Server):
-        def _send(self, committed: Iteration) -> None:
-            super()._send(committed)
+        def _send(self, out: Output, committed: Iteration) -> None:
+            super()._send(out, committed)
             expected[self.iteration - 1] = squared_norms(self, box)
 
     server = Observed(job.config, job.materials.shapes, R)

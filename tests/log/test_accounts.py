@@ -149,7 +149,7 @@ def test_who_took_part_in_an_estimate(path: Path) -> None:
     def edit(file: h5py.File) -> None:
         file["lower/k"][2, 1] = -1
 
-    assert "/lower/k row 2: worker 2 has no k, its events say that it took part" in violations(
+    assert "/lower/k row 2: worker 2 has no k, but its events say that it took part" in violations(
         path, edit
     )
 
@@ -275,8 +275,9 @@ def test_the_consensus_is_logged_once(path: Path) -> None:
     found = violations(
         path, lambda file: remove(file, "evaluation", row_of(file, Split.TEST, consensus=True))
     )
-    assert "/evaluation has 0 rows of worker 0, for the consensus, but 3 workers have tested" in (
-        found
+    assert (
+        "/evaluation has 0 rows of worker 0, for the consensus, but 3 workers have tested it"
+        in (found)
     )
 
 

@@ -386,7 +386,7 @@ SIZES = {
     texts_of_two_axes("vocabulary"): "/vocabulary has rows of 1 axes, not 0",
     texts_of_two_axes("worker/cost_bounds"): "/worker/cost_bounds has rows of 1 axes, not 0",
     numbers_of_more_axes: "/report/loss has rows of 1 axes, not 0",
-    numbers_of_another_shape: r"/event/losses has rows of shape \(3,\), the attributes say",
+    numbers_of_another_shape: r"/event/losses has rows of shape \(3,\), but the attributes say",
     fewer_workers_than_there_are: "/worker/cost_bounds has 1 rows, not 4",
     deep_key: "a bad attribute: the configuration: a key has more than 8 parts",
     references: "/report/loss has values of a type that no log has there",
@@ -410,7 +410,7 @@ SIZES = {
     large_chunks: "/report/p has chunks of 125,829,120 bytes",
     attribute("workers", 2**40): "too small for a run of these sizes: one row of /iteration/active",
     attribute("words", 2**40): "too small for a run of these sizes: one row of /iteration/z",
-    attribute("words", 6): r"/iteration/z has rows of shape \(3, 5\), the attributes say",
+    attribute("words", 6): r"/iteration/z has rows of shape \(3, 5\), but the attributes say",
     attribute("pool", 2**40): "is too small for a run of these sizes: one row of /report/q",
     attribute("classes", -1): "a bad attribute: rows of /report/q would have shape",
     many_samples: "is too small for a run of these sizes: one row of /event/losses",
@@ -588,7 +588,7 @@ def test_holes_do_not_count_as_bytes_of_the_file(log_copy: LogCopy) -> None:
     os.truncate(path, size + 2**20)  # room for a commit, where none can be reserved
     read_all(path)
     os.truncate(path, 2**40)
-    assert "has 1,099,511,627,776 bytes, of which" in refusal(path)
+    assert "has 1,099,511,627,776 bytes, of which only" in refusal(path)
     assert "cp --sparse=never" in refusal(path)
     assert not is_log(str(path))
     os.truncate(path, size)

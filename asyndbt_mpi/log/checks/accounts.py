@@ -132,8 +132,8 @@ def _of_consensus(log: Log) -> Iterator[str]:
             logged = column[name][row]
             if not np.isclose(logged, value, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True):
                 yield (
-                    f"/evaluation/{name} row {row}, of the consensus, is {logged}, but workers' "
-                    f"rows give {value}"
+                    f"/evaluation/{name} row {row}, of the consensus, is {logged}, but the "
+                    f"workers' rows give {value}"
                 )
         before = column["time"][answers].max()
         if column["time"][row] < before:
