@@ -20,7 +20,7 @@ from asyndbt_mpi.log import annotate
 from asyndbt_mpi.log.errors import LogError, LogWriteError
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify
-from asyndbt_mpi.protocol.records import EventKind, Iteration
+from asyndbt_mpi.protocol.records import EventKind, Iteration, Output
 from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.task.synthetic import Synthetic
 from asyndbt_mpi.transport.virtual import VirtualCluster
