@@ -65,8 +65,8 @@ def test_files_that_are_read_as_they_are(tmp_path: Path, values: dict[str, Any])
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"tokenizer.ggml.add_bos_token": False}, "a BOS before a text, the file says none"),
-        ({"tokenizer.ggml.add_space_prefix": False}, "a space before a text, the file says none"),
+        ({"tokenizer.ggml.add_bos_token": False}, "adds a BOS before a text, contrary to"),
+        ({"tokenizer.ggml.add_space_prefix": False}, "adds a space before a text, contrary to"),
         ({"llama.rope.scaling.type": "linear"}, r"scaled \(llama\.rope\.scaling\.type\)"),
         ({"llama.rope.scaling.factor": 8.0}, r"scaled \(llama\.rope\.scaling\.factor\)"),
     ],

@@ -331,7 +331,7 @@ TOLD = {
     "link": "is a symbolic link",
     "group": "is writable by others",
     "others": "is writable by others",
-    "pipe": "is no regular file",
+    "pipe": "is not a regular file",
     "long": "has more than 2147483648 bytes",
 }
 

@@ -115,7 +115,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     ),
     "PEFT": (renamed("base_model.model.{}".format), r"the names of PEFT .* merge_and_unload"),
     "own prefix": (renamed("wrapped.{}".format), r"no weights for lm_head\.weight, model\.embed"),
-    "no output layer": (without("lm_head"), r"no weights for lm_head\.weight: fetch"),
+    "no output layer": (without("lm_head"), r"no weights for lm_head\.weight: download"),
     "missing layer": (without("layers.1."), r"no weights for model\.layers\.1\..* and 6 more"),
     "one missing": (without("layers.1.mlp.up"), r"no weights for model\.layers\.1\.mlp\.up_proj"),
     "a layer too many": (

@@ -63,6 +63,6 @@ def _check_tokenizer(values: dict[str, Any], tokenizer: Any) -> None:
         value = values.get(f"tokenizer.ggml.{flag}")
         if value is not None and bool(value) != found:
             raise ModelError(
-                f"its tokenizer was read incorrectly: the file says"
-                f" {'no' if found else 'yes'} to {what}; {REMEDY}"
+                f"its tokenizer was read incorrectly: it {'adds' if found else 'omits'} {what},"
+                f" contrary to {flag} in the file; {REMEDY}"
             )
