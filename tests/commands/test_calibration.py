@@ -268,13 +268,18 @@ def test_what_calibrates_by_nothing_is_refused(settings: tuple[str, ...], why: s
 @pytest.mark.parametrize(
     ("path", "index", "value", "patterns"),
     [
-        ("answer/label", 3, 7, [r"labels outside \[0, 2\)", "other labels than the first test"]),
+        (
+            "answer/label",
+            3,
+            7,
+            [r"labels outside \[0, 2\)", "different labels from the first test"],
+        ),
         ("answer/row", 3, 7, ["not numbered from 0"]),
         ("answer/evaluation", 3, 10**6, ["out of range or of order"]),
         ("answer/log_probabilities", 3, [np.nan, 0.0], ["out of range or not normalised"]),
         ("answer/log_probabilities", 3, [-0.1, -0.2], ["out of range or not normalised"]),
-        ("evaluation/bias", 0, [0.0, 0.0], ["no bias, the calibration is batch"]),
-        ("evaluation/bias", 0, [-1.0, -1.0], ["is of no mean probabilities"]),
+        ("evaluation/bias", 0, [0.0, 0.0], ["no bias, but the calibration is batch"]),
+        ("evaluation/bias", 0, [-1.0, -1.0], ["is not of mean probabilities"]),
     ],
 )
 def test_verify_finds_what_does_not_fit(
