@@ -424,7 +424,7 @@ def test_scores_that_are_calibrated_where_they_should_not_be_are_refused() -> No
     hand.work(1, 2)
     reply = hand.reply(1)
     assert isinstance(reply, EvaluationReport)
-    with pytest.raises(MalformedMessage, match="TUNED prompt, whose calibration is .none"):
+    with pytest.raises(MalformedMessage, match=r"TUNED prompt, whose calibration is .none"):
         hand.deliver(1, dataclasses.replace(reply, bias=np.log([0.2, 0.8])))
     hand.deliver(1, reply)
 
