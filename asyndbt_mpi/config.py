@@ -66,6 +66,10 @@ OWN_BODY = {
 """Fields of a request that the program sets itself, or that change the form of the answers."""
 
 
+Calibration = Literal["none", "batch", "content_free"]
+"""How label scores are calibrated; see `task.calibration`."""
+
+
 class ConfigurationError(ValueError):
     """Bad configuration or usage, in one line: what is wrong, and what would be right."""
 
@@ -182,7 +186,10 @@ class PromptSection(Section):
 
 
 class TaskSection(Section):
-    """[task]: the data set (a shipped one by name, or a folder), and its template and labels."""
+    """[task]: the data set (a shipped one by name, or a folder), and its template and labels.
+
+    `calibration` takes a model's preference for some labels out of its scores.
+    """
 
     name: Line = "reviews"
     path: FilePath = ""
@@ -193,6 +200,7 @@ class TaskSection(Section):
     test: Annotated[int, Field(ge=0, le=MOST)] = 200
     partition: Literal["iid", "dirichlet"] = "iid"
     alpha: Annotated[float, Field(ge=1e-3, le=1e6)] = 1.0
+    calibration: Calibration = "none"
 
 
 class Llm(Section):

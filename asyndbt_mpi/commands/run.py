@@ -217,12 +217,13 @@ def _run_job(
 
 def _codec(job: Job) -> Codec:
     shapes = job.materials.shapes
-    length = state_length(job.config, shapes, job.materials.own.estimator)
+    config, length = job.config, state_length(job.config, shapes, job.materials.own.estimator)
     return Codec(
         shapes,
         length,
-        free_losses=job.config.llm.is_function,
-        pools=job.config.algorithm.pools,
+        free_losses=config.llm.is_function,
+        tests=config.task.test,
+        pools=config.algorithm.pools,
     )
 
 
