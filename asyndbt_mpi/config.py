@@ -70,6 +70,10 @@ OWN_BODY = {
 """Fields of a request that the program sets itself, or that change the form of the answers."""
 
 
+Calibration = Literal["none", "batch", "content_free"]
+"""How label scores are calibrated; see `task.calibration`."""
+
+
 class ConfigurationError(ValueError):
     """Bad configuration or usage, in one line: what is wrong, and what would be right."""
 
@@ -174,7 +178,10 @@ class PromptSection(Section):
 
 
 class TaskSection(Section):
-    """[task]: the data set (a shipped one by name, or a folder), and its template and labels."""
+    """[task]: the data set (a shipped one by name, or a folder), and its template and labels.
+
+    `calibration` takes a model's preference for some labels out of its scores.
+    """
 
     name: Line = "reviews"
     path: FilePath = ""
@@ -185,6 +192,7 @@ class TaskSection(Section):
     test: Annotated[int, Field(ge=0, le=MOST)] = 200
     partition: Literal["iid", "dirichlet"] = "iid"
     alpha: Annotated[float, Field(ge=1e-3, le=1e6)] = 1.0
+    calibration: Calibration = "none"
 
 
 class Llm(Section):
@@ -360,6 +368,21 @@ class Config(Section):
     def _exact_needs_a_closed_form(self) -> "Config":
         if self.estimator.name == "exact" and self.llm.backend != "synthetic":
             raise ValueError("estimator.name = 'exact' needs llm.backend = 'synthetic'")
+        return self
+
+    @model_validator(mode="after")
+    def _calibration_needs_scores(self) -> "Config":
+        calibration = self.task.calibration
+        if calibration != "none" and self.llm.is_function:
+            raise ValueError(
+                f"task.calibration = {calibration!r} needs a language model, but llm.backend ="
+                f" {self.llm.backend!r} is a function, which scores no labels; set it to 'none'"
+            )
+        if calibration == "batch" and self.estimator.batch < 2:
+            raise ValueError(
+                "task.calibration = 'batch' needs an estimator.batch of at least 2: calibrated by"
+                " itself alone, a row says nothing about its prompt"
+            )
         return self
 
     @model_validator(mode="after")

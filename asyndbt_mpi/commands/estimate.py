@@ -16,9 +16,11 @@ from asyndbt_mpi.config import Config, ConfigurationError
 from asyndbt_mpi.llm.base import LABEL_TOKENS, NoModel
 from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.reader import Log
-from asyndbt_mpi.protocol.final_tests import OF_EACH_WORKER
-from asyndbt_mpi.protocol.messages import CostBounds, Split
+from asyndbt_mpi.protocol.blackbox import calibration_of
+from asyndbt_mpi.protocol.final_tests import own_tests
+from asyndbt_mpi.protocol.messages import Candidate, CostBounds, Split
 from asyndbt_mpi.protocol.spending import Spending, price
+from asyndbt_mpi.task.calibration import references
 from asyndbt_mpi.task.lengths import Lengths
 from asyndbt_mpi.task.longest import TokenCounter
 from asyndbt_mpi.task.partition import rows_of
@@ -212,8 +214,8 @@ def estimate(
         rows = [{split: len(rows_of(held, split)) for split in Split} for held in data.values()]
     tokens = dict.fromkeys(Split, 0.0)
     if data and materials.template:
-        written, words = COMPLETION_TOKENS[config.llm.backend], config.prompt.fragment_length
-        lengths = Lengths(materials.template, materials.vocabulary, words, data, count)
+        written = COMPLETION_TOKENS[config.llm.backend]
+        lengths = Lengths(config, materials.template, materials.vocabulary, data, count)
         tokens = {split: written + lengths.mean(split) for split in Split}
     said = hellos(config, materials, workers, _Counted(count)).values()
     needed = tuple(hello.cost_bounds for hello in said)
@@ -246,11 +248,14 @@ def parts(
     )
     # A worker is asked when it is answered: not before iteration 0, nor after the last.
     validations = (run.iterations - 1) // run.evaluate_every if run.evaluate_every else 0
-    validating = validations * sum(held[Split.VALIDATION] for held in rows)
+    validating = validations * sum(
+        _of_evaluation(config, Split.VALIDATION, Candidate.TUNED, held) for held in rows
+    )
     testing = 0
     if run.evaluate_every and config.task.test:
-        testing = sum(OF_EACH_WORKER * held[Split.TEST] for held in rows)
-        testing += rows[0][Split.TEST]
+        tests = [(candidate, held) for held in rows for candidate in own_tests(config)]
+        tests.append((Candidate.UNTUNED, rows[0]))
+        testing = sum(_of_evaluation(config, Split.TEST, *each) for each in tests)
     return (
         Part(
             "upper steps", reports(config, workers) * mean, run.iterations * everyone,
@@ -279,7 +284,23 @@ def _of_step(config: Config, rows: dict[Split, int]) -> int:
     """Prompts of one step, of either level: I samples, each on a batch of rows."""
     if config.estimator.name == "exact":
         return 1
-    return config.estimator.samples * min(config.estimator.batch, rows[Split.TRAIN])
+    batch = min(config.estimator.batch, rows[Split.TRAIN])
+    return config.estimator.samples * (batch + _references(config, Split.TRAIN, rows))
+
+
+def _of_evaluation(
+    config: Config, split: Split, candidate: Candidate, rows: dict[Split, int]
+) -> int:
+    """Prompts of one evaluation on ``split``."""
+    return rows[split] + _references(config, split, rows, candidate)
+
+
+def _references(
+    config: Config, split: Split, rows: dict[Split, int], candidate: Candidate = Candidate.TUNED
+) -> int:
+    """Prompts that calibration adds to those on the rows of ``split``."""
+    calibration = calibration_of(candidate, config.task.calibration)
+    return len(references(calibration, split, range(rows[Split.TRAIN])))
 
 
 def measured_seconds_per_call(log: Log, config: Config) -> float:

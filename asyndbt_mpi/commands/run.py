@@ -217,8 +217,8 @@ def _run_job(
 
 def _codec(job: Job) -> Codec:
     shapes = job.materials.shapes
-    length = state_length(job.config, shapes, job.materials.own.estimator)
-    return Codec(shapes, length, free_losses=job.config.llm.is_function)
+    config, length = job.config, state_length(job.config, shapes, job.materials.own.estimator)
+    return Codec(shapes, length, free_losses=config.llm.is_function, tests=config.task.test)
 
 
 def _place(

@@ -57,6 +57,13 @@ def check_memory(config: Config, shapes: Shapes, workers: int, held: int = 1) ->
             f"{key} = {value}: a worker's report has {size(report)}, but a message can have at most"
             f" {size(LARGEST_MESSAGE)}; lower {key}"
         )
+    tested = 0 if config.llm.is_function else config.task.test
+    answers = NUMBER * tested * (1 + shapes.classes)
+    if answers > LARGEST_MESSAGE:
+        raise ConfigurationError(
+            f"task.test = {tested}: the answers on so many rows have {size(answers)}, but a"
+            f" message can have at most {size(LARGEST_MESSAGE)}; lower task.test"
+        )
 
 
 def _unusual(config: Config, shapes: Shapes, workers: int, names: Sequence[str]) -> tuple[str, int]:

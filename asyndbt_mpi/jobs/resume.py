@@ -181,7 +181,9 @@ def resume(
         if counts < len(recorded):
             recorded, beyond = recorded[:counts], recorded[counts:]
             server.spending.count(_total(beyond))
-            counted = {"event": counts, "evaluation": _evaluations(recorded)}
+            scored = _evaluations(recorded)
+            answers = int(np.searchsorted(log["answer/evaluation"], scored))
+            counted = {"event": counts, "evaluation": scored, "answer": answers}
             sink.leave_behind()
             # Excluded workers stay excluded.
             replay.run([each for each in beyond if each.kind is EventKind.EXCLUDED], sink)

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from asyndbt_mpi.algorithm.types import BoolArray
+from asyndbt_mpi.algorithm.types import BoolArray, FloatArray
 from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.rows import cost_bounds_of
-from asyndbt_mpi.protocol.messages import CostBounds, Costs
+from asyndbt_mpi.protocol.evaluations import CONSENSUS
+from asyndbt_mpi.protocol.messages import CostBounds, Costs, RowScores
 from asyndbt_mpi.protocol.records import Event, EventKind
 
 NUMBERS = ("worker", "number", "iteration", "time", "sent_time", "accuracy")
@@ -18,6 +19,8 @@ COSTS = (
     "unrecognised",
 )
 KINDS = frozenset(map(int, EventKind))
+OF_A_SPLIT = (EventKind.EVALUATION, EventKind.TEST)
+"""Events that have a row of /evaluation, in the same order."""
 
 
 def events(log: Log) -> Iterator[Event]:
@@ -28,23 +31,41 @@ def events(log: Log) -> Iterator[Event]:
     Raises
     ------
     LogError
-        An event is of no kind or worker that a log has, or a worker's cost bounds are no counts.
+        An event is of no kind or worker that a log has, a worker's cost bounds are no counts, or
+        there are not as many evaluations as their events.
     """
     bounds = [_cost_bounds(log, worker, text) for worker, text in enumerate(log.cost_bounds, 1)]
     kinds, texts, losses = log["event/kind"], log["event/text"], log["event/losses"]
     numbers = [log[f"event/{name}"].tolist() for name in NUMBERS]
     costs = [log[f"event/{name}"].tolist() for name in COSTS]
+    evaluated, number_evaluated = _evaluated(log), int(np.isin(kinds, OF_A_SPLIT).sum())
+    if (there := int((log.rows("evaluation/worker") != CONSENSUS).sum())) != number_evaluated:
+        raise LogError(
+            f"{log.path}: /evaluation has {there} answers of workers, /event {number_evaluated}"
+        )
     for row, kind in enumerate(kinds.tolist()):
         worker, number, iteration, time, sent_time, accuracy = (column[row] for column in numbers)
         least = 1 if kind == EventKind.HELLO else 0
         if kind not in KINDS or not least <= worker <= log.workers:
             raise LogError(f"{log.path}: /event row {row} is of kind {kind} and worker {worker}")
+        bias, rows = next(evaluated) if kind in OF_A_SPLIT else (None, None)
         yield Event(
             EventKind(kind), worker, number, iteration, time, Costs(*(c[row] for c in costs)),
             sent_time, losses[row], accuracy, str(texts[row]),
             bounds[worker - 1] if kind == EventKind.HELLO else None,
-            log.models[worker - 1] if kind == EventKind.HELLO else "",
+            log.models[worker - 1] if kind == EventKind.HELLO else "", bias, rows,
         )  # fmt: skip
+
+
+def _evaluated(log: Log) -> Iterator[tuple[FloatArray, RowScores | None]]:
+    """What the log has of each worker's evaluation: bias (U,), and the rows if it has them."""
+    (rows,) = np.nonzero(log.rows("evaluation/worker") != CONSENSUS)
+    biases, answered = log.rows("evaluation/bias"), log.rows("answer/evaluation")
+    bounds = (np.searchsorted(answered, rows, side).tolist() for side in ("left", "right"))
+    for row, start, end in zip(rows.tolist(), *bounds, strict=True):
+        columns = ("answer/label", "answer/log_probabilities")
+        scores = RowScores(*(log.rows(path, start, end) for path in columns))
+        yield biases[row], scores if end > start else None
 
 
 def _cost_bounds(log: Log, worker: int, text: str) -> CostBounds | None:

@@ -161,6 +161,23 @@ class Log:
                 best[worker] = Best(int(iteration), float(loss), words, demonstrations)
         return best
 
+    def answers(self, evaluation_row: int) -> tuple[np.ndarray, np.ndarray]:
+        """The right labels (B,) and log-probabilities (B, U) behind a row of ``evaluation/...``.
+
+        There are no rows (B = 0) but of workers' prompts on the test split, and none of a function.
+        """
+        (rows,) = np.nonzero(self.rows("evaluation/iteration") <= self.committed)
+        of_row = int(rows[evaluation_row])
+        bounds = np.searchsorted(self._answered, (of_row, of_row + 1)).tolist()
+        label, log_probabilities = (
+            self.rows(f"answer/{name}", *bounds) for name in ("label", "log_probabilities")
+        )
+        return label, log_probabilities
+
+    @cached_property
+    def _answered(self) -> np.ndarray:
+        return self.rows("answer/evaluation")
+
     @cached_property
     def stationarity(self) -> Stationarity | None:
         """How far from stationary the iterates are; None if nobody has worked it out."""
@@ -185,7 +202,7 @@ class Log:
         """Rows ``start`` to ``stop`` of those of ``path`` that count.
 
         Of /evaluation, whose rows are in no order, that is every row; `__getitem__` knows which
-        of them count.
+        of them count. Those are the rows that answer/evaluation names.
         """
         count = self.count(path)
         stop = count if stop is None else min(stop, count)

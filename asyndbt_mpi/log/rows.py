@@ -7,7 +7,7 @@ from typing import TypeAlias
 import numpy as np
 
 from asyndbt_mpi.algorithm.polyhedron import Plane
-from asyndbt_mpi.protocol.messages import CostBounds
+from asyndbt_mpi.protocol.messages import CostBounds, RowScores
 from asyndbt_mpi.protocol.ranges import COUNT
 from asyndbt_mpi.protocol.records import Estimation, Evaluation, Event, Iteration, UsedReport
 
@@ -96,7 +96,14 @@ def evaluation_row(evaluation: Evaluation) -> Row:
         evaluation.calls,
         evaluation.prompt_tokens,
         evaluation.time,
+        evaluation.bias,
     )
+
+
+def answer_rows(row: int, rows: RowScores) -> list[Row]:
+    """Rows of /answer, one for each of the ``rows`` that /evaluation's ``row`` was scored on."""
+    scores = zip(rows.labels.tolist(), rows.log_probabilities, strict=True)
+    return [(row, number, label, of_labels) for number, (label, of_labels) in enumerate(scores)]
 
 
 def event_row(event: Event, samples: int) -> Row:

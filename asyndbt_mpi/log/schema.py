@@ -139,6 +139,13 @@ def groups(distance: Distance) -> dict[str, tuple[Column, ...]]:
             Column("evaluation/llm_calls", "", INTEGER),
             Column("evaluation/prompt_tokens", "", INTEGER),
             Column("evaluation/time", "", REAL),
+            Column("evaluation/bias", "U", REAL),
+        ),
+        "answer": (
+            Column("answer/evaluation", "", INTEGER),
+            Column("answer/row", "", INTEGER),
+            Column("answer/label", "", INTEGER),
+            Column("answer/log_probabilities", "U", REAL),
         ),
         "event": (
             Column("event/kind", "", EVENT_KIND),

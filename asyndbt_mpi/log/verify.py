@@ -10,7 +10,7 @@ import numpy as np
 
 from asyndbt_mpi.algorithm.types import BoolArray, IntArray
 from asyndbt_mpi.log import schema
-from asyndbt_mpi.log.checks import accounts, planes, reports, values
+from asyndbt_mpi.log.checks import accounts, planes, reports, scores, values
 from asyndbt_mpi.log.checks.equations import TOLERANCE, recompute
 from asyndbt_mpi.log.checks.prompts import Prompts
 from asyndbt_mpi.log.errors import LogError
@@ -311,6 +311,8 @@ CHECKS = (
     accounts.reports,
     accounts.estimates,
     accounts.evaluations,
+    scores.biases,
+    scores.answers,
     planes.estimates,
     planes.drops,
 )

@@ -255,7 +255,7 @@ class Writer:
             return  # an iteration that it belongs to follows at once, or an idle moment
         started = self.clock()
         if isinstance(record, Evaluation):
-            self.waiting["evaluation"].append(rows.evaluation_row(record))
+            self._gather_evaluation(record)
         else:
             self._gather(record)
         self._seconds += self.clock() - started
@@ -277,6 +277,12 @@ class Writer:
         """
         if any(self.waiting.values()) and self.clock() - self._written >= SECONDS_BETWEEN_BATCHES:
             self.flush()
+
+    def _gather_evaluation(self, evaluation: Evaluation) -> None:
+        row = self._tables.lengths["evaluation"] + len(self.waiting["evaluation"])
+        self.waiting["evaluation"].append(rows.evaluation_row(evaluation))
+        if evaluation.rows is not None:
+            self.waiting["answer"].extend(rows.answer_rows(row, evaluation.rows))
 
     def _gather(self, iteration: Iteration) -> None:
         keep = schema.kept(iteration.number, self.every)

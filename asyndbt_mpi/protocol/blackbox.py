@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 from asyndbt_mpi.algorithm.types import FloatArray, IntArray
-from asyndbt_mpi.protocol.messages import Costs, Split
+from asyndbt_mpi.config import Calibration
+from asyndbt_mpi.protocol.messages import Candidate, Costs, Split
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,12 +14,14 @@ class DataSizes:
     """How much data a worker holds; its texts stay with the black box.
 
     ``pool`` (U,) counts the demonstrations of each class; ``rows`` counts each split's queries.
-    The rest is the most that its black box may call for so many prompts, and the most tokens that
-    such a call reads and writes.
+    Calibration adds at most ``references`` to the prompts on a split's rows. The rest is the most
+    that its black box may call for so many prompts, and the most tokens that such a call reads and
+    writes.
     """
 
     pool: IntArray
     rows: dict[Split, int]
+    references: dict[Split, int] = field(default_factory=lambda: dict.fromkeys(Split, 0))
     most_calls: Callable[[int], int] = lambda prompts: prompts
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -29,7 +32,8 @@ class Query:
     """Score I prompts of ``worker``, each on the same B rows of a split.
 
     ``words`` (I, M) and ``demonstrations`` (I, U) are indices, `WITHOUT` for none;
-    ``rows`` (B,) are row numbers of the worker's ``split``.
+    ``rows`` (B,) are row numbers of the worker's ``split``. ``calibration`` is that of the task
+    unless it is given.
     """
 
     worker: int
@@ -37,6 +41,7 @@ class Query:
     rows: IntArray
     words: IntArray
     demonstrations: IntArray
+    calibration: Calibration | None = None
 
 
 @dataclass(slots=True)
@@ -44,7 +49,9 @@ class Answer:
     """Loss (1) and accuracy of each prompt, (I,) each, averaged over the rows asked for.
 
     ``prompts`` were asked for, counting each row; ``calls`` of them were paid for, and the answers
-    to the ``unrecognised`` named no label.
+    to the ``unrecognised`` named no label. Of a language model: the ``log_probabilities``
+    (I, B, U) behind them, the rows' ``labels`` (B,), and the ``bias`` (I, U) that calibration took
+    off, if it did.
     """
 
     losses: FloatArray
@@ -54,6 +61,18 @@ class Answer:
     prompts: int = field(default=0, kw_only=True)
     completion_tokens: int = field(default=0, kw_only=True)
     unrecognised: int = field(default=0, kw_only=True)
+    log_probabilities: FloatArray | None = field(default=None, kw_only=True)
+    labels: IntArray | None = field(default=None, kw_only=True)
+    bias: FloatArray | None = field(default=None, kw_only=True)
+
+
+def calibration_of(candidate: Candidate, configured: Calibration) -> Calibration:
+    """How the scores of a kind of prompt are calibrated; the untuned one is shown both ways."""
+    if candidate is Candidate.UNTUNED:
+        return "none"
+    if candidate is Candidate.CALIBRATED and configured == "none":
+        return "batch"
+    return configured
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from asyndbt_mpi.protocol.asyndbt import AsynDBT
 from asyndbt_mpi.protocol.divergence import Diverged
 from asyndbt_mpi.protocol.estimation import LowerEstimation
 from asyndbt_mpi.protocol.evaluations import Evaluations
-from asyndbt_mpi.protocol.final_tests import FinalTests
+from asyndbt_mpi.protocol.final_tests import FinalTests, own_tests
 from asyndbt_mpi.protocol.membership import Membership, State
 from asyndbt_mpi.protocol.messages import (
     Assignment,
@@ -246,7 +246,8 @@ class Conduct:
         joined = sorted(self.members.joined)
         tuned = {v: self.validation.prompt(v) or self.algorithm.prompt(v) for v in joined}
         consensus, seed = self.algorithm.z.argmax(axis=1), self.config.run.seed
-        self._final_tests = FinalTests(self.iteration, tuned, consensus, self._initial_q, seed)
+        own = own_tests(self.config)
+        self._final_tests = FinalTests(self.iteration, own, tuned, consensus, self._initial_q, seed)
         for worker in joined:
             if worker not in self._outstanding:  # the others when their last report is in
                 self._close_worker(out, worker)

@@ -57,6 +57,8 @@ class Evaluations:
             calls=report.costs.calls,
             prompt_tokens=report.costs.prompt_tokens,
             time=time,
+            bias=report.bias,
+            rows=report.rows,
         )
 
     def forget(self, worker: int) -> list[EvaluationRequest]:
@@ -83,6 +85,7 @@ class Evaluations:
             calls=0,  # counted with the workers' own rows
             prompt_tokens=0,
             time=time,
+            bias=np.zeros(classes),
         )
 
 

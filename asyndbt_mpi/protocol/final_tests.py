@@ -1,26 +1,44 @@
 """The last act of a run: which prompts are scored on the test split, and by whom."""
 
 from collections import deque
+from collections.abc import Sequence
 
 import numpy as np
 
 from asyndbt_mpi.algorithm.random import Purpose, stream
 from asyndbt_mpi.algorithm.types import FloatArray, IntArray
+from asyndbt_mpi.config import Config
 from asyndbt_mpi.protocol.messages import WITHOUT, Candidate, EvaluationRequest, Split
 
-OF_EACH_WORKER = 3
-"""Tests of its own; the one of the untuned prompt comes on top, once for all workers."""
+
+def own_tests(config: Config) -> tuple[Candidate, ...]:
+    """What each worker tests, in this order; the first that is done also tests the untuned prompt.
+
+    The calibrated untuned prompt is among them because its scores depend on the worker's training
+    rows; a function has no scores.
+    """
+    own = Candidate.TUNED, Candidate.RANDOM, Candidate.CONSENSUS
+    return own if config.llm.is_function else (*own, Candidate.CALIBRATED)
+
+
+def number_of_tests(config: Config, workers: int) -> int:
+    """Of all workers together, if the run makes any."""
+    if not (config.run.evaluate_every and config.task.test):
+        return 0
+    return len(own_tests(config)) * workers + 1
 
 
 class FinalTests:
     """Hands out the test evaluations.
 
-    Each worker scores its tuned prompt, random demonstrations of its own, and the consensus
-    words with its own tuned demonstrations. The untuned prompt is the same everywhere: the
-    worker that is first done scores it.
+    Each worker scores its tuned prompt, random demonstrations of its own, the consensus words with
+    its own tuned demonstrations and, if its scores can be calibrated, the untuned prompt with
+    calibrated scores. The untuned prompt as it is has the same scores everywhere: the worker that
+    is first done scores it.
 
     Parameters
     ----------
+    own : what each worker tests, in this order; see `own_tests`
     tuned : dict of worker to (words (M,), demonstrations (U,))
     consensus : array (M,), the consensus' words
     available : array (R, U, V), positive where a worker has a demonstration
@@ -29,6 +47,7 @@ class FinalTests:
     def __init__(
         self,
         iteration: int,
+        own: Sequence[Candidate],
         tuned: dict[int, tuple[IntArray, IntArray]],
         consensus: IntArray,
         available: FloatArray,
@@ -36,24 +55,21 @@ class FinalTests:
     ) -> None:
         self._own: dict[int, deque[EvaluationRequest]] = {}
         without = np.full_like(consensus, WITHOUT)
+        none_shown = np.full(available.shape[1], WITHOUT)
         for worker, (words, demonstrations) in tuned.items():
             random = draw_demonstrations(available[worker - 1], seed, worker)
+            prompts = {
+                Candidate.TUNED: (words, demonstrations),
+                Candidate.RANDOM: (without, random),
+                Candidate.CONSENSUS: (consensus, demonstrations),
+                Candidate.CALIBRATED: (without, none_shown),
+            }
             self._own[worker] = deque(
-                EvaluationRequest(iteration, Split.TEST, candidate, fragment, shown)
-                for candidate, fragment, shown in (
-                    (Candidate.TUNED, words, demonstrations),
-                    (Candidate.RANDOM, without, random),
-                    (Candidate.CONSENSUS, consensus, demonstrations),
-                )
+                EvaluationRequest(iteration, Split.TEST, candidate, *prompts[candidate])
+                for candidate in own
             )
-        no_demonstrations = np.full(available.shape[1], WITHOUT)
-        self._shared = deque(
-            [
-                EvaluationRequest(
-                    iteration, Split.TEST, Candidate.UNTUNED, without, no_demonstrations
-                )
-            ]
-        )
+        untuned = Candidate.UNTUNED, without, none_shown
+        self._shared = deque([EvaluationRequest(iteration, Split.TEST, *untuned)])
 
     def next(self, worker: int) -> EvaluationRequest | None:
         """The next prompt that ``worker`` is to score; None when it may stop."""

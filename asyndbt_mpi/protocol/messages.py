@@ -29,6 +29,8 @@ class Candidate(IntEnum):
     UNTUNED = 1
     RANDOM = 2
     CONSENSUS = 3
+    CALIBRATED = 4
+    """The untuned prompt, with calibrated scores; those of UNTUNED never are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +185,20 @@ class LowerReport:
 
 
 @dataclass(frozen=True, slots=True)
+class RowScores:
+    """The right labels (B,) of a split's rows, and log-probabilities (B, U) of all labels there."""
+
+    labels: IntArray
+    log_probabilities: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
 class EvaluationReport:
-    """Mean loss and accuracy of the prompt that was asked for."""
+    """Mean loss and accuracy of the prompt that was asked for.
+
+    ``bias`` (U,) is what its scores were calibrated by, 0 if they were not; ``rows`` are those of
+    the test split, None on others and of a function.
+    """
 
     iteration: int
     split: Split
@@ -192,6 +206,8 @@ class EvaluationReport:
     loss: float
     accuracy: float
     costs: Costs
+    bias: FloatArray
+    rows: RowScores | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,9 @@ FREE_LOSS = Range(-1e100, 1e100)
 
 PROBABILITY = Range(0, 1)
 
+LOG_PROBABILITY = Range(-1e100, 1e-6)
+"""Of a label, or of its mean probability over some rows; up to a model's rounding."""
+
 MASS = Range(-1e3, 1e3)
 """An entry of p or q as a worker sends it. Its own steps end on the simplex; what lies off it is
 projected, which is exact to 1e-12 for numbers of this size (D6)."""
@@ -68,6 +71,8 @@ RANGES = {
     "grad_p_norm": Range(0, 1e150),
     "grad_q_norm": Range(0, 1e150),
     "accuracy": PROBABILITY,
+    "bias": LOG_PROBABILITY,
+    "log_probabilities": LOG_PROBABILITY,
     "p": MASS,
     "q": MASS,
     "dual_gradient": Range(-1e150, 1e150),

@@ -19,6 +19,7 @@ from asyndbt_mpi.protocol.messages import (
     Hello,
     LowerReport,
     Report,
+    RowScores,
     Split,
     ToWorker,
 )
@@ -54,8 +55,9 @@ class Event:
 
     ``number`` is the number of the assignment that the message answers, or the iteration of the
     evaluation, -1 if none. ``losses`` (I,), or one with its ``accuracy``, are what the black box
-    answered: all that the worker's next state depends on, besides what it was sent. A hello says
-    the worker's ``cost_bounds``, and the digest of its ``model``.
+    answered: all that the worker's next state depends on, besides what it was sent. ``bias`` (U,)
+    and ``rows`` are those of the report of an evaluation. A hello says the worker's
+    ``cost_bounds``, and the digest of its ``model``.
     """
 
     kind: EventKind
@@ -70,6 +72,8 @@ class Event:
     text: str = ""
     cost_bounds: CostBounds | None = None
     model: str = ""
+    bias: FloatArray | None = None
+    rows: RowScores | None = None
 
 
 @dataclass(slots=True)
@@ -123,7 +127,8 @@ class Iteration:
 class Evaluation:
     """A prompt's accuracy and mean loss on a split; worker 0 stands for the consensus.
 
-    words (M,) and demonstrations (U,) are what was scored, -1 for none.
+    words (M,) and demonstrations (U,) are what was scored, -1 for none; ``bias`` (U,) and ``rows``
+    are those of the worker's report.
     """
 
     iteration: int
@@ -137,6 +142,8 @@ class Evaluation:
     calls: int
     prompt_tokens: int
     time: float
+    bias: FloatArray
+    rows: RowScores | None = None
 
 
 Record: TypeAlias = Event | Iteration | Evaluation
@@ -167,7 +174,8 @@ def answer_event(
         kind = EventKind.TEST if report.split is Split.TEST else EventKind.EVALUATION
         return Event(
             kind, worker, report.iteration, iteration, time, report.costs,
-            losses=np.array([report.loss]), accuracy=report.accuracy,
+            losses=np.array([report.loss]), accuracy=report.accuracy, bias=report.bias,
+            rows=report.rows,
         )  # fmt: skip
     kind, sent_time = EventKind.LOWER_REPORT, 0.0
     if isinstance(report, Report):

@@ -14,6 +14,7 @@ from collections.abc import Callable
 import numpy as np
 
 from asyndbt_mpi.algorithm.simplex import onto_simplex
+from asyndbt_mpi.protocol.blackbox import calibration_of
 from asyndbt_mpi.protocol.conduct import Conduct, answer_kind
 from asyndbt_mpi.protocol.estimation import not_asked_for
 from asyndbt_mpi.protocol.membership import BARRED, COUNTED, MOST_RETURNS, State
@@ -207,6 +208,7 @@ class Server(Conduct):
 
     def _accept_evaluation(self, out: Output, worker: int, report: EvaluationReport) -> None:
         self.spending.check(worker, answer_kind(report.split), report.costs)
+        self._check_calibration(worker, report)
         evaluation = self.evaluations.accept(worker, report, out.time)
         self._record_answer(out, worker, report)
         out.records.append(evaluation)
@@ -214,6 +216,14 @@ class Server(Conduct):
             self.validation.add(evaluation, self.members.count)
         elif self._final_tests:
             self._close_worker(out, worker)
+
+    def _check_calibration(self, worker: int, report: EvaluationReport) -> None:
+        calibration = calibration_of(report.candidate, self.config.task.calibration)
+        if report.bias.any() != (calibration != "none") and not self.replaying:
+            raise MalformedMessage(
+                f"the scores of worker {worker}'s {report.candidate.name} prompt are to be"
+                f" calibrated by {calibration}, its report has the bias {report.bias.tolist()}"
+            )
 
     def _record_answer(
         self, out: Output, worker: int, report: Report | LowerReport | EvaluationReport

@@ -9,7 +9,7 @@ from dataclasses import asdict, astuple, dataclass, field
 from typing import Literal, TypeAlias
 
 from asyndbt_mpi.config import Config, Llm
-from asyndbt_mpi.protocol.final_tests import OF_EACH_WORKER
+from asyndbt_mpi.protocol.final_tests import number_of_tests
 from asyndbt_mpi.protocol.messages import CostBounds, Costs, MalformedMessage
 
 AnswerKind: TypeAlias = Literal["assignment", "validation", "test"]
@@ -55,8 +55,7 @@ class Spending:
         self.workers = workers
         self.spent = Costs()
         self.replaying = False
-        tested = config.run.evaluate_every and config.task.test
-        self._tests = OF_EACH_WORKER * workers + 1 if tested else 0
+        self._tests = number_of_tests(config, workers)
         self._by_worker: dict[int, _Worker] = {}
         self._written_off = 0
 

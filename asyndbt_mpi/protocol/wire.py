@@ -31,6 +31,7 @@ from asyndbt_mpi.protocol.messages import (
     Report,
     Reset,
     Restore,
+    RowScores,
     Shapes,
     Split,
     Stop,
@@ -38,6 +39,7 @@ from asyndbt_mpi.protocol.messages import (
     ToWorker,
 )
 from asyndbt_mpi.protocol.ranges import FREE_LOSS, LOSS, RANGES, Range
+from asyndbt_mpi.protocol.scoring import is_normalised, scored
 
 Buffer: TypeAlias = NDArray[np.uint8]
 
@@ -47,7 +49,7 @@ LONGEST_TEXT = 16_384
 DIGEST = np.dtype("S64")
 """ASCII characters, with zeros behind them."""
 SAME_MEAN = 1e-9
-"""How far a loss may be from the mean of its samples', relative to it if that is more than 1."""
+"""How far a mean may be from that of its parts, relative to it if that is more than 1."""
 
 KINDS: tuple[type, ...] = (
     Assignment,
@@ -70,7 +72,8 @@ COST_BOUNDS = [field.name for field in fields(CostBounds)]
 class Header(NamedTuple):
     """What stands before the arrays; a kind leaves what it does not need at 0.
 
-    ``iteration`` is an estimation's number in messages of the lower level.
+    ``iteration`` is an estimation's number in messages of the lower level; ``number`` counts the
+    rows of an evaluation's report.
     """
 
     magic: int = MAGIC
@@ -119,23 +122,32 @@ class Codec:
     ----------
     state : numbers of a worker's state; see `Workers.state`
     free_losses : losses have no least value, as those of a synthetic task
+    tests : the most rows that the test split can have; a function has none
 
     Attributes
     ----------
     longest_to_server, longest_to_worker : bytes of the longest message of each direction
     """
 
-    def __init__(self, shapes: Shapes, state: int = 0, free_losses: bool = True) -> None:
+    def __init__(
+        self, shapes: Shapes, state: int = 0, free_losses: bool = True, tests: int = 0
+    ) -> None:
         self.shapes = shapes
         self.loss = FREE_LOSS if free_losses else LOSS
+        self.tests = 0 if free_losses else tests
+        self.row_bytes = INTEGER.itemsize + REAL.itemsize * shapes.classes
         self.layouts = [_layout(kind, shapes, state) for kind in KINDS]
         self.longest_to_server = self._longest(get_args(ToServer))
         self.longest_to_worker = self._longest(get_args(ToWorker))
 
     def _longest(self, kinds: tuple[type, ...]) -> int:
-        return max(
-            self.layouts[NUMBER[kind]].length + LONGEST_TEXT * (kind in WITH_TEXT) for kind in kinds
-        )
+        return max(self.layouts[NUMBER[kind]].length + self._longest_rest(kind) for kind in kinds)
+
+    def _longest_rest(self, kind: type) -> int:
+        """Bytes that can stand behind the arrays of fixed size."""
+        if kind is EvaluationReport:
+            return self.tests * self.row_bytes
+        return LONGEST_TEXT if kind in WITH_TEXT else 0
 
     def encode(self, message: Message) -> Buffer:
         """One buffer that holds the whole message, independent of the message's arrays."""
@@ -169,8 +181,12 @@ class Codec:
             )
         kind = KINDS[header.kind]
         layout, length = self.layouts[header.kind]
-        text = LONGEST_TEXT if kind in WITH_TEXT else 0
-        if not length <= len(buffer) <= length + text:
+        rest = self._longest_rest(kind)
+        if kind is EvaluationReport:  # its length is known, too
+            if not 0 <= header.number <= self.tests:
+                raise MalformedMessage(f"{header.number} rows of a test split of {self.tests}")
+            length, rest = length + header.number * self.row_bytes, 0
+        if not length <= len(buffer) <= length + rest:
             raise MalformedMessage(
                 f"{kind.__name__} carries {len(buffer) - HEADER.size} bytes of arrays, "
                 f"{length - HEADER.size} are due"
@@ -178,7 +194,7 @@ class Codec:
         arrays: dict[str, np.ndarray] = {}
         for name, shape, dtype, start in layout:
             arrays[name] = np.ndarray(shape, dtype, buffer, start)
-        message = _build(kind, header, arrays, buffer[length:])
+        message = _build(kind, header, arrays, buffer[self.layouts[header.kind].length :])
         self._check(message)
         return message
 
@@ -205,6 +221,7 @@ class Codec:
                 if self.loss is LOSS or not math.isnan(message.accuracy):
                     _within(message, "accuracy")
                 _check_costs(message)
+                self._check_scores(message)
             case Hello(cost_bounds=cost_bounds):
                 _all_within(message, "q")
                 for name in COST_BOUNDS:
@@ -242,6 +259,31 @@ class Codec:
                 f"{type(message).__name__}.loss is {loss:g}, the mean of its losses {mean:g}"
             )
 
+    def _check_scores(self, message: EvaluationReport) -> None:
+        """Refuse a bias that is no mean, and rows that do not give the loss and the accuracy."""
+        _all_within(message, "bias")
+        if message.bias.any() and not is_normalised(message.bias):
+            raise MalformedMessage("EvaluationReport.bias is that of no mean of probabilities")
+        rows = message.rows
+        if (rows is not None) != (self.tests > 0 and message.split is Split.TEST):
+            missing = "no rows" if rows is None else f"{len(rows.labels)} rows"
+            raise MalformedMessage(f"EvaluationReport has {missing} of {message.split.name}")
+        if rows is None:
+            return
+        due = RANGES["log_probabilities"]
+        if not due.holds_all(rows.log_probabilities):
+            raise _outside(message, "log_probabilities", "holds a number", due)
+        if not is_normalised(rows.log_probabilities):
+            raise MalformedMessage("EvaluationReport.log_probabilities are not normalised")
+        _check_indices(message, "labels", rows.labels, self.shapes.classes)
+        losses, accuracies = scored(rows.log_probabilities[None], rows.labels)
+        for name, mean in (("loss", losses[0]), ("accuracy", accuracies[0])):
+            reported = getattr(message, name)
+            if abs(reported - mean) > SAME_MEAN * max(1.0, abs(mean)):
+                raise MalformedMessage(
+                    f"EvaluationReport.{name} is {reported:g}, that of its rows {mean:g}"
+                )
+
 
 def _layout(kind: type, shapes: Shapes, state: int) -> Layout:
     fragment, demonstrations = (shapes.positions, shapes.words), (shapes.classes, shapes.pool)
@@ -262,6 +304,7 @@ def _layout(kind: type, shapes: Shapes, state: int) -> Layout:
             ("k", demonstrations[:1], INTEGER),
             ("losses", losses, REAL),
         ],
+        EvaluationReport: [("bias", demonstrations[:1], REAL)],
     }
     arrays = []
     end = HEADER.size
@@ -276,6 +319,8 @@ def _rest(message: Message) -> bytes:
     match message:
         case Hello(description=text) | Failure(text=text):
             return text.encode()[:LONGEST_TEXT]
+        case EvaluationReport(rows=RowScores(labels, log_probabilities)):
+            return labels.astype(INTEGER).tobytes() + log_probabilities.astype(REAL).tobytes()
         case _:
             return b""
 
@@ -302,8 +347,9 @@ def _header(message: Message) -> Header:
         case EvaluationRequest():
             return Header(MAGIC, number, 0, message.iteration, message.split, message.candidate)
         case EvaluationReport():
+            rows = 0 if message.rows is None else len(message.rows.labels)
             return Header(
-                MAGIC, number, 0, message.iteration, message.split, message.candidate,
+                MAGIC, number, rows, message.iteration, message.split, message.candidate,
                 *_counts(message.costs), message.costs.compute_seconds,
                 0.0, message.loss, message.accuracy,
             )  # fmt: skip
@@ -413,4 +459,11 @@ def _build(kind: type, header: Header, arrays: dict[str, np.ndarray], rest: Buff
         raise MalformedMessage(f"{kind.__name__}: {error}") from error
     if kind is EvaluationRequest:
         return EvaluationRequest(iteration, split, candidate, **arrays)
-    return EvaluationReport(iteration, split, candidate, header.loss, header.accuracy, costs)
+    means = header.loss, header.accuracy
+    rows = _row_scores(rest, number) if number else None
+    return EvaluationReport(iteration, split, candidate, *means, costs, arrays["bias"], rows)
+
+
+def _row_scores(rest: Buffer, rows: int) -> RowScores:
+    labels = rest[: rows * INTEGER.itemsize].view(INTEGER)
+    return RowScores(labels, rest[rows * INTEGER.itemsize :].view(REAL).reshape(rows, -1))

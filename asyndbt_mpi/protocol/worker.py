@@ -22,7 +22,14 @@ from asyndbt_mpi.algorithm.optimizer import OPTIMIZERS
 from asyndbt_mpi.algorithm.simplex import project
 from asyndbt_mpi.algorithm.types import FloatArray, IntArray
 from asyndbt_mpi.config import Config
-from asyndbt_mpi.protocol.blackbox import Answer, AnyQuery, Completed, DataSizes, Query
+from asyndbt_mpi.protocol.blackbox import (
+    Answer,
+    AnyQuery,
+    Completed,
+    DataSizes,
+    Query,
+    calibration_of,
+)
 from asyndbt_mpi.protocol.divergence import Step
 from asyndbt_mpi.protocol.gradients import gradients
 from asyndbt_mpi.protocol.messages import (
@@ -36,6 +43,7 @@ from asyndbt_mpi.protocol.messages import (
     Report,
     Reset,
     Restore,
+    RowScores,
     Shapes,
     Split,
     Stop,
@@ -108,7 +116,9 @@ class Workers:
         """The first message of ``worker`` to the server; ``digest`` of its language model."""
         held = self.data_sizes[worker]
         prompts = self.gradients.prompts(worker)
-        rows = held.rows[Split.VALIDATION], held.rows[Split.TEST]
+        prompts += self.config.estimator.losses * held.references[Split.TRAIN]
+        judged = Split.VALIDATION, Split.TEST
+        rows = (held.rows[split] + held.references[split] for split in judged)
         assignment, validation, test = (held.most_calls(n) for n in (prompts, *rows))
         cost_bounds = CostBounds(
             assignment, validation, test, held.prompt_tokens, held.completion_tokens
@@ -188,7 +198,7 @@ class Workers:
         step: dict[type, Callable[..., list[ToServer]]] = {
             Assignment: self._step,
             LowerAssignment: self._lower_step,
-            EvaluationRequest: _evaluation_reports,
+            EvaluationRequest: self._evaluation_reports,
         }
         together = list(zip(completed, asked, strict=True))
         return _by_kind(together, [type(each.message) for each in asked], step)
@@ -254,8 +264,23 @@ class Workers:
         for worker, message in messages:
             rows = np.arange(self.data_sizes[worker].rows[message.split])
             words, demonstrations = message.words[None], message.demonstrations[None]
-            queries.append(Query(worker, message.split, rows, words, demonstrations))
+            calibration = calibration_of(message.candidate, self.config.task.calibration)
+            prompt = words, demonstrations, calibration
+            queries.append(Query(worker, message.split, rows, *prompt))
         return self._note(messages, queries)
+
+    def _evaluation_reports(
+        self, together: Sequence[_Finished[EvaluationRequest]]
+    ) -> list[ToServer]:
+        return [
+            EvaluationReport(
+                asked.message.iteration, asked.message.split, asked.message.candidate,
+                float(done.answer.losses[0]), float(done.answer.accuracies[0]), done.costs,
+                np.zeros(self.shapes.classes) if done.answer.bias is None else done.answer.bias[0],
+                _row_scores(done.answer) if asked.message.split is Split.TEST else None,
+            )
+            for done, asked in together
+        ]  # fmt: skip
 
     # ------------------------------------------------------------ all of them
 
@@ -281,14 +306,11 @@ def state_length(
     return len(Workers(config, shapes, {1: some}, own_estimator).state(1))
 
 
-def _evaluation_reports(together: Sequence[_Finished[EvaluationRequest]]) -> list[ToServer]:
-    return [
-        EvaluationReport(
-            asked.message.iteration, asked.message.split, asked.message.candidate,
-            float(done.answer.losses[0]), float(done.answer.accuracies[0]), done.costs,
-        )
-        for done, asked in together
-    ]  # fmt: skip
+def _row_scores(answer: Answer) -> RowScores | None:
+    """Of the only prompt; None of a function."""
+    if answer.labels is None or answer.log_probabilities is None:
+        return None
+    return RowScores(answer.labels, answer.log_probabilities[0])
 
 
 def _keys(messages: Sequence[tuple[int, Assignment | LowerAssignment]]) -> list[tuple[int, int]]:

@@ -25,7 +25,7 @@ def check_fit(
 
     A prompt is counted with the longest words, the longest label, and the worker's longest
     demonstration of each class. Every row of ``data`` counts, by worker: training, validation and
-    test rows as queries, those of the pool as demonstrations.
+    test rows as queries, and those of the calibration; those of the pool as demonstrations.
 
     Returns
     -------
@@ -51,10 +51,11 @@ def check_fit(
     if limit is None:
         return True
     labels, positions = template.labels, config.prompt.fragment_length
+    calibration = config.task.calibration
     lengths = count(labels)
     label = labels[lengths.index(max(lengths))]
     for held in data.values():
-        parts = longest_parts(template, vocabulary, positions, held, count)
+        parts = longest_parts(template, vocabulary, positions, held, calibration, count)
         for query, tokens in _whole(parts, template, label, count, limit - max(lengths)):
             if tokens > limit:
                 raise ConfigurationError(_too_long(query, tokens, parts, config, limit))

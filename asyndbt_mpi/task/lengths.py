@@ -7,8 +7,11 @@ import numpy as np
 from asyndbt_mpi.config import Config
 from asyndbt_mpi.llm.checkpoint import tokenizer
 from asyndbt_mpi.llm.local.tokens import Tokenizer
-from asyndbt_mpi.protocol.final_tests import OF_EACH_WORKER
-from asyndbt_mpi.protocol.messages import Split
+from asyndbt_mpi.protocol.blackbox import calibration_of
+from asyndbt_mpi.protocol.final_tests import own_tests
+from asyndbt_mpi.protocol.messages import Candidate, Split
+from asyndbt_mpi.task.calibration import references
+from asyndbt_mpi.task.dataset import Row
 from asyndbt_mpi.task.longest import TokenCounter
 from asyndbt_mpi.task.partition import WorkerData, rows_of
 from asyndbt_mpi.task.template import Template
@@ -51,40 +54,66 @@ class Lengths:
 
     def __init__(
         self,
+        config: Config,
         template: Template,
         vocabulary: list[str],
-        positions: int,
         data: dict[int, WorkerData],
         count: TokenCounter,
     ) -> None:
+        self.config = config
         self.template = template
         self.vocabulary = vocabulary
-        self.positions = positions
         self.data = data
         self.count = count
 
     def mean(self, split: Split) -> float:
         """Tokens of a prompt on a row of ``split``; the tests have several kinds of prompts."""
-        full = self._mean(split, words=True, demonstrations=True)
         if split is not Split.TEST:
-            return full
-        workers = len(self.data)
-        shown = self._mean(split, words=False, demonstrations=True)
-        bare = self._mean(split, words=False, demonstrations=False)
-        tests = OF_EACH_WORKER * workers + 1
-        return ((OF_EACH_WORKER - 1) * workers * full + workers * shown + bare) / tests
+            return self._mean(split, Candidate.TUNED)
+        # By how many prompts there are of each kind, which is the same for all workers.
+        own, held = own_tests(self.config), next(iter(self.data.values()))
+        asked = {
+            candidate: number * len([*held.test, *self._references(split, candidate, held)])
+            for candidate, number in (
+                *((each, len(self.data)) for each in own),
+                (Candidate.UNTUNED, 1),
+            )
+        }
+        every = sum(asked.values())
+        return sum(n * self._mean(split, each) for each, n in asked.items() if n) / max(1, every)
 
-    def _mean(self, split: Split, words: bool, demonstrations: bool) -> float:
+    def _references(self, split: Split, candidate: Candidate, held: WorkerData) -> list[Row]:
+        calibration = calibration_of(candidate, self.config.task.calibration)
+        return list(references(calibration, split, held.train))
+
+    def _mean(self, split: Split, candidate: Candidate) -> float:
+        has_words = candidate in (Candidate.TUNED, Candidate.CONSENSUS)
+        has_demonstrations = has_words or candidate is Candidate.RANDOM
         holders = [held for held in self.data.values() if rows_of(held, split)]
         prompts = []
         for index in range(SAMPLE if holders else 0):
             generator = np.random.default_rng(index)
             held = holders[index % len(holders)]
-            rows = rows_of(held, split)
+            rows = self._rows(split, candidate, held, generator)
             row = rows[generator.integers(len(rows))]
             shown = [pool[generator.integers(len(pool))] for pool in held.pool]
-            drawn = generator.integers(len(self.vocabulary), size=self.positions)
-            fragment = [self.vocabulary[word] for word in drawn] if words else None
-            context = self.template.context(shown if demonstrations else [], fragment)
+            positions = self.config.prompt.fragment_length
+            drawn = generator.integers(len(self.vocabulary), size=positions)
+            fragment = [self.vocabulary[word] for word in drawn] if has_words else None
+            context = self.template.context(shown if has_demonstrations else [], fragment)
             prompts.append(context + self.template.render(row, fragment))
         return sum(self.count(prompts)) / len(prompts) if prompts else 0.0
+
+    def _rows(
+        self,
+        split: Split,
+        candidate: Candidate,
+        held: WorkerData,
+        generator: np.random.Generator,
+    ) -> list[Row]:
+        """Those of the split or, as often as these are asked about, of the calibration."""
+        own, further = rows_of(held, split), self._references(split, candidate, held)
+        asked = min(self.config.estimator.batch, len(own)) if split is Split.TRAIN else len(own)
+        if further and generator.random() * (asked + len(further)) >= asked:
+            return further
+        return own

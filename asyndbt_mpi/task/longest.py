@@ -4,7 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from asyndbt_mpi.config import Calibration
 from asyndbt_mpi.protocol.messages import Split
+from asyndbt_mpi.task.calibration import CONTENT_FREE
 from asyndbt_mpi.task.dataset import Row
 from asyndbt_mpi.task.partition import WorkerData, rows_of
 from asyndbt_mpi.task.template import Template
@@ -29,7 +31,7 @@ class LongestParts:
     ----------
     fragment : the words (M,) with the most tokens
     demonstrations : for each class (U,) the longest in the pool
-    queries : all rows of all splits, the longest first
+    queries : all rows of all splits, and of the calibration, the longest first
     """
 
     fragment: list[str]
@@ -47,6 +49,7 @@ def longest_parts(
     vocabulary: Sequence[str],
     positions: int,
     held: WorkerData,
+    calibration: Calibration,
     count: TokenCounter,
 ) -> LongestParts:
     """The longest parts of the prompts on the rows ``held``; each text is counted once.
@@ -61,6 +64,8 @@ def longest_parts(
         for rows in held.pool
     ]
     queries = [row for split in Split for row in rows_of(held, split)]
+    if calibration == "content_free":  # "batch" has only training rows
+        queries += CONTENT_FREE
     lengths = count([template.render(row, fragment) for row in queries])
     return LongestParts(fragment, demonstrations, _by_length(queries, lengths))
 

@@ -5,10 +5,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from asyndbt_mpi.algorithm.types import FloatArray, IntArray
+from asyndbt_mpi.config import Calibration
 from asyndbt_mpi.llm.base import LanguageModel, Prompt
 from asyndbt_mpi.llm.servers.bounds import answer_tokens
-from asyndbt_mpi.protocol.blackbox import Answer, AnyQuery, DataSizes, Query
-from asyndbt_mpi.protocol.messages import WITHOUT, Split
+from asyndbt_mpi.protocol.blackbox import Answer, AnyQuery, DataSizes, Query, calibration_of
+from asyndbt_mpi.protocol.messages import WITHOUT, Candidate, Split
+from asyndbt_mpi.protocol.scoring import scored
+from asyndbt_mpi.task.calibration import bias, calibrated, log_prior, references
 from asyndbt_mpi.task.dataset import Row
 from asyndbt_mpi.task.longest import longest_parts
 from asyndbt_mpi.task.partition import WorkerData, rows_of
@@ -25,6 +28,7 @@ class PromptBlackBox:
         The words (N,) that ``words`` of a query index; its ``demonstrations`` index the pools of
         ``data``, one per class.
     positions : M
+    calibration : of the scores of all queries that do not name their own
     """
 
     def __init__(
@@ -34,12 +38,15 @@ class PromptBlackBox:
         vocabulary: list[str],
         positions: int,
         model: LanguageModel,
+        calibration: Calibration = "none",
     ) -> None:
         self.template = template
         self.vocabulary = vocabulary
         self.positions = positions
         self.model = model
+        self.calibration = calibration
         self.data = data
+        self.log_priors = {worker: self._log_prior(held) for worker, held in data.items()}
         self.data_sizes = {worker: self._data_sizes(held) for worker, held in data.items()}
         self.descriptions = dict.fromkeys(data, model.description)
         self.digests = dict.fromkeys(data, model.digest)
@@ -49,10 +56,21 @@ class PromptBlackBox:
         return DataSizes(
             pool=np.array([len(rows) for rows in held.pool], dtype=np.int64),
             rows={split: len(rows_of(held, split)) for split in Split},
+            references={split: self._most_references(held, split) for split in Split},
             most_calls=lambda prompts: self.model.most_calls(prompts, labels),
             prompt_tokens=self._most_tokens(held),
             completion_tokens=answer_tokens(labels),
         )
+
+    def _log_prior(self, held: WorkerData) -> FloatArray:
+        labels = np.array([row.label for row in held.train], dtype=np.int64)
+        return log_prior(labels, len(self.template.labels))
+
+    def _most_references(self, held: WorkerData, split: Split) -> int:
+        """For the kind of prompt that has most of them."""
+        tested = Candidate if split is Split.TEST else (Candidate.TUNED,)
+        kinds = {calibration_of(candidate, self.calibration) for candidate in tested}
+        return max(len(references(kind, split, held.train)) for kind in kinds)
 
     def _most_tokens(self, held: WorkerData) -> int:
         """Upper bound on the tokens of a prompt: the sum of its longest parts."""
@@ -61,12 +79,15 @@ class PromptBlackBox:
             self.vocabulary,
             self.positions,
             held,
+            self.calibration,
             count=lambda texts: list(map(self.model.longest, texts)),
         )
         return parts.tokens
 
     def answer(self, queries: Sequence[AnyQuery]) -> list[Answer]:
         """Loss (1) and accuracy of each of I prompts on B rows, with one model call per query.
+
+        They are those of calibrated scores if the query, or else the task, says so.
 
         Raises
         ------
@@ -87,27 +108,35 @@ class PromptBlackBox:
         self._check(query)
         data = self.data[query.worker]
         rows = [rows_of(data, query.split)[row] for row in query.rows]
+        calibration = query.calibration or self.calibration
+        further = references(calibration, query.split, data.train)
         prompts = [
             prompt
             for words, demonstrations in zip(query.words, query.demonstrations, strict=True)
-            for prompt in self._prompts(words, demonstrations, data.pool, rows)
+            for prompt in self._prompts(words, demonstrations, data.pool, [*rows, *further])
         ]
         scores = self.model.label_log_probabilities(prompts, self.template.labels)
-        shape = len(query.words), len(rows), len(self.template.labels)
-        log_probabilities = scores.log_probabilities.reshape(shape)
-        _check_finite(log_probabilities)
+        shape = len(query.words), len(rows) + len(further), len(self.template.labels)
+        all_rows = scores.log_probabilities.reshape(shape)
+        _check_finite(all_rows, len(rows))
+        log_probabilities, of_prompt = all_rows[:, : len(rows)], None
+        if calibration != "none":
+            of_prompt = bias(all_rows[:, len(rows) :] if further else log_probabilities)
+            prior = self.log_priors[query.worker]
+            log_probabilities = calibrated(log_probabilities, of_prompt, prior)
         labels = np.array([row.label for row in rows])
-        right = np.arange(len(self.template.labels)) == labels[:, None]  # (B, U)
-        of_label = log_probabilities[:, right]
-        of_others = np.where(right, -np.inf, log_probabilities).max(axis=2)
+        losses, accuracies = scored(log_probabilities, labels)
         return Answer(
-            losses=-of_label.mean(axis=1),  # (1)
-            accuracies=(of_label > of_others).mean(axis=1),  # a tie is not a correct answer
+            losses=losses,
+            accuracies=accuracies,
             calls=scores.calls,
             prompt_tokens=scores.prompt_tokens,
             completion_tokens=scores.completion_tokens,
             prompts=len(prompts),
             unrecognised=scores.unrecognised,
+            log_probabilities=log_probabilities,
+            labels=labels,
+            bias=of_prompt,
         )
 
     def _prompts(
@@ -144,12 +173,14 @@ def _check_range(what: str, indices: IntArray, end: int | IntArray) -> None:
         )
 
 
-def _check_finite(log_probabilities: FloatArray) -> None:
+def _check_finite(log_probabilities: FloatArray, rows: int) -> None:
+    """Of each prompt (I, rows + references, U)."""
     wrong = np.argwhere(~np.isfinite(log_probabilities))
     if len(wrong):
         prompt, row, label = wrong[0]
+        place = f"row {row} of the query" if row < rows else f"reference row {row - rows}"
         # By number alone: the texts are private.
         raise FloatingPointError(
             f"the language model returned {log_probabilities[prompt, row, label]} as the "
-            f"log-probability of label {label}, for prompt {prompt} on row {row} of the query"
+            f"log-probability of label {label}, for prompt {prompt} on {place}"
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from asyndbt_mpi.config import Calibration
 from asyndbt_mpi.llm.base import Prompt
 from asyndbt_mpi.task.longest import longest_parts
 from asyndbt_mpi.task.partition import WorkerData
@@ -12,7 +13,11 @@ QUERIES = 16
 
 
 def longest_prompts(
-    data: Mapping[int, WorkerData], template: Template, vocabulary: Sequence[str], positions: int
+    data: Mapping[int, WorkerData],
+    template: Template,
+    vocabulary: Sequence[str],
+    positions: int,
+    calibration: Calibration,
 ) -> list[Prompt]:
     """Prompts on the longest rows of one worker, after its longest demonstrations and words.
 
@@ -20,7 +25,7 @@ def longest_prompts(
     """
     worker = max(
         (
-            longest_parts(template, vocabulary, positions, held, _characters)
+            longest_parts(template, vocabulary, positions, held, calibration, _characters)
             for held in data.values()
         ),
         key=lambda parts: parts.tokens,

@@ -76,7 +76,7 @@ def _answer(event: Event, query: AnyQuery) -> Answer:
             f"iteration {event.iteration}: the answer to worker {event.worker}'s"
             f" {event.kind.name.lower()} {event.number} is not in the log"
         )
-    costs = event.costs
+    costs, rows = event.costs, event.rows
     return Answer(
         event.losses[:samples],
         np.full(samples, event.accuracy),
@@ -85,6 +85,9 @@ def _answer(event: Event, query: AnyQuery) -> Answer:
         prompts=costs.prompts,
         completion_tokens=costs.completion_tokens,
         unrecognised=costs.unrecognised,
+        bias=None if event.bias is None else event.bias[None],
+        log_probabilities=None if rows is None else rows.log_probabilities[None],
+        labels=None if rows is None else rows.labels,
     )
 
 

@@ -25,6 +25,7 @@ Prompt: TypeAlias = tuple[np.ndarray, np.ndarray]
 
 ROWS = (
     (Candidate.UNTUNED, "untuned prompt"),
+    (Candidate.CALIBRATED, "untuned prompt, calibrated"),
     (Candidate.RANDOM, "random demonstrations"),
     (Candidate.TUNED, "tuned"),
     (Candidate.CONSENSUS, "tuned, with the consensus words"),

@@ -81,7 +81,7 @@ def _run(generator: random.Random) -> tuple[Hand, list[Buffer]]:
     costs = Costs(calls=12, prompts=12)
     own: list[Message] = [
         hand.workers.hello(HOSTILE, "by hand"),
-        EvaluationReport(2, Split.VALIDATION, Candidate.TUNED, 0.5, 0.5, costs),
+        EvaluationReport(2, Split.VALIDATION, Candidate.TUNED, 0.5, 0.5, costs, np.zeros(2)),
         Failure("cannot go on"),
         Stop(),
     ]

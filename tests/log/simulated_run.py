@@ -277,7 +277,7 @@ class Run:
             )  # fmt: skip
             yield Evaluation(
                 t + 1, worker, Split.VALIDATION, Candidate.TUNED, accuracy, loss, words,
-                demonstrations, costs.calls, costs.prompt_tokens, t + 0.9,
+                demonstrations, costs.calls, costs.prompt_tokens, t + 0.9, np.zeros(SHAPES.classes),
             )  # fmt: skip
 
 

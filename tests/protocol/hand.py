@@ -41,7 +41,8 @@ def configuration(**sections: dict[str, Any]) -> Config:
 def validated(worker: int, loss: float) -> Evaluation:
     """What the server makes of a worker's answer on its validation split."""
     prompt = np.zeros(SHAPES.positions, int), np.zeros(SHAPES.classes, int)
-    return Evaluation(0, worker, Split.VALIDATION, Candidate.TUNED, 0.5, loss, *prompt, 0, 0, 0.0)
+    kind, costs, bias = (Split.VALIDATION, Candidate.TUNED), (0, 0, 0.0), np.zeros(SHAPES.classes)
+    return Evaluation(0, worker, *kind, 0.5, loss, *prompt, *costs, bias)
 
 
 class Hand:

@@ -21,6 +21,7 @@ from asyndbt_mpi.protocol.messages import (
     Report,
     Reset,
     Restore,
+    RowScores,
     Shapes,
     Split,
     Stop,
@@ -30,6 +31,7 @@ from asyndbt_mpi.protocol.wire import HEADER, KINDS, LONGEST_TEXT, Codec, Header
 
 SHAPES = Shapes(positions=3, words=5, classes=2, pool=4, samples=2)
 CODEC = Codec(SHAPES, state=99)
+OF_MODEL = Codec(SHAPES, free_losses=False, tests=3)
 RNG = np.random.default_rng(0)
 FRAGMENT, POOL = RNG.random((3, 5)), RNG.random((2, 4))
 LOSSES = np.array([-2.0, -1.0])
@@ -44,7 +46,7 @@ MESSAGES = [
     Hello(POOL, "node-1: größer", CostBounds(80, 20, 120, 600, 8), "0f" * 32),
     Report(7, 42, -1.5, 0.1, 0.2, COSTS, 3.5, FRAGMENT, POOL, LOSSES),
     LowerReport(9, 3, -1.5, COSTS, FRAGMENT, SHOWN, LOSSES),
-    EvaluationReport(11, Split.VALIDATION, Candidate.TUNED, 0.5, float("nan"), COSTS),
+    EvaluationReport(11, Split.VALIDATION, Candidate.TUNED, 0.5, float("nan"), COSTS, np.zeros(2)),
     Failure("d/dev.jsonl, line 3: größer than what the model reads", refuses=True),
     Reset(FRAGMENT),
     Restore(17, RNG.random(99)),

@@ -35,13 +35,13 @@ def test_the_longest_words_demonstrations_and_rows_of_one_worker() -> None:
         pool=[[Row("a0", None, 0), Row("a long", "pair", 0)], [Row("b", None, 1)]],
         validation=[Row("a very long row", None, 1), Row("short", None, 0)],
     )
-    prompts = longest_prompts({1: DATA, 2: longer}, TEMPLATE, ["w", "word", "wo"], 2)
+    prompts = longest_prompts({1: DATA, 2: longer}, TEMPLATE, ["w", "word", "wo"], 2, "none")
     context = "word word: a long? no\n\nword word: b? yes\n\n"
     assert {prompt.context for prompt in prompts} == {context}
     assert prompts[0].query == "word word: a very long row?"
     assert len(prompts) == 2 + 2 + 3  # all rows of the worker: they are few
     many = replace(longer, test=[Row(f"row {n:03}", None, 0) for n in range(100)])
-    assert len(longest_prompts({1: many}, TEMPLATE, ["w"], 1)) == QUERIES
+    assert len(longest_prompts({1: many}, TEMPLATE, ["w"], 1, "none")) == QUERIES
 
 
 def configuration(*assignments: str) -> Config:

@@ -11,12 +11,9 @@ from asyndbt_mpi.log.checks.accounts import arrival_rows, estimate_numbers
 from asyndbt_mpi.log.iterates import InOrder
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.protocol.evaluations import CONSENSUS
-from asyndbt_mpi.protocol.final_tests import draw_demonstrations
+from asyndbt_mpi.protocol.final_tests import draw_demonstrations, own_tests
 from asyndbt_mpi.protocol.messages import WITHOUT, Candidate
 from asyndbt_mpi.protocol.records import EventKind
-
-OWN_TESTS = (Candidate.TUNED, Candidate.RANDOM, Candidate.CONSENSUS)
-"""What each worker tests, in this order; the first that is done also tests the untuned prompt."""
 
 FRESH, UNKNOWN = -1, -2
 """In place of a row of /report: a q as it was at the worker's hello, and one that is not there."""
@@ -35,6 +32,7 @@ class Prompts:
     def __init__(self, log: Log) -> None:
         self.log = log
         self.notes: list[str] = []
+        self.own_tests = own_tests(log.config)
         names = "kind", "worker", "number", "iteration"
         self.event = {name: log[f"event/{name}"] for name in names}
         self.closing = next(iter(self._events(EventKind.CLOSING)), len(self.event["kind"]))
@@ -106,23 +104,23 @@ class Prompts:
 
     def _which_tests(self, candidates: np.ndarray, tests: dict[int, list[int]]) -> Iterator[str]:
         """Tests that are out of order, too many, or missing."""
-        untuned = []
+        untuned, own = [], self.own_tests
         for worker, rows in tests.items():
             for number, row in enumerate(rows):
-                due = OWN_TESTS[number] if number < len(OWN_TESTS) else Candidate.UNTUNED
-                if candidates[row] != due or number > len(OWN_TESTS):
+                due = own[number] if number < len(own) else Candidate.UNTUNED
+                if candidates[row] != due or number > len(own):
                     yield (
                         f"/evaluation/candidate row {row} is {_name(candidates[row])}, the test "
                         f"number {number + 1} of worker {worker} is of {_name(due)}"
                     )
-            untuned += rows[len(OWN_TESTS) :]
+            untuned += rows[len(own) :]
         for row in untuned[1:]:
             yield f"/evaluation/candidate row {row}: the untuned prompt was tested before"
         if not self._tests_all():
             return
         for worker, rows in tests.items():
-            if self._at_work(worker) and len(rows) < len(OWN_TESTS):
-                yield f"/evaluation has {len(rows)} tests of worker {worker}, 3 are due"
+            if self._at_work(worker) and len(rows) < len(own):
+                yield f"/evaluation has {len(rows)} tests of worker {worker}, {len(own)} are due"
         if not untuned and any(self._at_work(worker) for worker in tests):
             yield "/evaluation has no test of the untuned prompt"
 

@@ -10,6 +10,7 @@ from asyndbt_mpi.log import schema
 from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.rows import cost_bounds_of
+from asyndbt_mpi.protocol.evaluations import CONSENSUS
 from asyndbt_mpi.protocol.ranges import FREE_LOSS, LOSS, RANGES, Range
 from asyndbt_mpi.protocol.records import EventKind
 
@@ -125,6 +126,11 @@ def unrecognised(log: Log) -> Iterator[str]:
     """More answers without a label than prompts, or than an accuracy leaves room for."""
     prompts, without = log["event/prompts"], log["event/unrecognised"]
     right = np.nan_to_num(log["event/accuracy"]) * prompts
+    (evaluated,) = np.nonzero(np.isin(log["event/kind"], OF_A_SPLIT))
+    calibrated = log.rows("evaluation/bias")[log.rows("evaluation/worker") != CONSENSUS].any(axis=1)
+    if len(calibrated) == len(evaluated):  # else `accounts` tells
+        # Some prompts are references, and where no label was named one may be right nevertheless.
+        right[evaluated[calibrated]] = 0
     for row in np.flatnonzero((prompts >= 0) & (right + without > prompts + 0.5)).tolist():
         yield (
             f"/event/unrecognised row {row} is {without[row]}, of {prompts[row]} prompts, of which"
