@@ -21,7 +21,6 @@ from asyndbt_mpi.protocol.messages import (
     Report,
     Reset,
     Restore,
-    RowScores,
     Shapes,
     Split,
     Stop,
