@@ -8,6 +8,7 @@ import numpy as np
 from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.protocol.messages import Candidate, Split
+from asyndbt_mpi.protocol.ranges import LOG_PROBABILITY
 from asyndbt_mpi.view import intervals
 from asyndbt_mpi.view.intervals import Interval
 
@@ -19,6 +20,8 @@ NAMES = {
     Candidate.CONSENSUS: "tuned, consensus words",
 }
 """The prompts that are tested at the end, in the order in which they are shown."""
+
+TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +117,8 @@ def outcomes(log: Log) -> dict[Candidate, Outcome]:
     Raises
     ------
     LogError
-        The log's answers are damaged, or those of two prompts not to the same rows.
+        The log's answers are damaged, do not give the logged means, or those of two prompts are
+        not to the same rows.
     """
     tests = newest_tests(log)
     names = ("candidate", "worker", "accuracy", "loss")
@@ -126,6 +130,9 @@ def outcomes(log: Log) -> dict[Candidate, Outcome]:
         outcome.accuracies[worker], outcome.losses[worker] = accuracy, loss
         if row in answers:
             outcome.answers[worker] = answers[row]
+            means = answers[row].right.mean(), answers[row].losses.mean()
+            if not np.allclose((accuracy, loss), means, rtol=TOLERANCE, atol=TOLERANCE):
+                raise log.file.error(f"row {row} of /evaluation is not what its answers give")
     for outcome in found.values():
         if len(outcome.answers) < len(outcome.losses):
             outcome.answers.clear()
@@ -137,10 +144,13 @@ def _answers(log: Log, tests: IntArray) -> dict[int, Answers]:
     found: dict[int, Answers] = {}
     for row in tests.tolist():
         labels, log_probabilities = log.answers(row)
+        if not len(labels):
+            continue  # of a function
         if not ((labels >= 0) & (labels < log.shapes.classes)).all():
             raise log.file.error("/answer/label has labels that there are not")
-        if len(labels):
-            found[row] = score(labels, log_probabilities)
+        if not LOG_PROBABILITY.holds_all(log_probabilities):
+            raise log.file.error("/answer/log_probabilities has values that are none")
+        found[row] = score(labels, log_probabilities)
     if len({answers.labels.tobytes() for answers in found.values()}) > 1:
         raise log.file.error("/answer/label differs between tests, which are of the same rows")
     return found

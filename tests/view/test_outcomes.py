@@ -166,6 +166,25 @@ def test_answers_that_do_not_belong_together_are_refused(demo_run: Path, label: 
         outcomes(log)
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "complaint"),
+    [
+        ("answer/log_probabilities", float("nan"), "/answer/log_probabilities has values"),
+        ("answer/log_probabilities", 0.5, "/answer/log_probabilities has values"),
+        ("answer/log_probabilities", -9.0, "row .* of /evaluation is not what its answers give"),
+        ("evaluation/accuracy", 0.999, "row .* of /evaluation is not what its answers give"),
+        ("evaluation/loss", 0.999, "row .* of /evaluation is not what its answers give"),
+    ],
+)
+def test_answers_that_do_not_give_the_means_are_refused(
+    demo_run: Path, path: str, value: float, complaint: str
+) -> None:
+    with h5py.File(demo_run, "r+") as file:
+        file[path][int(file["answer/evaluation"][-1]) if path.startswith("e") else -1] = value
+    with Log(demo_run) as log, pytest.raises(LogError, match=complaint):
+        outcomes(log)
+
+
 def test_show_prints_intervals_and_on_request_classes(demo_run: Path, tmp_path: Path) -> None:
     summary = asyndbt("show", str(demo_run), folder=tmp_path)
     assert "On 40 test rows" in summary.stdout
