@@ -24,7 +24,7 @@ from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.protocol.blackbox import BlackBox
 from asyndbt_mpi.protocol.messages import Hello, Shapes
 from asyndbt_mpi.protocol.worker import Workers
-from asyndbt_mpi.task.calibration import check_template
+from asyndbt_mpi.task import calibration
 from asyndbt_mpi.task.dataset import Row, load, locate
 from asyndbt_mpi.task.fit import check_fit
 from asyndbt_mpi.task.partition import WorkerData, split
@@ -109,10 +109,10 @@ def prepare(config: Config, workers: int, own: Own | None = None) -> Materials:
                 " with template, labels and data"
             )
         template = Template(config.task.template, config.task.labels)
-        check_template(config.task.calibration, template)
         dataset = load(locate(config.task), len(config.task.labels), template.pairs)
         parts = split(dataset, config.task, prompt.pool, workers, config.run.seed)
         data = dict(enumerate(parts, start=1))
+    calibration.check(config, template)
     digest = _digest(config.task.template, data) if data else ""
     return Materials(shapes, vocabulary, template, data, digest, own)
 
@@ -286,14 +286,14 @@ def workers_with_black_box(
         box = Synthetic(config.run.seed, materials.shapes, workers, config.llm.heterogeneity)
     else:
         data = {worker: materials.data[worker] for worker in workers}
-        positions, calibration = materials.shapes.positions, config.task.calibration
+        positions, method = materials.shapes.positions, config.task.calibration
         texts = data, materials.template, materials.vocabulary, positions
         # Without the cache, because it is the model that is checked.
         asked = model.model if isinstance(model, CachedModel) else model
         if config.llm.backend == "transformers" and not isinstance(asked, NoModel):
-            prompts = longest_prompts(*texts, calibration)
+            prompts = longest_prompts(*texts, method)
             asked.label_log_probabilities(prompts, materials.template.labels)
-        box = PromptBlackBox(*texts, model, calibration)
+        box = PromptBlackBox(*texts, model, method)
     return Workers(config, materials.shapes, box.data_sizes, own.estimator), box
 
 

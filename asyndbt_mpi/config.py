@@ -371,21 +371,6 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _calibration_needs_scores(self) -> "Config":
-        calibration = self.task.calibration
-        if calibration != "none" and self.llm.is_function:
-            raise ValueError(
-                f"task.calibration = {calibration!r} needs a language model, but llm.backend ="
-                f" {self.llm.backend!r} is a function, which scores no labels; set it to 'none'"
-            )
-        if calibration == "batch" and self.estimator.batch < 2:
-            raise ValueError(
-                "task.calibration = 'batch' needs an estimator.batch of at least 2: calibrated by"
-                " itself alone, a row says nothing about its prompt"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _cost_needs_a_price(self) -> "Config":
         if self.budget.cost and not (self.llm.input_price or self.llm.output_price):
             raise ValueError("budget.cost needs llm.input_price or llm.output_price")

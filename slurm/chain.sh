@@ -4,7 +4,7 @@
 #     STATIONARITY=yes slurm/chain.sh CONFIG SWEEP_FILE FOLDER [options of sbatch for the sweep]
 #
 # for instance --ntasks-per-node=5 --time=01:00:00 --partition=short. Prints the jobs' numbers.
-# At most AT_ONCE elements run at a time. The same line again goes on after a failure.
+# At most AT_ONCE elements run at a time. Repeat the line to resume after a failure.
 
 set -euo pipefail
 

@@ -111,7 +111,7 @@ launch() {
     esac
 }
 
-# Make the run of `asyndbt run ARGUMENTS...` under MPI, or go on with it. When Slurm says that time
+# Make, or resume, the run of `asyndbt run ARGUMENTS...` under MPI. When Slurm says that time
 # is nearly up, it commits and stops. Whatever ends it early, the job is requeued to go on where it
 # was, as long as every start commits something, and at most MAX_RESTARTS times.
 run_or_requeue() {
@@ -173,12 +173,12 @@ requeue() {
     fi
     if ((restarts >= ${MAX_RESTARTS:-20})); then
         echo "launch.sh: not requeued after $restarts restarts (MAX_RESTARTS);" \
-            "the same sbatch line goes on with the run" >&2
+            "submit the same line again to resume the run" >&2
         exit 1
     fi
     echo "$(date '+%F %T') job $job asks to be requeued"
     if ! scontrol requeue "$job"; then
-        echo "launch.sh: not requeued; the same sbatch line goes on with the run" >&2
+        echo "launch.sh: not requeued; submit the same line again to resume the run" >&2
         exit 1
     fi
     sleep infinity & # until Slurm ends the job: to leave could count as its end

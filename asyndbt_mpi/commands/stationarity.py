@@ -92,10 +92,10 @@ def add(
         try:
             found = _measure(log, gradients, workers.q > 0, every, quiet)
         except FloatingPointError:
-            raise LogError(f"{log.path}: is damaged; asyndbt verify says where") from None
+            raise LogError(f"{log.path}: is damaged; asyndbt verify tells where") from None
     norms = found.squared_norm
     if not np.isfinite(norms).all():
-        raise LogError(f"{os.fspath(path)}: is damaged; asyndbt verify says where")
+        raise LogError(f"{os.fspath(path)}: is damaged; asyndbt verify tells where")
     add_stationarity(path, found)
     return (
         f"{os.fspath(path)}: {found.kind}, ||grad G||^2 is {norms[0]:.3g} after iteration"
@@ -113,7 +113,7 @@ def _check(log: Log) -> None:
         raise LogError(f"{log.path}: no iteration is committed")
     workers = log["report/worker"]
     if workers.min() < 1 or workers.max() > log.workers:
-        raise LogError(f"{log.path}: is damaged; asyndbt verify says where")
+        raise LogError(f"{log.path}: is damaged; asyndbt verify tells where")
     if log.every > 1:
         raise LogError(f"{log.path}: lacks iterates; the run needs log.iterates = 'all'")
 

@@ -99,7 +99,7 @@ class NoModel:
 
     def label_log_probabilities(self, prompts: Sequence[Prompt], labels: Sequence[str]) -> Scores:
         """See `LanguageModel`."""
-        raise ModelError("a language model was asked where all answers should be known")
+        raise ModelError("a language model was asked although all answers should be known")
 
     def most_calls(self, prompts: int, labels: Sequence[str]) -> int:
         """See `LanguageModel`."""

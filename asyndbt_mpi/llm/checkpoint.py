@@ -48,7 +48,7 @@ def resolve(model: str) -> str:
     if folder.is_dir():
         return str(folder)
     if model.startswith(("/", "./", "../", "~")):
-        raise ModelError(f"model {model!r}: there is no such folder; give {ACCEPTED}")
+        raise ModelError(f"model {model!r}: no such folder; give {ACCEPTED}")
     return model
 
 
@@ -70,7 +70,7 @@ def find(model: str) -> Path | None:
     source = resolve(model)
     folder = Path(source) if Path(source).is_dir() else _cached(source)
     if folder is not None and not _has_weights(folder):
-        raise ModelError(f"model {model!r}: {folder} has no config.json, or no weights beside it")
+        raise ModelError(f"model {model!r}: {folder} lacks config.json, or weights beside it")
     return folder
 
 
@@ -82,7 +82,7 @@ def _cached(identifier: str) -> Path | None:
     try:
         found = try_to_load_from_cache(identifier, "config.json")
     except HFValidationError as error:
-        raise ModelError(f"model {identifier!r}: is neither there nor {ACCEPTED}") from error
+        raise ModelError(f"model {identifier!r}: not found; give {ACCEPTED}") from error
     return Path(found).parent if isinstance(found, str) else None
 
 
@@ -161,7 +161,7 @@ def _first_line(error: Exception) -> str:
 def _existing(model: str) -> Path:
     path = Path(model).expanduser()
     if not path.is_file():
-        raise ModelError(f"model {model!r}: there is no such file")
+        raise ModelError(f"model {model!r}: no such file")
     return path
 
 

@@ -121,15 +121,15 @@ class OpenAIModel:
             self.scored_by += ", without the spaces before words"
             warnings.warn(
                 f"{self._client.server} lists tokens without the space before a word: labels are"
-                " looked for without theirs",
+                " matched without it, too",
                 stacklevel=2,
             )
         self.description = f"{model}, {self._client.server}, {api} API, by its {self.scored_by}"
         if scores == "auto" and not self._alternatives:
             warnings.warn(
                 f"{self._client.server} gives no log-probabilities: labels are scored by the"
-                f" answers that {model} writes, which tells less (llm.scores = 'answers' says so"
-                " without this warning)",
+                f" answers that {model} writes, which is less informative (set llm.scores ="
+                " 'answers' to avoid this warning)",
                 stacklevel=2,
             )
 
@@ -159,13 +159,13 @@ class OpenAIModel:
         self._look_again()
         if account.unmetered:
             self._outcomes.warn_once(
-                f"{self._client.server} does not say how many tokens its answers cost, or more than"
-                " they can: each such request counts as the most that it can cost"
+                f"{self._client.server} does not report how many tokens its answers cost, or"
+                " reports more than they can: each such request is charged its upper bound"
             )
         if account.exceeding:
             self._outcomes.warn_once(
-                f"{self._client.server} counts more tokens for a request than were set aside for"
-                f" it: {LIKELY}; they are charged as it says"
+                f"{self._client.server} counts more tokens for a request than were reserved for"
+                f" it: {LIKELY}; they are charged as reported"
             )
         self._outcomes.note(distinct, rows, labels, self._asked_for)
         nothing = np.zeros(len(labels))
@@ -302,7 +302,7 @@ class OpenAIModel:
         if not names or not all(names):
             raise ValueError("there are no labels, or one is empty")
         if len(set(names)) < len(names):
-            raise ValueError(f"labels {list(labels)} cannot be told apart by {self.description}")
+            raise ValueError(f"labels {list(labels)} cannot be distinguished by {self.description}")
 
     # ------------------------------------------------------------------------------------- trial
 
@@ -325,8 +325,8 @@ class OpenAIModel:
                 return number if listed else 0
             break
         raise ModelError(
-            f"{self._client.server} gives no log-probabilities: llm.scores = 'answers' does"
-            " without, or llm.api may have to be another"
+            f"{self._client.server} gives no log-probabilities: set llm.scores = 'answers', which"
+            " needs none, or try the other llm.api"
         )
 
     def _find_alternatives(self, choice: Mapping[str, Any]) -> bool:
@@ -362,8 +362,7 @@ class OpenAIModel:
             except ModelError as error:
                 last = error
         raise ModelError(
-            f"{last}; so its model cannot be told from another one. See that it is well, and start"
-            " again"
+            f"{last}; so its model cannot be identified. Check the server, and start again"
         )
 
     def _look_again(self) -> None:

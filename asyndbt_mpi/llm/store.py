@@ -156,7 +156,7 @@ class AnswerStore:
     def _digest(self, question: Question) -> bytes:
         text, labels = question
         if labels != self.labels:
-            raise ValueError(f"the answers kept are about the labels {self.labels}, not {labels}")
+            raise ValueError(f"the stored answers are for the labels {self.labels}, not {labels}")
         # A lone surrogate is no reason to give up: nobody reads the bytes.
         return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).digest()
 
@@ -236,7 +236,7 @@ class AnswerStore:
         """Warn, once, that something is not read."""
         if name not in self._doubted:
             self._doubted.add(name)
-            warnings.warn(f"{self.folder / name} {why}: no answers are taken from it", stacklevel=2)
+            warnings.warn(f"{self.folder / name} {why}: its answers are not used", stacklevel=2)
 
     def _take(self, blocks: Iterator[bytes]) -> int:
         """Remember the good records; bytes up to the end of the last one.
@@ -269,7 +269,7 @@ class AnswerStore:
                     self._begin(folder)
         except FileNotFoundError:
             if self._writing:
-                raise StoreError(f"{self._own}: is gone") from None
+                raise StoreError(f"{self._own}: has disappeared") from None
         except NotOwn as error:
             raise StoreError(f"{self._above / (error.filename or '')}: {error.why}") from error
         except OSError as error:
@@ -324,8 +324,8 @@ class AnswerStore:
         except OSError as error:
             self._writing = False
             warnings.warn(
-                f"{self._own}: {error.strerror or error}; the run goes on, but answers from now on"
-                " are not kept on disk",
+                f"{self._own}: {error.strerror or error}; the run continues, but new answers are"
+                " not kept on disk",
                 stacklevel=2,
             )
 

@@ -97,7 +97,7 @@ class TransformersModel:
         sharing: int = 1,
     ) -> None:
         if precision not in PRECISIONS:
-            raise ValueError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
+            raise ValueError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
         if max_tokens_per_batch < 1:
             raise ValueError(f"max_tokens_per_batch is {max_tokens_per_batch}, not positive")
         if threads is not None:
@@ -197,12 +197,12 @@ class TransformersModel:
             if self._tokenizer.unk_token_id in tokens:
                 raise ModelError(
                     f"label {label!r} has characters that the tokenizer of model {self.name!r}"
-                    " does not know: give other task.labels"
+                    " does not know: use other task.labels"
                 )
             if len(tokens) > LABEL_TOKENS:
                 raise ModelError(
-                    f"label {label!r} has {len(tokens)} tokens, {LABEL_TOKENS} are the most: give"
-                    " shorter task.labels"
+                    f"label {label!r} has {len(tokens)} tokens, but at most {LABEL_TOKENS} are"
+                    " allowed: use shorter task.labels"
                 )
             self._check_vocabulary(tokens)
         self._checked_labels = list(labels)
@@ -216,8 +216,8 @@ class TransformersModel:
         needed = max(map(len, sequences)) + behind
         if self._longest is not None and needed > self._longest:
             raise ModelError(
-                f"a prompt has {needed} tokens with its label, and model {self.name!r} reads"
-                f" {self._longest} at most"
+                f"a prompt has {needed} tokens with its label, but model {self.name!r} reads at"
+                f" most {self._longest}"
             )
         self._check_vocabulary([max(map(max, sequences))])
         return sequences
@@ -226,7 +226,7 @@ class TransformersModel:
         rows = self._network.get_input_embeddings().weight.shape[0]
         if max(tokens) >= rows:
             raise ModelError(
-                f"model {self.name!r} has {rows} tokens, and its tokenizer gives number"
+                f"model {self.name!r} has {rows} tokens, but its tokenizer returns number"
                 f" {max(tokens)}: they do not belong together"
             )
 
@@ -250,8 +250,8 @@ class TransformersModel:
             scores = self._plain.log_probabilities(prompts, labels)
         if not self._is_right(scores, prompts, labels):
             raise ModelError(
-                f"model {self.name!r} ({self._kind}) cannot be used: what it says of a token"
-                " depends on those behind it, or is not the same twice"
+                f"model {self.name!r} ({self._kind}) cannot be used: its output for a token"
+                " depends on later tokens, or is not reproducible"
             )
         return scores, self._plain.tokens(prompts, labels)
 
@@ -291,7 +291,7 @@ class TransformersModel:
             self.max_tokens_per_batch //= 2
         if self.max_tokens_per_batch < given:
             warnings.warn(
-                f"out of memory on {describe(self._device, self._sharing)}: going on with"
+                f"out of memory on {describe(self._device, self._sharing)}: continuing with"
                 f" max_tokens_per_batch = {self.max_tokens_per_batch}",
                 stacklevel=3,
             )
@@ -370,8 +370,8 @@ class TransformersModel:
     ) -> None:
         shared = _packed_tokens(group_by_context(contexts, prompts), label_tree(labels))
         warnings.warn(
-            f"model {self.name!r} ({self._kind}): every prompt is read by itself, since"
-            f" {self._why_plain}; that is right, but"
+            f"model {self.name!r} ({self._kind}): every prompt is read separately, because"
+            f" {self._why_plain}; this is correct, but reads"
             f" {self._plain.tokens(prompts, labels) / shared:.1f} times as many tokens",
             stacklevel=3,
         )
@@ -385,8 +385,8 @@ class TransformersModel:
         end = f", which ends in {merged[0][-1]!r}" if merged[0][-1].isspace() else ""
         warnings.warn(
             f"the end of a prompt and the beginning of a label are one token of model"
-            f" {self.name!r}: labels are scored from that token on; better let a label begin with"
-            f" the space and not task.template end with it{end}",
+            f" {self.name!r}: labels are scored from that token on; it is better to let a label"
+            f" begin with the space than to let task.template end with it{end}",
             stacklevel=3,
         )
 

@@ -47,7 +47,7 @@ def add_stationarity(path: str | os.PathLike[str], found: Stationarity) -> None:
         replace(copy, log)
     except (OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise LogWriteError(f"{log}: stays as it was, for its copy failed: {reason}") from error
+        raise LogWriteError(f"{log}: is unchanged, because copying it failed: {reason}") from error
     finally:
         lock.release()
         if copy:

@@ -41,7 +41,7 @@ class Comparer:
         where = f"iteration {iteration.number}"
         active = self._logged("iteration/active", iteration.number)
         if not np.array_equal(active, iteration.active):
-            raise Differs(f"{where}: other workers are active")
+            raise Differs(f"{where}: different workers are active")
         for used in iteration.reports:
             of_worker = f"{where}, worker {used.worker}"
             self._same("report/p", self.reports, used.report.p, of_worker, iteration)

@@ -139,8 +139,8 @@ class LogFile:
                 source, file = self._opened()
                 if path.partition("/")[0] in self._cut:
                     raise self.error(
-                        f"was resumed since it was opened, and rows of /{path} count no more: open"
-                        " it again"
+                        f"was resumed since it was opened, and rows of /{path} no longer count:"
+                        " open it again"
                     )
                 result = read(file)
                 if source.error is not None:
@@ -249,7 +249,7 @@ class LogFile:
 def check_no_link(path: str | os.PathLike[str]) -> None:
     """Raise a LogError if ``path`` is a link: who writes by it would lock another name."""
     if os.path.islink(path):
-        raise LogError(f"{os.fspath(path)}: is a link: give the log that it leads to")
+        raise LogError(f"{os.fspath(path)}: is a link; name the log that it points to")
 
 
 def remove_log(path: str | os.PathLike[str]) -> None:

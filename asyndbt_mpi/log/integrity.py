@@ -49,7 +49,7 @@ def _damaged_rows(log: Log) -> Iterator[str]:
     ends = file.rows("batch/rows", 0, min(file.length("batch/rows"), most))
     whole = [all(row[group] == n for group, n in file.committed_rows.items()) for row in ends]
     if True not in whole:
-        yield "/batch/rows: no batch ends where the committed rows do"
+        yield "/batch/rows: the last batch does not end at the committed rows"
         return
     ends = ends[: whole.index(True) + 1]
     for path in schema.batch():

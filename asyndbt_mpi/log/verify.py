@@ -47,7 +47,9 @@ def verify(path: str | os.PathLike[str]) -> Verification:
         structure = _listed(_columns(log)) or _listed(_lengths(log)) or _listed(_references(log))
         if structure:
             violations += structure
-            return Verification(violations, ["what the rows say, for they cannot be matched"])
+            return Verification(
+                violations, ["the contents of the rows, because they cannot be matched"]
+            )
         damaged = _listed(damaged_rows(log))
         violations += damaged
         notes: list[str] = []
@@ -67,16 +69,16 @@ def verify(path: str | os.PathLike[str]) -> Verification:
                 if not damaged:
                     raise
                 # It relies on what does not hold any more in what is damaged.
-                notes.append(f"{check.__name__}, for the damage is in the way: {error}")
+                notes.append(f"{check.__name__}, because of the damage: {error}")
         if log.every > 1:
             notes.append(
-                "whether z obeys (21), lambda (22) and the planes (31)-(33), for "
+                "whether z obeys (21), lambda (22) and the planes (31)-(33), because "
                 f"log.iterates is {log.every}"
             )
         if log.status == "running":
             notes.append(
-                f"what is beyond the {log.committed} committed iterations, for the run goes on "
-                "or was killed"
+                f"rows beyond the {log.committed} committed iterations, because the run is still "
+                "in progress or was killed"
             )
     return Verification(violations, notes)
 
@@ -102,7 +104,7 @@ def _columns(log: Log) -> Iterator[str]:
             yield str(error)
         else:
             if dtype != due:
-                yield f"/{path} has other fields than this version writes"
+                yield f"/{path} has different fields from those that this version writes"
 
 
 def _column(log: Log, column: schema.Column) -> Iterator[str]:
@@ -152,7 +154,7 @@ def _lengths(log: Log) -> Iterator[str]:
     for group in ("iteration", *schema.KEY):
         rows, counting = log.committed_rows[group], log.count(group)
         if rows < counting or (log.status != "running" and rows > counting):
-            yield f"/{group} has {rows} rows, of which the committed iterations claim {counting}"
+            yield f"/{group} has {rows} rows, but the committed iterations claim {counting}"
 
 
 # ---------------------------------------------------------------- the invariants
@@ -203,7 +205,7 @@ def _quorum(log: Log) -> Iterator[str]:
     counts = log["iteration/active"].sum(axis=1)
     due = np.minimum(log.config.algorithm.active_workers, live.sum(axis=1))
     for iteration in np.flatnonzero(counts < due):
-        yield f"iteration {iteration}: {counts[iteration]} active workers, {due[iteration]} are due"
+        yield f"iteration {iteration}: {counts[iteration]} active workers, not {due[iteration]}"
 
 
 def _delays(log: Log) -> Iterator[str]:
@@ -222,7 +224,7 @@ def _delays(log: Log) -> Iterator[str]:
     for iteration, worker in np.argwhere(logged != delay):
         yield (
             f"iteration {iteration}, worker {worker + 1}: delay {logged[iteration, worker]} is "
-            f"logged, {delay[iteration, worker]} iterations have passed"
+            f"logged, but {delay[iteration, worker]} iterations have passed"
         )
     max_delay = log.config.algorithm.max_delay
     for iteration, worker in np.argwhere((delay > max_delay) & attended.live):
@@ -257,11 +259,11 @@ def _duals(log: Log) -> Iterator[str]:
     for row, position in np.argwhere((value != 0) & (gone | ~positions[plane])):
         yield (
             f"iteration {iteration[row]}, plane {plane[row]}, position {position}: "
-            f"lambda {value[row, position]:.6g} where the plane has no such position (any more)"
+            f"lambda {value[row, position]:.6g}, but the plane does not have that position"
         )
     for row in np.flatnonzero(iteration <= created[plane]):
         yield (
-            f"iteration {iteration[row]}, plane {plane[row]}: a dual before the plane takes part"
+            f"iteration {iteration[row]}, plane {plane[row]}: a dual before the plane is in force"
         )
     logged = set(zip(plane.tolist(), iteration.tolist(), strict=True))
     stands = (positions & (dropped < 0)).any(axis=1)
@@ -285,7 +287,7 @@ def _objective(log: Log) -> Iterator[str]:
     wrong = ~(np.abs(logged - expected) <= TOLERANCE * np.maximum(1.0, np.abs(expected)))
     for iteration in np.flatnonzero(wrong):
         yield (
-            f"iteration {iteration}: objective {logged[iteration]:.12g} is logged, the newest "
+            f"iteration {iteration}: objective {logged[iteration]:.12g} is logged, but the newest "
             f"losses give {expected[iteration]:.12g}"
         )
 

@@ -8,7 +8,9 @@ from asyndbt_mpi.algorithm.types import IntArray
 from asyndbt_mpi.protocol.divergence import Step
 from asyndbt_mpi.protocol.messages import LowerAssignment, LowerReport, MalformedMessage
 
-GRADIENTS = Step("the force on phi", "algorithm.penalty, algorithm.robust_weight or steps.rho")
+GRADIENTS = Step(
+    "the dual gradient of phi", "algorithm.penalty, algorithm.robust_weight or steps.rho"
+)
 SERVER_STEP = Step("phi", "steps.lower_z, steps.rho, algorithm.penalty or algorithm.robust_weight")
 
 

@@ -24,7 +24,7 @@ class Models:
         if self.may_differ or not digest or not self.digest or digest == self.digest:
             return None
         return (
-            f"worker {worker} ({description}) holds another language model than {self._first}:"
+            f"worker {worker} ({description}) holds a different language model from {self._first}:"
             f" their digests are {digest} and {self.digest}; give all workers the same llm.model,"
             " or set llm.model_may_differ = true"
         )

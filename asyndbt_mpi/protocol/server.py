@@ -221,8 +221,8 @@ class Server(Conduct):
         calibration = calibration_of(report.candidate, self.config.task.calibration)
         if report.bias.any() != (calibration != "none") and not self.replaying:
             raise MalformedMessage(
-                f"the scores of worker {worker}'s {report.candidate.name} prompt are to be"
-                f" calibrated by {calibration}, its report has the bias {report.bias.tolist()}"
+                f"worker {worker} reports the bias {report.bias.tolist()} for its"
+                f" {report.candidate.name} prompt, whose calibration is {calibration!r}"
             )
 
     def _record_answer(

@@ -263,7 +263,7 @@ class Codec:
         """Refuse a bias that is no mean, and rows that do not give the loss and the accuracy."""
         _all_within(message, "bias")
         if message.bias.any() and not is_normalised(message.bias):
-            raise MalformedMessage("EvaluationReport.bias is that of no mean of probabilities")
+            raise MalformedMessage("EvaluationReport.bias is not that of mean probabilities")
         rows = message.rows
         if (rows is not None) != (self.tests > 0 and message.split is Split.TEST):
             missing = "no rows" if rows is None else f"{len(rows.labels)} rows"
@@ -281,7 +281,7 @@ class Codec:
             reported = getattr(message, name)
             if abs(reported - mean) > SAME_MEAN * max(1.0, abs(mean)):
                 raise MalformedMessage(
-                    f"EvaluationReport.{name} is {reported:g}, that of its rows {mean:g}"
+                    f"EvaluationReport.{name} is {reported:g}, but its rows give {mean:g}"
                 )
 
 

@@ -15,7 +15,7 @@ from typing import TypeVar, assert_never
 import numpy as np
 
 from asyndbt_mpi.algorithm.types import FloatArray, IntArray
-from asyndbt_mpi.config import Calibration, ConfigurationError
+from asyndbt_mpi.config import Calibration, Config, ConfigurationError
 from asyndbt_mpi.protocol.messages import Split
 from asyndbt_mpi.task.dataset import Row
 from asyndbt_mpi.task.template import Template
@@ -28,15 +28,30 @@ CONTENT_FREE = [
 ]
 
 
-def check_template(calibration: Calibration, template: Template) -> None:
-    """Refuse a template that leaves nothing to ask where a row has no text.
+def check(config: Config, template: Template | None) -> None:
+    """Refuse a calibration of what has no scores, or by what says nothing.
 
     Raises
     ------
     ConfigurationError
     """
-    if calibration == "content_free" and not all(
-        template.render(row, None).strip() for row in CONTENT_FREE
+    calibration = config.task.calibration
+    if calibration == "none":
+        return
+    if config.llm.is_function:
+        raise ConfigurationError(
+            f"task.calibration = {calibration!r} needs a language model, but llm.backend ="
+            f" {config.llm.backend!r} is a function, which scores no labels; set it to 'none'"
+        )
+    if calibration == "batch" and config.estimator.batch < 2:
+        raise ConfigurationError(
+            "task.calibration = 'batch' needs an estimator.batch of at least 2: a row calibrated by"
+            " itself alone says nothing about its prompt"
+        )
+    if (
+        calibration == "content_free"
+        and template
+        and not all(template.render(row, None).strip() for row in CONTENT_FREE)
     ):
         raise ConfigurationError(
             "task.calibration = 'content_free' asks about a row without text: task.template needs"

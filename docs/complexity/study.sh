@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # All runs and figures of docs/complexity.md: docs/complexity/study.sh [FOLDER]
-# Half-done sweeps go on where they were.
+# Interrupted sweeps resume where they were.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 folder=${1:-runs/complexity}

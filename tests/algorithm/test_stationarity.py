@@ -54,7 +54,7 @@ def test_duals_by_hand() -> None:
     dual = np.array([[0.0, 0.0, 2.0, 1.0, 1.0]])
     values = np.array([[3.0, -3.0, 1.0, -0.5, 7.0]])
     active = np.array([[True, True, True, True, False]])
-    # Up from 0; held at 0; held at the bound of 2; down; no such position.
+    # Up from 0; held at 0; held at the bound of 2; down; not have that position.
     expected = [[-3.0, 0.0, 0.0, 0.5, 0.0]]
     np.testing.assert_allclose(of_duals(dual, values, active, 0.1, 2.0), expected)
 

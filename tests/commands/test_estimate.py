@@ -110,9 +110,10 @@ def test_tokens_are_those_of_the_prompts_with_all_their_parts() -> None:
     # The fragment stands in both demonstrations and in the query.
     for more, less in zip(long.parts[:3], short.parts[:3], strict=True):
         assert more.tokens_of_call - less.tokens_of_call == pytest.approx(3 * 3)
-    # Of the tests of 3 workers two in three have a fragment, but for the one that is untuned.
+    # Of the 13 tests of 3 workers, on 120 rows each, two of each worker have a fragment; one of
+    # each, the calibrated one, has 20 training rows more.
     tests = long.parts[3].tokens_of_call - short.parts[3].tokens_of_call
-    assert tests == pytest.approx(6 * 9 / 10)
+    assert tests == pytest.approx(6 * 120 * 9 / (13 * 120 + 3 * 20))
 
 
 def test_money_is_what_is_read_and_what_is_written() -> None:
@@ -121,7 +122,7 @@ def test_money_is_what_is_read_and_what_is_written() -> None:
     assert here.tokens is not None
     assert there.tokens == pytest.approx(here.tokens + here.calls)
     assert there.cost == pytest.approx((2 * here.tokens + 3 * here.calls) / 1e6)
-    assert there.rows()[-1] == ("together", there.calls, 5820, there.tokens, there.cost)
+    assert there.rows()[-1] == ("together", there.calls, 6240, there.tokens, there.cost)
 
 
 def test_a_synthetic_task_has_neither_tokens_nor_money() -> None:
@@ -140,19 +141,20 @@ def test_seconds_are_shared_by_the_workers_and_limited_by_the_server() -> None:
 
 def test_budgets_that_end_the_run_early_are_told() -> None:
     settings = "run.iterations=100", "algorithm.plane_until=0", "run.evaluate_every=1000"
-    # Steps take 40 calls, 2 each iteration and 1 more under way at the end; the tests 1200.
-    (limit,) = foretold("demo", *settings, "budget.calls=2000").limits()
-    assert (limit.tests, limit.first, limit.iterations) == (1200, 120, 9)
+    # Steps take 40 calls, 2 each iteration and 1 more under way at the end; the 13 tests take up
+    # to 120 calls and 20 more for calibration.
+    (limit,) = foretold("demo", *settings, "budget.calls=2620").limits()
+    assert (limit.tests, limit.first, limit.iterations) == (1820, 120, 9)
     for calls, line in (
-        (1319, "does not cover one iteration: 120 for a step of every worker and 1,200 for the"),
-        (2000, "will end the run after about 9 of 100 iterations"),
+        (1939, "does not cover one iteration: 120 for a step of every worker and 1,820 for the"),
+        (2620, "will end the run after about 9 of 100 iterations"),
         (20000, None),
     ):
         found = foretold("demo", *settings, f"budget.calls={calls}")
         assert len(shortfalls(found)) == (line is not None)
         assert line is None or line in shortfalls(found)[0]
         assert any("are set aside" in said for said in remarks(found, "words", None)) == (
-            calls > 1319
+            calls > 1939
         )
     (line,) = shortfalls(foretold("demo", "budget.seconds=9"))
     assert "--like" in line
@@ -166,7 +168,7 @@ def iterations_of(folder: Path, *settings: str, source: str = "synthetic") -> in
     try:
         simulate_silently(Job.of(Request(source, settings, str(path), True, False), 3), 1)
     except ConfigurationError as error:
-        if "does not cover one iteration" not in str(error):
+        if "too small for one iteration" not in str(error):
             raise
         return 0
     with Log(path) as log:
@@ -223,13 +225,13 @@ def test_a_server_is_counted_with_all_that_it_may_bill() -> None:
     calls_of_prompt = 1 + 7 + 7 + 1
     (limit,) = found.limits()
     assert limit.steps == 3 * (40 * calls_of_prompt + 2 * 8)
-    assert limit.tests == 10 * (120 * calls_of_prompt + 4 * 8)
+    assert limit.tests == 13 * (140 * calls_of_prompt + 5 * 8)
     (line,) = shortfalls(found)
     assert "does not cover one iteration" in line
     assert any("time-outs" in said for said in remarks(found, "words", None))
     answers = foretold("demo", *settings, "llm.scores=answers", "budget.calls=6000", "llm.cache=0")
     (limit,) = answers.limits()
-    assert (limit.steps, limit.tests) == (3 * (2 * 40 + 8), 10 * (2 * 120 + 8))
+    assert (limit.steps, limit.tests) == (3 * (2 * 40 + 8), 13 * (2 * 140 + 8))
     tokens, cost = foretold(
         "demo", *settings, "llm.cache=0", "budget.tokens=5", "budget.cost=5"
     ).limits()
@@ -271,7 +273,7 @@ def test_the_command_refuses_what_a_run_would(tmp_path: Path) -> None:
     for arguments, reason in (
         (("synthetic", "--set", "algorithm.active_workers=9"), "the run has only 3 workers"),
         (("synthetic", "--like", "absent.h5"), "absent.h5: no such file"),
-        (("nothing",), "no configuration 'nothing'"),
+        (("nothing",), "'nothing' is neither a configuration file nor a preset"),
     ):
         result = asyndbt("estimate", *arguments, folder=tmp_path)
         assert result.returncode == 2

@@ -143,12 +143,14 @@ def test_only_a_log_is_overwritten(tmp_path: Path, make: Callable[[Path], None])
     made = job(path, overwrite=True)
     make(path)
     before = _untouched(path)
-    expected = r"run\.h5: is no asyndbt log, and only logs are replaced: delete it, or give another"
+    expected = (
+        r"run\.h5: is not an asyndbt log, and only logs are replaced: delete it, or give another"
+    )
     if make in (pipe, device):
         expected = r"run\.h5': is a pipe or a device; name a file"
     with pytest.raises(ConfigurationError, match=rf"^(--overwrite|run\.output).*{expected}"):
         job(path, overwrite=True)
-    with pytest.raises(ConfigurationError, match="is no asyndbt log"):
+    with pytest.raises(ConfigurationError, match="is not an asyndbt log"):
         open_log(made)  # it has come there in the meantime
     assert _untouched(path) == before
     assert {each.name for each in tmp_path.iterdir()} <= {"run.h5", "theirs.h5"}

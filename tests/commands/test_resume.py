@@ -52,12 +52,13 @@ def cut(path: Path, committed: int, more_events: int = 0) -> None:
         counts = {group: log.count(group) for group in schema.ROWS_BY_GROUP.names}
         keys = {group: log[key] for group, key in schema.KEY.items()}
         used = log["event/iteration"] < committed
-        kinds = log["event/kind"]
+        kinds, answered = log["event/kind"], log["answer/evaluation"]
     counts |= {group: int((key < committed).sum()) for group, key in keys.items()}
     counts["iteration"] = committed
     counts["event"] = min(int(used.sum()) + more_events, len(kinds))
     evaluated = np.isin(kinds[: counts["event"]], (EventKind.EVALUATION, EventKind.TEST))
     counts["evaluation"] = int(evaluated.sum())
+    counts["answer"] = int(np.searchsorted(answered, counts["evaluation"]))
     with h5py.File(path, "r+") as file:
         rows = np.zeros((), dtype=schema.ROWS_BY_GROUP)
         for group, count in counts.items():

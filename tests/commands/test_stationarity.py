@@ -20,7 +20,7 @@ from asyndbt_mpi.log import annotate
 from asyndbt_mpi.log.errors import LogError, LogWriteError
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify
-from asyndbt_mpi.protocol.records import EventKind, Iteration
+from asyndbt_mpi.protocol.records import EventKind, Iteration, Output
 from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.task.synthetic import Synthetic
 from asyndbt_mpi.transport.virtual import VirtualCluster
@@ -94,8 +94,8 @@ def run_with_norms(folder: Path, *settings: str) -> tuple[Path, dict[int, list[f
     expected = {}
 
     class Observed(Server):
-        def _send(self, committed: Iteration) -> None:
-            super()._send(committed)
+        def _send(self, out: Output, committed: Iteration) -> None:
+            super()._send(out, committed)
             expected[self.iteration - 1] = squared_norms(self, box)
 
     server = Observed(job.config, job.materials.shapes, R)
@@ -136,7 +136,7 @@ def test_verify_looks_at_it(tmp_path: Path) -> None:
     assert len(violations) == 3
     assert "/stationarity differs from its checksum" in violations
     assert "iteration 7: ||grad G||^2 is -1e+09" in violations
-    assert "not some of the run's" in "".join(violations)
+    assert "not the run's" in "".join(violations)
 
 
 @pytest.mark.parametrize("damage", ["kind", "another kind", "length"])
@@ -246,7 +246,7 @@ def test_a_failure_on_the_way_leaves_the_log_whole(
         raise OSError("no space left")
 
     monkeypatch.setattr(annotate.os, "replace", refuse)
-    with pytest.raises(LogWriteError, match=r"stays as it was.*no space left"):
+    with pytest.raises(LogWriteError, match=r"is unchanged.*no space left"):
         add(path, every=1, samples=2, quiet=True)
     assert path.read_bytes() == before
     assert [each.name for each in tmp_path.iterdir()] == ["run.h5"]
@@ -283,7 +283,7 @@ def test_a_full_disk_leaves_the_log_as_it_was(tmp_path: Path) -> None:
     shell = ["bash", "-c", f'ulimit -f {blocks}; exec "$@"', "bash", *command]
     result = subprocess.run(shell, capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 1
-    assert "stays as it was" in result.stderr
+    assert "is unchanged" in result.stderr
     assert "Traceback" not in result.stderr
     assert path.read_bytes() == before
     assert [each.name for each in tmp_path.iterdir()] == ["run.h5"]

@@ -142,8 +142,8 @@ def test_a_file_that_has_to_be_converted(tmp_path: Path, monkeypatch: pytest.Mon
     [
         ("/no/such/folder", "no such folder"),
         ("./no.gguf", "no such file"),
-        ("a b//c", "neither there nor"),
-        (os.path.dirname(__file__), "no config.json, or no weights"),
+        ("a b//c", "not found; give"),
+        (os.path.dirname(__file__), "lacks config.json, or weights"),
     ],
 )
 def test_models_that_are_missing(model: str, said: str) -> None:

@@ -22,6 +22,7 @@ from asyndbt_mpi.protocol.messages import (
     Failure,
     MalformedMessage,
     Message,
+    RowScores,
     Split,
     Stop,
     ToServer,
@@ -39,6 +40,8 @@ REALS += [float("nan"), float("inf"), float("-inf")]
 INTEGERS = [0, 1, -1, 2, 7, 2**31 - 1, -(2**31), 2**40, 2**53, 2**62, 2**63 - 1, -(2**63)]
 
 CODEC = Codec(SHAPES, free_losses=True)
+OF_MODEL = Codec(SHAPES, free_losses=False, tests=4)
+"""What the server of a language model would decode by: it has answers on the test rows."""
 
 
 def fuzz(seed: int, cases: int) -> Counter[str]:
@@ -58,10 +61,10 @@ def fuzz(seed: int, cases: int) -> Counter[str]:
         if sent >= MOST_OF_ONE or (barred and sent >= LEAST_OF_ONE):
             _get_on(hand)
             (hand, own), sent = _run(generator), 0
-        buffer = _damaged(generator, own)
+        buffer, codec = _damaged(generator, own), generator.choice([CODEC, CODEC, OF_MODEL])
         sent += 1
         try:
-            outcomes[_outcome(hand, buffer)] += 1
+            outcomes[_outcome(hand, buffer, codec)] += 1
         except Exception as error:
             case = f"seed {seed}, message {number}: {buffer.tobytes()[:300]!r}"
             raise AssertionError(case) from error
@@ -89,7 +92,11 @@ def _run(generator: random.Random) -> tuple[Hand, list[Buffer]]:
         own.append(hand.inbox[HOSTILE][0])
         reply = hand.reply(HOSTILE)
         own += [reply, reply, reply] if reply is not None else []
-    return hand, [CODEC.encode(each) for each in own]
+    answers = RowScores(np.array([0, 1, 1]), np.log([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3]]))
+    loss, bias = -np.log([0.9, 0.8, 0.3]).mean(), np.log([0.6, 0.4])
+    means = Candidate.CALIBRATED, loss, 2 / 3, costs, bias
+    tested = OF_MODEL.encode(EvaluationReport(2, Split.TEST, *means, answers))
+    return hand, [*(CODEC.encode(each) for each in own), tested]
 
 
 def _damaged(generator: random.Random, buffers: list[Buffer]) -> Buffer:
@@ -122,10 +129,10 @@ def _change(generator: random.Random, content: bytearray, buffers: list[Buffer])
             struct.pack_into("<I", content, 4, generator.randrange(len(KINDS) + 2))
 
 
-def _outcome(hand: Hand, buffer: Buffer) -> str:
+def _outcome(hand: Hand, buffer: Buffer, codec: Codec) -> str:
     server = hand.server
     try:
-        message = CODEC.decode(buffer)
+        message = codec.decode(buffer)
     except MalformedMessage as error:
         _check_reason(str(error))
         return "refused when decoded"

@@ -57,7 +57,7 @@ def test_full_memory_halves_the_batch_and_changes_no_score(
     model, prompts = load(max_tokens_per_batch=65536), many(1500)
     expected = model.label_log_probabilities(prompts, SEVERAL).log_probabilities
     allow(48 * MIB)
-    with pytest.warns(UserWarning, match=r"out of memory on cuda:0 \(.*\): going on with"):
+    with pytest.warns(UserWarning, match=r"out of memory on cuda:0 \(.*\): continuing with"):
         scores = model.label_log_probabilities(prompts, SEVERAL).log_probabilities
     assert 1 <= model.max_tokens_per_batch < 65536
     np.testing.assert_allclose(scores, expected, atol=1e-4, rtol=0)

@@ -76,7 +76,7 @@ def test_a_file_that_is_no_gguf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_models_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ModelError, match=r"absent\.gguf': there is no such file"):
+    with pytest.raises(ModelError, match=r"absent\.gguf': no such file"):
         resolve(str(tmp_path / "absent.gguf"))
     # A hub id has one slash: this one fails without a look at the network.
     with pytest.raises(ModelError) as caught:

@@ -65,7 +65,7 @@ def test_prompts_are_read_by_themselves_where_sharing_is_wrong(
 ) -> None:
     config.window_size = 64
     model = load(tmp_path, config)
-    told = rf"every prompt is read by itself, since ({why}); that is right, but \d+\.\d times as"
+    told = rf"every prompt is read separately, because ({why}); this is correct, but reads \d+\.\d times as"
     with pytest.warns(UserWarning, match=told):
         scores = model.label_log_probabilities(LONG, labels)
     np.testing.assert_allclose(
@@ -167,7 +167,7 @@ def test_answers_that_are_not_the_same_twice_are_refused(
         return found + torch.randn(found.shape, generator=noise)
 
     monkeypatch.setattr(model._plain, "_predicted", unsteady)
-    with pytest.raises(ModelError, match="or is not the same twice"):
+    with pytest.raises(ModelError, match="or is not reproducible"):
         model.label_log_probabilities(LONG, SEVERAL)
 
 

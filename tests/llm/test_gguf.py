@@ -65,14 +65,14 @@ def test_files_that_are_read_as_they_are(tmp_path: Path, values: dict[str, Any])
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"tokenizer.ggml.add_bos_token": False}, "a BOS before a text, the file says none"),
-        ({"tokenizer.ggml.add_space_prefix": False}, "a space before a text, the file says none"),
+        ({"tokenizer.ggml.add_bos_token": False}, "adds a BOS before a text, contrary to"),
+        ({"tokenizer.ggml.add_space_prefix": False}, "adds a space before a text, contrary to"),
         ({"llama.rope.scaling.type": "linear"}, r"scaled \(llama\.rope\.scaling\.type\)"),
         ({"llama.rope.scaling.factor": 8.0}, r"scaled \(llama\.rope\.scaling\.factor\)"),
     ],
 )
 def test_keys_that_are_not_heeded(tmp_path: Path, values: dict[str, Any], message: str) -> None:
-    with pytest.raises(ModelError, match=f"{message}.* give the folder of the model"):
+    with pytest.raises(ModelError, match=f"{message}.* use the folder of the model"):
         check_gguf(written(tmp_path / "x.gguf", values), Network(), Spaced())
 
 
@@ -85,5 +85,5 @@ def test_a_scaling_that_was_read(tmp_path: Path) -> None:
 
 def test_tensors_that_are_not_read(tmp_path: Path) -> None:
     file = written(tmp_path / "x.gguf", {}, ("a", "rope_freqs.weight"))
-    with pytest.raises(ModelError, match="has 12 weights, and the network that is made of it 6"):
+    with pytest.raises(ModelError, match="has 12 weights, but the network made from it has 6"):
         check_gguf(file, Network(), Spaced())

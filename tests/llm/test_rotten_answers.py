@@ -207,7 +207,7 @@ def test_a_compressed_answer_is_not_unpacked(server: Raw, coding: str) -> None:
     model = connect(server)
     packed = whole(gzip.compress(bytes(10**7)), "200 OK", f"Content-Encoding: {coding}")
     server.answers = [packed] * 3
-    with pytest.raises(ModelError, match="the answer is compressed, which was not asked for"):
+    with pytest.raises(ModelError, match="the answer is compressed, which was not requested"):
         model.label_log_probabilities(PROMPTS, LABELS)
     assert all(b"accept-encoding: identity" in each.lower() for each in server.asked)
 
@@ -243,9 +243,9 @@ def test_cookies_are_neither_kept_nor_sent_back(server: Raw) -> None:
         (b'{"a":' * 10**5, "deep"),
         (b'{"a":' * (MOST_DEPTH + 1) + b"1" + b"}" * (MOST_DEPTH + 1), "deep"),
         (b'{"a": [' + b"0," * (MOST_VALUES + 1) + b"0]}", "values"),
-        (b'{"a": ' + b"9" * 5000 + b"}", "no JSON object"),
-        (b"\xff\xfe\x00", "no JSON object"),
-        (b"3", "no JSON object"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "not a JSON object"),
+        (b"\xff\xfe\x00", "not a JSON object"),
+        (b"3", "not a JSON object"),
     ],
 )
 def test_bodies_are_bounded(content: bytes, fault: str) -> None:
@@ -361,7 +361,7 @@ def test_another_model_is_believed_when_it_is_said_again(server: Raw) -> None:
     server.answers = [other] * 2
     model.label_log_probabilities(PROMPTS, LABELS)
     server.answers = [other] * 3
-    with pytest.raises(ModelError, match=r"the last: .*another model has taken the place"):
+    with pytest.raises(ModelError, match=r"the last: .*a different model has replaced"):
         model.label_log_probabilities(PROMPTS, LABELS)
 
 
@@ -378,7 +378,7 @@ def test_another_list_of_models_is_believed_when_it_is_said_again(
         server.models, slips = listing(2), [listing(1)]
         model.label_log_probabilities(PROMPTS, LABELS)
         server.models, slips = listing(2), [listing(2)]
-        with pytest.raises(ModelError, match="another model has taken the place"):
+        with pytest.raises(ModelError, match="a different model has replaced"):
             model.label_log_probabilities(PROMPTS, LABELS)
     finally:
         server.models = whole("{}", "404 Not Found")
@@ -411,13 +411,13 @@ def test_one_count_that_overdraws_is_doubted_and_two_are_believed(read: int, wri
     most = Most(100, 5)
     account = Account(10, most)
     account.reserve()
-    with pytest.raises(Unusable, match=r"only .* were set aside"):
+    with pytest.raises(Unusable, match=r"only .* were reserved"):
         account.charge(usage(read, written), most)
     assert (account.calls, account.prompt_tokens, account.completion_tokens) == (1, 100, 5)
     account.reserve()
-    with pytest.raises(ModelError, match=r"only .* were set aside"):
+    with pytest.raises(ModelError, match=r"only .* were reserved"):
         account.charge(usage(read, written), most)
-    with pytest.raises(ModelError, match=r"only .* were set aside"):
+    with pytest.raises(ModelError, match=r"only .* were reserved"):
         account.reserve()
 
 

@@ -110,7 +110,7 @@ def test_another_identity_never_shares(tmp_path: Path, other: dict[str, str]) ->
     assert known(kept, 1) == set()
     others_labels = AnswerStore(tmp_path, {"model": "m", "template": "t"}, LABELS[::-1], 1)
     assert not others_labels.get([("prompt 1", LABELS[::-1])])
-    with pytest.raises(ValueError, match="about the labels"):
+    with pytest.raises(ValueError, match="for the labels"):
         others_labels.get([question(1)])
 
 
@@ -248,7 +248,7 @@ def test_a_full_disk_is_told_once_and_ends_nothing(tmp_path: Path, room: int) ->
         [sys.executable, "-c", WRITER, str(tmp_path), str(size)], capture_output=True, text=True
     )
     assert result.returncode == 0, result.stderr
-    assert result.stderr.count("File too large; the run goes on") == 1
+    assert result.stderr.count("File too large; the run continues") == 1
     assert result.stdout.split()[-1] == "200", "what is paid for stays in memory"
     whole = 14 + room // RECORD
     assert file_of(tmp_path).stat().st_size == HEADER + whole * RECORD
@@ -331,7 +331,7 @@ TOLD = {
     "link": "is a symbolic link",
     "group": "is writable by others",
     "others": "is writable by others",
-    "pipe": "is no regular file",
+    "pipe": "is not a regular file",
     "long": "has more than 2147483648 bytes",
 }
 

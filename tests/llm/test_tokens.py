@@ -167,7 +167,7 @@ def test_a_tokenizer_that_is_not_the_same_twice() -> None:
     content["model"]["dropout"] = 0.3
     wrap: Any = PreTrainedTokenizerFast
     unsteady = wrap(tokenizer_object=RawTokenizer.from_str(json.dumps(content)))
-    with pytest.raises(module.ModelError, match="leaves out merges at random"):
+    with pytest.raises(module.ModelError, match="skips merges at random"):
         Tokenizer(unsteady)
 
 
@@ -182,7 +182,9 @@ def test_other_labels_are_asked_for_anew() -> None:
 def test_a_label_that_cannot_be_told_from_one_that_it_begins() -> None:
     text = "Number:"
     own = Tokenizer(made("byte level"))
-    with pytest.raises(ValueError, match="label 0 begins another and cannot be told from it"):
+    with pytest.raises(
+        ValueError, match="label 0 is the beginning of another and cannot be distinguished from it"
+    ):
         own.continuations([text], own([text]), [" 1", " 1\n\nN", " 2"])
     with pytest.raises(ValueError, match="labels 0 and 2 have the same tokens"):
         own.continuations([text], own([text]), [" 1", " 2", " 1"])
@@ -201,5 +203,5 @@ def test_a_tokenizer_that_does_more_than_to_add_special_tokens() -> None:
         ) -> list[int]:
             return token_ids_0[::-1]
 
-    with pytest.raises(module.ModelError, match="Reversing makes other tokens of a text"):
+    with pytest.raises(module.ModelError, match="Reversing makes different tokens from a text"):
         Tokenizer(Reversing())

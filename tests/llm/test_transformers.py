@@ -181,7 +181,7 @@ def test_half_precision_is_close(load: Callable[..., TransformersModel], precisi
 
 
 def test_constructor_arguments_are_checked(load: Callable[..., TransformersModel]) -> None:
-    with pytest.raises(ValueError, match="'int8' is none of float32, bfloat16, float16"):
+    with pytest.raises(ValueError, match="'int8' is not one of float32, bfloat16, float16"):
         load(precision="int8")
     with pytest.raises(ValueError, match="max_tokens_per_batch is 0"):
         load(max_tokens_per_batch=0)
@@ -217,7 +217,7 @@ def test_out_of_memory_goes_on_in_smaller_batches(
     model = load()
     expected = model.label_log_probabilities(PROMPTS["groups"], SEVERAL).log_probabilities
     _limit_memory(model, monkeypatch, 150, error)
-    told = r"out of memory on cpu, 1 thread: going on with max_tokens_per_batch = 64$"
+    told = r"out of memory on cpu, 1 thread: continuing with max_tokens_per_batch = 64$"
     with pytest.warns(UserWarning, match=told) as warned:
         scores = model.label_log_probabilities(PROMPTS["groups"], SEVERAL)
     # Not those of other tests' leavings, which are collected here.

@@ -108,14 +108,14 @@ def cut_off(folder: Path) -> None:
 
 TIED: dict[str, Any] = {**SMALL, "tie_word_embeddings": True}
 DAMAGES: dict[str, tuple[Damage, str]] = {
-    "torch.compile": (renamed("_orig_mod.{}".format), r"as torch\.compile names them \(_orig_mod"),
+    "torch.compile": (renamed("_orig_mod.{}".format), r"the names of torch\.compile \(_orig_mod"),
     "DDP": (
         renamed("module.{}".format),
-        r"as DistributedDataParallel names them \(module\.lm_head",
+        r"the names of DistributedDataParallel \(module\.lm_head",
     ),
-    "PEFT": (renamed("base_model.model.{}".format), r"as PEFT names them .* merge_and_unload"),
+    "PEFT": (renamed("base_model.model.{}".format), r"the names of PEFT .* merge_and_unload"),
     "own prefix": (renamed("wrapped.{}".format), r"no weights for lm_head\.weight, model\.embed"),
-    "no output layer": (without("lm_head"), r"no weights for lm_head\.weight: fetch"),
+    "no output layer": (without("lm_head"), r"no weights for lm_head\.weight: download"),
     "missing layer": (without("layers.1."), r"no weights for model\.layers\.1\..* and 6 more"),
     "one missing": (without("layers.1.mlp.up"), r"no weights for model\.layers\.1\.mlp\.up_proj"),
     "a layer too many": (
@@ -123,10 +123,10 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         r"the model does not use: model\.layers\.1\.",
     ),
     "a value head": (with_another("v_head.weight"), r"the model does not use: v_head\.weight"),
-    "another shape": (halved_output_layer, r"another shape for lm_head\.weight"),
+    "a different shape": (halved_output_layer, r"a different shape for lm_head\.weight"),
     "classifier": (
         saved_as(AutoModelForSequenceClassification.from_config, LlamaConfig(**SMALL)),
-        "saved as LlamaForSequenceClassification, which is no causal language model",
+        "saved as LlamaForSequenceClassification, which is not a causal language model",
     ),
     "classifier with tied weights": (
         saved_as(AutoModelForSequenceClassification.from_config, Qwen2Config(**TIED)),
@@ -142,7 +142,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         "saved as BertForMaskedLM",
     ),
     "adapter beside": (adapter_beside, r"a PEFT adapter beside its weights: merge it"),
-    "two sets of weights": (shards_of_another, "both model.safetensors and shards of another"),
+    "two sets of weights": (shards_of_another, "both model.safetensors and shards of a different"),
     "packed numbers": (
         packed_numbers,
         r"up_proj\.weight in model\.safetensors has numbers of type I8",
@@ -182,7 +182,7 @@ def test_an_encoder_that_hides_what_it_was_is_refused_for_what_it_does(folder: P
     )
     saved_as(BertForMaskedLM, encoder)(folder)
     set_in_configuration(architectures=None)(folder)
-    with pytest.raises(ModelError, match="what it says of a token depends on those behind it"):
+    with pytest.raises(ModelError, match="its output for a token depends on later tokens"):
         TransformersModel(str(folder), device="cpu")
 
 
@@ -193,7 +193,7 @@ def test_a_tied_model_needs_no_output_layer(tmp_path: Path) -> None:
 def test_a_tokenizer_of_another_model(folder: Path) -> None:
     model = TransformersModel(str(folder), device="cpu")
     model._tokens.encode = lambda texts: [[3, 500] for _ in texts]  # type: ignore[method-assign]
-    with pytest.raises(ModelError, match="gives number 500: they do not belong together"):
+    with pytest.raises(ModelError, match="returns number 500: they do not belong together"):
         model._tokenise(["any text"], 0)
 
 

@@ -205,7 +205,7 @@ def test_labels_that_no_answer_tells_apart_are_refused(labels: tuple[str, str]) 
             "toy", base_url=server.url, key_variable="", api="chat", scores="answers",
             concurrency=1, timeout=9.0, attempts=1, requests_per_minute=0, workers=1,
         )  # fmt: skip
-        with pytest.raises(ValueError, match="cannot be told apart"):
+        with pytest.raises(ValueError, match="cannot be distinguished"):
             model.label_log_probabilities([Prompt("", "Which?")], labels)
 
 

@@ -92,10 +92,10 @@ def with_the_number_that_was_lost(file: h5py.File) -> None:
         ),
         (
             of_kind(EventKind.LOST, 3, EventKind.RETURNED),
-            [r"^/event row \d+: worker 3 returns, but it is at work", ".*"],
+            [r"^/event row \d+: worker 3 returns, but it is working", ".*"],
         ),
-        (with_a_report_from_before, [r"worker 3: its report comes of iteration 9, .* in 20$"]),
-        (with_the_number_that_was_lost, [r"worker 3: report (\d+) is its number \d+$"]),
+        (with_a_report_from_before, [r"worker 3: its report is from iteration 9, .* from 20$"]),
+        (with_the_number_that_was_lost, [r"worker 3: report (\d+) should have number \d+$"]),
         (put("iteration/delay", (22, 2), 9), ["^iteration 22, worker 3: delay 9 is logged"]),
     ],
 )

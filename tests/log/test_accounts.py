@@ -143,7 +143,7 @@ def test_who_took_part_in_an_estimate(path: Path) -> None:
     def edit(file: h5py.File) -> None:
         file["lower/k"][2, 1] = -1
 
-    assert "/lower/k row 2: worker 2 has no k, its events say that it took part" in violations(
+    assert "/lower/k row 2: worker 2 has no k, but its events say that it took part" in violations(
         path, edit
     )
 
@@ -244,7 +244,7 @@ def remove(file: h5py.File, group: str, row: int) -> None:
 @pytest.mark.parametrize(
     ("candidate", "pattern"),
     [
-        (Candidate.CONSENSUS, r"/evaluation has 2 tests of worker \d, 3 are due"),
+        (Candidate.CONSENSUS, r"/evaluation has 2 tests of worker \d; there should be 3"),
         (Candidate.UNTUNED, "/evaluation has no test of the untuned prompt"),
     ],
 )
@@ -261,7 +261,7 @@ def test_no_test_is_missing(path: Path, candidate: Candidate, pattern: str) -> N
 
 def test_no_evaluation_is_missing_or_made_up(path: Path) -> None:
     found = violations(path, lambda file: remove(file, "evaluation", 0))
-    assert any(re.match(r"/evaluation has \d+ answers of workers, /event has \d+", line)
+    assert any(re.match(r"/evaluation has \d+ answers of workers, but /event has \d+", line)
                for line in found), found  # fmt: skip
 
 
@@ -269,12 +269,15 @@ def test_the_consensus_is_logged_once(path: Path) -> None:
     found = violations(
         path, lambda file: remove(file, "evaluation", row_of(file, Split.TEST, consensus=True))
     )
-    assert "/evaluation has 0 rows of worker 0, for the consensus, which 3 workers have tested" in (
-        found
+    assert (
+        "/evaluation has 0 rows of worker 0, for the consensus, but 3 workers have tested it"
+        in (found)
     )
 
 
 def test_what_log_iterates_left_out_is_said(virtual_run: Run) -> None:
     path = virtual_run(run={"iterations": 24, "evaluate_every": 4}, log={"iterates": 7})
     notes = " ".join(verify(path).notes)
-    assert re.search(r"\d+ validated prompts that were scored, for log.iterates left out", notes)
+    assert re.search(
+        r"\d+ validated prompts that were scored, because log.iterates left out", notes
+    )

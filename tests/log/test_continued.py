@@ -247,7 +247,7 @@ def test_a_log_that_was_read_before_the_run_was_resumed(chain: Path) -> None:
             for each in (log, unread):
                 np.testing.assert_array_equal(each["iteration/z"], z)
                 with pytest.raises(
-                    LogError, match=r"was resumed since .* /event/time count no more"
+                    LogError, match=r"was resumed since .* /event/time no longer count"
                 ):
                     each["event/time"]
                 assert [line for line in damage(each) if "was resumed since" in line]
@@ -261,7 +261,7 @@ def test_a_run_is_not_resumed_by_a_link(chain: Path) -> None:
     link = chain.with_name("link.h5")
     link.symlink_to(chain)
     before = chain.read_bytes()
-    with Log(link) as log, pytest.raises(LogError, match=r"link\.h5: is a link: give the log"):
+    with Log(link) as log, pytest.raises(LogError, match=r"link\.h5: is a link; name the log"):
         Writer.resumed(log, run_of(PLAIN)[0])
     assert chain.read_bytes() == before
     assert sorted(each.name for each in chain.parent.iterdir()) == ["link.h5", "run.h5"]

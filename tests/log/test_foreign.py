@@ -172,17 +172,17 @@ OBJECTS = {
     soft_link: "/report/loss is a link to something else",
     soft_link_to_nothing: "/stationarity is a link to something else",
     external_link: "/report is a link to something else",
-    alias: "is another name of something else in the file",
-    cycle: "/stationarity is another name of something else",
+    alias: "is a second name for something in the file",
+    cycle: "/stationarity is a second name for something",
     group_for_a_dataset: "/report/loss is not what a log has there",
     dataset_for_a_group: "/stationarity is not what a log has there",
-    something_more: "/report/notes is nothing that a log has",
-    another_group: "/secrets is nothing that a log has",
-    many_groups: "/ has more in it than a log has",
+    something_more: "/report/notes is not part of a log",
+    another_group: "/secrets is not part of a log",
+    many_groups: "/ contains more than a log's does",
     named_type: "/stationarity is not what a log has there",
-    an_attribute_more: "/ has 22 attributes, a log has 21 there",
+    an_attribute_more: "/ has 22 attributes, but a log has 21 there",
     another_attribute: "/ has an attribute 'notes', which no log has",
-    an_attribute_on_a_dataset: "/report/loss has 1 attributes, a log has 0 there",
+    an_attribute_on_a_dataset: "/report/loss has 1 attributes, but a log has 0 there",
 }
 
 
@@ -386,7 +386,7 @@ SIZES = {
     texts_of_two_axes("vocabulary"): "/vocabulary has rows of 1 axes, not 0",
     texts_of_two_axes("worker/cost_bounds"): "/worker/cost_bounds has rows of 1 axes, not 0",
     numbers_of_more_axes: "/report/loss has rows of 1 axes, not 0",
-    numbers_of_another_shape: r"/event/losses has rows of shape \(3,\), the attributes say",
+    numbers_of_another_shape: r"/event/losses has rows of shape \(3,\), but the attributes say",
     fewer_workers_than_there_are: "/worker/cost_bounds has 1 rows, not 4",
     deep_key: "a bad attribute: the configuration: a key has more than 8 parts",
     references: "/report/loss has values of a type that no log has there",
@@ -396,34 +396,38 @@ SIZES = {
     checksummed_chunks: "/report/loss has filters that no log has: 3",
     compressed_numbers: "/report/loss has filters that no log has: 1",
     scaled: "/report/p has filters that no log has: 6",
-    no_rows: "/report/loss has no rows, but a single value",
-    endless("event/losses"): "rows, of which 1,152,921,504,606,846,976 are said to count",
-    endless("event/text"): "rows, of which 1,152,921,504,606,846,976 are said to count",
+    no_rows: "/report/loss has a single value instead of rows",
+    endless("event/losses"): "rows, but 1,152,921,504,606,846,976 are said to count",
+    endless("event/text"): "rows, but 1,152,921,504,606,846,976 are said to count",
     endless("iteration/z"): "are said to count",
     endless("plane/a"): "/plane/a declares",
-    endless_group: r"/event/.* declares 1,125,899,906,842,624 rows, for which",
-    endless_iterations: r"/iteration/.* declares .* rows, for which",
-    endless_vocabulary: "/vocabulary declares 1,099,511,627,776 rows, for which",
+    endless_group: r"/event/.* declares 1,125,899,906,842,624 rows, but only",
+    endless_iterations: r"/iteration/.* declares .* rows, but only",
+    endless_vocabulary: "/vocabulary declares 1,099,511,627,776 rows, but only",
     endless_batches: "/batch/rows declares",
     endless_stationarity: "/stationarity/.* declares",
     long_rows: "/lower/phi_p has rows of 8,000,000,000 bytes",
     large_chunks: "/report/p has chunks of 125,829,120 bytes",
     attribute("workers", 2**40): "too small for a run of these sizes: one row of /iteration/active",
     attribute("words", 2**40): "too small for a run of these sizes: one row of /iteration/z",
-    attribute("words", 6): r"/iteration/z has rows of shape \(3, 5\), the attributes say",
+    attribute("words", 6): r"/iteration/z has rows of shape \(3, 5\), but the attributes say",
     attribute("pool", 2**40): "is too small for a run of these sizes: one row of /report/q",
     attribute("classes", -1): "a bad attribute: rows of /report/q would have shape",
     many_samples: "is too small for a run of these sizes: one row of /event/losses",
-    attribute("committed", 2**40): "a bad attribute: 1099511627776 iterations are committed, of 40",
+    attribute(
+        "committed", 2**40
+    ): "a bad attribute: 1099511627776 iterations are committed, but there are 40",
     attribute("committed", -1): "a bad attribute: -1 iterations are committed",
-    attribute("committed", 41): "a bad attribute: 41 iterations are committed, of 40 rows",
+    attribute(
+        "committed", 41
+    ): "a bad attribute: 41 iterations are committed, but there are 40 rows",
     attribute("committed", np.arange(9)): "the attribute committed is not a number",
     attribute("committed", "40"): "the attribute committed is not a number",
     attribute("status", 7): "the attribute status is not a text",
-    attribute("starts", 0): "a bad attribute: no number of starts",
+    attribute("starts", 0): "a bad attribute: an impossible number of starts",
     attribute("committed_rows", 7): "the attribute committed_rows is not a record",
     attribute("transport", "x" * 70_000): "the attribute transport has 70,000 bytes",
-    kept_rows: "a bad attribute: rows were kept that are not there",
+    kept_rows: "a bad attribute: more rows were kept than there are",
     fewer_than_none: "a bad attribute: a negative number of rows",
     long_text: "/event/text has a text of 65,537 bytes, more than 65,536",
     long_word: "/vocabulary has a text of 65,537 bytes",
@@ -512,7 +516,7 @@ def test_a_chunk_that_unfolds_to_more_than_it_holds(tmp_path: Path, positions: i
         made.id.write_direct_chunk((3, 0, 0), folded)
         foreign.check_unfolding(made, 0, 3)
         with pytest.raises(
-            foreign.ForeignError, match="/p unfolds to more than its rows, from row 3"
+            foreign.ForeignError, match="/p unpacks to more than its rows, from row 3"
         ):
             foreign.check_unfolding(made, 2, 5)
 
@@ -525,7 +529,7 @@ def test_a_bomb_in_a_log(tmp_path: Path, compression: str) -> None:
     read_all(path)
     with h5py.File(path, "r+") as file:
         file["report/p"].id.write_direct_chunk((0, 0, 0), zlib.compress(bytes(1 << 29), 9))
-    assert "/report/p unfolds to more than its rows" in refusal(path)
+    assert "/report/p unpacks to more than its rows" in refusal(path)
 
 
 def test_a_file_that_cannot_be_read_is_not_given_to_hdf5() -> None:
@@ -584,7 +588,7 @@ def test_holes_do_not_count_as_bytes_of_the_file(log_copy: LogCopy) -> None:
     os.truncate(path, size + 2**20)  # room for a commit, where none can be reserved
     read_all(path)
     os.truncate(path, 2**40)
-    assert "has 1,099,511,627,776 bytes, of which" in refusal(path)
+    assert "has 1,099,511,627,776 bytes, of which only" in refusal(path)
     assert "cp --sparse=never" in refusal(path)
     assert not is_log(str(path))
     os.truncate(path, size)

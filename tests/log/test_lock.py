@@ -37,7 +37,7 @@ def test_a_link_in_place_of_the_lock_is_refused_and_not_followed(
 
 def test_a_pipe_in_place_of_the_lock_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / ".run.h5.lock")
-    with pytest.raises(LogError, match="is no regular file"):
+    with pytest.raises(LogError, match="is not a regular file"):
         LogLock(tmp_path / "run.h5")
 
 

@@ -77,7 +77,7 @@ def test_another_version(log_copy: LogCopy, version: int) -> None:
         file.attrs["format_version"] = version
         file.attrs["package_version"] = "7.8"
     assert refusal(path) == (
-        f"has format version {version}: the asyndbt_mpi that wrote it (7.8) reads it; this one "
+        f"has format version {version}: the asyndbt_mpi that wrote it (7.8) can read it; this one "
         f"({__version__}) reads version 3"
     )
 

@@ -11,6 +11,7 @@ from asyndbt_mpi.algorithm.simplex import distance_to_simplex, project
 from asyndbt_mpi.protocol.messages import (
     Assignment,
     Candidate,
+    EvaluationReport,
     EvaluationRequest,
     Failure,
     MalformedMessage,
@@ -415,6 +416,17 @@ def test_an_evaluation_that_was_not_asked_for_is_refused() -> None:
         hand.deliver(1, dataclasses.replace(reply, candidate=Candidate.RANDOM))
     with pytest.raises(MalformedMessage, match="was not asked for"):
         hand.deliver(2, dataclasses.replace(reply, iteration=77))
+
+
+def test_scores_that_are_calibrated_where_they_should_not_be_are_refused() -> None:
+    hand = Hand(configuration(run={"iterations": 4, "evaluate_every": 1}), 2)
+    hand.hello()
+    hand.work(1, 2)
+    reply = hand.reply(1)
+    assert isinstance(reply, EvaluationReport)
+    with pytest.raises(MalformedMessage, match=r"TUNED prompt, whose calibration is .none"):
+        hand.deliver(1, dataclasses.replace(reply, bias=np.log([0.2, 0.8])))
+    hand.deliver(1, reply)
 
 
 def test_costs_of_all_kinds_are_counted() -> None:

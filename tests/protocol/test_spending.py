@@ -57,7 +57,7 @@ def test_no_more_is_called_than_the_budget_allows(calls, order, participation, e
     assert len(estimates) == hand.server.iteration // 3, "none was left out for want of budget"
     if every and hand.server.iteration:
         of_tests = [e for e in hand.of_type(Evaluation) if e.iteration == hand.server.iteration]
-        assert len(of_tests) >= 3 * 3 + 1, "the tests were set aside"
+        assert len(of_tests) >= 3 * 3 + 1, "the tests were reserved"
 
 
 def test_the_end_is_said_in_the_log() -> None:

@@ -21,6 +21,7 @@ from asyndbt_mpi.protocol.messages import (
     Report,
     Reset,
     Restore,
+    RowScores,
     Shapes,
     Split,
     Stop,
@@ -228,6 +229,81 @@ def test_losses_of_a_language_model_are_not_negative() -> None:
     codec = Codec(SHAPES, free_losses=False)
     with pytest.raises(MalformedMessage, match=r"Report\.loss is -1\.5, outside \[0,"):
         codec.decode(codec.encode(REPORT))
+
+
+LABELS, SCORES = np.array([1, 0, 0]), np.log([[0.3, 0.7], [0.6, 0.4], [0.5, 0.5]])
+OF_TEST = EvaluationReport(
+    11, Split.TEST, Candidate.TUNED, -np.log([0.7, 0.6, 0.5]).mean(), 2 / 3, COSTS,
+    np.log([0.2, 0.8]), RowScores(LABELS, SCORES),
+)  # fmt: skip
+OF_VALIDATION = dataclasses.replace(OF_TEST, split=Split.VALIDATION, rows=None)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_answers_on_test_rows_arrive_bit_for_bit(rows: int) -> None:
+    some = RowScores(LABELS[:rows], SCORES[:rows])
+    loss = -SCORES[np.arange(rows), LABELS[:rows]].mean()
+    report = dataclasses.replace(OF_TEST, rows=some, loss=loss, accuracy=min(1, 2 / rows))
+    buffer = OF_MODEL.encode(report)
+    assert len(buffer) <= OF_MODEL.longest_to_server
+    assert same(OF_MODEL.decode(buffer), report)
+    for wrong in (buffer[:-1], np.append(buffer, np.uint8(0)), buffer[:-24]):
+        with pytest.raises(MalformedMessage, match="are due"):
+            OF_MODEL.decode(wrong)
+
+
+def test_an_evaluation_of_a_language_model_says_what_it_was_calibrated_by() -> None:
+    assert same(OF_MODEL.decode(OF_MODEL.encode(OF_VALIDATION)), OF_VALIDATION)
+
+
+def scores(values: object, labels: object = LABELS) -> RowScores:
+    return RowScores(np.array(labels), np.array(values, dtype=float))
+
+
+TOO_MANY = RowScores(np.tile(LABELS, 2), np.tile(SCORES, (2, 1)))
+
+
+@pytest.mark.parametrize(
+    ("report", "changed", "why"),
+    [
+        (OF_TEST, {"rows": None}, "has no rows of TEST"),
+        (OF_TEST, {"rows": TOO_MANY}, "6 rows of a test split of 3"),
+        (OF_VALIDATION, {"rows": OF_TEST.rows}, "has 3 rows of VALIDATION"),
+        (OF_TEST, {"loss": OF_TEST.loss + 1e-8}, "loss is .*, but its rows give"),
+        (OF_TEST, {"accuracy": 1 / 3}, "accuracy is .*, but its rows give"),
+        (OF_TEST, {"rows": scores(SCORES, [1, 0, 2])}, r"labels .* outside \[0, 2\)"),
+        (OF_TEST, {"rows": scores(SCORES, [1, 0, -1])}, r"labels .* outside \[0, 2\)"),
+        (OF_TEST, {"rows": scores(np.where(SCORES < -1, np.nan, SCORES))}, "log_probabilities"),
+        (OF_TEST, {"rows": scores(np.where(SCORES < -1, -np.inf, SCORES))}, "log_probabilities"),
+        (OF_TEST, {"rows": scores(np.where(SCORES < -1, 1.7e308, SCORES))}, "log_probabilities"),
+        (OF_TEST, {"rows": scores(SCORES - 0.1)}, "not normalised"),
+        (OF_TEST, {"bias": np.array([np.nan, -1.0])}, "bias holds"),
+        (OF_TEST, {"bias": np.array([0.5, -1.0])}, "bias holds"),
+        (OF_TEST, {"bias": np.array([-1.0, -1.0])}, "not that of mean"),
+        (OF_VALIDATION, {"bias": np.array([-np.inf, 0.0])}, "bias holds"),
+    ],
+)
+def test_answers_that_no_model_can_give_are_refused(
+    report: EvaluationReport, changed: dict, why: str
+) -> None:
+    with pytest.raises(MalformedMessage, match=why):
+        OF_MODEL.decode(OF_MODEL.encode(dataclasses.replace(report, **changed)))
+
+
+def test_a_function_has_no_rows() -> None:
+    with pytest.raises(MalformedMessage, match="3 rows of a test split of 0"):
+        CODEC.decode(CODEC.encode(OF_TEST))
+    report = dataclasses.replace(OF_TEST, rows=None, loss=-7.0, accuracy=float("nan"))
+    assert same(CODEC.decode(CODEC.encode(report)), report)
+
+
+@given(st.integers(-(2**63), 2**63 - 1))
+def test_a_wrong_number_of_rows_is_refused(rows: int) -> None:
+    buffer = OF_MODEL.encode(OF_TEST)
+    HEADER.pack_into(buffer, 0, *Header(*HEADER.unpack_from(buffer))._replace(number=rows))
+    if rows != 3:
+        with pytest.raises(MalformedMessage, match=r"are due|rows of a test split of 3"):
+            OF_MODEL.decode(buffer)
 
 
 def test_a_failure_refuses_or_not() -> None:

@@ -62,7 +62,9 @@ def test_labels_that_the_tokenizer_cannot_tell_apart(tmp_path: Path) -> None:
     template = Template(
         "[[{fragment}: ]]It is {sentence1}?", [" 1", " 1\n\nI", " 2"]
     )  # of which the first begins the second, also with what ends it
-    with pytest.raises(ConfigurationError, match=r"task\.labels = .*: label 0 begins another"):
+    with pytest.raises(
+        ConfigurationError, match=r"task\.labels = .*: label 0 is the beginning of another"
+    ):
         check_fit(config(model), template, WORDS, {1: data(3)})
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from asyndbt_mpi.llm.base import ModelError
 
-REMEDY = "give the folder of the model that it was made from"
+REMEDY = "use the folder of the model that it was made from"
 
 UNSCALED = ("none", 0, 1, "", None)
 """Values of keys about the scaling of positions that say that there is none."""
@@ -30,7 +30,9 @@ def check_gguf(file: Path, network: Any, tokenizer: Any) -> None:
         name for name, value in values.items() if "rope.scaling" in name and value not in UNSCALED
     ]
     if scaled and "'rope_type': 'default'" in str(network.config.to_dict()):
-        raise ModelError(f"its positions are scaled ({scaled[0]}), which is not read; {REMEDY}")
+        raise ModelError(
+            f"its positions are scaled ({scaled[0]}), which is not supported; {REMEDY}"
+        )
     _check_tokenizer(values, tokenizer)
 
 
@@ -45,8 +47,8 @@ def _check_tensors(tensors: Any, network: Any) -> None:
     in_network = sum(weight.numel() for weight in network.parameters())  # tied ones once
     if in_file != in_network:
         raise ModelError(
-            f"the file has {in_file:,} weights, and the network that is made of it {in_network:,}:"
-            f" some of its tensors are not read; {REMEDY}"
+            f"the file has {in_file:,} weights, but the network made from it has {in_network:,}:"
+            f" some of its tensors were not read; {REMEDY}"
         )
 
 
@@ -61,6 +63,6 @@ def _check_tokenizer(values: dict[str, Any], tokenizer: Any) -> None:
         value = values.get(f"tokenizer.ggml.{flag}")
         if value is not None and bool(value) != found:
             raise ModelError(
-                f"its tokenizer is read wrongly: as to {what}, the file says"
-                f" {'none' if found else 'one'}; {REMEDY}"
+                f"its tokenizer was read incorrectly: it {'adds' if found else 'omits'} {what},"
+                f" contrary to {flag} in the file; {REMEDY}"
             )

@@ -78,7 +78,7 @@ class PackedReader:
         self._body = network.base_model
         self._head = network.get_output_embeddings()
         if self._body is network or self._head is None:
-            raise Unpackable("it has no body and output layer of their own")
+            raise Unpackable("it has no separate body and output layer")
         self._dtype, self._device = dtype, device
         config = network.config.get_text_config()
         self._softcap: float | None = getattr(config, "final_logit_softcapping", None)
@@ -197,10 +197,10 @@ class PackedReader:
         except Exception as error:  # whatever a network raises whose parts fit in another way
             if isinstance(error, RuntimeError) and is_out_of_memory(error):
                 raise
-            raise Unpackable("its output layer takes more than the last states") from error
+            raise Unpackable("its output layer needs more than the last states") from error
         rounding = ROUNDING[self._dtype]
         if not rest <= rounding:
-            raise Unpackable("its logits are more than a product with its output layer")
+            raise Unpackable("its logits are not just a product with its output layer")
         return 1.0 if self._softcap or abs(scale - 1) <= rounding / 10 else scale
 
     def _tensor(self, array: NDArray[Any]) -> torch.Tensor:

@@ -104,17 +104,17 @@ class Tokenizer:
     def _special_tokens_before(self) -> Tokens:
         plain = self.encode([_SAMPLE])[0]
         if not plain:  # what transformers makes of a folder without a tokenizer's files
-            raise ModelError("its tokenizer makes no tokens of a text: are its files missing?")
+            raise ModelError("its tokenizer makes no tokens from a text: are its files missing?")
         backend = getattr(self._tokenizer, "backend_tokenizer", None)
         if getattr(getattr(backend, "model", None), "dropout", None):
-            raise ModelError("its tokenizer leaves out merges at random: set dropout to null")
+            raise ModelError("its tokenizer skips merges at random: set dropout to null")
         whole: Tokens = self._tokenizer(_SAMPLE)["input_ids"]
         for start in range(len(whole) - len(plain) + 1):
             if whole[start : start + len(plain)] == plain:
                 return whole[:start]
         raise ModelError(
-            f"{type(self._tokenizer).__name__} makes other tokens of a text with special tokens"
-            " than without: its prompts cannot be told from its labels"
+            f"{type(self._tokenizer).__name__} makes different tokens from a text with special"
+            " tokens than without: its prompts and labels cannot be separated"
         )
 
     def _continue(self, text: str, prompt: Tokens) -> Continuation:
@@ -129,7 +129,9 @@ class Tokenizer:
         if not start:
             raise ValueError("a prompt has no tokens")
         if still := _beginning_others(wholes):
-            raise ValueError(f"label {still[0]} begins another and cannot be told from it")
+            raise ValueError(
+                f"label {still[0]} is the beginning of another and cannot be distinguished from it"
+            )
         sequences = tuple(tuple(whole[start:]) for whole in wholes)
         for label, sequence in zip(labels, sequences, strict=True):
             if self._tokenizer.unk_token_id in sequence:
@@ -147,7 +149,8 @@ class Tokenizer:
         )
         if spaced == ended:
             raise ValueError(
-                f"label {label!r} begins another, and the tokenizer has no line break to end it"
+                f"label {label!r} is the beginning of another, and the tokenizer has no line break"
+                " to end it"
             )
         ended = self._begin(ended)
         length = len(self._tokenizer.decode(whole))

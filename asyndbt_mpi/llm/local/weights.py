@@ -49,23 +49,23 @@ def check_whole(network: Any, info: Mapping[str, Any]) -> None:
     architecture = _saved_as(network)
     if architecture:
         raise ModelError(
-            f"it was saved as {architecture}, which is no causal language model: give the model"
+            f"it was saved as {architecture}, which is not a causal language model: use the model"
             " that it was made from"
         )
     for prefix, wrapper in PREFIXES.items():
         if any(key.startswith(prefix) for key in unused):
             raise ModelError(
-                f"its weights are named as {wrapper} names them ({_named(unused)}): save what is"
-                f" within the wrapper, or take {prefix!r} off their names"
+                f"its weights have the names of {wrapper} ({_named(unused)}): save the model inside"
+                f" the wrapper, or remove {prefix!r} from their names"
                 + (" (PEFT: merge_and_unload)" if wrapper == "PEFT" else "")
             )
     for keys, what in (
-        (missing, "there are no weights for"),
-        (shapes, "weights of another shape for"),
+        (missing, "its folder has no weights for"),
+        (shapes, "its folder has weights of a different shape for"),
         (unused, "its folder has weights that the model does not use:"),
     ):
         if keys:
-            raise ModelError(f"{what} {_named(keys)}: fetch or save it again, as a whole")
+            raise ModelError(f"{what} {_named(keys)}: download or save the whole model again")
     if info["error_msgs"]:
         raise ModelError(" ".join(str(info["error_msgs"][0]).split()))
 
@@ -80,11 +80,13 @@ def check_files(folder: Path) -> None:
     """
     if (folder / "adapter_config.json").is_file():
         raise ModelError(
-            "there is a PEFT adapter beside its weights: merge it (merge_and_unload), or take"
-            " adapter_config.json away"
+            "there is a PEFT adapter beside its weights: merge it (merge_and_unload), or remove"
+            " adapter_config.json"
         )
     if (folder / SINGLE).is_file() and (folder / f"{SINGLE}.index.json").is_file():
-        raise ModelError(f"its folder has both {SINGLE} and shards of another one: remove either")
+        raise ModelError(
+            f"its folder has both {SINGLE} and shards of a different one: remove either"
+        )
     config = json.loads((folder / "config.json").read_text())
     if "quantization_config" in config:
         return

@@ -12,7 +12,7 @@ MOST_ADDED = 2**17
 """Tokens that a server may add to a request, as a system prompt or as thoughts; a count that is
 still larger is none."""
 
-LIKELY = "it may add a long system prompt, or not keep to max_tokens"
+LIKELY = "it may add a long system prompt, or ignore max_tokens"
 """Why a server counts more tokens than a request can have."""
 
 
@@ -68,12 +68,11 @@ class Account:
             if overdrawn := self._overdrawn():
                 raise ModelError(overdrawn)
             if self._closed:
-                raise ModelError("the request was called off")
+                raise ModelError("the request was cancelled")
             if self.calls + self._open >= self._most:
                 raise ModelError(
-                    f"the server answered {self.calls} requests and too many of them unusably:"
-                    f" only {self._most} may be paid for here; see that it is well, or raise"
-                    " llm.timeout"
+                    f"the server answered {self.calls} requests, too many of them unusably: only"
+                    f" {self._most} may be paid for here; check the server, or raise llm.timeout"
                 )
             self._open += 1
 
@@ -134,8 +133,8 @@ class Account:
         ):
             if spent > self._most * each:
                 return (
-                    f"the server says that it has {what} {spent} tokens in {self.calls} requests,"
-                    f" but only {self._most * each} were set aside for {self._most}: {LIKELY}"
+                    f"the server reports having {what} {spent} tokens in {self.calls} requests,"
+                    f" but only {self._most * each} were reserved for {self._most}: {LIKELY}"
                 )
         return ""
 

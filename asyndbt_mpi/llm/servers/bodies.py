@@ -16,7 +16,7 @@ def read_object(content: bytes) -> dict[str, Any] | str:
         answer = read(content)
     except ValueError as error:
         return str(error)
-    return answer if isinstance(answer, dict) else "is no JSON object"
+    return answer if isinstance(answer, dict) else "is not a JSON object"
 
 
 def read(content: bytes) -> Any:
@@ -29,11 +29,11 @@ def read(content: bytes) -> Any:
     """
     if content.count(b",") > MOST_VALUES:
         raise ValueError(f"has more than {MOST_VALUES} values")
-    deep = ValueError(f"is nested more than {MOST_DEPTH} deep")
+    deep = ValueError(f"is nested more than {MOST_DEPTH} levels deep")
     try:
         answer = json.loads(content)
     except ValueError:
-        raise ValueError("is no JSON object") from None
+        raise ValueError("is not a JSON object") from None
     except RecursionError:
         raise deep from None
     if isinstance(answer, dict | list) and _is_deep(answer):

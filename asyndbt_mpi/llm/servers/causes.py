@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from asyndbt_mpi.llm.servers.words import without
 
-BY_PROXY = "NO_PROXY lets a server be reached without"
+BY_PROXY = "NO_PROXY bypasses the proxy"
 
 
 def proxy_of(url: str) -> str:
@@ -31,7 +31,7 @@ def proxy_of(url: str) -> str:
             try:
                 host = urlsplit(found if "://" in found else f"//{found}").netloc.rpartition("@")[2]
             except ValueError:
-                host = "(which is no address)"
+                host = "(which is not an address)"
             return f"the proxy {host} of the environment variable {variable}"
     return ""
 
@@ -40,8 +40,8 @@ def of_client(error: Exception, url: str) -> str:
     """Why there can be no client for ``url``; whatever its library raises may quote a password."""
     if isinstance(error, OSError):  # ssl.SSLError is one
         return (
-            "the file of certificates cannot be read that the environment variable SSL_CERT_FILE"
-            f" (or SSL_CERT_DIR) names: {error.strerror or type(error).__name__}"
+            "the file of certificates named by the environment variable SSL_CERT_FILE (or"
+            f" SSL_CERT_DIR) cannot be read: {error.strerror or type(error).__name__}"
         )
     if isinstance(error, ImportError):
         package = "socksio" if "socksio" in str(error) else error.name or "a package"
@@ -51,7 +51,7 @@ def of_client(error: Exception, url: str) -> str:
         )
     if "proxy" in str(error).lower():
         return f"{proxy_of(url) or 'the proxy'} cannot be used: {type(error).__name__}"
-    return f"llm.base_url = {_shown(url)!r}: is no address"
+    return f"llm.base_url = {_shown(url)!r}: is not an address"
 
 
 def of_connection(error: BaseException | None, url: str) -> str | None:
@@ -71,22 +71,22 @@ def of_connection(error: BaseException | None, url: str) -> str | None:
         why = re.search(r"verify failed: ([^(\[]+)", words)
         whose = f"{server} (or of {proxy})" if proxy else server
         return (
-            f"the certificate of {whose} is not trusted{_reason(why)}: name the file with the"
-            " certificates of its authority by the environment variable SSL_CERT_FILE"
+            f"the certificate of {whose} is not trusted{_reason(why)}: set the environment variable"
+            " SSL_CERT_FILE to the file with the certificates of its authority"
         )
     if "WRONG_VERSION_NUMBER" in words or "record layer failure" in words:
         through = f" (or {proxy})" if proxy else ""
         return f"{server}{through} does not speak TLS: llm.base_url may have to begin with http://"
     if chain and type(chain[0]).__name__ == "ProxyError":
         return (
-            f"{server} is not reached: {proxy or 'the proxy'} says:"
+            f"{server} cannot be reached: {proxy or 'the proxy'} says:"
             f" {without(str(chain[0]), '', '')}; {BY_PROXY}"
         )
     if any(isinstance(each, ssl.SSLError) for each in chain):
         return f"no TLS connection with {server}: {type(chain[-1]).__name__}"
     if chain and type(chain[0]).__name__ == "ConnectError":
         why = re.search(r"\] (.+?)(?:\s\[Errno|$)", str(chain[0]))
-        through = f" by {proxy} ({BY_PROXY})" if proxy else ""
+        through = f" through {proxy} ({BY_PROXY})" if proxy else ""
         return f"cannot connect to {server}{through}{_reason(why)}: check llm.base_url"
     return None
 
@@ -94,8 +94,8 @@ def of_connection(error: BaseException | None, url: str) -> str | None:
 def of_exposure(url: str) -> str:
     """Why nothing is sent to ``url``, an address without TLS, by a proxy."""
     return (
-        f"requests to {_shown(url)} would go by {proxy_of(url) or 'a proxy'}, which could read the"
-        f" key and the prompts: {BY_PROXY}, or give llm.base_url with https://"
+        f"requests to {_shown(url)} would go through {proxy_of(url) or 'a proxy'}, which could read"
+        f" the key and the prompts: {BY_PROXY}, or use an llm.base_url with https://"
     )
 
 

@@ -217,7 +217,7 @@ class Client:
         except (openai.APITimeoutError, TooLate):
             raise ModelError(f"{self.server}: no answer within {seconds:g} s") from None
         except TooLong:
-            raise ModelError(f"{self.server}: its list of models has no end") from None
+            raise ModelError(f"{self.server}: its list of models never ends") from None
         except Unusable as error:
             raise ModelError(f"{self.server}: {error}") from None
         except openai.APIConnectionError as error:
@@ -335,7 +335,7 @@ class Client:
         for name in set(response.headers) - READ_OF_HEADERS:
             del response.headers[name]
         if packed not in ("", "identity"):
-            raise Unusable("the answer is compressed, which was not asked for")
+            raise Unusable("the answer is compressed, which was not requested")
 
     def _check_place(self, host: str, port: int) -> None:
         """Called before a connection is made: of a proxy, TLS hides the key and the prompts."""
@@ -354,7 +354,7 @@ class Client:
         kind = cause or f"connection error ({name})"
         broke_off = name in ("RemoteProtocolError", "ReadError")
         if broke_off and not self._reached and self._url.startswith("http://"):
-            kind += "; if the server speaks TLS, llm.base_url has to begin with https://"
+            kind += "; if the server speaks TLS, llm.base_url must begin with https://"
         return Again("the answer broke off" if broken else kind)
 
     def _of_status(self, error: openai.APIStatusError, text: str) -> Exception:
@@ -379,13 +379,13 @@ class Client:
         """The exception for a server's words, and what its ``status`` means."""
         if status == 402 or (status != 401 and errors.NO_MONEY.search(content)):
             return ModelError(
-                f"{self.server} answered {answered}: {said} (the account is out of money, or of its"
-                " quota)"
+                f"{self.server} answered {answered}: {said} (the account has no money or quota"
+                " left)"
             )
         if status in errors.AGAIN or 100 <= status < 200 or status >= 500:
             if told > LONGEST_WAIT:
                 return ModelError(
-                    f"{self.server} answered {answered} and wants a pause of {told:.0f} s: {said}"
+                    f"{self.server} answered {answered} and asks to wait {told:.0f} s: {said}"
                 )
             return Again(f"{answered}: {said}", told)
         hint = errors.hint(status, said, self.endpoint.base_url, self.endpoint.key_variable)

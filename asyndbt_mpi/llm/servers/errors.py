@@ -52,13 +52,13 @@ def hint(status: int, said: str, base_url: str, key_variable: str) -> str:
     if status == 407:
         return "give the proxy's user and password in that variable: http://user:password@host"
     if switch := re.search(r"\b(enable_thinking)\b", said):
-        return f"switch it off by llm.extra_body = {{ {switch[1]} = false }}"
+        return f"switch it off with llm.extra_body = {{ {switch[1]} = false }}"
     if status in (401, 403):
         variable = variable_of(base_url, key_variable)
         if status == 403 and said != words.NOTHING:
             return f"its key is in the environment variable {variable}" if variable else ""
         if not variable:
-            return "name the environment variable with its key by llm.key_variable"
+            return "set llm.key_variable to the environment variable with its key"
         return f"check the key in the environment variable {variable}"
     if status == 404 or 300 <= status < 400:
         return "check llm.model, llm.base_url and llm.api"

@@ -71,7 +71,7 @@ class FirstTokens:
             if name:
                 raise Unscorable(
                     f"label {name!r} is several tokens of this model, which a chat API cannot"
-                    " score: give llm.api = 'completion', llm.scores = 'answers' or other"
+                    " score: set llm.api = 'completion', llm.scores = 'answers' or other"
                     " task.labels"
                 )
             if answer is None:

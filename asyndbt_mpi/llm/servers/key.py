@@ -37,12 +37,12 @@ def read_key(base_url: str, named: str) -> str:
     key = os.environ.get(variable, "").strip()
     if not key:
         hint = (
-            "; for a server that needs none leave llm.key_variable out"
+            "; for a server that needs none omit llm.key_variable"
             if base_url
-            else " (llm.key_variable), or name a server that needs none by llm.base_url"
+            else " (llm.key_variable), or set llm.base_url to a server that needs none"
         )
         raise ModelError(f"there is no key: put it into the environment variable {variable}{hint}")
     # Said here, since the libraries below would quote the key.
     if not (key.isascii() and key.isprintable()) or " " in key:
-        raise ModelError(f"the environment variable {variable} holds characters that no key has")
+        raise ModelError(f"the environment variable {variable} contains characters that no key has")
     return key

@@ -21,14 +21,14 @@ EQUAL = "all labels are then equally probable"
 
 MEND = {
     "answers": (
-        "ask for nothing but a label in task.template, or have prompts continued as they are:"
+        "ask for nothing but a label in task.template, or have prompts continued verbatim:"
         " llm.api = 'completion'"
     ),
     "first tokens": (
-        "ask for nothing but a label in task.template, spelt as in task.labels, or give"
+        "ask for nothing but a label in task.template, spelt as in task.labels, or set"
         " llm.scores = 'answers' or llm.api = 'completion'"
     ),
-    "tokens": "see that task.labels are spelt as the model goes on, with or without a space",
+    "tokens": "check that task.labels are spelt as the model continues, with or without a space",
 }
 """What to do where none of these is a label."""
 

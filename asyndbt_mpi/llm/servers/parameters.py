@@ -85,8 +85,8 @@ class Parameters:
             self._otherwise = self._otherwise.union(tried)
         if first:
             warnings.warn(
-                f"{self._server} does not take temperature = 0: it is left out, and the same"
-                " prompt may get another answer when it is asked again",
+                f"{self._server} does not accept temperature = 0: it is omitted, and the same"
+                " prompt may get a different answer when it is asked again",
                 stacklevel=2,
             )
 

@@ -221,8 +221,8 @@ class _Paths:
                 return -best.negative
             if best.tokens == MOST_STEPS:
                 raise Unscorable(
-                    f"label {label!r} has more than {MOST_STEPS} tokens: give shorter ones in"
-                    " task.labels, or llm.scores = 'answers'"
+                    f"label {label!r} has more than {MOST_STEPS} tokens: use shorter task.labels,"
+                    " or llm.scores = 'answers'"
                 )
             asked.add(best.behind)
             if len(asked) > MOST_STEPS:
@@ -236,7 +236,7 @@ class _Paths:
             alternatives = self.behind(begun.behind.decode())
         except UnicodeDecodeError:
             raise Unscorable(
-                f"label {label!r} has a token that ends within a character: give other"
+                f"label {label!r} has a token that ends within a character: use other"
                 " task.labels, or llm.scores = 'answers'"
             ) from None
         whole = label.encode()

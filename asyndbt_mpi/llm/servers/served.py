@@ -83,8 +83,8 @@ class Served:
             if first:
                 # Some services have it change from answer to answer: no reason to end a run.
                 warnings.warn(
-                    f"{self._server}: the model runs on something else than before, by its"
-                    f" {name}: {before!r} at first, {now!r} now; its answers may differ a little",
+                    f"{self._server}: the model runs on something different now, by its"
+                    f" {name}: {before!r} at first, {now!r} now; its answers may differ slightly",
                     stacklevel=2,
                 )
 
@@ -112,9 +112,9 @@ class Served:
 
     def _refuse(self, before: str, now: str) -> None:
         raise ModelError(
-            f"{self._server}: another model has taken the place of the one that answered so far:"
-            f" {before} before, {now} now; scores of both cannot be compared. Go on with the first"
-            " one, or begin anew"
+            f"{self._server}: a different model has replaced the one that answered so far:"
+            f" {before} before, {now} now; their scores cannot be compared. Resume with the first"
+            " one, or start a new run"
         )
 
 

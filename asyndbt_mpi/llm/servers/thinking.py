@@ -40,9 +40,9 @@ ASIDE = ("reasoning_content", "reasoning", "reasoning_details", "thinking")
 """Where servers put thoughts that they take out of the answer."""
 
 SWITCH = (
-    "switch that off by llm.extra_body, as in { chat_template_kwargs = { enable_thinking = false }"
+    "switch it off with llm.extra_body, as in { chat_template_kwargs = { enable_thinking = false }"
     " } (vLLM, SGLang, llama.cpp), { enable_thinking = false } (DashScope) or { reasoning_effort ="
-    " 'none' } (OpenAI), or have prompts continued as they are: llm.api = 'completion'"
+    " 'none' } (OpenAI), or have prompts continued verbatim: llm.api = 'completion'"
 )
 """What to do about it."""
 

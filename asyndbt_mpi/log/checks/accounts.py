@@ -73,8 +73,8 @@ def estimates(log: Log) -> Iterator[str]:
     took_part: BoolArray = np.any(log["lower/k"] >= 0, axis=2)
     for each, index in np.argwhere(took_part != reported[:, 1:]):
         has = "has a k" if took_part[each, index] else "has no k"
-        said = "took part" if reported[each, index + 1] else "took no part"
-        yield f"/lower/k row {each}: worker {index + 1} {has}, its events say that it {said}"
+        did = "took part" if reported[each, index + 1] else "did not take part"
+        yield f"/lower/k row {each}: worker {index + 1} {has}, but its events say that it {did}"
 
 
 def estimate_numbers(log: Log) -> IntArray:
@@ -89,7 +89,7 @@ def evaluations(log: Log) -> Iterator[str]:
     kinds = log["event/kind"]
     (events,) = np.nonzero(np.isin(kinds, list(SPLITS)))
     if len(rows) != len(events):
-        yield f"/evaluation has {len(rows)} answers of workers, /event has {len(events)}"
+        yield f"/evaluation has {len(rows)} answers of workers, but /event has {len(events)}"
         return
     for name, in_event in OF_EVALUATIONS.items():
         logged, due = log.rows(f"evaluation/{name}")[rows], log[f"event/{in_event}"][events]
@@ -114,8 +114,8 @@ def _of_consensus(log: Log) -> Iterator[str]:
     due = 1 if len(answers) and log.status == "finished" else 0
     if not due <= len(rows) <= min(1, len(answers)):
         yield (
-            f"/evaluation has {len(rows)} rows of worker {CONSENSUS}, for the consensus, which "
-            f"{len(answers)} workers have tested"
+            f"/evaluation has {len(rows)} rows of worker {CONSENSUS}, for the consensus, but "
+            f"{len(answers)} workers have tested it"
         )
         return
     for row in rows:
@@ -132,8 +132,8 @@ def _of_consensus(log: Log) -> Iterator[str]:
             logged = column[name][row]
             if not np.isclose(logged, value, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True):
                 yield (
-                    f"/evaluation/{name} row {row}, of the consensus, is {logged}, the workers' "
-                    f"rows give {value}"
+                    f"/evaluation/{name} row {row}, of the consensus, is {logged}, but the "
+                    f"workers' rows give {value}"
                 )
         before = column["time"][answers].max()
         if column["time"][row] < before:
@@ -155,4 +155,5 @@ def _compare(
     equal = np.isclose(logged, due, rtol=tolerance, atol=tolerance, equal_nan=True)
     for index in np.flatnonzero(~equal):
         source = "its events say" if events is None else f"/event row {events[index]} says"
-        yield f"/{path} row {rows[index]} is {logged[index].item()}, {source} {due[index].item()}"
+        was, should = logged[index].item(), due[index].item()
+        yield f"/{path} row {rows[index]} is {was}, but {source} {should}"

@@ -99,8 +99,8 @@ def _check_holes(source: JournaledFile) -> None:
     size, stored = source.size, source.stored
     if size > LEAST_HOLES + HOLES_OF_A_BYTE * stored:
         raise ForeignError(
-            f"has {size:,} bytes, of which {stored:,} are stored; if it is to be so, copy it by"
-            " cp --sparse=never"
+            f"has {size:,} bytes, of which only {stored:,} are stored; if that is intended, copy it"
+            " with cp --sparse=never"
         )
 
 
@@ -136,7 +136,7 @@ def check(file: h5py.File, source: JournaledFile) -> None:
     addresses = {h5g.get_objinfo(file.id).objno}
     for path, address in _objects(file, due):
         if address in addresses:
-            raise ForeignError(f"/{path} is another name of something else in the file")
+            raise ForeignError(f"/{path} is a second name for something in the file")
         addresses.add(address)
         if path in due:
             found = h5d.open(file.id, path.encode())
@@ -161,7 +161,7 @@ def _check_format(file: h5py.File) -> None:
     if version != schema.FORMAT_VERSION:
         raise ForeignError(
             f"has format version {version}: the asyndbt_mpi that wrote it "
-            f"({_attribute(file, 'package_version')}) reads it; this one ({__version__}) reads "
+            f"({_attribute(file, 'package_version')}) can read it; this one ({__version__}) reads "
             f"version {schema.FORMAT_VERSION}"
         )
     if file.userblock_size:
@@ -171,7 +171,7 @@ def _check_format(file: h5py.File) -> None:
 def _check_attributes(file: h5py.File, path: str, due: Mapping[str, str]) -> None:
     number = h5a.get_num_attrs(h5o.open(file.id, f"/{path}".encode()))
     if number > len(due):
-        raise ForeignError(f"/{path} has {number} attributes, a log has {len(due)} there")
+        raise ForeignError(f"/{path} has {number} attributes, but a log has {len(due)} there")
     if due:
         place = file[f"/{path}"]
         for name in place.attrs:
@@ -200,11 +200,11 @@ def _objects(file: h5py.File, due: Mapping[str, Column]) -> Iterator[tuple[str, 
         names = {path.removeprefix(f"{group}/") for path in due if path.rpartition("/")[0] == group}
         names |= groups - {""} if not group else set()
         if inside.get_num_objs() > len(names):
-            raise ForeignError(f"/{group} has more in it than a log has")
+            raise ForeignError(f"/{group} contains more than a log's does")
         for name in [each.decode(errors="backslashreplace") for each in inside]:
             path = f"{group}/{name}" if group else name
             if name not in names:
-                raise ForeignError(f"/{path} is nothing that a log has")
+                raise ForeignError(f"/{path} is not part of a log")
             if inside.links.get_info(name.encode()).type != h5l.TYPE_HARD:
                 raise ForeignError(f"/{path} is a link to something else")
             info = h5g.get_objinfo(inside, name.encode())
@@ -238,14 +238,14 @@ def _counts(file: h5py.File) -> dict[str, int]:
             raise ForeignError("a bad attribute: a negative number of rows")
         counts = counts or numbers
     if starts is not None and int(starts) < 1:
-        raise ForeignError("a bad attribute: no number of starts")
+        raise ForeignError("a bad attribute: an impossible number of starts")
     kept = records[1]
     if kept is not None and any(int(kept[group]) > rows for group, rows in counts.items()):
-        raise ForeignError("a bad attribute: rows were kept that are not there")
+        raise ForeignError("a bad attribute: more rows were kept than there are")
     if committed is not None and counts and not 0 <= int(committed) <= counts["iteration"]:
         raise ForeignError(
             f"a bad attribute: {int(committed)} iterations are committed,"
-            f" of {counts['iteration']} rows"
+            f" but there are {counts['iteration']} rows"
         )
     return counts
 
@@ -266,19 +266,19 @@ class _Stored:
         is_text = _check_type(path, column, found.get_type())
         shape = found.shape
         if not shape:
-            raise ForeignError(f"/{path} has no rows, but a single value")
+            raise ForeignError(f"/{path} has a single value instead of rows")
         if len(shape) != 1 + len(column.axes):
             raise ForeignError(f"/{path} has rows of {len(shape) - 1} axes, not {len(column.axes)}")
         item = REFERENCE.size if is_text else found.get_type().get_size()
         row = item * math.prod(shape[1:])
         if row > room(self.size):
             raise ForeignError(
-                f"/{path} has rows of {row:,} bytes; a file of {self.size:,} bytes has none so long"
+                f"/{path} has rows of {row:,} bytes, too long for a file of {self.size:,} bytes"
             )
         group = path.partition("/")[0]
         if shape[0] < self.counts.get(group, 0):
             raise ForeignError(
-                f"/{path} has {shape[0]:,} rows, of which {self.counts[group]:,} are said to count"
+                f"/{path} has {shape[0]:,} rows, but {self.counts[group]:,} are said to count"
             )
         _check_layout(path, column, found, row, item)
         if column.iterate:  # maybe left out, and read in blocks: see `check_unfolding`
@@ -296,7 +296,7 @@ class _Stored:
                 return  # rows without a text take no room
         if read * row > stored:
             raise ForeignError(
-                f"/{path} declares {read:,} rows, for which {stored:,} bytes are stored"
+                f"/{path} declares {read:,} rows, but only {stored:,} bytes are stored for them"
             )
         if group in self.counts:
             self.rows[group] = max(self.rows[group], read)
@@ -306,7 +306,7 @@ class _Stored:
         for group, count in self.counts.items():
             if count > self.rows[group]:
                 raise ForeignError(
-                    f"/{group} is said to have {count:,} rows, and has {self.rows[group]:,}"
+                    f"/{group} is said to have {count:,} rows, but has {self.rows[group]:,}"
                 )
 
 
@@ -360,7 +360,7 @@ def _check_layout(path: str, column: Column, found: h5d.DatasetID, row: int, ite
     if codes not in (PIPELINES if column.iterate else PIPELINES[:1]):
         raise ForeignError(f"/{path} has filters that no log has: {', '.join(map(str, codes))}")
     if codes[1:] == [LZF] and filters[1][2][2] != chunk:
-        raise ForeignError(f"/{path} says that its chunks unfold to another size")
+        raise ForeignError(f"/{path} declares a wrong size for its unpacked chunks")
 
 
 def _check_anchors(file: h5py.File) -> None:
@@ -393,7 +393,7 @@ def check_rows(file: h5py.File, shapes: Shapes, workers: int, size: int) -> None
                 raise ForeignError(f"/{column.path} has {shape[0]} rows, not {due[0]}")
         elif shape[1:] != due:
             raise ForeignError(
-                f"/{column.path} has rows of shape {shape[1:]}, the attributes say {due}"
+                f"/{column.path} has rows of shape {shape[1:]}, but the attributes say {due}"
             )
 
 
@@ -417,4 +417,4 @@ def check_unfolding(dataset: h5py.Dataset, start: int, stop: int) -> None:
             _, folded = dataset.id.read_direct_chunk((row, *rest))
             fits = len(zlib.decompressobj().decompress(folded, size + 1)) <= size
         if not fits:
-            raise ForeignError(f"{dataset.name} unfolds to more than its rows, from row {row} on")
+            raise ForeignError(f"{dataset.name} unpacks to more than its rows, from row {row} on")

@@ -35,7 +35,7 @@ def texts(source: JournaledFile, address: int) -> dict[str, tuple[int, int]]:
     for message in _messages(source, address):
         version, name, of_type, space = SIZES.unpack_from(message)
         if version != 1:
-            raise ValueError("an attribute is of another version of HDF5's format")
+            raise ValueError("an attribute has an unexpected version of HDF5's format")
         place = SIZES.size
         called = message[place : place + name].rstrip(b"\0").decode(errors="backslashreplace")
         place += _padded(name)
@@ -51,7 +51,7 @@ def _messages(source: JournaledFile, address: int) -> Iterator[bytes]:
     """What the messages about attributes say."""
     version, _, length = PREFIX.unpack(_bytes(source, address, PREFIX.size))
     if version != 1:
-        raise ValueError("is in another version of HDF5's format than logs are")
+        raise ValueError("has a different version of HDF5's format from that of logs")
     blocks, seen = [(address + PREFIX.size, length)], 0
     while blocks:
         start, length = blocks.pop()

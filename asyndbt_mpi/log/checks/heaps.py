@@ -41,7 +41,7 @@ class Heaps:
         self._seen.add(address)
         signature, version, size = PREFIX.unpack(self._read(address, PREFIX.size))
         if signature != b"GCOL" or version != 1 or size < PREFIX.size:
-            raise ValueError("has a text that is not where it should be")
+            raise ValueError("has a misplaced text")
         content = self._read(address, size)
         place = PREFIX.size
         while place + OBJECT.size <= size:
@@ -68,7 +68,7 @@ class Heaps:
         total = 0
         for chunk in chunks:
             if chunk.size != length * REFERENCE.size:
-                raise ValueError("has a chunk of another size than it says")
+                raise ValueError("has a chunk that differs from its declared size")
             self.source.seek(chunk.byte_offset)
             references = np.frombuffer(self.source.read(chunk.size), REFERENCES)
             references = references[: max(0, rows - chunk.chunk_offset[0])]

@@ -12,7 +12,7 @@ def estimates(log: Log) -> Iterator[str]:
     """Estimates of phi that are missing, or that were not due."""
     due, logged = estimating(log), log["lower/iteration"]
     for iteration in np.setdiff1d(due, logged):
-        yield f"iteration {iteration}: an estimate of phi is due, but there is none"
+        yield f"iteration {iteration}: an estimate of phi is missing"
     for iteration in np.setdiff1d(logged, due):
         yield f"iteration {iteration}: an estimate of phi that was not due"
     for row in np.flatnonzero(np.diff(logged) == 0) + 1:
@@ -42,7 +42,7 @@ def drops(log: Log) -> Iterator[str]:
         makes_plane = arrived < len(created) and created[arrived] == iteration
         due = _due(log, duals, iteration, standing, active, makes_plane)
         for index, position in np.argwhere(due != (active & (dropped[standing] == iteration))):
-            what = "is due to be dropped" if due[index, position] else "dropped without a reason"
+            what = "should be dropped" if due[index, position] else "dropped without a reason"
             yield f"iteration {iteration}, plane {standing[index]}, position {position}: {what}"
 
 
@@ -52,7 +52,7 @@ def _impossible_drops(log: Log) -> Iterator[str]:
     was_dropped = dropped >= 0
     no_part = was_dropped & (~positions | (dropped <= created[:, None]))
     no_time = was_dropped & ~no_part & ~np.isin(dropped, estimating(log))
-    for wrong, why in ((no_part, "it takes no part"), (no_time, "phi is not estimated")):
+    for wrong, why in ((no_part, "it does not take part"), (no_time, "phi is not estimated")):
         for plane, position in np.argwhere(wrong):
             yield (
                 f"iteration {dropped[plane, position]}, plane {plane}, position {position}: "

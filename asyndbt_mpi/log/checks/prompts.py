@@ -72,7 +72,7 @@ class Prompts:
             if self.event["kind"][event] == EventKind.TEST:
                 tests[worker].append(row)
                 if event < self.closing:
-                    yield f"/event row {event} is a test, before the iterations were over"
+                    yield f"/event row {event} is a test before the end of the iterations"
                 continue
             yield from self._validated(column, row, event)
             if event < self.closing:
@@ -110,8 +110,8 @@ class Prompts:
                 due = own[number] if number < len(own) else Candidate.UNTUNED
                 if candidates[row] != due or number > len(own):
                     yield (
-                        f"/evaluation/candidate row {row} is {_name(candidates[row])}, the test "
-                        f"number {number + 1} of worker {worker} is of {_name(due)}"
+                        f"/evaluation/candidate row {row} is {_name(candidates[row])}, but test "
+                        f"number {number + 1} of worker {worker} should be of {_name(due)}"
                     )
             untuned += rows[len(own) :]
         for row in untuned[1:]:
@@ -120,7 +120,10 @@ class Prompts:
             return
         for worker, rows in tests.items():
             if self._at_work(worker) and len(rows) < len(own):
-                yield f"/evaluation has {len(rows)} tests of worker {worker}, {len(own)} are due"
+                yield (
+                    f"/evaluation has {len(rows)} tests of worker {worker}; there should be"
+                    f" {len(own)}"
+                )
         if not untuned and any(self._at_work(worker) for worker in tests):
             yield "/evaluation has no test of the untuned prompt"
 
@@ -220,16 +223,16 @@ class Prompts:
             logged = column[name][row]
             if due is not None and not np.array_equal(logged, due):
                 yield (
-                    f"/evaluation/{name} row {row} is {logged.tolist()}, the {candidate} prompt "
-                    f"has {due.tolist()}"
+                    f"/evaluation/{name} row {row} is {logged.tolist()}, but the {candidate} "
+                    f"prompt has {due.tolist()}"
                 )
 
     def _tell_unknown(self) -> None:
         reasons = {
-            "validated": "for log.iterates left out what they came of",
-            "tuned": "for log.iterates left out what they came of",
-            "consensus": "for log.iterates left out the last z",
-            "random": "for the log does not say which demonstrations their workers have",
+            "validated": "because log.iterates left out what they were made from",
+            "tuned": "because log.iterates left out what they were made from",
+            "consensus": "because log.iterates left out the last z",
+            "random": "because the log does not say which demonstrations their workers have",
         }
         for what, number in self._unknown.items():
             if number:
@@ -256,13 +259,13 @@ class Prompts:
             due, k = sample(q, generator.random((1, classes)))[0], logged[row, worker - 1]
             if not np.array_equal(k, due):
                 yield (
-                    f"/lower/k row {row}, worker {worker}: {k.tolist()} is logged, its q and the "
-                    f"seed give {due.tolist()}"
+                    f"/lower/k row {row}, worker {worker}: {k.tolist()} is logged, but its q and "
+                    f"the seed give {due.tolist()}"
                 )
         if unknown:
             self.notes.append(
-                f"{unknown} draws of demonstrations for estimates of phi, for the log lacks the q "
-                "that they came of"
+                f"{unknown} draws of demonstrations for estimates of phi, because the log lacks "
+                "their q"
             )
 
     def _realisations(self) -> Iterator[tuple[int, int, int]]:

@@ -57,9 +57,9 @@ def _life(worker: int, events: dict[str, np.ndarray]) -> _Life:
             if state not in ("has not said hello", "was told to start afresh"):
                 life.faults.append(f"{place} says hello, but it {state}")
             life.hellos.append(iteration)
-            state = "is at work"
+            state = "is working"
         elif kind == EventKind.REPORT:
-            if state != "is at work" and life.hellos:
+            if state != "is working" and life.hellos:
                 life.faults.append(f"{place}'s report {logged} arrives, but it {state}")
             number += 1
             if number < logged <= number + lost:
@@ -69,7 +69,7 @@ def _life(worker: int, events: dict[str, np.ndarray]) -> _Life:
             lost = 0
             life.arrivals.append(_Arrival(number, iteration, len(life.hellos) - 1))
         elif kind == EventKind.LOST:
-            if state == "is at work":
+            if state == "is working":
                 lost += 1
                 if life.arrivals and life.arrivals[-1].hello == len(life.hellos) - 1:
                     life.arrivals[-1].lost_in = iteration
@@ -87,7 +87,7 @@ def _life(worker: int, events: dict[str, np.ndarray]) -> _Life:
 def _used(worker: int, life: _Life, used: list[tuple[int, int, int]]) -> Iterator[str]:
     """Hold the reports that were used (number, read in, used in) against the ``life``."""
     if used and not life.hellos:
-        yield f"iteration {used[0][2]}, worker {worker}: a report, but it never said hello"
+        yield f"iteration {used[0][2]}, worker {worker}: has a report, but it never said hello"
         return
     yield from life.faults
     arrivals = iter(life.arrivals)
@@ -100,19 +100,19 @@ def _used(worker: int, life: _Life, used: list[tuple[int, int, int]]) -> Iterato
             arrival = next(arrivals, None)  # what was not used yet is gone with the worker
         due = arrival.number if arrival else last.number + 1 if last else 1
         if number != due:
-            yield f"{place}: report {number} is its number {due}"
+            yield f"{place}: report {number} should have number {due}"
         if arrival and (last is None or arrival.hello > last.hello):
             due_read = life.hellos[max(0, arrival.hello)]
         if read != due_read:
-            yield (f"{place}: its report comes of iteration {read}, it was answered in {due_read}")
+            yield (f"{place}: its report is from iteration {read}, but should be from {due_read}")
         if arrival is None:
             yield f"{place}: its report has no event"
         elif arrival.iteration > iteration:
-            yield f"{place}: its report arrived in iteration {arrival.iteration}, which is later"
+            yield f"{place}: its report arrived only in iteration {arrival.iteration}"
         gone_in, why = life.excluded_in, "excluded"
         if arrival and arrival.lost_in is not None:
             gone_in, why = arrival.lost_in, "lost"
         if gone_in is not None and iteration > gone_in:
-            yield f"{place}: a report, but it was {why} in iteration {gone_in}"
+            yield f"{place}: has a report, but it was {why} in iteration {gone_in}"
         due_read = iteration + 1  # a worker is answered as soon as it was used
         last = arrival or _Arrival(due, iteration, len(life.hellos) - 1)

@@ -17,7 +17,7 @@ TOLERANCE = 1e-9
 
 
 def biases(log: Log) -> Iterator[str]:
-    """Biases that are no logarithms of mean probabilities, of scores that have or lack one."""
+    """Biases that are missing, that should not be there, or that are not of mean probabilities."""
     bias = log.rows("evaluation/bias")
     candidates, workers = (log.rows(f"evaluation/{name}") for name in ("candidate", "worker"))
     configured = log.config.task.calibration
@@ -28,11 +28,11 @@ def biases(log: Log) -> Iterator[str]:
         due = "none" if worker == CONSENSUS else known.get(candidate, "none")
         if bias[row].any() != (due != "none"):
             has = "a" if bias[row].any() else "no"
-            yield f"/evaluation/bias row {row}: {has} bias, the calibration is {due}"
+            yield f"/evaluation/bias row {row}: {has} bias, but the calibration is {due}"
         elif bias[row].any() and not (
             LOG_PROBABILITY.holds_all(bias[row]) and is_normalised(bias[row])
         ):
-            yield f"/evaluation/bias row {row}: {bias[row].tolist()} is of no mean probabilities"
+            yield f"/evaluation/bias row {row}: {bias[row].tolist()} is not of mean probabilities"
 
 
 def answers(log: Log) -> Iterator[str]:
@@ -46,8 +46,8 @@ def answers(log: Log) -> Iterator[str]:
     evaluations = np.arange(len(due))
     starts, ends = (np.searchsorted(of_evaluation, evaluations, side) for side in ("left", "right"))
     for row in np.flatnonzero((ends > starts) != due).tolist():
-        has, needs = int(ends[row] - starts[row]), "some" if due[row] else "none"
-        yield f"/answer has {has} rows for row {row} of /evaluation, {needs} are due"
+        has, due_rows = int(ends[row] - starts[row]), "some" if due[row] else "none"
+        yield f"/answer has {has} rows for row {row} of /evaluation; there should be {due_rows}"
     first: IntArray | None = None
     for row in np.flatnonzero((ends > starts) & due).tolist():
         labels = log.rows("answer/label", starts[row], ends[row])
@@ -68,18 +68,18 @@ def _of_test(log: Log, row: int, start: int, labels: IntArray, first: IntArray) 
     """The rows from ``start`` on, which are those of ``row`` of /evaluation."""
     place, end = f"/answer rows {start} to {start + len(labels) - 1}", start + len(labels)
     if not np.array_equal(log.rows("answer/row", start, end), np.arange(len(labels))):
-        yield f"{place}: are not numbered from 0 in their order"
+        yield f"{place} are not numbered from 0 in their order"
     if not np.array_equal(labels, first):
-        yield f"{place}: have other labels than the first test, of the same rows"
+        yield f"{place} have different labels from the first test, which is of the same rows"
     if not ((labels >= 0) & (labels < log.shapes.classes)).all():
-        yield f"{place}: have labels outside [0, {log.shapes.classes})"
+        yield f"{place} have labels outside [0, {log.shapes.classes})"
         return
     log_probabilities = log.rows("answer/log_probabilities", start, end)
     if not (LOG_PROBABILITY.holds_all(log_probabilities) and is_normalised(log_probabilities)):
-        yield f"{place}: log-probabilities that are out of range or not normalised"
+        yield f"{place} have log-probabilities that are out of range or not normalised"
         return
     losses, accuracies = scored(log_probabilities[None], labels)
     for name, value in (("loss", losses[0]), ("accuracy", accuracies[0])):
         logged = log.rows(f"evaluation/{name}", row, row + 1)[0]
         if not abs(logged - value) <= TOLERANCE * max(1.0, abs(value)):
-            yield f"/evaluation/{name} row {row} is {logged:.12g}, its rows give {value:.12g}"
+            yield f"/evaluation/{name} row {row} is {logged:.12g}, but its rows give {value:.12g}"

@@ -54,14 +54,14 @@ def attributes(log: Log) -> Iterator[str]:
     }
     for name, (logged, configured) in due.items():
         if logged != configured:
-            yield f"the attribute {name} is {logged}, the configuration says {configured}"
+            yield f"the attribute {name} is {logged}, but the configuration says {configured}"
     known = {
         "transport": (log.transport, get_args(schema.Transport)),
         "status": (log.status, get_args(schema.Status)),
     }
     for name, (value, values) in known.items():
         if value not in values:
-            yield f"the attribute {name} is {value!r}, none of {', '.join(values)}"
+            yield f"the attribute {name} is {value!r}, not one of {', '.join(values)}"
 
 
 def stationarity(log: Log) -> Iterator[str]:
@@ -76,7 +76,7 @@ def stationarity(log: Log) -> Iterator[str]:
     iteration, norm = found.iteration, found.squared_norm
     ordered = (np.diff(iteration) > 0).all() and (iteration[:1] >= 0).all()
     if not ordered or iteration.max(initial=-1) >= log.committed:
-        yield "the iterations of /stationarity are not some of the run's, in their order"
+        yield "the iterations of /stationarity are not the run's, or not in order"
     wrong = ~np.isfinite(norm) | ((norm < 0) & (found.kind == "exact"))
     for row in np.flatnonzero(wrong):
         yield f"iteration {iteration[row]}: ||grad G||^2 is {norm[row]:.6g}"
@@ -95,9 +95,9 @@ def times(log: Log) -> Iterator[str]:
     """Times of iterations that are none or run backwards, and reports used at another time."""
     time = log["iteration/time"]
     for iteration in np.flatnonzero(~(np.isfinite(time) & (time >= 0))):
-        yield f"iteration {iteration}: its time {time[iteration]:.6g} is no time of a run"
+        yield f"iteration {iteration}: its time {time[iteration]:.6g} is impossible"
     for iteration in np.flatnonzero(np.diff(time) < 0) + 1:
-        yield f"iteration {iteration}: its time {time[iteration]:.6g} is before the one before"
+        yield f"iteration {iteration}: its time {time[iteration]:.6g} is before the previous one"
 
 
 def moments(log: Log) -> Iterator[str]:
@@ -133,8 +133,8 @@ def unrecognised(log: Log) -> Iterator[str]:
         right[evaluated[calibrated]] = 0
     for row in np.flatnonzero((prompts >= 0) & (right + without > prompts + 0.5)).tolist():
         yield (
-            f"/event/unrecognised row {row} is {without[row]}, of {prompts[row]} prompts, of which"
-            f" {right[row]:.0f} were answered rightly"
+            f"/event/unrecognised row {row} is {without[row]} of {prompts[row]} prompts, of which"
+            f" {right[row]:.0f} were answered correctly"
         )
 
 
@@ -142,7 +142,7 @@ def losses(log: Log) -> Iterator[str]:
     """Losses that are not finite or, being mean negative log-probabilities, negative."""
     loss = log["report/loss"]
     for row in np.flatnonzero(_losses_due(log).outside(loss)).tolist():
-        yield f"{_of_report(log, row)}: loss is {loss[row]}, no loss of the backend"
+        yield f"{_of_report(log, row)}: loss is {loss[row]}, impossible for the backend"
 
 
 def answers(log: Log) -> Iterator[str]:
@@ -155,11 +155,11 @@ def answers(log: Log) -> Iterator[str]:
     fits = np.where(due, ~_losses_due(log).outside(loss), np.isnan(loss))
     for row in np.flatnonzero(~fits.all(axis=1)).tolist():
         name = EventKind(int(kind[row])).name.lower()
-        yield f"/event/losses row {row}: {loss[row].tolist()} are no losses of a {name}"
+        yield f"/event/losses row {row}: {loss[row].tolist()} are impossible for a {name}"
     wrong = ~np.isnan(accuracy) & ~(of_a_split & (accuracy >= 0) & (accuracy <= 1))
     for row in np.flatnonzero(wrong).tolist():
         name = EventKind(int(kind[row])).name.lower()
-        yield f"/event/accuracy row {row}: {accuracy[row]:.6g} is no accuracy of a {name}"
+        yield f"/event/accuracy row {row}: {accuracy[row]:.6g} is impossible for a {name}"
     sent = log["event/sent_time"]
     for row in np.flatnonzero(RANGES["sent_time"].outside(sent)).tolist():
         yield f"/event/sent_time row {row} is {sent[row]}"

@@ -63,7 +63,7 @@ class LogLock:
             raise LogError(f"another process is writing {path}") from error
         except ownership.NotOwn as error:
             raise LogError(
-                f"{self._file} {error.why}: remove it if nobody is writing {path}"
+                f"{self._file} {error.why}: remove it if no process is writing {path}"
             ) from error
         if self._lock is None:
             self._remove_file()

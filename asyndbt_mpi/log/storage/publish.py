@@ -26,7 +26,7 @@ def check_replaceable(path: Path) -> None:
     """Raise a FileExistsError if there is anything at ``path`` but a log, which may be replaced."""
     if os.path.lexists(path) and not is_log(str(path)):
         reason = (
-            "is no asyndbt log, and only logs are replaced: delete it, or give another --output"
+            "is not an asyndbt log, and only logs are replaced: delete it, or give another --output"
         )
         raise FileExistsError(errno.EEXIST, reason, str(path))
 
