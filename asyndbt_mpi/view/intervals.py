@@ -58,14 +58,14 @@ def accuracy(right: BoolArray) -> Interval:
 def difference(first: FloatArray | BoolArray, second: FloatArray | BoolArray) -> Interval:
     """Mean of ``first`` less that of ``second``, (W, B) each, paired over the B rows.
 
-    Columns are the same rows in both; one of them may have fewer workers, such as one that
+    Columns are the same rows in both. Both have the same workers, or one has a single one that
     answered for all. The interval is that of the percentile bootstrap over rows, always from the
     same draws.
 
     Raises
     ------
     ValueError
-        There is no answer, or the numbers of rows differ.
+        There is no answer, or the rows or workers differ.
     """
     of_rows = _differences(first, second)
     rows = len(of_rows)
@@ -81,29 +81,39 @@ def difference(first: FloatArray | BoolArray, second: FloatArray | BoolArray) ->
 
 
 def sign_test(first: BoolArray, second: BoolArray) -> float:
-    """Two-sided p-value of the hypothesis that neither of two prompts is the better one.
+    """Two-sided p-value of the hypothesis that two prompts are equally good on every row.
 
-    Of the rows that the prompts do not answer alike, arrays as in `difference`, the first has to
-    do better on half. With one worker this is McNemar's exact test.
+    Then each row's difference, arrays as in `difference`, might as well have the other sign. Of
+    all choices of signs, the share that gives at least as large a mean difference; with one worker
+    this is McNemar's exact test.
 
     Raises
     ------
     ValueError
-        There is no answer, or the numbers of rows differ.
+        There is no answer, or the rows or workers differ.
     """
-    from scipy.stats import binomtest  # takes a second, which each rank of a run would pay
+    from scipy import signal, stats  # they take a second, which each rank of a run would pay
 
-    of_rows = _differences(first, second)
-    better, worse = int((of_rows > 0).sum()), int((of_rows < 0).sum())
-    return float(binomtest(better, better + worse).pvalue) if better + worse else 1.0
+    workers = max(len(first), len(second))
+    units = np.rint(workers * _differences(first, second)).astype(int)
+    # Of the sum of the differences that come out positive.
+    probabilities = np.ones(1)
+    for size, rows in enumerate(np.bincount(abs(units))[1:].tolist(), start=1):
+        if rows:
+            of_size = np.zeros(size * rows + 1)
+            of_size[::size] = stats.binom.pmf(np.arange(rows + 1), rows, 0.5)
+            probabilities = signal.convolve(probabilities, of_size)
+    total = len(probabilities) - 1
+    as_large = abs(2 * np.arange(total + 1) - total) >= abs(units.sum())
+    return min(1.0, float(probabilities[as_large].sum()))
 
 
 def _differences(first: FloatArray | BoolArray, second: FloatArray | BoolArray) -> FloatArray:
     """By row (B,), the mean over workers of ``first`` less that of ``second``."""
     _check(first)
     _check(second)
-    if first.shape[1] != second.shape[1]:
-        raise ValueError(f"{first.shape[1]} and {second.shape[1]} rows cannot be paired")
+    if first.shape[1] != second.shape[1] or len({1, len(first), len(second)}) > 2:
+        raise ValueError(f"answers of shapes {first.shape} and {second.shape} cannot be paired")
     differences: FloatArray = first.mean(axis=0) - second.mean(axis=0)
     return differences
 

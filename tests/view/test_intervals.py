@@ -1,8 +1,10 @@
 """Intervals and tests of paired rows, against scipy and against many repetitions."""
 
+from itertools import product
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import stats
@@ -17,6 +19,7 @@ def right(workers: int, correct: int, rows: int) -> np.ndarray:
     return np.tile(np.arange(rows) < correct, (workers, 1))
 
 
+@settings(deadline=None)
 @given(rows=st.integers(1, 2000), share=st.floats(0, 1))
 def test_the_interval_of_one_worker_is_wilsons(rows: int, share: float) -> None:
     correct = round(share * rows)
@@ -25,6 +28,7 @@ def test_the_interval_of_one_worker_is_wilsons(rows: int, share: float) -> None:
     assert found == pytest.approx((correct / rows, expected.low, expected.high), abs=1e-12)
 
 
+@settings(deadline=None)
 @given(rows=st.integers(1, 200), workers=st.integers(2, 6), share=st.floats(0, 1))
 def test_workers_that_answer_alike_tell_no_more_than_one(
     rows: int, workers: int, share: float
@@ -45,6 +49,7 @@ def test_workers_that_err_on_different_rows_tell_more() -> None:
     assert intervals.accuracy(halves) == pytest.approx((0.5, pooled.low, pooled.high))
 
 
+@settings(deadline=None)
 @given(OUTCOMES)
 def test_an_accuracy_lies_in_its_interval(answers: np.ndarray) -> None:
     value, low, high = intervals.accuracy(answers)
@@ -53,14 +58,15 @@ def test_an_accuracy_lies_in_its_interval(answers: np.ndarray) -> None:
     assert low < high
 
 
+@settings(deadline=None)
 @given(OUTCOMES, st.integers(0, 100))
 def test_a_difference_turns_round_with_its_prompts(first: np.ndarray, seed: int) -> None:
-    second = np.random.default_rng(seed).random((2, first.shape[1])) < 0.5
+    second = np.random.default_rng(seed).random(first.shape) < 0.5
     there, back = intervals.difference(first, second), intervals.difference(second, first)
     assert there.value == pytest.approx(first.mean() - second.mean())
     assert there.value == pytest.approx(-back.value)
     assert (there.low, there.high) == pytest.approx((-back.high, -back.low), abs=0.02)
-    assert intervals.sign_test(first, second) == intervals.sign_test(second, first)
+    assert intervals.sign_test(first, second) == pytest.approx(intervals.sign_test(second, first))
     assert there.low <= there.high
     assert intervals.difference(first, second) == there
 
@@ -112,18 +118,43 @@ def test_the_sign_test_of_one_worker_is_mcnemars() -> None:
     assert intervals.sign_test(first, second) == pytest.approx(2 * 67 / 2**11)
 
 
-def test_the_sign_test_counts_a_row_once() -> None:
-    """Three workers and the one answer for all: better on 3 rows, worse on 1, alike on 2."""
-    first = np.array([[1, 1, 1, 0, 1, 0], [1, 1, 0, 1, 1, 0], [1, 0, 0, 1, 1, 0]], dtype=bool)
-    second = np.array([[0, 0, 0, 1, 1, 0]], dtype=bool)
-    assert intervals.sign_test(first, second) == pytest.approx(2 * (1 + 4) / 2**4)
-    assert intervals.sign_test(first, first) == 1.0
+@settings(deadline=None)
+@given(rows=st.integers(1, 300), seed=st.integers(0, 100), share=st.floats(0, 1))
+def test_one_workers_sign_test_is_binomial(rows: int, seed: int, share: float) -> None:
+    first, second = np.random.default_rng(seed).random((2, 1, rows)) < [[[share]], [[0.5]]]
+    better, worse = int((first & ~second).sum()), int((second & ~first).sum())
+    expected = stats.binomtest(better, better + worse).pvalue if better + worse else 1.0
+    assert intervals.sign_test(first, second) == pytest.approx(expected, abs=1e-12)
+
+
+@settings(deadline=None)
+@given(
+    arrays.arrays(bool, st.tuples(st.integers(1, 4), st.integers(1, 10))),
+    st.booleans(),
+    st.integers(0, 100),
+)
+def test_the_sign_test_counts_all_choices_of_signs(
+    first: np.ndarray, shared: bool, seed: int
+) -> None:
+    workers, rows = first.shape
+    second = np.random.default_rng(seed).random((1 if shared else workers, rows)) < 0.5
+    differences = (first.astype(int) - second).sum(axis=0)
+    sums = [abs(np.dot(signs, differences)) for signs in product((-1, 1), repeat=rows)]
+    expected = np.mean(np.array(sums) >= abs(differences.sum()))
+    assert intervals.sign_test(first, second) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize(
-    ("first", "second"), [((1, 3), (1, 1)), ((1, 0), (1, 0)), ((3,), (3,)), ((0, 3), (1, 3))]
+    ("first", "second"),
+    [
+        ((1, 3), (1, 1)),
+        ((1, 0), (1, 0)),
+        ((3,), (3,)),
+        ((0, 3), (1, 3)),
+        ((2, 3), (3, 3)),
+    ],
 )
 def test_what_cannot_be_paired_is_refused(first: tuple[int, ...], second: tuple[int, ...]) -> None:
     for function in (intervals.difference, intervals.sign_test):
-        with pytest.raises(ValueError, match=r"rows cannot be paired|would be right"):
+        with pytest.raises(ValueError, match=r"cannot be paired|would be right"):
             function(np.ones(first, dtype=bool), np.ones(second, dtype=bool))
