@@ -1,19 +1,16 @@
-"""How a run converged: loss and accuracy over iterations and seconds, and who worked when.
+"""How a run went: objective, validation and test of the prompts, and who worked when.
 
 Example: python analysis/convergence.py runs/demo.h5 -o runs/demo.png
 
-Reads the log and nothing else. Lines are means over workers, bands run from the least to the
-greatest worker. The training loss is that of few rows and therefore noisy: the bold line is its
-moving average.
+Reads the log and nothing else. A caption in the figure says what the lines are.
 """
 
 import argparse
-import itertools
+import textwrap
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import files
-import h5py
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
@@ -23,98 +20,109 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from asyndbt_mpi.log.errors import LogError
-from asyndbt_mpi.log.reader import Log, printable
+from asyndbt_mpi.log.reader import Candidate, Log, Split, printable
+from asyndbt_mpi.view.outcomes import Outcome, outcomes
 
-LOSS, ACCURACY, REFERENCE = "#1b6ca8", "#2f7d4f", "#8a8a8a"
+TRAINING, VALIDATION, BEST, TEST = "#1b6ca8", "#2f7d4f", "#b3541e", "#333333"
 
-
-def evaluations(log: Log, split: str, candidate: str) -> np.ndarray:
-    """Which rows of /evaluation are of workers' ``candidate`` prompts on ``split``."""
-    chosen: np.ndarray = log["evaluation/worker"] > 0
-    for column, name in (("split", split), ("candidate", candidate)):
-        codes = h5py.check_enum_dtype(log.type_and_row(f"evaluation/{column}")[0])
-        chosen = chosen & (log[f"evaluation/{column}"] == codes[name])
-    return chosen
+MOST_MEDIANS = 500
+"""Places at which a running median is drawn: more would not be seen."""
+CAPTION_WIDTH = 165
+"""Characters of a line of the caption."""
 
 
-def newest_losses(log: Log) -> np.ndarray:
-    """Array (T, R): the newest reported loss of every worker after every iteration."""
-    losses = np.full((log.committed, log.workers), np.nan)
-    losses[log["report/iteration"], log["report/worker"] - 1] = log["report/loss"]
-    for previous, current in itertools.pairwise(losses):
-        np.copyto(current, previous, where=np.isnan(current))
-    return losses
+class Validation(NamedTuple):
+    """The most probable prompts on the validation rows.
 
-
-def validation(log: Log, column: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """E moments, in iterations and in seconds, and every worker's newest ``column`` then, (E, R).
-
-    ``column`` is the accuracy or loss of the most probable prompt on the validation rows.
-
-    The moments begin when every worker that ever was evaluated has been so once.
+    Of E iterations in ascending order, those after which some worker was evaluated: ``loss`` and
+    ``accuracy`` (E, R) of each worker's newest prompt, and the same ``best`` of its prompt with
+    the least loss so far; NaN before a worker's first evaluation.
     """
-    chosen = evaluations(log, "validation", "tuned")
-    workers = log["evaluation/worker"][chosen]
-    newest = np.full((len(workers), log.workers), np.nan)
-    for row, (worker, value) in enumerate(
-        zip(workers, log[f"evaluation/{column}"][chosen], strict=True)
-    ):
-        newest[row] = newest[row - 1] if row else np.nan
-        newest[row, worker - 1] = value
-    known = (~np.isnan(newest)).sum(axis=1)
-    whole = known == known.max(initial=0)
-    iterations, times = (log[f"evaluation/{name}"][chosen][whole] for name in ("iteration", "time"))
-    return iterations, times, newest[whole]
+
+    iteration: np.ndarray
+    loss: np.ndarray
+    accuracy: np.ndarray
+    best_loss: np.ndarray
+    best_accuracy: np.ndarray
 
 
-def moving_average(values: np.ndarray) -> np.ndarray:
-    """Mean over the last tenth of the run, at least 5 values where there are so many."""
-    window = max(5, len(values) // 10)
-    sums = np.cumsum(np.insert(values, 0, 0.0))
-    ends = np.arange(1, len(values) + 1)
-    starts = np.maximum(ends - window, 0)
-    averages: np.ndarray = (sums[ends] - sums[starts]) / (ends - starts)
-    return averages
+def validation(log: Log) -> Validation:
+    """Every evaluation on validation rows, whenever it arrived, in the order of iterations."""
+    names = ("iteration", "worker", "split", "candidate", "loss", "accuracy")
+    iterations, workers, split, candidate, *columns = (log[f"evaluation/{n}"] for n in names)
+    chosen = (split == Split.VALIDATION) & (candidate == Candidate.TUNED) & (workers > 0)
+    moments, place = np.unique(iterations[chosen], return_inverse=True)
+    own = workers[chosen] - 1
+    losses, accuracies = (np.full((len(moments), log.workers), np.nan) for _ in columns)
+    for values, column in zip((losses, accuracies), columns, strict=True):
+        values[place, own] = column[chosen]
+    best_losses, best_accuracies = losses.copy(), accuracies.copy()
+    for row in range(1, len(moments)):
+        missing = np.isnan(losses[row])
+        for values in (losses, accuracies):
+            values[row, missing] = values[row - 1, missing]
+        kept = ~(losses[row] < best_losses[row - 1]) & ~np.isnan(best_losses[row - 1])
+        for values in (best_losses, best_accuracies):
+            values[row, kept] = values[row - 1, kept]
+    return Validation(moments, losses, accuracies, best_losses, best_accuracies)
 
 
-def draw_loss(axes: Axes, x: np.ndarray, losses: np.ndarray) -> None:
-    """Training losses (T, R) along ``x``, and the moving average of their mean."""
-    band(axes, x, losses, LOSS, "training, newest", lw=0.7, alpha=0.6)
-    axes.plot(x, moving_average(np.nanmean(losses, axis=1)), color=LOSS, lw=2, label="average")
+def window(length: int) -> int:
+    """Over how many of ``length`` values a running median goes: an odd number, a tenth or 5."""
+    return max(5, length // 10) | 1
 
 
-def band(
-    axes: Axes, x: np.ndarray, values: np.ndarray, colour: str, label: str, **line: Any
+def running_median(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Places in ``values`` (T,), and the median of the `window` around each, shorter at the ends.
+
+    NaN counts as no value.
+    """
+    half = window(len(values)) // 2
+    places = np.unique(np.linspace(0, len(values) - 1, MOST_MEDIANS).astype(int))
+    medians = [np.nanmedian(values[max(0, at - half) : at + half + 1]) for at in places.tolist()]
+    return places, np.array(medians)
+
+
+def draw_objective(axes: Axes, x: np.ndarray, objective: np.ndarray) -> None:
+    """The objective (T,) along ``x``, and its running median."""
+    axes.plot(x, objective, color=TRAINING, lw=0.7, alpha=0.5, label="every iteration")
+    places, medians = running_median(objective)
+    axes.plot(x[places], medians, color=TRAINING, lw=2, label="running median")
+    axes.set_ylabel("training loss")
+
+
+def draw_validation(
+    axes: Axes, iterations: np.ndarray, values: np.ndarray, best: np.ndarray
 ) -> None:
-    """Mean over workers of ``values`` (len(x), R), with a band from the least to the greatest."""
-    known = ~np.isnan(values).all(axis=1)
-    x, values = x[known], values[known]
-    if not len(x):
-        return
-    axes.fill_between(
-        x, np.nanmin(values, axis=1), np.nanmax(values, axis=1), color=colour, alpha=0.18, lw=0
-    )
-    axes.plot(x, np.nanmean(values, axis=1), color=colour, label=label, **line)
+    """A thin line for each worker's newest ``values`` (E, R), a thick one for their mean.
+
+    The means begin when every worker that ever was evaluated has been so once.
+    """
+    step: dict[str, Any] = {"drawstyle": "steps-post"}  # a value holds until the next evaluation
+    axes.plot(iterations, values, color=VALIDATION, lw=0.7, alpha=0.4, **step)
+    evaluated = ~np.isnan(values[-1])
+    whole = ~np.isnan(values[:, evaluated]).any(axis=1)
+    means, bests = (array[whole][:, evaluated].mean(axis=1) for array in (values, best))
+    x = iterations[whole]
+    axes.plot(x, means, color=VALIDATION, lw=2, marker=".", label="newest prompts", **step)
+    axes.plot(x, bests, color=BEST, lw=1.5, ls="--", label="best prompts so far", **step)
+    axes.set_xlabel("iteration")
 
 
-def test_accuracy(log: Log, candidate: str) -> float | None:
-    """Mean test accuracy of a kind of prompt over workers, if the run measured it."""
-    chosen = evaluations(log, "test", candidate)
-    return float(log["evaluation/accuracy"][chosen].mean()) if chosen.any() else None
-
-
-def draw_accuracy(log: Log, axes: Axes, x: np.ndarray, accuracies: np.ndarray) -> None:
-    """Validation accuracy along ``x``, beside the test accuracies as levels."""
-    band(axes, x, 100 * accuracies, ACCURACY, "tuned, validation")
-    for candidate, name, colour, style in (
-        ("tuned", "tuned, test", ACCURACY, "-."),
-        ("random", "random demonstrations, test", REFERENCE, ":"),
-        ("untuned", "untuned, test", REFERENCE, "--"),
-    ):
-        accuracy = test_accuracy(log, candidate)
-        if accuracy is not None:
-            axes.axhline(100 * accuracy, color=colour, ls=style, lw=1.2, label=name)
-    axes.set_ylabel("accuracy, %")
+def draw_tests(axes: Axes, found: dict[Candidate, Outcome]) -> None:
+    """For each kind of prompt the test accuracy, with its interval as a bar and workers as dots."""
+    for row, outcome in enumerate(found.values()):
+        single = 100 * np.array(list(outcome.accuracies.values()))
+        if len(single) > 1:
+            axes.plot(single, [row] * len(single), ".", color=TEST, alpha=0.35, ms=6)
+        if outcome.accuracy:
+            ends = [100 * outcome.accuracy.low, 100 * outcome.accuracy.high]
+            axes.plot(ends, [row, row], color=TEST, lw=5, alpha=0.25, solid_capstyle="butt")
+        axes.plot(single.mean(), row, "D", color=TEST, ms=6)
+    axes.set_yticks(range(len(found)), [candidate.name.lower() for candidate in found])
+    axes.set(ylim=(len(found) - 0.5, -0.5), xlabel="test accuracy, %")
+    axes.xaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10]))
+    axes.grid(axis="x", alpha=0.3)
 
 
 def draw_activity(log: Log, figure: Figure, axes: Axes) -> None:
@@ -151,44 +159,76 @@ def clock(log: Log) -> str:
     return "virtual seconds" if log.transport == "virtual" else "seconds"
 
 
+def caption(log: Log, checked: Validation, tested: dict[Candidate, Outcome]) -> str:
+    """What the figure shows, in words."""
+    said = (
+        "Training loss: the objective, which is the mean of all workers' newest losses on their"
+        f" batches, and its running median over {window(log.committed)} iterations."
+    )
+    if len(checked.iteration):
+        said += (
+            " Validation: the most probable prompt of each worker on its validation rows (thin);"
+            " means over workers, each with its newest prompt, or with its prompt of the least"
+            " validation loss so far (dashed)."
+        )
+    if tested:
+        said += " Test: means over workers (diamonds) and single workers (dots)"
+        rows = {outcome.right().shape[1] for outcome in tested.values() if outcome.answers}
+        said += f" on {rows.pop():,} rows; bars are 95 % intervals." if rows else "."
+    return said + " Bottom: a bar for every report, while its worker computed it."
+
+
 def draw(log: Log) -> Figure:
     """The whole figure."""
-    iterations, times = np.arange(1, log.committed + 1), log["iteration/time"]
-    losses = newest_losses(log)
-    *moments, accuracies = validation(log, "accuracy")
-    *loss_moments, validation_losses = validation(log, "loss")
-    classified = bool(np.isfinite(accuracies).any())  # a synthetic task classifies nothing
-    rows = 3 if classified else 2
-    figure, grid = plt.subplots(
-        rows,
-        2,
-        figsize=(10, 2.6 * rows + 0.4),
+    checked, found = validation(log), outcomes(log)
+    # A synthetic task classifies nothing.
+    classified = bool(np.isfinite(checked.accuracy).any())
+    tested = {c: o for c, o in found.items() if np.isfinite(list(o.accuracies.values())).all()}
+    panels = [["objective", "objective over time"]]
+    heights = [1.0]
+    if len(checked.iteration):
+        panels.append(["loss", "accuracy" if classified else "loss"])
+        heights.append(1.0)
+    if tested:
+        panels.append(["test", "test"])
+        heights.append(0.15 + 0.15 * len(tested))
+    panels.append(["activity", "activity"])
+    heights.append(0.8)
+    figure, axes = plt.subplot_mosaic(
+        panels,  # type: ignore[arg-type]  # mosaics are nested lists: matplotlib's types say less
+        figsize=(10, 2.6 * sum(heights) + 1),
         layout="constrained",
-        height_ratios=[1] * (rows - 1) + [0.8],
+        height_ratios=heights,
     )
-    for column, (x, name) in enumerate(((iterations, "iteration"), (times, clock(log)))):
-        draw_loss(grid[0, column], x, losses)
-        grid[0, column].set(xlabel=name, ylabel="loss")
-        if len(validation_losses):
-            mean = validation_losses.mean(axis=1)
-            grid[0, column].plot(
-                loss_moments[column], mean, color=ACCURACY, marker=".", label="validation"
-            )
-        if classified:
-            draw_accuracy(log, grid[1, column], moments[column], accuracies)
-            grid[1, column].set_xlabel(name)
-    for axes in grid[: rows - 1, 1]:
-        axes.legend(frameon=False, fontsize=8)
-    below = grid[-1, 0].get_gridspec()
-    for axes in grid[-1]:
-        axes.remove()
-    draw_activity(log, figure, figure.add_subplot(below[-1, :]))
-    for axes in figure.axes:
-        axes.spines[["top", "right"]].set_visible(False)
+    objective = log["iteration/objective"]
+    draw_objective(axes["objective"], np.arange(1, log.committed + 1), objective)
+    axes["objective"].set_xlabel("iteration")
+    draw_objective(axes["objective over time"], log["iteration/time"], objective)
+    axes["objective over time"].set_xlabel(clock(log))
+    if "loss" in axes:
+        draw_validation(axes["loss"], checked.iteration, checked.loss, checked.best_loss)
+        axes["loss"].set_ylabel("validation loss")
+    if "accuracy" in axes:
+        accuracies = 100 * checked.accuracy, 100 * checked.best_accuracy
+        draw_validation(axes["accuracy"], checked.iteration, *accuracies)
+        axes["accuracy"].set_ylabel("validation accuracy, %")
+    for name in axes.keys() & {"objective", "loss", "accuracy"}:
+        axes[name].xaxis.set_major_locator(MaxNLocator(integer=True))
+    for name in axes.keys() & {"objective", "loss"}:
+        axes[name].legend(
+            frameon=False, fontsize=8, ncols=2, loc="lower left", bbox_to_anchor=(0, 1)
+        )
+    if tested:
+        draw_tests(axes["test"], tested)
+    draw_activity(log, figure, axes["activity"])
+    for each in figure.axes:
+        each.spines[["top", "right"]].set_visible(False)
     figure.suptitle(
         f"{files.label(log.config.run.name)}: {log.workers} workers, {log.active_workers} active,"
         f" at most {log.max_delay} iterations late"
     )
+    text = textwrap.fill(caption(log, checked, tested), CAPTION_WIDTH)
+    figure.supxlabel(text, fontsize=8, x=0.01, ha="left")
     return figure
 
 

@@ -374,17 +374,23 @@ def replay(run: Path, source: str | None, assignments: tuple[str, ...]) -> int:
 @cli.command()
 @LOG_FILE
 @click.option("--prompts", is_flag=True, help="Also print each worker's full prompt.")
+@click.option("--classes", is_flag=True, help="Also print the test accuracy of each class.")
 @configuration_of_run
-def show(run: Path, prompts: bool, source: str | None, assignments: tuple[str, ...]) -> int:
+def show(
+    run: Path, prompts: bool, classes: bool, source: str | None, assignments: tuple[str, ...]
+) -> int:
     """Summarise a run.
 
-    Prints the learnt words and demonstrations, the accuracy before and after, and the costs.
+    Prints the learnt words and demonstrations, the accuracy before and after with 95 % intervals,
+    and the costs.
     """
-    from asyndbt_mpi.view.summary import print_summary
+    from asyndbt_mpi.view.summary import print_classes, print_summary
 
     given = given_configuration(source, assignments)
     with Log(run) as log:
         print_summary(log)
+        if classes and not print_classes(log):
+            raise ConfigurationError(f"--classes: {log.path} has no answers to single test rows")
         if prompts:
             _print_prompts(log, given)
     return DONE

@@ -14,9 +14,7 @@ from machine import describe
 
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.protocol.messages import Candidate
-from asyndbt_mpi.view.summary import on_test
-
-SHOWN = (Candidate.UNTUNED, Candidate.RANDOM, Candidate.TUNED, Candidate.CONSENSUS)
+from asyndbt_mpi.view.outcomes import NAMES, outcomes
 
 
 def run(seed: int, settings: list[str]) -> tuple[dict[Candidate, list[float]], float, int]:
@@ -31,10 +29,8 @@ def run(seed: int, settings: list[str]) -> tuple[dict[Candidate, list[float]], f
         seconds = time.monotonic() - started
         with Log(path) as log:
             calls = sum(int(log[f"{g}/llm_calls"].sum()) for g in ("report", "lower", "evaluation"))
-            found = on_test(log, "accuracy")
-    accuracies: dict[Candidate, list[float]] = {}
-    for candidate in SHOWN:
-        accuracies[candidate] = [a for (c, _), a in found.items() if c is candidate]
+            found = outcomes(log)
+    accuracies = {c: list(outcome.accuracies.values()) for c, outcome in found.items()}
     return accuracies, seconds, calls
 
 
@@ -45,18 +41,18 @@ def main() -> None:
     arguments = parser.parse_args()
     print(describe())
     print("test accuracy in per cent; workers 1, 2, ... in brackets")
-    print("seed  " + "  ".join(f"{c.name.lower():>26}" for c in SHOWN) + "   seconds   calls")
-    means: dict[Candidate, list[float]] = {c: [] for c in SHOWN}
+    print("seed  " + "  ".join(f"{c.name.lower():>26}" for c in NAMES) + "   seconds   calls")
+    means: dict[Candidate, list[float]] = {c: [] for c in NAMES}
     for seed in range(arguments.seeds):
         accuracies, seconds, calls = run(seed, arguments.set)
         cells = []
-        for candidate in SHOWN:
+        for candidate in NAMES:
             values = [100 * a for a in accuracies[candidate]]
             means[candidate].append(statistics.mean(values))
             each = f" ({' '.join(f'{v:.1f}' for v in values)})" if len(values) > 1 else ""
             cells.append(f"{means[candidate][-1]:.1f}{each}".rjust(26))
         print(f"{seed:4}  " + "  ".join(cells) + f"   {seconds:7.0f}   {calls:5}", flush=True)
-    print("mean  " + "  ".join(f"{statistics.mean(means[c]):.1f}".rjust(26) for c in SHOWN))
+    print("mean  " + "  ".join(f"{statistics.mean(means[c]):.1f}".rjust(26) for c in NAMES))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,17 @@
 """A whole run under the virtual clock, for tests of what reads logs."""
 
 import os
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from asyndbt_mpi.config import parse
+from asyndbt_mpi.assemble import prepare, workers_with_black_box
+from asyndbt_mpi.config import load, parse
+from asyndbt_mpi.llm.base import Prompt, Scores
 from asyndbt_mpi.log.writer import Writer
 from asyndbt_mpi.protocol.messages import Shapes
 from asyndbt_mpi.protocol.server import Server
@@ -48,3 +52,35 @@ def virtual_run(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return run
+
+
+class Opinionated:
+    """A language model whose scores follow from the prompt's text alone."""
+
+    description, digest, at_once = "opinionated", "0f", None
+
+    def label_log_probabilities(self, prompts: Sequence[Prompt], labels: Sequence[str]) -> Scores:
+        texts = [f"{prompt.context}{prompt.query}".encode() for prompt in prompts]
+        odds = [np.random.default_rng(zlib.crc32(text)).random(len(labels)) for text in texts]
+        scores = np.log(np.array(odds) / np.sum(odds, axis=1, keepdims=True))
+        return Scores(scores, len(prompts), len(prompts))
+
+    def most_calls(self, prompts: int, labels: Sequence[str]) -> int:
+        return prompts
+
+    def longest(self, text: str) -> int:
+        return len(text)
+
+
+@pytest.fixture
+def demo_run(tmp_path: Path) -> Path:
+    """The log of a short run of the demo, by a model that takes no time."""
+    config = load("demo", ["run.iterations=8", "run.evaluate_every=2", "task.test=40"])
+    materials, everyone = prepare(config, 3), [1, 2, 3]
+    workers, box = workers_with_black_box(config, materials, everyone, Opinionated())
+    server = Server(config, materials.shapes, 3)
+    delays = {v: Delays(config.delay, config.run.seed, v, 3) for v in everyone}
+    path, words = tmp_path / "demo.h5", materials.vocabulary
+    with Writer(path, config, materials.shapes, 3, words, "virtual", server.algorithm.z) as writer:
+        VirtualCluster(server, workers, box, delays).run(writer.write_all)
+    return path

@@ -94,10 +94,12 @@ def test_only_the_mpi_driver_imports_mpi4py() -> None:
 
 
 def test_the_analysis_reads_logs_and_nothing_else() -> None:
+    """Through the reader, and the same final tests as `asyndbt show`."""
+    modules = ("log.reader", "log.errors", "view.outcomes")
     for path in (ROOT / "analysis").glob("*.py"):
         own = {name for name in imports(path) if name.split(".")[0] == PACKAGE}
         assert all(
-            name.startswith((f"{PACKAGE}.log.reader.", f"{PACKAGE}.log.errors.")) for name in own
+            name.startswith(tuple(f"{PACKAGE}.{module}." for module in modules)) for name in own
         ), path
 
 

@@ -17,7 +17,7 @@ from asyndbt_mpi.log.file import LogFile
 from asyndbt_mpi.log.text import printable
 from asyndbt_mpi.protocol.messages import Candidate, Split
 
-__all__ = ["Best", "Log", "LogError", "Stationarity", "printable"]
+__all__ = ["Best", "Candidate", "Log", "LogError", "Split", "Stationarity", "printable"]
 
 BLOCK_BYTES = 1 << 25
 

@@ -1,6 +1,5 @@
 """The summary of a run, made from its log alone."""
 
-import math
 from typing import TypeAlias
 
 import numpy as np
@@ -10,26 +9,17 @@ from rich.text import Text
 
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.text import printable
-from asyndbt_mpi.protocol.messages import Candidate, Split
+from asyndbt_mpi.protocol.messages import Candidate
 from asyndbt_mpi.protocol.records import EventKind
 from asyndbt_mpi.protocol.spending import price
+from asyndbt_mpi.view.accuracy import accuracy_table, class_table, difference_lines
+from asyndbt_mpi.view.outcomes import newest_tests, outcomes
 
 MOST_ROWS = 32
 """Number of workers whose words are shown; means are always over all workers."""
-MOST_COLUMNS = 8
-"""With more workers than this, only their mean accuracy is shown."""
-NOTHING = "-"
 
 Prompt: TypeAlias = tuple[np.ndarray, np.ndarray]
 """Words (M,) and demonstrations (U,), as indices."""
-
-ROWS = (
-    (Candidate.UNTUNED, "untuned prompt"),
-    (Candidate.CALIBRATED, "untuned prompt, calibrated"),
-    (Candidate.RANDOM, "random demonstrations"),
-    (Candidate.TUNED, "tuned"),
-    (Candidate.CONSENSUS, "tuned, with the consensus words"),
-)
 
 COMINGS = {
     EventKind.LOST: "lost",
@@ -37,26 +27,6 @@ COMINGS = {
     EventKind.EXCLUDED: "excluded",
 }
 """What can happen to a worker's membership."""
-
-
-def on_test(log: Log, column: str) -> dict[tuple[Candidate, int], float]:
-    """``column`` (accuracy or loss) on the test split by candidate and worker (1..R)."""
-    rows = _tests(log)
-    columns = (log[f"evaluation/{name}"][rows] for name in ("candidate", "worker", column))
-    return {
-        (Candidate(int(candidate)), int(worker)): float(value)
-        for candidate, worker, value in zip(*columns, strict=True)
-    }
-
-
-def _tests(log: Log) -> np.ndarray:
-    """Rows of /evaluation with the workers' tests, from the latest end of the run."""
-    iteration, tests = log["evaluation/iteration"], log["evaluation/split"] == Split.TEST
-    newest = iteration == iteration[tests].max(
-        initial=0
-    )  # a resumed run may have ended earlier, too
-    rows: np.ndarray = np.flatnonzero(tests & newest & (log["evaluation/worker"] > 0))
-    return rows
 
 
 def print_summary(log: Log, console: Console | None = None) -> None:
@@ -69,16 +39,26 @@ def print_summary(log: Log, console: Console | None = None) -> None:
         console.print("No worker's report has been used yet.")
         return
     console.print(_learnt(log, prompts))
-    accuracies = on_test(log, "accuracy")
-    if accuracies:
-        console.print(_accuracy(log, accuracies))
-    if log.best and (log.status != "finished" or not accuracies):
+    found = outcomes(log)
+    if found:
+        console.print(accuracy_table(log, found))
+    for line in difference_lines(found):
+        console.print(line, highlight=False)
+    if log.best and (log.status != "finished" or not found):
         console.print(_best(log))
+
+
+def print_classes(log: Log, console: Console | None = None) -> bool:
+    """Print the test accuracy by class; False if the log does not have it."""
+    table = class_table(log, outcomes(log))
+    if table is not None:
+        (console or Console()).print(table)
+    return table is not None
 
 
 def learnt_prompts(log: Log, most: int | None = None) -> dict[int, Prompt]:
     """What the first ``most`` workers with a report have learnt: tuned, else the newest."""
-    tests = _tests(log)
+    tests = newest_tests(log)
     rows = tests[log["evaluation/candidate"][tests] == Candidate.TUNED]
     row_tuned = dict(zip(log["evaluation/worker"][rows].tolist(), rows.tolist(), strict=True))
     reporting = log["report/worker"]
@@ -178,38 +158,6 @@ def _learnt(log: Log, prompts: dict[int, Prompt]) -> Table:
     return table
 
 
-def _accuracy(log: Log, accuracies: dict[tuple[Candidate, int], float]) -> Table:
-    title = "On the test rows: accuracy in per cent, mean loss"
-    ended = int(log["evaluation/iteration"][_tests(log)].max())
-    if ended < log.committed:
-        title += f" (from the end after {ended} iterations)"
-    table = Table(title=title, title_justify="left")
-    table.add_column("prompt")
-    # A synthetic task classifies nothing: its accuracies are all NaN.
-    classified = not all(math.isnan(accuracy) for accuracy in accuracies.values())
-    few = classified and log.workers <= MOST_COLUMNS
-    single = range(1, log.workers + 1) if few else ()
-    for worker in single:
-        table.add_column(f"worker {worker}", justify="right")
-    if classified:
-        table.add_column("mean", justify="right")
-    table.add_column("loss", justify="right")
-    losses = on_test(log, "loss")
-    for candidate, name in ROWS:
-        of_workers = {v: a for (c, v), a in accuracies.items() if c is candidate}
-        if not of_workers:
-            continue
-        # The untuned prompt is the same for all workers, so one has scored it.
-        cells = [_percent(of_workers.get(v, math.nan)) for v in single]
-        if candidate is Candidate.UNTUNED:
-            cells = ["" for _ in single]
-        loss = np.mean([loss for (c, _), loss in losses.items() if c is candidate])
-        if classified:
-            cells.append(_percent(float(np.mean(list(of_workers.values())))))
-        table.add_row(name, *cells, f"{loss:.3f}")
-    return table
-
-
 def _best(log: Log) -> Table:
     """The smallest loss on the validation rows so far."""
     table = Table(title="Best so far on the validation rows", title_justify="left")
@@ -226,7 +174,3 @@ def _best(log: Log) -> Table:
 
 def _words(log: Log, words: np.ndarray) -> Text:
     return Text(printable(" ".join(log.vocabulary[word] for word in words)))
-
-
-def _percent(accuracy: float) -> str:
-    return NOTHING if math.isnan(accuracy) else f"{100 * accuracy:.1f}"

@@ -1,12 +1,32 @@
-from collections.abc import Callable
+import runpy
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
+import h5py
+import numpy as np
 import pytest
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
+from asyndbt_mpi.log.reader import Log
+from asyndbt_mpi.view.outcomes import outcomes
 from tests.helpers import ROOT, Result, python
 
 SCRIPT = ROOT / "analysis" / "convergence.py"
 Run = Callable[..., Path]
+
+with mock.patch.object(sys, "path", [str(SCRIPT.parent), *sys.path]):
+    script = SimpleNamespace(**runpy.run_path(str(SCRIPT)))
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    yield
+    plt.close("all")
 
 
 def convergence(*arguments: object) -> Result:
@@ -39,3 +59,120 @@ def test_refuses_what_is_no_log(tmp_path: Path) -> None:
     assert result.stderr == f"convergence: {tmp_path / 'absent.h5'}: no such file\n"
     help_text = convergence("--help").stdout
     assert "Example: python analysis/convergence.py" in help_text
+
+
+def evaluate(path: Path, *evaluations: tuple[int, int, float, float]) -> Path:
+    """Make the validations of a log these: iteration, worker, loss, accuracy, as they arrived."""
+    with h5py.File(path, "r+") as file:
+        own = np.flatnonzero(file["evaluation/split"][:] == 1)
+        assert len(own) >= len(evaluations)
+        file["evaluation/split"][own[len(evaluations) :]] = 0
+        for row, values in zip(own, evaluations, strict=False):
+            for name, value in zip(
+                ("iteration", "worker", "loss", "accuracy"), values, strict=True
+            ):
+                file[f"evaluation/{name}"][row] = value
+    return path
+
+
+LATE = ((4, 1, 2.0, 0.5), (6, 1, 3.0, 0.9), (4, 2, 5.0, 0.4), (8, 2, 4.0, 0.3), (7, 1, 1.0, 0.6))
+"""Worker 2's first arrives after worker 1's second; its second before worker 1's third."""
+
+
+@pytest.fixture
+def late(virtual_run: Run) -> Log:
+    return Log(evaluate(virtual_run(run={"iterations": 12, "evaluate_every": 2}), *LATE))
+
+
+def test_validations_are_in_order_of_iteration_whenever_they_arrived(late: Log) -> None:
+    found = script.validation(late)
+    nan = np.nan
+    np.testing.assert_array_equal(found.iteration, [4, 6, 7, 8])
+    np.testing.assert_array_equal(found.loss, [[2, 5, nan], [3, 5, nan], [1, 5, nan], [1, 4, nan]])
+    np.testing.assert_array_equal(found.accuracy[:, :2], [[0.5, 0.4], [0.9, 0.4], [0.6, 0.4], [0.6, 0.3]])  # fmt: skip
+    np.testing.assert_array_equal(found.best_loss[:, :2], [[2, 5], [2, 5], [1, 5], [1, 4]])
+    np.testing.assert_array_equal(found.best_accuracy[:, :2], [[0.5, 0.4], [0.5, 0.4], [0.6, 0.4], [0.6, 0.3]])  # fmt: skip
+
+
+def test_no_worker_is_known_before_its_first_evaluation(virtual_run: Run) -> None:
+    path = virtual_run(run={"iterations": 12, "evaluate_every": 2})
+    with Log(evaluate(path, (2, 1, 3.0, 0.5), (4, 3, 2.0, 0.5), (6, 1, 4.0, 0.5))) as log:
+        found = script.validation(log)
+        nan = np.nan
+        np.testing.assert_array_equal(found.loss, [[3, nan, nan], [3, nan, 2], [4, nan, 2]])
+        np.testing.assert_array_equal(found.best_loss, [[3, nan, nan], [3, nan, 2], [3, nan, 2]])
+        lines = {
+            line.get_label(): line for line in panel(script.draw(log), "validation loss").lines
+        }
+    np.testing.assert_array_equal(lines["newest prompts"].get_xydata(), [[4, 2.5], [6, 3.0]])
+    np.testing.assert_array_equal(lines["best prompts so far"].get_xydata(), [[4, 2.5], [6, 2.5]])
+
+
+def panel(figure: Figure, label: str) -> Axes:
+    (axes,) = (
+        each for each in figure.axes
+        if label in (each.get_ylabel(), each.get_xlabel()) and each.get_xlabel() != "seconds"
+    )  # fmt: skip
+    return axes
+
+
+def test_no_line_runs_backwards(late: Log) -> None:
+    figure = script.draw(late)
+    for label in ("validation loss", "validation accuracy, %"):
+        lines = panel(figure, label).lines
+        assert len(lines) == late.workers + 2
+        for line in lines:
+            assert (np.diff(line.get_xdata()) > 0).all()
+
+
+@pytest.mark.parametrize("evaluate_every", [0, 2])
+def test_every_entry_of_a_legend_has_a_line(virtual_run: Run, evaluate_every: int) -> None:
+    with Log(virtual_run(run={"iterations": 6, "evaluate_every": evaluate_every})) as log:
+        figure = script.draw(log)
+    entries = []
+    for axes in figure.axes:
+        if legend := axes.get_legend():
+            shown = {line.get_label(): line for line in axes.lines}
+            entries += [text.get_text() for text in legend.get_texts()]
+            assert all(len(shown[entry.get_text()].get_xdata()) for entry in legend.get_texts())
+    assert len(entries) == (4 if evaluate_every else 2)
+    caption = figure.get_supxlabel()
+    assert ("Validation:" in caption) == bool(evaluate_every)
+    assert "Test:" not in caption
+
+
+def test_iterations_are_whole_numbers(late: Log) -> None:
+    figure = script.draw(late)
+    figure.draw_without_rendering()
+    (objective, *_), loss = figure.axes, panel(figure, "validation loss")
+    for axes in (objective, loss):
+        assert axes.get_xlabel() == "iteration"
+        assert all(tick == round(tick) for tick in axes.get_xticks())
+
+
+def test_tests_are_drawn_with_their_intervals(demo_run: Path) -> None:
+    with Log(demo_run) as log:
+        figure, found = script.draw(log), outcomes(log)
+    axes = panel(figure, "test accuracy, %")
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == [c.name.lower() for c in found]
+    bars = [line for line in axes.lines if line.get_linewidth() == 5]
+    for bar, outcome in zip(bars, found.values(), strict=True):
+        assert outcome.accuracy
+        ends = [100 * outcome.accuracy.low, 100 * outcome.accuracy.high]
+        np.testing.assert_allclose(bar.get_xdata(), ends)
+    assert "on 40 rows; bars are 95 % intervals." in figure.get_supxlabel()
+
+
+@pytest.mark.parametrize("length", [1, 4, 30, 5000])
+def test_a_running_median_is_that_of_the_neighbours(length: int) -> None:
+    values = np.random.default_rng(0).random(length)
+    values[length // 2 :: 7] = np.nan if length > 4 else 0.5
+    places, medians = script.running_median(values)
+    assert places[0] == 0
+    assert places[-1] == length - 1
+    assert len(places) <= 500
+    width = script.window(length)
+    assert width % 2 == 1
+    for place, median in zip(places.tolist(), medians.tolist(), strict=True):
+        near = np.abs(np.arange(length) - place) <= width // 2
+        assert median == np.nanmedian(values[near])

@@ -12,10 +12,11 @@ from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.protocol.messages import Candidate
 from asyndbt_mpi.protocol.records import Event, EventKind, Iteration
 from asyndbt_mpi.view.costs import print_costs
+from asyndbt_mpi.view.outcomes import outcomes
 from asyndbt_mpi.view.progress import Progress
 from asyndbt_mpi.view.prompts import full_prompts
 from asyndbt_mpi.view.sink import LogAndProgress
-from asyndbt_mpi.view.summary import learnt_prompts, on_test, print_summary
+from asyndbt_mpi.view.summary import learnt_prompts, print_summary
 from tests.log.simulated_run import Absence, configuration, write_log
 
 Run = Callable[..., Path]
@@ -41,8 +42,7 @@ def test_the_summary_shows_what_the_log_says(virtual_run: Run) -> None:
         for worker, (words, _) in learnt_prompts(log).items():
             line = next(line for line in text.splitlines() if line.startswith(f"│{worker:10} "))
             assert " ".join(f"word{j}" for j in words) in line
-        losses = on_test(log, "loss")
-        tuned = np.mean([loss for (c, _), loss in losses.items() if c is Candidate.TUNED])
+        tuned = np.mean(list(outcomes(log)[Candidate.TUNED].losses.values()))
         assert f"{tuned:.3f}" in text
 
 
@@ -119,7 +119,7 @@ def test_only_the_tests_of_the_newest_end_are_shown(virtual_run: Run) -> None:
     """A run that had ended was resumed, and ended again."""
     path = virtual_run(run={"iterations": 12, "evaluate_every": 4})
     with Log(path) as log:
-        accuracies = on_test(log, "loss")
+        found = outcomes(log)
         learnt = learnt_prompts(log)
     with h5py.File(path, "r+") as file:
         tests = np.flatnonzero(file["evaluation/split"][:] == 2)
@@ -132,7 +132,9 @@ def test_only_the_tests_of_the_newest_end_are_shown(virtual_run: Run) -> None:
         rows["evaluation"] += len(tests)
         file.attrs["committed_rows"] = rows
     with Log(path) as log:
-        assert on_test(log, "loss") == accuracies
+        assert {c: o.losses for c, o in outcomes(log).items()} == {
+            candidate: outcome.losses for candidate, outcome in found.items()
+        }
         for worker, (words, _) in learnt_prompts(log).items():
             np.testing.assert_array_equal(words, learnt[worker][0])
 

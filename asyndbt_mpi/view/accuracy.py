@@ -1,0 +1,149 @@
+"""How well the prompts did on the test rows: accuracies, differences, classes; for people."""
+
+import math
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from rich.table import Table
+from rich.text import Text
+
+from asyndbt_mpi.log.reader import Log
+from asyndbt_mpi.log.text import printable
+from asyndbt_mpi.protocol.messages import Candidate
+from asyndbt_mpi.view import intervals
+from asyndbt_mpi.view.intervals import Interval
+from asyndbt_mpi.view.outcomes import NAMES, Comparison, Outcome, compare, newest_tests
+
+MOST_SINGLE = 8
+"""With more workers than this, only their mean is shown."""
+NOTHING = "-"
+
+TUNED = (Candidate.TUNED, Candidate.CONSENSUS)
+BASELINES = {
+    Candidate.UNTUNED: "the untuned prompt",
+    Candidate.CALIBRATED: "the untuned prompt, calibrated",
+    Candidate.RANDOM: "random demonstrations",
+}
+"""What the `TUNED` prompts are compared with."""
+
+Outcomes = Mapping[Candidate, Outcome]
+
+
+def accuracy_table(log: Log, found: Outcomes) -> Table:
+    """Accuracy with its interval, and mean loss, by kind of prompt and worker."""
+    # A synthetic task classifies nothing: its accuracies are all NaN.
+    classified = not all(
+        math.isnan(value) for outcome in found.values() for value in outcome.accuracies.values()
+    )
+    sure = any(outcome.answers for outcome in found.values())
+    table = Table(title=_title(log, found, classified), title_justify="left")
+    table.add_column("prompt")
+    table.add_column("worker", justify="right")
+    if classified:
+        table.add_column("accuracy", justify="right")
+    if sure:
+        table.add_column("95 %", justify="right")
+    table.add_column("loss", justify="right")
+    for candidate, outcome in found.items():
+        name = NAMES[candidate]
+        for worker, accuracy, interval, loss in _lines(outcome, candidate, log.workers):
+            cells = [name, worker]
+            cells += [_percent(accuracy)] * classified
+            cells += [_ends(interval) if interval else ""] * sure
+            table.add_row(*cells, f"{loss:.3f}")
+            name = ""
+        table.add_section()
+    return table
+
+
+def _title(log: Log, found: Outcomes, classified: bool) -> str:
+    what = "accuracy in per cent, mean loss" if classified else "mean loss"
+    rows = {outcome.right().shape[1] for outcome in found.values() if outcome.answers}
+    title = f"On {f'{rows.pop():,}' if rows else 'the'} test rows: {what}"
+    ended = int(log["evaluation/iteration"][newest_tests(log)].max())
+    if ended < log.committed:
+        title += f" (from the end after {ended} iterations)"
+    return title
+
+
+def _lines(
+    outcome: Outcome, candidate: Candidate, workers: int
+) -> Iterator[tuple[str, float, Interval | None, float]]:
+    """Worker, accuracy, interval and loss: of single workers if they are few, and of their mean."""
+    shared = candidate is Candidate.UNTUNED and len(outcome.losses) == 1
+    single = not shared and workers <= MOST_SINGLE
+    if single:
+        for worker, loss in sorted(outcome.losses.items()):
+            interval = intervals.accuracy(outcome.right([worker])) if outcome.answers else None
+            yield str(worker), outcome.accuracies[worker], interval, loss
+    if len(outcome.losses) > 1 or not single:
+        mean = float(np.mean(list(outcome.accuracies.values())))
+        loss = float(np.mean(list(outcome.losses.values())))
+        yield "all" if shared else "mean", mean, outcome.accuracy, loss
+
+
+def difference_lines(found: Outcomes) -> Iterator[str]:
+    """What tuning has gained over the untuned prompt and over random demonstrations, in words."""
+    for candidate in TUNED:
+        for baseline, name in BASELINES.items():
+            if candidate not in found or baseline not in found:
+                continue
+            shared = len(found[baseline].losses) == 1 and baseline is Candidate.UNTUNED
+            comparison = compare(found[candidate], found[baseline], shared)
+            if comparison is None:
+                continue
+            who = f"{NAMES[candidate]}, against {name}"
+            if len(comparison.workers) < len(found[candidate].losses):
+                who += f" (workers {', '.join(map(str, comparison.workers))})"
+            yield f"{who}:\n    {in_words(comparison)}"
+
+
+def in_words(comparison: Comparison) -> str:
+    """Such as "+9.3 points, 95 %: 4.1 to 14.2 (p < 0.001); loss -0.081, -0.122 to -0.040"."""
+    points, loss = comparison.accuracy, comparison.loss
+    if points.low == points.high == 0:
+        said = "right on the same rows"
+    else:
+        said = f"{100 * points.value:+.1f} points, 95 %: {_ends(points)}"
+        p_value = comparison.p_value
+        said += f" (p = {p_value:.2g})" if p_value >= 0.001 else " (p < 0.001)"
+    return f"{said}; loss {loss.value:+.3f}, {loss.low:.3f} to {loss.high:.3f}"
+
+
+def class_table(log: Log, found: Outcomes) -> Table | None:
+    """Accuracy by class, with intervals; None if the log has no answers by row."""
+    known = {candidate: outcome for candidate, outcome in found.items() if outcome.answers}
+    if not known:
+        return None
+    labels = next(iter(next(iter(known.values())).answers.values())).labels
+    classes, counts = np.unique(labels, return_counts=True)
+    most = int(counts.argmax())
+    table = Table(
+        title="By right label: accuracy in per cent, 95 % interval",
+        caption=f"always {_label(log, int(classes[most]))}:"
+        f" {_percent(counts[most] / len(labels))} per cent",
+        title_justify="left",
+        caption_justify="left",
+    )
+    table.add_column("label")
+    table.add_column("rows", justify="right")
+    for candidate in known:
+        table.add_column(candidate.name.lower(), justify="right")
+    for label, count in zip(classes.tolist(), counts.tolist(), strict=True):
+        shares = [intervals.accuracy(each.right()[:, labels == label]) for each in known.values()]
+        cells = [f"{_percent(share.value)}\n{_ends(share, 0)}" for share in shares]
+        table.add_row(_label(log, label), f"{count:,}", *cells)
+    return table
+
+
+def _label(log: Log, label: int) -> Text:
+    names = log.config.task.labels
+    return Text(printable(names[label].strip()) if label < len(names) else str(label))
+
+
+def _percent(accuracy: float) -> str:
+    return NOTHING if math.isnan(accuracy) else f"{100 * accuracy:.1f}"
+
+
+def _ends(interval: Interval, digits: int = 1) -> str:
+    return f"{100 * interval.low:.{digits}f} to {100 * interval.high:.{digits}f}"

@@ -1,0 +1,123 @@
+"""How far a mean over test rows can be trusted: accuracies, differences, 95 % intervals.
+
+The rows are a sample of all the rows there might be. Workers that answer the same rows add no
+rows: a row counts once, with the mean of what the workers made of it. Counting it once for each
+worker would make every interval too narrow.
+"""
+
+import math
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+
+from asyndbt_mpi.algorithm.types import BoolArray, FloatArray
+
+CONFIDENCE = 0.95
+RESAMPLES = 5000
+BLOCK = 1 << 20
+"""Rows drawn at once."""
+
+
+class Interval(NamedTuple):
+    """A mean, and the ends of its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def accuracy(right: BoolArray) -> Interval:
+    """Share of ``right`` (W, B), the answers of W workers to the same B rows, after Wilson.
+
+    The W B answers are worth as many independent ones as would give the variance that is seen
+    between rows: B for a single worker, or if all workers answer alike, and W B at most (Dean and
+    Pagano, Journal of Survey Statistics and Methodology 3, 2015).
+
+    Raises
+    ------
+    ValueError
+        There is no answer.
+    """
+    _check(right)
+    workers, rows = right.shape
+    mean, variance = float(right.mean()), float(right.mean(axis=0).var())
+    count = float(rows)
+    if 0 < mean < 1:
+        most = float(workers * rows)
+        count = min(most, rows * mean * (1 - mean) / variance) if variance > 0 else most
+    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    centre = mean + z**2 / (2 * count)
+    half = z * math.sqrt(mean * (1 - mean) / count + z**2 / (4 * count**2))
+    scale = 1 + z**2 / count
+    low, high = (centre - half) / scale, (centre + half) / scale
+    # Without this, rounding could push an end over the mean, or over 0 or 1.
+    return Interval(mean, max(min(low, mean), 0.0), min(max(high, mean), 1.0))
+
+
+def difference(first: FloatArray | BoolArray, second: FloatArray | BoolArray) -> Interval:
+    """Mean of ``first`` less that of ``second``, (W, B) each, paired over the B rows.
+
+    Columns are the same rows in both. Both have the same workers, or one has a single one that
+    answered for all. The interval is that of the percentile bootstrap over rows, always from the
+    same draws.
+
+    Raises
+    ------
+    ValueError
+        There is no answer, or the rows or workers differ.
+    """
+    of_rows = _differences(first, second)
+    rows = len(of_rows)
+    generator = np.random.Generator(np.random.Philox(key=0))
+    block = max(1, BLOCK // rows)
+    means = [
+        of_rows[generator.integers(rows, size=(min(block, RESAMPLES - start), rows))].mean(axis=1)
+        for start in range(0, RESAMPLES, block)
+    ]
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(np.concatenate(means), (tail, 1 - tail)).tolist()
+    return Interval(float(of_rows.mean()), low, high)
+
+
+def sign_test(first: BoolArray, second: BoolArray) -> float:
+    """Two-sided p-value of the hypothesis that two prompts are equally good on every row.
+
+    Then each row's difference, arrays as in `difference`, might as well have the other sign. Of
+    all choices of signs, the share that gives at least as large a mean difference; with one worker
+    this is McNemar's exact test.
+
+    Raises
+    ------
+    ValueError
+        There is no answer, or the rows or workers differ.
+    """
+    from scipy import signal, stats  # they take a second, which each rank of a run would pay
+
+    workers = max(len(first), len(second))
+    units = np.rint(workers * _differences(first, second)).astype(int)
+    # Of the sum of the differences that come out positive.
+    probabilities = np.ones(1)
+    for size, rows in enumerate(np.bincount(abs(units))[1:].tolist(), start=1):
+        if rows:
+            of_size = np.zeros(size * rows + 1)
+            of_size[::size] = stats.binom.pmf(np.arange(rows + 1), rows, 0.5)
+            probabilities = signal.convolve(probabilities, of_size)
+    total = len(probabilities) - 1
+    as_large = abs(2 * np.arange(total + 1) - total) >= abs(units.sum())
+    return min(1.0, float(probabilities[as_large].sum()))
+
+
+def _differences(first: FloatArray | BoolArray, second: FloatArray | BoolArray) -> FloatArray:
+    """By row (B,), the mean over workers of ``first`` less that of ``second``."""
+    _check(first)
+    _check(second)
+    if first.shape[1] != second.shape[1] or len({1, len(first), len(second)}) > 2:
+        raise ValueError(f"answers of shapes {first.shape} and {second.shape} cannot be paired")
+    differences: FloatArray = first.mean(axis=0) - second.mean(axis=0)
+    return differences
+
+
+def _check(answers: FloatArray | BoolArray) -> None:
+    if answers.ndim != 2 or not answers.size:
+        raise ValueError(f"answers of shape {answers.shape}: (W, B) with W, B > 0 would be right")

@@ -1,0 +1,156 @@
+"""The final tests of a run, row by row where its log has the answers."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
+from asyndbt_mpi.log.reader import Log
+from asyndbt_mpi.protocol.messages import Candidate, Split
+from asyndbt_mpi.protocol.ranges import LOG_PROBABILITY
+from asyndbt_mpi.view import intervals
+from asyndbt_mpi.view.intervals import Interval
+
+NAMES = {
+    Candidate.UNTUNED: "untuned prompt",
+    Candidate.CALIBRATED: "untuned, calibrated",
+    Candidate.RANDOM: "random demonstrations",
+    Candidate.TUNED: "tuned",
+    Candidate.CONSENSUS: "tuned, consensus words",
+}
+"""The prompts that are tested at the end, in the order in which they are shown."""
+
+TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """A prompt's answers to B rows: the right ``labels`` (B,), which it found, and its losses."""
+
+    labels: IntArray
+    right: BoolArray
+    losses: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one kind of prompt achieved on the test rows, which are the same for all workers.
+
+    By worker (1..R); of a prompt that is the same for all, only one worker has scored it.
+    Accuracies are NaN if nothing is classified. ``answers`` are those of all these workers, or
+    none if the log has no answers by row.
+    """
+
+    accuracies: dict[int, float]
+    losses: dict[int, float]
+    answers: dict[int, Answers]
+
+    def right(self, workers: Iterable[int] | None = None) -> BoolArray:
+        """Which answers were right, (W, B), of all workers or those given."""
+        chosen = self.answers if workers is None else workers
+        return np.stack([self.answers[worker].right for worker in chosen])
+
+    def row_losses(self, workers: Iterable[int]) -> FloatArray:
+        """The losses of ``workers``, (W, B)."""
+        return np.stack([self.answers[worker].losses for worker in workers])
+
+    @property
+    def accuracy(self) -> Interval | None:
+        """The mean over workers and rows; None if the log has no answers by row."""
+        return intervals.accuracy(self.right()) if self.answers else None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One kind of prompt less another, paired over the test rows of the ``workers`` with both.
+
+    ``accuracy`` and ``loss`` are differences of means; ``p_value`` is that of
+    `intervals.sign_test`.
+    """
+
+    workers: list[int]
+    accuracy: Interval
+    p_value: float
+    loss: Interval
+
+
+def score(labels: IntArray, log_probabilities: FloatArray) -> Answers:
+    """Judge ``log_probabilities`` (B, U) of all labels by the right ``labels`` (B,), 0 to U-1."""
+    is_label = np.arange(log_probabilities.shape[1]) == labels[:, None]
+    of_label = log_probabilities[is_label]
+    of_others = np.where(is_label, -np.inf, log_probabilities).max(axis=1)
+    return Answers(labels, of_label > of_others, -of_label)  # a tie is not a correct answer
+
+
+def compare(first: Outcome, second: Outcome, shared: bool) -> Comparison | None:
+    """``first`` less ``second``, which is one prompt for all workers if ``shared``.
+
+    None if no worker has tested both, or the log has no answers by row.
+    """
+    workers = [v for v in first.answers if shared or v in second.answers]
+    if not workers or not second.answers:
+        return None
+    others = list(second.answers) if shared else workers
+    right = first.right(workers), second.right(others)
+    return Comparison(
+        workers,
+        intervals.difference(*right),
+        intervals.sign_test(*right),
+        intervals.difference(first.row_losses(workers), second.row_losses(others)),
+    )
+
+
+def newest_tests(log: Log) -> IntArray:
+    """Rows of ``log["evaluation/..."]`` with the workers' tests, from the run's latest end."""
+    names = ("iteration", "split", "worker")
+    iteration, split, worker = (log[f"evaluation/{name}"] for name in names)
+    tests = (split == Split.TEST) & (worker > 0)
+    # A resumed run may have ended earlier, too.
+    rows: IntArray = np.flatnonzero(tests & (iteration == iteration[tests].max(initial=0)))
+    return rows
+
+
+def outcomes(log: Log) -> dict[Candidate, Outcome]:
+    """What each kind of prompt achieved at the end of the run, in the order of `NAMES`.
+
+    Raises
+    ------
+    LogError
+        The log's answers are damaged, do not give the logged means, or those of two prompts are
+        not to the same rows.
+    """
+    tests = newest_tests(log)
+    names = ("candidate", "worker", "accuracy", "loss")
+    columns = [log[f"evaluation/{name}"][tests].tolist() for name in names]
+    found = {candidate: Outcome({}, {}, {}) for candidate in NAMES}
+    answers = _answers(log, tests)
+    for row, candidate, worker, accuracy, loss in zip(tests.tolist(), *columns, strict=True):
+        outcome = found[Candidate(candidate)]
+        outcome.accuracies[worker], outcome.losses[worker] = accuracy, loss
+        if row in answers:
+            outcome.answers[worker] = answers[row]
+            means = answers[row].right.mean(), answers[row].losses.mean()
+            if not np.allclose((accuracy, loss), means, rtol=TOLERANCE, atol=TOLERANCE):
+                raise log.file.error(f"row {row} of /evaluation is not what its answers give")
+    for outcome in found.values():
+        if len(outcome.answers) < len(outcome.losses):
+            outcome.answers.clear()
+    return {candidate: outcome for candidate, outcome in found.items() if outcome.losses}
+
+
+def _answers(log: Log, tests: IntArray) -> dict[int, Answers]:
+    """By row of ``tests`` the answers that the log has to it."""
+    found: dict[int, Answers] = {}
+    for row in tests.tolist():
+        labels, log_probabilities = log.answers(row)
+        if not len(labels):
+            continue  # of a function
+        if not ((labels >= 0) & (labels < log.shapes.classes)).all():
+            raise log.file.error("/answer/label has labels that there are not")
+        if not LOG_PROBABILITY.holds_all(log_probabilities):
+            raise log.file.error("/answer/log_probabilities has values that are none")
+        found[row] = score(labels, log_probabilities)
+    if len({answers.labels.tobytes() for answers in found.values()}) > 1:
+        raise log.file.error("/answer/label differs between tests, which are of the same rows")
+    return found

@@ -1,0 +1,242 @@
+"""The final tests of a run: what the answers say, and what is said of them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from asyndbt_mpi.log.errors import LogError
+from asyndbt_mpi.log.reader import Log
+from asyndbt_mpi.protocol.messages import Candidate
+from asyndbt_mpi.view import intervals
+from asyndbt_mpi.view.accuracy import accuracy_table, class_table, difference_lines
+from asyndbt_mpi.view.outcomes import NAMES, Answers, Outcome, compare, outcomes, score
+from tests.helpers import asyndbt
+
+Run = Callable[..., Path]
+Found = dict[Candidate, Outcome]
+ROWS = 30
+LABELS = np.arange(ROWS) % 3
+
+
+def outcome(correct: dict[int, int], first: int = 0) -> Outcome:
+    """Of each worker so many right answers, from row ``first``; each right one has loss 0.5."""
+    answers = {}
+    for worker, count in correct.items():
+        right = (np.arange(ROWS) >= first) & (np.arange(ROWS) < first + count)
+        answers[worker] = Answers(LABELS, right, np.where(right, 0.5, 1.5))
+    return Outcome(
+        {worker: float(each.right.mean()) for worker, each in answers.items()},
+        {worker: float(each.losses.mean()) for worker, each in answers.items()},
+        answers,
+    )
+
+
+def without_answers(known: Outcome) -> Outcome:
+    return Outcome(known.accuracies, known.losses, {})
+
+
+def found(workers: int = 2) -> Found:
+    everyone = range(1, workers + 1)
+    return {
+        Candidate.UNTUNED: outcome({2: 12}),
+        Candidate.RANDOM: outcome({v: 15 + v for v in everyone}),
+        Candidate.TUNED: outcome({v: 21 + v for v in everyone}),
+        Candidate.CONSENSUS: outcome(dict.fromkeys(everyone, 12)),
+    }
+
+
+def printed(table: Table | None) -> list[list[str]]:
+    """The cells of a table that has not too many for 80 columns."""
+    assert table is not None
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(table)
+    text = console.export_text()
+    assert "…" not in text
+    lines = [line for line in text.splitlines() if line.startswith(("│", "┃"))]
+    return [[cell.strip() for cell in line[1:-1].replace("┃", "│").split("│")] for line in lines]
+
+
+@pytest.fixture
+def log(virtual_run: Run) -> Log:
+    return Log(virtual_run(run={"iterations": 8, "evaluate_every": 4}, workers=2))
+
+
+def test_answers_are_judged_by_their_labels() -> None:
+    """The second row is a tie, which is no right answer."""
+    labels = np.array([0, 1, 2])
+    probabilities = np.array([[0.6, 0.3, 0.1], [0.4, 0.4, 0.2], [0.5, 0.3, 0.2]])
+    answers = score(labels, np.log(probabilities))
+    np.testing.assert_array_equal(answers.right, [True, False, False])
+    np.testing.assert_allclose(answers.losses, -np.log([0.6, 0.4, 0.2]))
+
+
+def test_prompts_are_compared_over_the_workers_with_both() -> None:
+    first, second = outcome({1: 20, 2: 25, 4: 10}), outcome({4: 5, 2: 15})
+    comparison = compare(first, second, shared=False)
+    assert comparison is not None
+    assert comparison.workers == [2, 4]
+    assert comparison.accuracy.value == pytest.approx((25 + 10 - 15 - 5) / 2 / ROWS)
+    assert comparison.loss.value == pytest.approx(-(25 + 10 - 15 - 5) / 2 / ROWS)
+    assert comparison.accuracy == intervals.difference(first.right([2, 4]), second.right([2, 4]))
+
+
+def test_a_prompt_that_is_the_same_for_all_is_compared_with_all() -> None:
+    comparison = compare(outcome({1: 20, 2: 25}), outcome({3: 12}), shared=True)
+    assert comparison is not None
+    assert comparison.workers == [1, 2]
+    assert comparison.accuracy.value == pytest.approx((20 + 25) / 2 / ROWS - 12 / ROWS)
+
+
+def test_there_is_no_comparison_without_answers_or_a_worker_with_both() -> None:
+    one, other = outcome({1: 20}), outcome({2: 20})
+    assert compare(one, other, shared=False) is None
+    assert compare(without_answers(one), one, shared=False) is None
+    assert compare(one, without_answers(other), shared=True) is None
+
+
+def test_every_accuracy_has_its_rows_and_its_interval(log: Log) -> None:
+    table = accuracy_table(log, found())
+    assert "On 30 test rows" in str(table.title)
+    header, *lines = printed(table)
+    assert header == ["prompt", "worker", "accuracy", "95 %", "loss"]
+    low, high = (100 * end for end in intervals.accuracy(found()[Candidate.UNTUNED].right())[1:])
+    assert lines[0] == ["untuned prompt", "all", "40.0", f"{low:.1f} to {high:.1f}", "1.100"]
+    assert [line[:3] for line in lines[1:]] == [
+        ["random demonstrations", "1", "53.3"], ["", "2", "56.7"], ["", "mean", "55.0"],
+        ["tuned", "1", "73.3"], ["", "2", "76.7"], ["", "mean", "75.0"],
+        ["tuned, consensus words", "1", "40.0"], ["", "2", "40.0"], ["", "mean", "40.0"],
+    ]  # fmt: skip
+    assert all(" to " in line[3] for line in lines)
+
+
+@pytest.mark.parametrize("tuned", [{1: 22}, {1: 22, 9: 23}])
+def test_of_many_workers_the_mean_is_shown(virtual_run: Run, tuned: dict[int, int]) -> None:
+    """Also if but one of them was left to test."""
+    log = Log(virtual_run(run={"iterations": 4, "evaluate_every": 2}, workers=9))
+    lines = printed(accuracy_table(log, {Candidate.TUNED: outcome(tuned)}))
+    assert [line[1] for line in lines] == ["worker", "mean"]
+    assert lines[1][2] == f"{100 * np.mean(list(tuned.values())) / ROWS:.1f}"
+
+
+def test_no_interval_is_made_up(log: Log) -> None:
+    blind = {candidate: without_answers(each) for candidate, each in found().items()}
+    table = accuracy_table(log, blind)
+    assert "On the test rows" in str(table.title)
+    header, first, *_ = printed(table)
+    assert header == ["prompt", "worker", "accuracy", "loss"]
+    assert first == ["untuned prompt", "all", "40.0", "1.100"]
+    assert list(difference_lines(blind)) == []
+    assert class_table(log, blind) is None
+    half = {**found(), Candidate.TUNED: blind[Candidate.TUNED]}
+    for line in printed(accuracy_table(log, half))[1:]:
+        assert (" to " in line[3]) == (line[2] not in ("73.3", "76.7", "75.0"))
+
+
+def test_a_task_that_classifies_nothing_has_losses_only(log: Log) -> None:
+    header, *lines = printed(accuracy_table(log, outcomes(log)))
+    assert header == ["prompt", "worker", "loss"]
+    assert len(lines) == 10
+
+
+def test_the_answers_of_a_log_are_those_of_its_tests(demo_run: Path) -> None:
+    with Log(demo_run) as log:
+        found = outcomes(log)
+        assert list(found) == list(NAMES)
+        for candidate, each in found.items():
+            assert sorted(each.answers) == sorted(each.losses)
+            assert len(each.losses) == (1 if candidate is Candidate.UNTUNED else 3)
+            for worker, answers in each.answers.items():
+                assert answers.right.shape == (40,)
+                assert answers.right.mean() == pytest.approx(each.accuracies[worker])
+                assert answers.losses.mean() == pytest.approx(each.losses[worker])
+
+
+@pytest.mark.parametrize("label", [-1, 2, 1])
+def test_answers_that_do_not_belong_together_are_refused(demo_run: Path, label: int) -> None:
+    """No label, another one, or one that the other tests do not have there."""
+    with h5py.File(demo_run, "r+") as file:
+        labels = file["answer/label"]
+        labels[-1] = label if labels[-1] == 0 or label != 1 else 0
+    with Log(demo_run) as log, pytest.raises(LogError, match="/answer/label"):
+        outcomes(log)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "complaint"),
+    [
+        ("answer/log_probabilities", float("nan"), "/answer/log_probabilities has values"),
+        ("answer/log_probabilities", 0.5, "/answer/log_probabilities has values"),
+        ("answer/log_probabilities", -9.0, "row .* of /evaluation is not what its answers give"),
+        ("evaluation/accuracy", 0.999, "row .* of /evaluation is not what its answers give"),
+        ("evaluation/loss", 0.999, "row .* of /evaluation is not what its answers give"),
+    ],
+)
+def test_answers_that_do_not_give_the_means_are_refused(
+    demo_run: Path, path: str, value: float, complaint: str
+) -> None:
+    with h5py.File(demo_run, "r+") as file:
+        file[path][int(file["answer/evaluation"][-1]) if path.startswith("e") else -1] = value
+    with Log(demo_run) as log, pytest.raises(LogError, match=complaint):
+        outcomes(log)
+
+
+def test_show_prints_intervals_and_on_request_classes(demo_run: Path, tmp_path: Path) -> None:
+    summary = asyndbt("show", str(demo_run), folder=tmp_path)
+    assert "On 40 test rows" in summary.stdout
+    assert "tuned, against the untuned prompt, calibrated:\n" in summary.stdout
+    assert " points, 95 %: " in summary.stdout
+    assert "By right label" not in summary.stdout
+    whole = asyndbt("show", str(demo_run), "--classes", folder=tmp_path)
+    assert (whole.returncode, whole.stderr) == (0, "")
+    assert "│ negative" in whole.stdout
+    assert "always " in whole.stdout
+
+
+def test_classes_are_refused_of_a_task_without(log: Log, tmp_path: Path) -> None:
+    result = asyndbt("show", log.path, "--classes", folder=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr == (f"asyndbt: --classes: {log.path} has no answers to single test rows\n")
+
+
+def test_differences_are_told_in_words() -> None:
+    lines = dict(line.split(":\n    ") for line in difference_lines(found()))
+    assert list(lines) == [
+        "tuned, against the untuned prompt",
+        "tuned, against random demonstrations",
+        "tuned, consensus words, against the untuned prompt",
+        "tuned, consensus words, against random demonstrations",
+    ]
+    assert all(len(line) <= 76 for line in lines.values())
+    tuned = lines["tuned, against the untuned prompt"]
+    assert tuned.startswith("+35.0 points, 95 %: ")
+    assert "(p < 0.001); loss -0.350, " in tuned  # 11 rows better, none worse: 2 / 2^11
+    random = lines["tuned, against random demonstrations"]
+    assert random.startswith("+20.0 points, 95 %: 6.7 to 33.3 (p = 0.016); ")  # 7 rows: 2 / 2^7
+    same = lines["tuned, consensus words, against the untuned prompt"]
+    assert same == "right on the same rows; loss +0.000, 0.000 to 0.000"
+
+
+def test_it_is_told_whose_answers_are_compared() -> None:
+    some = {**found(3), Candidate.RANDOM: outcome({1: 15, 3: 16})}
+    (line,) = (line for line in difference_lines(some) if line.startswith("tuned, against random"))
+    assert line.startswith("tuned, against random demonstrations (workers 1, 3):")
+
+
+def test_classes_are_counted_one_by_one(log: Log) -> None:
+    """Of the 3 classes' 10 rows each; the second label has a name, the third has none."""
+    section = log.config.task.model_copy(update={"labels": [" a[b]", "\x1b "]})
+    log.config = log.config.model_copy(update={"task": section})
+    table = class_table(log, {Candidate.TUNED: outcome({1: 12}), Candidate.RANDOM: outcome({1: 1})})
+    header, *lines = printed(table)
+    assert header == ["label", "rows", "tuned", "random"]
+    assert [line[:2] for line in lines[::2]] == [["a[b]", "10"], [r"\x1b", "10"], ["2", "10"]]
+    assert [line[2:] for line in lines[::2]] == [["40.0", "10.0"], ["40.0", "0.0"], ["40.0", "0.0"]]
+    low, high = (100 * end for end in intervals.accuracy(np.arange(10)[None] < 4)[1:])
+    assert lines[1][2] == f"{low:.0f} to {high:.0f}"
+    assert table is not None
+    assert table.caption == "always a[b]: 33.3 per cent"
