@@ -19,7 +19,8 @@ def test_a_file_has_one_word_a_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "least"), [("instructions", 200), ("reviews", 120), ("english", 300)]
+    ("name", "least"),
+    [("instructions", 200), ("reviews", 120), ("requests", 60), ("english", 300)],
 )
 def test_shipped_vocabularies_are_plain_lower_case_words(name: str, least: int) -> None:
     words = load_vocabulary(name, least)
@@ -28,7 +29,7 @@ def test_shipped_vocabularies_are_plain_lower_case_words(name: str, least: int) 
 
 
 def test_everything_shipped_is_known() -> None:
-    assert shipped() == ["english", "instructions", "reviews"]
+    assert shipped() == ["english", "instructions", "requests", "reviews"]
 
 
 @pytest.mark.parametrize(
@@ -65,7 +66,9 @@ def test_a_wrong_file_is_named(tmp_path: Path, content: bytes, fault: str) -> No
 
 
 def test_an_unknown_vocabulary_lists_the_shipped_ones(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="shipped are english, instructions, reviews"):
+    with pytest.raises(
+        ConfigurationError, match="shipped are english, instructions, requests, reviews"
+    ):
         load_vocabulary(str(tmp_path / "instruction"), 2)
     with pytest.raises(ConfigurationError, match="cannot be read"):
         load_vocabulary(str(tmp_path), 2)
