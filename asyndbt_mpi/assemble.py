@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from asyndbt_mpi.algorithm.types import FloatArray
-from asyndbt_mpi.config import Config, ConfigurationError, Llm
+from asyndbt_mpi.config import Config, ConfigurationError
+from asyndbt_mpi.inputs.sections import Llm
 from asyndbt_mpi.jobs.answer_cache import Answers, open_store
 from asyndbt_mpi.jobs.memory import check_memory
 from asyndbt_mpi.jobs.own import Own

@@ -12,7 +12,7 @@ import click
 import numpy as np
 
 from asyndbt_mpi import __version__
-from asyndbt_mpi.config import Config, ConfigurationError, Run, load, presets
+from asyndbt_mpi.config import Config, ConfigurationError, load, presets
 from asyndbt_mpi.inputs.options import (
     LOG_FILE,
     OUTPUT,
@@ -21,6 +21,7 @@ from asyndbt_mpi.inputs.options import (
     configuration_of_run,
     run_options,
 )
+from asyndbt_mpi.inputs.sections import Run
 from asyndbt_mpi.jobs.job import BAD_USAGE, DONE, FAILED, Job, Request, log_path
 from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.reader import Log

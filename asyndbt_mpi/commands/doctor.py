@@ -9,12 +9,13 @@ from functools import cached_property
 import click
 
 from asyndbt_mpi.assemble import Materials, delays_of_workers, prepare, rows_fit
-from asyndbt_mpi.config import Config, ConfigurationError, Run, load
+from asyndbt_mpi.config import Config, ConfigurationError, load
 from asyndbt_mpi.doctor.examination import PATIENCE_SECONDS, Examiner, Plan, examine, report
 from asyndbt_mpi.doctor.facts import SERVER, Facts, Process
 from asyndbt_mpi.doctor.findings import Finding, Level, problem
 from asyndbt_mpi.doctor.processes import check_mpi, versions
 from asyndbt_mpi.doctor.shared import ProbeFile, probe_path
+from asyndbt_mpi.inputs.sections import Run
 from asyndbt_mpi.jobs.answer_cache import folder_of
 from asyndbt_mpi.jobs.job import BAD_USAGE, DONE, FAILED, log_path
 from asyndbt_mpi.jobs.readings import digests

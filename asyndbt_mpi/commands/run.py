@@ -22,7 +22,8 @@ from asyndbt_mpi.assemble import (
     rows_fit,
     workers_with_black_box,
 )
-from asyndbt_mpi.config import Config, ConfigurationError, Run
+from asyndbt_mpi.config import Config, ConfigurationError
+from asyndbt_mpi.inputs.sections import Run
 from asyndbt_mpi.jobs.answer_cache import Answers
 from asyndbt_mpi.jobs.job import (
     BAD_USAGE,

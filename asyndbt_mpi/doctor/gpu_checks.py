@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from asyndbt_mpi.config import Llm
 from asyndbt_mpi.doctor.facts import Facts, Gpus
 from asyndbt_mpi.doctor.findings import Finding, grouped, ok, problem, ranks_in_words, warning
+from asyndbt_mpi.inputs.sections import Llm
 
 GIBIBYTE = 2**30
 

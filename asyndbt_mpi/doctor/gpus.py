@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from asyndbt_mpi.config import Llm
 from asyndbt_mpi.doctor.facts import Gpus, Process
+from asyndbt_mpi.inputs.sections import Llm
 from asyndbt_mpi.llm.base import ModelError
 
 ASKING = ("CUDA_VISIBLE_DEVICES", "SLURM_STEP_GPUS", "SLURM_JOB_GPUS", "ROCR_VISIBLE_DEVICES")

@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
-from asyndbt_mpi.config import Llm
 from asyndbt_mpi.doctor.findings import Finding, ok, problem, warning
 from asyndbt_mpi.doctor.places import unwritable
+from asyndbt_mpi.inputs.sections import Llm
 from asyndbt_mpi.llm.base import ModelError
 from asyndbt_mpi.llm.checkpoint import cache_folder, check, find
 

@@ -1,7 +1,7 @@
 """Whether a model server accepts the key and answers; this check costs nothing."""
 
-from asyndbt_mpi.config import Llm
 from asyndbt_mpi.doctor.findings import Finding, ok, problem, warning
+from asyndbt_mpi.inputs.sections import Llm
 from asyndbt_mpi.llm.base import ModelError
 from asyndbt_mpi.llm.servers.key import read_key
 

@@ -6,7 +6,8 @@ the command line instead: to rebuild a run, the user gives the run's own configu
 
 from collections.abc import Iterator
 
-from asyndbt_mpi.config import Config, ConfigurationError, Llm, difference
+from asyndbt_mpi.config import Config, ConfigurationError, difference
+from asyndbt_mpi.inputs.sections import Llm
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.task.vocabulary import shipped
 

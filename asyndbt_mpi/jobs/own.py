@@ -7,17 +7,9 @@ import numpy as np
 
 from asyndbt_mpi.algorithm.estimator import Estimator, EstimatorFactory
 from asyndbt_mpi.algorithm.types import FloatArray, IntArray
-from asyndbt_mpi.config import (
-    OWN_ESTIMATOR,
-    Config,
-    ConfigurationError,
-    Llm,
-    TaskSection,
-    check_written,
-    difference,
-    parse,
-)
+from asyndbt_mpi.config import Config, ConfigurationError, check_written, difference, parse
 from asyndbt_mpi.inputs.defaults import without_defaults
+from asyndbt_mpi.inputs.sections import OWN_ESTIMATOR, Llm, TaskSection
 from asyndbt_mpi.task.function import LossFunction, code_name
 
 METHODS = "couple", "upper", "lower"

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from asyndbt_mpi.assemble import check_materials, hellos, workers_without_model
-from asyndbt_mpi.config import Budget, Config, ConfigurationError, difference
+from asyndbt_mpi.config import Config, ConfigurationError, difference
+from asyndbt_mpi.inputs.sections import Budget
 from asyndbt_mpi.jobs.job import Job
 from asyndbt_mpi.jobs.used import Used
 from asyndbt_mpi.llm.servers.bounds import Bytes

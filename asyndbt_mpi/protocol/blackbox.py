@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 from asyndbt_mpi.algorithm.types import FloatArray, IntArray
-from asyndbt_mpi.config import Calibration
+from asyndbt_mpi.inputs.sections import Calibration
 from asyndbt_mpi.protocol.messages import Candidate, Costs, Split
 
 

@@ -5,7 +5,7 @@ import numpy as np
 from asyndbt_mpi.algorithm.lower_level import LowerLevel
 from asyndbt_mpi.algorithm.simplex import onto_simplex
 from asyndbt_mpi.algorithm.types import FloatArray, IntArray
-from asyndbt_mpi.config import Algorithm
+from asyndbt_mpi.inputs.sections import Algorithm
 from asyndbt_mpi.protocol.divergence import Step
 from asyndbt_mpi.protocol.messages import LowerAssignment, LowerReport, MalformedMessage
 

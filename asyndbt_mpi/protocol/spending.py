@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, astuple, dataclass, field
 from typing import Literal, TypeAlias
 
-from asyndbt_mpi.config import Config, Llm
+from asyndbt_mpi.config import Config
+from asyndbt_mpi.inputs.sections import Llm
 from asyndbt_mpi.protocol.final_tests import number_of_tests
 from asyndbt_mpi.protocol.messages import CostBounds, Costs, MalformedMessage
 

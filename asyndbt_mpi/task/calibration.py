@@ -15,7 +15,8 @@ from typing import TypeVar, assert_never
 import numpy as np
 
 from asyndbt_mpi.algorithm.types import FloatArray, IntArray
-from asyndbt_mpi.config import Calibration, Config, ConfigurationError
+from asyndbt_mpi.config import Config, ConfigurationError
+from asyndbt_mpi.inputs.sections import Calibration
 from asyndbt_mpi.protocol.messages import Split
 from asyndbt_mpi.task.dataset import Row
 from asyndbt_mpi.task.template import Template

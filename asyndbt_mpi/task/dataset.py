@@ -8,8 +8,9 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from asyndbt_mpi.config import ConfigurationError, TaskSection
+from asyndbt_mpi.config import ConfigurationError
 from asyndbt_mpi.inputs.files import check_encodable, read_file, shown, size
+from asyndbt_mpi.inputs.sections import TaskSection
 
 TRAIN = "train.jsonl"
 DEV = "dev.jsonl"

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from asyndbt_mpi.config import Calibration
+from asyndbt_mpi.inputs.sections import Calibration
 from asyndbt_mpi.protocol.messages import Split
 from asyndbt_mpi.task.calibration import CONTENT_FREE
 from asyndbt_mpi.task.dataset import Row

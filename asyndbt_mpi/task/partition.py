@@ -7,7 +7,8 @@ import numpy as np
 
 from asyndbt_mpi.algorithm.random import Purpose, stream
 from asyndbt_mpi.algorithm.types import FloatArray, IntArray
-from asyndbt_mpi.config import ConfigurationError, TaskSection
+from asyndbt_mpi.config import ConfigurationError
+from asyndbt_mpi.inputs.sections import TaskSection
 from asyndbt_mpi.protocol.messages import Split
 from asyndbt_mpi.task.dataset import DEV, TRAIN, Dataset, Row
 

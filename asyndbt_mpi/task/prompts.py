@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from asyndbt_mpi.algorithm.types import FloatArray, IntArray
-from asyndbt_mpi.config import Calibration
+from asyndbt_mpi.inputs.sections import Calibration
 from asyndbt_mpi.llm.base import LanguageModel, Prompt
 from asyndbt_mpi.llm.servers.bounds import answer_tokens
 from asyndbt_mpi.protocol.blackbox import Answer, AnyQuery, DataSizes, Query, calibration_of

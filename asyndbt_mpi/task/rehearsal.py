@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from asyndbt_mpi.config import Calibration
+from asyndbt_mpi.inputs.sections import Calibration
 from asyndbt_mpi.llm.base import Prompt
 from asyndbt_mpi.task.longest import longest_parts
 from asyndbt_mpi.task.partition import WorkerData

@@ -4,7 +4,7 @@ import numpy as np
 
 from asyndbt_mpi.algorithm.random import Purpose, stream
 from asyndbt_mpi.algorithm.types import FloatArray
-from asyndbt_mpi.config import Delay
+from asyndbt_mpi.inputs.sections import Delay
 
 PARETO_SHAPE = 2.0
 """Tail index of the Pareto law: a finite mean, an infinite variance."""

@@ -10,13 +10,13 @@ from threading import Thread
 import pytest
 from transformers import LlamaConfig
 
-from asyndbt_mpi.config import Llm
 from asyndbt_mpi.doctor.facts import Shared
 from asyndbt_mpi.doctor.findings import Finding, Level
 from asyndbt_mpi.doctor.folder import file_system, look_at_folder
 from asyndbt_mpi.doctor.model import find_model
 from asyndbt_mpi.doctor.server import ask_server
 from asyndbt_mpi.doctor.shared import ProbeFile, check_shared, look_for, probe_path
+from asyndbt_mpi.inputs.sections import Llm
 from asyndbt_mpi.log.storage import lock
 from asyndbt_mpi.log.storage.lock import LogLock, is_being_written
 from tests.doctor.hand import job, only

@@ -6,11 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from asyndbt_mpi.config import Llm
 from asyndbt_mpi.doctor import gpus
 from asyndbt_mpi.doctor.facts import Facts, Gpus
 from asyndbt_mpi.doctor.findings import Level
 from asyndbt_mpi.doctor.gpu_checks import check_gpus
+from asyndbt_mpi.inputs.sections import Llm
 from tests.doctor.hand import gpu, job, only, process
 
 OK, WARNING, PROBLEM = Level

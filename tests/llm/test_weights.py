@@ -17,9 +17,9 @@ from transformers import (
     Qwen2Config,
 )
 
-from asyndbt_mpi.config import Llm
 from asyndbt_mpi.doctor.findings import Level
 from asyndbt_mpi.doctor.model import find_model
+from asyndbt_mpi.inputs.sections import Llm
 from asyndbt_mpi.llm.base import ModelError
 from asyndbt_mpi.llm.local import weights
 from asyndbt_mpi.llm.transformers import TransformersModel

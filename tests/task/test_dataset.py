@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from asyndbt_mpi.config import ConfigurationError, TaskSection
+from asyndbt_mpi.config import ConfigurationError
+from asyndbt_mpi.inputs.sections import TaskSection
 from asyndbt_mpi.task import dataset
 from asyndbt_mpi.task.dataset import Row, load, locate
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyndbt_mpi.config import ConfigurationError, TaskSection
+from asyndbt_mpi.config import ConfigurationError
+from asyndbt_mpi.inputs.sections import TaskSection
 from asyndbt_mpi.task.dataset import Dataset, Row
 from asyndbt_mpi.task.partition import WorkerData, split
 

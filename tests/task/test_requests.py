@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from itertools import combinations, pairwise
 
-from asyndbt_mpi.config import TaskSection
+from asyndbt_mpi.inputs.sections import TaskSection
 from asyndbt_mpi.task.dataset import Dataset, Row, load, locate
 
 LABELS = ["reminder", "music", "weather", "shopping", "travel", "cooking", "home"]

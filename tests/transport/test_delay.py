@@ -9,7 +9,8 @@ import pytest
 from scipy import stats
 
 from asyndbt_mpi.assemble import delays_of_workers
-from asyndbt_mpi.config import ConfigurationError, Delay, load
+from asyndbt_mpi.config import ConfigurationError, load
+from asyndbt_mpi.inputs.sections import Delay
 from asyndbt_mpi.jobs.job import Job, Request
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.transport.delay import Delays
