@@ -159,7 +159,7 @@ def test_labels_that_cannot_be_scored(
 def test_a_prompt_longer_than_the_model_reads(load: Callable[..., TransformersModel]) -> None:
     model = load()
     prompts = prompts_of(("", ["short", "y" * 600]))
-    with pytest.raises(ModelError, match=r"a prompt has 602 tokens .* reads 512 at most"):
+    with pytest.raises(ModelError, match=r"a prompt has 602 tokens .* reads at most 512"):
         model.label_log_probabilities(prompts, SINGLE)
     # The label's tokens need room, too.
     fits = prompts_of(("", ["y" * 510]))
