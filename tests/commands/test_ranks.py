@@ -116,7 +116,7 @@ def test_a_row_that_cannot_fit_is_refused(tmp_path: Path, model: Path, how: str)
     lay_out(tmp_path, model, long=150)
     line = refused(ranks(how, tmp_path), tmp_path)
     assert "data/dev.jsonl, line 7 (" in line or "data/train.jsonl, line 7 (" in line
-    assert "reads 128 at most" in line
+    assert "reads at most 128" in line
     assert "xxx" not in line
 
 
