@@ -21,8 +21,8 @@ from asyndbt_mpi.protocol.records import Evaluation, EventKind, Record
 from asyndbt_mpi.protocol.scoring import scored
 from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.transport.replay import Recorded, Replay
+from tests.commands.cutting import assert_same, cut
 from tests.commands.partial import Partial
-from tests.commands.test_resume import assert_same, cut
 from tests.log.edits import assert_only, put, violations
 
 WORKERS = 3

@@ -17,15 +17,14 @@ from asyndbt_mpi.config import ConfigurationError
 from asyndbt_mpi.jobs.job import Job, Request
 from asyndbt_mpi.jobs.resume import log_to_resume, resume
 from asyndbt_mpi.llm.base import NoModel, Prompt, Scores
-from asyndbt_mpi.log import schema
 from asyndbt_mpi.log.events import events
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.storage.lock import LogLock
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.protocol.records import EventKind
 from asyndbt_mpi.transport.interruption import Interrupted
+from tests.commands.cutting import assert_same, cut
 from tests.commands.settings import SETTINGS
-from tests.log.reseal import reseal
 
 
 def job(path: Path, *changes: str, resuming: bool = False, workers: int = 4) -> Job:
@@ -41,49 +40,6 @@ def simulated(path: Path, *changes: str) -> Path:
 
 def go_on(path: Path, *changes: str) -> None:
     simulate(job(path, *changes, resuming=True), resuming=True)
-
-
-def cut(path: Path, committed: int, more_events: int = 0) -> None:
-    """Make of a finished log what a kill would have left, after so many committed iterations.
-
-    ``more_events`` had been written, though no iteration had used them yet.
-    """
-    with Log(path) as log:
-        counts = {group: log.count(group) for group in schema.ROWS_BY_GROUP.names}
-        keys = {group: log[key] for group, key in schema.KEY.items()}
-        used = log["event/iteration"] < committed
-        kinds, answered = log["event/kind"], log["answer/evaluation"]
-    counts |= {group: int((key < committed).sum()) for group, key in keys.items()}
-    counts["iteration"] = committed
-    counts["event"] = min(int(used.sum()) + more_events, len(kinds))
-    evaluated = np.isin(kinds[: counts["event"]], (EventKind.EVALUATION, EventKind.TEST))
-    counts["evaluation"] = int(evaluated.sum())
-    counts["answer"] = int(np.searchsorted(answered, counts["evaluation"]))
-    with h5py.File(path, "r+") as file:
-        rows = np.zeros((), dtype=schema.ROWS_BY_GROUP)
-        for group, count in counts.items():
-            rows[group] = count
-        file.attrs.modify("committed_rows", rows)
-        file.attrs.modify("committed", np.int64(committed))
-        file.attrs["status"] = "running"
-        reseal(file)
-
-
-def assert_same(one: Path, other: Path, leave_out: tuple[str, ...] = ()) -> None:
-    """All that two logs hold, but for the seconds of the wall clock."""
-    with Log(one) as a, Log(other) as b:
-        assert (a.committed, a.status) == (b.committed, b.status)
-        kinds = [log["event/kind"] != EventKind.RESUMED for log in (a, b)]
-        for group, columns in a.groups.items():
-            for column in columns:
-                if column.path in leave_out:
-                    continue
-                rows = a[column.path], b[column.path]
-                if group == "event":
-                    rows = rows[0][kinds[0]], rows[1][kinds[1]]
-                np.testing.assert_array_equal(*rows, column.path)
-        assert a.vocabulary == b.vocabulary
-        assert a.descriptions == b.descriptions
 
 
 @pytest.fixture(scope="module")
