@@ -15,12 +15,12 @@ ALLOWED = {
     "inputs": set(),
     "config": {"inputs"},
     "algorithm": set(),
-    "protocol": {"algorithm", "config"},
-    "transport": {"protocol", "algorithm", "config"},
+    "protocol": {"algorithm", "config", "inputs"},
+    "transport": {"protocol", "algorithm", "config", "inputs"},
     "log": {"protocol", "algorithm", "config", "inputs"},
     "llm": {"inputs"},
     "task": {"llm", "protocol", "algorithm", "config", "inputs"},
-    "view": {"log", "task", "protocol", "algorithm", "config"},
+    "view": {"log", "task", "protocol", "algorithm", "config", "inputs"},
     "doctor": {"transport", "log", "llm", "config", "inputs"},
     # The one place that chooses implementations stands at the door of jobs, and is one of them.
     "assemble": {
@@ -36,7 +36,7 @@ ALLOWED = {
     },
     "api": {
         *("commands", "assemble", "jobs", "view", "log", "task", "transport", "protocol"),
-        *("algorithm", "config"),
+        *("algorithm", "config", "inputs"),
     },
     "cli": {
         *("commands", "assemble", "jobs", "view", "log", "task", "transport", "protocol"),

@@ -341,7 +341,7 @@ def test_models_are_kept_until_a_worker_names_another(tmp_path: Path) -> None:
         else record
         for record in records
     ]
-    write_rest(path, config, named, (60, "interrupted"))
+    write_rest(path, config, named, (61, "interrupted"))
     writer = open_writer(path, config, named)
     writer.write(Event(EventKind.HELLO, 2, -1, 9, 9.0, text="another host", model="b"))
     writer.close("interrupted")

@@ -34,7 +34,12 @@ pytestmark = pytest.mark.mpi(min_size=3)
 def configuration(**sections: dict[str, Any]) -> Config:
     base: dict[str, dict[str, Any]] = {
         "run": {"iterations": 100},
-        "algorithm": {"active_workers": LAST - 1, "max_delay": 6, "tolerance": 0.0},
+        "algorithm": {
+            "active_workers": LAST - 1,
+            "max_delay": 6,
+            "tolerance": 0.0,
+            "lower_gradient": "black_box",
+        },
         "steps": {"optimizer": "sgd"},
         "prompt": {"fragment_length": 5, "vocabulary_size": 7, "pool": 4},
         "llm": {"backend": "synthetic"},
