@@ -154,10 +154,10 @@ def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path) -> None:
 
 
 def test_a_run_that_diverges_says_so(tmp_path: Path) -> None:
-    words = ["synthetic", "--output", "a.h5", *sets("estimator.name=loo", "steps.p=1.7e308")]
+    words = ["synthetic", "--output", "a.h5", *sets("estimator.name=loo", "steps.rho=1.7e308")]
     done = asyndbt("simulate", *words, folder=tmp_path)
     assert done.returncode == 1
     (said,) = [line for line in done.stderr.splitlines() if line.startswith("asyndbt: ")]
-    assert "p would not be finite after the step of iteration" in said
+    assert "phi would not be finite" in said
     assert "Warning" not in done.stderr
     assert "interrupted" in asyndbt("status", *words, folder=tmp_path).stdout
