@@ -20,6 +20,7 @@ class Used:
         self._first = np.searchsorted(iterations, iterations)
         self._p, self._q = InOrder(log, "report/p"), InOrder(log, "report/q")
         self._estimates = log.count("lower/iteration")
+        self._gradient, self._iterations = InOrder(log, "iteration/gradient"), log.committed
         self._phi_p, self._phi_z = InOrder(log, "lower/phi_p"), InOrder(log, "lower/phi_z")
 
     def report(self, worker: int, number: int) -> UsedValues | None:
@@ -34,6 +35,13 @@ class Used:
         column[int(self._first[row])]  # so that the whole iteration is read at once
         value = column[row]
         return None if np.isnan(value).all() else value
+
+    def gradient(self, iteration: int) -> FloatArray | None:
+        """The models' gradient (M, N) by which ``iteration`` moved z; None if it is not there."""
+        if iteration >= self._iterations:
+            return None
+        gradient = self._gradient[iteration]
+        return None if np.isnan(gradient).all() else gradient
 
     def estimate(self, number: int) -> tuple[FloatArray, FloatArray] | None:
         """phi_p (R, M, N) and phi_z (M, N) of the estimate ``number``; None if beyond."""

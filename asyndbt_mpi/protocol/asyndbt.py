@@ -78,6 +78,9 @@ class AsynDBT:
         The estimate of phi that is being made.
     pool : Pool or None
         What the workers know of words, where they share it.
+    known_gradient : array (M, N) or None
+        The models' gradient in the next iteration, in a run that is replayed and in which a worker
+        reported what its answers do not explain.
     known_phi : phi_p (R, M, N) and phi_z (M, N), or None
         What the next estimate of phi gives, in a run that is replayed and whose log does not say
         how it came about.
@@ -98,6 +101,7 @@ class AsynDBT:
         self.q: FloatArray = np.zeros((workers, shapes.classes, shapes.pool))
         self.loss: FloatArray = np.zeros(workers)
         self.known_phi: tuple[FloatArray, FloatArray] | None = None
+        self.known_gradient: FloatArray | None = None
         self._heard: set[int] = set()
         self.polyhedron = Polyhedron(
             workers, shapes.positions, shapes.words, algorithm.max_planes, algorithm.lower_distance
@@ -173,6 +177,8 @@ class AsynDBT:
         active = np.zeros(len(self.p), dtype=bool)
         active[indices] = True
         gradient = self.pool.step() if self.pool else np.zeros_like(self.z)  # (D9)
+        if self.known_gradient is not None:
+            gradient, self.known_gradient = self.known_gradient, None
         if self.pool or len(self.polyhedron):
             with Z_STEP:
                 whole = gradient + self.polyhedron.consensus_gradient()  # (25)

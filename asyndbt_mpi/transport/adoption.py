@@ -35,6 +35,10 @@ class Logged(Protocol):
         """Report ``number`` of ``worker``; None if no counting iteration used it."""
         ...
 
+    def gradient(self, iteration: int) -> FloatArray | None:
+        """The models' gradient (M, N) by which ``iteration`` moved z; None if it is not there."""
+        ...
+
     def estimate(self, number: int) -> tuple[FloatArray, FloatArray] | None:
         """phi_p (R, M, N) and phi_z (M, N) of the estimate ``number``, from 0; None if beyond."""
         ...
@@ -82,9 +86,22 @@ class Adoption:
             reply = replace(reply, p=logged.p, q=logged.q)
             if not explained:
                 self.workers.start_afresh(worker, logged.p, logged.q)
-        if not explained:
+        pools = self.server.config.algorithm.pools
+        if not explained and not (pools and self.unexplained):
             self.unexplained.setdefault(worker, self.server.iteration)
+        if pools and self.unexplained:
+            self._take_models()
         return replace(reply, loss=logged.loss)
+
+    def _take_models(self) -> None:
+        """Take from the log what models say: what the first liar knew of words is unknown.
+
+        The others heard of it, so that their steps are not explained either.
+        """
+        algorithm = self.server.algorithm
+        if not algorithm.is_open:
+            algorithm.known_gradient = self.logged.gradient(algorithm.iteration)
+        algorithm.known_phi = self.logged.estimate(self._estimates)
 
     def _lower_report(self, worker: int, reply: LowerReport) -> LowerReport:
         """The log has the p of the last round only; those of earlier rounds went into phi."""
