@@ -81,7 +81,7 @@ FEATURES = {
     ),
     "exclusion": Feature((*PLANES, *TESTED), EXCLUSION),
     "loss, return": Feature((*PLANES, *TESTED), LOSS),
-    "iterates = 4": Feature((*PLANES, "log.iterates=4"), leave_out=("iteration/z", "report/p", "report/q")),
+    "iterates = 4": Feature((*PLANES, "log.iterates=4"), leave_out=("iteration/z", "iteration/gradient", "report/p", "report/q")),
     "p off the simplex": Feature((*PLANES, *TESTED), Plan(liar=2)),
     "phi off the simplex": Feature((*PLANES, *TESTED), Plan(liar=2, lies="phi")),
     "q off the simplex": Feature(TESTED, Plan(liar=2, lies="q")),

@@ -234,6 +234,7 @@ def signalled(folder: Path) -> Outcome:
     """SIGTERM to the server, SIGUSR1 to all, amid a long batch: exit code 0 within 10 seconds."""
     run = Run(folder, settings={"delay.slow_workers": "1", "delay.slow_factor": "50000",
                                 "algorithm.max_delay": "1000",
+                                "algorithm.lower_gradient": "black_box",
                                 "algorithm.lower_participation": "quorum"})  # fmt: skip
     for count, number in enumerate((signal.SIGTERM, signal.SIGUSR1), start=1):
         run.start()

@@ -117,7 +117,7 @@ def test_left_out_iterates_cannot_be_taken_from_the_log(tmp_path: Path) -> None:
     start(path, Plan(liar=2, term=34), settings)
     life = start(path, Plan(), settings)
     assert life.code == BAD_USAGE
-    assert "compared, every 7 iterations only" in life.said[-1]
+    assert "logged every 7 iterations only" in life.said[-1]
 
 
 # ---------------------------------------------------------------- what is judged again
@@ -263,8 +263,8 @@ def test_status_asks_for_more_only_where_there_is_more(tmp_path: Path) -> None:
         assert 0 < log.committed < ITERATIONS
     for budget, code in ((limit, DONE), (limit - 1, DONE), (limit + 1, FAILED), (0, FAILED)):
         assert status(path, f"budget.calls={budget}")[0] == code
-    still = ("run.evaluate_every=1", "run.early_stopping_patience=1", "steps.p=1e-9",
-             "steps.q=1e-9", "algorithm.plane_period=100")  # fmt: skip
+    still = ("run.evaluate_every=1", "run.early_stopping_patience=1", "steps.p=1e-300",
+             "steps.q=1e-300", "algorithm.plane_period=100")  # fmt: skip
     start(stopped, Plan(), (*ALL, *still))
     with Log(stopped) as log:
         assert log.committed < ITERATIONS
