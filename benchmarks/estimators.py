@@ -113,6 +113,7 @@ def configuration(task: Task, estimator: str, steps: Steps, seed: int) -> Config
         "steps.optimizer": optimizer,
         "steps.p": size,
         "steps.q": size,
+        "algorithm.lower_gradient": "black_box",
         "steps.lower_p": lower,
         "estimator.name": estimator,
         "estimator.batch": task.batch,

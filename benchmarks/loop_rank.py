@@ -187,7 +187,7 @@ def main() -> None:
     settings = [f"{key}={json.dumps(value)}" for key, value in request["settings"].items()]
     config = load("synthetic", settings)
     materials = prepare(config, WORLD.Get_size() - 1)
-    codec = Codec(materials.shapes)
+    codec = Codec(materials.shapes, pools=config.algorithm.pools)
     if request["what"] == "exchange":
         exchange(codec, materials)
         return

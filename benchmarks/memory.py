@@ -66,6 +66,7 @@ def main() -> None:
             "run.iterations": iterations,
             "algorithm.plane_until": iterations,
             "algorithm.plane_period": 5,
+            "algorithm.lower_gradient": "black_box",
             "algorithm.lower_participation": "quorum",
             "algorithm.tolerance": 0.0,
             "prompt.fragment_length": 22,

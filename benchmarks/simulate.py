@@ -47,6 +47,7 @@ PARTS = {
 def settings(iterations: int, participation: str) -> list[str]:
     chosen = SETTINGS | {
         "run.iterations": iterations,
+        "algorithm.lower_gradient": "black_box",
         "algorithm.lower_participation": participation,
     }
     return [f"{key}={value}" for key, value in chosen.items()]
