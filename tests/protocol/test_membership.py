@@ -341,6 +341,7 @@ def test_who_returns_and_reports_amid_an_estimate_is_not_assigned_twice() -> Non
     assert [type(m).__name__ for m in hand.inbox[3]] == ["LowerAssignment"]
 
 
+@pytest.mark.long
 @given(
     st.lists(st.tuples(st.integers(1, 3), st.sampled_from(["work"] * 6 + ["lose"])), max_size=150),
     st.integers(1, 3),
