@@ -99,7 +99,7 @@ def test_the_configuration_says_what_was_given() -> None:
     assert (prompt.fragment_length, prompt.vocabulary, prompt.pool) == (2, ["a", "b", "c"], 5)
     assert (config.task.template, config.task.labels, config.task.test) == ("", [], 0)
     other = load("demo", ["estimator.name=loo"])  # has no model of the loss either
-        assert (config.run, config.algorithm) == (other.run, other.algorithm)
+    assert (config.run, config.algorithm) == (other.run, other.algorithm)
     assert Config.from_toml(config.to_toml()) == config
     assert own.configured(config) == config
     materials = prepare(config, 3, own)
