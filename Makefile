@@ -1,6 +1,6 @@
 # make demo: three workers and a server tune a prompt, then plot the run.
-# make check: lint, and the tests of algorithm, protocol and log: less than a minute.
-# make test: all unit tests, then the tests under mpiexec: less than 8 minutes on two cores.
+# make check: lint, and the tests of algorithm, protocol and log: about a minute.
+# make test: all unit tests, then the tests under mpiexec: about 10 minutes on two cores.
 # make test-slurm: jobs, arrays and chains on a Slurm started for them; Slurm must be installed.
 # make test-gpu: tests that need a GPU; without one they are skipped, with a message.
 # make faults: runs damaged on purpose, and tables of what they survived: 30 minutes.
