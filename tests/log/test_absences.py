@@ -13,6 +13,8 @@ from asyndbt_mpi.protocol.records import EventKind
 from tests.log.edits import Edit, assert_only, put, violations
 from tests.log.simulated_run import Absence, configuration, write_log
 
+pytestmark = pytest.mark.long
+
 ABSENCES = {
     "with an assignment": (Absence(3, 10, 20),),
     "with a report": (Absence(3, 10, 20, reported=True),),

@@ -13,6 +13,8 @@ from asyndbt_mpi.protocol.messages import Candidate, Split
 from asyndbt_mpi.protocol.records import EventKind
 from tests.log.edits import violations
 
+pytestmark = pytest.mark.long
+
 Run = Callable[..., Path]
 
 
