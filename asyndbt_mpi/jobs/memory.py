@@ -50,7 +50,7 @@ def check_memory(config: Config, shapes: Shapes, workers: int, held: int = 1) ->
             f" {size(most.bytes)}, and this machine has {size(there)}; lower {key}"
         )
     p, q = shapes.positions * shapes.words, shapes.classes * shapes.pool
-    report = NUMBER * (p + q + shapes.samples)
+    report = NUMBER * (p * (1 + 2 * config.algorithm.pools) + q + shapes.samples)
     if report > LARGEST_MESSAGE:
         key, value = _unusual(config, shapes, workers, (*WORDS, *DEMONSTRATIONS, SAMPLES[0]))
         raise ConfigurationError(
@@ -102,12 +102,13 @@ SAMPLES = "estimator.samples", "prompt.fragment_length", "task.labels"
 def _of_server(config: Config, shapes: Shapes, workers: int) -> list[Part]:
     p = NUMBER * shapes.positions * shapes.words
     q = NUMBER * shapes.classes * shapes.pool
-    planes = config.algorithm.max_planes
+    planes, pools = config.algorithm.max_planes, config.algorithm.pools
     coefficient = 1 if config.algorithm.lower_distance == "l1" else NUMBER
     plane = shapes.positions * shapes.words * coefficient
     return [
-        # Including the scratch copy of the lower level, its multipliers, and the reports.
-        Part("all workers' p at the server", 4 * workers * p, (WORKERS, *WORDS)),
+        # Including the scratch copy of the lower level, its multipliers, and the reports; and what
+        # the workers know of words, with the effects that follow.
+        Part("all workers' p at the server", (4 + 5 * pools) * workers * p, (WORKERS, *WORDS)),
         Part("all workers' q at the server", 3 * workers * q, (WORKERS, *DEMONSTRATIONS)),
         Part("the cutting planes", (workers + 1) * planes * plane, (WORKERS, *PLANES)),
     ]
@@ -119,6 +120,7 @@ def _of_workers(config: Config, shapes: Shapes, held: int) -> list[Part]:
     # The effects with their variances and last values used; or the moments of Adam.
     copies = 4 if config.estimator.name == "additive" else 1
     copies += 2 * (config.steps.optimizer == "adam")
+    copies += 2 * config.algorithm.pools  # what the others know
     parts = [
         Part("the workers' p and what they learn about words", NUMBER * held * copies * p,
              (WORKERS, *WORDS)),
