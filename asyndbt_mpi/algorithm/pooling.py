@@ -123,13 +123,13 @@ class Pool:
 
         precision, information are (W, M, N), trust (W, G).
         """
-        most = (self.samples * steps)[:, None, None]
-        certain = np.minimum(precision, most) + 1.0 / self.prior
+        precision = np.minimum(precision, (self.samples * steps)[:, None, None])
+        certain = precision + 1.0 / self.prior
         effects = information / certain
         self._largest[workers] = np.abs(effects).max(axis=(1, 2))
         self.known[workers] = True
         bound = OUTLYING * float(np.median(self._largest[self.known]))
-        self._enter(workers, np.minimum(precision, most), certain * effects.clip(-bound, bound))
+        self._enter(workers, precision, certain * effects.clip(-bound, bound))
         values, _ = combine(
             (self.precision[workers], self.information[workers]), self.others(workers), self.prior
         )

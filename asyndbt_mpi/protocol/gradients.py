@@ -13,7 +13,7 @@ from asyndbt_mpi.algorithm.estimator import (
     sample,
 )
 from asyndbt_mpi.algorithm.random import Purpose
-from asyndbt_mpi.algorithm.types import FloatArray, IntArray
+from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
 from asyndbt_mpi.config import Config
 from asyndbt_mpi.protocol.blackbox import (
     Answer,
@@ -101,8 +101,7 @@ class Sampled:
         self.model = estimator if isinstance(estimator, Model) else None
         seed, couple = config.run.seed, estimator.couple
         self._draws = Draws(seed, self.samples, self._batch, data_sizes, couple)
-        pool = np.array([held.pool for held in data_sizes.values()])[..., None]  # (W, U, 1)
-        self._allowed = np.arange(shapes.pool) < pool
+        self._allowed = allowed_demonstrations(shapes, data_sizes)
 
     @property
     def state(self) -> list[FloatArray]:
@@ -213,6 +212,13 @@ class Exact:
     ) -> FloatArray:
         """As `Gradients`."""
         return np.array([_exact(answer).p_gradient for answer in answers])
+
+
+def allowed_demonstrations(shapes: Shapes, data_sizes: Mapping[int, DataSizes]) -> BoolArray:
+    """Which of V demonstrations of each class each worker has; (W, U, V)."""
+    pool = np.array([held.pool for held in data_sizes.values()])[..., None]
+    allowed: BoolArray = np.arange(shapes.pool) < pool
+    return allowed
 
 
 def gradients(

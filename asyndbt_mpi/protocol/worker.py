@@ -31,7 +31,7 @@ from asyndbt_mpi.protocol.blackbox import (
     calibration_of,
 )
 from asyndbt_mpi.protocol.divergence import Step
-from asyndbt_mpi.protocol.gradients import gradients
+from asyndbt_mpi.protocol.gradients import allowed_demonstrations, gradients
 from asyndbt_mpi.protocol.messages import (
     NOTHING,
     Assignment,
@@ -95,11 +95,10 @@ class Workers:
         self.lower_step_size = config.steps.lower_p
         self.data_sizes = data_sizes
         self._index = {worker: index for index, worker in enumerate(data_sizes)}
-        pool = np.array([held.pool for held in data_sizes.values()])[..., None]  # (W, U, 1)
-        allowed = np.arange(shapes.pool) < pool
+        allowed = allowed_demonstrations(shapes, data_sizes)
         shape = len(data_sizes), shapes.positions, shapes.words
         self.p: FloatArray = np.full(shape, 1.0 / shapes.words)
-        self.q: FloatArray = allowed / pool
+        self.q: FloatArray = allowed / allowed.sum(axis=-1, keepdims=True)
         self.gradients = gradients(config, shapes, data_sizes, own_estimator)
         self.realisations = Realisations(config.run.seed, len(data_sizes), shapes.classes)
         optimizer = OPTIMIZERS[config.steps.optimizer]
