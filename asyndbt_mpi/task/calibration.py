@@ -95,7 +95,7 @@ def references(calibration: Calibration, split: Split, train: Sequence[T]) -> Se
         case "none":
             return []
         case "batch":
-            return [] if split is Split.TRAIN else train
+            return [] if split in (Split.TRAIN, Split.RACE) else train
         case "content_free":
             return CONTENT_FREE
         case _:

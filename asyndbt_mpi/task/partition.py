@@ -1,7 +1,9 @@
 """The split of a data set over workers, following the paper's protocol."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
+from typing import assert_never
 
 import numpy as np
 
@@ -31,9 +33,32 @@ class WorkerData:
 
 def rows_of(data: WorkerData, split: Split) -> list[Row]:
     """A worker's rows of a split."""
-    if split is Split.TRAIN:
-        return data.train
-    return data.validation if split is Split.VALIDATION else data.test
+    match split:
+        case Split.TRAIN:
+            return data.train
+        case Split.VALIDATION:
+            return data.validation
+        case Split.TEST:
+            return data.test
+        case Split.RACE:
+            return by_turns(data.validation) + by_turns(data.train)
+        case _:
+            assert_never(split)
+
+
+def most_rows(data: Mapping[int, WorkerData] | None) -> int:
+    """The most rows that any worker has of a split; a function, without ``data``, has none."""
+    held = data.values() if data else ()
+    return max((len(rows_of(each, split)) for each in held for split in Split), default=0)
+
+
+def by_turns(rows: Sequence[Row]) -> list[Row]:
+    """The ``rows`` with their classes by turns, so that the first few have some of each."""
+    of_class: dict[int, list[Row]] = {}
+    for row in rows:
+        of_class.setdefault(row.label, []).append(row)
+    turns = zip_longest(*of_class.values())
+    return [row for turn in turns for row in turn if row is not None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,7 @@ class PromptBlackBox:
     def _most_references(self, held: WorkerData, split: Split) -> int:
         """For the kind of prompt that has most of them."""
         tested = Candidate if split is Split.TEST else (Candidate.TUNED,)
-        kinds = {calibration_of(candidate, self.calibration) for candidate in tested}
+        kinds = {calibration_of(candidate, split, self.calibration) for candidate in tested}
         return max(len(references(kind, split, held.train)) for kind in kinds)
 
     def _most_tokens(self, held: WorkerData) -> int:

@@ -271,7 +271,7 @@ def test_what_calibrates_by_nothing_is_refused(settings: tuple[str, ...], why: s
             "answer/label",
             3,
             7,
-            [r"labels outside \[0, 2\)", "different labels from the first test"],
+            [r"labels outside \[0, 2\)", "different labels from an earlier"],
         ),
         ("answer/row", 3, 7, ["not numbered from 0"]),
         ("answer/evaluation", 3, 10**6, ["out of range or of order"]),
