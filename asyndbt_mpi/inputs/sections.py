@@ -58,6 +58,9 @@ OWN_BODY = {
 Calibration = Literal["none", "batch", "content_free"]
 """How label scores are calibrated; see `task.calibration`."""
 
+FUNCTIONS = "synthetic", "python"
+"""Back-ends that are functions in place of model and data."""
+
 
 class Section(BaseModel):
     """A table of the configuration file; unknown keys are errors."""
@@ -187,7 +190,8 @@ class PromptSection(Section):
 class TaskSection(Section):
     """[task]: the data set (a shipped one by name, or a folder), and its template and labels.
 
-    `calibration` takes a model's preference for some labels out of its scores.
+    `calibration` takes a model's preference for some labels out of its scores; of a language
+    model it defaults to `CALIBRATION`.
     """
 
     name: Line = "reviews"
@@ -238,7 +242,7 @@ class Llm(Section):
     @property
     def is_function(self) -> bool:
         """A function takes the place of model and data; its losses may have any sign."""
-        return self.backend in ("synthetic", "python")
+        return self.backend in FUNCTIONS
 
     @model_validator(mode="after")
     def _extra_body_leaves_the_programs_own(self) -> "Llm":

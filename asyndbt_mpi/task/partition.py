@@ -22,13 +22,15 @@ EVERYBODY = 0
 class WorkerData:
     """What one worker holds. ``pool`` (U lists) has the demonstrations of each class.
 
-    ``train``, ``pool`` and ``validation`` are the worker's alone; all workers share ``test``.
+    ``train``, ``pool`` and ``validation`` are the worker's alone; all workers share ``test``, and
+    ``class_counts`` (U,), the rows of each class in the whole training file.
     """
 
     train: list[Row]
     pool: list[list[Row]]
     validation: list[Row]
     test: list[Row]
+    class_counts: list[int]
 
 
 def rows_of(data: WorkerData, split: Split) -> list[Row]:
@@ -90,12 +92,14 @@ def split(
     train = [_deal(dataset.train, cls, taken[:, cls], seed, TRAIN) for cls in range(classes)]
     dev = [_deal(dataset.dev, cls, counts.validation[:, cls], seed, DEV) for cls in range(classes)]
     test = _test([rows[-1] for rows in dev], task.test, seed)
+    class_counts = [sum(map(len, rows)) for rows in train]
     return [
         WorkerData(
             train=[row for cls in range(classes) for row in train[cls][v][counts.pool[v, cls] :]],
             pool=[train[cls][v][: counts.pool[v, cls]] for cls in range(classes)],
             validation=[row for cls in range(classes) for row in dev[cls][v]],
             test=test,
+            class_counts=class_counts,
         )
         for v in range(workers)
     ]
