@@ -97,8 +97,8 @@ class EvaluationRequest:
     """Score one prompt, given by its indices, on a split.
 
     ``words`` (M,) and ``demonstrations`` (U,) hold indices, or `WITHOUT` throughout. Instead of
-    them a prompt of the worker's model is given by its ``rank``, 0 for the best. The split's rows
-    are halved ``halvings`` times: the first of n / 2^halvings, rounded up, are scored.
+    them a prompt of the worker's model is given by its ``rank``, 0 for the best. Of a split's rows
+    the first are scored, those that are left after so many ``halvings``; see `race.first_rows`.
     """
 
     iteration: int

@@ -25,6 +25,9 @@ from asyndbt_mpi.protocol.messages import (
 CLEARLY = 2.0
 """Standard errors of a mean difference over rows that are more than chance."""
 
+FEWEST = 16
+"""Rows by which prompts can be told apart."""
+
 OF_MODEL = 3
 """The most prompts of a worker's model that take part."""
 
@@ -48,9 +51,9 @@ def rounds(prompts: int, by_rows: bool) -> list[tuple[int, int]]:
 
 
 def first_rows(rows: int, halved: int) -> int:
-    """How many of a split's ``rows`` are left after so many halvings, rounded up."""
+    """How many of a split's ``rows`` are left after so many halvings, at least `FEWEST`."""
     left: int = -(-rows // 2**halved)
-    return left
+    return min(rows, max(left, FEWEST))
 
 
 def is_clear(differences: FloatArray) -> bool:
