@@ -46,11 +46,12 @@ class Stationarity:
 
 @dataclass(frozen=True, slots=True)
 class Best:
-    """A worker's own prompt with the least loss on its validation rows, and when it was.
+    """A worker's prompt with the least loss on its validation rows or in its race, and when.
 
-    words (M,) and demonstrations (U,) are indices.
+    words (M,) and demonstrations (U,) are indices, -1 for none.
     """
 
+    candidate: Candidate
     iteration: int
     loss: float
     words: np.ndarray
@@ -158,17 +159,15 @@ class Log:
             worker = int(workers[row])
             iteration, loss, words, demonstrations = (column[row] for column in values)
             if worker not in best or loss < best[worker].loss:
-                best[worker] = Best(int(iteration), float(loss), words, demonstrations)
+                prompt = words, demonstrations
+                best[worker] = Best(Candidate.TUNED, int(iteration), float(loss), *prompt)
         return best
 
     @cached_property
-    def winners(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-        """By worker, the words (M,) and demonstrations (U,) that won its newest race.
-
-        The least loss of those that were scored on the most rows.
-        """
-        columns = ("iteration", "split", "worker", "loss", "words", "demonstrations")
-        iteration, split, workers, losses, words, shown = (
+    def winners(self) -> dict[int, Best]:
+        """By worker, what won its race: the least loss of those scored on the most rows."""
+        columns = ("iteration", "split", "worker", "candidate", "loss", "words", "demonstrations")
+        iteration, split, workers, candidates, losses, words, shown = (
             self[f"evaluation/{name}"] for name in columns
         )
         (counted,) = np.nonzero(self.rows("evaluation/iteration") <= self.committed)
@@ -179,7 +178,8 @@ class Log:
             of_worker = np.flatnonzero(raced & (workers == worker))
             last = of_worker[rows[of_worker] == rows[of_worker].max()]
             best = last[losses[last].argmin()]
-            found[worker] = words[best], shown[best]
+            candidate, loss = Candidate(int(candidates[best])), float(losses[best])
+            found[worker] = Best(candidate, self.committed, loss, words[best], shown[best])
         return found
 
     def answers(self, evaluation_row: int) -> tuple[np.ndarray, np.ndarray]:

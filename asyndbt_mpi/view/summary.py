@@ -18,6 +18,15 @@ from asyndbt_mpi.view.outcomes import newest_tests, outcomes
 MOST_ROWS = 32
 """Number of workers whose words are shown; means are always over all workers."""
 
+WON_AS = {
+    Candidate.TUNED: "most probable",
+    Candidate.UNTUNED: "untuned",
+    Candidate.RANDOM: "random",
+    Candidate.CONSENSUS: "consensus",
+    Candidate.MODEL: "best by model",
+}
+"""What a prompt in a race was."""
+
 Prompt: TypeAlias = tuple[np.ndarray, np.ndarray]
 """Words (M,) and demonstrations (U,), as indices."""
 
@@ -72,7 +81,8 @@ def learnt_prompts(log: Log, most: int | None = None) -> dict[int, Prompt]:
                 log["evaluation/demonstrations"][chosen],
             )
         elif worker in log.winners:
-            prompts[worker] = log.winners[worker]
+            won = log.winners[worker]
+            prompts[worker] = won.words, won.demonstrations
         elif worker in row_newest:
             newest = row_newest[worker]
             p, q = (log.rows(f"report/{name}", newest, newest + 1)[0] for name in "pq")
@@ -151,8 +161,11 @@ def _learnt(log: Log, prompts: dict[int, Prompt]) -> Table:
     table.add_column("worker", justify="right")
     table.add_column("words")
     table.add_column("demonstrations")
+    if log.winners:
+        table.add_column("won as")
     for worker, (words, demonstrations) in prompts.items():
-        table.add_row(str(worker), _words(log, words), _shown(demonstrations))
+        won = [WON_AS[log.winners[worker].candidate]] if worker in log.winners else []
+        table.add_row(str(worker), _words(log, words), _shown(demonstrations), *won)
     consensus = log.rows("iteration/z", log.committed, log.committed + 1)[0]
     if not np.isnan(consensus).any():
         table.add_section()
