@@ -208,7 +208,10 @@ class Server(Conduct):
         self._record_answer(out, worker, report)
 
     def _accept_evaluation(self, out: Output, worker: int, report: EvaluationReport) -> None:
-        self.spending.check(worker, ANSWER_KINDS[report.split], report.costs)
+        kind = ANSWER_KINDS.get(report.split)
+        if kind is None:
+            raise MalformedMessage(f"nothing is evaluated on {report.split.name} rows")
+        self.spending.check(worker, kind, report.costs)
         self._check_calibration(worker, report)
         if report.split is Split.RACE and worker in self._races:
             self._races[worker].check(report.losses)
