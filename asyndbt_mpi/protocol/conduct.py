@@ -271,8 +271,9 @@ class Conduct:
     def _race(self, worker: int) -> Race:
         """Of ``worker``'s prompts; of a single one, which wins, if the run has no races."""
         newest = self.algorithm.prompt(worker)
+        most = max(1, self.config.run.races)
         found = entrants(
-            max(1, self.config.run.races),
+            most,
             self._untuned,
             self._random(worker),
             newest,
@@ -280,7 +281,7 @@ class Conduct:
             self.validation.prompts(worker),
             has_model=self.config.estimator.name == "additive",
         )
-        return Race(found, by_rows=not self.config.llm.is_function)
+        return Race(found, most, by_rows=not self.config.llm.is_function)
 
     def _close_worker(self, out: Output, worker: int) -> None:
         """Give ``worker``, whose iterations are over, the next prompt to score, or let it stop."""
@@ -288,8 +289,11 @@ class Conduct:
         if race is None:  # nothing is evaluated, or it joined after the iterations were over
             self._stop(out, worker)
             return
+        tests = self._final_tests
+        assert tests is not None
         calls = self.spending.most_calls(worker, "race")
-        if not self.spending.overdrawn(calls, out.time, testing=True):
+        # Once its winner is tested, a race that the budget has cut short is over.
+        if not (tests.has(worker) or self.spending.overdrawn(calls, out.time, testing=True)):
             request = race.next(self.iteration)
             if request:
                 self._evaluate(out, worker, request)

@@ -41,7 +41,10 @@ def halvings(prompts: int) -> int:
 
 
 def rounds(prompts: int, by_rows: bool) -> list[tuple[int, int]]:
-    """Prompts and `halvings` of each round, if as many as possible stay in the race."""
+    """The most prompts of each round, and how often its rows are halved.
+
+    Who is left when fewer stay takes part in a later round, so that no race costs more.
+    """
     if not (prompts and by_rows):
         return [(prompts, 0)]
     left = [prompts]
@@ -134,6 +137,7 @@ class Race:
     Parameters
     ----------
     entrants : the first is no model's
+    most : prompts that could have taken part, see `rounds`
     by_rows : losses are means over rows, of which some can be scored; a function has one row
 
     Attributes
@@ -141,11 +145,12 @@ class Race:
     running : the prompts that are left, and in the end the winner alone
     """
 
-    def __init__(self, entrants: Iterable[Entrant], by_rows: bool) -> None:
+    def __init__(self, entrants: Iterable[Entrant], most: int, by_rows: bool) -> None:
         self.running = list(entrants)
-        self._halved = halvings(len(self.running)) if by_rows else 0
         self._scored: list[Entrant] = []
         self._over = len(self.running) == 1
+        self._rounds = rounds(most, by_rows)
+        self._skip_rounds()
 
     @property
     def winner(self) -> Prompt:
@@ -162,7 +167,7 @@ class Race:
         m, u = (len(part) for part in self._any_prompt())
         words, shown = entrant.prompt or (np.full(m, WITHOUT), np.full(u, WITHOUT))
         kind = Split.RACE, entrant.candidate
-        return EvaluationRequest(iteration, *kind, words, shown, entrant.rank, self._halved)
+        return EvaluationRequest(iteration, *kind, words, shown, entrant.rank, self._rounds[0][1])
 
     def _any_prompt(self) -> Prompt:
         return next(each.prompt for each in self.running if each.prompt is not None)
@@ -190,10 +195,15 @@ class Race:
 
     def _end_round(self) -> None:
         left = self._survivors()
-        self._over = len(left) == 1 or not self._halved
+        self._over = len(left) == 1 or len(self._rounds) == 1
         self.running = left[:1] if self._over else left
-        self._halved = min(self._halved - 1, halvings(len(left)))
         self._scored = []
+        self._skip_rounds()
+
+    def _skip_rounds(self) -> None:
+        """On to the last round that has room for all who are left."""
+        while len(self._rounds) > 1 and len(self.running) <= self._rounds[1][0]:
+            del self._rounds[0]
 
     def _survivors(self) -> list[Entrant]:
         """The better half of the different prompts, the best first; see the module."""
@@ -209,4 +219,5 @@ class Race:
 def _is_worse(entrant: Entrant, leader: Entrant) -> bool:
     assert entrant.losses is not None
     assert leader.losses is not None
-    return is_clear(entrant.losses - leader.losses)
+    # A single row of many says nothing of the others.
+    return len(leader.losses) > 1 and is_clear(entrant.losses - leader.losses)

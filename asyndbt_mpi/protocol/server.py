@@ -19,6 +19,7 @@ from asyndbt_mpi.protocol.conduct import ANSWER_KINDS, Conduct
 from asyndbt_mpi.protocol.estimation import not_asked_for
 from asyndbt_mpi.protocol.membership import BARRED, COUNTED, MOST_RETURNS, State
 from asyndbt_mpi.protocol.messages import (
+    Candidate,
     EvaluationReport,
     Failure,
     Hello,
@@ -207,10 +208,15 @@ class Server(Conduct):
         self._record_answer(out, worker, report)
 
     def _accept_evaluation(self, out: Output, worker: int, report: EvaluationReport) -> None:
-        self.spending.check(worker, ANSWER_KINDS[report.split], report.costs)
+        kind = ANSWER_KINDS.get(report.split)
+        if kind is None:
+            raise MalformedMessage(f"nothing is evaluated on {report.split.name} rows")
+        self.spending.check(worker, kind, report.costs)
         self._check_calibration(worker, report)
         if report.split is Split.RACE and worker in self._races:
             self._races[worker].check(report.losses)
+        if report.candidate is Candidate.MODEL:
+            self._check_demonstrations(worker, report)
         evaluation = self.evaluations.accept(worker, report, out.time)
         self._record_answer(out, worker, report)
         out.records.append(evaluation)
@@ -221,6 +227,14 @@ class Server(Conduct):
             prompt = evaluation.words, evaluation.demonstrations
             self._races[worker].take(prompt, evaluation.losses)
         self._close_worker(out, worker)
+
+    def _check_demonstrations(self, worker: int, report: EvaluationReport) -> None:
+        held = self._initial_q[worker - 1] > 0
+        if not held[np.arange(self.shapes.classes), report.demonstrations].all():
+            raise MalformedMessage(
+                f"worker {worker} shows demonstrations {report.demonstrations.tolist()}, which it"
+                " does not have"
+            )
 
     def _check_calibration(self, worker: int, report: EvaluationReport) -> None:
         method = self.config.task.calibration

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from asyndbt_mpi.inputs.sections import Calibration
-from asyndbt_mpi.protocol.messages import Split
 from asyndbt_mpi.task.calibration import CONTENT_FREE
 from asyndbt_mpi.task.dataset import Row
-from asyndbt_mpi.task.partition import WorkerData, rows_of
+from asyndbt_mpi.task.partition import WorkerData
 from asyndbt_mpi.task.template import Template
 
 TokenCounter: TypeAlias = Callable[[list[str]], list[int]]
@@ -63,7 +62,7 @@ def longest_parts(
         _by_length(rows, count([template.context([row], fragment) for row in rows]))[0]
         for rows in held.pool
     ]
-    queries = [row for split in Split for row in rows_of(held, split)]
+    queries = [*held.train, *held.validation, *held.test]
     if calibration == "content_free":  # "batch" has only training rows
         queries += CONTENT_FREE
     lengths = count([template.render(row, fragment) for row in queries])

@@ -7,7 +7,7 @@ import numpy as np
 
 from asyndbt_mpi.log import schema
 from asyndbt_mpi.log.reader import Log
-from asyndbt_mpi.protocol.records import EventKind
+from asyndbt_mpi.protocol.records import SPLIT_OF, EventKind
 from tests.log.reseal import reseal
 
 
@@ -24,7 +24,7 @@ def cut(path: Path, committed: int, more_events: int = 0) -> None:
     counts |= {group: int((key < committed).sum()) for group, key in keys.items()}
     counts["iteration"] = committed
     counts["event"] = min(int(used.sum()) + more_events, len(kinds))
-    evaluated = np.isin(kinds[: counts["event"]], (EventKind.EVALUATION, EventKind.TEST))
+    evaluated = np.isin(kinds[: counts["event"]], list(SPLIT_OF))
     counts["evaluation"] = int(evaluated.sum())
     counts["answer"] = int(np.searchsorted(answered, counts["evaluation"]))
     with h5py.File(path, "r+") as file:

@@ -102,7 +102,8 @@ def test_every_test_has_its_rows_which_give_its_loss_and_accuracy(
         assert tests.sum() == 4 * WORKERS + 1
         for row in range(len(tests)):
             labels, log_probabilities = log.answers(row)
-            assert len(labels) == (TEST_ROWS if tests[row] else 0)
+            assert bool(len(labels)) == bool(workers[row])
+            assert len(labels) == TEST_ROWS or not tests[row]
             if not len(labels):
                 continue
             losses, accuracies = scored(log_probabilities[None], labels)
@@ -200,11 +201,15 @@ def test_what_is_asked_is_foretold_and_within_its_bounds(logged: tuple[str, Path
     bounds = hellos(config, materials, WORKERS, NoModel())
     with Log(path) as log:
         kinds, prompts, workers = (log[f"event/{name}"] for name in ("kind", "prompts", "worker"))
-        validation, tests = found.parts[2:]
+        validation, races, tests = found.parts[2:]
         asked = {kind: prompts[kinds == kind] for kind in EventKind}
         # The workers come late to their last validation.
         assert 0 < asked[EventKind.EVALUATION].sum() <= validation.calls
         assert asked[EventKind.TEST].sum() == tests.calls
+        assert 0 < asked[EventKind.RACE].sum() <= races.most
+        for worker, hello in bounds.items():
+            raced = prompts[(kinds == EventKind.RACE) & (workers == worker)].sum()
+            assert raced <= hello.cost_bounds.race
         of_step = config.estimator.samples * (3 + 3 * (method == "content_free"))
         assert set(asked[EventKind.REPORT].tolist()) == {of_step}
         assert not asked[EventKind.LOWER_REPORT].size, "models answer in place of the black box"

@@ -26,7 +26,9 @@ from asyndbt_mpi.protocol.records import EventKind
 from tests.helpers import asyndbt
 from tests.llm.api_server import Manners, serving
 
-KINDS = (EventKind.REPORT, EventKind.LOWER_REPORT, EventKind.EVALUATION, EventKind.TEST)
+KINDS = (
+    EventKind.REPORT, EventKind.LOWER_REPORT, EventKind.EVALUATION, EventKind.RACE, EventKind.TEST,
+)  # fmt: skip
 OPENAI = ("llm.backend=openai", "llm.model=none", "llm.input_price=2", "llm.output_price=3")
 
 
@@ -42,7 +44,7 @@ def foretold(
 
 
 def asked(folder: Path, *settings: str, workers: int) -> list[int]:
-    """Prompts that a simulated run asked for: upper, lower, validation, tests."""
+    """Prompts that a simulated run asked for: upper, lower, validation, races, tests."""
     path = folder / "run.h5"
     simulate_silently(Job.of(Request("synthetic", settings, str(path), True, False), workers), 1)
     with Log(path) as log:
@@ -64,6 +66,8 @@ def asked(folder: Path, *settings: str, workers: int) -> list[int]:
         ("estimator.name=exact", "steps.optimizer=sgd"),
         ("run.evaluate_every=0",),
         ("task.test=0",),
+        ("run.race=0",),
+        ("run.race=2",),
     ],
 )
 def test_a_synchronous_run_asks_for_exactly_as_much(
@@ -72,7 +76,13 @@ def test_a_synchronous_run_asks_for_exactly_as_much(
     base = "run.iterations=40", "run.evaluate_every=6", "algorithm.active_workers=4"
     settings = *base, "delay.model=lognormal", "delay.mean=1", *settings
     found = foretold("synthetic", *settings, workers=4)
-    assert [part.calls for part in found.parts] == asked(tmp_path, *settings, workers=4)
+    upper, lower, validation, races, tests = asked(tmp_path, *settings, workers=4)
+    calls = [part.calls for part in found.parts]
+    assert calls == [upper, lower, validation, calls[3], tests]
+    assert bool(races) == bool(calls[3])
+    assert races <= calls[3], "prompts that are the same race once"
+    if "run.race=2" in settings:
+        assert races == calls[3]
     assert [part.most for part in found.parts] == [part.calls for part in found.parts]
 
 
@@ -89,14 +99,15 @@ def test_an_asynchronous_run_asks_for_no_more_and_hardly_less(
         f"algorithm.lower_participation={participation}",
     )  # fmt: skip
     found = foretold("synthetic", *settings, workers=5)
-    upper, lower, validation, tests = asked(tmp_path, *settings, workers=5)
+    upper, lower, validation, races, tests = asked(tmp_path, *settings, workers=5)
     parts = found.parts
     assert parts[0].calls <= upper <= parts[0].most
     assert parts[1].calls <= lower <= parts[1].most
     if participation == "all":
         assert parts[1].calls == lower == parts[1].most
     assert 0 < validation <= parts[2].calls
-    assert tests == parts[3].calls
+    assert 0 < races <= parts[3].calls
+    assert tests == parts[4].calls
 
 
 def test_more_active_workers_than_there_are_count_as_all() -> None:
@@ -114,7 +125,7 @@ def test_tokens_are_those_of_the_prompts_with_all_their_parts() -> None:
         assert more.tokens_of_call - less.tokens_of_call == pytest.approx(3 * 3)
     # Of the 13 tests of 3 workers, on 120 rows each, two of each worker have a fragment; one of
     # each, the calibrated one, has 20 training rows more.
-    tests = long.parts[3].tokens_of_call - short.parts[3].tokens_of_call
+    tests = long.parts[4].tokens_of_call - short.parts[4].tokens_of_call
     assert tests == pytest.approx(6 * 120 * 9 / (13 * 120 + 3 * 20))
 
 
@@ -142,13 +153,15 @@ def test_seconds_are_shared_by_the_workers_and_limited_by_the_server() -> None:
 
 
 def test_budgets_that_end_the_run_early_are_told() -> None:
-    settings = "run.iterations=100", "algorithm.plane_until=0", "run.evaluate_every=1000"
+    settings = (
+        "run.iterations=100", "algorithm.plane_until=0", "run.evaluate_every=1000", "run.race=0"
+    )  # fmt: skip
     # Steps take 40 calls, 2 each iteration and 1 more under way at the end; the 13 tests take up
     # to 120 calls and 20 more for calibration.
     (limit,) = foretold("demo", *settings, "budget.calls=2620").limits()
     assert (limit.tests, limit.first, limit.iterations) == (1820, 120, 9)
     for calls, line in (
-        (1939, "does not cover one iteration: 120 for a step of every worker and 1,820 for the"),
+        (1939, "does not cover one iteration: 120 for a step of every worker and 1,820 for the races"),
         (2620, "will end the run after about 9 of 100 iterations"),
         (20000, None),
     ):
@@ -165,6 +178,22 @@ def test_budgets_that_end_the_run_early_are_told() -> None:
         assert "does not cover one iteration" in line
 
 
+def test_a_race_is_known_before() -> None:
+    """Of 20 + 20 rows each: five prompts on 16, three on 16, two on all; and what is new."""
+    found = foretold("demo", "run.race=5")
+    (part,) = (part for part in found.parts if part.name == "races at the end")
+    rows = [16, 16, 40]
+    assert part.most == 3 * sum(n * of for n, of in zip((5, 3, 2), rows, strict=True))
+    assert part.calls == 3 * (5 * 16 + 2 * 24)
+    for none in ("run.race=0", "run.evaluate_every=0"):
+        assert foretold("demo", none).parts[3].most == 0
+    (limit,) = foretold("demo", "run.race=5", "budget.calls=1").limits()
+    (without,) = foretold("demo", "run.race=0", "budget.calls=1").limits()
+    assert limit.tests - without.tests == part.most
+    further = foretold("demo", "run.race=5", "task.calibration=content_free").parts[3]
+    assert further.most == part.most + 3 * 10 * 3
+
+
 def iterations_of(folder: Path, *settings: str, source: str = "synthetic") -> int:
     path = folder / "run.h5"
     try:
@@ -178,12 +207,12 @@ def iterations_of(folder: Path, *settings: str, source: str = "synthetic") -> in
 
 
 @pytest.mark.parametrize("period", [1, 5])
-@pytest.mark.parametrize("tests", [0, 50])
+@pytest.mark.parametrize(("tests", "race"), [(0, 8), (50, 0), (50, 5)])
 def test_a_run_begins_where_an_iteration_is_covered(
-    tmp_path: Path, period: int, tests: int
+    tmp_path: Path, period: int, tests: int, race: int
 ) -> None:
     settings = (
-        "run.iterations=30", f"task.test={tests}", "run.evaluate_every=100",
+        "run.iterations=30", f"task.test={tests}", f"run.race={race}", "run.evaluate_every=100",
         f"algorithm.plane_period={period}", "algorithm.active_workers=3",
         "algorithm.lower_gradient=black_box",
     )  # fmt: skip
@@ -222,7 +251,7 @@ def test_a_run_with_a_server_begins_where_an_iteration_is_covered(
 
 
 def test_a_server_is_counted_with_all_that_it_may_bill() -> None:
-    settings = *OPENAI, "llm.api=completion", "run.iterations=9", "estimator.batch=10"
+    settings = *OPENAI, "llm.api=completion", "run.iterations=9", "estimator.batch=10", "run.race=0"
     found = foretold("demo", *settings, "budget.calls=6000")
     # 4 samples on 10 rows, in slices of 4 * 8; labels of 8 tokens at the most.
     calls_of_prompt = 1 + 7 + 7 + 1

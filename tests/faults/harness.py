@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from asyndbt_mpi.commands.replay import replay
+from asyndbt_mpi.inputs import sections
 from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.events import events
 from asyndbt_mpi.log.reader import Log
@@ -37,6 +38,8 @@ SETTINGS = {
 
 
 MOST_TESTS = 4
+MOST_RACED = sections.Run().race
+"""A function is asked about each prompt once."""
 
 
 class NotSurvived(AssertionError):
@@ -182,7 +185,8 @@ class Run:
         )
         for line in asked.keys() & self._answered.keys():
             # The tests of a worker share a key: its own three prompts, and perhaps the untuned.
-            once = MOST_TESTS if line.startswith("TEST") else 1
+            # So do the prompts of its race.
+            once = {"TEST": MOST_TESTS, "RACE": MOST_RACED}.get(line.partition(" ")[0], 1)
             self.repeated += max(0, asked[line] + self._answered[line] - once)
         if not self.log.exists():
             return

@@ -42,8 +42,7 @@ def key(worker: int, message: Any) -> str | None:
         case LowerAssignment():
             kind, number = EventKind.LOWER_REPORT, message.number
         case EvaluationRequest():
-            kind = EventKind.TEST if message.split is Split.TEST else EventKind.EVALUATION
-            number = message.iteration
+            kind, number = EVENT_OF[message.split], message.iteration
         case _:
             return None
     return f"{kind.name} {worker} {number}"

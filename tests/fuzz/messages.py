@@ -40,8 +40,9 @@ REALS += [float("nan"), float("inf"), float("-inf")]
 INTEGERS = [0, 1, -1, 2, 7, 2**31 - 1, -(2**31), 2**40, 2**53, 2**62, 2**63 - 1, -(2**63)]
 
 CODEC = Codec(SHAPES, free_losses=True)
-OF_MODEL = Codec(SHAPES, free_losses=False, tests=4)
-"""What the server of a language model would decode by: it has answers on the test rows."""
+PROMPT = np.array([0, 3, 1]), np.array([4, 0])
+OF_MODEL = Codec(SHAPES, free_losses=False, rows=4)
+"""What the server of a language model would decode by: it has answers on rows."""
 
 
 def fuzz(seed: int, cases: int) -> Counter[str]:
@@ -73,8 +74,9 @@ def fuzz(seed: int, cases: int) -> Counter[str]:
 
 def _run(generator: random.Random) -> tuple[Hand, list[Buffer]]:
     """A run that has got somewhere, and what the hostile worker could honestly say."""
+    most = generator.choice([20, 50])  # some are in their races and tests
     config = configuration(
-        run={"evaluate_every": generator.choice([0, 2])},
+        run={"evaluate_every": generator.choice([0, 2]), "race": 6, "iterations": most},
         algorithm={"plane_period": generator.choice([2, 1000]), "tolerance": 0.0},
     )
     hand = Hand(config, 3)
@@ -84,7 +86,9 @@ def _run(generator: random.Random) -> tuple[Hand, list[Buffer]]:
     costs = Costs(calls=12, prompts=12)
     own: list[Message] = [
         hand.workers.hello(HOSTILE, "by hand"),
-        EvaluationReport(2, Split.VALIDATION, Candidate.TUNED, 0.5, 0.5, costs, np.zeros(2)),
+        EvaluationReport(
+            2, Split.VALIDATION, Candidate.TUNED, 0.5, 0.5, costs, np.zeros(2), *PROMPT
+        ),
         Failure("cannot go on"),
         Stop(),
     ]
@@ -95,7 +99,7 @@ def _run(generator: random.Random) -> tuple[Hand, list[Buffer]]:
     answers = RowScores(np.array([0, 1, 1]), np.log([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3]]))
     loss, bias = -np.log([0.9, 0.8, 0.3]).mean(), np.log([0.6, 0.4])
     means = Candidate.CALIBRATED, loss, 2 / 3, costs, bias
-    tested = OF_MODEL.encode(EvaluationReport(2, Split.TEST, *means, answers))
+    tested = OF_MODEL.encode(EvaluationReport(2, Split.TEST, *means, *PROMPT, answers))
     return hand, [*(CODEC.encode(each) for each in own), tested]
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.protocol.messages import Candidate, Split
-from asyndbt_mpi.protocol.records import EventKind
+from asyndbt_mpi.protocol.records import SPLIT_OF, EventKind
 from tests.log.edits import violations
 
 pytestmark = pytest.mark.long
@@ -259,7 +259,7 @@ def remove(file: h5py.File, group: str, row: int) -> None:
 def test_no_test_is_missing(path: Path, candidate: Candidate, pattern: str) -> None:
     def edit(file: h5py.File) -> None:
         row = row_of(file, Split.TEST, candidate)
-        scored = np.isin(file["event/kind"][:], (EventKind.EVALUATION, EventKind.TEST))
+        scored = np.isin(file["event/kind"][:], list(SPLIT_OF))
         remove(file, "evaluation", row)
         remove(file, "event", int(np.flatnonzero(scored)[row]))
 

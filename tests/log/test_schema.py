@@ -172,6 +172,7 @@ def test_codes_have_names(path: Path) -> None:
             "train": 0,
             "validation": 1,
             "test": 2,
+            "race": 3,
         }
         assert "consensus" in h5py.check_enum_dtype(file["evaluation/candidate"].dtype)
         assert "lower_report" in h5py.check_enum_dtype(file["event/kind"].dtype)

@@ -14,6 +14,7 @@ import numpy as np
 
 from asyndbt_mpi.algorithm.polyhedron import Polyhedron
 from asyndbt_mpi.algorithm.simplex import ON_SIMPLEX, distance_to_simplex
+from asyndbt_mpi.protocol.conduct import ANSWER_KINDS
 from asyndbt_mpi.protocol.membership import BARRED, COUNTED, MOST_RETURNS, Membership, State
 from asyndbt_mpi.protocol.messages import (
     Assignment,
@@ -33,6 +34,7 @@ ANSWERS = {
     EventKind.LOWER_REPORT: "assignment",
     EventKind.EVALUATION: "validation",
     EventKind.TEST: "test",
+    EventKind.RACE: "race",
 }
 
 
@@ -44,6 +46,7 @@ def validate_state(server: Server) -> None:
     _validate_work(server)
     _validate_estimation(server)
     _validate_spending(server)
+    _validate_races(server)
     _validate_course(server)
 
 
@@ -175,11 +178,12 @@ def _validate_spending(server: Server) -> None:
             assert Counter(held.owed) == asked, f"worker {worker} owes what it was not asked for"
             owed = server.members._owed[worker]
             assert owed == len(held.owed), f"worker {worker} is waited for without reason"
-    reserved = sum(
-        getattr(held.cost_bounds, kind)
-        for held in spending._by_worker.values()
-        for kind in held.owed
-    )
+    reserved = 0
+    for worker, held in spending._by_worker.items():
+        assert held.raced >= 0, f"the race of worker {worker} has cost less than nothing"
+        for kind in held.owed:
+            most = getattr(held.cost_bounds, kind)
+            reserved += max(0, most - held.raced) if kind == "race" else most
     assert spending.reserved == reserved >= 0, "reserved is what is owed"
     spent = spending.spent
     assert min(spent.calls, spent.prompt_tokens, spent.completion_tokens) >= 0, "spent is negative"
@@ -195,7 +199,43 @@ def _asked_of(server: Server, worker: int) -> list[str]:
     estimation = server.algorithm.estimation
     asked += ["assignment"] * (estimation is not None and worker in estimation.awaited)
     requests = server.evaluations._asked.get(worker, ())
-    return asked + ["test" if each.split is Split.TEST else "validation" for each in requests]
+    return asked + [ANSWER_KINDS[each.split] for each in requests]
+
+
+# ---------------------------------------------------------------- races and tests
+
+
+def _validate_races(server: Server) -> None:
+    tests, asked = server._final_tests, server.evaluations._asked
+    if tests is None:
+        assert not server._races, "a race before the iterations are over"
+        kinds = {each.split for requests in asked.values() for each in requests}
+        assert kinds <= {Split.VALIDATION}, "a race or a test before the iterations are over"
+        return
+    assert tests._own.keys() <= server._races.keys(), "who has no race is tested"
+    for worker, race in server._races.items():
+        assert race.running, f"nobody is left in the race of worker {worker}"
+        assert len(race._scored) < max(2, len(race.running)), "a round is over and goes on"
+        requests = asked.get(worker, ())
+        racing = [each for each in requests if each.split is Split.RACE]
+        testing = [each for each in requests if each.split is Split.TEST]
+        assert len(racing) + len(testing) <= 1, f"worker {worker} is to score two prompts at once"
+        assert not (racing and tests.has(worker)), "a race goes on though its winner is tested"
+        assert not testing or tests.has(worker), "a test of who has not entered"
+        if racing:
+            due = race.next(racing[0].iteration)
+            assert due is not None, "what is scored is of no race"
+            assert (due.candidate, due.rank, due.halvings) == (
+                racing[0].candidate, racing[0].rank, racing[0].halvings
+            ), "what is scored is not the next"  # fmt: skip
+    _same_rows(server)
+
+
+def _same_rows(server: Server) -> None:
+    """The prompts of a round are scored on as many rows each."""
+    for race in server._races.values():
+        rows = {len(each.losses) for each in race._scored if each.losses is not None}
+        assert len(rows) <= 1, "prompts are compared on different rows"
 
 
 # ---------------------------------------------------------------- how far the run is
@@ -267,7 +307,7 @@ class Account:
             case Assignment() | LowerAssignment():
                 self.owed[worker]["assignment"] += 1
             case EvaluationRequest(split=split):
-                self.owed[worker]["test" if split is Split.TEST else "validation"] += 1
+                self.owed[worker][ANSWER_KINDS[split]] += 1
 
     def _owed_now(self, worker: int) -> Counter[str]:
         held = self.server.spending._by_worker.get(worker)

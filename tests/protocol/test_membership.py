@@ -314,13 +314,15 @@ def test_who_returns_amid_an_estimate_is_not_assigned_twice() -> None:
 
 def test_a_validation_round_is_that_of_the_living() -> None:
     validation = Hand(configuration(), 3).server.validation
-    validation.add(validated(1, 1.0), 3)
-    validation.add(validated(2, 9.0), 3)
+    for worker in (1, 2, 3):
+        validation.add(validated(worker, 5.0), 3)
+    validation.add(validated(1, 6.0), 3)
+    validation.add(validated(2, 1.0), 3)
     validation.forget(2)
-    validation.add(validated(1, 0.5), 2)
+    validation.add(validated(1, 6.0), 2)
     assert validation._heard == {1}, "worker 3 is still to come"
-    validation.add(validated(3, 0.5), 2)
-    assert validation._best_median == 0.5, "the dead count no more"
+    validation.add(validated(3, 6.0), 2)
+    assert validation._rounds_without_progress == 1, "the dead count no more"
 
 
 def test_once_too_few_are_left_nobody_else_is_lost() -> None:

@@ -14,6 +14,7 @@ from asyndbt_mpi.protocol.messages import (
     Costs,
     EvaluationRequest,
     MalformedMessage,
+    Split,
 )
 from asyndbt_mpi.protocol.records import Evaluation, Event, EventKind, Iteration
 from asyndbt_mpi.protocol.server import Server
@@ -35,15 +36,16 @@ def worked_off(config, workers: int, order: list[int]) -> Hand:
 
 
 @given(
-    st.integers(0, 900),
+    st.integers(0, 4000),
     st.lists(st.integers(1, 3), max_size=40),
     st.sampled_from(["all", "quorum"]),
     st.sampled_from([0, 2]),
+    st.sampled_from([0, 2, 5]),
 )
-@settings(max_examples=60, deadline=None)
-def test_no_more_is_called_than_the_budget_allows(calls, order, participation, every) -> None:
+@settings(max_examples=80, deadline=None)
+def test_no_more_is_called_than_the_budget_allows(calls, order, participation, every, race) -> None:
     config = configuration(
-        run={"iterations": 12, "evaluate_every": every},
+        run={"iterations": 12, "evaluate_every": every, "race": race},
         algorithm={"plane_period": 3, "lower_steps": 2, "lower_participation": participation},
         budget={"calls": calls},
     )
@@ -56,8 +58,10 @@ def test_no_more_is_called_than_the_budget_allows(calls, order, participation, e
     estimates = [i for i in hand.of_type(Iteration) if i.estimation]
     assert len(estimates) == hand.server.iteration // 3, "none was left out for want of budget"
     if every and hand.server.iteration:
-        of_tests = [e for e in hand.of_type(Evaluation) if e.iteration == hand.server.iteration]
-        assert len(of_tests) >= 3 * 3 + 1, "the tests were reserved"
+        evaluations = hand.of_type(Evaluation)
+        of_tests = [e for e in evaluations if e.split is Split.TEST and e.worker]
+        assert len(of_tests) == 3 * 3 + 1, "the tests were reserved"
+        assert all(race.next(0) is None for race in hand.server._races.values()), "so were races"
 
 
 def test_the_end_is_said_in_the_log() -> None:

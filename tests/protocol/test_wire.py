@@ -31,7 +31,7 @@ from asyndbt_mpi.protocol.wire import HEADER, KINDS, LONGEST_TEXT, Codec, Header
 
 SHAPES = Shapes(positions=3, words=5, classes=2, pool=4, samples=2)
 CODEC = Codec(SHAPES, state=99, pools=True)
-OF_MODEL = Codec(SHAPES, free_losses=False, tests=3)
+OF_MODEL = Codec(SHAPES, free_losses=False, rows=3)
 RNG = np.random.default_rng(0)
 FRAGMENT, POOL = RNG.random((3, 5)), RNG.random((2, 4))
 LOSSES = np.array([-2.0, -1.0])
@@ -43,12 +43,14 @@ COSTS = Costs(80, 1234, compute_seconds=0.25, prompts=90, completion_tokens=81, 
 MESSAGES = [
     Assignment(7, 42, FRAGMENT, *KNOWN),
     LowerAssignment(9, 3, FRAGMENT, FRAGMENT + 1),
-    EvaluationRequest(11, Split.TEST, Candidate.RANDOM, WORDS, SHOWN),
+    EvaluationRequest(11, Split.RACE, Candidate.RANDOM, WORDS, SHOWN, rank=2, halvings=3),
     Stop(),
-    Hello(POOL, "node-1: größer", CostBounds(80, 20, 120, 600, 8), "0f" * 32),
+    Hello(POOL, "node-1: größer", CostBounds(80, 20, 120, 300, 600, 8), "0f" * 32),
     Report(7, 42, -1.5, 0.1, 0.2, COSTS, 3.5, FRAGMENT, POOL, LOSSES, *KNOWN, TRUST),
     LowerReport(9, 3, -1.5, COSTS, FRAGMENT, SHOWN, LOSSES),
-    EvaluationReport(11, Split.VALIDATION, Candidate.TUNED, 0.5, float("nan"), COSTS, np.zeros(2)),
+    EvaluationReport(
+        11, Split.VALIDATION, Candidate.TUNED, 0.5, float("nan"), COSTS, np.zeros(2), WORDS, SHOWN
+    ),
     Failure("d/dev.jsonl, line 3: größer than what the model reads", refuses=True),
     Reset(FRAGMENT),
     Restore(17, RNG.random(99)),
@@ -216,6 +218,16 @@ REPORT, LOWER, REQUEST = MESSAGES[5], MESSAGES[6], MESSAGES[2]
         (REQUEST, {"words": np.array([0, 1, 5])}),
         (REQUEST, {"words": np.array([0, 1, -1])}),
         (REQUEST, {"demonstrations": np.array([0, 4])}),
+        (REQUEST, {"demonstrations": np.array([-1, 1])}),
+        (REQUEST, {"rank": -1}),
+        (REQUEST, {"halvings": -1}),
+        (REQUEST, {"halvings": 63}),
+        (MESSAGES[4], {"cost_bounds": CostBounds(race=-1)}),
+        (MESSAGES[4], {"cost_bounds": CostBounds(race=2**41)}),
+        (MESSAGES[7], {"words": np.array([0, 1, 5])}),
+        (MESSAGES[7], {"words": np.array([0, -1, 1])}),
+        (MESSAGES[7], {"demonstrations": np.array([0, 4])}),
+        (MESSAGES[7], {"demonstrations": np.array([0, -2])}),
         (MESSAGES[0], {"dual_gradient": np.full((3, 5), np.nan)}),
         (MESSAGES[10], {"answers": -1}),
         (MESSAGES[10], {"state": np.full(99, np.inf)}),
@@ -236,16 +248,19 @@ def test_losses_of_a_language_model_are_not_negative() -> None:
 LABELS, SCORES = np.array([1, 0, 0]), np.log([[0.3, 0.7], [0.6, 0.4], [0.5, 0.5]])
 OF_TEST = EvaluationReport(
     11, Split.TEST, Candidate.TUNED, -np.log([0.7, 0.6, 0.5]).mean(), 2 / 3, COSTS,
-    np.log([0.2, 0.8]), RowScores(LABELS, SCORES),
+    np.log([0.2, 0.8]), WORDS, SHOWN, RowScores(LABELS, SCORES),
 )  # fmt: skip
-OF_VALIDATION = dataclasses.replace(OF_TEST, split=Split.VALIDATION, rows=None)
+SPLITS = Split.VALIDATION, Split.TEST, Split.RACE
 
 
+@pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("rows", [1, 2, 3])
-def test_answers_on_test_rows_arrive_bit_for_bit(rows: int) -> None:
+def test_answers_on_rows_arrive_bit_for_bit(rows: int, split: Split) -> None:
     some = RowScores(LABELS[:rows], SCORES[:rows])
     loss = -SCORES[np.arange(rows), LABELS[:rows]].mean()
-    report = dataclasses.replace(OF_TEST, rows=some, loss=loss, accuracy=min(1, 2 / rows))
+    report = dataclasses.replace(
+        OF_TEST, split=split, rows=some, loss=loss, accuracy=min(1, 2 / rows)
+    )
     buffer = OF_MODEL.encode(report)
     assert len(buffer) <= OF_MODEL.longest_to_server
     assert same(OF_MODEL.decode(buffer), report)
@@ -254,8 +269,16 @@ def test_answers_on_test_rows_arrive_bit_for_bit(rows: int) -> None:
             OF_MODEL.decode(wrong)
 
 
-def test_an_evaluation_of_a_language_model_says_what_it_was_calibrated_by() -> None:
-    assert same(OF_MODEL.decode(OF_MODEL.encode(OF_VALIDATION)), OF_VALIDATION)
+def test_losses_of_rows_are_those_of_their_labels() -> None:
+    assert OF_TEST.rows is not None
+    np.testing.assert_array_equal(OF_TEST.losses, -np.log([0.7, 0.6, 0.5]))
+    np.testing.assert_array_equal(MESSAGES[7].losses, [0.5])  # of a function
+
+
+@pytest.mark.parametrize("part", ["words", "demonstrations"])
+def test_a_prompt_may_be_without_words_or_demonstrations(part: str) -> None:
+    without = dataclasses.replace(OF_TEST, **{part: np.full_like(getattr(OF_TEST, part), -1)})
+    assert same(OF_MODEL.decode(OF_MODEL.encode(without)), without)
 
 
 def scores(values: object, labels: object = LABELS) -> RowScores:
@@ -269,8 +292,9 @@ TOO_MANY = RowScores(np.tile(LABELS, 2), np.tile(SCORES, (2, 1)))
     ("report", "changed", "why"),
     [
         (OF_TEST, {"rows": None}, "has no rows of TEST"),
-        (OF_TEST, {"rows": TOO_MANY}, "6 rows of a test split of 3"),
-        (OF_VALIDATION, {"rows": OF_TEST.rows}, "has 3 rows of VALIDATION"),
+        (OF_TEST, {"split": Split.VALIDATION, "rows": None}, "has no rows of VALIDATION"),
+        (OF_TEST, {"split": Split.RACE, "rows": None}, "has no rows of RACE"),
+        (OF_TEST, {"rows": TOO_MANY}, "6 rows were scored, of at most 3"),
         (OF_TEST, {"loss": OF_TEST.loss + 1e-8}, "loss is .*, but its rows give"),
         (OF_TEST, {"accuracy": 1 / 3}, "accuracy is .*, but its rows give"),
         (OF_TEST, {"rows": scores(SCORES, [1, 0, 2])}, r"labels .* outside \[0, 2\)"),
@@ -282,7 +306,7 @@ TOO_MANY = RowScores(np.tile(LABELS, 2), np.tile(SCORES, (2, 1)))
         (OF_TEST, {"bias": np.array([np.nan, -1.0])}, "bias holds"),
         (OF_TEST, {"bias": np.array([0.5, -1.0])}, "bias holds"),
         (OF_TEST, {"bias": np.array([-1.0, -1.0])}, "not that of mean"),
-        (OF_VALIDATION, {"bias": np.array([-np.inf, 0.0])}, "bias holds"),
+        (OF_TEST, {"bias": np.array([-np.inf, 0.0])}, "bias holds"),
     ],
 )
 def test_answers_that_no_model_can_give_are_refused(
@@ -293,7 +317,7 @@ def test_answers_that_no_model_can_give_are_refused(
 
 
 def test_a_function_has_no_rows() -> None:
-    with pytest.raises(MalformedMessage, match="3 rows of a test split of 0"):
+    with pytest.raises(MalformedMessage, match="3 rows were scored, of at most 0"):
         CODEC.decode(CODEC.encode(OF_TEST))
     report = dataclasses.replace(OF_TEST, rows=None, loss=-7.0, accuracy=float("nan"))
     assert same(CODEC.decode(CODEC.encode(report)), report)
@@ -304,7 +328,7 @@ def test_a_wrong_number_of_rows_is_refused(rows: int) -> None:
     buffer = OF_MODEL.encode(OF_TEST)
     HEADER.pack_into(buffer, 0, *Header(*HEADER.unpack_from(buffer))._replace(number=rows))
     if rows != 3:
-        with pytest.raises(MalformedMessage, match=r"are due|rows of a test split of 3"):
+        with pytest.raises(MalformedMessage, match=r"are due|were scored, of at most 3"):
             OF_MODEL.decode(buffer)
 
 

@@ -23,7 +23,7 @@ from asyndbt_mpi.protocol.worker import Workers
 
 SHAPES = Shapes(positions=3, words=4, classes=2, pool=5, samples=4)
 DATA_SIZES = DataSizes(
-    np.array([5, 3]), {Split.TRAIN: 12, Split.VALIDATION: 6, Split.TEST: 9}
+    np.array([5, 3]), {Split.TRAIN: 12, Split.VALIDATION: 6, Split.TEST: 9, Split.RACE: 18}
 )  # fmt: skip
 CONFIG = parse(
     {

@@ -94,7 +94,7 @@ def test_content_free_rows_are_asked_for_each_prompt_of_any_split(split: Split) 
     answers = [[0.6, 0.4], [0.9, 0.1], [0.8, 0.2], [0.4, 0.6]]
     black_box, model = box(answers, "content_free")
     [answer] = black_box.answer([query(split, [0])])
-    label = {Split.VALIDATION: 1}.get(split, 0)
+    label = {Split.VALIDATION: 1, Split.RACE: 1}.get(split, 0)
     pi = SHARED if split is Split.TEST else OWN
     due = corrected(answers[0], [0.7, 0.3], pi)[label]
     assert answer.losses == pytest.approx([-math.log(due)])
@@ -132,15 +132,15 @@ def test_a_query_may_name_its_own_calibration() -> None:
 
 @pytest.mark.parametrize(
     ("calibration", "further"),
-    [("none", (0, 0, 3)), ("batch", (0, 3, 3)), ("content_free", (3, 3, 3))],
+    [("none", (0, 0, 3, 0)), ("batch", (0, 3, 3, 0)), ("content_free", (3, 3, 3, 3))],
 )
 def test_what_calibration_asks_besides_is_known_before(
-    calibration: str, further: tuple[int, int, int]
+    calibration: str, further: tuple[int, int, int, int]
 ) -> None:
     """Of the test split it is that of the calibrated untuned prompt, at least."""
     held = box([], calibration)[0].data_sizes[1]
     assert tuple(held.references[split] for split in Split) == further
-    assert held.rows == {Split.TRAIN: 3, Split.VALIDATION: 1, Split.TEST: 3}
+    assert held.rows == {Split.TRAIN: 3, Split.VALIDATION: 1, Split.TEST: 3, Split.RACE: 4}
 
 
 def test_content_free_texts_count_among_the_longest_prompts() -> None:

@@ -91,7 +91,7 @@ class Prompts:
             race = self._race(worker, [prompt for _, prompt in best[worker]])
             if race:
                 yield from races.differences(self.log, race, column, raced[worker])
-                if self._tests_all() and self._at_work(worker) and race.next(0):
+                if self._ends_in_peace() and self._at_work(worker) and race.next(0):
                     yield f"/evaluation lacks a part of the race of worker {worker}"
             for row in of_worker:
                 yield from self._tested(column, row, of_worker[0], race.winner if race else None)
@@ -106,18 +106,18 @@ class Prompts:
             return None
         by_rows, most = not config.llm.is_function, config.run.races
         if not most and validated:
-            return Race([Entrant(Candidate.TUNED, validated[0])], by_rows)
+            return Race([Entrant(Candidate.TUNED, validated[0])], most, by_rows)
         untuned, random, consensus = self._without(), self._random(worker), self._consensus()
         words, shown = self._own(worker, self.closing, self.log.committed)
         if words is None or shown is None:
             return None
         if not most:
-            return Race([Entrant(Candidate.TUNED, (words, shown))], by_rows)
+            return Race([Entrant(Candidate.TUNED, (words, shown))], most, by_rows)
         if random is None or consensus is None:
             return None
         own = (untuned[0], random), (words, shown), (consensus, shown)
         has_model = config.estimator.name == "additive"
-        return Race(entrants(most, untuned, *own, validated, has_model), by_rows)
+        return Race(entrants(most, untuned, *own, validated, has_model), most, by_rows)
 
     def _without(self) -> Prompt:
         shapes = self.log.shapes
@@ -168,7 +168,10 @@ class Prompts:
             yield "/evaluation has no test of the untuned prompt"
 
     def _tests_all(self) -> bool:
-        """Whether nothing has kept the run from making all of its tests."""
+        return bool(self.log.config.task.test) and self._ends_in_peace()
+
+    def _ends_in_peace(self) -> bool:
+        """Whether nothing has kept the run from making all of its races and tests."""
         config = self.log.config
         limited = any((config.budget.calls, config.budget.tokens, config.budget.cost,
                        config.budget.seconds))  # fmt: skip
@@ -177,7 +180,6 @@ class Prompts:
         return bool(
             closed
             and config.run.evaluate_every
-            and config.task.test
             and self.log.status == "finished"
             and not limited
             and not (gone > self.closing).any()
