@@ -175,9 +175,7 @@ class Estimate:
             active = min(self.config.algorithm.active_workers, self.workers)
             share = active / reports(self.config, self.workers)
             return 0.0, self._seconds([Part("", upper.calls * share, 0)]) or 0.0, 0.0
-        spending = Spending(self.config, self.workers)
-        for worker, cost_bounds in enumerate(self.cost_bounds, start=1):
-            spending.join(worker, cost_bounds)
+        spending = joined(self.config, self.cost_bounds)
         calls = sum(each.assignment for each in self.cost_bounds)
         tests = spending.most_spent(0)[key]
         steps = spending.most_spent(calls)[key] - tests
@@ -226,7 +224,23 @@ def estimate(
         tokens = {split: written + lengths.mean(split) for split in Split}
     said = hellos(config, materials, workers, _Counted(count)).values()
     needed = tuple(hello.cost_bounds for hello in said)
-    return Estimate(config, workers, parts(config, rows, tokens), needed, seconds_per_call)
+    racing = of_races(config, needed)
+    parts_of_run = parts(config, rows, tokens, racing)
+    return Estimate(config, workers, parts_of_run, needed, seconds_per_call)
+
+
+def of_races(config: Config, cost_bounds: Sequence[CostBounds]) -> list[int]:
+    """How many prompts of each worker race."""
+    spending = joined(config, cost_bounds)
+    return [spending.racing(worker) for worker in range(1, len(cost_bounds) + 1)]
+
+
+def joined(config: Config, cost_bounds: Sequence[CostBounds]) -> Spending:
+    """The account of a run at its start, with all workers there."""
+    spending = Spending(config, len(cost_bounds))
+    for worker, of_worker in enumerate(cost_bounds, start=1):
+        spending.join(worker, of_worker)
+    return spending
 
 
 class _Counted(NoModel):
@@ -241,9 +255,15 @@ class _Counted(NoModel):
 
 
 def parts(
-    config: Config, rows: Sequence[dict[Split, int]], tokens: dict[Split, float]
+    config: Config,
+    rows: Sequence[dict[Split, int]],
+    tokens: dict[Split, float],
+    racing: Sequence[int],
 ) -> tuple[Part, ...]:
-    """What is asked for of workers (R) with so many ``rows``, at ``tokens`` for a call."""
+    """What is asked for of workers (R) with so many ``rows``, at ``tokens`` for a call.
+
+    So many prompts of each worker are ``racing``.
+    """
     algorithm, run, workers = config.algorithm, config.run, len(rows)
     of_step = [_of_step(config, held) for held in rows]
     mean, everyone = sum(of_step) / workers, sum(of_step)
@@ -258,7 +278,8 @@ def parts(
     validating = validations * sum(
         _of_evaluation(config, Split.VALIDATION, Candidate.TUNED, held) for held in rows
     )
-    racing, most_racing = map(sum, zip(*(_of_race(config, held) for held in rows), strict=True))
+    races = [_of_race(config, *each) for each in zip(rows, racing, strict=True)]
+    new, most = map(sum, zip(*races, strict=True))
     testing = 0
     if run.evaluate_every and config.task.test:
         tests = [(candidate, held) for held in rows for candidate in own_tests(config)]
@@ -274,7 +295,7 @@ def parts(
             tokens[Split.TRAIN],
         ),
         Part("validation", validating, validating, tokens[Split.VALIDATION]),
-        Part("races at the end", racing, most_racing, tokens[Split.RACE]),
+        Part("races at the end", new, most, tokens[Split.RACE]),
         Part("tests at the end", testing, testing, tokens[Split.TEST]),
     )  # fmt: skip
 
@@ -297,11 +318,11 @@ def _of_step(config: Config, rows: dict[Split, int]) -> int:
     return config.estimator.samples * (batch + _references(config, Split.TRAIN, rows))
 
 
-def _of_race(config: Config, rows: dict[Split, int]) -> tuple[int, int]:
+def _of_race(config: Config, rows: dict[Split, int], racing: int) -> tuple[int, int]:
     """Prompts of a race in which as many as possible stay; and with those that come again."""
     further = _references(config, Split.RACE, rows)
     new = most = before = 0
-    for prompts, halved in rounds(config.run.races, not config.llm.is_function):
+    for prompts, halved in rounds(racing, not config.llm.is_function):
         scored = first_rows(rows[Split.RACE], halved) + further
         new += prompts * (scored - before)
         most += prompts * scored

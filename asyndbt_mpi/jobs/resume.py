@@ -178,7 +178,8 @@ def resume(
     sink = ResumeSink(log, recorded, new.append)
     beyond: list[Event] = []
     try:
-        counts = _go_through(replay, recorded, signalled, sink)
+        same_end = log.config.budget == job.config.budget
+        counts = _go_through(replay, recorded, signalled, sink, same_end)
         if counts < len(recorded):
             recorded, beyond = recorded[:counts], recorded[counts:]
             server.spending.count(_total(beyond))
@@ -228,11 +229,13 @@ def _go_through(
     recorded: list[Event],
     signalled: Sequence[signal.Signals],
     sink: ResumeSink,
+    same_end: bool,
 ) -> int:
     """Replay what is ``recorded``; the number of events that count.
 
-    Events after the last iteration count if the iterations still end there. If they end sooner,
-    nothing after that counts.
+    Events after the last iteration count if the iterations still end there, and with the
+    ``same_end``: another budget may have room for other races. If they end sooner, nothing after
+    that counts.
     """
     server, closing = replay.server, _final_tests(recorded)
     happened = [each.kind is not EventKind.RESUMED for each in recorded[:closing]]
@@ -252,6 +255,8 @@ def _go_through(
     left = {each.worker for each in beyond if each.kind in (EventKind.LOST, EventKind.EXCLUDED)}
     if server.members.count - sum(map(server.members.is_live, left)) < server.members.needed:
         return closing + 1  # repeat the tests that failed: lost workers are back
+    if not same_end:
+        return closing + 1
     replay.run(beyond, sink)
     return len(recorded)
 

@@ -269,9 +269,9 @@ class Conduct:
         return self.algorithm.z.argmax(axis=1), demonstrations
 
     def _race(self, worker: int) -> Race:
-        """Of ``worker``'s prompts; of a single one, which wins, if the run has no races."""
+        """Of ``worker``'s prompts; of a single one, which wins, if there is to be no race."""
         newest = self.algorithm.prompt(worker)
-        most = max(1, self.config.run.races)
+        most = max(1, self.spending.racing(worker))
         found = entrants(
             most,
             self._untuned,
@@ -291,9 +291,9 @@ class Conduct:
             return
         tests = self._final_tests
         assert tests is not None
-        calls = self.spending.most_calls(worker, "race")
+        calls = self.spending.cost_bounds(worker).race
         # Once its winner is tested, a race that the budget has cut short is over.
-        if not (tests.has(worker) or self.spending.overdrawn(calls, out.time, testing=True)):
+        if not (tests.has(worker) or self.spending.overdrawn(calls, out.time, "race")):
             request = race.next(self.iteration)
             if request:
                 self._evaluate(out, worker, request)
@@ -310,7 +310,7 @@ class Conduct:
             tests.enter(worker, tuned, self._random(worker), self._consensus(shown))
         request = tests.next(worker) if self.config.task.test else None
         calls = self.spending.cost_bounds(worker).test if request else 0
-        if request and not self.spending.overdrawn(calls, out.time, testing=True):
+        if request and not self.spending.overdrawn(calls, out.time, "test"):
             self._evaluate(out, worker, request)
         else:
             self._stop(out, worker)

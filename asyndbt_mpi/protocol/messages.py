@@ -137,8 +137,8 @@ class Restore:
 class CostBounds:
     """The most that answers of a worker can cost.
 
-    Calls for an assignment, for a prompt on the validation and on the test split, and for the
-    whole race; tokens of the prompt and of the answer for each call.
+    Calls for an assignment, and for a prompt on the validation split, on the test split and on all
+    rows of the race; tokens of the prompt and of the answer for each call.
     """
 
     assignment: int = 0

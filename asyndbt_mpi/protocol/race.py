@@ -53,6 +53,11 @@ def rounds(prompts: int, by_rows: bool) -> list[tuple[int, int]]:
     return [(each, halvings(each)) for each in left]
 
 
+def size(prompts: int, rows: int, by_rows: bool) -> int:
+    """How many ``rows`` a race of so many ``prompts`` scores, if as many as possible stay."""
+    return sum(each * first_rows(rows, halved) for each, halved in rounds(prompts, by_rows))
+
+
 def first_rows(rows: int, halved: int) -> int:
     """How many of a split's ``rows`` are left after so many halvings, at least `FEWEST`."""
     left: int = -(-rows // 2**halved)

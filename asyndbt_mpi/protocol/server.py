@@ -36,6 +36,7 @@ from asyndbt_mpi.protocol.records import (
     answer_event,
     hello_event,
 )
+from asyndbt_mpi.protocol.spending import AnswerKind
 
 
 class Server(Conduct):
@@ -137,9 +138,10 @@ class Server(Conduct):
         """
         out = Output(time)
         patience = self.config.run.worker_timeout if self.running else -1.0
+        stage: AnswerKind = "test" if self._final_tests else "assignment"
         if not self.replaying and (short := self.members.shortage(time, patience)):
             self._fail(out, f"{short}; {self.members.gone}")
-        elif limit := self.spending.overdrawn(0, time, testing=self._final_tests is not None):
+        elif limit := self.spending.overdrawn(0, time, stage):
             self._end_by(out, limit)
         return out
 

@@ -5,38 +5,40 @@ aside until then. What a lost worker was at counts as spent: nobody will ever kn
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, astuple, dataclass, field
+from dataclasses import asdict, astuple, dataclass
+from math import inf
 from typing import Literal, TypeAlias
 
 from asyndbt_mpi.config import Config
 from asyndbt_mpi.inputs.sections import Llm
 from asyndbt_mpi.protocol.final_tests import number_of_tests
 from asyndbt_mpi.protocol.messages import CostBounds, Costs, MalformedMessage
+from asyndbt_mpi.protocol.race import size
 
 AnswerKind: TypeAlias = Literal["assignment", "validation", "test", "race"]
-"""What an answer is for; a field of `CostBounds`, which knows the race as a whole."""
+"""What an answer is for; a field of `CostBounds`."""
+
+SHARE_OF_RACES = 1 / 3
+"""Of a budget, less the tests at the end, that the races may have."""
 
 
 @dataclass(slots=True)
 class _Worker:
     """The most that a worker can cost, and what each answer is for that it owes.
 
-    ``raced`` are calls for its race so far.
+    So many of its prompts are ``racing``, for at most ``race`` calls.
     """
 
     cost_bounds: CostBounds
-    owed: list[AnswerKind] = field(default_factory=list)
-    raced: int = 0
-
-    def most(self, kind: AnswerKind) -> int:
-        """Calls that an answer can cost; one of the race is bounded by what is left of it."""
-        calls: int = getattr(self.cost_bounds, kind)
-        return max(0, calls - self.raced) if kind == "race" else calls
+    racing: int
+    race: int
+    owed: list[AnswerKind]
 
     @property
     def reserved(self) -> int:
         """Calls."""
-        return sum(map(self.most, self.owed))
+        calls: int = sum(getattr(self.cost_bounds, kind) for kind in self.owed)
+        return calls
 
 
 def price(llm: Llm, prompt_tokens: float, completion_tokens: float) -> float:
@@ -65,7 +67,9 @@ class Spending:
         self.spent = Costs()
         self.replaying = False
         self._tests = number_of_tests(config, workers)
-        self._races = workers if config.run.races else 0
+        self._tests_in_all = self._tests
+        self._most_racing = config.run.races
+        self._by_rows = not config.llm.is_function
         self._by_worker: dict[int, _Worker] = {}
         self._written_off = 0
 
@@ -102,7 +106,7 @@ class Spending:
             )
         if self.replaying or worker not in self.most:
             return
-        cost_bounds, calls = held.cost_bounds, held.most(kind)
+        cost_bounds, calls = held.cost_bounds, getattr(held.cost_bounds, kind)
         for name, most in (
             ("calls", calls),
             ("prompt_tokens", 2 * calls * cost_bounds.prompt_tokens),
@@ -119,26 +123,23 @@ class Spending:
         most = self.most.get(worker, cost_bounds)
         # What is gone through again may have been said when nobody looked at it.
         cost_bounds = CostBounds(*map(min, astuple(cost_bounds), astuple(most)))
-        before = self._by_worker.get(worker) or _Worker(cost_bounds)
-        self._by_worker[worker] = _Worker(cost_bounds, before.owed, before.raced)
+        owed = self._by_worker[worker].owed if worker in self._by_worker else []
+        racing = self._racing(cost_bounds)
+        race = self._size_of_race(racing, cost_bounds)
+        self._by_worker[worker] = _Worker(cost_bounds, racing, race, owed)
 
     def cost_bounds(self, worker: int) -> CostBounds:
         """What ``worker``, which has joined, can cost."""
         return self._by_worker[worker].cost_bounds
 
-    def most_calls(self, worker: int, kind: AnswerKind) -> int:
-        """Those that an answer of ``worker``, which has joined, can cost."""
-        return self._by_worker[worker].most(kind)
-
     def hand_out(self, worker: int, kind: AnswerKind) -> None:
         """Set aside what an answer can cost that ``worker`` was asked for."""
         self._by_worker[worker].owed.append(kind)
+        self._tests -= kind == "test"
 
     def answered(self, worker: int, costs: Costs) -> None:
         """The answer that ``worker`` was asked for first has come."""
-        held = self._by_worker[worker]
-        if held.owed.pop(0) == "race":
-            held.raced += costs.calls
+        self._by_worker[worker].owed.pop(0)
         self.count(costs)
 
     def count(self, costs: Costs) -> None:
@@ -162,35 +163,40 @@ class Spending:
         """So many calls may have been paid for without an answer that is known of."""
         self._written_off += calls
 
-    def overdrawn(self, calls: int, time: float, testing: bool = False) -> str | None:
+    def overdrawn(self, calls: int, time: float, stage: AnswerKind = "assignment") -> str | None:
         """The first limit that ``calls`` more could break at ``time``; None if there is none.
 
-        The races and the tests at the end of the run are set aside, too, unless these are what is
-        ``testing``.
+        What comes after the ``stage`` of the run is set aside; see `most_spent`.
         """
         budget = self.budget
         if budget.seconds and time >= budget.seconds:
             return f"budget.seconds = {budget.seconds:g}"
-        if not (budget.calls or budget.tokens or budget.cost):
+        if not self._is_limited:
             return None
-        for name, most in self.most_spent(calls, testing).items():
+        for name, most in self.most_spent(calls, stage).items():
             limit = getattr(budget, name)
             if limit and most > limit:
                 shown = f"{limit:g}" if isinstance(limit, float) else limit
                 return f"budget.{name} = {shown}"
         return None
 
-    def most_spent(self, calls: int, testing: bool = False) -> dict[str, float]:
+    @property
+    def _is_limited(self) -> bool:
+        return bool(self.budget.calls or self.budget.tokens or self.budget.cost)
+
+    def most_spent(self, calls: int, stage: AnswerKind = "assignment") -> dict[str, float]:
         """Upper bounds of what is spent after ``calls`` more, by name of the budget's limits.
 
-        With all that is reserved, and the races and the tests at the end unless they are what is
-        ``testing``.
+        With all that is reserved, and what comes after the ``stage``: after a "test" nothing, after
+        a "race" the tests, else the races, too.
         """
-        bounds = [each.cost_bounds for each in self._by_worker.values()]
-        if not testing:
-            calls += self._races * max((each.race for each in bounds), default=0)
-            calls += self._tests * max((each.test for each in bounds), default=0)
+        everyone = self._by_worker.values()
+        bounds = [each.cost_bounds for each in everyone]
         calls += self.reserved + self._written_off
+        if stage != "test":
+            calls += self._tests * max((each.test for each in bounds), default=0)
+        if stage not in ("test", "race"):
+            calls += self.workers * max((each.race for each in everyone), default=0)
         # What is not known yet costs as much as the longest prompt of all.
         prompt = self.spent.prompt_tokens
         prompt += calls * max((each.prompt_tokens for each in bounds), default=0)
@@ -201,3 +207,34 @@ class Spending:
             "tokens": prompt + completion,
             "cost": price(self.llm, prompt, completion),
         }
+
+    def racing(self, worker: int) -> int:
+        """How many prompts of ``worker``, which has joined, may race; 0 for no race."""
+        return self._by_worker[worker].racing
+
+    def _racing(self, cost_bounds: CostBounds) -> int:
+        """As many as run.race, or as the budget has room for."""
+        share = SHARE_OF_RACES * self._affordable(cost_bounds) / self.workers
+        for prompts in range(self._most_racing, 1, -1):
+            if self._size_of_race(prompts, cost_bounds) <= share:
+                return prompts
+        return 0
+
+    def _size_of_race(self, prompts: int, cost_bounds: CostBounds) -> int:
+        """Calls."""
+        return size(prompts, cost_bounds.race, self._by_rows) if prompts else 0
+
+    def _affordable(self, cost_bounds: CostBounds) -> float:
+        """Calls that the budget pays for besides the tests, if all are as dear as can be."""
+        budget, tokens = self.budget, (cost_bounds.prompt_tokens, cost_bounds.completion_tokens)
+        each = {"calls": 1.0, "tokens": sum(tokens), "cost": price(self.llm, *tokens)}
+        calls = (
+            min(
+                getattr(budget, name) / of_call
+                for name, of_call in each.items()
+                if getattr(budget, name) and of_call
+            )
+            if self._is_limited
+            else inf
+        )
+        return max(0.0, calls - self._tests_in_all * cost_bounds.test)

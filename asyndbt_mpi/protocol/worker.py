@@ -52,7 +52,7 @@ from asyndbt_mpi.protocol.messages import (
     ToServer,
     ToWorker,
 )
-from asyndbt_mpi.protocol.race import Prompt, first_rows, rounds
+from asyndbt_mpi.protocol.race import Prompt, first_rows
 from asyndbt_mpi.protocol.sampling import Realisations
 
 Asking = TypeVar("Asking", Assignment, LowerAssignment, EvaluationRequest)
@@ -120,23 +120,12 @@ class Workers:
         held = self.data_sizes[worker]
         prompts = self.gradients.prompts(worker)
         prompts += self.config.estimator.losses * held.references[Split.TRAIN]
-        judged = Split.VALIDATION, Split.TEST
+        judged = Split.VALIDATION, Split.TEST, Split.RACE
         rows = (held.rows[split] + held.references[split] for split in judged)
-        assignment, validation, test = (held.most_calls(n) for n in (prompts, *rows))
-        cost_bounds = CostBounds(
-            assignment, validation, test, self._most_of_race(held), held.prompt_tokens,
-            held.completion_tokens,
-        )  # fmt: skip
+        assignment, validation, test, race = (held.most_calls(n) for n in (prompts, *rows))
+        tokens = held.prompt_tokens, held.completion_tokens
+        cost_bounds = CostBounds(assignment, validation, test, race, *tokens)
         return Hello(self.q[self._index[worker]].copy(), description, cost_bounds, digest)
-
-    def _most_of_race(self, held: DataSizes) -> int:
-        """Calls, if as many prompts as possible stay in it."""
-        rows, further = held.rows[Split.RACE], held.references[Split.RACE]
-        by_rows = not self.config.llm.is_function
-        return sum(
-            prompts * held.most_calls(first_rows(rows, halved) + further)
-            for prompts, halved in rounds(self.config.run.races, by_rows)
-        )
 
     # ------------------------------------------------------------ state
 

@@ -186,9 +186,7 @@ def test_an_untuned_test_that_is_lost_is_another_workers() -> None:
     hand.take(hand.server.lose(1, "gone", hand.time))
     hand.inbox[1].clear()
     until_finished(hand)
-    (untuned,) = (
-        e for e in evaluations(hand, Split.TEST) if e.candidate is Candidate.UNTUNED
-    )
+    (untuned,) = (e for e in evaluations(hand, Split.TEST) if e.candidate is Candidate.UNTUNED)
     assert untuned.worker == 2
 
 

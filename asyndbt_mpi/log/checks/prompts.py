@@ -1,6 +1,7 @@
 """Checks of the prompts that were scored: are they those that were due?"""
 
 from collections.abc import Iterator
+from functools import cached_property
 
 import numpy as np
 
@@ -11,11 +12,13 @@ from asyndbt_mpi.log.checks import races
 from asyndbt_mpi.log.checks.accounts import arrival_rows, estimate_numbers
 from asyndbt_mpi.log.iterates import InOrder
 from asyndbt_mpi.log.reader import Log
+from asyndbt_mpi.log.rows import cost_bounds_of
 from asyndbt_mpi.protocol.evaluations import CONSENSUS
 from asyndbt_mpi.protocol.final_tests import draw_demonstrations, own_tests
 from asyndbt_mpi.protocol.messages import WITHOUT, Candidate
 from asyndbt_mpi.protocol.race import Entrant, Prompt, Race, entrants
 from asyndbt_mpi.protocol.records import SPLIT_OF, EventKind
+from asyndbt_mpi.protocol.spending import Spending
 from asyndbt_mpi.protocol.validation import Scored, keep
 
 FRESH, UNKNOWN = -1, -2
@@ -104,20 +107,35 @@ class Prompts:
         config = self.log.config
         if not config.run.evaluate_every:
             return None
-        by_rows, most = not config.llm.is_function, config.run.races
-        if not most and validated:
+        by_rows, most = not config.llm.is_function, max(1, self._racing.get(worker, 0))
+        if most == 1 and validated:
             return Race([Entrant(Candidate.TUNED, validated[0])], most, by_rows)
         untuned, random, consensus = self._without(), self._random(worker), self._consensus()
         words, shown = self._own(worker, self.closing, self.log.committed)
         if words is None or shown is None:
             return None
-        if not most:
+        if most == 1:
             return Race([Entrant(Candidate.TUNED, (words, shown))], most, by_rows)
         if random is None or consensus is None:
             return None
         own = (untuned[0], random), (words, shown), (consensus, shown)
         has_model = config.estimator.name == "additive"
         return Race(entrants(most, untuned, *own, validated, has_model), most, by_rows)
+
+    @cached_property
+    def _racing(self) -> dict[int, int]:
+        """How many prompts of each worker may race."""
+        spending = Spending(self.log.config, self.log.workers)
+        found = {}
+        for worker, text in enumerate(self.log.cost_bounds, start=1):
+            try:
+                cost_bounds = cost_bounds_of(text)
+            except ValueError:
+                continue  # `values` tells
+            if cost_bounds:
+                spending.join(worker, cost_bounds)
+                found[worker] = spending.racing(worker)
+        return found
 
     def _without(self) -> Prompt:
         shapes = self.log.shapes
