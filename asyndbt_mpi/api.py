@@ -54,7 +54,7 @@ class Result:
     iterations : T, the number of committed iterations
     words : the M words of the consensus; [] if ``log.iterates`` left out the last z
     demonstrations : int array (R, U): the number of the demonstration for each worker and class;
-        -1 for a worker none of whose reports was used
+        -1 for a worker none of whose reports was used, or whose best prompt shows none
     calls : calls of the black box by all workers, tests included
     """
 

@@ -128,6 +128,7 @@ def _digest(template: str, data: Mapping[int, WorkerData]) -> str:
             splits.append(tests := held.test)
         rows = [[(row.sentence1, row.sentence2, row.label) for row in split] for split in splits]
         digest.update(json.dumps(rows).encode())
+    digest.update(json.dumps(next(iter(data.values())).class_counts).encode())
     return digest.hexdigest()
 
 

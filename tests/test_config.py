@@ -98,6 +98,29 @@ def test_mirror_steps_suit_the_scale_of_the_losses() -> None:
     assert Config.from_toml(config.to_toml()) == config
 
 
+@pytest.mark.parametrize("default", ["none", "batch"])
+@pytest.mark.parametrize(
+    ("assignments", "calibrated"),
+    [
+        ([], True),
+        (["llm.backend=openai"], True),
+        (["estimator.batch=1"], False),
+        (["llm.backend=synthetic"], False),
+        (["llm.backend=python"], False),
+    ],
+)
+def test_scores_are_calibrated_by_default_only_where_they_can_be(
+    monkeypatch: pytest.MonkeyPatch, default: str, assignments: list[str], calibrated: bool
+) -> None:
+    monkeypatch.setattr("asyndbt_mpi.inputs.defaults.CALIBRATION", default)
+    config = load("demo", assignments)
+    assert config.task.calibration == (default if calibrated else "none")
+    assert Config.from_toml(config.to_toml()) == config
+    for given in ("none", "batch"):
+        found = load("demo", [*assignments, f"task.calibration={given}"])
+        assert found.task.calibration == given
+
+
 @pytest.mark.parametrize(
     ("url", "message"),
     [

@@ -16,7 +16,8 @@ demonstrations are drawn by their chance of being the best (Thompson, 1933): a c
 lost its probability is tried again as long as it may be worth it.
 """
 
-from collections.abc import Iterable
+import heapq
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -169,6 +170,16 @@ class Additive:
                 best = np.where(mask[categories], value, np.inf).argmin(axis=-1)
                 drawn[samples, categories] = best
 
+    def best(self, member: int, allowed: BoolArray, rank: int) -> tuple[IntArray, IntArray]:
+        """As `Estimator`: by the mean effects of all that is known."""
+        effects = self._known(np.array([member]))[0][0]
+        m, n = self.of_words
+        of_words = effects[: m * n].reshape(m, n)
+        of_shown = np.where(allowed, effects[m * n :].reshape(self.of_demonstrations), np.inf)
+        rows = [*of_words, *(row[np.isfinite(row)] for row in of_shown)]
+        chosen = least_sum(rows, rank)
+        return chosen[:m], chosen[m:]
+
     # ------------------------------------------------------------ gradients
 
     def upper(
@@ -267,3 +278,28 @@ def _scattered(shape: tuple[int, int], drawn: IntArray, values: FloatArray) -> F
     index = drawn + entries * np.arange(workers)[:, None, None]
     total = np.bincount(index.ravel(), values.ravel(), minlength=workers * entries)
     return total.astype(np.float64, copy=False).reshape(shape)
+
+
+def least_sum(rows: Sequence[FloatArray], rank: int) -> IntArray:
+    """One entry of each of the ``rows`` so that their sum is the least; its indices.
+
+    Or the next to least for a ``rank`` of 1, and so on; the last if there are not so many.
+    """
+    order = [np.argsort(row, kind="stable") for row in rows]
+    by_size = [row[places] for row, places in zip(rows, order, strict=True)]
+    # From the least sum on, each step takes the next larger entry in one row; a heap of sums.
+    first = (0,) * len(rows)
+    heap = [(float(sum(row[0] for row in by_size)), first)]
+    seen = {first}
+    places = first
+    for _ in range(rank + 1):
+        if not heap:
+            break
+        total, places = heapq.heappop(heap)
+        for index, row in enumerate(by_size):
+            place = places[index] + 1
+            further = (*places[:index], place, *places[index + 1 :])
+            if place < len(row) and further not in seen:
+                seen.add(further)
+                heapq.heappush(heap, (total + float(row[place] - row[place - 1]), further))
+    return np.array([order[index][place] for index, place in enumerate(places)])

@@ -87,6 +87,13 @@ class Model(Estimator, Protocol):
         """
         ...
 
+    def best(self, member: int, allowed: BoolArray, rank: int) -> tuple[IntArray, IntArray]:
+        """The words (M,) and demonstrations (U,) with the least loss, of those ``allowed`` (U, V).
+
+        Or with the next to least, for a ``rank`` of 1, and so on.
+        """
+        ...
+
     def hear(self, members: IntArray, precision: FloatArray, information: FloatArray) -> None:
         """Take what the others of each of ``members`` know of words, both (W, M, N)."""
         ...

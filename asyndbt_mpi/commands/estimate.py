@@ -20,6 +20,7 @@ from asyndbt_mpi.protocol.blackbox import calibration_of
 from asyndbt_mpi.protocol.estimation import rounds_asked
 from asyndbt_mpi.protocol.final_tests import own_tests
 from asyndbt_mpi.protocol.messages import Candidate, CostBounds, Split
+from asyndbt_mpi.protocol.race import first_rows, rounds
 from asyndbt_mpi.protocol.spending import Spending, price
 from asyndbt_mpi.task.calibration import references
 from asyndbt_mpi.task.lengths import Lengths
@@ -49,13 +50,18 @@ class Part:
         return self.calls * self.tokens_of_call
 
 
+AT_THE_END = 2
+"""Parts of a run after its iterations: races and tests."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limit:
     """A limit of [budget] and what the run needs of it, in the same unit.
 
     Set aside before anything is handed out (see `protocol.spending`) is the most that these can
-    cost: the ``tests`` at the end, ``steps`` of all workers, and an ``estimate`` of phi where one
-    is due, every ``period`` iterations ``until`` one. ``iteration`` is the mean that is spent.
+    cost: the races and ``tests`` at the end, ``steps`` of all workers, and an ``estimate`` of phi
+    where one is due, every ``period`` iterations ``until`` one. ``iteration`` is the mean that is
+    spent.
     """
 
     key: str
@@ -92,7 +98,7 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """All parts of a run of R ``workers``; the upper level comes first, the tests last.
+    """All parts of a run of R ``workers``; the upper level comes first, races and tests last.
 
     ``cost_bounds`` of each worker are upper bounds of what an answer costs; ``seconds_per_call``
     are of one worker, if they are known.
@@ -147,7 +153,7 @@ class Estimate:
         algorithm = self.config.algorithm
         limits = []
         for key, measure in measures.items():
-            limit, spent = getattr(self.config.budget, key), measure(self.parts[:-1])
+            limit, spent = getattr(self.config.budget, key), measure(self.parts[:-AT_THE_END])
             if limit and spent is not None:
                 tests, steps, rounds = self._set_aside(key)
                 limits.append(
@@ -252,6 +258,7 @@ def parts(
     validating = validations * sum(
         _of_evaluation(config, Split.VALIDATION, Candidate.TUNED, held) for held in rows
     )
+    racing, most_racing = map(sum, zip(*(_of_race(config, held) for held in rows), strict=True))
     testing = 0
     if run.evaluate_every and config.task.test:
         tests = [(candidate, held) for held in rows for candidate in own_tests(config)]
@@ -267,6 +274,7 @@ def parts(
             tokens[Split.TRAIN],
         ),
         Part("validation", validating, validating, tokens[Split.VALIDATION]),
+        Part("races at the end", racing, most_racing, tokens[Split.RACE]),
         Part("tests at the end", testing, testing, tokens[Split.TEST]),
     )  # fmt: skip
 
@@ -289,6 +297,18 @@ def _of_step(config: Config, rows: dict[Split, int]) -> int:
     return config.estimator.samples * (batch + _references(config, Split.TRAIN, rows))
 
 
+def _of_race(config: Config, rows: dict[Split, int]) -> tuple[int, int]:
+    """Prompts of a race in which as many as possible stay; and with those that come again."""
+    further = _references(config, Split.RACE, rows)
+    new = most = before = 0
+    for prompts, halved in rounds(config.run.races, not config.llm.is_function):
+        scored = first_rows(rows[Split.RACE], halved) + further
+        new += prompts * (scored - before)
+        most += prompts * scored
+        before = scored
+    return new, most
+
+
 def _of_evaluation(
     config: Config, split: Split, candidate: Candidate, rows: dict[Split, int]
 ) -> int:
@@ -300,7 +320,7 @@ def _references(
     config: Config, split: Split, rows: dict[Split, int], candidate: Candidate = Candidate.TUNED
 ) -> int:
     """Prompts that calibration adds to those on the rows of ``split``."""
-    calibration = calibration_of(candidate, config.task.calibration)
+    calibration = calibration_of(candidate, split, config.task.calibration)
     return len(references(calibration, split, range(rows[Split.TRAIN])))
 
 
@@ -361,8 +381,8 @@ def remarks(found: Estimate, counted_by: str, like: Path | None) -> list[str]:
         )
     lines += [
         f"Of {each.key} = {_amount(each.limit)} are set aside, as the most that they can cost:"
-        f" {_amount(each.first)} for a step of every worker, {_amount(each.tests)} for the tests"
-        " at the end."
+        f" {_amount(each.first)} for a step of every worker, {_amount(each.tests)} for the races"
+        " and the tests at the end."
         for each in found.limits()
         if each.covers_one and each.key != "budget.seconds"
     ]
@@ -380,7 +400,8 @@ def shortfalls(found: Estimate) -> list[str]:
             if each.key != "budget.seconds":
                 needed = (
                     f"{_amount(each.first)} for a step of every worker and {_amount(each.tests)}"
-                    " for the tests at the end are set aside first, the most that they can cost"
+                    " for the races and the tests at the end are set aside first, the most that"
+                    " they can cost"
                 )
             lines.append(
                 f"{each.key} = {_amount(each.limit)} does not cover one iteration: {needed}"

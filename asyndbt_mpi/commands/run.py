@@ -41,6 +41,7 @@ from asyndbt_mpi.protocol.blackbox import BlackBox
 from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.protocol.wire import Codec
 from asyndbt_mpi.protocol.worker import Workers, state_length
+from asyndbt_mpi.task.partition import most_rows
 from asyndbt_mpi.transport.drive import serve, signals_noted, stop_all, work
 from asyndbt_mpi.transport.interruption import Interrupted
 from asyndbt_mpi.transport.launcher import launched, misfit, wait_for_spokesman
@@ -223,7 +224,7 @@ def _codec(job: Job) -> Codec:
         shapes,
         length,
         free_losses=config.llm.is_function,
-        tests=config.task.test,
+        rows=most_rows(job.materials.data),
         pools=config.algorithm.pools,
     )
 

@@ -1,6 +1,11 @@
-"""Defaults that depend on other settings: on the size of losses, and on the estimator."""
+"""Defaults that depend on other settings: on the black box, and on the estimator."""
 
 from typing import Any
+
+from asyndbt_mpi.inputs.sections import FUNCTIONS, Calibration
+
+CALIBRATION: Calibration = "none"
+"""Of a language model's scores, if a batch has more than one row to be calibrated by."""
 
 MIRROR_STEPS = {"transformers": 20.0, "openai": 20.0, "synthetic": 1.0, "python": 1.0}
 """A multiplicative step moves by its size times the loss. Mean losses of a language model differ by
@@ -38,16 +43,17 @@ def with_defaults(tables: Any) -> Any:
 
     Anything but a mapping of mappings is returned as it is: that error is reported elsewhere.
     """
-    names = "algorithm", "steps", "estimator", "llm"
+    names = "algorithm", "steps", "estimator", "task", "llm"
     if not isinstance(tables, dict):
         return tables
-    algorithm, steps, estimator, llm = (tables.get(name, {}) for name in names)
-    if not all(isinstance(table, dict) for table in (algorithm, steps, estimator, llm)):
+    algorithm, steps, estimator, task, llm = found = [tables.get(name, {}) for name in names]
+    if not all(isinstance(table, dict) for table in found):
         return tables
     backend = llm.get("backend", "transformers")
     size = MIRROR_STEPS.get(backend) if isinstance(backend, str) else None
     if size is None:
         return tables
+    uncalibrated = backend in FUNCTIONS or estimator.get("batch") == 1
     of_steps: dict[str, float] = {}
     of_algorithm: dict[str, Any] = {}
     if steps.get("optimizer", "mirror") == "mirror":
@@ -68,4 +74,5 @@ def with_defaults(tables: Any) -> Any:
         **tables,
         "algorithm": {**of_algorithm, **algorithm},
         "steps": {**of_steps, **steps},
+        "task": {"calibration": "none" if uncalibrated else CALIBRATION, **task},
     }

@@ -35,6 +35,9 @@ VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 
 LONGEST_ADDRESS = 2000
 
+MOST_RACING = 1024
+"""Prompts of a worker in the race at the end."""
+
 SLOWEST = 0.001
 """Requests per minute."""
 
@@ -55,6 +58,9 @@ OWN_BODY = {
 Calibration = Literal["none", "batch", "content_free"]
 """How label scores are calibrated; see `task.calibration`."""
 
+FUNCTIONS = "synthetic", "python"
+"""Back-ends that are functions in place of model and data."""
+
 
 class Section(BaseModel):
     """A table of the configuration file; unknown keys are errors."""
@@ -68,6 +74,8 @@ class Section(BaseModel):
 class Run(Section):
     """[run]: the run as a whole; `early_stopping_patience` counts evaluations, 0 is off.
 
+    At the end up to `race` prompts of each worker race for the one that is tuned; 0 is off.
+
     A worker that owes an answer for `worker_timeout` seconds is lost; `signals` end the run
     cleanly, with status "interrupted".
     """
@@ -78,12 +86,24 @@ class Run(Section):
     output: Annotated[str, Field(min_length=1), AfterValidator(is_path)] = "runs/{name}.h5"
     evaluate_every: NonNegativeCount = 0
     early_stopping_patience: NonNegativeCount = 0
+    race: Annotated[int, Field(ge=0, le=MOST_RACING)] = 8
     worker_timeout: Positive = 1800.0
     signals: list[Literal["SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP", "SIGINT"]] = [
         "SIGTERM",
         "SIGUSR1",
     ]
     dtype: Literal["float64"] = "float64"
+
+    @property
+    def races(self) -> int:
+        """The most prompts in a worker's race; 0 if nothing is evaluated."""
+        return self.race if self.evaluate_every else 0
+
+    @model_validator(mode="after")
+    def _race_is_of_several(self) -> "Run":
+        if self.race == 1:
+            raise ValueError("race must be at least 2, or 0 for no race")
+        return self
 
     @model_validator(mode="after")
     def _patience_needs_evaluation(self) -> "Run":
@@ -170,7 +190,8 @@ class PromptSection(Section):
 class TaskSection(Section):
     """[task]: the data set (a shipped one by name, or a folder), and its template and labels.
 
-    `calibration` takes a model's preference for some labels out of its scores.
+    `calibration` takes a model's preference for some labels out of its scores; of a language
+    model it defaults to `CALIBRATION`.
     """
 
     name: Line = "reviews"
@@ -221,7 +242,7 @@ class Llm(Section):
     @property
     def is_function(self) -> bool:
         """A function takes the place of model and data; its losses may have any sign."""
-        return self.backend in ("synthetic", "python")
+        return self.backend in FUNCTIONS
 
     @model_validator(mode="after")
     def _extra_body_leaves_the_programs_own(self) -> "Llm":

@@ -34,7 +34,7 @@ from asyndbt_mpi.log.storage.lock import is_being_written
 from asyndbt_mpi.log.writer import Writer
 from asyndbt_mpi.protocol.evaluations import CONSENSUS
 from asyndbt_mpi.protocol.messages import Costs, Hello
-from asyndbt_mpi.protocol.records import Evaluation, Event, EventKind, Iteration, Record
+from asyndbt_mpi.protocol.records import SPLIT_OF, Evaluation, Event, EventKind, Iteration, Record
 from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.transport.adoption import Adoption
 from asyndbt_mpi.transport.interruption import Interrupted
@@ -275,7 +275,7 @@ def _total(events: list[Event]) -> Costs:
 
 def _evaluations(recorded: list[Event]) -> int:
     kinds = np.array([event.kind for event in recorded], dtype=int)
-    return int(np.isin(kinds, (EventKind.EVALUATION, EventKind.TEST)).sum())
+    return int(np.isin(kinds, list(SPLIT_OF)).sum())
 
 
 def _check(log: Log, job: Job, transport: Transport) -> None:

@@ -11,7 +11,8 @@ from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.rows import cost_bounds_of
 from asyndbt_mpi.protocol.evaluations import CONSENSUS
 from asyndbt_mpi.protocol.messages import CostBounds, Costs, RowScores
-from asyndbt_mpi.protocol.records import Event, EventKind
+from asyndbt_mpi.protocol.race import Prompt
+from asyndbt_mpi.protocol.records import SPLIT_OF, Event, EventKind
 
 NUMBERS = ("worker", "number", "iteration", "time", "sent_time", "accuracy")
 COSTS = (
@@ -19,8 +20,6 @@ COSTS = (
     "unrecognised",
 )
 KINDS = frozenset(map(int, EventKind))
-OF_A_SPLIT = (EventKind.EVALUATION, EventKind.TEST)
-"""Events that have a row of /evaluation, in the same order."""
 
 
 def events(log: Log) -> Iterator[Event]:
@@ -38,7 +37,7 @@ def events(log: Log) -> Iterator[Event]:
     kinds, texts, losses = log["event/kind"], log["event/text"], log["event/losses"]
     numbers = [log[f"event/{name}"].tolist() for name in NUMBERS]
     costs = [log[f"event/{name}"].tolist() for name in COSTS]
-    evaluated, number_evaluated = _evaluated(log), int(np.isin(kinds, OF_A_SPLIT).sum())
+    evaluated, number_evaluated = _evaluated(log), int(np.isin(kinds, list(SPLIT_OF)).sum())
     if (there := int((log.rows("evaluation/worker") != CONSENSUS).sum())) != number_evaluated:
         raise LogError(
             f"{log.path}: /evaluation has {there} answers of workers, /event {number_evaluated}"
@@ -48,24 +47,25 @@ def events(log: Log) -> Iterator[Event]:
         least = 1 if kind == EventKind.HELLO else 0
         if kind not in KINDS or not least <= worker <= log.workers:
             raise LogError(f"{log.path}: /event row {row} is of kind {kind} and worker {worker}")
-        bias, rows = next(evaluated) if kind in OF_A_SPLIT else (None, None)
+        bias, rows, prompt = next(evaluated) if kind in SPLIT_OF else (None, None, None)
         yield Event(
             EventKind(kind), worker, number, iteration, time, Costs(*(c[row] for c in costs)),
             sent_time, losses[row], accuracy, str(texts[row]),
             bounds[worker - 1] if kind == EventKind.HELLO else None,
-            log.models[worker - 1] if kind == EventKind.HELLO else "", bias, rows,
+            log.models[worker - 1] if kind == EventKind.HELLO else "", bias, rows, prompt,
         )  # fmt: skip
 
 
-def _evaluated(log: Log) -> Iterator[tuple[FloatArray, RowScores | None]]:
-    """What the log has of each worker's evaluation: bias (U,), and the rows if it has them."""
+def _evaluated(log: Log) -> Iterator[tuple[FloatArray, RowScores | None, Prompt]]:
+    """What the log has of each worker's evaluation: bias (U,), the rows if any, the prompt."""
     (rows,) = np.nonzero(log.rows("evaluation/worker") != CONSENSUS)
     biases, answered = log.rows("evaluation/bias"), log.rows("answer/evaluation")
+    words, shown = log.rows("evaluation/words"), log.rows("evaluation/demonstrations")
     bounds = (np.searchsorted(answered, rows, side).tolist() for side in ("left", "right"))
     for row, start, end in zip(rows.tolist(), *bounds, strict=True):
         columns = ("answer/label", "answer/log_probabilities")
         scores = RowScores(*(log.rows(path, start, end) for path in columns))
-        yield biases[row], scores if end > start else None
+        yield biases[row], scores if end > start else None, (words[row], shown[row])
 
 
 def _cost_bounds(log: Log, worker: int, text: str) -> CostBounds | None:

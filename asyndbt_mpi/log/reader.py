@@ -161,21 +161,43 @@ class Log:
                 best[worker] = Best(int(iteration), float(loss), words, demonstrations)
         return best
 
+    @cached_property
+    def winners(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        """By worker, the words (M,) and demonstrations (U,) that won its newest race.
+
+        The least loss of those that were scored on the most rows.
+        """
+        columns = ("iteration", "split", "worker", "loss", "words", "demonstrations")
+        iteration, split, workers, losses, words, shown = (
+            self[f"evaluation/{name}"] for name in columns
+        )
+        (counted,) = np.nonzero(self.rows("evaluation/iteration") <= self.committed)
+        rows = np.bincount(self.answered, minlength=self.count("evaluation"))[counted]
+        raced = (split == Split.RACE) & (iteration == self.committed)
+        found = {}
+        for worker in np.unique(workers[raced]).tolist():
+            of_worker = np.flatnonzero(raced & (workers == worker))
+            last = of_worker[rows[of_worker] == rows[of_worker].max()]
+            best = last[losses[last].argmin()]
+            found[worker] = words[best], shown[best]
+        return found
+
     def answers(self, evaluation_row: int) -> tuple[np.ndarray, np.ndarray]:
         """The right labels (B,) and log-probabilities (B, U) behind a row of ``evaluation/...``.
 
-        There are no rows (B = 0) but of workers' prompts on the test split, and none of a function.
+        There are no rows (B = 0) behind those of the consensus, and none of a function.
         """
         (rows,) = np.nonzero(self.rows("evaluation/iteration") <= self.committed)
         of_row = int(rows[evaluation_row])
-        bounds = np.searchsorted(self._answered, (of_row, of_row + 1)).tolist()
+        bounds = np.searchsorted(self.answered, (of_row, of_row + 1)).tolist()
         label, log_probabilities = (
             self.rows(f"answer/{name}", *bounds) for name in ("label", "log_probabilities")
         )
         return label, log_probabilities
 
     @cached_property
-    def _answered(self) -> np.ndarray:
+    def answered(self) -> np.ndarray:
+        """The row of /evaluation that each row of /answer belongs to, in order."""
         return self.rows("answer/evaluation")
 
     @cached_property

@@ -66,9 +66,9 @@ class Answer:
     bias: FloatArray | None = field(default=None, kw_only=True)
 
 
-def calibration_of(candidate: Candidate, configured: Calibration) -> Calibration:
-    """How the scores of a kind of prompt are calibrated; the untuned one is shown both ways."""
-    if candidate is Candidate.UNTUNED:
+def calibration_of(candidate: Candidate, split: Split, configured: Calibration) -> Calibration:
+    """How the scores of a kind of prompt are calibrated; the untuned one is tested both ways."""
+    if split is Split.TEST and candidate is Candidate.UNTUNED:
         return "none"
     if candidate is Candidate.CALIBRATED and configured == "none":
         return "batch"

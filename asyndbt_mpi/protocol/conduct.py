@@ -4,15 +4,16 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from asyndbt_mpi.algorithm.types import FloatArray
+from asyndbt_mpi.algorithm.types import FloatArray, IntArray
 from asyndbt_mpi.config import Config
 from asyndbt_mpi.protocol.asyndbt import AsynDBT
 from asyndbt_mpi.protocol.divergence import Diverged
 from asyndbt_mpi.protocol.estimation import LowerEstimation, rounds_asked
 from asyndbt_mpi.protocol.evaluations import Evaluations
-from asyndbt_mpi.protocol.final_tests import FinalTests, own_tests
+from asyndbt_mpi.protocol.final_tests import FinalTests, draw_demonstrations, own_tests
 from asyndbt_mpi.protocol.membership import Membership, State
 from asyndbt_mpi.protocol.messages import (
+    WITHOUT,
     Assignment,
     Candidate,
     EvaluationRequest,
@@ -23,6 +24,7 @@ from asyndbt_mpi.protocol.messages import (
     Stop,
 )
 from asyndbt_mpi.protocol.models import Models
+from asyndbt_mpi.protocol.race import Prompt, Race, entrants
 from asyndbt_mpi.protocol.records import (
     Event,
     EventKind,
@@ -94,14 +96,16 @@ class Conduct:
         self.refusal: str | None = None
         self.models = Models(config.llm.model_may_differ)
         self._has_model = config.llm.backend != "synthetic"
+        run = config.run
         self.validation = Validation(
-            workers, config.run.evaluate_every, config.run.early_stopping_patience
+            workers, run.evaluate_every, run.early_stopping_patience, run.races
         )
         self._initial_q: FloatArray = np.zeros_like(self.algorithm.q)
         self._outstanding: dict[int, Assignment] = {}
         self._unassigned: set[int] = set()
         self._assignments = np.zeros(workers, dtype=np.int64)
         self.evaluations = Evaluations()
+        self._races: dict[int, Race] = {}
         self._final_tests: FinalTests | None = None
 
     @property
@@ -210,7 +214,7 @@ class Conduct:
 
     def _evaluate(self, out: Output, worker: int, request: EvaluationRequest) -> None:
         self.evaluations.ask(worker, request)
-        self._ask(out, worker, request, answer_kind(request.split))
+        self._ask(out, worker, request, ANSWER_KINDS[request.split])
 
     def _ask(
         self,
@@ -243,21 +247,64 @@ class Conduct:
     # ------------------------------------------------------------ the end
 
     def _close(self, out: Output) -> None:
-        """The iterations are over: score the test split where evaluation is on, then stop."""
+        """The iterations are over: if evaluation is on, race, and score the test split; stop."""
         self._record_event(out, EventKind.CLOSING, 0, self.limit or "")
         joined = sorted(self.members.joined)
-        tuned = {v: self.validation.prompt(v) or self.algorithm.prompt(v) for v in joined}
-        consensus, seed = self.algorithm.z.argmax(axis=1), self.config.run.seed
-        own = own_tests(self.config)
-        self._final_tests = FinalTests(self.iteration, own, tuned, consensus, self._initial_q, seed)
+        self._races = {v: self._race(v) for v in joined if self.config.run.evaluate_every}
+        self._final_tests = FinalTests(self.iteration, own_tests(self.config), self._untuned)
         for worker in joined:
             if worker not in self._outstanding:  # the others when their last report is in
                 self._close_worker(out, worker)
 
+    @property
+    def _untuned(self) -> Prompt:
+        shapes = self.shapes
+        return np.full(shapes.positions, WITHOUT), np.full(shapes.classes, WITHOUT)
+
+    def _random(self, worker: int) -> Prompt:
+        seed = self.config.run.seed
+        return self._untuned[0], draw_demonstrations(self._initial_q[worker - 1], seed, worker)
+
+    def _consensus(self, demonstrations: IntArray) -> Prompt:
+        return self.algorithm.z.argmax(axis=1), demonstrations
+
+    def _race(self, worker: int) -> Race:
+        """Of ``worker``'s prompts; of a single one, which wins, if the run has no races."""
+        newest = self.algorithm.prompt(worker)
+        found = entrants(
+            max(1, self.config.run.races),
+            self._untuned,
+            self._random(worker),
+            newest,
+            self._consensus(newest[1]),
+            self.validation.prompts(worker),
+            has_model=self.config.estimator.name == "additive",
+        )
+        return Race(found, by_rows=not self.config.llm.is_function)
+
     def _close_worker(self, out: Output, worker: int) -> None:
-        assert self._final_tests is not None
-        scored = self.validation.every and self.config.task.test
-        request = self._final_tests.next(worker) if scored else None
+        """Give ``worker``, whose iterations are over, the next prompt to score, or let it stop."""
+        race = self._races.get(worker)
+        if race is None:  # nothing is evaluated, or it joined after the iterations were over
+            self._stop(out, worker)
+            return
+        calls = self.spending.most_calls(worker, "race")
+        if not self.spending.overdrawn(calls, out.time, testing=True):
+            request = race.next(self.iteration)
+            if request:
+                self._evaluate(out, worker, request)
+                return
+        self._test(out, worker, race.winner)
+
+    def _test(self, out: Output, worker: int, tuned: Prompt) -> None:
+        """Give ``worker`` the next test, or let it stop."""
+        tests = self._final_tests
+        assert tests is not None
+        if not tests.has(worker):
+            # Of a winner without demonstrations, the consensus has the newest.
+            shown = tuned[1] if (tuned[1] != WITHOUT).any() else self.algorithm.prompt(worker)[1]
+            tests.enter(worker, tuned, self._random(worker), self._consensus(shown))
+        request = tests.next(worker) if self.config.task.test else None
         calls = self.spending.cost_bounds(worker).test if request else 0
         if request and not self.spending.overdrawn(calls, out.time, testing=True):
             self._evaluate(out, worker, request)
@@ -302,6 +349,9 @@ class Conduct:
         out.records.append(Event(kind, worker, -1, self.iteration, out.time, text=text))
 
 
-def answer_kind(split: Split) -> AnswerKind:
-    """What an evaluation on ``split`` is for."""
-    return "test" if split is Split.TEST else "validation"
+ANSWER_KINDS: dict[Split, AnswerKind] = {
+    Split.VALIDATION: "validation",
+    Split.TEST: "test",
+    Split.RACE: "race",
+}
+"""What an evaluation on a split is for."""

@@ -42,8 +42,10 @@ class Evaluations:
         request = asked[0] if asked else None
         if not asked or request is None or _key(report) != _key(request):
             raise MalformedMessage(f"evaluation of worker {worker} was not asked for")
+        if not self._is_asked_for(request, report):
+            raise MalformedMessage(f"worker {worker} scored another prompt than it was asked for")
         asked.popleft()
-        if request.candidate is Candidate.CONSENSUS:
+        if (request.split, request.candidate) == (Split.TEST, Candidate.CONSENSUS):
             self._of_consensus.append(report)
         return Evaluation(
             iteration=request.iteration,
@@ -52,13 +54,22 @@ class Evaluations:
             candidate=request.candidate,
             accuracy=report.accuracy,
             loss=report.loss,
-            words=request.words,
-            demonstrations=request.demonstrations,
+            words=report.words,
+            demonstrations=report.demonstrations,
             calls=report.costs.calls,
             prompt_tokens=report.costs.prompt_tokens,
             time=time,
             bias=report.bias,
             rows=report.rows,
+        )
+
+    @staticmethod
+    def _is_asked_for(request: EvaluationRequest, report: EvaluationReport) -> bool:
+        """Whether the prompt is the one; of a model's only the worker can say which it is."""
+        if request.candidate is Candidate.MODEL:
+            return bool((report.words >= 0).all() and (report.demonstrations >= 0).all())
+        return np.array_equal(request.words, report.words) and np.array_equal(
+            request.demonstrations, report.demonstrations
         )
 
     def forget(self, worker: int) -> list[EvaluationRequest]:

@@ -8,7 +8,8 @@ import numpy as np
 from asyndbt_mpi.algorithm.random import Purpose, stream
 from asyndbt_mpi.algorithm.types import FloatArray, IntArray
 from asyndbt_mpi.config import Config
-from asyndbt_mpi.protocol.messages import WITHOUT, Candidate, EvaluationRequest, Split
+from asyndbt_mpi.protocol.messages import Candidate, EvaluationRequest, Split
+from asyndbt_mpi.protocol.race import Prompt
 
 
 def own_tests(config: Config) -> tuple[Candidate, ...]:
@@ -39,37 +40,32 @@ class FinalTests:
     Parameters
     ----------
     own : what each worker tests, in this order; see `own_tests`
-    tuned : dict of worker to (words (M,), demonstrations (U,))
-    consensus : array (M,), the consensus' words
-    available : array (R, U, V), positive where a worker has a demonstration
+    untuned : the prompt without words and demonstrations
     """
 
-    def __init__(
-        self,
-        iteration: int,
-        own: Sequence[Candidate],
-        tuned: dict[int, tuple[IntArray, IntArray]],
-        consensus: IntArray,
-        available: FloatArray,
-        seed: int,
-    ) -> None:
+    def __init__(self, iteration: int, own: Sequence[Candidate], untuned: Prompt) -> None:
+        self._iteration = iteration
+        self._candidates = own
+        self._untuned = untuned
         self._own: dict[int, deque[EvaluationRequest]] = {}
-        without = np.full_like(consensus, WITHOUT)
-        none_shown = np.full(available.shape[1], WITHOUT)
-        for worker, (words, demonstrations) in tuned.items():
-            random = draw_demonstrations(available[worker - 1], seed, worker)
-            prompts = {
-                Candidate.TUNED: (words, demonstrations),
-                Candidate.RANDOM: (without, random),
-                Candidate.CONSENSUS: (consensus, demonstrations),
-                Candidate.CALIBRATED: (without, none_shown),
-            }
-            self._own[worker] = deque(
-                EvaluationRequest(iteration, Split.TEST, candidate, *prompts[candidate])
-                for candidate in own
-            )
-        untuned = Candidate.UNTUNED, without, none_shown
-        self._shared = deque([EvaluationRequest(iteration, Split.TEST, *untuned)])
+        self._shared = deque([self._request(Candidate.UNTUNED, untuned)])
+
+    def enter(self, worker: int, tuned: Prompt, random: Prompt, consensus: Prompt) -> None:
+        """The prompts of ``worker``, once it is known which one is best."""
+        prompts = {
+            Candidate.TUNED: tuned,
+            Candidate.RANDOM: random,
+            Candidate.CONSENSUS: consensus,
+            Candidate.CALIBRATED: self._untuned,
+        }
+        self._own[worker] = deque(self._request(each, prompts[each]) for each in self._candidates)
+
+    def has(self, worker: int) -> bool:
+        """Whether ``worker`` has entered."""
+        return worker in self._own
+
+    def _request(self, candidate: Candidate, prompt: Prompt) -> EvaluationRequest:
+        return EvaluationRequest(self._iteration, Split.TEST, candidate, *prompt)
 
     def next(self, worker: int) -> EvaluationRequest | None:
         """The next prompt that ``worker`` is to score; None when it may stop."""
@@ -82,7 +78,9 @@ class FinalTests:
     def give_back(self, requests: list[EvaluationRequest]) -> None:
         """Of the ``requests`` that a worker left unanswered, another may take the shared one."""
         self._shared.extend(
-            request for request in requests if request.candidate is Candidate.UNTUNED
+            request
+            for request in requests
+            if request.split is Split.TEST and request.candidate is Candidate.UNTUNED
         )
 
 

@@ -50,6 +50,10 @@ class Gradients(Protocol):
         """How many prompts a step of ``worker`` scores, one for each row."""
         ...
 
+    def best(self, index: int, rank: int) -> tuple[IntArray, IntArray]:
+        """The words (M,) and demonstrations (U,) of ``rank`` 0, 1, ... by a worker's model."""
+        ...
+
     def ask_upper(
         self, indices: IntArray, keys: Keys, p: FloatArray, q: FloatArray
     ) -> Sequence[AnyQuery]:
@@ -112,6 +116,11 @@ class Sampled:
         """I on each row of its batch."""
         return self.samples * self._batch[worker]
 
+    def best(self, index: int, rank: int) -> tuple[IntArray, IntArray]:
+        """As `Gradients`."""
+        assert self.model
+        return self.model.best(index, self._allowed[index], rank)
+
     def ask_upper(self, indices: IntArray, keys: Keys, p: FloatArray, q: FloatArray) -> list[Query]:
         """As `Gradients`."""
         sizes = p.shape[1], q.shape[1]
@@ -173,6 +182,10 @@ class Exact:
     def model(self) -> None:
         """None: nothing is learnt."""
         return None
+
+    def best(self, index: int, rank: int) -> tuple[IntArray, IntArray]:
+        """There is none."""
+        raise TypeError("exact gradients have no model")
 
     def ask_upper(
         self, indices: IntArray, keys: Keys, p: FloatArray, q: FloatArray

@@ -22,6 +22,8 @@ class Split(IntEnum):
     TRAIN = 0
     VALIDATION = 1
     TEST = 2
+    RACE = 3
+    """The validation rows and then the training rows, each with its classes by turns."""
 
 
 class Candidate(IntEnum):
@@ -33,6 +35,8 @@ class Candidate(IntEnum):
     CONSENSUS = 3
     CALIBRATED = 4
     """The untuned prompt, with calibrated scores; those of UNTUNED never are."""
+    MODEL = 5
+    """One of the best by the worker's model of the loss."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +94,11 @@ class LowerAssignment:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationRequest:
-    """Score one prompt, given by its indices, on a whole split.
+    """Score one prompt, given by its indices, on a split.
 
-    ``words`` (M,) and ``demonstrations`` (U,) hold indices, or `WITHOUT` throughout.
+    ``words`` (M,) and ``demonstrations`` (U,) hold indices, or `WITHOUT` throughout. Instead of
+    them a prompt of the worker's model is given by its ``rank``, 0 for the best. Of a split's rows
+    the first are scored, those that are left after so many ``halvings``; see `race.first_rows`.
     """
 
     iteration: int
@@ -100,6 +106,8 @@ class EvaluationRequest:
     candidate: Candidate
     words: IntArray
     demonstrations: IntArray
+    rank: int = 0
+    halvings: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +137,14 @@ class Restore:
 class CostBounds:
     """The most that answers of a worker can cost.
 
-    Calls for an assignment, and for a prompt on the validation and on the test split; tokens of
-    the prompt and of the answer for each call.
+    Calls for an assignment, for a prompt on the validation and on the test split, and for the
+    whole race; tokens of the prompt and of the answer for each call.
     """
 
     assignment: int = 0
     validation: int = 0
     test: int = 0
+    race: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
@@ -212,13 +221,19 @@ class RowScores:
     labels: IntArray
     log_probabilities: FloatArray
 
+    @property
+    def losses(self) -> FloatArray:
+        """Of each row, (B,)."""
+        losses: FloatArray = -self.log_probabilities[np.arange(len(self.labels)), self.labels]
+        return losses
+
 
 @dataclass(frozen=True, slots=True)
 class EvaluationReport:
-    """Mean loss and accuracy of the prompt that was asked for.
+    """Mean loss and accuracy of a prompt, and which it is: ``words`` and ``demonstrations``.
 
-    ``bias`` (U,) is what its scores were calibrated by, 0 if they were not; ``rows`` are those of
-    the test split, None on others and of a function.
+    ``bias`` (U,) is what its scores were calibrated by, 0 if they were not; ``rows`` are those
+    that were scored, None of a function.
     """
 
     iteration: int
@@ -228,7 +243,14 @@ class EvaluationReport:
     accuracy: float
     costs: Costs
     bias: FloatArray
+    words: IntArray
+    demonstrations: IntArray
     rows: RowScores | None = None
+
+    @property
+    def losses(self) -> FloatArray:
+        """Of each row (B,); a function's is that of its only one."""
+        return np.array([self.loss]) if self.rows is None else self.rows.losses
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,8 @@ RANGES = {
     "iteration": ORDINAL,
     "estimation": ORDINAL,
     "answers": ORDINAL,
+    "rank": ORDINAL,
+    "halvings": Range(0, 62),
     "prompts": COUNT,
     "calls": COUNT,
     "prompt_tokens": COUNT,

@@ -28,7 +28,8 @@ from asyndbt_mpi.protocol.messages import (
 class EventKind(IntEnum):
     """What happened at the server; in this order the events determine a whole run.
 
-    EVALUATION is the answer to one on the validation split, TEST on the test split. EXCLUDED is
+    EVALUATION is the answer to one on the validation split, TEST on the test split, RACE on the
+    rows of the race. EXCLUDED is
     for what a worker sent, and for good; LOST for one that died or fell silent. If it is heard of
     again it has RETURNED and is told to start afresh, which its next HELLO says that it did. With
     CLOSING (of worker 0) the iterations are over: what follows belongs to that end of the run.
@@ -47,6 +48,18 @@ class EventKind(IntEnum):
     TEST = 7
     CLOSING = 8
     RESUMED = 9
+    RACE = 10
+
+
+EVENT_OF = {
+    Split.VALIDATION: EventKind.EVALUATION,
+    Split.TEST: EventKind.TEST,
+    Split.RACE: EventKind.RACE,
+}
+"""What the answer to an evaluation is, by its split."""
+
+SPLIT_OF = {kind: split for split, kind in EVENT_OF.items()}
+"""The split of each kind of event that has a row of /evaluation."""
 
 
 @dataclass(slots=True)
@@ -56,8 +69,8 @@ class Event:
     ``number`` is the number of the assignment that the message answers, or the iteration of the
     evaluation, -1 if none. ``losses`` (I,), or one with its ``accuracy``, are what the black box
     answered: all that the worker's next state depends on, besides what it was sent. ``bias`` (U,)
-    and ``rows`` are those of the report of an evaluation. A hello says the worker's
-    ``cost_bounds``, and the digest of its ``model``.
+    and ``rows`` are those of the report of an evaluation; its ``prompt`` is known of an event that
+    was read from a log. A hello says the worker's ``cost_bounds``, and the digest of its ``model``.
     """
 
     kind: EventKind
@@ -74,6 +87,7 @@ class Event:
     model: str = ""
     bias: FloatArray | None = None
     rows: RowScores | None = None
+    prompt: tuple[IntArray, IntArray] | None = None
 
 
 @dataclass(slots=True)
@@ -147,6 +161,11 @@ class Evaluation:
     bias: FloatArray
     rows: RowScores | None = None
 
+    @property
+    def losses(self) -> FloatArray:
+        """Of each row (B,); a function's is that of its only one."""
+        return np.array([self.loss]) if self.rows is None else self.rows.losses
+
 
 Record: TypeAlias = Event | Iteration | Evaluation
 
@@ -173,9 +192,8 @@ def answer_event(
 ) -> Event:
     """The event that ``report`` arrived, with all that the black box had answered."""
     if isinstance(report, EvaluationReport):
-        kind = EventKind.TEST if report.split is Split.TEST else EventKind.EVALUATION
         return Event(
-            kind, worker, report.iteration, iteration, time, report.costs,
+            EVENT_OF[report.split], worker, report.iteration, iteration, time, report.costs,
             losses=np.array([report.loss]), accuracy=report.accuracy, bias=report.bias,
             rows=report.rows,
         )  # fmt: skip

@@ -15,7 +15,7 @@ import numpy as np
 
 from asyndbt_mpi.algorithm.simplex import onto_simplex
 from asyndbt_mpi.protocol.blackbox import calibration_of
-from asyndbt_mpi.protocol.conduct import Conduct, answer_kind
+from asyndbt_mpi.protocol.conduct import ANSWER_KINDS, Conduct
 from asyndbt_mpi.protocol.estimation import not_asked_for
 from asyndbt_mpi.protocol.membership import BARRED, COUNTED, MOST_RETURNS, State
 from asyndbt_mpi.protocol.messages import (
@@ -207,18 +207,24 @@ class Server(Conduct):
         self._record_answer(out, worker, report)
 
     def _accept_evaluation(self, out: Output, worker: int, report: EvaluationReport) -> None:
-        self.spending.check(worker, answer_kind(report.split), report.costs)
+        self.spending.check(worker, ANSWER_KINDS[report.split], report.costs)
         self._check_calibration(worker, report)
+        if report.split is Split.RACE and worker in self._races:
+            self._races[worker].check(report.losses)
         evaluation = self.evaluations.accept(worker, report, out.time)
         self._record_answer(out, worker, report)
         out.records.append(evaluation)
         if evaluation.split is Split.VALIDATION:
             self.validation.add(evaluation, self.members.count)
-        elif self._final_tests:
-            self._close_worker(out, worker)
+            return
+        if evaluation.split is Split.RACE:
+            prompt = evaluation.words, evaluation.demonstrations
+            self._races[worker].take(prompt, evaluation.losses)
+        self._close_worker(out, worker)
 
     def _check_calibration(self, worker: int, report: EvaluationReport) -> None:
-        calibration = calibration_of(report.candidate, self.config.task.calibration)
+        method = self.config.task.calibration
+        calibration = calibration_of(report.candidate, report.split, method)
         if report.bias.any() != (calibration != "none") and not self.replaying:
             raise MalformedMessage(
                 f"worker {worker} reports the bias {report.bias.tolist()} for its"

@@ -13,22 +13,30 @@ from asyndbt_mpi.inputs.sections import Llm
 from asyndbt_mpi.protocol.final_tests import number_of_tests
 from asyndbt_mpi.protocol.messages import CostBounds, Costs, MalformedMessage
 
-AnswerKind: TypeAlias = Literal["assignment", "validation", "test"]
-"""What an answer is for; a field of `CostBounds`."""
+AnswerKind: TypeAlias = Literal["assignment", "validation", "test", "race"]
+"""What an answer is for; a field of `CostBounds`, which knows the race as a whole."""
 
 
 @dataclass(slots=True)
 class _Worker:
-    """The most that a worker can cost, and what each answer is for that it owes."""
+    """The most that a worker can cost, and what each answer is for that it owes.
+
+    ``raced`` are calls for its race so far.
+    """
 
     cost_bounds: CostBounds
     owed: list[AnswerKind] = field(default_factory=list)
+    raced: int = 0
+
+    def most(self, kind: AnswerKind) -> int:
+        """Calls that an answer can cost; one of the race is bounded by what is left of it."""
+        calls: int = getattr(self.cost_bounds, kind)
+        return max(0, calls - self.raced) if kind == "race" else calls
 
     @property
     def reserved(self) -> int:
         """Calls."""
-        calls: int = sum(getattr(self.cost_bounds, kind) for kind in self.owed)
-        return calls
+        return sum(map(self.most, self.owed))
 
 
 def price(llm: Llm, prompt_tokens: float, completion_tokens: float) -> float:
@@ -57,6 +65,7 @@ class Spending:
         self.spent = Costs()
         self.replaying = False
         self._tests = number_of_tests(config, workers)
+        self._races = workers if config.run.races else 0
         self._by_worker: dict[int, _Worker] = {}
         self._written_off = 0
 
@@ -93,7 +102,7 @@ class Spending:
             )
         if self.replaying or worker not in self.most:
             return
-        cost_bounds, calls = held.cost_bounds, getattr(held.cost_bounds, kind)
+        cost_bounds, calls = held.cost_bounds, held.most(kind)
         for name, most in (
             ("calls", calls),
             ("prompt_tokens", 2 * calls * cost_bounds.prompt_tokens),
@@ -110,12 +119,16 @@ class Spending:
         most = self.most.get(worker, cost_bounds)
         # What is gone through again may have been said when nobody looked at it.
         cost_bounds = CostBounds(*map(min, astuple(cost_bounds), astuple(most)))
-        owed = self._by_worker[worker].owed if worker in self._by_worker else []
-        self._by_worker[worker] = _Worker(cost_bounds, owed)
+        before = self._by_worker.get(worker) or _Worker(cost_bounds)
+        self._by_worker[worker] = _Worker(cost_bounds, before.owed, before.raced)
 
     def cost_bounds(self, worker: int) -> CostBounds:
         """What ``worker``, which has joined, can cost."""
         return self._by_worker[worker].cost_bounds
+
+    def most_calls(self, worker: int, kind: AnswerKind) -> int:
+        """Those that an answer of ``worker``, which has joined, can cost."""
+        return self._by_worker[worker].most(kind)
 
     def hand_out(self, worker: int, kind: AnswerKind) -> None:
         """Set aside what an answer can cost that ``worker`` was asked for."""
@@ -123,7 +136,9 @@ class Spending:
 
     def answered(self, worker: int, costs: Costs) -> None:
         """The answer that ``worker`` was asked for first has come."""
-        self._by_worker[worker].owed.pop(0)
+        held = self._by_worker[worker]
+        if held.owed.pop(0) == "race":
+            held.raced += costs.calls
         self.count(costs)
 
     def count(self, costs: Costs) -> None:
@@ -150,7 +165,8 @@ class Spending:
     def overdrawn(self, calls: int, time: float, testing: bool = False) -> str | None:
         """The first limit that ``calls`` more could break at ``time``; None if there is none.
 
-        The tests at the end of the run are set aside, too, unless these are what is ``testing``.
+        The races and the tests at the end of the run are set aside, too, unless these are what is
+        ``testing``.
         """
         budget = self.budget
         if budget.seconds and time >= budget.seconds:
@@ -167,10 +183,12 @@ class Spending:
     def most_spent(self, calls: int, testing: bool = False) -> dict[str, float]:
         """Upper bounds of what is spent after ``calls`` more, by name of the budget's limits.
 
-        With all that is reserved, and the tests at the end unless they are what is ``testing``.
+        With all that is reserved, and the races and the tests at the end unless they are what is
+        ``testing``.
         """
         bounds = [each.cost_bounds for each in self._by_worker.values()]
         if not testing:
+            calls += self._races * max((each.race for each in bounds), default=0)
             calls += self._tests * max((each.test for each in bounds), default=0)
         calls += self.reserved + self._written_off
         # What is not known yet costs as much as the longest prompt of all.

@@ -1,32 +1,40 @@
-"""Validation during a run: whose turn it is, the best iterate so far, and when to stop early."""
+"""Validation during a run: whose turn it is, the best prompts so far, and when to stop early."""
+
+from bisect import insort
+from typing import TypeAlias
 
 import numpy as np
 
 from asyndbt_mpi.algorithm.types import FloatArray, IntArray
+from asyndbt_mpi.protocol.race import Prompt, is_clear
 from asyndbt_mpi.protocol.records import Evaluation
+
+Scored: TypeAlias = tuple[float, Prompt]
+"""A prompt and its loss."""
 
 
 class Validation:
-    """Keeps each worker's best prompt, and counts evaluations without improvement.
+    """Keeps each worker's best prompts, and counts rounds of evaluations without progress.
 
-    The median over workers of the newest validation losses is compared once a round, a round
-    being one evaluation of every live worker: a mean could be steered by a single one.
+    A round is one evaluation of every live worker. A worker makes progress with a prompt that is
+    clearly better than the last one that was, by the paired differences over its rows; a round,
+    if half of the workers do: a mean could be steered by a single one.
 
-    Attributes
+    Parameters
     ----------
-    best : by worker, the evaluation of its own prompt with the lowest loss
-    latest : array (R,), the newest loss of each worker that counts; nan for none
+    kept : how many of each worker's prompts
     """
 
-    def __init__(self, workers: int, every: int, patience: int) -> None:
+    def __init__(self, workers: int, every: int, patience: int, kept: int) -> None:
         self.every = every
         self.patience = patience
-        self.best: dict[int, Evaluation] = {}
-        self.latest: FloatArray = np.full(workers, np.nan)
-        self._asked_at = np.zeros(workers, dtype=np.int64)
+        self.kept = max(1, kept)
+        self._asked_at: IntArray = np.zeros(workers, dtype=np.int64)
+        self._best: dict[int, list[Scored]] = {}
         self._heard: set[int] = set()
-        self._best_median = np.inf
-        self._rounds_without_improvement = 0
+        self._landmarks: dict[int, FloatArray] = {}
+        self._progressed: set[int] = set()
+        self._rounds_without_progress = 0
 
     def is_due(self, worker: int, iteration: int) -> bool:
         """Whether ``worker`` should evaluate now."""
@@ -38,30 +46,41 @@ class Validation:
 
     def add(self, evaluation: Evaluation, live: int) -> None:
         """Take one ``evaluation`` of a worker's own prompt, of ``live`` workers in all."""
-        worker, loss = evaluation.worker, evaluation.loss
-        if worker not in self.best or loss < self.best[worker].loss:
-            self.best[worker] = evaluation
-        self.latest[worker - 1] = loss
+        worker = evaluation.worker
+        scored = evaluation.loss, (evaluation.words, evaluation.demonstrations)
+        keep(self._best.setdefault(worker, []), scored, self.kept)
+        before = self._landmarks.get(worker)
+        # A worker that came back with other rows begins again.
+        same = before is not None and len(before) == len(evaluation.losses)
+        if before is None or not same or is_clear(before - evaluation.losses):
+            self._landmarks[worker] = evaluation.losses
+            self._progressed.add(worker)
         self._heard.add(worker)
         if len(self._heard) < live:
             return
+        progress = 2 * len(self._progressed) >= live
+        self._rounds_without_progress = 0 if progress else self._rounds_without_progress + 1
         self._heard.clear()
-        median = float(np.nanmedian(self.latest))
-        improved = median < self._best_median
-        self._best_median = min(median, self._best_median)
-        self._rounds_without_improvement = 0 if improved else self._rounds_without_improvement + 1
+        self._progressed.clear()
 
-    def prompt(self, worker: int) -> tuple[IntArray, IntArray] | None:
-        """The best words (M,) and demonstrations (U,) of ``worker``, if it has scored any."""
-        best = self.best.get(worker)
-        return (best.words, best.demonstrations) if best else None
+    def prompts(self, worker: int) -> list[Prompt]:
+        """The words (M,) and demonstrations (U,) that ``worker`` has scored, the best first."""
+        return [prompt for _, prompt in self._best.get(worker, [])]
 
     def forget(self, worker: int) -> None:
-        """``worker`` left: it counts no more, neither in a round nor in the median."""
+        """``worker`` left: it counts no more."""
         self._heard.discard(worker)
-        self.latest[worker - 1] = np.nan
+        self._progressed.discard(worker)
 
     @property
     def exhausted(self) -> bool:
         """Early stopping: patience is over."""
-        return 0 < self.patience <= self._rounds_without_improvement
+        return 0 < self.patience <= self._rounds_without_progress
+
+
+def keep(best: list[Scored], scored: Scored, most: int) -> None:
+    """Add ``scored`` to the at most ``most`` different prompts that are ``best``, by their loss."""
+    loss, prompt = scored
+    if not any(all(map(np.array_equal, prompt, other)) for _, other in best):
+        insort(best, (loss, prompt), key=lambda each: each[0])
+        del best[most:]

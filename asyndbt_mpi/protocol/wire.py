@@ -74,7 +74,8 @@ class Header(NamedTuple):
     """What stands before the arrays; a kind leaves what it does not need at 0.
 
     ``iteration`` is an estimation's number in messages of the lower level; ``number`` counts the
-    rows of an evaluation's report.
+    rows of an evaluation's report. A request for one has its rank and halvings in ``number`` and
+    ``prompts``.
     """
 
     magic: int = MAGIC
@@ -123,7 +124,7 @@ class Codec:
     ----------
     state : numbers of a worker's state; see `Workers.state`
     free_losses : losses have no least value, as those of a synthetic task
-    tests : the most rows that the test split can have; a function has none
+    rows : the most that an evaluation can be of; a function has none
     pools : reports and assignments carry what workers know of words
 
     Attributes
@@ -136,13 +137,13 @@ class Codec:
         shapes: Shapes,
         state: int = 0,
         free_losses: bool = True,
-        tests: int = 0,
+        rows: int = 0,
         pools: bool = False,
     ) -> None:
         self.shapes = shapes
         self._pooled = ("precision", "information") if pools else ()
         self.loss = FREE_LOSS if free_losses else LOSS
-        self.tests = 0 if free_losses else tests
+        self.rows = 0 if free_losses else rows
         self.row_bytes = INTEGER.itemsize + REAL.itemsize * shapes.classes
         self.layouts = [_layout(kind, shapes, state, pools) for kind in KINDS]
         self.longest_to_server = self._longest(get_args(ToServer))
@@ -154,7 +155,7 @@ class Codec:
     def _longest_rest(self, kind: type) -> int:
         """Bytes that can stand behind the arrays of fixed size."""
         if kind is EvaluationReport:
-            return self.tests * self.row_bytes
+            return self.rows * self.row_bytes
         return LONGEST_TEXT if kind in WITH_TEXT else 0
 
     def encode(self, message: Message) -> Buffer:
@@ -191,8 +192,8 @@ class Codec:
         layout, length = self.layouts[header.kind]
         rest = self._longest_rest(kind)
         if kind is EvaluationReport:  # its length is known, too
-            if not 0 <= header.number <= self.tests:
-                raise MalformedMessage(f"{header.number} rows of a test split of {self.tests}")
+            if not 0 <= header.number <= self.rows:
+                raise MalformedMessage(f"{header.number} rows were scored, of at most {self.rows}")
             length, rest = length + header.number * self.row_bytes, 0
         if not length <= len(buffer) <= length + rest:
             raise MalformedMessage(
@@ -229,6 +230,7 @@ class Codec:
                 if self.loss is LOSS or not math.isnan(message.accuracy):
                     _within(message, "accuracy")
                 _check_costs(message)
+                self._check_prompt(message)
                 self._check_scores(message)
             case Hello(cost_bounds=cost_bounds):
                 _all_within(message, "q")
@@ -241,12 +243,8 @@ class Codec:
                 _within(message, "number", "estimation")
                 _all_within(message, "p", "dual_gradient")
             case EvaluationRequest():
-                _within(message, "iteration")
-                words, shown = message.words, message.demonstrations
-                if (words != WITHOUT).any():
-                    _check_indices(message, "words", words, self.shapes.words)
-                if (shown != WITHOUT).any():
-                    _check_indices(message, "demonstrations", shown, self.shapes.pool)
+                _within(message, "iteration", "rank", "halvings")
+                self._check_prompt(message)
             case Reset():
                 _all_within(message, "p")
             case Restore():
@@ -255,6 +253,13 @@ class Codec:
                     raise MalformedMessage("Restore.state holds a NaN or an infinity")
             case Stop() | Failure():
                 pass
+
+    def _check_prompt(self, message: EvaluationRequest | EvaluationReport) -> None:
+        words, shown = message.words, message.demonstrations
+        if (words != WITHOUT).any():
+            _check_indices(message, "words", words, self.shapes.words)
+        if (shown != WITHOUT).any():
+            _check_indices(message, "demonstrations", shown, self.shapes.pool)
 
     def _check_losses(self, message: Report | LowerReport) -> None:
         losses, loss = message.losses, message.loss
@@ -273,9 +278,9 @@ class Codec:
         if message.bias.any() and not is_normalised(message.bias):
             raise MalformedMessage("EvaluationReport.bias is not that of mean probabilities")
         rows = message.rows
-        if (rows is not None) != (self.tests > 0 and message.split is Split.TEST):
-            missing = "no rows" if rows is None else f"{len(rows.labels)} rows"
-            raise MalformedMessage(f"EvaluationReport has {missing} of {message.split.name}")
+        if (rows is None) != (self.rows == 0):
+            scored_rows = "no rows" if rows is None else f"{len(rows.labels)} rows"
+            raise MalformedMessage(f"EvaluationReport has {scored_rows} of {message.split.name}")
         if rows is None:
             return
         due = RANGES["log_probabilities"]
@@ -321,7 +326,11 @@ def _layout(kind: type, shapes: Shapes, state: int, pools: bool) -> Layout:
             ("k", demonstrations[:1], INTEGER),
             ("losses", losses, REAL),
         ],
-        EvaluationReport: [("bias", demonstrations[:1], REAL)],
+        EvaluationReport: [
+            ("bias", demonstrations[:1], REAL),
+            ("words", fragment[:1], INTEGER),
+            ("demonstrations", demonstrations[:1], INTEGER),
+        ],
     }
     arrays = []
     end = HEADER.size
@@ -362,7 +371,10 @@ def _header(message: Message) -> Header:
                 0.0, message.loss,
             )  # fmt: skip
         case EvaluationRequest():
-            return Header(MAGIC, number, 0, message.iteration, message.split, message.candidate)
+            return Header(
+                MAGIC, number, message.rank, message.iteration, message.split, message.candidate,
+                message.halvings,
+            )  # fmt: skip
         case EvaluationReport():
             rows = 0 if message.rows is None else len(message.rows.labels)
             return Header(
@@ -373,7 +385,8 @@ def _header(message: Message) -> Header:
         case Hello(cost_bounds=cost_bounds):
             return Header(
                 MAGIC, number, cost_bounds.assignment, cost_bounds.validation, 0, 0,
-                0, cost_bounds.test, cost_bounds.prompt_tokens, cost_bounds.completion_tokens,
+                cost_bounds.race, cost_bounds.test, cost_bounds.prompt_tokens,
+                cost_bounds.completion_tokens,
             )  # fmt: skip
         case Restore():
             return Header(MAGIC, number, message.answers)
@@ -450,8 +463,9 @@ def _build(kind: type, header: Header, arrays: dict[str, np.ndarray], rest: Buff
         return Restore(number, **arrays)
     if kind is Hello:
         cost_bounds = CostBounds(
-            number, iteration, header.calls, header.prompt_tokens, header.completion_tokens
-        )
+            number, iteration, header.calls, header.prompts, header.prompt_tokens,
+            header.completion_tokens,
+        )  # fmt: skip
         digest = _text(np.frombuffer(arrays["digest"].item(), np.uint8))
         return Hello(arrays["q"], _text(rest), cost_bounds, digest)
     costs = Costs(
@@ -473,10 +487,13 @@ def _build(kind: type, header: Header, arrays: dict[str, np.ndarray], rest: Buff
     except ValueError as error:
         raise MalformedMessage(f"{kind.__name__}: {error}") from error
     if kind is EvaluationRequest:
-        return EvaluationRequest(iteration, split, candidate, **arrays)
+        return EvaluationRequest(
+            iteration, split, candidate, **arrays, rank=number, halvings=header.prompts
+        )
     means = header.loss, header.accuracy
     rows = _row_scores(rest, number) if number else None
-    return EvaluationReport(iteration, split, candidate, *means, costs, arrays["bias"], rows)
+    prompt = arrays["bias"], arrays["words"], arrays["demonstrations"]
+    return EvaluationReport(iteration, split, candidate, *means, costs, *prompt, rows)
 
 
 def _row_scores(rest: Buffer, rows: int) -> RowScores:

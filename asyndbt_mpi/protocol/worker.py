@@ -35,6 +35,7 @@ from asyndbt_mpi.protocol.gradients import allowed_demonstrations, gradients
 from asyndbt_mpi.protocol.messages import (
     NOTHING,
     Assignment,
+    Candidate,
     CostBounds,
     EvaluationReport,
     EvaluationRequest,
@@ -51,6 +52,7 @@ from asyndbt_mpi.protocol.messages import (
     ToServer,
     ToWorker,
 )
+from asyndbt_mpi.protocol.race import Prompt, first_rows, rounds
 from asyndbt_mpi.protocol.sampling import Realisations
 
 Asking = TypeVar("Asking", Assignment, LowerAssignment, EvaluationRequest)
@@ -122,9 +124,19 @@ class Workers:
         rows = (held.rows[split] + held.references[split] for split in judged)
         assignment, validation, test = (held.most_calls(n) for n in (prompts, *rows))
         cost_bounds = CostBounds(
-            assignment, validation, test, held.prompt_tokens, held.completion_tokens
-        )
+            assignment, validation, test, self._most_of_race(held), held.prompt_tokens,
+            held.completion_tokens,
+        )  # fmt: skip
         return Hello(self.q[self._index[worker]].copy(), description, cost_bounds, digest)
+
+    def _most_of_race(self, held: DataSizes) -> int:
+        """Calls, if as many prompts as possible stay in it."""
+        rows, further = held.rows[Split.RACE], held.references[Split.RACE]
+        by_rows = not self.config.llm.is_function
+        return sum(
+            prompts * held.most_calls(first_rows(rows, halved) + further)
+            for prompts, halved in rounds(self.config.run.races, by_rows)
+        )
 
     # ------------------------------------------------------------ state
 
@@ -276,12 +288,19 @@ class Workers:
     def _ask_evaluation(self, messages: Sequence[tuple[int, EvaluationRequest]]) -> list[AnyQuery]:
         queries = []
         for worker, message in messages:
-            rows = np.arange(self.data_sizes[worker].rows[message.split])
-            words, demonstrations = message.words[None], message.demonstrations[None]
-            calibration = calibration_of(message.candidate, self.config.task.calibration)
-            prompt = words, demonstrations, calibration
-            queries.append(Query(worker, message.split, rows, *prompt))
+            split = message.split
+            rows = np.arange(first_rows(self.data_sizes[worker].rows[split], message.halvings))
+            words, demonstrations = self._prompt(worker, message)
+            kind = message.candidate, split, self.config.task.calibration
+            prompt = words[None], demonstrations[None], calibration_of(*kind)
+            queries.append(Query(worker, split, rows, *prompt))
         return self._note(messages, queries)
+
+    def _prompt(self, worker: int, message: EvaluationRequest) -> Prompt:
+        """The words (M,) and demonstrations (U,) to score."""
+        if message.candidate is not Candidate.MODEL:
+            return message.words, message.demonstrations
+        return self.gradients.best(self._index[worker], message.rank)
 
     def _evaluation_reports(
         self, together: Sequence[_Finished[EvaluationRequest]]
@@ -291,7 +310,7 @@ class Workers:
                 asked.message.iteration, asked.message.split, asked.message.candidate,
                 float(done.answer.losses[0]), float(done.answer.accuracies[0]), done.costs,
                 np.zeros(self.shapes.classes) if done.answer.bias is None else done.answer.bias[0],
-                _row_scores(done.answer) if asked.message.split is Split.TEST else None,
+                *_prompt(asked.query), _row_scores(done.answer),
             )
             for done, asked in together
         ]  # fmt: skip
@@ -318,6 +337,12 @@ def state_length(
     rows = dict.fromkeys(Split, 1)
     some = DataSizes(np.ones(shapes.classes, dtype=np.int64), rows)
     return len(Workers(config, shapes, {1: some}, own_estimator).state(1))
+
+
+def _prompt(query: AnyQuery) -> Prompt:
+    """The only one."""
+    assert isinstance(query, Query)
+    return query.words[0], query.demonstrations[0]
 
 
 def _row_scores(answer: Answer) -> RowScores | None:

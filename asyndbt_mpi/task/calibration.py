@@ -7,6 +7,9 @@ what it should. References of "batch" (Zhou et al., ICLR 2024) are the rows of a
 themselves, and for rows that a prompt is judged on the worker's training rows: how a row is scored
 never depends on the others. Those of "content_free" (Zhao et al., ICML 2021) are rows whose texts
 say nothing.
+
+Rows of the worker's own have its own class shares, as its training rows do. Test rows have those of
+the data set: pi is then the data set's, and the mean is over references weighted to its shares.
 """
 
 from collections.abc import Sequence
@@ -70,10 +73,44 @@ def bias(log_probabilities: FloatArray) -> FloatArray:
     return mean
 
 
-def log_prior(labels: IntArray, classes: int) -> FloatArray:
-    """log pi (U,): the shares of the classes among ``labels``, with one added for each class."""
-    counts = np.bincount(labels, minlength=classes) + 1
-    shares: FloatArray = np.log(counts / counts.sum())
+def bias_at(log_probabilities: FloatArray, labels: IntArray, log_prior: FloatArray) -> FloatArray:
+    """`bias` over reference rows with ``labels`` (B,), weighted to the shares of `log_prior` (U,).
+
+    For a class without a row those of the others stand in, with the probability of their own label
+    and that of the missing one exchanged. Left out, they would make its label seem too rare by far.
+    """
+    there = np.bincount(labels, minlength=len(log_prior))
+    log_present = np.logaddexp.reduce(log_prior[there > 0])
+    log_weights = log_prior[labels] - np.log(there[labels]) - log_present
+    missing = np.flatnonzero(there == 0)
+    if len(missing):
+        log_probabilities = _standing_in(log_probabilities, labels, missing, log_prior)
+    mean: FloatArray = np.logaddexp.reduce(log_probabilities + log_weights[:, None], axis=-2)
+    return mean
+
+
+def _standing_in(
+    log_probabilities: FloatArray, labels: IntArray, missing: IntArray, log_prior: FloatArray
+) -> FloatArray:
+    """The mean of each row, as itself and as a row of each ``missing`` class, at their shares."""
+    of_present = np.delete(log_prior, missing)
+    own, of_missing = (..., np.arange(len(labels)), labels), log_prior[missing]
+    log_own, log_missing = log_probabilities[own], log_probabilities[..., missing]
+    mean = log_probabilities.copy()
+    mean[own] = np.logaddexp(
+        log_own + np.logaddexp.reduce(of_present),
+        np.logaddexp.reduce(log_missing + of_missing, axis=-1),
+    )
+    mean[..., missing] = np.logaddexp(
+        log_missing + np.log1p(-np.exp(of_missing)), log_own[..., None] + of_missing
+    )
+    return mean
+
+
+def log_prior(counts: IntArray | Sequence[int]) -> FloatArray:
+    """log pi (U,): the shares of classes with ``counts`` rows, with one added for each class."""
+    added = np.asarray(counts) + 1
+    shares: FloatArray = np.log(added / added.sum())
     return shares
 
 
@@ -95,7 +132,7 @@ def references(calibration: Calibration, split: Split, train: Sequence[T]) -> Se
         case "none":
             return []
         case "batch":
-            return [] if split is Split.TRAIN else train
+            return [] if split in (Split.TRAIN, Split.RACE) else train
         case "content_free":
             return CONTENT_FREE
         case _:

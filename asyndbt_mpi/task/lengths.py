@@ -83,7 +83,7 @@ class Lengths:
         return sum(n * self._mean(split, each) for each, n in asked.items() if n) / max(1, every)
 
     def _references(self, split: Split, candidate: Candidate, held: WorkerData) -> list[Row]:
-        calibration = calibration_of(candidate, self.config.task.calibration)
+        calibration = calibration_of(candidate, split, self.config.task.calibration)
         return list(references(calibration, split, held.train))
 
     def _mean(self, split: Split, candidate: Candidate) -> float:

@@ -1,7 +1,9 @@
 """The split of a data set over workers, following the paper's protocol."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
+from typing import assert_never
 
 import numpy as np
 
@@ -20,20 +22,45 @@ EVERYBODY = 0
 class WorkerData:
     """What one worker holds. ``pool`` (U lists) has the demonstrations of each class.
 
-    ``train``, ``pool`` and ``validation`` are the worker's alone; all workers share ``test``.
+    ``train``, ``pool`` and ``validation`` are the worker's alone; all workers share ``test``, and
+    ``class_counts`` (U,), the rows of each class in the whole training file.
     """
 
     train: list[Row]
     pool: list[list[Row]]
     validation: list[Row]
     test: list[Row]
+    class_counts: list[int]
 
 
 def rows_of(data: WorkerData, split: Split) -> list[Row]:
     """A worker's rows of a split."""
-    if split is Split.TRAIN:
-        return data.train
-    return data.validation if split is Split.VALIDATION else data.test
+    match split:
+        case Split.TRAIN:
+            return data.train
+        case Split.VALIDATION:
+            return data.validation
+        case Split.TEST:
+            return data.test
+        case Split.RACE:
+            return by_turns(data.validation) + by_turns(data.train)
+        case _:
+            assert_never(split)
+
+
+def most_rows(data: Mapping[int, WorkerData] | None) -> int:
+    """The most rows that any worker has of a split; a function, without ``data``, has none."""
+    held = data.values() if data else ()
+    return max((len(rows_of(each, split)) for each in held for split in Split), default=0)
+
+
+def by_turns(rows: Sequence[Row]) -> list[Row]:
+    """The ``rows`` with their classes by turns, so that the first few have some of each."""
+    of_class: dict[int, list[Row]] = {}
+    for row in rows:
+        of_class.setdefault(row.label, []).append(row)
+    turns = zip_longest(*of_class.values())
+    return [row for turn in turns for row in turn if row is not None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +92,14 @@ def split(
     train = [_deal(dataset.train, cls, taken[:, cls], seed, TRAIN) for cls in range(classes)]
     dev = [_deal(dataset.dev, cls, counts.validation[:, cls], seed, DEV) for cls in range(classes)]
     test = _test([rows[-1] for rows in dev], task.test, seed)
+    class_counts = [sum(map(len, rows)) for rows in train]
     return [
         WorkerData(
             train=[row for cls in range(classes) for row in train[cls][v][counts.pool[v, cls] :]],
             pool=[train[cls][v][: counts.pool[v, cls]] for cls in range(classes)],
             validation=[row for cls in range(classes) for row in dev[cls][v]],
             test=test,
+            class_counts=class_counts,
         )
         for v in range(workers)
     ]

@@ -11,7 +11,7 @@ from asyndbt_mpi.llm.servers.bounds import answer_tokens
 from asyndbt_mpi.protocol.blackbox import Answer, AnyQuery, DataSizes, Query, calibration_of
 from asyndbt_mpi.protocol.messages import WITHOUT, Candidate, Split
 from asyndbt_mpi.protocol.scoring import scored
-from asyndbt_mpi.task.calibration import bias, calibrated, log_prior, references
+from asyndbt_mpi.task.calibration import bias, bias_at, calibrated, log_prior, references
 from asyndbt_mpi.task.dataset import Row
 from asyndbt_mpi.task.longest import longest_parts
 from asyndbt_mpi.task.partition import WorkerData, rows_of
@@ -46,7 +46,7 @@ class PromptBlackBox:
         self.model = model
         self.calibration = calibration
         self.data = data
-        self.log_priors = {worker: self._log_prior(held) for worker, held in data.items()}
+        self.log_priors = {worker: _log_priors(held) for worker, held in data.items()}
         self.data_sizes = {worker: self._data_sizes(held) for worker, held in data.items()}
         self.descriptions = dict.fromkeys(data, model.description)
         self.digests = dict.fromkeys(data, model.digest)
@@ -62,14 +62,10 @@ class PromptBlackBox:
             completion_tokens=answer_tokens(labels),
         )
 
-    def _log_prior(self, held: WorkerData) -> FloatArray:
-        labels = np.array([row.label for row in held.train], dtype=np.int64)
-        return log_prior(labels, len(self.template.labels))
-
     def _most_references(self, held: WorkerData, split: Split) -> int:
         """For the kind of prompt that has most of them."""
         tested = Candidate if split is Split.TEST else (Candidate.TUNED,)
-        kinds = {calibration_of(candidate, self.calibration) for candidate in tested}
+        kinds = {calibration_of(candidate, split, self.calibration) for candidate in tested}
         return max(len(references(kind, split, held.train)) for kind in kinds)
 
     def _most_tokens(self, held: WorkerData) -> int:
@@ -121,10 +117,14 @@ class PromptBlackBox:
         _check_finite(all_rows, len(rows))
         log_probabilities, of_prompt = all_rows[:, : len(rows)], None
         if calibration != "none":
-            of_prompt = bias(all_rows[:, len(rows) :] if further else log_probabilities)
-            prior = self.log_priors[query.worker]
+            of_references = all_rows[:, len(rows) :] if further else log_probabilities
+            prior = self.log_priors[query.worker][query.split]
+            if query.split is Split.TEST and calibration == "batch":
+                of_prompt = bias_at(of_references, _labels(data.train), prior)
+            else:
+                of_prompt = bias(of_references)
             log_probabilities = calibrated(log_probabilities, of_prompt, prior)
-        labels = np.array([row.label for row in rows])
+        labels = _labels(rows)
         losses, accuracies = scored(log_probabilities, labels)
         return Answer(
             losses=losses,
@@ -160,6 +160,17 @@ class PromptBlackBox:
                 _check_range("word", words, len(self.vocabulary))
             if (demonstrations != WITHOUT).any():
                 _check_range("demonstration", demonstrations, held.pool)
+
+
+def _log_priors(held: WorkerData) -> dict[Split, FloatArray]:
+    """The shares of the worker's own rows and, of the shared test rows, those of the data set."""
+    own = np.bincount(_labels(held.train), minlength=len(held.class_counts))
+    counts = {split: held.class_counts if split is Split.TEST else own for split in Split}
+    return {split: log_prior(counts) for split, counts in counts.items()}
+
+
+def _labels(rows: Sequence[Row]) -> IntArray:
+    return np.array([row.label for row in rows], dtype=np.int64)
 
 
 def _check_range(what: str, indices: IntArray, end: int | IntArray) -> None:

@@ -35,7 +35,7 @@ Tables: TypeAlias = tuple[FloatArray, FloatArray, FloatArray, FloatArray]
 INTERACTION = 0.3
 """Size of the pairwise terms, relative to the unary ones."""
 
-ROWS = {Split.TRAIN: 20, Split.VALIDATION: 20, Split.TEST: 200}
+ROWS = {Split.TRAIN: 20, Split.VALIDATION: 20, Split.TEST: 200, Split.RACE: 40}
 
 
 @lru_cache(maxsize=4)

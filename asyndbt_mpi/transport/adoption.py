@@ -13,8 +13,14 @@ import numpy as np
 
 from asyndbt_mpi.algorithm.simplex import onto_simplex
 from asyndbt_mpi.algorithm.types import FloatArray
-from asyndbt_mpi.protocol.messages import LowerReport, Report, ToServer
-from asyndbt_mpi.protocol.records import Iteration, Record
+from asyndbt_mpi.protocol.messages import (
+    Candidate,
+    EvaluationReport,
+    LowerReport,
+    Report,
+    ToServer,
+)
+from asyndbt_mpi.protocol.records import Event, Iteration, Record
 from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.protocol.worker import Workers
 
@@ -65,13 +71,17 @@ class Adoption:
         # Participants in the current estimate whose last p does not follow from their answers.
         self._doubted: set[int] = set()
 
-    def reply(self, worker: int, reply: ToServer) -> ToServer:
-        """``reply`` of ``worker``, with the log's numbers if it has them."""
+    def reply(self, event: Event, reply: ToServer) -> ToServer:
+        """The ``reply`` of ``event``, with the log's numbers if it has them."""
+        worker = event.worker
         match reply:
             case Report():
                 return self._report(worker, reply)
             case LowerReport():
                 return self._lower_report(worker, reply)
+            case EvaluationReport(candidate=Candidate.MODEL) if event.prompt and self.unexplained:
+                words, demonstrations = event.prompt  # what the model knew is unknown
+                return replace(reply, words=words, demonstrations=demonstrations)
             case _:
                 return reply
 

@@ -22,12 +22,12 @@ from asyndbt_mpi.protocol.messages import (
     ToServer,
     ToWorker,
 )
-from asyndbt_mpi.protocol.records import Event, EventKind, Output, Record
+from asyndbt_mpi.protocol.records import EVENT_OF, SPLIT_OF, Event, EventKind, Output, Record
 from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.protocol.worker import Workers
 from asyndbt_mpi.transport.adoption import Adoption
 
-ANSWERS = (EventKind.REPORT, EventKind.LOWER_REPORT, EventKind.EVALUATION, EventKind.TEST)
+ANSWERS = (EventKind.REPORT, EventKind.LOWER_REPORT, *SPLIT_OF)
 """Events with a black box's answers."""
 
 
@@ -98,9 +98,8 @@ def _is_about(event: Event, message: ToWorker | None) -> bool:
             return (event.kind, event.number) == (EventKind.REPORT, number)
         case LowerAssignment(number=number):
             return (event.kind, event.number) == (EventKind.LOWER_REPORT, number)
-        case EvaluationRequest(iteration=iteration):
-            kinds = EventKind.EVALUATION, EventKind.TEST
-            return event.kind in kinds and event.number == iteration
+        case EvaluationRequest(iteration=iteration, split=split):
+            return (event.kind, event.number) == (EVENT_OF[split], iteration)
         case _:
             return False
 
@@ -228,7 +227,7 @@ class Replay:
         self.answers[event.worker] += 1
         completed = Completed(event.worker, answer, event.costs.compute_seconds, event.sent_time)
         [reply] = self.workers.answer([completed])
-        return reply if self.adoption is None else self.adoption.reply(event.worker, reply)
+        return reply if self.adoption is None else self.adoption.reply(event, reply)
 
     # ------------------------------------------------------------ continuing from here
 

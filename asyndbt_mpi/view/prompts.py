@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from asyndbt_mpi.log.reader import Log
+from asyndbt_mpi.protocol.messages import WITHOUT
 from asyndbt_mpi.task.dataset import Row
 from asyndbt_mpi.task.partition import WorkerData
 from asyndbt_mpi.task.template import Template
@@ -18,7 +19,10 @@ def full_prompts(
     """Every worker's number and prompt; ``data`` are the workers' rows, as in the run."""
     query = Row(*QUERY, label=0)
     for worker, (words, demonstrations) in learnt_prompts(log).items():
-        fragment = [log.vocabulary[word] for word in words]
-        pools = data[worker].pool
-        shown = [pool[row] for pool, row in zip(pools, demonstrations, strict=True)]
+        fragment, shown = None, list[Row]()
+        if (words != WITHOUT).all():
+            fragment = [log.vocabulary[word] for word in words]
+        if (demonstrations != WITHOUT).all():
+            pools = data[worker].pool
+            shown = [pool[row] for pool, row in zip(pools, demonstrations, strict=True)]
         yield worker, template.context(shown, fragment) + template.render(query, fragment)

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.text import printable
-from asyndbt_mpi.protocol.messages import Candidate
+from asyndbt_mpi.protocol.messages import WITHOUT, Candidate
 from asyndbt_mpi.protocol.records import EventKind
 from asyndbt_mpi.protocol.spending import price
 from asyndbt_mpi.view.accuracy import accuracy_table, class_table, difference_lines
@@ -57,7 +57,7 @@ def print_classes(log: Log, console: Console | None = None) -> bool:
 
 
 def learnt_prompts(log: Log, most: int | None = None) -> dict[int, Prompt]:
-    """What the first ``most`` workers with a report have learnt: tuned, else the newest."""
+    """What the first ``most`` workers have learnt: what was tested, won the race, or is newest."""
     tests = newest_tests(log)
     rows = tests[log["evaluation/candidate"][tests] == Candidate.TUNED]
     row_tuned = dict(zip(log["evaluation/worker"][rows].tolist(), rows.tolist(), strict=True))
@@ -71,6 +71,8 @@ def learnt_prompts(log: Log, most: int | None = None) -> dict[int, Prompt]:
                 log["evaluation/words"][chosen],
                 log["evaluation/demonstrations"][chosen],
             )
+        elif worker in log.winners:
+            prompts[worker] = log.winners[worker]
         elif worker in row_newest:
             newest = row_newest[worker]
             p, q = (log.rows(f"report/{name}", newest, newest + 1)[0] for name in "pq")
@@ -150,7 +152,7 @@ def _learnt(log: Log, prompts: dict[int, Prompt]) -> Table:
     table.add_column("words")
     table.add_column("demonstrations")
     for worker, (words, demonstrations) in prompts.items():
-        table.add_row(str(worker), _words(log, words), ", ".join(map(str, demonstrations)))
+        table.add_row(str(worker), _words(log, words), _shown(demonstrations))
     consensus = log.rows("iteration/z", log.committed, log.committed + 1)[0]
     if not np.isnan(consensus).any():
         table.add_section()
@@ -166,11 +168,16 @@ def _best(log: Log) -> Table:
     table.add_column("words")
     table.add_column("demonstrations")
     for worker, best in sorted(log.best.items())[:MOST_ROWS]:
-        shown = ", ".join(map(str, best.demonstrations))
-        row = str(worker), str(best.iteration), f"{best.loss:.3f}", _words(log, best.words), shown
-        table.add_row(*row)
+        loss, words = f"{best.loss:.3f}", _words(log, best.words)
+        table.add_row(str(worker), str(best.iteration), loss, words, _shown(best.demonstrations))
     return table
 
 
+def _shown(demonstrations: np.ndarray) -> str:
+    return "none" if (demonstrations == WITHOUT).any() else ", ".join(map(str, demonstrations))
+
+
 def _words(log: Log, words: np.ndarray) -> Text:
+    if (words == WITHOUT).any():
+        return Text("none")
     return Text(printable(" ".join(log.vocabulary[word] for word in words)))

@@ -1,12 +1,13 @@
 """Where a run's answers are kept, and what makes them another run's."""
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from asyndbt_mpi.assemble import Place, language_model, prepare
+from asyndbt_mpi.assemble import Place, _digest, language_model, prepare
 from asyndbt_mpi.commands.simulate import simulate_silently
 from asyndbt_mpi.config import Config, ConfigurationError, load
 from asyndbt_mpi.jobs.answer_cache import Answers, folder_of, make_folder, open_store
@@ -14,6 +15,7 @@ from asyndbt_mpi.jobs.job import Job, Request
 from asyndbt_mpi.llm.base import Prompt
 from tests.helpers import asyndbt, complaints
 from tests.llm.api_server import Manners, serving
+from tests.task.fake import DATA
 
 LOG = Path("runs/demo.h5")
 
@@ -136,6 +138,9 @@ def test_the_digest_is_of_texts_labels_and_template() -> None:
     assert len(digests) == 4
     assert {len(digest) for digest in digests} == {32}
     assert prepare(load("synthetic"), 3).data_digest == ""
+    # Test scores may depend on how many rows nobody was dealt.
+    fewer, more = ({1: replace(DATA, class_counts=counts)} for counts in ([5, 2], [6, 2]))
+    assert _digest("", fewer) != _digest("", more)
 
 
 def test_a_reader_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -90,7 +90,11 @@ def test_every_result_is_checked(methods: dict[str, Any], line: str) -> None:
         ask(CheckedEstimator(wrong(**methods), P, Q))
 
 
-def test_the_configuration_says_what_was_given() -> None:
+@pytest.mark.parametrize("default", ["none", "batch"])
+def test_the_configuration_says_what_was_given(
+    monkeypatch: pytest.MonkeyPatch, default: str
+) -> None:
+    monkeypatch.setattr("asyndbt_mpi.inputs.defaults.CALIBRATION", default)
     own = Own.of(box(), Plain)
     config = own.configured(load("demo"))
     assert (config.llm.backend, config.llm.model) == ("python", own.black_box.name)  # type: ignore[union-attr]

@@ -94,7 +94,7 @@ CONTRACT = {
 ATTRIBUTES = {
     "data_digest": "",
     "format": "asyndbt",
-    "format_version": 3,
+    "format_version": 4,
     "seed": 7,
     "workers": WORKERS,
     "active_workers": 2,

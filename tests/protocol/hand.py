@@ -27,7 +27,7 @@ SHAPES = Shapes(positions=3, words=4, classes=2, pool=5, samples=4)
 
 def configuration(**sections: dict[str, Any]) -> Config:
     base: dict[str, dict[str, Any]] = {
-        "run": {"iterations": 50},
+        "run": {"iterations": 50, "race": 0},
         "algorithm": {
             "active_workers": 2,
             "max_delay": 3,

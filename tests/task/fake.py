@@ -13,6 +13,7 @@ DATA = WorkerData(
     pool=[[Row("a0", None, 0)], [Row("b0", None, 1), Row("b1", None, 1)]],
     validation=[Row("v0", None, 1)],
     test=[Row("s0", None, 0), Row("s1", None, 1), Row("s2", None, 0)],
+    class_counts=[5, 2],
 )
 
 

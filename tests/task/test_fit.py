@@ -41,7 +41,7 @@ def data(
         return [Row("x" * n, None, label, file, i) for i, n in enumerate(sizes, start=1)]
 
     pool = [rows(f"pool{label}", label, sizes) for label, sizes in enumerate(shown)]
-    return WorkerData(rows("train", 0, lengths), pool, [], [])
+    return WorkerData(rows("train", 0, lengths), pool, [], [], [1, 1])
 
 
 def longest_prompt(held: WorkerData, positions: int) -> int:
@@ -121,7 +121,9 @@ def test_every_row_counts(model: Path, split: str) -> None:
     long, short = Row("x" * 150, None, 1, "long", 7), [Row("x", None, 0, "short", 1)]
     splits = dict.fromkeys(("train", "validation", "test"), short)
     pool = [short, [long]] if split == "pool" else [short, short]
-    held = WorkerData(**{**splits, **({} if split == "pool" else {split: [long]})}, pool=pool)
+    held = WorkerData(
+        **{**splits, **({} if split == "pool" else {split: [long]})}, pool=pool, class_counts=[1, 1]
+    )
     with pytest.raises(ConfigurationError, match="long, line 7"):
         fits(held, model)
 

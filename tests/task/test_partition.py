@@ -80,6 +80,16 @@ def test_shares_are_disjoint_and_of_the_right_size(
 
 
 @pytest.mark.parametrize("partition", ["iid", "dirichlet"])
+def test_every_worker_knows_how_many_rows_of_each_class_the_training_file_has(
+    partition: str,
+) -> None:
+    whole = numbered(60, 40)
+    data = Dataset([row for row in whole.train if row.sentence1 != "train 4"], whole.dev)
+    for part in split(data, section(partition=partition, test=5), 2, 2, seed=1):
+        assert part.class_counts == [60, 59, 60]
+
+
+@pytest.mark.parametrize("partition", ["iid", "dirichlet"])
 def test_the_split_is_a_function_of_the_seed(partition: str) -> None:
     task = section(partition=partition, test=30)
     data = numbered(300, 300)

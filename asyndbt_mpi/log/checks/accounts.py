@@ -9,7 +9,7 @@ from asyndbt_mpi.log.checks.equations import TOLERANCE
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.protocol.evaluations import CONSENSUS
 from asyndbt_mpi.protocol.messages import Candidate, Split
-from asyndbt_mpi.protocol.records import EventKind
+from asyndbt_mpi.protocol.records import SPLIT_OF, EventKind
 
 OF_REPORTS = ("prompts", "llm_calls", "prompt_tokens", "compute_seconds", "sent_time")
 OF_ESTIMATES = ("llm_calls", "prompt_tokens")
@@ -22,8 +22,6 @@ OF_EVALUATIONS = {
     "time": "time",
 }
 """Columns that have to be the same in /event, there maybe under another name."""
-
-SPLITS = {EventKind.EVALUATION: Split.VALIDATION, EventKind.TEST: Split.TEST}
 
 
 def arrival_rows(log: Log) -> IntArray:
@@ -87,7 +85,7 @@ def evaluations(log: Log) -> Iterator[str]:
     """Evaluations that are not, one by one, those of the events; and the consensus' means."""
     (rows,) = np.nonzero(log.rows("evaluation/worker") != CONSENSUS)
     kinds = log["event/kind"]
-    (events,) = np.nonzero(np.isin(kinds, list(SPLITS)))
+    (events,) = np.nonzero(np.isin(kinds, list(SPLIT_OF)))
     if len(rows) != len(events):
         yield f"/evaluation has {len(rows)} answers of workers, but /event has {len(events)}"
         return
@@ -96,7 +94,7 @@ def evaluations(log: Log) -> Iterator[str]:
         yield from _compare(f"evaluation/{name}", rows, logged, due, events)
     losses = log["event/losses"][events][:, 0]
     yield from _compare("evaluation/loss", rows, log.rows("evaluation/loss")[rows], losses, events)
-    splits = np.array([SPLITS[kind] for kind in kinds[events].tolist()], dtype=int)
+    splits = np.array([SPLIT_OF[kind] for kind in kinds[events].tolist()], dtype=int)
     split = log.rows("evaluation/split")[rows]
     yield from _compare("evaluation/split", rows, split, splits, events)
     yield from _of_consensus(log)

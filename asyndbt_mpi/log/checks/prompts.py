@@ -7,13 +7,16 @@ import numpy as np
 from asyndbt_mpi.algorithm.estimator import sample
 from asyndbt_mpi.algorithm.random import Purpose, stream
 from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
+from asyndbt_mpi.log.checks import races
 from asyndbt_mpi.log.checks.accounts import arrival_rows, estimate_numbers
 from asyndbt_mpi.log.iterates import InOrder
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.protocol.evaluations import CONSENSUS
 from asyndbt_mpi.protocol.final_tests import draw_demonstrations, own_tests
 from asyndbt_mpi.protocol.messages import WITHOUT, Candidate
-from asyndbt_mpi.protocol.records import EventKind
+from asyndbt_mpi.protocol.race import Entrant, Prompt, Race, entrants
+from asyndbt_mpi.protocol.records import SPLIT_OF, EventKind
+from asyndbt_mpi.protocol.validation import Scored, keep
 
 FRESH, UNKNOWN = -1, -2
 """In place of a row of /report: a q as it was at the worker's hello, and one that is not there."""
@@ -61,32 +64,69 @@ class Prompts:
             "worker", "split", "candidate", "iteration", "loss", "words", "demonstrations",
         )}  # fmt: skip
         (rows,) = np.nonzero(column["worker"] != CONSENSUS)
-        events = self._events(EventKind.EVALUATION, EventKind.TEST)
+        events = self._events(*SPLIT_OF)
         if len(rows) != len(events):
             return  # `accounts` tells
         self._unknown = dict.fromkeys(("validated", "tuned", "random", "consensus"), 0)
-        best: dict[int, int] = {}
-        tests: dict[int, list[int]] = {v: [] for v in range(1, self.log.workers + 1)}
+        everyone = range(1, self.log.workers + 1)
+        best: dict[int, list[Scored]] = {v: [] for v in everyone}
+        raced: dict[int, list[int]] = {v: [] for v in everyone}
+        tests: dict[int, list[int]] = {v: [] for v in everyone}
+        most = max(1, self.log.config.run.races)
         for row, event in zip(rows.tolist(), events.tolist(), strict=True):
             worker = int(column["worker"][row])
-            if self.event["kind"][event] == EventKind.TEST:
-                tests[worker].append(row)
+            kind = self.event["kind"][event]
+            if kind != EventKind.EVALUATION:
+                (tests if kind == EventKind.TEST else raced)[worker].append(row)
                 if event < self.closing:
-                    yield f"/event row {event} is a test before the end of the iterations"
+                    what = EventKind(int(kind)).name.lower()
+                    yield f"/event row {event} is a {what} before the end of the iterations"
                 continue
             yield from self._validated(column, row, event)
             if event < self.closing:
-                loss = column["loss"]
-                if worker not in best or loss[row] < loss[best[worker]]:
-                    best[worker] = row
+                prompt = column["words"][row], column["demonstrations"][row]
+                keep(best[worker], (float(column["loss"][row]), prompt), most)
         yield from self._which_tests(column["candidate"], tests)
         for worker, of_worker in tests.items():
+            race = self._race(worker, [prompt for _, prompt in best[worker]])
+            if race:
+                yield from races.differences(self.log, race, column, raced[worker])
+                if self._tests_all() and self._at_work(worker) and race.next(0):
+                    yield f"/evaluation lacks a part of the race of worker {worker}"
             for row in of_worker:
-                yield from self._tested(column, row, of_worker[0], best.get(worker))
+                yield from self._tested(column, row, of_worker[0], race.winner if race else None)
         for row in np.flatnonzero(column["worker"] == CONSENSUS).tolist():
-            without = np.full_like(column["demonstrations"][row], WITHOUT)
-            yield from self._compare(column, row, self._consensus(), without)
+            yield from self._compare(column, row, self._consensus(), self._without()[1])
         self._tell_unknown()
+
+    def _race(self, worker: int, validated: list[Prompt]) -> Race | None:
+        """The race of ``worker`` at its start; None where the log does not tell who took part."""
+        config = self.log.config
+        if not config.run.evaluate_every:
+            return None
+        by_rows, most = not config.llm.is_function, config.run.races
+        if not most and validated:
+            return Race([Entrant(Candidate.TUNED, validated[0])], by_rows)
+        untuned, random, consensus = self._without(), self._random(worker), self._consensus()
+        words, shown = self._own(worker, self.closing, self.log.committed)
+        if words is None or shown is None:
+            return None
+        if not most:
+            return Race([Entrant(Candidate.TUNED, (words, shown))], by_rows)
+        if random is None or consensus is None:
+            return None
+        own = (untuned[0], random), (words, shown), (consensus, shown)
+        has_model = config.estimator.name == "additive"
+        return Race(entrants(most, untuned, *own, validated, has_model), by_rows)
+
+    def _without(self) -> Prompt:
+        shapes = self.log.shapes
+        return np.full(shapes.positions, WITHOUT), np.full(shapes.classes, WITHOUT)
+
+    def _random(self, worker: int) -> IntArray | None:
+        if worker not in self.pools:
+            return None
+        return draw_demonstrations(self.pools[worker], self.log.config.run.seed, worker)
 
     def _validated(self, column: dict[str, np.ndarray], row: int, event: int) -> Iterator[str]:
         candidate = column["candidate"][row]
@@ -150,32 +190,28 @@ class Prompts:
         return bool(len(rows) and self.event["kind"][rows[-1]] == EventKind.HELLO)
 
     def _tested(
-        self, column: dict[str, np.ndarray], row: int, tuned: int, best: int | None
+        self, column: dict[str, np.ndarray], row: int, tuned: int, winner: Prompt | None
     ) -> Iterator[str]:
         """Whether a worker's test in ``row`` is of its candidate's prompt.
 
-        Its test in the row ``tuned`` is of its tuned prompt, in ``best`` it had the least loss.
+        Its test in the row ``tuned`` is of its tuned prompt, which is to be the ``winner``.
         """
-        worker, shown = int(column["worker"][row]), column["demonstrations"]
-        nothing = np.full_like(column["words"][row], WITHOUT)
-        words: IntArray | None = nothing
-        demonstrations: IntArray | None = np.full_like(shown[row], WITHOUT)
+        worker, shown = int(column["worker"][row]), column["demonstrations"][tuned]
+        words: IntArray | None
+        demonstrations: IntArray | None
+        words, demonstrations = self._without()
         match column["candidate"][row]:
             case Candidate.TUNED:
-                if best is None:
-                    words, demonstrations = self._own(worker, self.closing, self.log.committed)
-                else:
-                    words, demonstrations = column["words"][best], shown[best]
-                self._unknown["tuned"] += words is None or demonstrations is None
+                words, demonstrations = winner or (None, None)
+                self._unknown["tuned"] += winner is None
             case Candidate.RANDOM:
-                demonstrations = None
-                if worker in self.pools:
-                    seed = self.log.config.run.seed
-                    demonstrations = draw_demonstrations(self.pools[worker], seed, worker)
+                demonstrations = self._random(worker)
                 self._unknown["random"] += demonstrations is None
             case Candidate.CONSENSUS:
-                words, demonstrations = self._consensus(), shown[tuned]
-                self._unknown["consensus"] += words is None
+                words, demonstrations = self._consensus(), shown
+                if (shown == WITHOUT).all():
+                    _, demonstrations = self._own(worker, self.closing, self.log.committed)
+                self._unknown["consensus"] += words is None or demonstrations is None
         yield from self._compare(column, row, words, demonstrations)
 
     def _consensus(self) -> IntArray | None:
@@ -230,7 +266,7 @@ class Prompts:
     def _tell_unknown(self) -> None:
         reasons = {
             "validated": "because log.iterates left out what they were made from",
-            "tuned": "because log.iterates left out what they were made from",
+            "tuned": "because the log does not say which prompts were in the race",
             "consensus": "because log.iterates left out the last z",
             "random": "because the log does not say which demonstrations their workers have",
         }

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from asyndbt_mpi.algorithm.types import BoolArray, IntArray
+from asyndbt_mpi.inputs.sections import Calibration
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.protocol.blackbox import calibration_of
 from asyndbt_mpi.protocol.evaluations import CONSENSUS
@@ -19,13 +20,15 @@ TOLERANCE = 1e-9
 def biases(log: Log) -> Iterator[str]:
     """Biases that are missing, that should not be there, or that are not of mean probabilities."""
     bias = log.rows("evaluation/bias")
-    candidates, workers = (log.rows(f"evaluation/{name}") for name in ("candidate", "worker"))
+    columns = (log.rows(f"evaluation/{name}").tolist() for name in ("candidate", "split", "worker"))
     configured = log.config.task.calibration
-    known = {candidate.value: calibration_of(candidate, configured) for candidate in Candidate}
-    for row, (candidate, worker) in enumerate(
-        zip(candidates.tolist(), workers.tolist(), strict=True)
-    ):
-        due = "none" if worker == CONSENSUS else known.get(candidate, "none")
+    known: dict[tuple[int, int], Calibration] = {
+        (candidate, split): calibration_of(candidate, split, configured)
+        for candidate in Candidate
+        for split in Split
+    }
+    for row, (candidate, split, worker) in enumerate(zip(*columns, strict=True)):
+        due = "none" if worker == CONSENSUS else known.get((candidate, split), "none")
         if bias[row].any() != (due != "none"):
             has = "a" if bias[row].any() else "no"
             yield f"/evaluation/bias row {row}: {has} bias, but the calibration is {due}"
@@ -36,7 +39,7 @@ def biases(log: Log) -> Iterator[str]:
 
 
 def answers(log: Log) -> Iterator[str]:
-    """Tests whose rows are missing, or give another loss or accuracy; rows of something else."""
+    """Evaluations whose rows are missing, or give another loss or accuracy; rows of others."""
     of_evaluation = log.rows("answer/evaluation")
     due = _with_rows(log)
     wrong = (of_evaluation < 0) | (of_evaluation >= len(due))
@@ -48,29 +51,35 @@ def answers(log: Log) -> Iterator[str]:
     for row in np.flatnonzero((ends > starts) != due).tolist():
         has, due_rows = int(ends[row] - starts[row]), "some" if due[row] else "none"
         yield f"/answer has {has} rows for row {row} of /evaluation; there should be {due_rows}"
-    first: IntArray | None = None
+    split, workers = log.rows("evaluation/split"), log.rows("evaluation/worker")
+    longest: dict[tuple[int, int], IntArray] = {}
     for row in np.flatnonzero((ends > starts) & due).tolist():
         labels = log.rows("answer/label", starts[row], ends[row])
-        first = labels if first is None else first
-        yield from _of_test(log, row, int(starts[row]), labels, first)
+        # All workers have the same test rows; of the race's rows some may be scored, the first.
+        whose = (int(split[row]), 0 if split[row] == Split.TEST else int(workers[row]))
+        known = longest.setdefault(whose, labels)
+        common = min(len(known), len(labels)) if split[row] == Split.RACE else None
+        if not np.array_equal(labels[:common], known[:common]):
+            yield (
+                f"/answer rows {starts[row]} to {ends[row] - 1} have different labels from an"
+                " earlier evaluation of the same rows"
+            )
+        if len(labels) > len(known):
+            longest[whose] = labels
+        yield from _of_evaluation(log, row, int(starts[row]), labels)
 
 
 def _with_rows(log: Log) -> BoolArray:
-    """Which evaluations have rows: workers' tests of a language model."""
-    if log.config.llm.is_function:
-        return np.zeros(log.count("evaluation"), dtype=bool)
-    workers = log.rows("evaluation/worker")
-    tests: BoolArray = (log.rows("evaluation/split") == Split.TEST) & (workers != CONSENSUS)
-    return tests
+    """Which evaluations have rows: workers' of a language model."""
+    of_workers: BoolArray = log.rows("evaluation/worker") != CONSENSUS
+    return of_workers & (not log.config.llm.is_function)
 
 
-def _of_test(log: Log, row: int, start: int, labels: IntArray, first: IntArray) -> Iterator[str]:
+def _of_evaluation(log: Log, row: int, start: int, labels: IntArray) -> Iterator[str]:
     """The rows from ``start`` on, which are those of ``row`` of /evaluation."""
     place, end = f"/answer rows {start} to {start + len(labels) - 1}", start + len(labels)
     if not np.array_equal(log.rows("answer/row", start, end), np.arange(len(labels))):
         yield f"{place} are not numbered from 0 in their order"
-    if not np.array_equal(labels, first):
-        yield f"{place} have different labels from the first test, which is of the same rows"
     if not ((labels >= 0) & (labels < log.shapes.classes)).all():
         yield f"{place} have labels outside [0, {log.shapes.classes})"
         return

@@ -12,7 +12,7 @@ from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.rows import cost_bounds_of
 from asyndbt_mpi.protocol.evaluations import CONSENSUS
 from asyndbt_mpi.protocol.ranges import FREE_LOSS, LOSS, RANGES, Range
-from asyndbt_mpi.protocol.records import EventKind
+from asyndbt_mpi.protocol.records import SPLIT_OF, EventKind
 
 MEASURED = {
     "report/grad_p_norm": "grad_p_norm",
@@ -37,7 +37,7 @@ MEASURED = {
 
 
 OF_SAMPLES = (EventKind.REPORT, EventKind.LOWER_REPORT)
-OF_A_SPLIT = (EventKind.EVALUATION, EventKind.TEST)
+OF_A_SPLIT = tuple(SPLIT_OF)
 """Events that hold a loss for each sample, or one loss and the accuracy of a prompt."""
 
 

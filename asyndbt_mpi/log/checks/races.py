@@ -1,0 +1,60 @@
+"""Checks of the races at the end of a run: who was scored, on how many rows, in which order."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from asyndbt_mpi.log.reader import Log
+from asyndbt_mpi.protocol.messages import Candidate, MalformedMessage, RowScores
+from asyndbt_mpi.protocol.race import Race, first_rows
+
+
+def differences(
+    log: Log, race: Race, column: Mapping[str, np.ndarray], rows: Sequence[int]
+) -> Iterator[str]:
+    """Let ``race`` run by the scores in ``rows`` of /evaluation, as far as these go.
+
+    ``column`` has the columns of /evaluation by name.
+    """
+    scored: dict[int, int] = {}
+    for row in rows:
+        request, place = race.next(0), f"/evaluation row {row}"
+        if request is None:
+            yield f"{place} is of a race that was over"
+            return
+        candidate = int(column["candidate"][row])
+        prompt = column["words"][row], column["demonstrations"][row]
+        due = request.words, request.demonstrations
+        known = request.candidate is not Candidate.MODEL
+        if candidate != request.candidate or (known and not _same(prompt, due)):
+            of = f"{request.candidate.name.lower()} {due[0].tolist()}, {due[1].tolist()}"
+            yield f"{place} should be of the next prompt in the race: {of if known else 'model'}"
+            return
+        losses = _losses(log, row, float(column["loss"][row]))
+        try:
+            race.check(losses)
+        except MalformedMessage as error:
+            yield f"{place}: {error}"
+            return
+        scored[request.halvings] = len(losses)
+        race.take(prompt, losses)
+    if 0 in scored and not log.config.llm.is_function:
+        for halved, number in scored.items():
+            if number != first_rows(scored[0], halved):
+                yield (
+                    f"/evaluation rows {rows[0]} to {rows[-1]}: a round of the race is of"
+                    f" {number} rows, of {scored[0]} halved {halved} times"
+                )
+
+
+def _same(prompt: tuple[np.ndarray, ...], other: tuple[np.ndarray, ...]) -> bool:
+    return all(map(np.array_equal, prompt, other))
+
+
+def _losses(log: Log, row: int, loss: float) -> np.ndarray:
+    """Of each of the rows behind ``row`` of /evaluation; a function's is its only one."""
+    start, end = np.searchsorted(log.answered, (row, row + 1)).tolist()
+    if start == end:
+        return np.array([loss])
+    columns = "answer/label", "answer/log_probabilities"
+    return RowScores(*(log.rows(path, start, end) for path in columns)).losses

@@ -1,0 +1,212 @@
+"""The race for a worker's final prompt: successive halving on nested rows, by paired differences.
+
+All prompts are scored on the same first rows of `Split.RACE`. After each round the better half
+goes on (Jamieson and Talwalkar, 2016), less those that are clearly worse than the best, and is
+scored on more rows, until two are compared on all of them. Validation rows come first, for the
+training rows are those from which the prompts were learnt. The winner's loss is the least of
+several, and flatters it: only the test rows say how good it is.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import ceil, log2
+
+import numpy as np
+
+from asyndbt_mpi.algorithm.types import FloatArray, IntArray
+from asyndbt_mpi.protocol.messages import (
+    WITHOUT,
+    Candidate,
+    EvaluationRequest,
+    MalformedMessage,
+    Split,
+)
+
+CLEARLY = 2.0
+"""Standard errors of a mean difference over rows that are more than chance."""
+
+FEWEST = 16
+"""Rows by which prompts can be told apart."""
+
+OF_MODEL = 3
+"""The most prompts of a worker's model that take part."""
+
+Prompt = tuple[IntArray, IntArray]
+"""Words (M,) and demonstrations (U,), as indices, `WITHOUT` for none."""
+
+
+def halvings(prompts: int) -> int:
+    """How often the rows are halved for a round of so many ``prompts``; two are scored on all."""
+    return 0 if prompts <= 2 else ceil(log2(prompts))
+
+
+def rounds(prompts: int, by_rows: bool) -> list[tuple[int, int]]:
+    """Prompts and `halvings` of each round, if as many as possible stay in the race."""
+    if not (prompts and by_rows):
+        return [(prompts, 0)]
+    left = [prompts]
+    while halvings(left[-1]):
+        left.append(ceil(left[-1] / 2))
+    return [(each, halvings(each)) for each in left]
+
+
+def first_rows(rows: int, halved: int) -> int:
+    """How many of a split's ``rows`` are left after so many halvings, at least `FEWEST`."""
+    left: int = -(-rows // 2**halved)
+    return min(rows, max(left, FEWEST))
+
+
+def is_clear(differences: FloatArray) -> bool:
+    """Whether the mean of paired ``differences`` (B,) is above 0 by more than chance.
+
+    One row has no chance in it that could be known; it is taken as it is.
+    """
+    mean = differences.mean()
+    if len(differences) < 2:
+        return bool(mean > 0)
+    error = differences.std(ddof=1) / np.sqrt(len(differences))
+    return bool(mean > CLEARLY * error)
+
+
+@dataclass(slots=True)
+class Entrant:
+    """A prompt in the race, and its losses (B,) in the newest round that it took part in.
+
+    Without ``prompt`` it is that of ``rank`` in the worker's model, which nobody else knows yet.
+    """
+
+    candidate: Candidate
+    prompt: Prompt | None
+    rank: int = 0
+    losses: FloatArray | None = None
+
+    @property
+    def loss(self) -> float:
+        """Mean over the rows."""
+        assert self.losses is not None
+        return float(self.losses.mean())
+
+    def is_same(self, other: "Entrant") -> bool:
+        """Whether both are known to be the same prompt."""
+        return (
+            self.prompt is not None
+            and other.prompt is not None
+            and all(map(np.array_equal, self.prompt, other.prompt))
+        )
+
+
+def entrants(
+    most: int,
+    untuned: Prompt,
+    random: Prompt,
+    newest: Prompt,
+    consensus: Prompt,
+    validated: Sequence[Prompt],
+    has_model: bool,
+) -> list[Entrant]:
+    """At most ``most`` different prompts for a race, in the order in which they are scored.
+
+    ``newest`` is the most probable one at the end; ``validated`` are those of earlier iterations,
+    the best first, and what wins if the budget allows no race. Prompts of a model may turn out to
+    be the same as others.
+    """
+    best = [Entrant(Candidate.TUNED, prompt) for prompt in (*validated, newest)]
+    model = [Entrant(Candidate.MODEL, None, rank) for rank in range(OF_MODEL * has_model)]
+    chosen: list[Entrant] = []
+    for each in (
+        best[0],
+        Entrant(Candidate.UNTUNED, untuned),
+        *model[:1],
+        Entrant(Candidate.RANDOM, random),
+        best[-1],
+        Entrant(Candidate.CONSENSUS, consensus),
+        *model[1:],
+        *best[1:-1],
+    ):
+        if not any(map(each.is_same, chosen)):
+            chosen.append(each)
+    return chosen[:most]
+
+
+class Race:
+    """The race of one worker's prompts.
+
+    Parameters
+    ----------
+    entrants : the first is no model's
+    by_rows : losses are means over rows, of which some can be scored; a function has one row
+
+    Attributes
+    ----------
+    running : the prompts that are left, and in the end the winner alone
+    """
+
+    def __init__(self, entrants: Iterable[Entrant], by_rows: bool) -> None:
+        self.running = list(entrants)
+        self._halved = halvings(len(self.running)) if by_rows else 0
+        self._scored: list[Entrant] = []
+        self._over = len(self.running) == 1
+
+    @property
+    def winner(self) -> Prompt:
+        """The best so far: of those scored in the newest round, or else in the one before."""
+        best = min(self._scored, key=lambda each: each.loss) if self._scored else self.running[0]
+        assert best.prompt is not None
+        return best.prompt
+
+    def next(self, iteration: int) -> EvaluationRequest | None:
+        """The next prompt to score; None when the race is over."""
+        if self._over:
+            return None
+        entrant = self.running[len(self._scored)]
+        m, u = (len(part) for part in self._any_prompt())
+        words, shown = entrant.prompt or (np.full(m, WITHOUT), np.full(u, WITHOUT))
+        kind = Split.RACE, entrant.candidate
+        return EvaluationRequest(iteration, *kind, words, shown, entrant.rank, self._halved)
+
+    def _any_prompt(self) -> Prompt:
+        return next(each.prompt for each in self.running if each.prompt is not None)
+
+    def check(self, losses: FloatArray) -> None:
+        """Refuse ``losses`` (B,) of other rows than those of the prompts it is compared with.
+
+        Raises
+        ------
+        MalformedMessage
+        """
+        known = self._scored[0].losses if self._scored else None
+        if known is not None and len(known) != len(losses):
+            raise MalformedMessage(
+                f"a prompt of the race was scored on {len(losses)} rows, another on {len(known)}"
+            )
+
+    def take(self, prompt: Prompt, losses: FloatArray) -> None:
+        """The prompt that was asked for has been scored: its ``losses`` are (B,)."""
+        entrant = self.running[len(self._scored)]
+        entrant.prompt, entrant.losses = prompt, losses
+        self._scored.append(entrant)
+        if len(self._scored) == len(self.running):
+            self._end_round()
+
+    def _end_round(self) -> None:
+        left = self._survivors()
+        self._over = len(left) == 1 or not self._halved
+        self.running = left[:1] if self._over else left
+        self._halved = min(self._halved - 1, halvings(len(left)))
+        self._scored = []
+
+    def _survivors(self) -> list[Entrant]:
+        """The better half of the different prompts, the best first; see the module."""
+        ranked: list[Entrant] = []
+        for each in sorted(self._scored, key=lambda each: each.loss):
+            if not any(map(each.is_same, ranked)):
+                ranked.append(each)
+        leader = ranked[0]
+        better = ranked[: ceil(len(self._scored) / 2)]
+        return [each for each in better if each is leader or not _is_worse(each, leader)]
+
+
+def _is_worse(entrant: Entrant, leader: Entrant) -> bool:
+    assert entrant.losses is not None
+    assert leader.losses is not None
+    return is_clear(entrant.losses - leader.losses)
