@@ -10,12 +10,10 @@ from typing import TypeAlias
 
 import numpy as np
 
-from asyndbt_mpi.algorithm.types import FloatArray, IntArray
+from asyndbt_mpi.algorithm.types import IntArray
+from asyndbt_mpi.inputs.sections import Calibration
 from asyndbt_mpi.protocol.blackbox import Query
 from asyndbt_mpi.protocol.messages import Shapes, Split
-from asyndbt_mpi.protocol.scoring import scored
-from asyndbt_mpi.task.calibration import bias, calibrated
-from asyndbt_mpi.task.partition import rows_of
 from asyndbt_mpi.task.prompts import PromptBlackBox
 
 Prompt: TypeAlias = tuple[IntArray, IntArray]
@@ -96,61 +94,29 @@ def most_prompts(rows: int, calls: int) -> int:
     return prompts
 
 
-def balanced_order(labels: IntArray, generator: np.random.Generator) -> IntArray:
-    """The rows in random order, but one of each class in turn."""
-    shuffled = generator.permutation(len(labels))
-    turn = np.empty(len(labels), dtype=np.int64)
-    for label in np.unique(labels):
-        of_class = shuffled[labels[shuffled] == label]
-        turn[of_class] = np.arange(len(of_class))
-    order: IntArray = shuffled[np.argsort(turn[shuffled], kind="stable")]
-    return order
-
-
 class Judge:
-    """A worker's training and validation rows in a balanced order, and what they cost so far.
+    """Scores prompts on a worker's first rows, validation and then training, and counts the calls.
+
+    The rows are those of AsynDBT's own race. Calibration is by the rows that were scored.
 
     Attributes
     ----------
     rows : their number, B
-    calls : paid for; the black box must have an empty cache to begin with
+    calls : paid for so far; the black box must have an empty cache to begin with
     """
 
-    def __init__(self, box: PromptBlackBox, worker: int, seed: int) -> None:
+    def __init__(self, box: PromptBlackBox, worker: int, calibration: Calibration) -> None:
         self.box = box
         self.worker = worker
+        self.calibration = calibration
+        self.rows = box.data_sizes[worker].rows[Split.RACE]
         self.calls = 0
-        both = Split.TRAIN, Split.VALIDATION
-        held = [(split, row) for split in both for row in range(box.data_sizes[worker].rows[split])]
-        data = box.data[worker]
-        labels = np.array([rows_of(data, split)[row].label for split, row in held])
-        order = balanced_order(labels, np.random.default_rng([seed, worker, 1]))
-        self.labels: IntArray = labels[order]
-        self.splits = np.array([split for split, _ in held])[order]
-        self.numbers = np.array([row for _, row in held])[order]
-        self.rows = len(held)
 
-    def loss(self, prompt: Prompt, count: int, calibrate: bool) -> float:
-        """Mean loss on the first ``count`` rows, calibrated by these rows themselves if asked."""
-        log_probabilities = self._scores(prompt, count)[None]
-        if calibrate:
-            prior = self.box.log_priors[self.worker]
-            log_probabilities = calibrated(log_probabilities, bias(log_probabilities), prior)
-        losses, _ = scored(log_probabilities, self.labels[:count])
-        return float(losses[0])
-
-    def _scores(self, prompt: Prompt, count: int) -> FloatArray:
-        """Log-probabilities (count, U), not calibrated."""
+    def loss(self, prompt: Prompt, rows: int) -> float:
+        """Mean loss on the first so many ``rows``."""
         words, demonstrations = (each[None] for each in prompt)
-        scores = np.empty((count, len(self.box.template.labels)))
-        for split in (Split.TRAIN, Split.VALIDATION):
-            (own,) = np.nonzero(self.splits[:count] == split)
-            if not len(own):
-                continue
-            rows = self.numbers[own]
-            query = Query(self.worker, split, rows, words, demonstrations, calibration="none")
-            (answer,) = self.box.answer([query])
-            assert answer.log_probabilities is not None
-            scores[own] = answer.log_probabilities[0]
-            self.calls += answer.calls
-        return scores
+        first = self.worker, Split.RACE, np.arange(rows)
+        query = Query(*first, words, demonstrations, calibration=self.calibration)
+        (answer,) = self.box.answer([query])
+        self.calls += answer.calls
+        return float(answer.losses[0])

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from quality_methods import Found, Method
-from quality_tasks import WORKERS, Trial, settings
+from quality_methods import METHODS, Found, made_with
+from quality_tasks import WORKERS, Trial
 
 from asyndbt_mpi.protocol.blackbox import Query
 from asyndbt_mpi.protocol.messages import Split
@@ -53,8 +53,8 @@ class Mismatch(Exception):
     """A finished cell was made otherwise than it would be now."""
 
 
-def make(trial: Trial, key: Key, method: Method, test: int, folder: Path) -> float:
-    """Run ``method``, test what it found, and write its cell; the seconds that it took.
+def make(trial: Trial, key: Key, test: int, folder: Path) -> float:
+    """Run a method, test what it found, and write its cell; the seconds that it took.
 
     Raises
     ------
@@ -62,13 +62,13 @@ def make(trial: Trial, key: Key, method: Method, test: int, folder: Path) -> flo
         The method spent more calls than it was given.
     """
     started = time.monotonic()
-    found = method(trial, key.calls)
+    found = METHODS[key.method](trial, key.calls)
     if found.calls > key.calls:
         raise RuntimeError(f"{key.method} spent {found.calls} calls of {key.calls}")
     tests = {kind: _tests(found, kind) for kind in found.prompts}
     seconds = time.monotonic() - started
     content = {
-        "settings": settings(key.task, test),
+        "settings": made_with(key.task, key.method, key.calls, test),
         "digest": trial.materials.data_digest,
         "calls": found.calls,
         "seconds": round(seconds, 1),
@@ -115,7 +115,7 @@ def read(key: Key, test: int, folder: Path) -> Cell | None:
     path = key.path(folder)
     try:
         content = json.loads(path.read_text())
-        made_with, tests = content["settings"], content["tests"]
+        used, tests = content["settings"], content["tests"]
         shapes = {kind: {len(each["right"]) for each in tests[kind]} for kind in tests}
         if not all(len(tests[kind]) == WORKERS and len(shapes[kind]) == 1 for kind in tests):
             raise ValueError("does not have the tests of all workers")
@@ -128,7 +128,7 @@ def read(key: Key, test: int, folder: Path) -> Cell | None:
         return None
     except (ValueError, KeyError, TypeError) as error:
         raise Mismatch(f"{path}: is no cell of this benchmark ({error}); remove it") from error
-    if made_with != settings(key.task, test):
+    if used != made_with(key.task, key.method, key.calls, test):
         raise Mismatch(f"{path}: was made with other settings; remove it, or give another --output")
     return cell
 

@@ -7,10 +7,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from prompt_search import Judge, Loss, Prompt, halving, random_prompts, search
-from quality_tasks import WORKERS, Tables, Trial, merged
+from quality_tasks import SETTINGS, WORKERS, Tables, Trial, merged, settings
 
 from asyndbt_mpi.assemble import Materials, delays_of_workers, workers_with_black_box
-from asyndbt_mpi.config import Config
+from asyndbt_mpi.config import parse
 from asyndbt_mpi.inputs.sections import Calibration
 from asyndbt_mpi.protocol.final_tests import draw_demonstrations, number_of_tests
 from asyndbt_mpi.protocol.messages import WITHOUT, Candidate, Split
@@ -39,10 +39,6 @@ class Found:
     prompts: dict[str, Prompts]
     calls: int = 0
     details: dict[str, int] = field(default_factory=dict)
-
-
-Method: TypeAlias = Callable[[Trial, int], Found]
-"""Takes the calls that all workers may pay for together."""
 
 
 # ---------------------------------------------------------------- without tuning
@@ -88,10 +84,9 @@ def searched(trial: Trial, calls: int, calibration: Calibration, by: Search) -> 
     """Each worker has its share of the ``calls``."""
     box, found, paid = _box(trial), {}, 0
     for worker in EVERYONE:
-        judge = Judge(box, worker, trial.seed)
-        loss = partial(judge.loss, calibrate=calibration != "none")
+        judge = Judge(box, worker, calibration)
         prompts = random_prompts(trial.materials.shapes, trial.seed, worker)
-        found[worker] = by(loss, prompts, judge.rows, calls // WORKERS)
+        found[worker] = by(judge.loss, prompts, judge.rows, calls // WORKERS)
         paid += judge.calls
     return Found(box, calibration, {"own": found}, paid)
 
@@ -146,15 +141,16 @@ def asyndbt(
 
     Besides every worker's own prompt, the words of the consensus and of the mean of p are kept,
     with the worker's own demonstrations.
+
+    Raises
+    ------
+    ValueError
+        The calls do not suffice for one iteration.
     """
     materials = given(trial)
     shapes = materials.shapes
-    this = {
-        "run": {"iterations": most_iterations(trial.config, calls)},
-        "prompt": {"vocabulary_size": shapes.words, "pool": shapes.pool},
-        "task": {"calibration": calibration},
-    }
-    tables = merged(tables or {}, this)
+    sizes = {"prompt": {"vocabulary_size": shapes.words, "pool": shapes.pool}}
+    tables = merged(run_tables(calls, calibration, tables or {}), sizes)
     config = trial.configured(tables)
     workers, box = workers_with_black_box(config, materials, EVERYONE, trial.model())
     assert isinstance(box, PromptBlackBox)
@@ -166,6 +162,8 @@ def asyndbt(
     tests = Tests()
     delays = delays_of_workers(config, WORKERS)
     VirtualCluster(server, workers, box, delays).run(tests.take)
+    if not server.iteration:
+        raise ValueError(f"{calls} calls are too few for one iteration; give more --calls")
     own = tests.prompts[Candidate.TUNED]
     mean = server.algorithm.p.mean(axis=0).argmax(axis=1)
     of_mean = {worker: (mean, demonstrations) for worker, (_, demonstrations) in own.items()}
@@ -174,13 +172,16 @@ def asyndbt(
     return Found(box, calibration, kinds, paid, {"iterations": server.iteration})
 
 
-def most_iterations(config: Config, calls: int) -> int:
-    """Ten times as many as the calls pay for if no prompt comes twice: repeats are free."""
-    return (
-        10
-        * calls
-        // (config.algorithm.active_workers * config.estimator.samples * config.estimator.batch)
-    )
+def run_tables(calls: int, calibration: Calibration, tables: Tables) -> dict[str, dict[str, Any]]:
+    """Settings of a run, beside those of all methods.
+
+    It makes at most ten times as many iterations as the calls pay for if no prompt comes twice:
+    repeats are free.
+    """
+    samples, active = SETTINGS["estimator"], SETTINGS["algorithm"]["active_workers"]
+    iterations = 10 * calls // (active * samples["samples"] * samples["batch"])
+    this = {"run": {"iterations": iterations}, "task": {"calibration": calibration}}
+    return merged(tables, this)
 
 
 class Tests:
@@ -198,7 +199,7 @@ class Tests:
                 self.calls += record.calls
 
 
-AS_IT_WAS: Tables = {"algorithm": {"lower_gradient": "black_box"}}
+AS_IT_WAS: Tables = {"run": {"race": 0}, "algorithm": {"lower_gradient": "black_box"}}
 
 NO_PLANES: Tables = {"algorithm": {"plane_until": 0}}
 
@@ -214,8 +215,8 @@ EITHER_WAY: dict[str, Callable[..., Found]] = {
 """Methods that come with plain scores and, as "...-calibrated", with calibrated ones."""
 
 
-def _methods() -> dict[str, Method]:
-    found: dict[str, Method] = {
+def _methods() -> dict[str, "partial[Found]"]:
+    found = {
         "untuned": partial(untuned, calibration="none"),
         "calibrated": partial(untuned, calibration="batch"),
     }
@@ -228,7 +229,23 @@ def _methods() -> dict[str, Method]:
 
 
 METHODS = _methods()
-"""All of them, in the order of the tables."""
+"""All of them, in the order of the tables. Each takes a trial and the calls for all workers."""
+
+
+def made_with(task: str, method: str, calls: int, test: int) -> dict[str, Any]:
+    """The settings of a cell, seed and folders apart.
+
+    For AsynDBT these are all of a run, so that a cell is told from one with other defaults.
+    """
+    common = settings(task, test)
+    chosen = METHODS[method]
+    if chosen.func is not asyndbt:
+        return common
+    tables = chosen.keywords.get("tables", {})
+    own = run_tables(calls, chosen.keywords["calibration"], tables)
+    written: dict[str, Any] = parse(merged(common, own), "the benchmark").model_dump(mode="json")
+    return written
+
 
 USUAL = [name for name in METHODS if name not in ("words-off", "demonstrations-off", "planes-off")]
 """Without a part, AsynDBT is compared with calibrated scores only."""
