@@ -11,7 +11,8 @@ import torch
 from transformers import Gemma3TextConfig, GPTNeoConfig, LlamaConfig
 
 from asyndbt_mpi.llm.base import ModelError
-from asyndbt_mpi.llm.transformers import TransformersModel
+from asyndbt_mpi.llm.local.labels import normalised
+from asyndbt_mpi.llm.transformers import NOTHING, TransformersModel
 from tests.llm.naive import naive
 from tests.llm.tiny import (
     BLOOM,
@@ -124,6 +125,25 @@ def test_rounding_is_no_reason_to_read_by_itself(tmp_path: Path, precision: str)
         model = load(tmp_path, LlamaConfig(**SMALL), precision=precision)
         model.label_log_probabilities(LONG, SEVERAL)
     assert model._packed is not None
+
+
+@pytest.mark.parametrize(
+    ("precision", "tokens", "bound"),
+    [("float32", 1, 1e-3), ("float32", 3, 1.7e-3), ("bfloat16", 1, 0.3), ("bfloat16", 3, 0.52)],
+)
+def test_the_rounding_that_is_allowed_grows_with_the_tokens_of_a_label(
+    tmp_path: Path, precision: str, tokens: int, bound: float
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = load(tmp_path, LlamaConfig(**SMALL), precision=precision)
+    prompt, labels = [3, 1, 4, 1, 5], [[8], [5, 3, 7][:tokens]]
+    right = model._whole_texts([prompt], labels)
+    for error in (-9.0, -2.0, -0.7, -0.3, -1.5e-3, 0.0, 5e-4, 0.2, 0.5, 1.4, 9.0):
+        scores = normalised(right + np.array([[0.0, error]]))
+        model._compared = NOTHING
+        expected = np.abs(scores - right).max() <= bound
+        assert model._is_right(scores, [prompt], labels) == expected
 
 
 def test_a_pass_that_is_too_wide_for_the_network(tmp_path: Path) -> None:
