@@ -20,7 +20,7 @@ from asyndbt_mpi.protocol.blackbox import calibration_of
 from asyndbt_mpi.protocol.estimation import rounds_asked
 from asyndbt_mpi.protocol.final_tests import own_tests
 from asyndbt_mpi.protocol.messages import Candidate, CostBounds, Split
-from asyndbt_mpi.protocol.race import first_rows, rounds
+from asyndbt_mpi.protocol.race import Rounds, first_rows, size
 from asyndbt_mpi.protocol.spending import Spending, price
 from asyndbt_mpi.task.calibration import references
 from asyndbt_mpi.task.lengths import Lengths
@@ -224,15 +224,10 @@ def estimate(
         tokens = {split: written + lengths.mean(split) for split in Split}
     said = hellos(config, materials, workers, _Counted(count)).values()
     needed = tuple(hello.cost_bounds for hello in said)
-    racing = of_races(config, needed)
-    parts_of_run = parts(config, rows, tokens, racing)
+    spending = joined(config, needed)
+    races = [spending.rounds(worker) for worker in range(1, workers + 1)]
+    parts_of_run = parts(config, rows, tokens, races)
     return Estimate(config, workers, parts_of_run, needed, seconds_per_call)
-
-
-def of_races(config: Config, cost_bounds: Sequence[CostBounds]) -> list[int]:
-    """How many prompts of each worker race."""
-    spending = joined(config, cost_bounds)
-    return [spending.racing(worker) for worker in range(1, len(cost_bounds) + 1)]
 
 
 def joined(config: Config, cost_bounds: Sequence[CostBounds]) -> Spending:
@@ -258,12 +253,9 @@ def parts(
     config: Config,
     rows: Sequence[dict[Split, int]],
     tokens: dict[Split, float],
-    racing: Sequence[int],
+    rounds_of_races: Sequence[Rounds],
 ) -> tuple[Part, ...]:
-    """What is asked for of workers (R) with so many ``rows``, at ``tokens`` for a call.
-
-    So many prompts of each worker are ``racing``.
-    """
+    """What is asked for of workers (R) with so many ``rows``, at ``tokens`` for a call."""
     algorithm, run, workers = config.algorithm, config.run, len(rows)
     of_step = [_of_step(config, held) for held in rows]
     mean, everyone = sum(of_step) / workers, sum(of_step)
@@ -278,7 +270,7 @@ def parts(
     validating = validations * sum(
         _of_evaluation(config, Split.VALIDATION, Candidate.TUNED, held) for held in rows
     )
-    races = [_of_race(config, *each) for each in zip(rows, racing, strict=True)]
+    races = [_of_race(config, *each) for each in zip(rows, rounds_of_races, strict=True)]
     new, most = map(sum, zip(*races, strict=True))
     testing = 0
     if run.evaluate_every and config.task.test:
@@ -318,16 +310,11 @@ def _of_step(config: Config, rows: dict[Split, int]) -> int:
     return config.estimator.samples * (batch + _references(config, Split.TRAIN, rows))
 
 
-def _of_race(config: Config, rows: dict[Split, int], racing: int) -> tuple[int, int]:
+def _of_race(config: Config, rows: dict[Split, int], rounds: Rounds) -> tuple[int, int]:
     """Prompts of a race in which as many as possible stay; and with those that come again."""
     further = _references(config, Split.RACE, rows)
-    new = most = before = 0
-    for prompts, halved in rounds(racing, not config.llm.is_function):
-        scored = first_rows(rows[Split.RACE], halved) + further
-        new += prompts * (scored - before)
-        most += prompts * scored
-        before = scored
-    return new, most
+    again = sum(n * (first_rows(rows[Split.RACE], halved) + further) for n, halved in rounds)
+    return size(rounds, rows[Split.RACE]) + rounds[0][0] * further, again
 
 
 def _of_evaluation(

@@ -271,9 +271,9 @@ class Conduct:
     def _race(self, worker: int) -> Race:
         """Of ``worker``'s prompts; of a single one, which wins, if there is to be no race."""
         newest = self.algorithm.prompt(worker)
-        most = max(1, self.spending.racing(worker))
+        rounds = self.spending.rounds(worker)
         found = entrants(
-            most,
+            max(1, rounds[0][0]),
             self._untuned,
             self._random(worker),
             newest,
@@ -281,7 +281,7 @@ class Conduct:
             self.validation.prompts(worker),
             has_model=self.config.estimator.name == "additive",
         )
-        return Race(found, most, by_rows=not self.config.llm.is_function)
+        return Race(found, rounds)
 
     def _close_worker(self, out: Output, worker: int) -> None:
         """Give ``worker``, whose iterations are over, the next prompt to score, or let it stop."""

@@ -9,7 +9,9 @@ several, and flatters it: only the test rows say how good it is.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import ceil, log2
+from itertools import count
+from math import ceil, inf, log2
+from typing import TypeAlias
 
 import numpy as np
 
@@ -28,11 +30,18 @@ CLEARLY = 2.0
 FEWEST = 16
 """Rows by which prompts can be told apart."""
 
+FEW = 4
+"""Prompts that a race should have at least, if need be on a part of the rows."""
+
 OF_MODEL = 3
 """The most prompts of a worker's model that take part."""
 
-Prompt = tuple[IntArray, IntArray]
+Prompt: TypeAlias = tuple[IntArray, IntArray]
 """Words (M,) and demonstrations (U,), as indices, `WITHOUT` for none."""
+
+
+Rounds: TypeAlias = list[tuple[int, int]]
+"""The most prompts of each round, and how often its rows are halved."""
 
 
 def halvings(prompts: int) -> int:
@@ -40,8 +49,8 @@ def halvings(prompts: int) -> int:
     return 0 if prompts <= 2 else ceil(log2(prompts))
 
 
-def rounds(prompts: int, by_rows: bool) -> list[tuple[int, int]]:
-    """The most prompts of each round, and how often its rows are halved.
+def rounds(prompts: int, by_rows: bool, halved: int = 0) -> Rounds:
+    """Those of a race of so many ``prompts``, on rows that are ``halved`` so often beforehand.
 
     Who is left when fewer stay takes part in a later round, so that no race costs more.
     """
@@ -50,12 +59,35 @@ def rounds(prompts: int, by_rows: bool) -> list[tuple[int, int]]:
     left = [prompts]
     while halvings(left[-1]):
         left.append(ceil(left[-1] / 2))
-    return [(each, halvings(each)) for each in left]
+    return [(each, halvings(each) + halved) for each in left]
 
 
-def size(prompts: int, rows: int, by_rows: bool) -> int:
-    """How many ``rows`` a race of so many ``prompts`` scores, if as many as possible stay."""
-    return sum(each * first_rows(rows, halved) for each, halved in rounds(prompts, by_rows))
+def size(plan: Rounds, rows: int) -> int:
+    """How many prompts on a row, of ``rows`` in all, are scored if as many as possible stay.
+
+    Those that come again in a later round count once.
+    """
+    total = before = 0
+    for prompts, halved in plan:
+        scored = first_rows(rows, halved)
+        total, before = total + prompts * (scored - before), scored
+    return total
+
+
+def plan(most: int, rows: int, by_rows: bool, share: float = inf) -> Rounds:
+    """The rounds of a race of at most ``most`` prompts whose `size` is within ``share``.
+
+    If not even `FEW` prompts can be compared on all ``rows``, fewer rows are; no prompt races if
+    there is room for none.
+    """
+    best = rounds(0, by_rows)
+    for halved in count():
+        fits = (rounds(prompts, by_rows, halved) for prompts in range(most, 1, -1))
+        found = next((each for each in fits if size(each, rows) <= share), best)
+        best = max(best, found, key=lambda each: each[0][0])
+        if best[0][0] >= min(most, FEW) or first_rows(rows, halved) <= FEWEST or not by_rows:
+            return best
+    raise AssertionError
 
 
 def first_rows(rows: int, halved: int) -> int:
@@ -142,19 +174,18 @@ class Race:
     Parameters
     ----------
     entrants : the first is no model's
-    most : prompts that could have taken part, see `rounds`
-    by_rows : losses are means over rows, of which some can be scored; a function has one row
+    rounds : with room for all of them
 
     Attributes
     ----------
     running : the prompts that are left, and in the end the winner alone
     """
 
-    def __init__(self, entrants: Iterable[Entrant], most: int, by_rows: bool) -> None:
+    def __init__(self, entrants: Iterable[Entrant], rounds: Rounds) -> None:
         self.running = list(entrants)
         self._scored: list[Entrant] = []
         self._over = len(self.running) == 1
-        self._rounds = rounds(most, by_rows)
+        self._rounds = list(rounds)
         self._skip_rounds()
 
     @property

@@ -13,7 +13,7 @@ from asyndbt_mpi.config import Config
 from asyndbt_mpi.inputs.sections import Llm
 from asyndbt_mpi.protocol.final_tests import number_of_tests
 from asyndbt_mpi.protocol.messages import CostBounds, Costs, MalformedMessage
-from asyndbt_mpi.protocol.race import size
+from asyndbt_mpi.protocol.race import Rounds, plan, size
 
 AnswerKind: TypeAlias = Literal["assignment", "validation", "test", "race"]
 """What an answer is for; a field of `CostBounds`."""
@@ -26,11 +26,11 @@ SHARE_OF_RACES = 1 / 3
 class _Worker:
     """The most that a worker can cost, and what each answer is for that it owes.
 
-    So many of its prompts are ``racing``, for at most ``race`` calls.
+    The ``rounds`` of its race cost ``race`` calls, if repeats cost nothing.
     """
 
     cost_bounds: CostBounds
-    racing: int
+    rounds: Rounds
     race: int
     owed: list[AnswerKind]
 
@@ -124,9 +124,9 @@ class Spending:
         # What is gone through again may have been said when nobody looked at it.
         cost_bounds = CostBounds(*map(min, astuple(cost_bounds), astuple(most)))
         owed = self._by_worker[worker].owed if worker in self._by_worker else []
-        racing = self._racing(cost_bounds)
-        race = self._size_of_race(racing, cost_bounds)
-        self._by_worker[worker] = _Worker(cost_bounds, racing, race, owed)
+        rounds = self._rounds(cost_bounds)
+        race = size(rounds, cost_bounds.race)
+        self._by_worker[worker] = _Worker(cost_bounds, rounds, race, owed)
 
     def cost_bounds(self, worker: int) -> CostBounds:
         """What ``worker``, which has joined, can cost."""
@@ -208,21 +208,14 @@ class Spending:
             "cost": price(self.llm, prompt, completion),
         }
 
-    def racing(self, worker: int) -> int:
-        """How many prompts of ``worker``, which has joined, may race; 0 for no race."""
-        return self._by_worker[worker].racing
+    def rounds(self, worker: int) -> Rounds:
+        """Those of the race of ``worker``, which has joined."""
+        return self._by_worker[worker].rounds
 
-    def _racing(self, cost_bounds: CostBounds) -> int:
-        """As many as run.race, or as the budget has room for."""
+    def _rounds(self, cost_bounds: CostBounds) -> Rounds:
+        """Of run.race prompts, or as many as the budget has room for."""
         share = SHARE_OF_RACES * self._affordable(cost_bounds) / self.workers
-        for prompts in range(self._most_racing, 1, -1):
-            if self._size_of_race(prompts, cost_bounds) <= share:
-                return prompts
-        return 0
-
-    def _size_of_race(self, prompts: int, cost_bounds: CostBounds) -> int:
-        """Calls."""
-        return size(prompts, cost_bounds.race, self._by_rows) if prompts else 0
+        return plan(self._most_racing, cost_bounds.race, self._by_rows, share)
 
     def _affordable(self, cost_bounds: CostBounds) -> float:
         """Calls that the budget pays for besides the tests, if all are as dear as can be."""

@@ -16,7 +16,7 @@ from asyndbt_mpi.log.rows import cost_bounds_of
 from asyndbt_mpi.protocol.evaluations import CONSENSUS
 from asyndbt_mpi.protocol.final_tests import draw_demonstrations, own_tests
 from asyndbt_mpi.protocol.messages import WITHOUT, Candidate
-from asyndbt_mpi.protocol.race import Entrant, Prompt, Race, entrants
+from asyndbt_mpi.protocol.race import Entrant, Prompt, Race, Rounds, entrants
 from asyndbt_mpi.protocol.records import SPLIT_OF, EventKind
 from asyndbt_mpi.protocol.spending import Spending
 from asyndbt_mpi.protocol.validation import Scored, keep
@@ -107,24 +107,25 @@ class Prompts:
         config = self.log.config
         if not config.run.evaluate_every:
             return None
-        by_rows, most = not config.llm.is_function, max(1, self._racing.get(worker, 0))
+        rounds = self._rounds.get(worker, [(0, 0)])
+        most = max(1, rounds[0][0])
         if most == 1 and validated:
-            return Race([Entrant(Candidate.TUNED, validated[0])], most, by_rows)
+            return Race([Entrant(Candidate.TUNED, validated[0])], rounds)
         untuned, random, consensus = self._without(), self._random(worker), self._consensus()
         words, shown = self._own(worker, self.closing, self.log.committed)
         if words is None or shown is None:
             return None
         if most == 1:
-            return Race([Entrant(Candidate.TUNED, (words, shown))], most, by_rows)
+            return Race([Entrant(Candidate.TUNED, (words, shown))], rounds)
         if random is None or consensus is None:
             return None
         own = (untuned[0], random), (words, shown), (consensus, shown)
         has_model = config.estimator.name == "additive"
-        return Race(entrants(most, untuned, *own, validated, has_model), most, by_rows)
+        return Race(entrants(most, untuned, *own, validated, has_model), rounds)
 
     @cached_property
-    def _racing(self) -> dict[int, int]:
-        """How many prompts of each worker may race."""
+    def _rounds(self) -> dict[int, Rounds]:
+        """Those of each worker's race."""
         spending = Spending(self.log.config, self.log.workers)
         found = {}
         for worker, text in enumerate(self.log.cost_bounds, start=1):
@@ -134,7 +135,7 @@ class Prompts:
                 continue  # `values` tells
             if cost_bounds:
                 spending.join(worker, cost_bounds)
-                found[worker] = spending.racing(worker)
+                found[worker] = spending.rounds(worker)
         return found
 
     def _without(self) -> Prompt:
