@@ -161,7 +161,10 @@ def test_budgets_that_end_the_run_early_are_told() -> None:
     (limit,) = foretold("demo", *settings, "budget.calls=2620").limits()
     assert (limit.tests, limit.first, limit.iterations) == (1820, 120, 9)
     for calls, line in (
-        (1939, "does not cover one iteration: 120 for a step of every worker and 1,820 for the races"),
+        (
+            1939,
+            "does not cover one iteration: 120 for a step of every worker and 1,820 for the races",
+        ),
         (2620, "will end the run after about 9 of 100 iterations"),
         (20000, None),
     ):

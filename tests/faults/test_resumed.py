@@ -278,9 +278,7 @@ def test_a_race_that_was_ended_anywhere_is_the_same(
 
 @pytest.mark.parametrize("lies", ["p", "q", "phi", "loss"])
 @pytest.mark.parametrize("after", [1, 6, 14])
-def test_a_liar_whose_race_was_ended_goes_on_with_it(
-    tmp_path: Path, lies: str, after: int
-) -> None:
+def test_a_liar_whose_race_was_ended_goes_on_with_it(tmp_path: Path, lies: str, after: int) -> None:
     """What its model knew follows from no answer; the prompts that it named are in the log."""
     path, once = tmp_path / "run.h5", tmp_path / "once.h5"
     start(once, Plan(liar=2, lies=lies), ALL)

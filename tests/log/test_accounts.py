@@ -10,7 +10,7 @@ import pytest
 
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.protocol.messages import Candidate, Split
-from asyndbt_mpi.protocol.records import SPLIT_OF, EventKind
+from asyndbt_mpi.protocol.records import SPLIT_OF
 from tests.log.edits import violations
 
 pytestmark = pytest.mark.long

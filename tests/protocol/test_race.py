@@ -130,9 +130,12 @@ def test_rounds_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "halved", "left"), [(400, 0, 400), (400, 3, 50), (401, 3, 51), (40, 3, FEWEST), (9, 2, 9), (1, 9, 1)]
+    ("rows", "halved", "left"),
+    [(400, 0, 400), (400, 3, 50), (401, 3, 51), (40, 3, FEWEST), (9, 2, 9), (1, 9, 1)],
 )
-def test_rows_are_halved_and_rounded_up_but_not_to_too_few(rows: int, halved: int, left: int) -> None:
+def test_rows_are_halved_and_rounded_up_but_not_to_too_few(
+    rows: int, halved: int, left: int
+) -> None:
     assert first_rows(rows, halved) == left
 
 

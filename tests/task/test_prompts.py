@@ -31,7 +31,12 @@ def query(
 def test_holdings_count_pools_and_rows() -> None:
     box, _ = black_box([])
     assert box.data_sizes[1].pool.tolist() == [1, 2]
-    assert box.data_sizes[1].rows == {Split.TRAIN: 2, Split.VALIDATION: 1, Split.TEST: 3, Split.RACE: 3}
+    assert box.data_sizes[1].rows == {
+        Split.TRAIN: 2,
+        Split.VALIDATION: 1,
+        Split.TEST: 3,
+        Split.RACE: 3,
+    }
     assert (box.descriptions[1], box.digests[1]) == ("fake", "0f")
 
 
