@@ -86,7 +86,8 @@ class Additive:
     @property
     def state(self) -> list[FloatArray]:
         """As `Estimator`."""
-        return [self.effects, self.variances, self.told, self.steps, self.scale, self.scores]
+        learnt = [self.effects, self.variances, self.told, self.steps, self.scale, self.scores]
+        return [*learnt, *self._others]  # the others' counts in `best`
 
     # ------------------------------------------------------------ what others know
 
@@ -175,10 +176,12 @@ class Additive:
         effects = self._known(np.array([member]))[0][0]
         m, n = self.of_words
         of_words = effects[: m * n].reshape(m, n)
-        of_shown = np.where(allowed, effects[m * n :].reshape(self.of_demonstrations), np.inf)
-        rows = [*of_words, *(row[np.isfinite(row)] for row in of_shown)]
+        of_shown = effects[m * n :].reshape(self.of_demonstrations)
+        held = [np.flatnonzero(row) for row in allowed]
+        rows = [*of_words, *(row[own] for row, own in zip(of_shown, held, strict=True))]
         chosen = least_sum(rows, rank)
-        return chosen[:m], chosen[m:]
+        shown = [own[place] for own, place in zip(held, chosen[m:], strict=True)]
+        return chosen[:m], np.array(shown)
 
     # ------------------------------------------------------------ gradients
 

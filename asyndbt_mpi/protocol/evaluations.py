@@ -65,8 +65,8 @@ class Evaluations:
 
     @staticmethod
     def _is_asked_for(request: EvaluationRequest, report: EvaluationReport) -> bool:
-        """Whether the prompt is the one; of a model's only the worker can say which it is."""
-        if request.candidate is Candidate.MODEL:
+        """Whether the prompt is the one, if that is known; see `EvaluationRequest.is_of_model`."""
+        if request.is_of_model:
             return bool((report.words >= 0).all() and (report.demonstrations >= 0).all())
         return np.array_equal(request.words, report.words) and np.array_equal(
             request.demonstrations, report.demonstrations

@@ -96,9 +96,10 @@ class LowerAssignment:
 class EvaluationRequest:
     """Score one prompt, given by its indices, on a split.
 
-    ``words`` (M,) and ``demonstrations`` (U,) hold indices, or `WITHOUT` throughout. Instead of
-    them a prompt of the worker's model is given by its ``rank``, 0 for the best. Of a split's rows
-    the first are scored, those that are left after so many ``halvings``; see `race.first_rows`.
+    ``words`` (M,) and ``demonstrations`` (U,) hold indices, or `WITHOUT` throughout. A prompt of
+    the worker's model is given by its ``rank``, 0 for the best, until it is known. Of a split's
+    rows the first are scored, those that are left after so many ``halvings``; see
+    `race.first_rows`.
     """
 
     iteration: int
@@ -108,6 +109,11 @@ class EvaluationRequest:
     demonstrations: IntArray
     rank: int = 0
     halvings: int = 0
+
+    @property
+    def is_of_model(self) -> bool:
+        """Whether only the worker can say which prompt it is."""
+        return self.candidate is Candidate.MODEL and bool((self.words == WITHOUT).all())
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,6 @@ from asyndbt_mpi.protocol.gradients import allowed_demonstrations, gradients
 from asyndbt_mpi.protocol.messages import (
     NOTHING,
     Assignment,
-    Candidate,
     CostBounds,
     EvaluationReport,
     EvaluationRequest,
@@ -287,9 +286,9 @@ class Workers:
 
     def _prompt(self, worker: int, message: EvaluationRequest) -> Prompt:
         """The words (M,) and demonstrations (U,) to score."""
-        if message.candidate is not Candidate.MODEL:
-            return message.words, message.demonstrations
-        return self.gradients.best(self._index[worker], message.rank)
+        if message.is_of_model:
+            return self.gradients.best(self._index[worker], message.rank)
+        return message.words, message.demonstrations
 
     def _evaluation_reports(
         self, together: Sequence[_Finished[EvaluationRequest]]

@@ -1,9 +1,13 @@
 """The additive model against dense least squares, and what a stack of workers needs of it."""
 
+import itertools
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from asyndbt_mpi.algorithm.additive import DRIFT, Additive
+from asyndbt_mpi.algorithm.additive import DRIFT, Additive, least_sum
 from asyndbt_mpi.algorithm.estimator import sample
 from asyndbt_mpi.algorithm.pooling import CORRECTED
 
@@ -141,3 +145,53 @@ def test_what_has_no_mass_is_never_drawn_nor_judged() -> None:
         shown = sample(q, additive.couple(generator.random((1, SAMPLES, U))))
         _, q_gradient = additive.upper(ONE, np.full((1, M, N), 1 / N), q, words, shown, losses)
         np.testing.assert_array_equal(q_gradient[0, 1, 3:], 0.0)
+
+
+# ---------------------------------------------------------------- the best prompts
+
+
+@given(
+    st.lists(st.integers(1, 4), min_size=1, max_size=4),
+    st.integers(0, 2**32 - 1),
+    st.booleans(),
+)
+def test_the_least_sums_are_those_of_an_enumeration(sizes, seed, tied) -> None:
+    generator = np.random.default_rng(seed)
+    rows = [generator.normal(size=size) for size in sizes]
+    if tied:
+        rows = [row.round() for row in rows]
+    every = list(itertools.product(*(range(size) for size in sizes)))
+    sums = sorted(sum(row[i] for row, i in zip(rows, each, strict=True)) for each in every)
+    chosen = [tuple(least_sum(rows, rank).tolist()) for rank in range(len(every))]
+    assert sorted(chosen) == every, "each once"
+    found = [sum(row[i] for row, i in zip(rows, each, strict=True)) for each in chosen]
+    np.testing.assert_allclose(found, sums, atol=1e-12)
+    assert tuple(least_sum(rows, len(every) + 3).tolist()) == chosen[-1]
+
+
+def test_the_best_prompt_shows_what_the_worker_has() -> None:
+    of = model()
+    upper(of, ONE, *draw(0))
+    allowed = np.array([[True] * 5, [False, True, False, True, False]])
+    words_of = of.effects[0, : M * N].reshape(M, N)
+    shown_of = np.where(allowed, of.effects[0, M * N :].reshape(U, V), np.inf)
+    words, shown = of.best(0, allowed, 0)
+    np.testing.assert_array_equal(words, words_of.argmin(axis=1))
+    np.testing.assert_array_equal(shown, shown_of.argmin(axis=1))
+    ranked = [of.best(0, allowed, rank) for rank in range(30)]
+    assert all(allowed[np.arange(U), shown].all() for _, shown in ranked)
+
+
+def test_what_others_know_counts_and_is_part_of_the_state() -> None:
+    of, resumed = model(), model()
+    upper(of, ONE, *draw(0))
+    allowed = np.ones((U, V), dtype=bool)
+    alone = of.best(0, allowed, 0)[0]
+    information = np.zeros((1, M, N))
+    information[0, np.arange(M), (alone + 1) % N] = -1e6
+    of.hear(ONE, np.full((1, M, N), 1e3), information)
+    told = of.best(0, allowed, 0)[0]
+    np.testing.assert_array_equal(told, (alone + 1) % N)
+    for array, known in zip(resumed.state, of.state, strict=True):
+        array[:] = known
+    np.testing.assert_array_equal(resumed.best(0, allowed, 0)[0], told)

@@ -225,7 +225,7 @@ def test_what_is_asked_is_foretold_and_within_its_bounds(logged: tuple[str, Path
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_budget_holds_with_all_the_tests(tmp_path: Path, method: str) -> None:
-    calls = 700
+    calls = 1500
     path = run(tmp_path / "run.h5", method, f"budget.calls={calls}", "run.iterations=100")
     with Log(path) as log:
         assert 0 < log.committed < 100

@@ -135,7 +135,7 @@ def test_money_is_what_is_read_and_what_is_written() -> None:
     assert here.tokens is not None
     assert there.tokens == pytest.approx(here.tokens + here.calls)
     assert there.cost == pytest.approx((2 * here.tokens + 3 * here.calls) / 1e6)
-    assert there.rows()[-1] == ("together", there.calls, 5760, there.tokens, there.cost)
+    assert there.rows()[-1] == ("together", there.calls, 6576, there.tokens, there.cost)
 
 
 def test_a_synthetic_task_has_neither_tokens_nor_money() -> None:

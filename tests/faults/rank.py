@@ -21,9 +21,8 @@ from asyndbt_mpi.protocol.messages import (
     EvaluationRequest,
     LowerAssignment,
     Report,
-    Split,
 )
-from asyndbt_mpi.protocol.records import EventKind
+from asyndbt_mpi.protocol.records import EVENT_OF, EventKind
 from asyndbt_mpi.protocol.wire import Codec
 from asyndbt_mpi.protocol.worker import Workers
 

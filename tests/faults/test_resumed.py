@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from asyndbt_mpi.cli import cli
+from asyndbt_mpi.commands.replay import replay
 from asyndbt_mpi.jobs.job import BAD_USAGE, DONE, FAILED, TOO_FEW_WORKERS, Job, Request
 from asyndbt_mpi.jobs.resume import Resumed, resume
 from asyndbt_mpi.log.events import events
@@ -16,7 +17,7 @@ from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.protocol.records import EventKind
 from tests.faults.cluster import Mishap, Plan, start
-from tests.faults.matrix import ITERATIONS, PLANES, SETTINGS, TESTED, compare
+from tests.faults.matrix import COSTS, ITERATIONS, PLANES, SETTINGS, TESTED, compare
 
 LONG = (*SETTINGS, f"run.iterations={ITERATIONS}")
 ALL = (*LONG, *PLANES, *TESTED)
@@ -227,6 +228,82 @@ def test_a_budget_that_covers_nothing_is_said_and_a_larger_one_goes_on(
     assert start(path, Plan(), settings).code == DONE
     with Log(path) as log:
         assert (log.status, log.committed) == ("finished", ITERATIONS)
+
+
+# ---------------------------------------------------------------- ended in its race
+
+TOY = ("run.iterations=8", "run.evaluate_every=3", "task.test=30", "llm.device=cpu",
+       "estimator.samples=3", "estimator.batch=3")  # fmt: skip
+OF_MODEL = (*SETTINGS, *TOY), "demo"
+
+
+def events_of_races(path: Path) -> list[int]:
+    """How many events there were before each answer of a race, with those of the tests between."""
+    with Log(path) as log:
+        kinds = [e.kind for e in events(log)]
+    raced = [row for row, kind in enumerate(kinds) if kind is EventKind.RACE]
+    return list(range(raced[0], raced[-1] + 2))
+
+
+@pytest.fixture(scope="module", params=[(ALL, "synthetic"), OF_MODEL], ids=["function", "model"])
+def raced(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, tuple[str, ...], str]:
+    """A run that nothing happens to, its settings and its source."""
+    path, (settings, source) = tmp_path_factory.mktemp("raced") / "run.h5", request.param
+    life = start(path, Plan(), settings, source)
+    assert life.code == DONE, life.said
+    assert verify(path).violations == []
+    return path, settings, source
+
+
+@pytest.mark.parametrize("end", ["kill", "unwritten", "term"])
+@pytest.mark.parametrize("part", [0.0, 0.1, 0.3, 0.5, 0.8, 1.0])
+def test_a_race_that_was_ended_anywhere_is_the_same(
+    tmp_path: Path, raced: tuple[Path, tuple[str, ...], str], end: str, part: float
+) -> None:
+    undisturbed, settings, source = raced
+    places = events_of_races(undisturbed)
+    at, path = places[int(part * (len(places) - 1))], tmp_path / "run.h5"
+    plan = Plan(term=at) if end == "term" else Plan(kill=at, unwritten=2 * (end == "unwritten"))
+    start(path, plan, settings, source)
+    with Log(path) as log:
+        assert log.status != "finished"
+    life = start(path, Plan(), settings, source)
+    assert (life.code, life.said) == (DONE, [])
+    compare(path, undisturbed, () if source == "synthetic" else COSTS)
+    assert verify(path).violations == []
+    assert replay(path).difference is None
+
+
+@pytest.mark.parametrize("lies", ["p", "q", "phi", "loss"])
+@pytest.mark.parametrize("after", [1, 6, 14])
+def test_a_liar_whose_race_was_ended_goes_on_with_it(tmp_path: Path, lies: str, after: int) -> None:
+    """What its model knew follows from no answer; the prompts that it named are in the log."""
+    path, once = tmp_path / "run.h5", tmp_path / "once.h5"
+    start(once, Plan(liar=2, lies=lies), ALL)
+    at = events_of_races(once)[after]
+    start(path, Plan(liar=2, lies=lies, term=at), ALL)
+    life = start(path, Plan(), ALL)
+    assert life.code == DONE, life.said
+    with Log(path) as log:
+        assert (log.status, log.committed) == ("finished", ITERATIONS)
+        assert set(log.winners) == {1, 2, 3, 4}
+    assert verify(path).violations == []
+
+
+@pytest.mark.parametrize("what", ["exclude", "lose"])
+@pytest.mark.parametrize("after", [1, 6, 14])
+def test_who_leaves_in_its_race_leaves_the_others_theirs(
+    tmp_path: Path, undisturbed: Path, what: str, after: int
+) -> None:
+    path, at = tmp_path / "run.h5", events_of_races(undisturbed)[after]
+    plan = Plan(mishaps=(Mishap(at, what, 4),))
+    assert start(path, plan, ALL).code == DONE
+    with Log(path) as log:
+        assert {1, 2, 3} <= set(log.winners)
+    assert verify(path).violations == []
+    assert replay(path).difference is None
 
 
 # ---------------------------------------------------------------- what is said

@@ -10,7 +10,7 @@ import pytest
 
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.protocol.messages import Candidate, Split
-from asyndbt_mpi.protocol.records import SPLIT_OF, EventKind
+from asyndbt_mpi.protocol.records import SPLIT_OF
 from tests.log.edits import violations
 
 pytestmark = pytest.mark.long
@@ -156,7 +156,7 @@ def test_who_took_part_in_an_estimate(path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("split", [Split.VALIDATION, Split.TEST])
+@pytest.mark.parametrize("split", [Split.VALIDATION, Split.RACE, Split.TEST])
 @pytest.mark.parametrize(
     ("column", "change"),
     [
@@ -174,7 +174,7 @@ def test_evaluations_are_what_arrived(
 ) -> None:
     if column == "accuracy":  # which the synthetic black box does not know
         with h5py.File(path, "r+") as file:
-            file["event/accuracy"][np.isin(file["event/kind"][:], (3, 7))] = 0.5
+            file["event/accuracy"][np.isin(file["event/kind"][:], list(SPLIT_OF))] = 0.5
             file["evaluation/accuracy"][:] = 0.5
     with h5py.File(path, "r") as file:
         row = row_of(file, split)

@@ -5,9 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
+from asyndbt_mpi.protocol.evaluations import Evaluations
 from asyndbt_mpi.protocol.messages import (
     WITHOUT,
     Candidate,
+    Costs,
     EvaluationReport,
     EvaluationRequest,
     MalformedMessage,
@@ -222,6 +224,25 @@ def test_a_model_has_no_demonstrations_but_its_workers() -> None:
         hand.deliver(1, dataclasses.replace(reply, demonstrations=shown))
 
 
+def test_a_models_prompt_is_the_same_in_every_round() -> None:
+    """Once it is known it is asked for by its words, and no other one is taken."""
+    known = EvaluationRequest(
+        6, Split.RACE, Candidate.MODEL, np.array([1, 2, 0]), np.array([3, 1]), rank=1, halvings=1
+    )
+    evaluations = Evaluations()
+    evaluations.ask(1, known)
+    [query] = Hand(configuration(), 1).workers.receive([(1, known)])
+    np.testing.assert_array_equal(query.words, known.words[None])
+    np.testing.assert_array_equal(query.demonstrations, known.demonstrations[None])
+    report = EvaluationReport(
+        6, Split.RACE, Candidate.MODEL, 0.5, 0.5, Costs(), np.zeros(2), np.array([1, 2, 1]),
+        known.demonstrations,
+    )  # fmt: skip
+    with pytest.raises(MalformedMessage, match="scored another prompt"):
+        evaluations.accept(1, report, 1.0)
+    evaluations.accept(1, dataclasses.replace(report, words=known.words), 1.0)
+
+
 @pytest.mark.parametrize("part", ["words", "demonstrations"])
 @pytest.mark.parametrize("split", [Split.VALIDATION, Split.RACE, Split.TEST])
 def test_another_prompt_than_was_asked_for_is_refused(split: Split, part: str) -> None:
@@ -243,7 +264,7 @@ def test_a_race_that_nobody_is_in_is_refused(split: Split) -> None:
     hand.hello()
     hand.work(1, 2)
     reply = hand.reply(1)
-    with pytest.raises(MalformedMessage, match="before the|TRAIN rows"):
+    with pytest.raises(MalformedMessage, match=r"before the|TRAIN rows"):
         hand.deliver(1, dataclasses.replace(reply, split=split))
 
 

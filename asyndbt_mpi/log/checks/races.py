@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from asyndbt_mpi.log.reader import Log
-from asyndbt_mpi.protocol.messages import Candidate, MalformedMessage, RowScores
+from asyndbt_mpi.protocol.messages import MalformedMessage, RowScores
 from asyndbt_mpi.protocol.race import Race, first_rows
 
 
@@ -25,7 +25,7 @@ def differences(
         candidate = int(column["candidate"][row])
         prompt = column["words"][row], column["demonstrations"][row]
         due = request.words, request.demonstrations
-        known = request.candidate is not Candidate.MODEL
+        known = not request.is_of_model
         if candidate != request.candidate or (known and not _same(prompt, due)):
             of = f"{request.candidate.name.lower()} {due[0].tolist()}, {due[1].tolist()}"
             yield f"{place} should be of the next prompt in the race: {of if known else 'model'}"
