@@ -225,7 +225,7 @@ def estimate(
     said = hellos(config, materials, workers, _Counted(count)).values()
     needed = tuple(hello.cost_bounds for hello in said)
     spending = joined(config, needed)
-    races = [spending.rounds(worker) for worker in range(1, workers + 1)]
+    races = [spending.rounds(worker, workers) for worker in range(1, workers + 1)]
     parts_of_run = parts(config, rows, tokens, races)
     return Estimate(config, workers, parts_of_run, needed, seconds_per_call)
 

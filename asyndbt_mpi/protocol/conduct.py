@@ -24,7 +24,7 @@ from asyndbt_mpi.protocol.messages import (
     Stop,
 )
 from asyndbt_mpi.protocol.models import Models
-from asyndbt_mpi.protocol.race import Prompt, Race, entrants
+from asyndbt_mpi.protocol.race import Prompt, Race, Rounds, entrants
 from asyndbt_mpi.protocol.records import (
     Event,
     EventKind,
@@ -250,7 +250,8 @@ class Conduct:
         """The iterations are over: if evaluation is on, race, and score the test split; stop."""
         self._record_event(out, EventKind.CLOSING, 0, self.limit or "")
         joined = sorted(self.members.joined)
-        self._races = {v: self._race(v) for v in joined if self.config.run.evaluate_every}
+        if self.config.run.evaluate_every:
+            self._races = {v: self._race(v, self.spending.rounds(v, len(joined))) for v in joined}
         self._final_tests = FinalTests(self.iteration, own_tests(self.config), self._untuned)
         for worker in joined:
             if worker not in self._outstanding:  # the others when their last report is in
@@ -268,10 +269,9 @@ class Conduct:
     def _consensus(self, demonstrations: IntArray) -> Prompt:
         return self.algorithm.z.argmax(axis=1), demonstrations
 
-    def _race(self, worker: int) -> Race:
+    def _race(self, worker: int, rounds: Rounds) -> Race:
         """Of ``worker``'s prompts; of a single one, which wins, if there is to be no race."""
         newest = self.algorithm.prompt(worker)
-        rounds = self.spending.rounds(worker)
         found = entrants(
             max(1, rounds[0][0]),
             self._untuned,

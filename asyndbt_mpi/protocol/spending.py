@@ -18,19 +18,18 @@ from asyndbt_mpi.protocol.race import Rounds, plan, size
 AnswerKind: TypeAlias = Literal["assignment", "validation", "test", "race"]
 """What an answer is for; a field of `CostBounds`."""
 
-SHARE_OF_RACES = 1 / 3
-"""Of a budget, less the tests at the end, that the races may have."""
+SHARE_OF_RACES = 0.25
+"""Of a budget, less the tests at the end, that is set aside for races at most."""
 
 
 @dataclass(slots=True)
 class _Worker:
     """The most that a worker can cost, and what each answer is for that it owes.
 
-    The ``rounds`` of its race cost ``race`` calls, if repeats cost nothing.
+    Set aside for its race are ``race`` calls.
     """
 
     cost_bounds: CostBounds
-    rounds: Rounds
     race: int
     owed: list[AnswerKind]
 
@@ -124,9 +123,9 @@ class Spending:
         # What is gone through again may have been said when nobody looked at it.
         cost_bounds = CostBounds(*map(min, astuple(cost_bounds), astuple(most)))
         owed = self._by_worker[worker].owed if worker in self._by_worker else []
-        rounds = self._rounds(cost_bounds)
-        race = size(rounds, cost_bounds.race)
-        self._by_worker[worker] = _Worker(cost_bounds, rounds, race, owed)
+        share = SHARE_OF_RACES * self._affordable(cost_bounds) / self.workers
+        race = size(self._plan(cost_bounds, share), cost_bounds.race)
+        self._by_worker[worker] = _Worker(cost_bounds, race, owed)
 
     def cost_bounds(self, worker: int) -> CostBounds:
         """What ``worker``, which has joined, can cost."""
@@ -208,13 +207,16 @@ class Spending:
             "cost": price(self.llm, prompt, completion),
         }
 
-    def rounds(self, worker: int) -> Rounds:
-        """Those of the race of ``worker``, which has joined."""
-        return self._by_worker[worker].rounds
+    def rounds(self, worker: int, joined: int) -> Rounds:
+        """Those of the race of ``worker``, where so many have an equal part of what is left."""
+        left = inf
+        spent, with_one = self.most_spent(0, "race"), self.most_spent(1, "race")
+        for name, most in spent.items():
+            if getattr(self.budget, name) and with_one[name] > most:
+                left = min(left, (getattr(self.budget, name) - most) / (with_one[name] - most))
+        return self._plan(self._by_worker[worker].cost_bounds, left / joined)
 
-    def _rounds(self, cost_bounds: CostBounds) -> Rounds:
-        """Of run.race prompts, or as many as the budget has room for."""
-        share = SHARE_OF_RACES * self._affordable(cost_bounds) / self.workers
+    def _plan(self, cost_bounds: CostBounds, share: float) -> Rounds:
         return plan(self._most_racing, cost_bounds.race, self._by_rows, share)
 
     def _affordable(self, cost_bounds: CostBounds) -> float:

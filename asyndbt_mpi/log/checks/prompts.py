@@ -1,7 +1,6 @@
 """Checks of the prompts that were scored: are they those that were due?"""
 
 from collections.abc import Iterator
-from functools import cached_property
 
 import numpy as np
 
@@ -12,13 +11,11 @@ from asyndbt_mpi.log.checks import races
 from asyndbt_mpi.log.checks.accounts import arrival_rows, estimate_numbers
 from asyndbt_mpi.log.iterates import InOrder
 from asyndbt_mpi.log.reader import Log
-from asyndbt_mpi.log.rows import cost_bounds_of
 from asyndbt_mpi.protocol.evaluations import CONSENSUS
 from asyndbt_mpi.protocol.final_tests import draw_demonstrations, own_tests
 from asyndbt_mpi.protocol.messages import WITHOUT, Candidate
 from asyndbt_mpi.protocol.race import Entrant, Prompt, Race, Rounds, entrants
 from asyndbt_mpi.protocol.records import SPLIT_OF, EventKind
-from asyndbt_mpi.protocol.spending import Spending
 from asyndbt_mpi.protocol.validation import Scored, keep
 
 FRESH, UNKNOWN = -1, -2
@@ -91,23 +88,42 @@ class Prompts:
                 keep(best[worker], (float(column["loss"][row]), prompt), most)
         yield from self._which_tests(column["candidate"], tests)
         for worker, of_worker in tests.items():
-            race = self._race(worker, [prompt for _, prompt in best[worker]])
-            if race:
-                yield from races.differences(self.log, race, column, raced[worker])
-                if self._ends_in_peace() and self._at_work(worker) and race.next(0):
-                    yield f"/evaluation lacks a part of the race of worker {worker}"
+            validated = [prompt for _, prompt in best[worker]]
+            race, wrong = self._which_race(worker, validated, column, raced[worker])
+            yield from wrong
+            over = race is None or race.next(0) is None
+            if not over and self._ends_in_peace() and self._at_work(worker):
+                yield f"/evaluation lacks a part of the race of worker {worker}"
             for row in of_worker:
                 yield from self._tested(column, row, of_worker[0], race.winner if race else None)
         for row in np.flatnonzero(column["worker"] == CONSENSUS).tolist():
             yield from self._compare(column, row, self._consensus(), self._without()[1])
         self._tell_unknown()
 
-    def _race(self, worker: int, validated: list[Prompt]) -> Race | None:
-        """The race of ``worker`` at its start; None where the log does not tell who took part."""
+    def _which_race(
+        self, worker: int, validated: list[Prompt], column: dict[str, np.ndarray], rows: list[int]
+    ) -> tuple[Race | None, list[str]]:
+        """The race that ``rows`` of /evaluation are of, after them, and what is wrong with it.
+
+        None where the log does not tell who took part. How many took part may depend on what was
+        left of a budget.
+        """
         config = self.log.config
         if not config.run.evaluate_every:
-            return None
-        rounds = self._rounds.get(worker, [(0, 0)])
+            return None, []
+        tried = []
+        for rounds in races.plans(config):
+            race = self._race(worker, rounds, validated)
+            if race is None:
+                return None, []
+            wrong = list(races.differences(self.log, race, column, rows))
+            if not wrong:
+                return race, []
+            tried.append((race, wrong))
+        return tried[0]
+
+    def _race(self, worker: int, rounds: Rounds, validated: list[Prompt]) -> Race | None:
+        """A race of ``worker`` at its start; None where the log does not tell who takes part."""
         most = max(1, rounds[0][0])
         if most == 1 and validated:
             return Race([Entrant(Candidate.TUNED, validated[0])], rounds)
@@ -120,23 +136,8 @@ class Prompts:
         if random is None or consensus is None:
             return None
         own = (untuned[0], random), (words, shown), (consensus, shown)
-        has_model = config.estimator.name == "additive"
+        has_model = self.log.config.estimator.name == "additive"
         return Race(entrants(most, untuned, *own, validated, has_model), rounds)
-
-    @cached_property
-    def _rounds(self) -> dict[int, Rounds]:
-        """Those of each worker's race."""
-        spending = Spending(self.log.config, self.log.workers)
-        found = {}
-        for worker, text in enumerate(self.log.cost_bounds, start=1):
-            try:
-                cost_bounds = cost_bounds_of(text)
-            except ValueError:
-                continue  # `values` tells
-            if cost_bounds:
-                spending.join(worker, cost_bounds)
-                found[worker] = spending.rounds(worker)
-        return found
 
     def _without(self) -> Prompt:
         shapes = self.log.shapes

@@ -4,9 +4,26 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from asyndbt_mpi.config import Config
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.protocol.messages import MalformedMessage, RowScores
-from asyndbt_mpi.protocol.race import Race, first_rows
+from asyndbt_mpi.protocol.race import Race, Rounds, first_rows, rounds
+
+MOST_HALVED = 16
+"""More often than a worker's rows can be halved."""
+
+
+def plans(config: Config) -> Iterator[Rounds]:
+    """The rounds that a race can have, the longest first; with a budget there are several."""
+    most, by_rows = config.run.races, not config.llm.is_function
+    budget = config.budget
+    if not (most and (budget.calls or budget.tokens or budget.cost)):
+        yield rounds(most, by_rows)
+        return
+    for halved in range(MOST_HALVED if by_rows else 1):
+        for prompts in range(most, 1, -1):
+            yield rounds(prompts, by_rows, halved)
+    yield rounds(0, by_rows)
 
 
 def differences(
