@@ -258,7 +258,7 @@ def raced(
 
 
 @pytest.mark.parametrize("end", ["kill", "unwritten", "term"])
-@pytest.mark.parametrize("part", [0.0, 0.1, 0.3, 0.5, 0.8, 1.0])
+@pytest.mark.parametrize("part", [0.0, 0.3, 1.0])
 def test_a_race_that_was_ended_anywhere_is_the_same(
     tmp_path: Path, raced: tuple[Path, tuple[str, ...], str], end: str, part: float
 ) -> None:
@@ -277,7 +277,7 @@ def test_a_race_that_was_ended_anywhere_is_the_same(
 
 
 @pytest.mark.parametrize("lies", ["p", "q", "phi", "loss"])
-@pytest.mark.parametrize("after", [1, 6, 14])
+@pytest.mark.parametrize("after", [1, 10])
 def test_a_liar_whose_race_was_ended_goes_on_with_it(tmp_path: Path, lies: str, after: int) -> None:
     """What its model knew follows from no answer; the prompts that it named are in the log."""
     path, once = tmp_path / "run.h5", tmp_path / "once.h5"
@@ -293,7 +293,7 @@ def test_a_liar_whose_race_was_ended_goes_on_with_it(tmp_path: Path, lies: str, 
 
 
 @pytest.mark.parametrize("what", ["exclude", "lose"])
-@pytest.mark.parametrize("after", [1, 6, 14])
+@pytest.mark.parametrize("after", [1, 10])
 def test_who_leaves_in_its_race_leaves_the_others_theirs(
     tmp_path: Path, undisturbed: Path, what: str, after: int
 ) -> None:

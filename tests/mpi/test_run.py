@@ -14,8 +14,15 @@ from asyndbt_mpi.config import Config, parse
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.log.writer import Writer
-from asyndbt_mpi.protocol.blackbox import Answer, AnyQuery, BlackBox, Completed
-from asyndbt_mpi.protocol.messages import Message, Report, Shapes, ToServer
+from asyndbt_mpi.protocol.blackbox import Answer, AnyQuery, BlackBox, Completed, Query
+from asyndbt_mpi.protocol.messages import (
+    Candidate,
+    Message,
+    Report,
+    Shapes,
+    Split,
+    ToServer,
+)
 from asyndbt_mpi.protocol.records import EventKind, Iteration, Record
 from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.protocol.wire import Buffer, Codec
@@ -267,6 +274,36 @@ def test_the_others_go_on_without_a_worker_that_raises(shared_path: Path) -> Non
             text = log["event/text"][lost]
             assert text.startswith(f"ZeroDivisionError: the fifth question (on {host}")
             assert "\n" not in text, "a traceback may hold private texts"
+
+    on_server(check)
+
+
+class BreaksInItsRace(Broken):
+    """Raises at the second prompt of its race."""
+
+    def answer(self, queries: Sequence[AnyQuery]) -> list[Answer]:
+        self.asked += any(isinstance(q, Query) and q.split is Split.RACE for q in queries)
+        if self.asked == 2:
+            raise ZeroDivisionError("in the race")
+        return self.box.answer(queries)
+
+
+@pytest.mark.parametrize("wrap", [None, BreaksInItsRace])
+def test_workers_race_whoever_leaves(shared_path: Path, wrap: Any) -> None:
+    path = shared_path / "raced.h5"
+    run(configuration(run={"iterations": 20, "evaluate_every": 5, "race": 6}), path, wrap=wrap)
+
+    def check() -> None:
+        assert verify(path).violations == []
+        with Log(path) as log:
+            assert (log.status, log.committed) == ("finished", 20)
+            tuned = (log["evaluation/candidate"] == Candidate.TUNED) & (
+                log["evaluation/split"] == Split.TEST
+            )
+            others = set(range(1, LAST + (wrap is None)))
+            assert set(log["evaluation/worker"][tuned]) == others <= set(log.winners)
+            lost = log["event/worker"][log["event/kind"] == EventKind.LOST]
+            assert lost.tolist() == ([LAST] if wrap else [])
 
     on_server(check)
 
