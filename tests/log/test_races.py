@@ -202,6 +202,6 @@ def test_the_winners_are_those_that_were_tested(path: Path) -> None:
         )
         assert len(log.winners) == tests.sum() == 3
         for row in np.flatnonzero(tests):
-            words, shown = log.winners[int(log["evaluation/worker"][row])]
-            np.testing.assert_array_equal(words, log["evaluation/words"][row])
-            np.testing.assert_array_equal(shown, log["evaluation/demonstrations"][row])
+            won = log.winners[int(log["evaluation/worker"][row])]
+            np.testing.assert_array_equal(won.words, log["evaluation/words"][row])
+            np.testing.assert_array_equal(won.demonstrations, log["evaluation/demonstrations"][row])

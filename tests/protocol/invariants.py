@@ -180,10 +180,8 @@ def _validate_spending(server: Server) -> None:
             assert owed == len(held.owed), f"worker {worker} is waited for without reason"
     reserved = 0
     for worker, held in spending._by_worker.items():
-        assert held.raced >= 0, f"the race of worker {worker} has cost less than nothing"
-        for kind in held.owed:
-            most = getattr(held.cost_bounds, kind)
-            reserved += max(0, most - held.raced) if kind == "race" else most
+        assert held.race >= 0, f"less than nothing is set aside for the race of worker {worker}"
+        reserved += sum(getattr(held.cost_bounds, kind) for kind in held.owed)
     assert spending.reserved == reserved >= 0, "reserved is what is owed"
     spent = spending.spent
     assert min(spent.calls, spent.prompt_tokens, spent.completion_tokens) >= 0, "spent is negative"

@@ -42,7 +42,7 @@ UNTUNED = np.full(2, WITHOUT), np.full(3, WITHOUT)
 def racing(number: int, most: int | None = None, by_rows: bool = True) -> Race:
     """The prompts 0, 1, ..., so many."""
     each = [Entrant(Candidate.TUNED, prompt(index)) for index in range(number)]
-    return Race(each, most or number, by_rows)
+    return Race(each, rounds(most or number, by_rows))
 
 
 def scored(race: Race, losses: object) -> EvaluationRequest:
@@ -208,7 +208,7 @@ def test_a_function_is_asked_once_for_each_prompt() -> None:
 def test_a_prompt_of_a_model_that_turns_out_to_be_another_one_is_there_once() -> None:
     """It takes no place from a third: of four that are three, two go on."""
     known = [Entrant(Candidate.TUNED, prompt(each)) for each in (0, 1, 2)]
-    race = Race([*known, Entrant(Candidate.MODEL, None, rank=0)], 4, by_rows=True)
+    race = Race([*known, Entrant(Candidate.MODEL, None, rank=0)], rounds(4, True))
     for losses in ([0.1, 0.3], [0.3, 0.2], [0.9, 0.0]):
         scored(race, losses)
     request = race.next(7)
@@ -222,9 +222,8 @@ def test_a_prompt_of_a_model_that_turns_out_to_be_another_one_is_there_once() ->
 
 
 def test_a_prompt_of_a_model_can_win_and_is_then_known() -> None:
-    race = Race(
-        [Entrant(Candidate.TUNED, prompt(0)), Entrant(Candidate.MODEL, None, rank=2)], 2, True
-    )
+    both = [Entrant(Candidate.TUNED, prompt(0)), Entrant(Candidate.MODEL, None, rank=2)]
+    race = Race(both, rounds(2, True))
     scored(race, [0.5, 0.5])
     race.take(prompt(8), np.array([0.4, 0.5]))
     assert race.next(0) is None

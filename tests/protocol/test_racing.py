@@ -4,6 +4,8 @@ import dataclasses
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from asyndbt_mpi.protocol.evaluations import Evaluations
 from asyndbt_mpi.protocol.messages import (
@@ -17,11 +19,10 @@ from asyndbt_mpi.protocol.messages import (
     Split,
     Stop,
 )
-from asyndbt_mpi.protocol.race import is_clear, rounds
+from asyndbt_mpi.protocol.race import FEW, FEWEST, is_clear, plan, rounds, size
 from asyndbt_mpi.protocol.records import Evaluation, Event, EventKind
 from asyndbt_mpi.protocol.spending import Spending
-from tests.protocol.hand import SHAPES, Hand, configuration, validated
-from tests.protocol.test_server import until_finished
+from tests.protocol.hand import SHAPES, Hand, configuration, until_finished, validated
 
 ITERATIONS = 6
 
@@ -286,30 +287,68 @@ def test_a_race_that_the_budget_cut_short_does_not_go_on(monkeypatch: pytest.Mon
     hand = run_to_its_end(1, algorithm={"active_workers": 1}, budget={"calls": 100_000})
     hand.work(1)
     spending = hand.server.spending
-    race = spending.most_calls(1, "race") - 40
     with monkeypatch.context() as short:
         short.setattr(
-            Spending, "overdrawn", lambda self, calls, *_, **__: "calls" if calls == race else None
+            Spending,
+            "overdrawn",
+            lambda self, calls, time, stage: "calls" if stage == "race" else None,
         )
         hand.work(1)
     assert asked(hand, 1).split is Split.TEST
-    assert spending.overdrawn(race, hand.time, testing=True) is None
+    assert spending.overdrawn(spending.cost_bounds(1).race, hand.time, "race") is None
     until_finished(hand)
     raced = evaluations(hand, Split.RACE)
     assert len(raced) == 2
     assert same(evaluations(hand, Split.TEST)[0], min(raced, key=lambda each: each.loss))
 
 
-def test_a_race_is_set_aside_and_paid_from_that() -> None:
-    hand = run_to_its_end(1, algorithm={"active_workers": 1}, budget={"calls": 100_000})
+def test_a_race_is_set_aside_and_paid_prompt_by_prompt() -> None:
+    """A quarter of the budget at most; at the end as much as is left, here for 5 prompts of 8."""
+    tests = 4 * 200
+    hand = Hand(
+        configuration(
+            run={"iterations": 1, "evaluate_every": 1, "race": 8},
+            algorithm={"active_workers": 1},
+            budget={"calls": 12 + tests + 5 * 40 + 39},
+        ),
+        1,
+    )
+    hand.hello()
     spending = hand.server.spending
-    bound = spending.cost_bounds(1).race
-    assert bound == sum(prompts * 40 for prompts, _ in rounds(6, by_rows=False))
-    for number in range(3):
-        assert spending.reserved == spending.most_calls(1, "race") == bound - 40 * number
+    assert spending.most_spent(0)["calls"] == 12 + tests
+    assert spending._by_worker[1].race == 0  # a quarter of 251 is no race
+    hand.work(1)
+    raced = 0
+    while asked(hand, 1).split is Split.RACE:
+        assert spending.reserved == 40
         hand.work(1)
+        raced += 1
+    assert raced == 5
+    assert spending.most_spent(0, "race")["calls"] == 12 + 5 * 40 + tests
     until_finished(hand)
     assert spending.reserved == 0
+    assert len(evaluations(hand, Split.TEST)) == 4 + 1  # and the mean of the consensus
+
+
+@given(
+    most=st.integers(2, 40), rows=st.integers(1, 500), by_rows=st.booleans(),
+    share=st.floats(0, 20_000),
+)  # fmt: skip
+def test_a_race_is_planned_within_its_share(
+    most: int, rows: int, by_rows: bool, share: float
+) -> None:
+    """As many prompts as there is room for; on fewer rows only rather than fewer than four."""
+    found = plan(most, rows, by_rows, share)
+    racing, halved = found[0][0], found[-1][1]
+    assert racing <= most
+    assert size(found, rows) <= share
+    if racing in (0, most):
+        assert racing or share < 2 * (min(rows, FEWEST) if by_rows else rows)
+        return
+    larger = rounds(racing + 1, by_rows, halved)
+    assert size(larger, rows) > share
+    if halved:
+        assert size(rounds(min(FEW, most), by_rows, halved - 1), rows) > share
 
 
 # ---------------------------------------------------------------- early stopping
