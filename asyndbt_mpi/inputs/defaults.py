@@ -4,7 +4,7 @@ from typing import Any
 
 from asyndbt_mpi.inputs.sections import FUNCTIONS, Calibration
 
-CALIBRATION: Calibration = "none"
+CALIBRATION: Calibration = "batch"
 """Of a language model's scores, if a batch has more than one row to be calibrated by."""
 
 MIRROR_STEPS = {"transformers": 20.0, "openai": 20.0, "synthetic": 1.0, "python": 1.0}
