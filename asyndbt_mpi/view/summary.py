@@ -173,4 +173,5 @@ def _best(log: Log) -> Table:
 
 
 def _words(log: Log, words: np.ndarray) -> Text:
-    return Text(printable(" ".join(log.vocabulary[word] for word in words)))
+    # A word may be a phrase: in a table it must be seen where one ends.
+    return Text(printable(" | ".join(log.vocabulary[word] for word in words)))
