@@ -165,7 +165,7 @@ def test_who_was_lost_and_how_often_the_run_was_resumed(tmp_path: Path) -> None:
 
 
 def test_full_prompts_put_the_texts_together_again() -> None:
-    config = load("demo")
+    config = load("reviews")
     materials = prepare(config, 3)
 
     class OneWorker:
