@@ -28,6 +28,12 @@ def test_shipped_vocabularies_are_plain_lower_case_words(name: str, least: int) 
     assert all(re.fullmatch(r"[a-z]+", word) for word in words)
 
 
+def test_words_for_requests_are_plain_words_and_phrases() -> None:
+    words = load_vocabulary("requests", 81)
+    assert all(re.fullmatch(r"[a-z]+(,? [a-z]+)*[?]?", word) for word in words)
+    assert 4 <= sum(" " in word for word in words[:12]) <= 8
+
+
 def test_everything_shipped_is_known() -> None:
     assert shipped() == ["english", "instructions", "requests", "reviews"]
 
