@@ -2,7 +2,9 @@
 
 Example: python analysis/convergence.py runs/demo.h5 -o runs/demo.png
 
-Reads the log and nothing else. A caption in the figure says what the lines are.
+Reads the log and nothing else. A caption in the figure says what the lines are. There is no band
+for random search at equal calls: only the first samples of a run are drawn at random, and they are
+scored on a few training rows.
 """
 
 import argparse

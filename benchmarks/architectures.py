@@ -119,7 +119,7 @@ def _shrunk(values: dict[str, Any]) -> dict[str, Any]:
 
 def texts() -> list[str]:
     """The reviews that come with the package."""
-    task = load("demo").task
+    task = load("reviews").task
     return [row.sentence1 for row in load_dataset(locate(task), 2, pairs=False).train]
 
 

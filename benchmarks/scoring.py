@@ -38,9 +38,9 @@ from asyndbt_mpi.task.vocabulary import load_vocabulary
 
 SAMPLES = 8
 QUERIES = 20
-CASES = [("sst2", 10), ("sst2", 75), ("demo", 75)]
+CASES = [("sst2", 10), ("sst2", 75), ("reviews", 75)]
 """Preset of the template, and M. With that of `sst2` the fragment stands before a review and is
-shared by the queries, with that of `demo` behind it."""
+shared by the queries, with that of `reviews` behind it."""
 TOLERANCE = 1e-4
 """How far a float32 log-probability may be from the naive loop's."""
 
@@ -106,8 +106,8 @@ def by_package(model: LanguageModel, labels: list[str]) -> Callable[..., tuple[F
 
 def of_preset(preset: str, folder: str) -> Config:
     """The preset, on the data in ``folder`` or on those that ship with the package."""
-    demo = load("demo").task
-    data = [f"task.path={folder}"] if folder else [f"task.name={demo.name}"]
+    reviews = load("reviews").task
+    data = [f"task.path={folder}"] if folder else [f"task.name={reviews.name}"]
     return load(preset, [*data, "prompt.vocabulary=reviews"])
 
 

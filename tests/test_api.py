@@ -22,7 +22,7 @@ from asyndbt_mpi.task import function
 
 M, N, U, V = 3, 5, 2, 4
 SHAPES = adbt.Shapes(M, N, U, V)
-WORDS = ["red", "green", "blue", "white", "black"]
+WORDS = ["red", "green", "pale blue", "white", "as black as coal"]
 SETTINGS = (
     "run.iterations=30", "run.evaluate_every=7", "algorithm.active_workers=2", "algorithm.max_delay=4",
     "algorithm.plane_period=5", "algorithm.plane_until=20", "delay.model=lognormal", "delay.mean=1",

@@ -42,7 +42,7 @@ class LossFunction:
         same loss: replay, resume and verify rely on it.
     shapes : Shapes
         The sizes M, N, U and V.
-    vocabulary : sequence of N words, all different, without white space
+    vocabulary : sequence of N words or phrases, all different
     name : str
         The function's name in the log, by which it is recognised when a run is resumed or
         replayed. By default the function's own name with a digest of its code. The digest does not

@@ -1,4 +1,7 @@
-"""Vocabularies: the public words of prompt fragments (D7)."""
+"""Vocabularies: the public words of prompt fragments (D7).
+
+A word of a fragment is one entry of a vocabulary, which may be a phrase.
+"""
 
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -10,7 +13,7 @@ MOST_BYTES = 2**26
 """Bytes of a word list, which is kept in the log."""
 
 LONGEST_WORD = 100
-"""Characters."""
+"""Characters, also of a phrase."""
 
 
 def shipped() -> list[str]:
@@ -21,12 +24,13 @@ def shipped() -> list[str]:
 def load_vocabulary(vocabulary: str | list[str], size: int) -> list[str]:
     """The first ``size`` words of a list, of a shipped vocabulary, or of a file.
 
-    A file is UTF-8 with one word per line, best first.
+    A file is UTF-8 with one word or phrase per line, best first.
 
     Raises
     ------
     ConfigurationError
-        No such vocabulary, too few words, or a word that is empty, repeated or has whitespace.
+        No such vocabulary, too few words, or a word that is empty, too long, repeated, or has
+        other whitespace than single blanks between its parts.
     """
     if isinstance(vocabulary, str):
         words, source = _read(vocabulary), f"prompt.vocabulary = {shown(vocabulary)}, line"
@@ -75,17 +79,24 @@ def _check(words: list[str], source: str) -> None:
     for number, word in enumerate(words, start=1):
         where = f"{source} {number}"
         if not word:
-            raise ConfigurationError(f"{where}: empty; every line or entry must be one word")
-        # Other unprintable characters (control characters, lone surrogates) do not belong in a
-        # prompt or in the log either.
-        if any(letter.isspace() or not letter.isprintable() for letter in word):
             raise ConfigurationError(
-                f"{where}: {shown(word)} contains whitespace or a control character; it must be"
-                " one word"
+                f"{where}: empty; every line or entry must be a word or a phrase"
+            )
+        # Unprintable characters (control characters, lone surrogates, spaces other than blanks)
+        # belong neither in a prompt nor in the log.
+        if not word.isprintable():
+            raise ConfigurationError(
+                f"{where}: {shown(word)} contains a tab, a line break or another invisible"
+                " character; the parts of a phrase must be separated by blanks"
+            )
+        if word != " ".join(word.split()):
+            raise ConfigurationError(
+                f"{where}: {shown(word)} has a blank too many; a phrase has single blanks, and"
+                " none at its ends"
             )
         if len(word) > LONGEST_WORD:
             raise ConfigurationError(
-                f"{where}: {shown(word)}: a word has at most {LONGEST_WORD} characters"
+                f"{where}: {shown(word)}: a word or phrase has at most {LONGEST_WORD} characters"
             )
         if word in seen:
             raise ConfigurationError(

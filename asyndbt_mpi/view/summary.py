@@ -193,4 +193,5 @@ def _shown(demonstrations: np.ndarray) -> str:
 def _words(log: Log, words: np.ndarray) -> Text:
     if (words == WITHOUT).any():
         return Text("none")
-    return Text(printable(" ".join(log.vocabulary[word] for word in words)))
+    # A word may be a phrase: in a table it must be seen where one ends.
+    return Text(printable(" | ".join(log.vocabulary[word] for word in words)))

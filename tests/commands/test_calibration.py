@@ -50,7 +50,7 @@ def partial(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(path: Path, method: str, *changes: str, resuming: bool = False) -> Path:
     settings = (*SETTINGS, f"task.calibration={method}", *changes)
-    request = Request("demo", settings, str(path), not resuming, False, resuming)
+    request = Request("reviews", settings, str(path), not resuming, False, resuming)
     simulate(Job.of(request, WORKERS), resuming)
     return path
 
@@ -195,7 +195,7 @@ def test_beyond_its_end_a_run_leaves_the_old_tests_behind(
 
 def test_what_is_asked_is_foretold_and_within_its_bounds(logged: tuple[str, Path]) -> None:
     method, path = logged
-    config = load("demo", (*SETTINGS, f"task.calibration={method}"))
+    config = load("reviews", (*SETTINGS, f"task.calibration={method}"))
     materials = prepare(config, WORKERS)
     found = estimate(config, materials, WORKERS, lambda texts: [1] * len(texts))
     bounds = hellos(config, materials, WORKERS, NoModel())
@@ -270,7 +270,7 @@ def test_a_function_has_nothing_to_calibrate(backend: str, method: str) -> None:
 )
 def test_what_calibrates_by_nothing_is_refused(settings: tuple[str, ...], why: str) -> None:
     with pytest.raises(ConfigurationError, match=why):
-        prepare(load("demo", settings), 3)
+        prepare(load("reviews", settings), 3)
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,8 @@ def words(texts: list[str]) -> list[int]:
 def foretold(
     source: str, *settings: str, workers: int = 3, seconds_per_call: float | None = None
 ) -> Estimate:
+    if source == "reviews":
+        settings = "task.calibration=none", *settings
     config = load(source, settings)
     return estimate(config, prepare(config, workers), workers, words, seconds_per_call)
 
@@ -118,8 +120,8 @@ def test_more_active_workers_than_there_are_count_as_all() -> None:
 def test_tokens_are_those_of_the_prompts_with_all_their_parts() -> None:
     """A template of one word, rows of one or two, two demonstrations, so that all is countable."""
     template = 'task.template="[[{fragment} ]]Q {sentence1}"'
-    long = foretold("demo", template, "prompt.fragment_length=5")
-    short = foretold("demo", template, "prompt.fragment_length=2")
+    long = foretold("reviews", template, "prompt.fragment_length=5")
+    short = foretold("reviews", template, "prompt.fragment_length=2")
     # The fragment stands in both demonstrations and in the query.
     for more, less in zip(long.parts[:3], short.parts[:3], strict=True):
         assert more.tokens_of_call - less.tokens_of_call == pytest.approx(3 * 3)
@@ -130,7 +132,7 @@ def test_tokens_are_those_of_the_prompts_with_all_their_parts() -> None:
 
 
 def test_money_is_what_is_read_and_what_is_written() -> None:
-    here, there = foretold("demo"), foretold("demo", *OPENAI)
+    here, there = foretold("reviews"), foretold("reviews", *OPENAI)
     assert here.cost is None
     assert here.tokens is not None
     assert there.tokens == pytest.approx(here.tokens + here.calls)
@@ -145,9 +147,9 @@ def test_a_synthetic_task_has_neither_tokens_nor_money() -> None:
 
 
 def test_seconds_are_shared_by_the_workers_and_limited_by_the_server() -> None:
-    found = foretold("demo", *OPENAI, seconds_per_call=0.5)
+    found = foretold("reviews", *OPENAI, seconds_per_call=0.5)
     assert found.seconds == pytest.approx(found.calls * 0.5 / 3)
-    limited = foretold("demo", *OPENAI, "llm.requests_per_minute=10", seconds_per_call=0.5)
+    limited = foretold("reviews", *OPENAI, "llm.requests_per_minute=10", seconds_per_call=0.5)
     assert limited.seconds == pytest.approx(found.calls * 6)
     assert any("At least" in line for line in remarks(limited, "words", None))
 
@@ -158,7 +160,7 @@ def test_budgets_that_end_the_run_early_are_told() -> None:
     )  # fmt: skip
     # Steps take 40 calls, 2 each iteration and 1 more under way at the end; the 13 tests take up
     # to 120 calls and 20 more for calibration.
-    (limit,) = foretold("demo", *settings, "budget.calls=2620").limits()
+    (limit,) = foretold("reviews", *settings, "budget.calls=2620").limits()
     assert (limit.tests, limit.first, limit.iterations) == (1820, 120, 9)
     for calls, line in (
         (
@@ -168,32 +170,32 @@ def test_budgets_that_end_the_run_early_are_told() -> None:
         (2620, "will end the run after about 9 of 100 iterations"),
         (20000, None),
     ):
-        found = foretold("demo", *settings, f"budget.calls={calls}")
+        found = foretold("reviews", *settings, f"budget.calls={calls}")
         assert len(shortfalls(found)) == (line is not None)
         assert line is None or line in shortfalls(found)[0]
         assert any("are set aside" in said for said in remarks(found, "words", None)) == (
             calls > 1939
         )
-    (line,) = shortfalls(foretold("demo", "budget.seconds=9"))
+    (line,) = shortfalls(foretold("reviews", "budget.seconds=9"))
     assert "--like" in line
     for budget in ("budget.tokens=9", "budget.cost=0.001", "budget.seconds=9"):
-        (line,) = shortfalls(foretold("demo", *OPENAI, budget, seconds_per_call=1.0))
+        (line,) = shortfalls(foretold("reviews", *OPENAI, budget, seconds_per_call=1.0))
         assert "does not cover one iteration" in line
 
 
 def test_a_race_is_known_before() -> None:
     """Of 20 + 20 rows each: five prompts on 16, three on 16, two on all; and what is new."""
-    found = foretold("demo", "run.race=5")
+    found = foretold("reviews", "run.race=5")
     (part,) = (part for part in found.parts if part.name == "races at the end")
     rows = [16, 16, 40]
     assert part.most == 3 * sum(n * of for n, of in zip((5, 3, 2), rows, strict=True))
     assert part.calls == 3 * (5 * 16 + 2 * 24)
     for none in ("run.race=0", "run.evaluate_every=0"):
-        assert foretold("demo", none).parts[3].most == 0
-    (limit,) = foretold("demo", "run.race=5", "budget.calls=10000").limits()
-    (without,) = foretold("demo", "run.race=0", "budget.calls=10000").limits()
+        assert foretold("reviews", none).parts[3].most == 0
+    (limit,) = foretold("reviews", "run.race=5", "budget.calls=10000").limits()
+    (without,) = foretold("reviews", "run.race=0", "budget.calls=10000").limits()
     assert limit.tests - without.tests == part.calls
-    further = foretold("demo", "run.race=5", "task.calibration=content_free").parts[3]
+    further = foretold("reviews", "run.race=5", "task.calibration=content_free").parts[3]
     assert further.most == part.most + 3 * 10 * 3
 
 
@@ -248,16 +250,16 @@ def test_a_run_with_a_server_begins_where_an_iteration_is_covered(
             "task.test=20", "task.train_per_class=3", "run.iterations=1", "estimator.batch=4",
             "algorithm.active_workers=3", "algorithm.lower_gradient=black_box",
         )  # fmt: skip
-        (limit,) = foretold("demo", *base, f"budget.{kind}=1").limits()
+        (limit,) = foretold("reviews", *base, f"budget.{kind}=1").limits()
         least = int(limit.tests + limit.first)
         for enough in (least - 1, int(limit.tests + limit.first / 0.6)):
-            made = iterations_of(tmp_path, *base, f"budget.{kind}={enough}", source="demo")
+            made = iterations_of(tmp_path, *base, f"budget.{kind}={enough}", source="reviews")
             assert made == (enough > least)
 
 
 def test_a_server_is_counted_with_all_that_it_may_bill() -> None:
     settings = *OPENAI, "llm.api=completion", "run.iterations=9", "estimator.batch=10", "run.race=0"
-    found = foretold("demo", *settings, "budget.calls=6000")
+    found = foretold("reviews", *settings, "budget.calls=6000")
     # 4 samples on 10 rows, in slices of 4 * 8; labels of 8 tokens at the most.
     calls_of_prompt = 1 + 7 + 7 + 1
     (limit,) = found.limits()
@@ -266,11 +268,13 @@ def test_a_server_is_counted_with_all_that_it_may_bill() -> None:
     (line,) = shortfalls(found)
     assert "does not cover one iteration" in line
     assert any("time-outs" in said for said in remarks(found, "words", None))
-    answers = foretold("demo", *settings, "llm.scores=answers", "budget.calls=6000", "llm.cache=0")
+    answers = foretold(
+        "reviews", *settings, "llm.scores=answers", "budget.calls=6000", "llm.cache=0"
+    )
     (limit,) = answers.limits()
     assert (limit.steps, limit.tests) == (3 * (2 * 40 + 8), 13 * (2 * 140 + 8))
     tokens, cost = foretold(
-        "demo", *settings, "llm.cache=0", "budget.tokens=5", "budget.cost=5"
+        "reviews", *settings, "llm.cache=0", "budget.tokens=5", "budget.cost=5"
     ).limits()
     of_call = tokens.steps / (3 * (40 * calls_of_prompt + 8))
     assert of_call > 64 + len(" negative")

@@ -25,7 +25,7 @@ def server_run(tmp_path: Path) -> Path:
     """The log of a run that asked a server; the server has gone."""
     with serving(Manners()) as server:
         given = sets(*SETTINGS, f"llm.base_url={server.url}")
-        asked = ["demo", "--workers", "2", "--output", "run.h5", *given]
+        asked = ["reviews", "--workers", "2", "--output", "run.h5", *given]
         result = asyndbt("simulate", *asked, folder=tmp_path)
         assert result.returncode == 0, result.stderr
     return tmp_path / "run.h5"
@@ -73,7 +73,7 @@ def test_the_command_line_says_who_is_asked(
         renamed(server_run, address(server_run), stranger.url)
         renamed(server_run, 'key_variable = ""', 'key_variable = "DATABASE_PASSWORD"')
         given = sets(*SETTINGS, f"llm.base_url={own.url}", "llm.key_variable=MY_KEY")
-        asked = [str(server_run), "--samples", "2", "--config", "demo", *given]
+        asked = [str(server_run), "--samples", "2", "--config", "reviews", *given]
         result = asyndbt("stationarity", *asked, folder=server_run.parent)
         assert result.returncode == 0, result.stderr
         assert stranger.done == []
@@ -83,7 +83,7 @@ def test_the_command_line_says_who_is_asked(
 def test_what_is_given_must_be_the_runs(server_run: Path) -> None:
     given = sets(*SETTINGS, "llm.model=dear", "llm.base_url=http://localhost:1/v1")
     result = asyndbt(
-        "stationarity", str(server_run), "--config", "demo", *given, folder=server_run.parent
+        "stationarity", str(server_run), "--config", "reviews", *given, folder=server_run.parent
     )
     assert result.returncode == 2
     assert result.stderr.endswith("was made with llm.model = 'toy', not 'dear'\n")
@@ -158,7 +158,7 @@ def of(log_config: Config, path: str = "run.h5") -> Log:
     ],
 )  # fmt: skip
 def test_what_a_log_does_not_decide(settings: tuple[str, ...], asks: bool, named: str) -> None:
-    config = load("demo", settings)
+    config = load("reviews", settings)
     if not named:
         assert configuration(of(config), None, asks) is config
         return
@@ -170,19 +170,21 @@ def test_what_a_log_does_not_decide(settings: tuple[str, ...], asks: bool, named
 
 
 def test_only_places_are_taken_from_the_command_line() -> None:
-    config = load("demo", ("task.path=theirs", "run.iterations=50"))
-    given = load("demo", ("task.path=mine", "run.iterations=90", "llm.timeout=5", "budget.calls=9"))
+    config = load("reviews", ("task.path=theirs", "run.iterations=50"))
+    given = load(
+        "reviews", ("task.path=mine", "run.iterations=90", "llm.timeout=5", "budget.calls=9")
+    )
     found = configuration(of(config), given, asks_model=True)
     assert (found.task.path, found.llm.timeout) == ("mine", 5)
     assert (found.run.iterations, found.budget.calls) == (50, 0)
     with pytest.raises(ConfigurationError, match=r"--config: run\.h5 was made with steps\.lam"):
-        configuration(of(config), load("demo", ("steps.lam=9",)), asks_model=True)
+        configuration(of(config), load("reviews", ("steps.lam=9",)), asks_model=True)
 
 
 def test_prompts_are_not_shown_from_files_that_a_log_names(tmp_path: Path) -> None:
     with serving(Manners()) as server:
         given = sets(*SETTINGS, f"llm.base_url={server.url}", "run.evaluate_every=1")
-        asked = ["demo", "--workers", "2", "--output", "run.h5", *given]
+        asked = ["reviews", "--workers", "2", "--output", "run.h5", *given]
         assert asyndbt("simulate", *asked, folder=tmp_path).returncode == 0
     result = asyndbt("show", "run.h5", "--prompts", folder=tmp_path)
     assert result.returncode == 0, result.stderr

@@ -15,7 +15,7 @@ def run(server: Server, folder: Path, *settings: str) -> list[str]:
         'task.labels=[" good", " bad"]', "task.test=20", "run.iterations=3", "estimator.batch=4",
         "run.evaluate_every=1", *settings,
     )  # fmt: skip
-    arguments = ["demo", "--workers", "2", "--output", "run.h5", *sets(*base)]
+    arguments = ["reviews", "--workers", "2", "--output", "run.h5", *sets(*base)]
     result = asyndbt("simulate", *arguments, folder=folder)
     return [f"exit code {result.returncode}", *complaints(result)]
 

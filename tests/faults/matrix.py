@@ -76,7 +76,7 @@ FEATURES = {
     "early stopping": Feature((*TESTED, "run.early_stopping_patience=1000")),
     "cache": Feature(
         (*PLANES, "estimator.samples=2", "estimator.batch=2", "task.test=0", "llm.device=cpu"),
-        source="demo",
+        source="reviews",
         leave_out=COSTS,
     ),
     "exclusion": Feature((*PLANES, *TESTED), EXCLUSION),

@@ -351,7 +351,7 @@ def rude_api(folder: Path) -> Outcome:
                 **NO_DELAY,
                 "task.train_per_class": "3", "estimator.samples": "2", "estimator.batch": "4",
             }  # fmt: skip
-            run = Run(folder, source="demo", settings=settings)
+            run = Run(folder, source="reviews", settings=settings)
             run.start()
             run.until_committed(4)
             run.kill()

@@ -21,7 +21,7 @@ LOG = Path("runs/demo.h5")
 
 
 def configuration(*settings: str) -> Config:
-    return load("demo", settings)
+    return load("reviews", settings)
 
 
 def test_the_folder_is_beside_the_log_unless_named() -> None:
@@ -152,7 +152,7 @@ def test_a_reader_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_one_line_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     setting = f"llm.cache_folder={tmp_path}/file/kept"
-    result = asyndbt("simulate", "demo", "--set", setting, folder=tmp_path)
+    result = asyndbt("simulate", "reviews", "--set", setting, folder=tmp_path)
     assert result.returncode == 2
     assert complaints(result) == [
         f"asyndbt: llm.cache_folder: {tmp_path}/file/kept cannot be written to: Not a directory;"
@@ -169,13 +169,13 @@ def test_a_log_that_is_there_keeps_its_answers_when_it_is_overwritten(tmp_path: 
         Job.of(Request("synthetic", ("run.iterations=1",), str(path), False, False), 3), 1
     )
     with pytest.raises(ConfigurationError, match="already exists"):
-        Job.of(Request("demo", (), str(path), False, False), 3)
+        Job.of(Request("reviews", (), str(path), False, False), 3)
     assert not (tmp_path / "run.h5.cache").exists()
     store = open_store(configuration(), Answers(path, 1), "", "")
     assert store is not None
     labels = (" negative", " positive")
     store.put({("prompt", labels): np.array([-1.0, -2.0])})
-    job = Job.of(Request("demo", (), str(path), True, False), 3)
+    job = Job.of(Request("reviews", (), str(path), True, False), 3)
     again = open_store(job.config, Answers(job.path, 1), "", "")
     assert again is not None
     assert len(again) == 1

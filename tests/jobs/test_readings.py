@@ -13,7 +13,7 @@ from asyndbt_mpi.jobs.readings import digests, first_difference, reading
 
 
 def read(*settings: str, words: list[str] | None = None, data: str = "") -> str:
-    config = load("demo", settings)
+    config = load("reviews", settings)
     materials = prepare(config, 2)
     changes = {"vocabulary": words} if words else {}
     return reading(config, replace(materials, **changes, data_digest=data or materials.data_digest))
@@ -57,7 +57,7 @@ def test_the_digest_of_the_data_is_of_its_texts_and_not_of_its_place(tmp_path: P
             path = tmp_path / folder / f"{name}.jsonl"
             path.parent.mkdir(exist_ok=True)
             path.write_text("\n" * gap + "\n".join(own))
-        config = load("demo", [f"task.path={tmp_path / folder}", "task.test=100"])
+        config = load("reviews", [f"task.path={tmp_path / folder}", "task.test=100"])
         return digests(config, prepare(config, 2))["data"]
 
     assert digest("a") == digest("b") == digest("c", gap=True)

@@ -1,6 +1,6 @@
 """A short run of `asyndbt` with two workers and a tiny random model, over MPI.
 
-    mpiexec -n 3 python -m tests.llm.two_workers FOLDER run demo ...
+    mpiexec -n 3 python -m tests.llm.two_workers FOLDER run reviews ...
 
 Each rank leaves a file in FOLDER if it has loaded torch.
 """
@@ -23,7 +23,7 @@ def run(folder: Path, model: Path, *arguments: str) -> tuple[Path, set[int], str
     """Run; the log, which ranks have loaded torch, and what the ranks said."""
     log = folder / "run.h5"
     settings = [f"{key}={value}" for key, value in {**SETTINGS, "llm.model": str(model)}.items()]
-    command = [sys.executable, "-m", "tests.llm.two_workers", str(folder), "run", "demo"]
+    command = [sys.executable, "-m", "tests.llm.two_workers", str(folder), "run", "reviews"]
     words = [*sets(*settings), *arguments, "--output", str(log)]
     done = start(mpiexec(3, [*command, *words]), ROOT)
     assert done.returncode == 0, done.stdout + done.stderr

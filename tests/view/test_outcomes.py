@@ -193,7 +193,7 @@ def test_show_prints_intervals_and_on_request_classes(demo_run: Path, tmp_path: 
     assert "By right label" not in summary.stdout
     whole = asyndbt("show", str(demo_run), "--classes", folder=tmp_path)
     assert (whole.returncode, whole.stderr) == (0, "")
-    assert "│ negative" in whole.stdout
+    assert "│ reminder" in whole.stdout
     assert "always " in whole.stdout
 
 

@@ -41,9 +41,22 @@ def test_the_summary_shows_what_the_log_says(virtual_run: Run) -> None:
         assert "Best so far" not in text
         for worker, (words, _) in learnt_prompts(log).items():
             line = next(line for line in text.splitlines() if line.startswith(f"│{worker:10} "))
-            assert " ".join(f"word{j}" for j in words) in line
+            assert " | ".join(f"word{j}" for j in words) in line
         tuned = np.mean(list(outcomes(log)[Candidate.TUNED].losses.values()))
         assert f"{tuned:.3f}" in text
+
+
+def test_it_is_shown_where_a_phrase_ends(virtual_run: Run) -> None:
+    phrases = ["a", "a b", "b", "b a", "a b a", "b b"]
+    path = virtual_run(run={"iterations": 4})
+    with h5py.File(path, "r+") as file:
+        file["vocabulary"][:] = phrases
+    with Log(path) as log:
+        text = summary(log)
+        for worker, (words, _) in learnt_prompts(log).items():
+            line = next(line for line in text.splitlines() if line.startswith(f"│{worker:10} "))
+            shown = line.split("│")[2].strip()
+            assert shown.split(" | ") == [phrases[word] for word in words]
 
 
 def test_what_a_cache_saved_is_said(virtual_run: Run) -> None:
@@ -152,7 +165,7 @@ def test_who_was_lost_and_how_often_the_run_was_resumed(tmp_path: Path) -> None:
 
 
 def test_full_prompts_put_the_texts_together_again() -> None:
-    config = load("demo")
+    config = load("reviews")
     materials = prepare(config, 3)
 
     class OneWorker:
