@@ -101,3 +101,10 @@ class Hand:
 
     def of_type(self, kind: type) -> list[Any]:
         return [record for record in self.records if isinstance(record, kind)]
+
+
+def until_finished(hand: Hand) -> None:
+    while not hand.server.finished:
+        waiting = [v for v, inbox in hand.inbox.items() if inbox]
+        assert waiting, "nobody has anything to do, and the server is not finished"
+        hand.work(*waiting)

@@ -20,8 +20,7 @@ from asyndbt_mpi.protocol.messages import (
 from asyndbt_mpi.protocol.race import is_clear, rounds
 from asyndbt_mpi.protocol.records import Evaluation, Event, EventKind
 from asyndbt_mpi.protocol.spending import Spending
-from tests.protocol.hand import SHAPES, Hand, configuration, validated
-from tests.protocol.test_server import until_finished
+from tests.protocol.hand import SHAPES, Hand, configuration, until_finished, validated
 
 ITERATIONS = 6
 

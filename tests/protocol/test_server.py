@@ -20,7 +20,7 @@ from asyndbt_mpi.protocol.messages import (
     Stop,
 )
 from asyndbt_mpi.protocol.records import Evaluation, Event, EventKind, Iteration
-from tests.protocol.hand import SHAPES, Hand, configuration, validated
+from tests.protocol.hand import SHAPES, Hand, configuration, until_finished, validated
 
 
 def test_everybody_gets_a_first_assignment_on_hello() -> None:
@@ -289,13 +289,6 @@ def test_too_few_workers_end_the_run() -> None:
 
 
 # ---------------------------------------------------------------- evaluation and the end
-
-
-def until_finished(hand: Hand) -> None:
-    while not hand.server.finished:
-        waiting = [v for v, inbox in hand.inbox.items() if inbox]
-        assert waiting, "nobody has anything to do, and the server is not finished"
-        hand.work(*waiting)
 
 
 def test_without_evaluation_everybody_stops_after_the_last_iteration() -> None:
