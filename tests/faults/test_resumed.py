@@ -273,7 +273,8 @@ def test_a_race_that_was_ended_anywhere_is_the_same(
     assert (life.code, life.said) == (DONE, [])
     compare(path, undisturbed, () if source == "synthetic" else COSTS)
     assert verify(path).violations == []
-    assert replay(path).difference is None
+    if source == "synthetic":  # a replay would load the model that the toy stands for
+        assert replay(path).difference is None
 
 
 @pytest.mark.parametrize("lies", ["p", "q", "phi", "loss"])
