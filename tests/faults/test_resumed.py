@@ -292,7 +292,8 @@ def test_a_liar_whose_race_was_ended_goes_on_with_it(tmp_path: Path, lies: str, 
     with Log(path) as log:
         assert (log.status, log.committed) == ("finished", ITERATIONS)
         assert set(log.winners) == {1, 2, 3, 4}
-    assert verify(path).violations == []
+    found = verify(path).violations
+    assert all(lies == "loss" and "/report/loss" in line for line in found), found
 
 
 @pytest.mark.parametrize("what", ["exclude", "lose"])
