@@ -109,8 +109,11 @@ def test_every_test_has_its_rows_which_give_its_loss_and_accuracy(
             losses, accuracies = scored(log_probabilities[None], labels)
             assert losses[0] == log["evaluation/loss"][row]
             assert accuracies[0] == log["evaluation/accuracy"][row]
-        kinds = log["evaluation/candidate"]
-        due = [calibration_of(Candidate(each), method) != "none" for each in kinds]  # type: ignore[arg-type]
+        kinds = zip(log["evaluation/candidate"], log["evaluation/split"], strict=True)
+        due = [
+            calibration_of(Candidate(each), Split(split), method) != "none"  # type: ignore[arg-type]
+            for each, split in kinds
+        ]
         assert (log["evaluation/bias"].any(axis=1) == np.where(workers, due, False)).all()
 
 

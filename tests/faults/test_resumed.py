@@ -273,23 +273,27 @@ def test_a_race_that_was_ended_anywhere_is_the_same(
     assert (life.code, life.said) == (DONE, [])
     compare(path, undisturbed, () if source == "synthetic" else COSTS)
     assert verify(path).violations == []
-    assert replay(path).difference is None
+    if source == "synthetic":  # a replay would load the model that the toy stands for
+        assert replay(path).difference is None
 
 
 @pytest.mark.parametrize("lies", ["p", "q", "phi", "loss"])
 @pytest.mark.parametrize("after", [1, 10])
 def test_a_liar_whose_race_was_ended_goes_on_with_it(tmp_path: Path, lies: str, after: int) -> None:
     """What its model knew follows from no answer; the prompts that it named are in the log."""
+    # Of a false q the log of an estimate says that no k follows from it.
+    settings = (*LONG, *TESTED) if lies == "q" else ALL
     path, once = tmp_path / "run.h5", tmp_path / "once.h5"
-    start(once, Plan(liar=2, lies=lies), ALL)
+    start(once, Plan(liar=2, lies=lies), settings)
     at = events_of_races(once)[after]
-    start(path, Plan(liar=2, lies=lies, term=at), ALL)
-    life = start(path, Plan(), ALL)
+    start(path, Plan(liar=2, lies=lies, term=at), settings)
+    life = start(path, Plan(), settings)
     assert life.code == DONE, life.said
     with Log(path) as log:
         assert (log.status, log.committed) == ("finished", ITERATIONS)
         assert set(log.winners) == {1, 2, 3, 4}
-    assert verify(path).violations == []
+    found = verify(path).violations
+    assert all(lies == "loss" and "/report/loss" in line for line in found), found
 
 
 @pytest.mark.parametrize("what", ["exclude", "lose"])
