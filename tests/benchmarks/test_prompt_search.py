@@ -120,7 +120,7 @@ def test_random_prompts_use_all_words_and_demonstrations() -> None:
 
 @pytest.fixture
 def box() -> PromptBlackBox:
-    config = load("demo", ["task.train_per_class=3", "task.validation_per_class=2"])
+    config = load("reviews", ["task.train_per_class=3", "task.validation_per_class=2"])
     held = prepare(config, 3)
     assert held.data is not None
     assert held.template is not None
