@@ -10,7 +10,7 @@ from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.rows import cost_bounds_of
 from asyndbt_mpi.protocol.evaluations import CONSENSUS
-from asyndbt_mpi.protocol.messages import CostBounds, Costs, RowScores
+from asyndbt_mpi.protocol.messages import CostBounds, Costs, RowLosses, RowScores, Split
 from asyndbt_mpi.protocol.race import Prompt
 from asyndbt_mpi.protocol.records import SPLIT_OF, Event, EventKind
 
@@ -56,16 +56,21 @@ def events(log: Log) -> Iterator[Event]:
         )  # fmt: skip
 
 
-def _evaluated(log: Log) -> Iterator[tuple[FloatArray, RowScores | None, Prompt]]:
+def _evaluated(log: Log) -> Iterator[tuple[FloatArray, RowScores | RowLosses | None, Prompt]]:
     """What the log has of each worker's evaluation: bias (U,), the rows if any, the prompt."""
     (rows,) = np.nonzero(log.rows("evaluation/worker") != CONSENSUS)
     biases, answered = log.rows("evaluation/bias"), log.rows("answer/evaluation")
     words, shown = log.rows("evaluation/words"), log.rows("evaluation/demonstrations")
     bounds = (np.searchsorted(answered, rows, side).tolist() for side in ("left", "right"))
+    tested = log.rows("evaluation/split") == Split.TEST
     for row, start, end in zip(rows.tolist(), *bounds, strict=True):
-        columns = ("answer/label", "answer/log_probabilities")
-        scores = RowScores(*(log.rows(path, start, end) for path in columns))
-        yield biases[row], scores if end > start else None, (words[row], shown[row])
+        scores: RowScores | RowLosses | None = None
+        if end > start and tested[row]:
+            columns = "answer/label", "answer/log_probabilities"
+            scores = RowScores(*(log.rows(path, start, end) for path in columns))
+        elif end > start:
+            scores = RowLosses(log.rows("answer/loss", start, end))
+        yield biases[row], scores, (words[row], shown[row])
 
 
 def _cost_bounds(log: Log, worker: int, text: str) -> CostBounds | None:

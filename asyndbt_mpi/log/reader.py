@@ -185,7 +185,7 @@ class Log:
     def answers(self, evaluation_row: int) -> tuple[np.ndarray, np.ndarray]:
         """The right labels (B,) and log-probabilities (B, U) behind a row of ``evaluation/...``.
 
-        There are no rows (B = 0) behind those of the consensus, and none of a function.
+        There are none (B = 0) but of workers' prompts on the test rows, and none of a function.
         """
         (rows,) = np.nonzero(self.rows("evaluation/iteration") <= self.committed)
         of_row = int(rows[evaluation_row])
@@ -193,7 +193,8 @@ class Log:
         label, log_probabilities = (
             self.rows(f"answer/{name}", *bounds) for name in ("label", "log_probabilities")
         )
-        return label, log_probabilities
+        of_test = label >= 0
+        return label[of_test], log_probabilities[of_test]
 
     @cached_property
     def answered(self) -> np.ndarray:

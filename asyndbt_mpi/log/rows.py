@@ -7,7 +7,7 @@ from typing import TypeAlias
 import numpy as np
 
 from asyndbt_mpi.algorithm.polyhedron import Plane
-from asyndbt_mpi.protocol.messages import CostBounds, RowScores
+from asyndbt_mpi.protocol.messages import CostBounds, RowLosses, RowScores
 from asyndbt_mpi.protocol.ranges import COUNT
 from asyndbt_mpi.protocol.records import Estimation, Evaluation, Event, Iteration, UsedReport
 
@@ -101,10 +101,17 @@ def evaluation_row(evaluation: Evaluation) -> Row:
     )
 
 
-def answer_rows(row: int, rows: RowScores) -> list[Row]:
-    """Rows of /answer, one for each of the ``rows`` that /evaluation's ``row`` was scored on."""
-    scores = zip(rows.labels.tolist(), rows.log_probabilities, strict=True)
-    return [(row, number, label, of_labels) for number, (label, of_labels) in enumerate(scores)]
+def answer_rows(row: int, rows: RowScores | RowLosses, classes: int) -> list[Row]:
+    """Rows of /answer, one for each of the ``rows`` that /evaluation's ``row`` was scored on.
+
+    Of a worker's own rows there are only losses; their label is -1, and the rest is NaN.
+    """
+    losses = rows.losses.tolist()
+    if isinstance(rows, RowLosses):
+        unknown = np.full(classes, np.nan)
+        return [(row, number, loss, -1, unknown) for number, loss in enumerate(losses)]
+    scores = zip(losses, rows.labels.tolist(), rows.log_probabilities, strict=True)
+    return [(row, number, *of_row) for number, of_row in enumerate(scores)]
 
 
 def event_row(event: Event, samples: int) -> Row:

@@ -145,6 +145,7 @@ def groups(distance: Distance) -> dict[str, tuple[Column, ...]]:
         "answer": (
             Column("answer/evaluation", "", INTEGER),
             Column("answer/row", "", INTEGER),
+            Column("answer/loss", "", REAL),
             Column("answer/label", "", INTEGER),
             Column("answer/log_probabilities", "U", REAL),
         ),

@@ -282,7 +282,9 @@ class Writer:
         row = self._tables.lengths["evaluation"] + len(self.waiting["evaluation"])
         self.waiting["evaluation"].append(rows.evaluation_row(evaluation))
         if evaluation.rows is not None:
-            self.waiting["answer"].extend(rows.answer_rows(row, evaluation.rows))
+            self.waiting["answer"].extend(
+                rows.answer_rows(row, evaluation.rows, len(evaluation.bias))
+            )
 
     def _gather(self, iteration: Iteration) -> None:
         keep = schema.kept(iteration.number, self.every)

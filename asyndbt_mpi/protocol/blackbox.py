@@ -51,7 +51,8 @@ class Answer:
     ``prompts`` were asked for, counting each row; ``calls`` of them were paid for, and the answers
     to the ``unrecognised`` named no label. Of a language model: the ``log_probabilities``
     (I, B, U) behind them, the rows' ``labels`` (B,), and the ``bias`` (I, U) that calibration took
-    off, if it did.
+    off, if it did. Of an answer that is read from a log there may be the ``row_losses`` (I, B)
+    alone.
     """
 
     losses: FloatArray
@@ -64,6 +65,7 @@ class Answer:
     log_probabilities: FloatArray | None = field(default=None, kw_only=True)
     labels: IntArray | None = field(default=None, kw_only=True)
     bias: FloatArray | None = field(default=None, kw_only=True)
+    row_losses: FloatArray | None = field(default=None, kw_only=True)
 
 
 def calibration_of(candidate: Candidate, split: Split, configured: Calibration) -> Calibration:

@@ -221,11 +221,27 @@ class LowerReport:
 
 
 @dataclass(frozen=True, slots=True)
+class RowLosses:
+    """The losses (B,) of a worker's own rows: all that others learn of them."""
+
+    losses: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.losses)
+
+
+@dataclass(frozen=True, slots=True)
 class RowScores:
-    """The right labels (B,) of a split's rows, and log-probabilities (B, U) of all labels there."""
+    """Of the test rows, which all workers share.
+
+    The right labels (B,), and the log-probabilities (B, U) of all labels.
+    """
 
     labels: IntArray
     log_probabilities: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.labels)
 
     @property
     def losses(self) -> FloatArray:
@@ -251,7 +267,7 @@ class EvaluationReport:
     bias: FloatArray
     words: IntArray
     demonstrations: IntArray
-    rows: RowScores | None = None
+    rows: RowScores | RowLosses | None = None
 
     @property
     def losses(self) -> FloatArray:

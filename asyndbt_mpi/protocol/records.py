@@ -19,6 +19,7 @@ from asyndbt_mpi.protocol.messages import (
     Hello,
     LowerReport,
     Report,
+    RowLosses,
     RowScores,
     Split,
     ToWorker,
@@ -86,7 +87,7 @@ class Event:
     cost_bounds: CostBounds | None = None
     model: str = ""
     bias: FloatArray | None = None
-    rows: RowScores | None = None
+    rows: RowScores | RowLosses | None = None
     prompt: tuple[IntArray, IntArray] | None = None
 
 
@@ -159,7 +160,7 @@ class Evaluation:
     prompt_tokens: int
     time: float
     bias: FloatArray
-    rows: RowScores | None = None
+    rows: RowScores | RowLosses | None = None
 
     @property
     def losses(self) -> FloatArray:

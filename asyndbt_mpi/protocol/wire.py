@@ -32,6 +32,7 @@ from asyndbt_mpi.protocol.messages import (
     Report,
     Reset,
     Restore,
+    RowLosses,
     RowScores,
     Shapes,
     Split,
@@ -194,7 +195,8 @@ class Codec:
         if kind is EvaluationReport:  # its length is known, too
             if not 0 <= header.number <= self.rows:
                 raise MalformedMessage(f"{header.number} rows were scored, of at most {self.rows}")
-            length, rest = length + header.number * self.row_bytes, 0
+            row = self.row_bytes if header.split == Split.TEST else REAL.itemsize
+            length, rest = length + header.number * row, 0
         if not length <= len(buffer) <= length + rest:
             raise MalformedMessage(
                 f"{kind.__name__} carries {len(buffer) - HEADER.size} bytes of arrays, "
@@ -279,9 +281,14 @@ class Codec:
             raise MalformedMessage("EvaluationReport.bias is not that of mean probabilities")
         rows = message.rows
         if (rows is None) != (self.rows == 0):
-            scored_rows = "no rows" if rows is None else f"{len(rows.labels)} rows"
+            scored_rows = "no rows" if rows is None else f"{len(rows)} rows"
             raise MalformedMessage(f"EvaluationReport has {scored_rows} of {message.split.name}")
         if rows is None:
+            return
+        if isinstance(rows, RowLosses):
+            if not self.loss.holds_all(rows.losses):
+                raise _outside(message, "losses", "holds a number", self.loss)
+            self._check_mean(message, "loss", float(rows.losses.mean()))
             return
         due = RANGES["log_probabilities"]
         if not due.holds_all(rows.log_probabilities):
@@ -290,12 +297,15 @@ class Codec:
             raise MalformedMessage("EvaluationReport.log_probabilities are not normalised")
         _check_indices(message, "labels", rows.labels, self.shapes.classes)
         losses, accuracies = scored(rows.log_probabilities[None], rows.labels)
-        for name, mean in (("loss", losses[0]), ("accuracy", accuracies[0])):
-            reported = getattr(message, name)
-            if abs(reported - mean) > SAME_MEAN * max(1.0, abs(mean)):
-                raise MalformedMessage(
-                    f"EvaluationReport.{name} is {reported:g}, but its rows give {mean:g}"
-                )
+        self._check_mean(message, "loss", losses[0])
+        self._check_mean(message, "accuracy", accuracies[0])
+
+    def _check_mean(self, message: EvaluationReport, name: str, mean: float) -> None:
+        reported = getattr(message, name)
+        if abs(reported - mean) > SAME_MEAN * max(1.0, abs(mean)):
+            raise MalformedMessage(
+                f"EvaluationReport.{name} is {reported:g}, but its rows give {mean:g}"
+            )
 
 
 def _layout(kind: type, shapes: Shapes, state: int, pools: bool) -> Layout:
@@ -347,6 +357,8 @@ def _rest(message: Message) -> bytes:
             return text.encode()[:LONGEST_TEXT]
         case EvaluationReport(rows=RowScores(labels, log_probabilities)):
             return labels.astype(INTEGER).tobytes() + log_probabilities.astype(REAL).tobytes()
+        case EvaluationReport(rows=RowLosses(losses)):
+            return losses.astype(REAL).tobytes()
         case _:
             return b""
 
@@ -376,7 +388,7 @@ def _header(message: Message) -> Header:
                 message.halvings,
             )  # fmt: skip
         case EvaluationReport():
-            rows = 0 if message.rows is None else len(message.rows.labels)
+            rows = 0 if message.rows is None else len(message.rows)
             return Header(
                 MAGIC, number, rows, message.iteration, message.split, message.candidate,
                 *_counts(message.costs), message.costs.compute_seconds,
@@ -491,7 +503,9 @@ def _build(kind: type, header: Header, arrays: dict[str, np.ndarray], rest: Buff
             iteration, split, candidate, **arrays, rank=number, halvings=header.prompts
         )
     means = header.loss, header.accuracy
-    rows = _row_scores(rest, number) if number else None
+    rows: RowScores | RowLosses | None = None
+    if number:
+        rows = _row_scores(rest, number) if split is Split.TEST else RowLosses(rest.view(REAL))
     prompt = arrays["bias"], arrays["words"], arrays["demonstrations"]
     return EvaluationReport(iteration, split, candidate, *means, costs, *prompt, rows)
 

@@ -44,6 +44,7 @@ from asyndbt_mpi.protocol.messages import (
     Report,
     Reset,
     Restore,
+    RowLosses,
     RowScores,
     Shapes,
     Split,
@@ -298,7 +299,7 @@ class Workers:
                 asked.message.iteration, asked.message.split, asked.message.candidate,
                 float(done.answer.losses[0]), float(done.answer.accuracies[0]), done.costs,
                 np.zeros(self.shapes.classes) if done.answer.bias is None else done.answer.bias[0],
-                *_prompt(asked.query), _row_scores(done.answer),
+                *_prompt(asked.query), _rows(done.answer, asked.message.split),
             )
             for done, asked in together
         ]  # fmt: skip
@@ -333,11 +334,14 @@ def _prompt(query: AnyQuery) -> Prompt:
     return query.words[0], query.demonstrations[0]
 
 
-def _row_scores(answer: Answer) -> RowScores | None:
+def _rows(answer: Answer, split: Split) -> RowScores | RowLosses | None:
     """Of the only prompt; None of a function."""
+    if answer.row_losses is not None:
+        return RowLosses(answer.row_losses[0])
     if answer.labels is None or answer.log_probabilities is None:
         return None
-    return RowScores(answer.labels, answer.log_probabilities[0])
+    scores = RowScores(answer.labels, answer.log_probabilities[0])
+    return scores if split is Split.TEST else RowLosses(scores.losses)
 
 
 def _keys(messages: Sequence[tuple[int, Assignment | LowerAssignment]]) -> list[tuple[int, int]]:

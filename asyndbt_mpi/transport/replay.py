@@ -18,6 +18,8 @@ from asyndbt_mpi.protocol.messages import (
     Hello,
     LowerAssignment,
     Restore,
+    RowLosses,
+    RowScores,
     Stop,
     ToServer,
     ToWorker,
@@ -76,7 +78,9 @@ def _answer(event: Event, query: AnyQuery) -> Answer:
             f"iteration {event.iteration}: the answer to worker {event.worker}'s"
             f" {event.kind.name.lower()} {event.number} is not in the log"
         )
-    costs, rows = event.costs, event.rows
+    costs = event.costs
+    rows = event.rows if isinstance(event.rows, RowScores) else None
+    own = event.rows if isinstance(event.rows, RowLosses) else None
     return Answer(
         event.losses[:samples],
         np.full(samples, event.accuracy),
@@ -88,6 +92,7 @@ def _answer(event: Event, query: AnyQuery) -> Answer:
         bias=None if event.bias is None else event.bias[None],
         log_probabilities=None if rows is None else rows.log_probabilities[None],
         labels=None if rows is None else rows.labels,
+        row_losses=None if own is None else own.losses[None],
     )
 
 

@@ -16,7 +16,7 @@ from asyndbt_mpi.log.events import events
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.protocol.blackbox import calibration_of
-from asyndbt_mpi.protocol.messages import Candidate, Split
+from asyndbt_mpi.protocol.messages import Candidate, RowScores, Split
 from asyndbt_mpi.protocol.records import Evaluation, EventKind, Record
 from asyndbt_mpi.protocol.scoring import scored
 from asyndbt_mpi.protocol.server import Server
@@ -102,9 +102,12 @@ def test_every_test_has_its_rows_which_give_its_loss_and_accuracy(
         assert tests.sum() == 4 * WORKERS + 1
         for row in range(len(tests)):
             labels, log_probabilities = log.answers(row)
-            assert bool(len(labels)) == bool(workers[row])
-            assert len(labels) == TEST_ROWS or not tests[row]
-            if not len(labels):
+            assert len(labels) == (TEST_ROWS if tests[row] else 0)
+            of_rows = log.rows("answer/loss")[log.answered == row]
+            assert bool(len(of_rows)) == bool(workers[row])
+            if workers[row]:
+                assert of_rows.mean() == pytest.approx(log["evaluation/loss"][row], rel=1e-12)
+            if not tests[row]:
                 continue
             losses, accuracies = scored(log_probabilities[None], labels)
             assert losses[0] == log["evaluation/loss"][row]
@@ -162,10 +165,12 @@ def test_replay_with_the_logs_answers_gives_the_same_evaluations(logged: tuple[s
         for row, each in enumerate(evaluations):
             assert (each.bias == log["evaluation/bias"][row]).all()
             labels, log_probabilities = log.answers(row)
-            assert (each.rows is None) == (not len(labels))
-            if each.rows is not None:
+            assert isinstance(each.rows, RowScores) == bool(len(labels))
+            if isinstance(each.rows, RowScores):
                 assert (each.rows.labels == labels).all()
                 assert (each.rows.log_probabilities == log_probabilities).all()
+            if each.rows is not None:
+                assert (each.losses == log.rows("answer/loss")[log.answered == row]).all()
 
 
 @pytest.mark.parametrize(("committed", "more"), [(2, 0), (2, 7), (6, 3), (6, 9), (6, 100)])
@@ -191,8 +196,8 @@ def test_beyond_its_end_a_run_leaves_the_old_tests_behind(
     assert verify(path).violations == []
     run(longer, method, "run.iterations=8")
     with Log(path) as log, Log(longer) as other:
-        for name in ("evaluation", "row", "label", "log_probabilities"):
-            assert np.array_equal(log[f"answer/{name}"], other[f"answer/{name}"])
+        for name in ("evaluation", "row", "loss", "label", "log_probabilities"):
+            np.testing.assert_array_equal(log[f"answer/{name}"], other[f"answer/{name}"])
         assert np.array_equal(log["evaluation/bias"], other["evaluation/bias"])
 
 
@@ -276,19 +281,28 @@ def test_what_calibrates_by_nothing_is_refused(settings: tuple[str, ...], why: s
         prepare(load("reviews", settings), 3)
 
 
+TESTED = 10**7
+"""Stands for the first answer on a test row."""
+
+
 @pytest.mark.parametrize(
     ("path", "index", "value", "patterns"),
     [
         (
             "answer/label",
-            3,
+            TESTED + 3,
             7,
-            [r"labels outside \[0, 2\)", "different labels from an earlier"],
+            [r"labels outside \[0, 2\)", "different labels from the first test"],
         ),
         ("answer/row", 3, 7, ["not numbered from 0"]),
         ("answer/evaluation", 3, 10**6, ["out of range or of order"]),
-        ("answer/log_probabilities", 3, [np.nan, 0.0], ["out of range or not normalised"]),
-        ("answer/log_probabilities", 3, [-0.1, -0.2], ["out of range or not normalised"]),
+        ("answer/log_probabilities", TESTED, [np.nan, 0.0], ["out of range or not normalised"]),
+        ("answer/log_probabilities", TESTED, [-0.1, -0.2], ["out of range or not normalised"]),
+        ("answer/loss", TESTED, 9.0, ["losses other than their log-probabilities give"]),
+        ("answer/log_probabilities", 3, [-0.1, -0.2], ["but are of a worker's own rows"]),
+        ("answer/label", 3, 1, ["but are of a worker's own rows"]),
+        ("answer/loss", 3, np.nan, ["losses outside"]),
+        ("answer/loss", 3, 9.0, [r"/evaluation/loss row \d+ is"]),
         ("evaluation/bias", 0, [0.0, 0.0], ["no bias, but the calibration is batch"]),
         ("evaluation/bias", 0, [-1.0, -1.0], ["is not of mean probabilities"]),
     ],
@@ -297,6 +311,9 @@ def test_verify_finds_what_does_not_fit(
     of_batch: Path, path: str, index: int, value: object, patterns: list[str]
 ) -> None:
     log = of_batch
+    if index >= TESTED:
+        with Log(log) as read:
+            index += int(np.flatnonzero(read["answer/label"] >= 0)[0]) - TESTED
     assert_only(violations(log, put(path, index, value)), *patterns)
 
 

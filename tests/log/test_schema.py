@@ -66,6 +66,7 @@ CONTRACT = {
     "evaluation/bias": ("U", "f8"),
     "answer/evaluation": ("", "i8"),
     "answer/row": ("", "i8"),
+    "answer/loss": ("", "f8"),
     "answer/label": ("", "i8"),
     "answer/log_probabilities": ("U", "f8"),
     "event/kind": ("", "enum"),

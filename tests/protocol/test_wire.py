@@ -21,6 +21,7 @@ from asyndbt_mpi.protocol.messages import (
     Report,
     Reset,
     Restore,
+    RowLosses,
     RowScores,
     Shapes,
     Split,
@@ -256,15 +257,18 @@ SPLITS = Split.VALIDATION, Split.TEST, Split.RACE
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("rows", [1, 2, 3])
 def test_answers_on_rows_arrive_bit_for_bit(rows: int, split: Split) -> None:
-    some = RowScores(LABELS[:rows], SCORES[:rows])
-    loss = -SCORES[np.arange(rows), LABELS[:rows]].mean()
-    report = dataclasses.replace(
-        OF_TEST, split=split, rows=some, loss=loss, accuracy=min(1, 2 / rows)
-    )
+    """Labels and probabilities of a worker's own rows stay with it."""
+    some: RowScores | RowLosses = RowScores(LABELS[:rows], SCORES[:rows])
+    if split is not Split.TEST:
+        some = RowLosses(some.losses)
+    loss = some.losses.mean()
+    accuracy = min(1, 2 / rows)
+    report = dataclasses.replace(OF_TEST, split=split, rows=some, loss=loss, accuracy=accuracy)
     buffer = OF_MODEL.encode(report)
     assert len(buffer) <= OF_MODEL.longest_to_server
     assert same(OF_MODEL.decode(buffer), report)
-    for wrong in (buffer[:-1], np.append(buffer, np.uint8(0)), buffer[:-24]):
+    row = 24 if split is Split.TEST else 8
+    for wrong in (buffer[:-1], np.append(buffer, np.uint8(0)), buffer[:-row]):
         with pytest.raises(MalformedMessage, match="are due"):
             OF_MODEL.decode(wrong)
 
@@ -285,6 +289,9 @@ def scores(values: object, labels: object = LABELS) -> RowScores:
     return RowScores(np.array(labels), np.array(values, dtype=float))
 
 
+OF_RACE = dataclasses.replace(
+    OF_TEST, split=Split.RACE, rows=RowLosses(np.array([0.1, 0.3])), loss=0.2
+)
 TOO_MANY = RowScores(np.tile(LABELS, 2), np.tile(SCORES, (2, 1)))
 
 
@@ -303,6 +310,9 @@ TOO_MANY = RowScores(np.tile(LABELS, 2), np.tile(SCORES, (2, 1)))
         (OF_TEST, {"rows": scores(np.where(SCORES < -1, -np.inf, SCORES))}, "log_probabilities"),
         (OF_TEST, {"rows": scores(np.where(SCORES < -1, 1.7e308, SCORES))}, "log_probabilities"),
         (OF_TEST, {"rows": scores(SCORES - 0.1)}, "not normalised"),
+        (OF_RACE, {"rows": RowLosses(np.array([0.1, np.nan]))}, "losses holds a number outside"),
+        (OF_RACE, {"rows": RowLosses(np.array([-0.1, 0.3]))}, "losses holds a number outside"),
+        (OF_RACE, {"loss": 0.3}, "loss is 0.3, but its rows give 0.2"),
         (OF_TEST, {"bias": np.array([np.nan, -1.0])}, "bias holds"),
         (OF_TEST, {"bias": np.array([0.5, -1.0])}, "bias holds"),
         (OF_TEST, {"bias": np.array([-1.0, -1.0])}, "not that of mean"),

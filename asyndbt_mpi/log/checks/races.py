@@ -6,7 +6,7 @@ import numpy as np
 
 from asyndbt_mpi.config import Config
 from asyndbt_mpi.log.reader import Log
-from asyndbt_mpi.protocol.messages import MalformedMessage, RowScores
+from asyndbt_mpi.protocol.messages import MalformedMessage
 from asyndbt_mpi.protocol.race import Race, Rounds, first_rows, rounds
 
 MOST_HALVED = 16
@@ -71,7 +71,4 @@ def _same(prompt: tuple[np.ndarray, ...], other: tuple[np.ndarray, ...]) -> bool
 def _losses(log: Log, row: int, loss: float) -> np.ndarray:
     """Of each of the rows behind ``row`` of /evaluation; a function's is its only one."""
     start, end = np.searchsorted(log.answered, (row, row + 1)).tolist()
-    if start == end:
-        return np.array([loss])
-    columns = "answer/label", "answer/log_probabilities"
-    return RowScores(*(log.rows(path, start, end) for path in columns)).losses
+    return log.rows("answer/loss", start, end) if end > start else np.array([loss])

@@ -10,7 +10,7 @@ from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.protocol.blackbox import calibration_of
 from asyndbt_mpi.protocol.evaluations import CONSENSUS
 from asyndbt_mpi.protocol.messages import Candidate, Split
-from asyndbt_mpi.protocol.ranges import LOG_PROBABILITY
+from asyndbt_mpi.protocol.ranges import LOG_PROBABILITY, LOSS
 from asyndbt_mpi.protocol.scoring import is_normalised, scored
 
 TOLERANCE = 1e-9
@@ -51,22 +51,21 @@ def answers(log: Log) -> Iterator[str]:
     for row in np.flatnonzero((ends > starts) != due).tolist():
         has, due_rows = int(ends[row] - starts[row]), "some" if due[row] else "none"
         yield f"/answer has {has} rows for row {row} of /evaluation; there should be {due_rows}"
-    split, workers = log.rows("evaluation/split"), log.rows("evaluation/worker")
-    longest: dict[tuple[int, int], IntArray] = {}
+    split = log.rows("evaluation/split")
+    first: IntArray | None = None
     for row in np.flatnonzero((ends > starts) & due).tolist():
-        labels = log.rows("answer/label", starts[row], ends[row])
-        # All workers have the same test rows; of the race's rows some may be scored, the first.
-        whose = (int(split[row]), 0 if split[row] == Split.TEST else int(workers[row]))
-        known = longest.setdefault(whose, labels)
-        common = min(len(known), len(labels)) if split[row] == Split.RACE else None
-        if not np.array_equal(labels[:common], known[:common]):
-            yield (
-                f"/answer rows {starts[row]} to {ends[row] - 1} have different labels from an"
-                " earlier evaluation of the same rows"
-            )
-        if len(labels) > len(known):
-            longest[whose] = labels
-        yield from _of_evaluation(log, row, int(starts[row]), labels)
+        start, end = int(starts[row]), int(ends[row])
+        place = f"/answer rows {start} to {end - 1}"
+        if not np.array_equal(log.rows("answer/row", start, end), np.arange(end - start)):
+            yield f"{place} are not numbered from 0 in their order"
+        labels = log.rows("answer/label", start, end)
+        if split[row] != Split.TEST:
+            yield from _of_own_rows(log, row, place, start, labels)
+            continue
+        first = labels if first is None else first
+        if not np.array_equal(labels, first):
+            yield f"{place} have different labels from the first test, which is of the same rows"
+        yield from _of_test(log, row, place, start, labels)
 
 
 def _with_rows(log: Log) -> BoolArray:
@@ -75,11 +74,21 @@ def _with_rows(log: Log) -> BoolArray:
     return of_workers & (not log.config.llm.is_function)
 
 
-def _of_evaluation(log: Log, row: int, start: int, labels: IntArray) -> Iterator[str]:
+def _of_own_rows(log: Log, row: int, place: str, start: int, labels: IntArray) -> Iterator[str]:
+    """The rows from ``start`` on, which are those of ``row`` of /evaluation: losses alone."""
+    end = start + len(labels)
+    if (labels != -1).any() or not np.isnan(log.rows("answer/log_probabilities", start, end)).all():
+        yield f"{place} have labels or log-probabilities, but are of a worker's own rows"
+    losses = log.rows("answer/loss", start, end)
+    if not LOSS.holds_all(losses):
+        yield f"{place} have losses outside {LOSS}"
+        return
+    yield from _differs(log, row, "loss", losses.mean())
+
+
+def _of_test(log: Log, row: int, place: str, start: int, labels: IntArray) -> Iterator[str]:
     """The rows from ``start`` on, which are those of ``row`` of /evaluation."""
-    place, end = f"/answer rows {start} to {start + len(labels) - 1}", start + len(labels)
-    if not np.array_equal(log.rows("answer/row", start, end), np.arange(len(labels))):
-        yield f"{place} are not numbered from 0 in their order"
+    end = start + len(labels)
     if not ((labels >= 0) & (labels < log.shapes.classes)).all():
         yield f"{place} have labels outside [0, {log.shapes.classes})"
         return
@@ -87,8 +96,15 @@ def _of_evaluation(log: Log, row: int, start: int, labels: IntArray) -> Iterator
     if not (LOG_PROBABILITY.holds_all(log_probabilities) and is_normalised(log_probabilities)):
         yield f"{place} have log-probabilities that are out of range or not normalised"
         return
+    of_label = -log_probabilities[np.arange(len(labels)), labels]
+    if not np.array_equal(log.rows("answer/loss", start, end), of_label):
+        yield f"{place} have losses other than their log-probabilities give"
     losses, accuracies = scored(log_probabilities[None], labels)
-    for name, value in (("loss", losses[0]), ("accuracy", accuracies[0])):
-        logged = log.rows(f"evaluation/{name}", row, row + 1)[0]
-        if not abs(logged - value) <= TOLERANCE * max(1.0, abs(value)):
-            yield f"/evaluation/{name} row {row} is {logged:.12g}, but its rows give {value:.12g}"
+    yield from _differs(log, row, "loss", losses[0])
+    yield from _differs(log, row, "accuracy", accuracies[0])
+
+
+def _differs(log: Log, row: int, name: str, value: float) -> Iterator[str]:
+    logged = log.rows(f"evaluation/{name}", row, row + 1)[0]
+    if not abs(logged - value) <= TOLERANCE * max(1.0, abs(value)):
+        yield f"/evaluation/{name} row {row} is {logged:.12g}, but its rows give {value:.12g}"
