@@ -240,7 +240,7 @@ def report(rows: list[Row], unmade: list[str]) -> str:
         [
             "# Architectures",
             "",
-            "How far the scores of tiny random models differ from one plain pass per whole text;",
+            "How far the scores of tiny random models differ from one plain pass per whole text,",
             "see [method.md](method.md). Made by",
             "`python benchmarks/architectures.py -o docs/architectures.md`, which explains more.",
             "*Shared*: prompts share their contexts. *By itself*: every prompt is read separately,",

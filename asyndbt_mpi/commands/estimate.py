@@ -365,9 +365,9 @@ def measured_seconds_per_call(log: Log, config: Config) -> float:
 def remarks(found: Estimate, counted_by: str, like: Path | None) -> list[str]:
     """What the figures rest on, and what follows from them, in lines."""
     llm = found.config.llm
-    lines = ["Prompts that come again are free, and not taken off here."]
+    lines = ["Repeated prompts cost nothing, but are counted here."]
     if found.tokens is not None:
-        shared = "; contexts that prompts share count each time" * (llm.backend == "transformers")
+        shared = "; what prompts share is counted for each of them" * (llm.backend == "transformers")
         lines.append(f"Tokens are counted by {counted_by}, on prompts drawn at random{shared}.")
     if found.seconds_per_call is not None and like is not None:
         seconds = found.calls * found.seconds_per_call / found.workers
@@ -384,7 +384,7 @@ def remarks(found: Estimate, counted_by: str, like: Path | None) -> list[str]:
         )
     if llm.backend == "openai":
         lines.append(
-            "Counted is one request a prompt: unusable answers, time-outs, each worker's first"
+            "One request a prompt is counted: unusable answers, time-outs, each worker's first"
             " request and further tokens of a label come on top."
         )
     lines += [

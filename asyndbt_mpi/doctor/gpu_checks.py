@@ -134,7 +134,7 @@ def _wasted_on_the_server(members: Pairs) -> list[Finding]:
 def _all_well(workers: Pairs) -> Finding:
     on_gpus = [pair for pair in workers if pair[1].taken]
     if not on_gpus:
-        return ok("GPUs", "none used and none promised: the model computes on the CPU")
+        return ok("GPUs", "none used and none requested: the model computes on the CPU")
     count = f"{len(on_gpus)} worker{'s' * (len(on_gpus) > 1)}"
     if len(on_gpus) < len(workers):
         rest = ranks_in_words(each.rank for each, gpus in workers if not gpus.taken)
