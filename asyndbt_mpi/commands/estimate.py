@@ -367,7 +367,7 @@ def remarks(found: Estimate, counted_by: str, like: Path | None) -> list[str]:
     llm = found.config.llm
     lines = ["Repeated prompts cost nothing, but are counted here."]
     if found.tokens is not None:
-        shared = "; what prompts share is counted for each of them" * (llm.backend == "transformers")
+        shared = "; what prompts share counts for each of them" * (llm.backend == "transformers")
         lines.append(f"Tokens are counted by {counted_by}, on prompts drawn at random{shared}.")
     if found.seconds_per_call is not None and like is not None:
         seconds = found.calls * found.seconds_per_call / found.workers

@@ -23,7 +23,7 @@ class Split(IntEnum):
     VALIDATION = 1
     TEST = 2
     RACE = 3
-    """The validation rows and then the training rows, each with its classes by turns."""
+    """The validation rows and then the training rows, the classes of each spread evenly."""
 
 
 class Candidate(IntEnum):

@@ -3,10 +3,10 @@
     log p'(y|x) = log p(y|x) - log mean over x' of p(y|x') + log pi(y), renormalised over y
 
 The mean over reference rows x', under the same prompt, is what the model answers on average; pi is
-what it should. References of "batch" (Zhou et al., ICLR 2024) are the rows of a training batch
-themselves, and for rows that a prompt is judged on the worker's training rows: how a row is scored
-never depends on the others. Those of "content_free" (Zhao et al., ICML 2021) are rows whose texts
-say nothing.
+what it should. References of "batch" (Zhou et al., ICLR 2024) are the rows of a training batch or
+of a round of the race themselves, where prompts are compared on the same rows; for validation and
+test rows they are the worker's training rows, so that how a row is scored never depends on the
+others. Those of "content_free" (Zhao et al., ICML 2021) are rows whose texts say nothing.
 
 Rows of the worker's own have its own class shares, as its training rows do. Test rows have those of
 the data set: pi is then the data set's, and the mean is over references weighted to its shares.

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from typing import assert_never
 
 import numpy as np
@@ -43,7 +42,7 @@ def rows_of(data: WorkerData, split: Split) -> list[Row]:
         case Split.TEST:
             return data.test
         case Split.RACE:
-            return by_turns(data.validation) + by_turns(data.train)
+            return interleaved(data.validation) + interleaved(data.train)
         case _:
             assert_never(split)
 
@@ -54,13 +53,17 @@ def most_rows(data: Mapping[int, WorkerData] | None) -> int:
     return max((len(rows_of(each, split)) for each in held for split in Split), default=0)
 
 
-def by_turns(rows: Sequence[Row]) -> list[Row]:
-    """The ``rows`` with their classes by turns, so that the first few have some of each."""
+def interleaved(rows: Sequence[Row]) -> list[Row]:
+    """The ``rows`` in an order in which the first few have the class shares of all."""
     of_class: dict[int, list[Row]] = {}
     for row in rows:
         of_class.setdefault(row.label, []).append(row)
-    turns = zip_longest(*of_class.values())
-    return [row for turn in turns for row in turn if row is not None]
+    places = [
+        ((number + 0.5) / len(own), row)
+        for own in of_class.values()
+        for number, row in enumerate(own)
+    ]
+    return [row for _, row in sorted(places, key=lambda each: each[0])]
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,10 +104,10 @@ def in_words(comparison: Comparison) -> str:
     if points.low == points.high == 0:
         said = "right on the same rows"
     else:
-        said = f"{100 * points.value:+.1f} points, 95 %: {_ends(points)}"
+        said = f"{100 * points.value:+z.1f} points, 95 %: {_ends(points)}"
         p_value = comparison.p_value
         said += f" (p = {p_value:.2g})" if p_value >= 0.001 else " (p < 0.001)"
-    return f"{said}; loss {loss.value:+.3f}, {loss.low:.3f} to {loss.high:.3f}"
+    return f"{said}; loss {loss.value:+z.3f}, {loss.low:z.3f} to {loss.high:z.3f}"
 
 
 def class_table(log: Log, found: Outcomes) -> Table | None:
@@ -146,4 +146,4 @@ def _percent(accuracy: float) -> str:
 
 
 def _ends(interval: Interval, digits: int = 1) -> str:
-    return f"{100 * interval.low:.{digits}f} to {100 * interval.high:.{digits}f}"
+    return f"{100 * interval.low:z.{digits}f} to {100 * interval.high:z.{digits}f}"

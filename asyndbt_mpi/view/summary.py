@@ -66,7 +66,11 @@ def print_classes(log: Log, console: Console | None = None) -> bool:
 
 
 def learnt_prompts(log: Log, most: int | None = None) -> dict[int, Prompt]:
-    """What the first ``most`` workers have learnt: what was tested, won the race, or is newest."""
+    """What the first ``most`` workers have learnt.
+
+    The prompt that was tested, else the one that won the race, else the best one that was
+    validated, else the newest.
+    """
     tests = newest_tests(log)
     rows = tests[log["evaluation/candidate"][tests] == Candidate.TUNED]
     row_tuned = dict(zip(log["evaluation/worker"][rows].tolist(), rows.tolist(), strict=True))
@@ -83,6 +87,8 @@ def learnt_prompts(log: Log, most: int | None = None) -> dict[int, Prompt]:
         elif worker in log.winners:
             won = log.winners[worker]
             prompts[worker] = won.words, won.demonstrations
+        elif worker in log.best:
+            prompts[worker] = log.best[worker].words, log.best[worker].demonstrations
         elif worker in row_newest:
             newest = row_newest[worker]
             p, q = (log.rows(f"report/{name}", newest, newest + 1)[0] for name in "pq")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from asyndbt_mpi.config import ConfigurationError
 from asyndbt_mpi.inputs.sections import TaskSection
 from asyndbt_mpi.task.dataset import Dataset, Row
-from asyndbt_mpi.task.partition import WorkerData, split
+from asyndbt_mpi.task.partition import WorkerData, interleaved, split
 
 LABELS = [" a", " b", " c"]
 
@@ -166,3 +166,13 @@ def test_a_missing_class_is_a_shortage() -> None:
     data = numbered(60, 60, classes=2)
     with pytest.raises(ConfigurationError, match=r"train.jsonl has 0 rows of class 2"):
         split(data, section(), 8, 3, seed=0)
+
+
+def test_the_first_rows_of_a_race_have_the_class_shares_of_all() -> None:
+    """Of 85 and 15 rows any first n have 0.15 n of the second class, up to one."""
+    rows = [Row(str(k), None, int(k >= 85), "file", k) for k in range(100)]
+    order = interleaved(rows)
+    assert sorted(row.sentence1 for row in order) == sorted(row.sentence1 for row in rows)
+    second = np.cumsum([row.label for row in order])
+    assert (np.abs(second - 0.15 * np.arange(1, 101)) <= 1).all()
+    assert [row.line for row in order if row.label] == list(range(85, 100))
