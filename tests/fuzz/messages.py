@@ -22,6 +22,7 @@ from asyndbt_mpi.protocol.messages import (
     Failure,
     MalformedMessage,
     Message,
+    RowLosses,
     RowScores,
     Split,
     Stop,
@@ -100,7 +101,10 @@ def _run(generator: random.Random) -> tuple[Hand, list[Buffer]]:
     loss, bias = -np.log([0.9, 0.8, 0.3]).mean(), np.log([0.6, 0.4])
     means = Candidate.CALIBRATED, loss, 2 / 3, costs, bias
     tested = OF_MODEL.encode(EvaluationReport(2, Split.TEST, *means, *PROMPT, answers))
-    return hand, [*(CODEC.encode(each) for each in own), tested]
+    own_rows = RowLosses(np.array([0.1, 0.3]))
+    raced = Candidate.MODEL, 0.2, 0.5, costs, bias, *PROMPT, own_rows
+    of_model = tested, OF_MODEL.encode(EvaluationReport(2, Split.RACE, *raced))
+    return hand, [*(CODEC.encode(each) for each in own), *of_model]
 
 
 def _damaged(generator: random.Random, buffers: list[Buffer]) -> Buffer:

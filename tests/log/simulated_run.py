@@ -20,7 +20,7 @@ from asyndbt_mpi.algorithm.updates import DualSteps, update_duals
 from asyndbt_mpi.config import Config
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.writer import Writer
-from asyndbt_mpi.protocol.messages import Candidate, Costs, Report, RowScores, Shapes, Split
+from asyndbt_mpi.protocol.messages import Candidate, Costs, Report, RowLosses, Shapes, Split
 from asyndbt_mpi.protocol.records import (
     Estimation,
     Evaluation,
@@ -286,12 +286,9 @@ class Run:
             )  # fmt: skip
 
 
-def scores(right: int) -> RowScores:
+def scores(right: int) -> RowLosses:
     """Of four rows, of which so many are answered right."""
-    labels = np.array([0, 1, 1, 0])
-    of_label = np.where(np.arange(4) < right, 0.7, 0.3)
-    of_first = np.where(labels == 0, of_label, 1 - of_label)
-    return RowScores(labels, np.log(np.stack([of_first, 1 - of_first], axis=1)))
+    return RowLosses(-np.log(np.where(np.arange(4) < right, 0.7, 0.3)))
 
 
 def not_in(log: Log, records: Iterable[Record]) -> Iterator[Record]:
