@@ -337,6 +337,11 @@ class Budget(Section):
     cost: NonNegative = 0.0
     seconds: NonNegative = 0.0
 
+    @property
+    def limits_calls(self) -> bool:
+        """There is a limit that every call comes nearer to."""
+        return bool(self.calls or self.tokens or self.cost)
+
 
 class LogSection(Section):
     """[log]: `iterates` "all", or n for every n-th p, q and z; `compression` of the iterates.

@@ -24,7 +24,7 @@ from asyndbt_mpi.protocol.messages import (
     Stop,
 )
 from asyndbt_mpi.protocol.models import Models
-from asyndbt_mpi.protocol.race import Prompt, Race, Rounds, entrants
+from asyndbt_mpi.protocol.race import Prompt, Race, Rounds, bare_prompt, entrants
 from asyndbt_mpi.protocol.records import (
     Event,
     EventKind,
@@ -252,19 +252,18 @@ class Conduct:
         joined = sorted(self.members.joined)
         if self.config.run.evaluate_every:
             self._races = {v: self._race(v, self.spending.rounds(v, len(joined))) for v in joined}
-        self._final_tests = FinalTests(self.iteration, own_tests(self.config), self._untuned)
+        self._final_tests = FinalTests(
+            self.iteration, own_tests(self.config), bare_prompt(self.shapes)
+        )
         for worker in joined:
             if worker not in self._outstanding:  # the others when their last report is in
                 self._close_worker(out, worker)
 
-    @property
-    def _untuned(self) -> Prompt:
-        shapes = self.shapes
-        return np.full(shapes.positions, WITHOUT), np.full(shapes.classes, WITHOUT)
-
     def _random(self, worker: int) -> Prompt:
         seed = self.config.run.seed
-        return self._untuned[0], draw_demonstrations(self._initial_q[worker - 1], seed, worker)
+        return bare_prompt(self.shapes)[0], draw_demonstrations(
+            self._initial_q[worker - 1], seed, worker
+        )
 
     def _consensus(self, demonstrations: IntArray) -> Prompt:
         return self.algorithm.z.argmax(axis=1), demonstrations
@@ -274,7 +273,7 @@ class Conduct:
         newest = self.algorithm.prompt(worker)
         found = entrants(
             max(1, rounds[0][0]),
-            self._untuned,
+            bare_prompt(self.shapes),
             self._random(worker),
             newest,
             self._consensus(newest[1]),

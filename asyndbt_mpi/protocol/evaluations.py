@@ -13,6 +13,7 @@ from asyndbt_mpi.protocol.messages import (
     MalformedMessage,
     Split,
 )
+from asyndbt_mpi.protocol.race import is_same
 from asyndbt_mpi.protocol.records import Evaluation
 
 CONSENSUS = 0
@@ -68,9 +69,8 @@ class Evaluations:
         """Whether the prompt is the one, if that is known; see `EvaluationRequest.is_of_model`."""
         if request.is_of_model:
             return bool((report.words >= 0).all() and (report.demonstrations >= 0).all())
-        return np.array_equal(request.words, report.words) and np.array_equal(
-            request.demonstrations, report.demonstrations
-        )
+        asked = request.words, request.demonstrations
+        return is_same(asked, (report.words, report.demonstrations))
 
     def forget(self, worker: int) -> list[EvaluationRequest]:
         """What was asked of ``worker`` and will not be answered."""

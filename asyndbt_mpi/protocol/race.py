@@ -21,6 +21,7 @@ from asyndbt_mpi.protocol.messages import (
     Candidate,
     EvaluationRequest,
     MalformedMessage,
+    Shapes,
     Split,
 )
 
@@ -38,6 +39,16 @@ OF_MODEL = 3
 
 Prompt: TypeAlias = tuple[IntArray, IntArray]
 """Words (M,) and demonstrations (U,), as indices, `WITHOUT` for none."""
+
+
+def bare_prompt(shapes: Shapes) -> Prompt:
+    """The prompt without words and demonstrations."""
+    return np.full(shapes.positions, WITHOUT), np.full(shapes.classes, WITHOUT)
+
+
+def is_same(one: Prompt, other: Prompt) -> bool:
+    """Whether both are the same prompt."""
+    return all(map(np.array_equal, one, other))
 
 
 Rounds: TypeAlias = list[tuple[int, int]]
@@ -131,7 +142,7 @@ class Entrant:
         return (
             self.prompt is not None
             and other.prompt is not None
-            and all(map(np.array_equal, self.prompt, other.prompt))
+            and is_same(self.prompt, other.prompt)
         )
 
 
@@ -200,13 +211,15 @@ class Race:
         if self._over:
             return None
         entrant = self.running[len(self._scored)]
-        m, u = (len(part) for part in self._any_prompt())
-        words, shown = entrant.prompt or (np.full(m, WITHOUT), np.full(u, WITHOUT))
+        words, shown = entrant.prompt or self._unknown()
         kind = Split.RACE, entrant.candidate
         return EvaluationRequest(iteration, *kind, words, shown, entrant.rank, self._rounds[0][1])
 
-    def _any_prompt(self) -> Prompt:
-        return next(each.prompt for each in self.running if each.prompt is not None)
+    def _unknown(self) -> Prompt:
+        """In place of a model's prompt, which only a first round can have; see ``entrants``."""
+        known = self.running[0].prompt
+        assert known is not None
+        return np.full_like(known[0], WITHOUT), np.full_like(known[1], WITHOUT)
 
     def check(self, losses: FloatArray) -> None:
         """Refuse ``losses`` (B,) of other rows than those of the prompts it is compared with.

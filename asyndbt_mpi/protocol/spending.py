@@ -170,7 +170,7 @@ class Spending:
         budget = self.budget
         if budget.seconds and time >= budget.seconds:
             return f"budget.seconds = {budget.seconds:g}"
-        if not self._is_limited:
+        if not self.budget.limits_calls:
             return None
         for name, most in self.most_spent(calls, stage).items():
             limit = getattr(budget, name)
@@ -178,10 +178,6 @@ class Spending:
                 shown = f"{limit:g}" if isinstance(limit, float) else limit
                 return f"budget.{name} = {shown}"
         return None
-
-    @property
-    def _is_limited(self) -> bool:
-        return bool(self.budget.calls or self.budget.tokens or self.budget.cost)
 
     def most_spent(self, calls: int, stage: AnswerKind = "assignment") -> dict[str, float]:
         """Upper bounds of what is spent after ``calls`` more, by name of the budget's limits.
@@ -223,13 +219,10 @@ class Spending:
         """Calls that the budget pays for besides the tests, if all are as dear as can be."""
         budget, tokens = self.budget, (cost_bounds.prompt_tokens, cost_bounds.completion_tokens)
         each = {"calls": 1.0, "tokens": sum(tokens), "cost": price(self.llm, *tokens)}
-        calls = (
-            min(
-                getattr(budget, name) / of_call
-                for name, of_call in each.items()
-                if getattr(budget, name) and of_call
-            )
-            if self._is_limited
-            else inf
+        limits = (
+            getattr(budget, name) / of_call
+            for name, of_call in each.items()
+            if getattr(budget, name) and of_call
         )
+        calls = min(limits, default=inf)
         return max(0.0, calls - self._tests_in_all * cost_bounds.test)

@@ -6,7 +6,7 @@ from typing import TypeAlias
 import numpy as np
 
 from asyndbt_mpi.algorithm.types import FloatArray, IntArray
-from asyndbt_mpi.protocol.race import Prompt, is_clear
+from asyndbt_mpi.protocol.race import Prompt, is_clear, is_same
 from asyndbt_mpi.protocol.records import Evaluation
 
 Scored: TypeAlias = tuple[float, Prompt]
@@ -81,6 +81,6 @@ class Validation:
 def keep(best: list[Scored], scored: Scored, most: int) -> None:
     """Add ``scored`` to the at most ``most`` different prompts that are ``best``, by their loss."""
     loss, prompt = scored
-    if not any(all(map(np.array_equal, prompt, other)) for _, other in best):
+    if not any(is_same(prompt, other) for _, other in best):
         insort(best, (loss, prompt), key=lambda each: each[0])
         del best[most:]

@@ -14,7 +14,7 @@ from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.protocol.evaluations import CONSENSUS
 from asyndbt_mpi.protocol.final_tests import draw_demonstrations, own_tests
 from asyndbt_mpi.protocol.messages import WITHOUT, Candidate
-from asyndbt_mpi.protocol.race import Entrant, Prompt, Race, Rounds, entrants
+from asyndbt_mpi.protocol.race import Entrant, Prompt, Race, Rounds, bare_prompt, entrants
 from asyndbt_mpi.protocol.records import SPLIT_OF, EventKind
 from asyndbt_mpi.protocol.validation import Scored, keep
 
@@ -36,6 +36,7 @@ class Prompts:
         self.log = log
         self.notes: list[str] = []
         self.own_tests = own_tests(log.config)
+        self._without = bare_prompt(log.shapes)
         names = "kind", "worker", "number", "iteration"
         self.event = {name: log[f"event/{name}"] for name in names}
         self.closing = next(iter(self._events(EventKind.CLOSING)), len(self.event["kind"]))
@@ -97,7 +98,7 @@ class Prompts:
             for row in of_worker:
                 yield from self._tested(column, row, of_worker[0], race.winner if race else None)
         for row in np.flatnonzero(column["worker"] == CONSENSUS).tolist():
-            yield from self._compare(column, row, self._consensus(), self._without()[1])
+            yield from self._compare(column, row, self._consensus(), self._without[1])
         self._tell_unknown()
 
     def _which_race(
@@ -127,7 +128,7 @@ class Prompts:
         most = max(1, rounds[0][0])
         if most == 1 and validated:
             return Race([Entrant(Candidate.TUNED, validated[0])], rounds)
-        untuned, random, consensus = self._without(), self._random(worker), self._consensus()
+        without, random, consensus = self._without, self._random(worker), self._consensus()
         words, shown = self._own(worker, self.closing, self.log.committed)
         if words is None or shown is None:
             return None
@@ -135,13 +136,9 @@ class Prompts:
             return Race([Entrant(Candidate.TUNED, (words, shown))], rounds)
         if random is None or consensus is None:
             return None
-        own = (untuned[0], random), (words, shown), (consensus, shown)
+        own = (without[0], random), (words, shown), (consensus, shown)
         has_model = self.log.config.estimator.name == "additive"
-        return Race(entrants(most, untuned, *own, validated, has_model), rounds)
-
-    def _without(self) -> Prompt:
-        shapes = self.log.shapes
-        return np.full(shapes.positions, WITHOUT), np.full(shapes.classes, WITHOUT)
+        return Race(entrants(most, without, *own, validated, has_model), rounds)
 
     def _random(self, worker: int) -> IntArray | None:
         if worker not in self.pools:
@@ -193,8 +190,7 @@ class Prompts:
     def _ends_in_peace(self) -> bool:
         """Whether nothing has kept the run from making all of its races and tests."""
         config = self.log.config
-        limited = any((config.budget.calls, config.budget.tokens, config.budget.cost,
-                       config.budget.seconds))  # fmt: skip
+        limited = config.budget.limits_calls or config.budget.seconds
         gone = self._events(*GONE)
         closed = self.closing < len(self.event["kind"])  # it was not too few workers that ended it
         return bool(
@@ -221,7 +217,7 @@ class Prompts:
         worker, shown = int(column["worker"][row]), column["demonstrations"][tuned]
         words: IntArray | None
         demonstrations: IntArray | None
-        words, demonstrations = self._without()
+        words, demonstrations = self._without
         match column["candidate"][row]:
             case Candidate.TUNED:
                 words, demonstrations = winner or (None, None)

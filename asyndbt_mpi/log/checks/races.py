@@ -7,7 +7,7 @@ import numpy as np
 from asyndbt_mpi.config import Config
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.protocol.messages import MalformedMessage
-from asyndbt_mpi.protocol.race import Race, Rounds, first_rows, rounds
+from asyndbt_mpi.protocol.race import Race, Rounds, first_rows, is_same, rounds
 
 MOST_HALVED = 16
 """More often than a worker's rows can be halved."""
@@ -17,7 +17,7 @@ def plans(config: Config) -> Iterator[Rounds]:
     """The rounds that a race can have, the longest first; with a budget there are several."""
     most, by_rows = config.run.races, not config.llm.is_function
     budget = config.budget
-    if not (most and (budget.calls or budget.tokens or budget.cost)):
+    if not (most and budget.limits_calls):
         yield rounds(most, by_rows)
         return
     for halved in range(MOST_HALVED if by_rows else 1):
@@ -43,7 +43,7 @@ def differences(
         prompt = column["words"][row], column["demonstrations"][row]
         due = request.words, request.demonstrations
         known = not request.is_of_model
-        if candidate != request.candidate or (known and not _same(prompt, due)):
+        if candidate != request.candidate or (known and not is_same(prompt, due)):
             of = f"{request.candidate.name.lower()} {due[0].tolist()}, {due[1].tolist()}"
             yield f"{place} should be of the next prompt in the race: {of if known else 'model'}"
             return
@@ -62,10 +62,6 @@ def differences(
                     f"/evaluation rows {rows[0]} to {rows[-1]}: a round of the race is of"
                     f" {number} rows, of {scored[0]} halved {halved} times"
                 )
-
-
-def _same(prompt: tuple[np.ndarray, ...], other: tuple[np.ndarray, ...]) -> bool:
-    return all(map(np.array_equal, prompt, other))
 
 
 def _losses(log: Log, row: int, loss: float) -> np.ndarray:

@@ -9,7 +9,7 @@ from asyndbt_mpi.inputs.sections import Calibration
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.protocol.blackbox import calibration_of
 from asyndbt_mpi.protocol.evaluations import CONSENSUS
-from asyndbt_mpi.protocol.messages import Candidate, Split
+from asyndbt_mpi.protocol.messages import Candidate, RowScores, Split
 from asyndbt_mpi.protocol.ranges import LOG_PROBABILITY, LOSS
 from asyndbt_mpi.protocol.scoring import is_normalised, scored
 
@@ -96,8 +96,8 @@ def _of_test(log: Log, row: int, place: str, start: int, labels: IntArray) -> It
     if not (LOG_PROBABILITY.holds_all(log_probabilities) and is_normalised(log_probabilities)):
         yield f"{place} have log-probabilities that are out of range or not normalised"
         return
-    of_label = -log_probabilities[np.arange(len(labels)), labels]
-    if not np.array_equal(log.rows("answer/loss", start, end), of_label):
+    of_rows = RowScores(labels, log_probabilities).losses
+    if not np.array_equal(log.rows("answer/loss", start, end), of_rows):
         yield f"{place} have losses other than their log-probabilities give"
     losses, accuracies = scored(log_probabilities[None], labels)
     yield from _differs(log, row, "loss", losses[0])
