@@ -20,7 +20,7 @@ from asyndbt_mpi.protocol.blackbox import calibration_of
 from asyndbt_mpi.protocol.estimation import rounds_asked
 from asyndbt_mpi.protocol.final_tests import own_tests
 from asyndbt_mpi.protocol.messages import Candidate, CostBounds, Split
-from asyndbt_mpi.protocol.race import Rounds, first_rows, size
+from asyndbt_mpi.protocol.race import Rounds, size
 from asyndbt_mpi.protocol.spending import Spending, price
 from asyndbt_mpi.task.calibration import references
 from asyndbt_mpi.task.lengths import Lengths
@@ -312,9 +312,10 @@ def _of_step(config: Config, rows: dict[Split, int]) -> int:
 
 def _of_race(config: Config, rows: dict[Split, int], rounds: Rounds) -> tuple[int, int]:
     """Prompts of a race in which as many as possible stay; and with those that come again."""
-    further = _references(config, Split.RACE, rows)
-    again = sum(n * (first_rows(rows[Split.RACE], halved) + further) for n, halved in rounds)
-    return size(rounds, rows[Split.RACE]) + rounds[0][0] * further, again
+    scored = rows[Split.RACE]
+    prompts = scored + _references(config, Split.RACE, rows)
+    bounds = CostBounds(race=prompts, race_rows=1 if config.llm.is_function else scored)
+    return size(rounds, bounds, config.llm.cache > 0), size(rounds, bounds, has_cache=False)
 
 
 def _of_evaluation(

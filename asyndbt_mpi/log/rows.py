@@ -14,7 +14,7 @@ from asyndbt_mpi.protocol.records import Estimation, Evaluation, Event, Iteratio
 Row: TypeAlias = tuple[object, ...]
 """Values of the columns; None leaves it out."""
 
-SIX_COUNTS = re.compile("[0-9]{1,20}(?: [0-9]{1,20}){5}")
+SEVEN_COUNTS = re.compile("[0-9]{1,20}(?: [0-9]{1,20}){6}")
 
 
 def iteration_row(iteration: Iteration, keep: bool) -> Row:
@@ -144,7 +144,7 @@ def event_row(event: Event, samples: int) -> Row:
 
 
 def cost_bounds_text(cost_bounds: CostBounds | None) -> str:
-    """Entry of /worker/cost_bounds: the six numbers of `CostBounds`, "" if they are not known."""
+    """Entry of /worker/cost_bounds: the seven numbers of `CostBounds`, "" if they are not known."""
     return "" if cost_bounds is None else " ".join(map(str, astuple(cost_bounds)))
 
 
@@ -158,9 +158,12 @@ def cost_bounds_of(text: str) -> CostBounds | None:
     """
     if not text:
         return None
-    if not SIX_COUNTS.fullmatch(text):
-        raise ValueError("is not six counts")
+    if not SEVEN_COUNTS.fullmatch(text):
+        raise ValueError("is not seven counts")
     counts = [int(word) for word in text.split()]
     if not all(map(COUNT.holds, counts)):
         raise ValueError(f"has a count outside {COUNT}")
-    return CostBounds(*counts)
+    cost_bounds = CostBounds(*counts)
+    if cost_bounds.race_rows > cost_bounds.race:
+        raise ValueError("has a count of race rows above that of the calls for them")
+    return cost_bounds

@@ -24,7 +24,7 @@ from asyndbt_mpi.protocol.messages import (
     Stop,
 )
 from asyndbt_mpi.protocol.models import Models
-from asyndbt_mpi.protocol.race import Prompt, Race, Rounds, bare_prompt, entrants
+from asyndbt_mpi.protocol.race import Prompt, Race, Rounds, bare_prompt, entrants, most_calls
 from asyndbt_mpi.protocol.records import (
     Event,
     EventKind,
@@ -214,7 +214,7 @@ class Conduct:
 
     def _evaluate(self, out: Output, worker: int, request: EvaluationRequest) -> None:
         self.evaluations.ask(worker, request)
-        self._ask(out, worker, request, ANSWER_KINDS[request.split])
+        self._ask(out, worker, request, ANSWER_KINDS[request.split], request.halvings)
 
     def _ask(
         self,
@@ -222,10 +222,11 @@ class Conduct:
         worker: int,
         message: Assignment | LowerAssignment | EvaluationRequest,
         kind: AnswerKind,
+        halvings: int = 0,
     ) -> None:
         """Send what ``worker`` is to answer."""
         self.members.asked(worker, out.time)
-        self.spending.hand_out(worker, kind)
+        self.spending.hand_out(worker, kind, halvings)
         out.messages.append((worker, message))
 
     def _limit_to(self, workers: list[int], time: float) -> str | None:
@@ -269,10 +270,10 @@ class Conduct:
         return self.algorithm.z.argmax(axis=1), demonstrations
 
     def _race(self, worker: int, rounds: Rounds) -> Race:
-        """Of ``worker``'s prompts; of a single one, which wins, if there is to be no race."""
+        """Of ``worker``'s prompts; of a single one, which wins, without ``rounds``."""
         newest = self.algorithm.prompt(worker)
         found = entrants(
-            max(1, rounds[0][0]),
+            rounds[0][0] if rounds else 1,
             bare_prompt(self.shapes),
             self._random(worker),
             newest,
@@ -280,7 +281,7 @@ class Conduct:
             self.validation.prompts(worker),
             has_model=self.config.estimator.name == "additive",
         )
-        return Race(found, rounds)
+        return Race(found, rounds, self.spending.cost_bounds(worker).race_rows)
 
     def _close_worker(self, out: Output, worker: int) -> None:
         """Give ``worker``, whose iterations are over, the next prompt to score, or let it stop."""
@@ -290,11 +291,11 @@ class Conduct:
             return
         tests = self._final_tests
         assert tests is not None
-        calls = self.spending.cost_bounds(worker).race
         # Once its winner is tested, a race that the budget has cut short is over.
-        if not (tests.has(worker) or self.spending.overdrawn(calls, out.time, "race")):
-            request = race.next(self.iteration)
-            if request:
+        request = None if tests.has(worker) else race.next(self.iteration)
+        if request:
+            calls = most_calls(self.spending.cost_bounds(worker), request.halvings)
+            if not self.spending.overdrawn(calls, out.time, "race"):
                 self._evaluate(out, worker, request)
                 return
         self._test(out, worker, race.winner)

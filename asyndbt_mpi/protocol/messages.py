@@ -144,13 +144,15 @@ class CostBounds:
     """The most that answers of a worker can cost.
 
     Calls for an assignment, and for a prompt on the validation split, on the test split and on all
-    rows of the race; tokens of the prompt and of the answer for each call.
+    rows of the race; how many rows these are, 1 of a function; tokens of the prompt and of the
+    answer for each call.
     """
 
     assignment: int = 0
     validation: int = 0
     test: int = 0
     race: int = 0
+    race_rows: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
 

@@ -9,7 +9,7 @@ several, and flatters it: only the test rows say how good it is.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, groupby
 from math import ceil, inf, log2
 from typing import TypeAlias
 
@@ -19,6 +19,7 @@ from asyndbt_mpi.algorithm.types import FloatArray, IntArray
 from asyndbt_mpi.protocol.messages import (
     WITHOUT,
     Candidate,
+    CostBounds,
     EvaluationRequest,
     MalformedMessage,
     Shapes,
@@ -60,43 +61,65 @@ def halvings(prompts: int) -> int:
     return 0 if prompts <= 2 else ceil(log2(prompts))
 
 
-def rounds(prompts: int, by_rows: bool, halved: int = 0) -> Rounds:
-    """Those of a race of so many ``prompts``, on rows that are ``halved`` so often beforehand.
+def rounds(prompts: int, rows: int, halved: int = 0) -> Rounds:
+    """The rounds of a race of two or more ``prompts``, on ``rows`` that are ``halved`` beforehand.
 
-    Who is left when fewer stay takes part in a later round, so that no race costs more.
+    None has the same rows as the one before, which would only repeat its scores. If fewer prompts
+    are left than there is room for, rounds are skipped, so that no race costs more.
     """
-    if not (prompts and by_rows):
-        return [(prompts, 0)]
     left = [prompts]
     while halvings(left[-1]):
         left.append(ceil(left[-1] / 2))
-    return [(each, halvings(each) + halved) for each in left]
+    halved_for = [(each, halvings(each) + halved) for each in left]
+    groups = groupby(halved_for, key=lambda each: first_rows(rows, each[1]))
+    same_rows = [list(group) for _, group in groups]
+    return [(group[0][0], group[-1][1]) for group in same_rows]
 
 
-def size(plan: Rounds, rows: int) -> int:
-    """How many prompts on a row, of ``rows`` in all, are scored if as many as possible stay.
+def most_calls(bounds: CostBounds, halved: int) -> int:
+    """The most that a prompt on ``halved`` rows costs: each row that is left out saves a call.
 
-    Those that come again in a later round count once.
+    That holds however many calls a prompt takes; those for calibration come with any rows.
     """
-    total = before = 0
+    return bounds.race - bounds.race_rows + first_rows(bounds.race_rows, halved)
+
+
+def size(plan: Rounds, bounds: CostBounds, has_cache: bool) -> int:
+    """The most calls that a race costs, if as many prompts as possible stay.
+
+    A cache knows the rows of the round before.
+    """
+    total = known = 0
     for prompts, halved in plan:
-        scored = first_rows(rows, halved)
-        total, before = total + prompts * (scored - before), scored
+        total += prompts * (most_calls(bounds, halved) - known)
+        known = has_cache * first_rows(bounds.race_rows, halved)
     return total
 
 
-def plan(most: int, rows: int, by_rows: bool, share: float = inf) -> Rounds:
-    """The rounds of a race of at most ``most`` prompts whose `size` is within ``share``.
+def reserve(plan: Rounds, bounds: CostBounds, has_cache: bool) -> int:
+    """How many calls must be left for a race to be finished.
 
-    If not even `FEW` prompts can be compared on all ``rows``, fewer rows are; no prompt races if
+    Even the last prompt is only scored if calls for all of its rows are left: a cache might fail.
+    """
+    known = first_rows(bounds.race_rows, plan[-2][1]) if has_cache and len(plan) > 1 else 0
+    return size(plan, bounds, has_cache) + known
+
+
+def plan(most: int, bounds: CostBounds, has_cache: bool, share: float = inf) -> Rounds:
+    """The rounds of a race of at most ``most`` prompts whose `reserve` is within ``share``.
+
+    If not even `FEW` prompts can be compared on all rows, fewer rows are; there are no rounds if
     there is room for none.
     """
-    best = rounds(0, by_rows)
+    best: Rounds = []
+    racing = 1
     for halved in count():
-        fits = (rounds(prompts, by_rows, halved) for prompts in range(most, 1, -1))
-        found = next((each for each in fits if size(each, rows) <= share), best)
-        best = max(best, found, key=lambda each: each[0][0])
-        if best[0][0] >= min(most, FEW) or first_rows(rows, halved) <= FEWEST or not by_rows:
+        for prompts in range(most, racing, -1):
+            found = rounds(prompts, bounds.race_rows, halved)
+            if reserve(found, bounds, has_cache) <= share:
+                best, racing = found, prompts
+                break
+        if racing >= min(most, FEW) or first_rows(bounds.race_rows, halved) <= FEWEST:
             return best
     raise AssertionError
 
@@ -185,14 +208,16 @@ class Race:
     Parameters
     ----------
     entrants : the first is no model's
-    rounds : with room for all of them
+    rounds : with room for all of them; none for a single one
+    rows : of the worker's data that all rounds are on
 
     Attributes
     ----------
     running : the prompts that are left, and in the end the winner alone
     """
 
-    def __init__(self, entrants: Iterable[Entrant], rounds: Rounds) -> None:
+    def __init__(self, entrants: Iterable[Entrant], rounds: Rounds, rows: int) -> None:
+        self.rows = rows
         self.running = list(entrants)
         self._scored: list[Entrant] = []
         self._over = len(self.running) == 1
@@ -222,16 +247,16 @@ class Race:
         return np.full_like(known[0], WITHOUT), np.full_like(known[1], WITHOUT)
 
     def check(self, losses: FloatArray) -> None:
-        """Refuse ``losses`` (B,) of other rows than those of the prompts it is compared with.
+        """Refuse ``losses`` (B,) of the next prompt that are not of the rows of its round.
 
         Raises
         ------
         MalformedMessage
         """
-        known = self._scored[0].losses if self._scored else None
-        if known is not None and len(known) != len(losses):
+        due = None if self._over else first_rows(self.rows, self._rounds[0][1])
+        if due is not None and len(losses) != due:
             raise MalformedMessage(
-                f"a prompt of the race was scored on {len(losses)} rows, another on {len(known)}"
+                f"a prompt of the race was scored on {len(losses)} rows, its round is on {due}"
             )
 
     def take(self, prompt: Prompt, losses: FloatArray) -> None:
@@ -243,9 +268,9 @@ class Race:
             self._end_round()
 
     def _end_round(self) -> None:
-        left = self._survivors()
-        self._over = len(left) == 1 or len(self._rounds) == 1
-        self.running = left[:1] if self._over else left
+        room = self._rounds[1][0] if len(self._rounds) > 1 else 1
+        self.running = self._survivors()[:room]
+        self._over = len(self.running) == 1
         self._scored = []
         self._skip_rounds()
 

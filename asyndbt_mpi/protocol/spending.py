@@ -6,6 +6,7 @@ aside until then. What a lost worker was at counts as spent: nobody will ever kn
 
 from collections.abc import Mapping
 from dataclasses import asdict, astuple, dataclass
+from itertools import starmap
 from math import inf
 from typing import Literal, TypeAlias
 
@@ -13,7 +14,7 @@ from asyndbt_mpi.config import Config
 from asyndbt_mpi.inputs.sections import Llm
 from asyndbt_mpi.protocol.final_tests import number_of_tests
 from asyndbt_mpi.protocol.messages import CostBounds, Costs, MalformedMessage
-from asyndbt_mpi.protocol.race import Rounds, plan, size
+from asyndbt_mpi.protocol.race import Rounds, most_calls, plan, reserve
 
 AnswerKind: TypeAlias = Literal["assignment", "validation", "test", "race"]
 """What an answer is for; a field of `CostBounds`."""
@@ -26,18 +27,24 @@ SHARE_OF_RACES = 0.25
 class _Worker:
     """The most that a worker can cost, and what each answer is for that it owes.
 
-    Set aside for its race are ``race`` calls.
+    Set aside for its race are ``race`` calls. With what is owed goes how often its rows are halved.
     """
 
     cost_bounds: CostBounds
     race: int
-    owed: list[AnswerKind]
+    owed: list[tuple[AnswerKind, int]]
+
+    def most_calls(self, kind: AnswerKind, halvings: int) -> int:
+        """Of one answer."""
+        if kind == "race":
+            return most_calls(self.cost_bounds, halvings)
+        calls: int = getattr(self.cost_bounds, kind)
+        return calls
 
     @property
     def reserved(self) -> int:
         """Calls."""
-        calls: int = sum(getattr(self.cost_bounds, kind) for kind in self.owed)
-        return calls
+        return sum(starmap(self.most_calls, self.owed))
 
 
 def price(llm: Llm, prompt_tokens: float, completion_tokens: float) -> float:
@@ -68,7 +75,7 @@ class Spending:
         self._tests = number_of_tests(config, workers)
         self._tests_in_all = self._tests
         self._most_racing = config.run.races
-        self._by_rows = not config.llm.is_function
+        self._has_cache = config.llm.cache > 0
         self._by_worker: dict[int, _Worker] = {}
         self._written_off = 0
 
@@ -82,10 +89,15 @@ class Spending:
         for name, most in asdict(self.most.get(worker, cost_bounds)).items():
             claimed = getattr(cost_bounds, name)
             if claimed > most and not self.replaying:
-                what = name if name.endswith("tokens") else f"calls for its {name}"
+                what = name if "_" in name else f"calls for its {name}"
                 raise MalformedMessage(
                     f"worker {worker} says that it may need {claimed} {what}: {most} at most"
                 )
+        if cost_bounds.race_rows > cost_bounds.race:
+            raise MalformedMessage(
+                f"worker {worker} says that {cost_bounds.race_rows} rows of its race need"
+                f" {cost_bounds.race} calls: a call each at least"
+            )
 
     def check(self, worker: int, kind: AnswerKind, costs: Costs) -> None:
         """Refuse an answer of ``worker`` that is not its next, or costs more than was set aside.
@@ -99,13 +111,14 @@ class Spending:
         held = self._by_worker.get(worker)
         if held is None or not held.owed:
             return  # it was asked for nothing, which is refused elsewhere
-        if held.owed[0] != kind:
+        due, halvings = held.owed[0]
+        if due != kind:
             raise MalformedMessage(
-                f"worker {worker} was asked for its {held.owed[0]} before the {kind} it answers"
+                f"worker {worker} was asked for its {due} before the {kind} it answers"
             )
         if self.replaying or worker not in self.most:
             return
-        cost_bounds, calls = held.cost_bounds, getattr(held.cost_bounds, kind)
+        cost_bounds, calls = held.cost_bounds, held.most_calls(kind, halvings)
         for name, most in (
             ("calls", calls),
             ("prompt_tokens", 2 * calls * cost_bounds.prompt_tokens),
@@ -124,16 +137,16 @@ class Spending:
         cost_bounds = CostBounds(*map(min, astuple(cost_bounds), astuple(most)))
         owed = self._by_worker[worker].owed if worker in self._by_worker else []
         share = SHARE_OF_RACES * self._affordable(cost_bounds) / self.workers
-        race = size(self._plan(cost_bounds, share), cost_bounds.race)
+        race = reserve(self._plan(cost_bounds, share), cost_bounds, self._has_cache)
         self._by_worker[worker] = _Worker(cost_bounds, race, owed)
 
     def cost_bounds(self, worker: int) -> CostBounds:
         """What ``worker``, which has joined, can cost."""
         return self._by_worker[worker].cost_bounds
 
-    def hand_out(self, worker: int, kind: AnswerKind) -> None:
-        """Set aside what an answer can cost that ``worker`` was asked for."""
-        self._by_worker[worker].owed.append(kind)
+    def hand_out(self, worker: int, kind: AnswerKind, halvings: int = 0) -> None:
+        """Set aside what an answer of ``worker`` can cost, in a race on rows halved so often."""
+        self._by_worker[worker].owed.append((kind, halvings))
         self._tests -= kind == "test"
 
     def answered(self, worker: int, costs: Costs) -> None:
@@ -213,7 +226,7 @@ class Spending:
         return self._plan(self._by_worker[worker].cost_bounds, left / joined)
 
     def _plan(self, cost_bounds: CostBounds, share: float) -> Rounds:
-        return plan(self._most_racing, cost_bounds.race, self._by_rows, share)
+        return plan(self._most_racing, cost_bounds, self._has_cache, share)
 
     def _affordable(self, cost_bounds: CostBounds) -> float:
         """Calls that the budget pays for besides the tests, if all are as dear as can be."""

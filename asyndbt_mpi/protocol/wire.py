@@ -398,7 +398,7 @@ def _header(message: Message) -> Header:
             return Header(
                 MAGIC, number, cost_bounds.assignment, cost_bounds.validation, 0, 0,
                 cost_bounds.race, cost_bounds.test, cost_bounds.prompt_tokens,
-                cost_bounds.completion_tokens,
+                cost_bounds.completion_tokens, cost_bounds.race_rows,
             )  # fmt: skip
         case Restore():
             return Header(MAGIC, number, message.answers)
@@ -475,8 +475,8 @@ def _build(kind: type, header: Header, arrays: dict[str, np.ndarray], rest: Buff
         return Restore(number, **arrays)
     if kind is Hello:
         cost_bounds = CostBounds(
-            number, iteration, header.calls, header.prompts, header.prompt_tokens,
-            header.completion_tokens,
+            number, iteration, header.calls, header.prompts, header.unrecognised,
+            header.prompt_tokens, header.completion_tokens,
         )  # fmt: skip
         digest = _text(np.frombuffer(arrays["digest"].item(), np.uint8))
         return Hello(arrays["q"], _text(rest), cost_bounds, digest)

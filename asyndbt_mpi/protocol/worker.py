@@ -123,8 +123,9 @@ class Workers:
         judged = Split.VALIDATION, Split.TEST, Split.RACE
         rows = (held.rows[split] + held.references[split] for split in judged)
         assignment, validation, test, race = (held.most_calls(n) for n in (prompts, *rows))
+        race_rows = 1 if self.config.llm.is_function else held.rows[Split.RACE]
         tokens = held.prompt_tokens, held.completion_tokens
-        cost_bounds = CostBounds(assignment, validation, test, race, *tokens)
+        cost_bounds = CostBounds(assignment, validation, test, race, race_rows, *tokens)
         return Hello(self.q[self._index[worker]].copy(), description, cost_bounds, digest)
 
     # ------------------------------------------------------------ state

@@ -8,10 +8,15 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from asyndbt_mpi.config import load
+from asyndbt_mpi.log.checks import races
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.protocol.messages import Candidate, Split
+from asyndbt_mpi.protocol.race import Entrant, Race, first_rows, rounds
 from asyndbt_mpi.protocol.records import SPLIT_OF
 from tests.log.edits import Edit, violations
 
@@ -139,8 +144,7 @@ def another_winner(file: h5py.File) -> None:
         file[f"evaluation/{part}"][tuned] = file[f"evaluation/{part}"][untuned]
 
 
-OTHER_ROWS = r"/evaluation row.* (a round of the race is of|the next prompt|a race that was over)"
-"""By other losses it may have gone another way."""
+OTHER_ROWS = r"/evaluation row \d+: a prompt of the race was scored on \d+ rows, its round is"
 
 TAMPERED: dict[str, tuple[Edit, str]] = {
     "prompt": (another_prompt, r"/evaluation row \d+ should be of the next prompt in the race"),
@@ -148,7 +152,7 @@ TAMPERED: dict[str, tuple[Edit, str]] = {
     "order": (another_order, r"/evaluation row \d+ should be of the next prompt in the race"),
     "missing": (a_missing_row, f"/evaluation lacks a part of the race of worker {WORKER}"),
     "too many": (a_row_too_many, r"/evaluation row \d+ is of a race that was over"),
-    "rows of one": (a_row_less_of_one, r"/evaluation row \d+: a prompt of the race was scored on"),
+    "rows of one": (a_row_less_of_one, OTHER_ROWS),
     "rows of a round": (a_row_less_of_a_round, OTHER_ROWS),
     "winner": (another_winner, r"/evaluation/words row \d+ .* but the tuned prompt has"),
 }
@@ -202,3 +206,44 @@ def test_the_winners_are_those_that_were_tested(path: Path) -> None:
             won = log.winners[int(log["evaluation/worker"][row])]
             np.testing.assert_array_equal(won.words, log["evaluation/words"][row])
             np.testing.assert_array_equal(won.demonstrations, log["evaluation/demonstrations"][row])
+
+
+@given(
+    st.integers(2, 20), st.integers(2, 40), st.integers(2, 40), st.integers(1, 300),
+    st.integers(0, 4), st.integers(0, 60), st.integers(0, 2**32 - 1),
+)  # fmt: skip
+@settings(max_examples=150, deadline=None)
+def test_whatever_race_a_budget_allowed_is_found_by_its_scores(
+    entrants, most, room, rows, halved, cut, seed
+) -> None:
+    """Wherever it was cut, with the same winner; and with another prompt anywhere it is not."""
+    room, entrants = min(room, most), min(entrants, most)
+    losses = np.random.default_rng(seed).normal(size=(entrants, rows))
+
+    def prompt(number: int) -> tuple[np.ndarray, np.ndarray]:
+        return np.array([number]), np.array([0])
+
+    def racing(plan: list[tuple[int, int]]) -> Race:
+        each = [Entrant(Candidate.TUNED, prompt(number)) for number in range(entrants)]
+        return Race(each[: plan[0][0]], plan, rows)
+
+    race, scored, numbers = racing(rounds(room, rows, halved)), {}, []
+    while (request := race.next(0)) and len(scored) < cut:
+        numbers.append(int(request.words[0]))
+        scored[len(scored)] = losses[numbers[-1], : first_rows(rows, request.halvings)]
+        race.take(prompt(numbers[-1]), scored[len(scored) - 1])
+    config = load("reviews", [f"run.race={most}", "run.evaluate_every=1", "budget.calls=1"])
+    plans = races.plans(config, rows, entrants, [len(each) for each in scored.values()])
+    column = {
+        "candidate": np.full(len(scored), Candidate.TUNED),
+        "words": np.array(numbers)[:, None], "demonstrations": np.zeros((len(scored), 1), int),
+    }  # fmt: skip
+    fitting = [
+        each for each in map(racing, plans) if not [*races.differences(each, column, scored)]
+    ]
+    assert fitting
+    assert {int(each.winner[0][0]) for each in fitting} == {int(race.winner[0][0])}
+    for place in range(len(scored)):
+        column["words"][place] += 1
+        assert all([*races.differences(each, column, scored)] for each in map(racing, plans))
+        column["words"][place] -= 1

@@ -178,15 +178,15 @@ def cost_bounds(text: str) -> Edit:
 @pytest.mark.parametrize(
     "text",
     [
-        *("x", "1 2 3 4 5", "1 2 3 4 5 6 7", "-5 -5 -5 -5 -5 -5", "1 2 3 4 5 1" + "0" * 400),
-        *("1 2 3 4 5 1099511627777", "1 2 3 4 5 \uff15", "1 2 3 4 5 1_0", "1 2 3 4 5 5.0"),
-        " 1 2 3 4 5 6",
+        *("x", "1 2 3 4 4 5", "1 2 3 4 4 5 6 7", " ".join(["-5"] * 7), "1 2 3 4 4 5 1" + "0" * 400),
+        *("1 2 3 4 4 5 1099511627777", "1 2 3 4 4 5 \uff15", "1 2 3 4 4 5 1_0", "1 2 3 4 4 5 5.0"),
+        *(" 1 2 3 4 4 5 6", "1 2 3 4 5 6 7"),
     ],
 )
-def test_needs_are_six_counts(log_copy: LogCopy, text: str) -> None:
+def test_needs_are_seven_counts(log_copy: LogCopy, text: str) -> None:
     path = log_copy("whole")
     assert_only(
-        violations(path, cost_bounds(text)), "^/worker/cost_bounds row 1 (is not six|has a count)"
+        violations(path, cost_bounds(text)), "^/worker/cost_bounds row 1 (is not seven|has a count)"
     )
     with (
         Log(path) as log,
@@ -197,10 +197,10 @@ def test_needs_are_six_counts(log_copy: LogCopy, text: str) -> None:
 
 def test_needs_that_are_counts_are_read(log_copy: LogCopy) -> None:
     path = log_copy("whole")
-    assert violations(path, cost_bounds("0 1 2 3 4 1099511627776")) == []
+    assert violations(path, cost_bounds("0 1 2 3 3 4 1099511627776")) == []
     with Log(path) as log:
         found = [each.cost_bounds for each in events(log) if each.kind == EventKind.HELLO]
-    assert CostBounds(0, 1, 2, 3, 4, 2**40) in found
+    assert CostBounds(0, 1, 2, 3, 3, 4, 2**40) in found
 
 
 @pytest.mark.parametrize(

@@ -181,7 +181,10 @@ def _validate_spending(server: Server) -> None:
     reserved = 0
     for worker, held in spending._by_worker.items():
         assert held.race >= 0, f"less than nothing is set aside for the race of worker {worker}"
-        reserved += sum(getattr(held.cost_bounds, kind) for kind in held.owed)
+        for kind, halvings in held.owed:
+            calls = held.most_calls(kind, halvings)
+            assert 0 <= calls <= getattr(held.cost_bounds, kind), "an answer has another bound"
+            reserved += calls
     assert spending.reserved == reserved >= 0, "reserved is what is owed"
     spent = spending.spent
     assert min(spent.calls, spent.prompt_tokens, spent.completion_tokens) >= 0, "spent is negative"
@@ -191,13 +194,13 @@ def _validate_spending(server: Server) -> None:
         assert calls <= budget.calls, "more may be spent than the budget allows"
 
 
-def _asked_of(server: Server, worker: int) -> list[str]:
-    """What ``worker`` has to answer, by those that ask."""
-    asked = ["assignment"] * (worker in server._outstanding)
+def _asked_of(server: Server, worker: int) -> list[tuple[str, int]]:
+    """What ``worker`` has to answer, by those that ask, and how often its rows are halved."""
+    asked = [("assignment", 0)] * (worker in server._outstanding)
     estimation = server.algorithm.estimation
-    asked += ["assignment"] * (estimation is not None and worker in estimation.awaited)
+    asked += [("assignment", 0)] * (estimation is not None and worker in estimation.awaited)
     requests = server.evaluations._asked.get(worker, ())
-    return asked + [ANSWER_KINDS[each.split] for each in requests]
+    return asked + [(ANSWER_KINDS[each.split], each.halvings) for each in requests]
 
 
 # ---------------------------------------------------------------- races and tests
@@ -309,4 +312,4 @@ class Account:
 
     def _owed_now(self, worker: int) -> Counter[str]:
         held = self.server.spending._by_worker.get(worker)
-        return Counter(held.owed if held else ())
+        return Counter(kind for kind, _ in held.owed) if held else Counter()

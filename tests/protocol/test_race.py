@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from asyndbt_mpi.protocol.messages import (
     WITHOUT,
     Candidate,
+    CostBounds,
     EvaluationRequest,
     MalformedMessage,
     Split,
@@ -27,7 +28,10 @@ from asyndbt_mpi.protocol.race import (
     first_rows,
     halvings,
     is_clear,
+    most_calls,
+    reserve,
     rounds,
+    size,
 )
 
 
@@ -39,10 +43,14 @@ def prompt(number: int) -> Prompt:
 UNTUNED = np.full(2, WITHOUT), np.full(3, WITHOUT)
 
 
-def racing(number: int, most: int | None = None, by_rows: bool = True) -> Race:
+MANY = 10_000
+"""Rows, of which each halving takes some."""
+
+
+def racing(number: int, most: int = 0, rows: int = MANY) -> Race:
     """The prompts 0, 1, ..., so many."""
     each = [Entrant(Candidate.TUNED, prompt(index)) for index in range(number)]
-    return Race(each, rounds(most or number, by_rows))
+    return Race(each, rounds(max(most, number), rows), rows)
 
 
 def scored(race: Race, losses: object) -> EvaluationRequest:
@@ -50,7 +58,6 @@ def scored(race: Race, losses: object) -> EvaluationRequest:
     request = race.next(7)
     assert request is not None
     losses = np.array(losses, dtype=float)
-    race.check(losses)
     race.take((request.words, request.demonstrations), losses)
     return request
 
@@ -120,13 +127,35 @@ def test_the_untuned_prompt_always_takes_part(most, validated, newest, consensus
 
 
 def test_rounds_by_hand() -> None:
-    assert rounds(0, True) == [(0, 0)]
-    assert rounds(1, True) == [(1, 0)]
-    assert rounds(2, True) == [(2, 0)]
-    assert rounds(3, True) == [(3, 2), (2, 0)]
-    assert rounds(8, True) == [(8, 3), (4, 2), (2, 0)]
-    assert rounds(9, True) == [(9, 4), (5, 3), (3, 2), (2, 0)]
-    assert rounds(9, False) == [(9, 0)]
+    assert rounds(2, MANY) == [(2, 0)]
+    assert rounds(3, MANY) == [(3, 2), (2, 0)]
+    assert rounds(8, MANY) == [(8, 3), (4, 2), (2, 0)]
+    assert rounds(9, MANY) == [(9, 4), (5, 3), (3, 2), (2, 0)]
+    assert rounds(9, MANY, halved=2) == [(9, 6), (5, 5), (3, 4), (2, 2)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "due"),
+    [
+        (64, [(9, 2), (2, 0)]),  # 16, 16, 16 and 64
+        (65, [(9, 3), (3, 2), (2, 0)]),  # 16, 16, 17 and 65
+        (130, [(9, 4), (5, 3), (3, 2), (2, 0)]),  # 16, 17, 33 and 130
+        (17, [(9, 2), (2, 0)]),
+        (16, [(9, 0)]),
+        (1, [(9, 0)]),
+    ],
+)
+def test_no_round_repeats_the_one_before(rows: int, due: list[tuple[int, int]]) -> None:
+    assert rounds(9, rows) == due
+
+
+def test_those_that_a_dropped_round_would_have_left_go_on() -> None:
+    """Of 8 on 16 of 64 rows four would be scored again; of 7 that are, two go on, not four."""
+    race = racing(7, most=8, rows=64)
+    for index in range(7):
+        assert scored(race, 0.1 * index + np.array([-1.0, 1.0]) * (-1) ** index).halvings == 2
+    assert [int(each.prompt[0][0]) for each in race.running if each.prompt] == [0, 1]
+    assert scored(race, [0.5, 0.5]).halvings == 0
 
 
 @pytest.mark.parametrize(
@@ -198,7 +227,7 @@ def test_a_single_one_wins_without_a_race() -> None:
 
 
 def test_a_function_is_asked_once_for_each_prompt() -> None:
-    race = racing(5, by_rows=False)
+    race = racing(5, rows=1)
     requests = [scored(race, [loss]) for loss in (3.0, -1.0, 2.0, -1.5, 0.0)]
     assert {each.halvings for each in requests} == {0}
     assert race.next(0) is None
@@ -208,7 +237,7 @@ def test_a_function_is_asked_once_for_each_prompt() -> None:
 def test_a_prompt_of_a_model_that_turns_out_to_be_another_one_is_there_once() -> None:
     """It takes no place from a third: of four that are three, two go on."""
     known = [Entrant(Candidate.TUNED, prompt(each)) for each in (0, 1, 2)]
-    race = Race([*known, Entrant(Candidate.MODEL, None, rank=0)], rounds(4, True))
+    race = Race([*known, Entrant(Candidate.MODEL, None, rank=0)], rounds(4, MANY), MANY)
     for losses in ([0.1, 0.3], [0.3, 0.2], [0.9, 0.0]):
         scored(race, losses)
     request = race.next(7)
@@ -223,19 +252,22 @@ def test_a_prompt_of_a_model_that_turns_out_to_be_another_one_is_there_once() ->
 
 def test_a_prompt_of_a_model_can_win_and_is_then_known() -> None:
     both = [Entrant(Candidate.TUNED, prompt(0)), Entrant(Candidate.MODEL, None, rank=2)]
-    race = Race(both, rounds(2, True))
+    race = Race(both, rounds(2, MANY), MANY)
     scored(race, [0.5, 0.5])
     race.take(prompt(8), np.array([0.4, 0.5]))
     assert race.next(0) is None
     assert same(race.winner, prompt(8))
 
 
-def test_prompts_of_a_race_are_compared_on_the_same_rows() -> None:
-    race = racing(2)
-    scored(race, [0.1, 0.2, 0.3])
-    with pytest.raises(MalformedMessage, match="scored on 2 rows, another on 3"):
-        race.check(np.zeros(2))
-    race.check(np.zeros(3))
+def test_prompts_of_a_round_are_compared_on_its_rows() -> None:
+    race = racing(4, rows=40)
+    for due in [16] * 4 + [40] * 2:
+        for rows in {15, 16, 17, 40} - {due}:
+            with pytest.raises(MalformedMessage, match=f"on {rows} rows, its round is on {due}"):
+                race.check(np.zeros(rows))
+        race.check(np.zeros(due))
+        scored(race, np.zeros(due))
+    assert race.next(0) is None
 
 
 # ---------------------------------------------------------------- cut short
@@ -316,37 +348,46 @@ def run(race: Race, table: np.ndarray) -> list[EvaluationRequest]:
     st.integers(1, 12),
     st.integers(1, 60),
     st.integers(0, 2**32 - 1),
-    st.booleans(),
 )
-def test_without_noise_the_best_wins(order, number, rows, seed, by_rows) -> None:
+def test_without_noise_the_best_wins(order, number, rows, seed) -> None:
     """Rows differ in difficulty, prompts in quality, and nothing else counts."""
     difficulty = np.random.default_rng(seed).exponential(size=rows)
     table = np.array(order[:number])[:, None] + difficulty
-    race = racing(number, by_rows=by_rows)
+    race = racing(number, rows=rows)
     run(race, table)
     assert same(race.winner, prompt(int(np.argmin(order[:number]))))
 
 
-@given(tables(), st.integers(0, 9), st.booleans())
+@given(tables(2), st.integers(0, 9), st.integers(0, 3), st.integers(0, 9))
 @settings(max_examples=300)
-def test_no_race_costs_more_than_one_in_which_all_stay(table, absent, by_rows) -> None:
-    """Whatever the losses, and if fewer take part than could have."""
+def test_no_race_costs_more_than_one_in_which_all_stay(table, absent, halved, further) -> None:
+    """Whatever the losses, and if fewer take part than could have; in vain are no rows scored."""
     number, rows = table.shape
-    most = number + absent
-    asked = run(racing(number, most, by_rows), table)
-    planned = {halved: prompts for prompts, halved in rounds(most, by_rows)}
+    plan = rounds(number + absent, rows, halved)
+    each = [Entrant(Candidate.TUNED, prompt(index)) for index in range(number)]
+    asked = run(Race(each, plan, rows), table)
+    room = {halved: prompts for prompts, halved in plan}
     made = Counter(each.halvings for each in asked)
-    assert all(prompts <= planned[halved] for halved, prompts in made.items())
+    assert all(prompts <= room[halved] for halved, prompts in made.items())
     assert [each.halvings for each in asked] == sorted(made.elements(), reverse=True)
-    cost = sum(first_rows(rows, each.halvings) for each in asked)
-    assert cost <= sum(n * first_rows(rows, halved) for n, halved in rounds(most, by_rows))
+    assert len({first_rows(rows, each) for each in made}) == len(made)
+    bounds = CostBounds(race=rows + further, race_rows=rows)
+    for has_cache in (False, True):
+        paid, known = 0, dict.fromkeys(range(number), 0)
+        for request in asked:
+            scored_rows, index = first_rows(rows, request.halvings), int(request.words[0])
+            left = reserve(plan, bounds, has_cache) - paid
+            assert most_calls(bounds, request.halvings) <= left, "a planned race is not cut"
+            paid += scored_rows + further - known[index]
+            known[index] = scored_rows * has_cache
+        assert paid <= size(plan, bounds, has_cache)
 
 
 @given(tables(2))
 @settings(max_examples=300)
 def test_at_most_half_go_on_and_the_winner_leads_the_last_round(table) -> None:
     number, rows = table.shape
-    race = racing(number)
+    race = racing(number, rows=rows)
     asked = run(race, table)
     groups = [
         [int(each.words[0]) for each in group]
@@ -369,7 +410,7 @@ def test_at_most_half_go_on_and_the_winner_leads_the_last_round(table) -> None:
 @settings(max_examples=200)
 def test_cut_anywhere_the_winner_is_one_of_those_scored(table, data) -> None:
     """Nobody that was put out comes back, and what won last is not worse than the first."""
-    race = racing(len(table))
+    race = racing(len(table), rows=table.shape[1])
     for _ in range(data.draw(st.integers(1, 3 * len(table)))):
         request = race.next(0)
         if request is None:

@@ -11,6 +11,7 @@ from asyndbt_mpi.protocol.evaluations import Evaluations
 from asyndbt_mpi.protocol.messages import (
     WITHOUT,
     Candidate,
+    CostBounds,
     Costs,
     EvaluationReport,
     EvaluationRequest,
@@ -19,7 +20,7 @@ from asyndbt_mpi.protocol.messages import (
     Split,
     Stop,
 )
-from asyndbt_mpi.protocol.race import FEW, FEWEST, is_clear, plan, rounds, size
+from asyndbt_mpi.protocol.race import FEW, FEWEST, first_rows, is_clear, plan, reserve, rounds
 from asyndbt_mpi.protocol.records import Evaluation, Event, EventKind
 from asyndbt_mpi.protocol.spending import Spending
 from tests.protocol.hand import SHAPES, Hand, configuration, until_finished, validated
@@ -274,7 +275,7 @@ def test_a_prompt_that_is_scored_on_other_rows_is_refused() -> None:
     hand.work(1)
     reply = hand.reply(1)
     scores = RowScores(np.zeros(2, int), np.log(np.full((2, 2), 0.5)))
-    with pytest.raises(MalformedMessage, match="scored on 2 rows, another on 1"):
+    with pytest.raises(MalformedMessage, match="scored on 2 rows, its round is on 1"):
         hand.deliver(1, dataclasses.replace(reply, rows=scores, loss=np.log(2)))
     hand.deliver(1, reply)
 
@@ -331,24 +332,32 @@ def test_a_race_is_set_aside_and_paid_prompt_by_prompt() -> None:
 
 
 @given(
-    most=st.integers(2, 40), rows=st.integers(1, 500), by_rows=st.booleans(),
-    share=st.floats(0, 20_000),
+    most=st.integers(2, 40), rows=st.integers(1, 500), further=st.integers(0, 600),
+    has_cache=st.booleans(), share=st.floats(0, 20_000),
 )  # fmt: skip
 def test_a_race_is_planned_within_its_share(
-    most: int, rows: int, by_rows: bool, share: float
+    most: int, rows: int, further: int, has_cache: bool, share: float
 ) -> None:
     """As many prompts as there is room for; on fewer rows only rather than fewer than four."""
-    found = plan(most, rows, by_rows, share)
+    bounds = CostBounds(race=rows + further, race_rows=rows)
+    found = plan(most, bounds, has_cache, share)
+    if not found:
+        assert share < 2 * (min(rows, FEWEST) + further)
+        return
     racing, halved = found[0][0], found[-1][1]
     assert racing <= most
-    assert size(found, rows) <= share
-    if racing in (0, most):
-        assert racing or share < 2 * (min(rows, FEWEST) if by_rows else rows)
+    assert reserve(found, bounds, has_cache) <= share
+    if racing == most:
         return
-    larger = rounds(racing + 1, by_rows, halved)
-    assert size(larger, rows) > share
-    if halved:
-        assert size(rounds(min(FEW, most), by_rows, halved - 1), rows) > share
+    larger = rounds(racing + 1, rows, halved)
+    assert reserve(larger, bounds, has_cache) > share
+    if first_rows(rows, halved) < rows:
+        fewer_halvings = rounds(min(FEW, most), rows, halved - 1)
+        assert reserve(fewer_halvings, bounds, has_cache) > share
+
+
+def test_no_prompts_no_rounds() -> None:
+    assert plan(0, CostBounds(race=9, race_rows=9), has_cache=True) == []
 
 
 # ---------------------------------------------------------------- early stopping

@@ -16,6 +16,7 @@ from asyndbt_mpi.protocol.messages import (
     MalformedMessage,
     Split,
 )
+from asyndbt_mpi.protocol.race import most_calls
 from asyndbt_mpi.protocol.records import Evaluation, Event, EventKind, Iteration
 from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.protocol.spending import Spending
@@ -92,6 +93,44 @@ def test_what_a_lost_worker_was_at_counts_as_spent() -> None:
     spending.answered(1, Costs(calls=4))
     assert spending.overdrawn(16, 0.0) is None
     assert spending.overdrawn(17, 0.0) == "budget.calls = 30"
+
+
+def test_a_race_sets_aside_what_its_rows_can_cost() -> None:
+    """Of 100 rows and 3 more prompts, at 2 calls each: each row left out saves a call at least."""
+    bounds = CostBounds(assignment=1, race=206, race_rows=100)
+    spending = Spending(configuration(budget={"calls": 1000}), 1, {1: bounds})
+    spending.join(1, bounds)
+    for halvings, calls in ((0, 206), (1, 156), (2, 131), (3, 122), (9, 122)):
+        assert most_calls(spending.cost_bounds(1), halvings) == calls
+        spending.hand_out(1, "race", halvings)
+        assert spending.reserved == calls
+        with pytest.raises(MalformedMessage, match=f"cost {calls + 1} calls: {calls} at most"):
+            spending.check(1, "race", Costs(calls=calls + 1))
+        spending.check(1, "race", Costs(calls=calls))
+        spending.answered(1, Costs())
+        assert spending.reserved == 0
+
+
+def test_what_is_owed_is_bounded_by_the_newest_hello() -> None:
+    """A worker that comes back after a resumption may need other calls for what it was asked."""
+    spending = Spending(configuration(budget={"calls": 1000}), 1)
+    spending.join(1, CostBounds(race=100, race_rows=100))
+    spending.hand_out(1, "race", 2)
+    spending.join(1, CostBounds(race=208, race_rows=100))
+    assert spending.reserved == 208 - 75
+    spending.lose(1)
+    assert spending.most_spent(0)["calls"] == 208 - 75
+
+
+@pytest.mark.parametrize("expecting", [True, False])
+def test_more_rows_than_calls_are_refused(expecting: bool) -> None:
+    """Less than nothing would be set aside for a few of them."""
+    hand = Hand(configuration(), 2, expecting=expecting)
+    hello = hand.workers.hello(1, "")
+    for race, rows in ((1, 2), (0, 1), (5, 40)):
+        bounds = dataclasses.replace(hello.cost_bounds, race=race, race_rows=rows)
+        with pytest.raises(MalformedMessage, match=r"race_rows: 1 at most|a call each at least"):
+            hand.deliver(1, dataclasses.replace(hello, cost_bounds=bounds))
 
 
 @pytest.mark.parametrize(

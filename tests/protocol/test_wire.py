@@ -46,7 +46,7 @@ MESSAGES = [
     LowerAssignment(9, 3, FRAGMENT, FRAGMENT + 1),
     EvaluationRequest(11, Split.RACE, Candidate.RANDOM, WORDS, SHOWN, rank=2, halvings=3),
     Stop(),
-    Hello(POOL, "node-1: größer", CostBounds(80, 20, 120, 300, 600, 8), "0f" * 32),
+    Hello(POOL, "node-1: größer", CostBounds(80, 20, 120, 300, 280, 600, 8), "0f" * 32),
     Report(7, 42, -1.5, 0.1, 0.2, COSTS, 3.5, FRAGMENT, POOL, LOSSES, *KNOWN, TRUST),
     LowerReport(9, 3, -1.5, COSTS, FRAGMENT, SHOWN, LOSSES),
     EvaluationReport(
@@ -225,6 +225,7 @@ REPORT, LOWER, REQUEST = MESSAGES[5], MESSAGES[6], MESSAGES[2]
         (REQUEST, {"halvings": 63}),
         (MESSAGES[4], {"cost_bounds": CostBounds(race=-1)}),
         (MESSAGES[4], {"cost_bounds": CostBounds(race=2**41)}),
+        (MESSAGES[4], {"cost_bounds": CostBounds(race_rows=-1)}),
         (MESSAGES[7], {"words": np.array([0, 1, 5])}),
         (MESSAGES[7], {"words": np.array([0, -1, 1])}),
         (MESSAGES[7], {"demonstrations": np.array([0, 4])}),

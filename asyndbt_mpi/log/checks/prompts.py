@@ -1,6 +1,7 @@
 """Checks of the prompts that were scored: are they those that were due?"""
 
 from collections.abc import Iterator
+from copy import copy
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.protocol.evaluations import CONSENSUS
 from asyndbt_mpi.protocol.final_tests import draw_demonstrations, own_tests
 from asyndbt_mpi.protocol.messages import WITHOUT, Candidate
-from asyndbt_mpi.protocol.race import Entrant, Prompt, Race, Rounds, bare_prompt, entrants
+from asyndbt_mpi.protocol.race import Entrant, Prompt, Race, bare_prompt, entrants
 from asyndbt_mpi.protocol.records import SPLIT_OF, EventKind
 from asyndbt_mpi.protocol.validation import Scored, keep
 
@@ -93,12 +94,14 @@ class Prompts:
             race, wrong = self._which_race(worker, validated, column, raced[worker])
             yield from wrong
             over = race is None or race.next(0) is None
-            if not over and self._ends_in_peace() and self._at_work(worker):
+            if not over and self._ended_normally() and self._at_work(worker):
                 yield f"/evaluation lacks a part of the race of worker {worker}"
             for row in of_worker:
                 yield from self._tested(column, row, of_worker[0], race.winner if race else None)
         for row in np.flatnonzero(column["worker"] == CONSENSUS).tolist():
             yield from self._compare(column, row, self._consensus(), self._without[1])
+        if most > 1 and self.log.config.budget.limits_calls:
+            self.notes.append("how many prompts the budget had room for in each race")
         self._tell_unknown()
 
     def _which_race(
@@ -106,39 +109,47 @@ class Prompts:
     ) -> tuple[Race | None, list[str]]:
         """The race that ``rows`` of /evaluation are of, after them, and what is wrong with it.
 
-        None where the log does not tell who took part. How many took part may depend on what was
-        left of a budget.
+        None where the log does not tell who took part, or on how many rows.
         """
         config = self.log.config
         if not config.run.evaluate_every:
             return None, []
+        # A budget may have left no room for a race.
+        most = config.run.races if rows or not config.budget.limits_calls else 0
+        everyone = self._entrants(worker, max(1, most), validated)
+        try:
+            race_rows = races.race_rows(self.log, worker)
+        except ValueError:
+            return None, []  # `values.cost_bounds` tells
+        if everyone is None:
+            return None, []
+        losses = {row: races.losses(self.log, row, float(column["loss"][row])) for row in rows}
+        scored = [len(each) for each in losses.values()]
         tried = []
-        for rounds in races.plans(config):
-            race = self._race(worker, rounds, validated)
-            if race is None:
-                return None, []
-            wrong = list(races.differences(self.log, race, column, rows))
+        for rounds in races.plans(config, race_rows, len(everyone), scored):
+            taking_part = everyone[: rounds[0][0] if rounds else 1]
+            race = Race(map(copy, taking_part), rounds, race_rows)
+            wrong = list(races.differences(race, column, losses))
             if not wrong:
                 return race, []
             tried.append((race, wrong))
         return tried[0]
 
-    def _race(self, worker: int, rounds: Rounds, validated: list[Prompt]) -> Race | None:
-        """A race of ``worker`` at its start; None where the log does not tell who takes part."""
-        most = max(1, rounds[0][0])
+    def _entrants(self, worker: int, most: int, validated: list[Prompt]) -> list[Entrant] | None:
+        """At most so many prompts of ``worker``; None where the log does not tell which."""
         if most == 1 and validated:
-            return Race([Entrant(Candidate.TUNED, validated[0])], rounds)
+            return [Entrant(Candidate.TUNED, validated[0])]
         without, random, consensus = self._without, self._random(worker), self._consensus()
         words, shown = self._own(worker, self.closing, self.log.committed)
         if words is None or shown is None:
             return None
         if most == 1:
-            return Race([Entrant(Candidate.TUNED, (words, shown))], rounds)
+            return [Entrant(Candidate.TUNED, (words, shown))]
         if random is None or consensus is None:
             return None
         own = (without[0], random), (words, shown), (consensus, shown)
         has_model = self.log.config.estimator.name == "additive"
-        return Race(entrants(most, without, *own, validated, has_model), rounds)
+        return entrants(most, without, *own, validated, has_model)
 
     def _random(self, worker: int) -> IntArray | None:
         if worker not in self.pools:
@@ -185,9 +196,9 @@ class Prompts:
             yield "/evaluation has no test of the untuned prompt"
 
     def _tests_all(self) -> bool:
-        return bool(self.log.config.task.test) and self._ends_in_peace()
+        return bool(self.log.config.task.test) and self._ended_normally()
 
-    def _ends_in_peace(self) -> bool:
+    def _ended_normally(self) -> bool:
         """Whether nothing has kept the run from making all of its races and tests."""
         config = self.log.config
         limited = config.budget.limits_calls or config.budget.seconds

@@ -1,40 +1,55 @@
 """Checks of the races at the end of a run: who was scored, on how many rows, in which order."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
 
 import numpy as np
 
 from asyndbt_mpi.config import Config
 from asyndbt_mpi.log.reader import Log
+from asyndbt_mpi.log.rows import cost_bounds_of
 from asyndbt_mpi.protocol.messages import MalformedMessage
 from asyndbt_mpi.protocol.race import Race, Rounds, first_rows, is_same, rounds
 
-MOST_HALVED = 16
-"""More often than a worker's rows can be halved."""
+
+def race_rows(log: Log, worker: int) -> int:
+    """How many rows the race of ``worker`` has, as it said in its hello.
+
+    Raises
+    ------
+    ValueError
+        It cannot have said that.
+    """
+    bounds = cost_bounds_of(log.cost_bounds[worker - 1])
+    return bounds.race_rows if bounds and not log.config.llm.is_function else 1
 
 
-def plans(config: Config) -> Iterator[Rounds]:
-    """The rounds that a race can have, the longest first; with a budget there are several."""
-    most, by_rows = config.run.races, not config.llm.is_function
-    budget = config.budget
-    if not (most and budget.limits_calls):
-        yield rounds(most, by_rows)
-        return
-    for halved in range(MOST_HALVED if by_rows else 1):
-        for prompts in range(most, 1, -1):
-            yield rounds(prompts, by_rows, halved)
-    yield rounds(0, by_rows)
+def plans(config: Config, rows: int, entrants: int, scored: Sequence[int]) -> list[Rounds]:
+    """The rounds that a race of at most so many ``entrants`` on ``rows`` can have had.
+
+    ``scored`` are the rows of each prompt, in the order of the log: a budget may have had room for
+    fewer prompts, on fewer rows. All entrants may also be fewer than there was room for.
+    """
+    most = config.run.races
+    if not (most and config.budget.limits_calls):
+        return [rounds(most, rows) if most else []]
+    first = max(2, len(list(takewhile(lambda each: each == scored[0], scored))))
+    room = range(first, min(most, 2 * first - 2) + 1) if first == entrants else [first]
+    every = [rounds(each, rows, halved) for halved in range(rows.bit_length() + 1) for each in room]
+    fitting = [
+        each for each in every if {*scored} <= {first_rows(rows, halved) for _, halved in each}
+    ]
+    return fitting or every[:1]
 
 
 def differences(
-    log: Log, race: Race, column: Mapping[str, np.ndarray], rows: Sequence[int]
+    race: Race, column: Mapping[str, np.ndarray], losses: Mapping[int, np.ndarray]
 ) -> Iterator[str]:
-    """Let ``race`` run by the scores in ``rows`` of /evaluation, as far as these go.
+    """Let ``race`` run by what was scored, as far as that goes.
 
-    ``column`` has the columns of /evaluation by name.
+    ``column`` has the columns of /evaluation by name, ``losses`` the losses (B,) of its rows.
     """
-    scored: dict[int, int] = {}
-    for row in rows:
+    for row, of_row in losses.items():
         request, place = race.next(0), f"/evaluation row {row}"
         if request is None:
             yield f"{place} is of a race that was over"
@@ -47,24 +62,15 @@ def differences(
             of = f"{request.candidate.name.lower()} {due[0].tolist()}, {due[1].tolist()}"
             yield f"{place} should be of the next prompt in the race: {of if known else 'model'}"
             return
-        losses = _losses(log, row, float(column["loss"][row]))
         try:
-            race.check(losses)
+            race.check(of_row)
         except MalformedMessage as error:
             yield f"{place}: {error}"
             return
-        scored[request.halvings] = len(losses)
-        race.take(prompt, losses)
-    if 0 in scored and not log.config.llm.is_function:
-        for halved, number in scored.items():
-            if number != first_rows(scored[0], halved):
-                yield (
-                    f"/evaluation rows {rows[0]} to {rows[-1]}: a round of the race is of"
-                    f" {number} rows, of {scored[0]} halved {halved} times"
-                )
+        race.take(prompt, of_row)
 
 
-def _losses(log: Log, row: int, loss: float) -> np.ndarray:
+def losses(log: Log, row: int, loss: float) -> np.ndarray:
     """Of each of the rows behind ``row`` of /evaluation; a function's is its only one."""
     start, end = np.searchsorted(log.answered, (row, row + 1)).tolist()
     return log.rows("answer/loss", start, end) if end > start else np.array([loss])
