@@ -1,5 +1,6 @@
 """The server's state is valid whatever happens; and what validates it sees what is not."""
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyndbt_mpi.protocol.membership import State
-from asyndbt_mpi.protocol.messages import Assignment, Costs, Failure, Reset, Stop
+from asyndbt_mpi.protocol.messages import Assignment, CostBounds, Costs, Failure, Reset, Stop
 from asyndbt_mpi.protocol.records import Output
 from asyndbt_mpi.protocol.server import Server
 from tests.protocol.hand import Hand, configuration
@@ -34,6 +35,14 @@ def at_work() -> Hand:
     hand = Hand(configuration(run={"evaluate_every": 1}, budget={"calls": 10_000}), 4)
     hand.hello()
     hand.work(1, 2, 3)
+    return hand
+
+
+def racing() -> Hand:
+    """Worker 1 has scored two prompts of its race, and is at the third."""
+    hand = Hand(configuration(run={"iterations": 1, "evaluate_every": 1, "race": 4}), 2)
+    hand.hello()
+    hand.work(1, 2, 1, 1)
     return hand
 
 
@@ -103,6 +112,7 @@ AT_WORK: dict[str, Callable[[Server], object]] = {
     "spent is negative": lambda s: setattr(s.spending.spent, "calls", -1),
     "more may be spent": lambda s: setattr(s.spending.spent, "calls", 9_990),
     "goes on": lambda s: setattr(s, "failure", "broken"),
+    "a race before": lambda s: s._races.update({1: None}),
     "were not told to stop": lambda s: setattr(s, "finished", True),
     "stopped too early": lambda s: (
         s._outstanding.pop(2), s.spending._by_worker[2].owed.clear(),
@@ -114,11 +124,27 @@ AT_WORK: dict[str, Callable[[Server], object]] = {
     ),
 }  # fmt: skip
 
+RACING: dict[str, Callable[[Server], object]] = {
+    "who has no race is tested": lambda s: s._final_tests._own.update({3: deque()}),
+    "nobody is left in the race": lambda s: s._races[1].running.clear(),
+    "a round is over and goes on": lambda s: s._races[1]._scored.extend(s._races[1].running),
+    "though its winner is tested": lambda s: s._final_tests._own.update({1: deque()}),
+    "is of no race": lambda s: setattr(s._races[1], "_over", True),
+    "what is scored is not the next": lambda s: s._races[1].running.reverse(),
+    "on different rows": lambda s: setattr(s._races[1]._scored[0], "losses", np.zeros(9)),
+    "another bound": lambda s: setattr(s.spending._by_worker[1], "cost_bounds", CostBounds(race=-1)),
+    "is to score two prompts": lambda s: (
+        s.evaluations.ask(1, request := s._races[1].next(1)), s.members.asked(1, 99.0),
+        s.spending.hand_out(1, "race", request.halvings),
+    ),
+}  # fmt: skip
+
 
 @pytest.mark.parametrize(
     ("course", "broken", "found"),
     [(amid_an_estimate, broken, found) for found, broken in AMID_AN_ESTIMATE.items()]
-    + [(at_work, broken, found) for found, broken in AT_WORK.items()],
+    + [(at_work, broken, found) for found, broken in AT_WORK.items()]
+    + [(racing, broken, found) for found, broken in RACING.items()],
     ids=lambda each: each if isinstance(each, str) else "",
 )
 def test_a_state_that_cannot_be_is_found(
