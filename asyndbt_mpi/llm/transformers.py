@@ -34,7 +34,7 @@ PRECISIONS = {
 NOTHING = (0, 0, 0, -(2**30))
 """Compared so far: the widest pass, the longest prompt, the longest label, less the shortest."""
 
-BOUNDS = {torch.float32: 1e-3, torch.bfloat16: 0.3, torch.float16: 0.1}
+BOUNDS = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
 """How far a label's log-probability may be from that of one pass for each whole text, in nats:
 what rounding alone comes to."""
 
