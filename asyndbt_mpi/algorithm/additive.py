@@ -16,8 +16,7 @@ demonstrations are drawn by their chance of being the best (Thompson, 1933): a c
 lost its probability is tried again as long as it may be worth it.
 """
 
-import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -25,7 +24,7 @@ from asyndbt_mpi.algorithm import pooling
 from asyndbt_mpi.algorithm.coupling import latin_hypercube
 from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
 
-SIGNAL = 10.0
+SIGNAL = 5.0
 """Prior variance of all effects of a prompt together, in units of the noise's variance."""
 
 DRIFT = 0.02
@@ -45,6 +44,12 @@ EXPLORED = 0.5
 
 TEMPERATURE = 0.5
 """Of an effect's standard deviation, which the diagonal of the covariance overstates."""
+
+SAMPLED = 16
+"""Prompts that were sampled, of which the best are remembered."""
+
+BELIEVED = 0.5
+"""Share of a sampled prompt's residual that is taken for its own, and not for chance."""
 
 
 def prior_variance(positions: int, classes: int) -> float:
@@ -67,6 +72,8 @@ class Additive:
     steps : array (W, 1), upper steps so far
     scale : array (W, 1), mean square of the residuals; 0 before the first
     scores : array (W, G), how badly each of `pooling.SPREADS` has predicted the losses
+    sampled : array (W, SAMPLED, M + U), the best of the prompts that were sampled, as indices
+    residuals : array (W, SAMPLED), of their losses; infinite where there is none yet
     """
 
     def __init__(self, p_shape: tuple[int, ...], q_shape: tuple[int, ...]) -> None:
@@ -81,13 +88,16 @@ class Additive:
         self.steps: FloatArray = np.zeros((workers, 1))
         self.scale: FloatArray = np.zeros((workers, 1))
         self.scores: FloatArray = np.zeros((workers, len(pooling.SPREADS)))
+        self.sampled: FloatArray = np.zeros((workers, SAMPLED, m + u))
+        self.residuals: FloatArray = np.full((workers, SAMPLED), np.inf)
         self._others: FloatArray = np.zeros((2, workers, m * n))
 
     @property
     def state(self) -> list[FloatArray]:
         """As `Estimator`."""
         learnt = [self.effects, self.variances, self.told, self.steps, self.scale, self.scores]
-        return [*learnt, *self._others]  # the others' counts in `best`
+        # The others' knowledge counts in `best`.
+        return [*learnt, self.sampled, self.residuals, *self._others]
 
     # ------------------------------------------------------------ what others know
 
@@ -172,16 +182,42 @@ class Additive:
                 drawn[samples, categories] = best
 
     def best(self, member: int, allowed: BoolArray, rank: int) -> tuple[IntArray, IntArray]:
-        """As `Estimator`: by the mean effects of all that is known."""
-        effects = self._known(np.array([member]))[0][0]
+        """As `Estimator`: the first by the effects alone, the others out of `sampled`.
+
+        An additive model cannot see what one prompt is worth beyond its parts; a sample can.
+        """
+        effects = self._known(np.array([member]))[0]
         m, n = self.of_words
-        of_words = effects[: m * n].reshape(m, n)
-        of_shown = effects[m * n :].reshape(self.of_demonstrations)
-        held = [np.flatnonzero(row) for row in allowed]
-        rows = [*of_words, *(row[own] for row, own in zip(of_shown, held, strict=True))]
-        chosen = least_sum(rows, rank)
-        shown = [own[place] for own, place in zip(held, chosen[m:], strict=True)]
-        return chosen[:m], np.array(shown)
+        shown = effects[0, m * n :].reshape(self.of_demonstrations)
+        words = effects[0, : m * n].reshape(m, n).argmin(axis=-1)
+        found = np.concatenate((words, np.where(allowed, shown, np.inf).argmin(axis=-1)))
+        if rank:
+            sampled = self.sampled[member].astype(np.int64)
+            seen = np.isfinite(self.residuals[member]) & (sampled != found).any(axis=-1)
+            values = self._values(effects, sampled[None], self.residuals[[member]])[0]
+            ranked = np.argsort(np.where(seen, values, np.inf), kind="stable")
+            if rank <= seen.sum():
+                found = sampled[ranked[rank - 1]]
+        return found[:m], found[m:]
+
+    def _values(self, effects: FloatArray, prompts: IntArray, residuals: FloatArray) -> FloatArray:
+        """Losses (W, K) of ``prompts`` (W, K, M + U), but for that of the rows."""
+        return _taken(effects, prompts + self.first).sum(axis=-1) + BELIEVED * residuals
+
+    def _remember(self, members: IntArray, drawn: IntArray, losses: FloatArray) -> None:
+        """Keep the best of the prompts ``drawn`` (W, I, M + U) and of those before."""
+        effects = self.effects[members]
+        residuals = _centred(losses - _taken(effects, drawn + self.first).sum(axis=-1))
+        # Of one that is drawn again, the newest residual counts.
+        prompts = np.concatenate((drawn, self.sampled[members].astype(np.int64)), axis=1)
+        residuals = np.concatenate((residuals, self.residuals[members]), axis=1)
+        values = self._values(effects, prompts, residuals)
+        for row, member in enumerate(members):
+            _, places = np.unique(prompts[row], axis=0, return_index=True)
+            places = places[np.argsort(values[row, places], kind="stable")][:SAMPLED]
+            self.residuals[member] = np.inf
+            self.residuals[member, : len(places)] = residuals[row, places]
+            self.sampled[member, : len(places)] = prompts[row, places]
 
     # ------------------------------------------------------------ gradients
 
@@ -230,7 +266,8 @@ class Additive:
     ) -> None:
         """The filter's step with centred ``losses`` (W, I)."""
         effects, variances = self.effects[members], self.variances[members]
-        drawn = np.concatenate((words, demonstrations), axis=-1) + self.first  # (W, I, M + U)
+        prompts = np.concatenate((words, demonstrations), axis=-1)
+        drawn = prompts + self.first  # (W, I, M + U)
         workers, samples, rows = drawn.shape
         residuals = losses - _taken(effects, drawn).sum(axis=-1)
         residuals = self._without_outliers(members, _centred(residuals))
@@ -251,6 +288,7 @@ class Additive:
         variances -= known
         variances += DRIFT * (self.prior - variances)
         self.effects[members], self.variances[members] = effects, variances
+        self._remember(members, prompts, losses)
 
     def _without_outliers(self, members: IntArray, residuals: FloatArray) -> FloatArray:
         """``residuals`` (W, I), with unusually large ones clipped."""
@@ -281,28 +319,3 @@ def _scattered(shape: tuple[int, int], drawn: IntArray, values: FloatArray) -> F
     index = drawn + entries * np.arange(workers)[:, None, None]
     total = np.bincount(index.ravel(), values.ravel(), minlength=workers * entries)
     return total.astype(np.float64, copy=False).reshape(shape)
-
-
-def least_sum(rows: Sequence[FloatArray], rank: int) -> IntArray:
-    """One entry of each of the ``rows`` so that their sum is the least; its indices.
-
-    Or the next to least for a ``rank`` of 1, and so on; the last if there are not so many.
-    """
-    order = [np.argsort(row, kind="stable") for row in rows]
-    by_size = [row[places] for row, places in zip(rows, order, strict=True)]
-    # From the least sum on, each step takes the next larger entry in one row; a heap of sums.
-    first = (0,) * len(rows)
-    heap = [(float(sum(row[0] for row in by_size)), first)]
-    seen = {first}
-    places = first
-    for _ in range(rank + 1):
-        if not heap:
-            break
-        total, places = heapq.heappop(heap)
-        for index, row in enumerate(by_size):
-            place = places[index] + 1
-            further = (*places[:index], place, *places[index + 1 :])
-            if place < len(row) and further not in seen:
-                seen.add(further)
-                heapq.heappush(heap, (total + float(row[place] - row[place - 1]), further))
-    return np.array([order[index][place] for index, place in enumerate(places)])

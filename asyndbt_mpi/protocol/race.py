@@ -35,7 +35,7 @@ FEWEST = 16
 FEW = 4
 """Prompts that a race should have at least, if need be on a part of the rows."""
 
-OF_MODEL = 3
+OF_MODEL = 4
 """The most prompts of a worker's model that take part."""
 
 Prompt: TypeAlias = tuple[IntArray, IntArray]
@@ -190,11 +190,11 @@ def entrants(
     for each in (
         best[0],
         Entrant(Candidate.UNTUNED, untuned),
-        *model[:1],
+        *model[:2],
         Entrant(Candidate.RANDOM, random),
         best[-1],
         Entrant(Candidate.CONSENSUS, consensus),
-        *model[1:],
+        *model[2:],
         *best[1:-1],
     ):
         if not any(map(each.is_same, chosen)):
