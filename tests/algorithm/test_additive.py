@@ -1,13 +1,9 @@
 """The additive model against dense least squares, and what a stack of workers needs of it."""
 
-import itertools
-
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from asyndbt_mpi.algorithm.additive import DRIFT, Additive, least_sum
+from asyndbt_mpi.algorithm.additive import BELIEVED, DRIFT, SAMPLED, Additive
 from asyndbt_mpi.algorithm.estimator import sample
 from asyndbt_mpi.algorithm.pooling import CORRECTED
 
@@ -150,23 +146,58 @@ def test_what_has_no_mass_is_never_drawn_nor_judged() -> None:
 # ---------------------------------------------------------------- the best prompts
 
 
-@given(
-    st.lists(st.integers(1, 4), min_size=1, max_size=4),
-    st.integers(0, 2**32 - 1),
-    st.booleans(),
-)
-def test_the_least_sums_are_those_of_an_enumeration(sizes, seed, tied) -> None:
-    generator = np.random.default_rng(seed)
-    rows = [generator.normal(size=size) for size in sizes]
-    if tied:
-        rows = [row.round() for row in rows]
-    every = list(itertools.product(*(range(size) for size in sizes)))
-    sums = sorted(sum(row[i] for row, i in zip(rows, each, strict=True)) for each in every)
-    chosen = [tuple(least_sum(rows, rank).tolist()) for rank in range(len(every))]
-    assert sorted(chosen) == every, "each once"
-    found = [sum(row[i] for row, i in zip(rows, each, strict=True)) for each in chosen]
-    np.testing.assert_allclose(found, sums, atol=1e-12)
-    assert tuple(least_sum(rows, len(every) + 3).tolist()) == chosen[-1]
+EVERYTHING = np.ones((U, V), dtype=bool)
+
+
+def value(of: Additive, prompt: tuple[int, ...], residual: float) -> float:
+    """What the model and its own sample say of a prompt."""
+    first = [*(N * np.arange(M)), *(M * N + V * np.arange(U))]
+    effects = [of.effects[0, start + place] for start, place in zip(first, prompt, strict=True)]
+    return float(sum(effects)) + BELIEVED * residual
+
+
+def test_behind_the_best_by_its_parts_come_the_best_that_were_sampled() -> None:
+    of, drawn = model(), draw(3)
+    upper(of, ONE, *drawn)
+    prompts = [tuple(each) for each in np.concatenate(drawn[:2], axis=-1)[0].tolist()]
+    predicted = np.array([value(of, prompt, 0.0) for prompt in prompts])
+    residuals = (drawn[2][0] - predicted) - (drawn[2][0] - predicted).mean()
+    values = {p: value(of, p, r) for p, r in zip(prompts, residuals, strict=True)}
+    best = tuple(np.concatenate(of.best(0, EVERYTHING, 0)).tolist())
+    expected = sorted(set(values) - {best}, key=lambda prompt: values[prompt])
+    found = [
+        tuple(np.concatenate(of.best(0, EVERYTHING, rank + 1)).tolist())
+        for rank in range(len(expected))
+    ]
+    assert found == expected
+    last = of.best(0, EVERYTHING, len(expected) + 1)
+    assert tuple(np.concatenate(last).tolist()) == best, "as there is no other"
+
+
+def test_one_prompt_that_did_well_beyond_its_parts_is_remembered() -> None:
+    of, lucky = model(), (1, 2, 3, 1, 4)
+    for seed in range(20):
+        words, shown, losses = draw(seed)
+        words[0, 0], shown[0, 0] = lucky[:M], lucky[M:]
+        losses[0, 0] -= 6.0
+        for row, (of_row, others) in enumerate(zip(words[0, 1:], shown[0, 1:], strict=True)):
+            # Its parts do as badly elsewhere as they do well together.
+            shared = sum(of_row == lucky[:M]) + sum(others == lucky[M:])
+            losses[0, row + 1] += 3.0 * shared
+        lower(of, ONE, words, shown, losses)
+    words, shown = of.best(0, EVERYTHING, 1)
+    assert (*words.tolist(), *shown.tolist()) == lucky
+
+
+def test_a_prompt_is_remembered_once_with_its_newest_residual() -> None:
+    of = model()
+    for seed in range(10):
+        words, shown, losses = draw(seed)
+        words[0, :2], shown[0, :2] = 0, 0
+        upper(of, ONE, words, shown, losses)
+        known = of.sampled[0][np.isfinite(of.residuals[0])]
+        assert len(np.unique(known, axis=0)) == len(known) <= SAMPLED
+    assert np.isfinite(of.residuals).all()
 
 
 def test_the_best_prompt_shows_what_the_worker_has() -> None:
@@ -178,8 +209,6 @@ def test_the_best_prompt_shows_what_the_worker_has() -> None:
     words, shown = of.best(0, allowed, 0)
     np.testing.assert_array_equal(words, words_of.argmin(axis=1))
     np.testing.assert_array_equal(shown, shown_of.argmin(axis=1))
-    ranked = [of.best(0, allowed, rank) for rank in range(30)]
-    assert all(allowed[np.arange(U), shown].all() for _, shown in ranked)
 
 
 def test_what_others_know_counts_and_is_part_of_the_state() -> None:
