@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from prompt_search import Judge, Loss, Prompt, halving, random_prompts, search
-from quality_tasks import SETTINGS, WORKERS, Tables, Trial, merged, settings
+from quality_tasks import WORKERS, Tables, Trial, merged, settings
 
 from asyndbt_mpi.assemble import Materials, delays_of_workers, workers_with_black_box
 from asyndbt_mpi.config import parse
@@ -94,6 +94,22 @@ def searched(trial: Trial, calls: int, calibration: Calibration, by: Search) -> 
 # ---------------------------------------------------------------- AsynDBT
 
 
+RUN: Tables = {
+    "run": {"evaluate_every": 20},
+    "algorithm": {"active_workers": 2, "max_delay": 4},
+    "estimator": {"samples": 8, "batch": 5},
+    "delay": {"model": "lognormal", "mean": 1.0},
+}
+
+AS_IT_WAS: Tables = {
+    "run": {"race": 0, "evaluate_every": 10},
+    "algorithm": {"lower_gradient": "black_box"},
+    "estimator": {"samples": 4, "batch": 10},
+}
+
+NO_PLANES: Tables = {"algorithm": {"plane_until": 0}}
+
+
 class Wordless(Template):
     """Leaves out the fragment, whatever its words are."""
 
@@ -148,9 +164,11 @@ def asyndbt(
         The calls do not suffice for one iteration.
     """
     materials = given(trial)
-    shapes = materials.shapes
+    tables = run_tables(calls, calibration, tables or {})
+    shapes = replace(materials.shapes, samples=tables["estimator"]["samples"])
+    materials = replace(materials, shapes=shapes)
     sizes = {"prompt": {"vocabulary_size": shapes.words, "pool": shapes.pool}}
-    tables = merged(run_tables(calls, calibration, tables or {}), sizes)
+    tables = merged(tables, sizes)
     config = trial.configured(tables)
     workers, box = workers_with_black_box(config, materials, EVERYONE, trial.model())
     assert isinstance(box, PromptBlackBox)
@@ -178,10 +196,10 @@ def run_tables(calls: int, calibration: Calibration, tables: Tables) -> dict[str
     It makes at most ten times as many iterations as the calls pay for if no prompt comes twice:
     repeats are free.
     """
-    samples, active = SETTINGS["estimator"], SETTINGS["algorithm"]["active_workers"]
-    iterations = 10 * calls // (active * samples["samples"] * samples["batch"])
-    this = {"run": {"iterations": iterations}, "task": {"calibration": calibration}}
-    return merged(tables, this)
+    tables = merged(RUN, tables)
+    step = tables["estimator"]["samples"] * tables["estimator"]["batch"]
+    iterations = 10 * calls // (tables["algorithm"]["active_workers"] * step)
+    return merged(tables, {"run": {"iterations": iterations}, "task": {"calibration": calibration}})
 
 
 class Tests:
@@ -198,10 +216,6 @@ class Tests:
                 self.prompts[record.candidate][record.worker] = record.words, record.demonstrations
                 self.calls += record.calls
 
-
-AS_IT_WAS: Tables = {"run": {"race": 0}, "algorithm": {"lower_gradient": "black_box"}}
-
-NO_PLANES: Tables = {"algorithm": {"plane_until": 0}}
 
 EITHER_WAY: dict[str, Callable[..., Found]] = {
     "random": random,

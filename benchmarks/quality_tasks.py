@@ -16,9 +16,6 @@ WORKERS = 3
 Tables: TypeAlias = Mapping[str, Mapping[str, Any]]
 
 SETTINGS: Tables = {
-    "run": {"evaluate_every": 10},
-    "algorithm": {"active_workers": 2, "max_delay": 4},
-    "estimator": {"samples": 4, "batch": 10},
     "prompt": {
         "fragment_length": 2,
         "vocabulary": "instructions",
@@ -26,9 +23,8 @@ SETTINGS: Tables = {
         "pool": 8,
     },
     "llm": {"model": "smollm2-135m-instruct", "precision": "bfloat16", "threads": 1},
-    "delay": {"model": "lognormal", "mean": 1.0},
 }
-"""The same for all tasks."""
+"""The same for all tasks and methods."""
 
 
 @dataclass(frozen=True, slots=True)

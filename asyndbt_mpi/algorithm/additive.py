@@ -202,7 +202,8 @@ class Additive:
 
     def _values(self, effects: FloatArray, prompts: IntArray, residuals: FloatArray) -> FloatArray:
         """Losses (W, K) of ``prompts`` (W, K, M + U), but for that of the rows."""
-        return _taken(effects, prompts + self.first).sum(axis=-1) + BELIEVED * residuals
+        values: FloatArray = _taken(effects, prompts + self.first).sum(axis=-1)
+        return values + BELIEVED * residuals
 
     def _remember(self, members: IntArray, drawn: IntArray, losses: FloatArray) -> None:
         """Keep the best of the prompts ``drawn`` (W, I, M + U) and of those before."""
