@@ -130,9 +130,14 @@ def simulate(
             --set delay.model=lognormal --set delay.mean=1
     """
     from asyndbt_mpi.commands.simulate import simulate
+    from asyndbt_mpi.jobs.opening import Ended
 
     request = Request(config, assignments, output, overwrite, debug, resume)
-    simulate(Job.of(request, workers), resume)
+    try:
+        simulate(Job.of(request, workers), resume)
+    except Ended as error:
+        _say(f"asyndbt: {error}", err=True)
+        return error.code
     return DONE
 
 

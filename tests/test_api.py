@@ -248,6 +248,12 @@ def test_a_run_that_is_resumed_is_the_one_that_was_not_interrupted(
     assert same(iterates(whole), iterates(part))
     assert adbt.verify(part).violations == []
     assert adbt.replay(part, **given).difference is None
+    assert asked > 40
+    asked = 0
+    finished = adbt.simulate(config(), 3, part, resume=True, **given)
+    assert asked == 0, "nothing is left to do"
+    assert (finished.status, finished.iterations) == ("finished", 30)
+    assert finished.words == result.words
 
 
 def test_a_wrong_loss_leaves_nothing_in_the_way_of_the_next_try(tmp_path: Path) -> None:

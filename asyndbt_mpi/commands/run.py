@@ -31,6 +31,7 @@ from asyndbt_mpi.jobs.job import (
     FAILED,
     Job,
     Request,
+    log_path,
 )
 from asyndbt_mpi.jobs.opening import Ended, Opened, open_run, removed_if_empty, verdict
 from asyndbt_mpi.jobs.readings import first_difference, reading
@@ -147,7 +148,11 @@ def launch_from_python(request: Request) -> Outcome:
     try:
         outcome = launch(request)
     except Refused as error:
-        raise Refused(together.first_text(error.why or ""), error.code) from None
+        why = together.first_text(error.why or "")
+        if error.code == DONE:  # the log has the result: there was nothing to resume
+            path = log_path(request.configuration(), request.output)
+            return Outcome(DONE, why, path if WORLD.Get_rank() == SERVER else None)
+        raise Refused(why, error.code) from None
     if survives_deaths():
         if WORLD.Get_rank() != SERVER:
             leave(outcome.code)  # rank 0 waits for it, and MPI may be unable to end

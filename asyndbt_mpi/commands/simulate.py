@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TypeAlias
 
 from asyndbt_mpi.assemble import (
@@ -14,8 +14,8 @@ from asyndbt_mpi.assemble import (
 )
 from asyndbt_mpi.config import Config, ConfigurationError
 from asyndbt_mpi.jobs.answer_cache import Answers
-from asyndbt_mpi.jobs.job import Job
-from asyndbt_mpi.jobs.opening import removed_if_empty
+from asyndbt_mpi.jobs.job import DONE, Job
+from asyndbt_mpi.jobs.opening import Ended, removed_if_empty
 from asyndbt_mpi.jobs.resume import Resumed, ResumeSink, log_to_resume, nothing_left, resume
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.writer import Writer
@@ -36,6 +36,8 @@ def simulate(job: Job, resuming: bool = False) -> None:
     ------
     ConfigurationError
         The log cannot be written, or cannot be resumed by this job.
+    Ended
+        The run to be resumed has finished; the log is left unchanged.
     """
     _simulate(job, len(os.sched_getaffinity(0)), resuming, _shown)
     with Log(job.path) as log:
@@ -43,8 +45,9 @@ def simulate(job: Job, resuming: bool = False) -> None:
 
 
 def simulate_silently(job: Job, cores: int, resuming: bool = False) -> None:
-    """Like `simulate`, without output, on ``cores`` cores."""
-    _simulate(job, cores, resuming, _silent)
+    """Like `simulate`, without output, on ``cores`` cores; a finished run is not an error."""
+    with suppress(Ended):
+        _simulate(job, cores, resuming, _silent)
 
 
 Write: TypeAlias = Callable[[list[Record]], None]
@@ -89,7 +92,7 @@ def _go_on(job: Job, log: Log, cores: int, sinks: Sinks) -> None:
     """
     resumed = resume(log, job, "virtual")
     if resumed.server.finished and log.status == "finished":
-        raise ConfigurationError(nothing_left(log, resumed))
+        raise Ended(nothing_left(log, resumed), DONE)
     cluster = _cluster(job, cores, log, resumed)
     _check_models(cluster, resumed)
     new: list[Record] = []

@@ -382,7 +382,6 @@ def _allows_more(old: Budget, new: Budget) -> bool:
 
 def nothing_left(log: Log, resumed: Resumed) -> str:
     """Why a finished run is not resumed."""
-    why = resumed.server.limit
-    return f"{log.path} has finished, after {log.committed} iterations" + (
-        f": {why}; raise the limit to continue" if why else ""
-    )
+    limit = resumed.server.limit
+    why = f"it ended at {limit}; raise the limit to continue" if limit else "nothing is left to do"
+    return f"{log.path} has finished, after {log.committed} iterations: {why}"

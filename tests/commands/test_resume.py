@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from asyndbt_mpi.commands.replay import replay
 from asyndbt_mpi.commands.simulate import simulate
 from asyndbt_mpi.config import ConfigurationError
-from asyndbt_mpi.jobs.job import Job, Request
+from asyndbt_mpi.jobs.job import DONE, Job, Request
+from asyndbt_mpi.jobs.opening import Ended
 from asyndbt_mpi.jobs.resume import log_to_resume, resume
 from asyndbt_mpi.llm.base import NoModel, Prompt, Scores
 from asyndbt_mpi.log.events import events
@@ -25,6 +26,7 @@ from asyndbt_mpi.protocol.records import EventKind
 from asyndbt_mpi.transport.interruption import Interrupted
 from tests.commands.cutting import assert_same, cut
 from tests.commands.settings import SETTINGS
+from tests.helpers import asyndbt, sets
 
 
 def job(path: Path, *changes: str, resuming: bool = False, workers: int = 4) -> Job:
@@ -148,9 +150,24 @@ def test_another_number_of_workers_is_refused(tmp_path: Path, whole) -> None:
 def test_a_finished_run_is_left_alone(tmp_path: Path, whole) -> None:
     path = tmp_path / "run.h5"
     shutil.copy(whole(), path)
-    with pytest.raises(ConfigurationError, match="has finished, after 60 iterations"):
+    before = path.read_bytes()
+    with pytest.raises(Ended, match="has finished, after 60 iterations: nothing is left") as ended:
         go_on(path)
+    assert ended.value.code == DONE
+    assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_command_says_that_a_run_has_finished(tmp_path: Path, whole) -> None:
+    """A batch job that is submitted once more is no error."""
+    path = tmp_path / "run.h5"
+    shutil.copy(whole(), path)
+    options = ("--workers", "4", "--output", "run.h5", "--resume")
+    result = asyndbt("simulate", "synthetic", *sets(*SETTINGS), *options, folder=tmp_path)
+    assert (result.returncode, result.stdout) == (0, "")
+    assert result.stderr.splitlines() == [
+        "asyndbt: run.h5 has finished, after 60 iterations: nothing is left to do"
+    ]
 
 
 def test_without_a_log_it_starts_at_the_beginning(tmp_path: Path, whole) -> None:
@@ -236,9 +253,7 @@ def test_a_budget_of_seconds_ends_a_run_once(tmp_path: Path) -> None:
     path = simulated(tmp_path / "run.h5", "budget.seconds=20")
     with Log(path) as log:
         assert 0 < log.committed < 60
-    with pytest.raises(
-        ConfigurationError, match=r"has finished, .*: budget.seconds = 20; raise the limit"
-    ):
+    with pytest.raises(Ended, match=r"has finished, .* ended at budget.seconds = 20; raise"):
         go_on(path, "budget.seconds=20")
     assert replay(path).difference is None
 

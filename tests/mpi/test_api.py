@@ -45,9 +45,12 @@ def test_rank_0_has_the_result_of_a_run_that_is_a_full_citizen(shared_path: Path
     result = adbt.run(config(10), path, **given)
     assert (result is None) == (RANK > 0)
     resumed = adbt.run(config(25), path, resume=True, **given)
+    finished = adbt.run(config(25), path, resume=True, **given)
     if RANK:
         assert resumed is None
+        assert finished is None
         return
+    assert (finished.iterations, finished.words) == (25, resumed.words)
     assert (resumed.iterations, resumed.status) == (25, "finished")
     assert resumed.demonstrations.shape == (WORKERS, 2)
     assert adbt.verify(path).violations == []
