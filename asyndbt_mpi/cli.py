@@ -390,30 +390,38 @@ def show(
     Prints the learnt words and demonstrations, the accuracy before and after with 95 % intervals,
     and the costs.
     """
-    from asyndbt_mpi.view.summary import print_classes, print_summary
+    from rich.console import Console
+
+    from asyndbt_mpi.view.summary import classes_of_tests, print_summary
 
     given = given_configuration(source, assignments)
     with Log(run) as log:
+        # Before anything is printed, because they may not be there.
+        table = classes_of_tests(log) if classes else None
+        texts = _prompts(log, given) if prompts else {}
         print_summary(log)
-        if classes and not print_classes(log):
-            raise ConfigurationError(f"--classes: {log.path} has no answers to single test rows")
-        if prompts:
-            _print_prompts(log, given)
+        if table is not None:
+            Console().print(table)
+        for worker, prompt in texts.items():
+            _say(f"\n--- worker {worker}\n{prompt}", lines=True)
     return DONE
 
 
-def _print_prompts(log: Log, given: Config | None) -> None:
-    """The log has row numbers only; the texts are read from the run's data again."""
+def _prompts(log: Log, given: Config | None) -> dict[int, str]:
+    """By worker; the log has row numbers only, so the texts are read from the run's data again."""
     from asyndbt_mpi.assemble import check_materials, prepare
     from asyndbt_mpi.jobs.given import configuration
     from asyndbt_mpi.view.prompts import full_prompts
 
+    if log.config.llm.is_function:
+        raise ConfigurationError(
+            f"--prompts: {log.path}: its task is a function, which has no text"
+        )
     materials = prepare(configuration(log, given, asks_model=False), log.workers)
     check_materials(log, materials)
-    if materials.template is None or materials.data is None:
-        raise ConfigurationError(f"--prompts: {log.path} is of a synthetic task, which has no text")
-    for worker, prompt in full_prompts(log, materials.template, materials.data):
-        _say(f"\n--- worker {worker}\n{prompt}", lines=True)
+    assert materials.template is not None
+    assert materials.data is not None
+    return dict(full_prompts(log, materials.template, materials.data))
 
 
 @cli.command()

@@ -331,7 +331,8 @@ def _run_server(
     code = FAILED
     whole = False
     done, calls = server.iteration, server.spending.spent.calls
-    with Progress(job.config.run.iterations, job.workers, done, calls) as progress:
+    tokens = not job.config.llm.is_function
+    with Progress(job.config.run.iterations, job.workers, done, calls, tokens) as progress:
         try:
             sink = LogAndProgress(writer, progress)
             whole = serve(channel, server, sink, signalled, opened.earlier)

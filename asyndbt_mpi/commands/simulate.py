@@ -58,7 +58,8 @@ Sinks: TypeAlias = Callable[[Job, Writer, int], AbstractContextManager[tuple[Wri
 
 @contextmanager
 def _shown(job: Job, writer: Writer, done: int) -> Iterator[tuple[Write, Say]]:
-    with Progress(job.config.run.iterations, job.workers, done) as progress:
+    tokens = not job.config.llm.is_function
+    with Progress(job.config.run.iterations, job.workers, done, tokens=tokens) as progress:
         yield LogAndProgress(writer, progress).write, progress.say
 
 

@@ -57,9 +57,11 @@ def accuracy_table(log: Log, found: Outcomes) -> Table:
 
 
 def _title(log: Log, found: Outcomes, classified: bool) -> str:
-    what = "accuracy in per cent, mean loss" if classified else "mean loss"
-    rows = {outcome.right().shape[1] for outcome in found.values() if outcome.answers}
-    title = f"On {f'{rows.pop():,}' if rows else 'the'} test rows: {what}"
+    title = "In the tests at the end: mean loss"  # a function has no rows
+    if classified:
+        rows = {outcome.right().shape[1] for outcome in found.values() if outcome.answers}
+        number = f"{rows.pop():,}" if rows else "the"
+        title = f"On {number} test rows: accuracy in per cent, mean loss"
     ended = int(log["evaluation/iteration"][newest_tests(log)].max())
     if ended < log.committed:
         title += f" (from the end after {ended} iterations)"

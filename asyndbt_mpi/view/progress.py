@@ -63,10 +63,14 @@ class Progress:
     """Shows iteration, objective, active workers, worst delay, calls, tokens/s and time left.
 
     ``done`` of the ``iterations``, with ``calls`` calls, were made before this run was resumed.
+    Without ``tokens``, as for a function, there is no tokens/s.
     """
 
-    def __init__(self, iterations: int, workers: int, done: int = 0, calls: int = 0) -> None:
+    def __init__(
+        self, iterations: int, workers: int, done: int = 0, calls: int = 0, tokens: bool = True
+    ) -> None:
         self.workers = workers
+        self.tokens = tokens
         self.ready = 0
         self.calls = calls
         self.prompt_tokens = 0
@@ -124,9 +128,10 @@ class Progress:
         self._bar.set_description_str("", refresh=False)
         late = max(d for i, d in enumerate(iteration.delay.tolist()) if i not in self._gone)
         rate = self.prompt_tokens / (time.perf_counter() - self._started)
+        speed = f", {rate:.0f} tok/s" if self.tokens else ""
         self._bar.set_postfix_str(
             f"loss {iteration.objective:.3f}, active {named}, late {late},"
-            f" {tqdm.format_sizeof(self.calls)} calls, {rate:.0f} tok/s",
+            f" {tqdm.format_sizeof(self.calls)} calls{speed}",
             refresh=False,
         )
         self._bar.update(1)

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.text import printable
+from asyndbt_mpi.protocol.final_tests import number_of_tests
 from asyndbt_mpi.protocol.messages import WITHOUT, Candidate
 from asyndbt_mpi.protocol.records import EventKind
 from asyndbt_mpi.protocol.spending import price
@@ -57,12 +58,25 @@ def print_summary(log: Log, console: Console | None = None) -> None:
         console.print(_best(log))
 
 
-def print_classes(log: Log, console: Console | None = None) -> bool:
-    """Print the test accuracy by class; False if the log does not have it."""
+def classes_of_tests(log: Log) -> Table:
+    """The test accuracy by class.
+
+    Raises
+    ------
+    LogError
+        The log does not have it; one line says why.
+    """
     table = class_table(log, outcomes(log))
     if table is not None:
-        (console or Console()).print(table)
-    return table is not None
+        return table
+    config = log.config
+    if config.llm.is_function:
+        why = "its task is a function, which classifies nothing"
+    elif not number_of_tests(config, log.workers):
+        why = "its run made no tests, as run.evaluate_every or task.test is 0"
+    else:
+        why = "there are no tests in it yet, or none with answers to each row"
+    raise log.file.error(f"no accuracy by class: {why}")
 
 
 def learnt_prompts(log: Log, most: int | None = None) -> dict[int, Prompt]:
@@ -122,12 +136,12 @@ def _costs(log: Log) -> list[str]:
         int(log[f"event/{name}"].sum())
         for name in ("llm_calls", "prompt_tokens", "completion_tokens")
     )
-    tokens = f"{prompt:,} prompt tokens"
-    if completion:
-        tokens += f", {completion:,} completion tokens"
-    lines = [f"{calls:,} calls, {tokens}, {seconds:.1f} {clock}"]
     llm = log.config.llm
-    if llm.input_price or llm.output_price:
+    tokens = f" {prompt:,} prompt tokens," if not llm.is_function else ""
+    if completion:
+        tokens += f" {completion:,} completion tokens,"
+    lines = [f"{calls:,} calls,{tokens} {seconds:.1f} {clock}"]
+    if tokens and (llm.input_price or llm.output_price):
         lines.append(f"{price(llm, prompt, completion):,.2f} at the prices of [llm]")
     asked, paid = (int(log[f"event/{name}"].sum()) for name in ("prompts", "llm_calls"))
     if paid < asked:
@@ -158,9 +172,10 @@ def _workers(log: Log) -> list[str]:
 
 
 def _learnt(log: Log, prompts: dict[int, Prompt]) -> Table:
+    what = "number" if log.config.llm.is_function else "row"
     table = Table(
         title="What was learnt",
-        caption="demonstrations: row in the pool of each class, from 0",
+        caption=f"demonstrations: {what} in the pool of each class, from 0",
         title_justify="left",
         caption_justify="left",
     )
@@ -181,7 +196,8 @@ def _learnt(log: Log, prompts: dict[int, Prompt]) -> Table:
 
 def _best(log: Log) -> Table:
     """The smallest loss on the validation rows so far."""
-    table = Table(title="Best so far on the validation rows", title_justify="left")
+    on = "in validation" if log.config.llm.is_function else "on the validation rows"
+    table = Table(title=f"Best so far {on}", title_justify="left")
     for name in ("worker", "iteration", "loss"):
         table.add_column(name, justify="right")
     table.add_column("words")

@@ -15,6 +15,7 @@ from asyndbt_mpi.protocol.messages import Candidate
 from asyndbt_mpi.view import intervals
 from asyndbt_mpi.view.accuracy import accuracy_table, class_table, difference_lines
 from asyndbt_mpi.view.outcomes import NAMES, Answers, Outcome, compare, outcomes, score
+from asyndbt_mpi.view.summary import classes_of_tests
 from tests.helpers import asyndbt
 
 Run = Callable[..., Path]
@@ -199,8 +200,34 @@ def test_show_prints_intervals_and_on_request_classes(demo_run: Path, tmp_path: 
 
 def test_classes_are_refused_of_a_task_without(log: Log, tmp_path: Path) -> None:
     result = asyndbt("show", log.path, "--classes", folder=tmp_path)
-    assert result.returncode == 2
-    assert result.stderr == (f"asyndbt: --classes: {log.path} has no answers to single test rows\n")
+    assert (result.returncode, result.stdout) == (2, "")
+    why = "its task is a function, which classifies nothing"
+    assert result.stderr == f"asyndbt: {log.path}: no accuracy by class: {why}\n"
+    result = asyndbt("show", log.path, "--prompts", folder=tmp_path)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == (
+        f"asyndbt: --prompts: {log.path}: its task is a function, which has no text\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"run": {"evaluate_every": 0}}, "its run made no tests, as run.evaluate_every"),
+        ({"task": {"test": 0}}, "its run made no tests, as .* task.test is 0"),
+        ({}, "there are no tests in it yet"),
+    ],
+)
+def test_why_there_are_no_classes(log: Log, changes, why: str) -> None:
+    sections = {"llm": {"backend": "transformers"}, "run": {"evaluate_every": 2}, **changes}
+    log.config = log.config.model_copy(
+        update={
+            name: getattr(log.config, name).model_copy(update=keys)
+            for name, keys in sections.items()
+        }
+    )
+    with pytest.raises(LogError, match=why):
+        classes_of_tests(log)
 
 
 def test_differences_are_told_in_words() -> None:

@@ -28,6 +28,13 @@ def summary(log: Log) -> str:
     return console.export_text()
 
 
+def of_a_model(log: Log) -> Log:
+    """The same log, as if a language model had been asked."""
+    llm = log.config.llm.model_copy(update={"backend": "transformers"})
+    log.config = log.config.model_copy(update={"llm": llm})
+    return log
+
+
 def test_the_summary_shows_what_the_log_says(virtual_run: Run) -> None:
     with Log(virtual_run(run={"iterations": 12, "evaluate_every": 4, "name": "mine"})) as log:
         text = summary(log)
@@ -37,13 +44,26 @@ def test_the_summary_shows_what_the_log_says(virtual_run: Run) -> None:
         assert calls >= sum(
             int(log[f"{group}/llm_calls"].sum()) for group in ("report", "lower", "evaluation")
         )
-        assert f"{calls:,} calls, {tokens:,} prompt tokens" in text
+        assert f"{calls:,} calls, {tokens:,} prompt tokens" in summary(of_a_model(log))
         assert "Best so far" not in text
         for worker, (words, _) in learnt_prompts(log).items():
             line = next(line for line in text.splitlines() if line.startswith(f"│{worker:10} "))
             assert " | ".join(f"word{j}" for j in words) in line
         tuned = np.mean(list(outcomes(log)[Candidate.TUNED].losses.values()))
         assert f"{tuned:.3f}" in text
+
+
+@pytest.mark.parametrize("status", ["finished", "interrupted"])
+def test_a_function_has_neither_rows_nor_tokens(virtual_run: Run, status: str) -> None:
+    llm = {"backend": "synthetic", "input_price": 3.0}
+    path = virtual_run(run={"iterations": 12, "evaluate_every": 4}, llm=llm)
+    with h5py.File(path, "r+") as file:
+        file.attrs["status"] = status
+    words = " row", "token", "price"
+    with Log(path) as log:
+        assert not [word for word in words if word in summary(log)]
+        text = summary(of_a_model(log))
+    assert all(word in text for word in words)
 
 
 def test_it_is_shown_where_a_phrase_ends(virtual_run: Run) -> None:
@@ -107,7 +127,7 @@ def test_costs_in_money(virtual_run: Run) -> None:
         file["event/prompt_tokens"][-1] = 2_000_000
         file["event/completion_tokens"][-1] = 100_000
     with Log(path) as log:
-        text = summary(log)
+        text = summary(of_a_model(log))
     assert "2,000,000 prompt tokens, 100,000 completion tokens" in text
     assert "7.50 at the prices of [llm]" in text
 
@@ -124,7 +144,7 @@ def test_an_unfinished_run_shows_the_best_so_far(virtual_run: Run) -> None:
         assert log.best[2].loss == log["evaluation/loss"][rows].min()
         np.testing.assert_array_equal(log.best[2].words, log["evaluation/words"][best])
         assert sorted(log.best) == [1, 2, 3]
-    assert "Best so far on the validation rows" in text
+    assert "Best so far in validation" in text
     assert f"{log.best[2].loss:.3f}" in text
 
 
@@ -188,12 +208,12 @@ def test_full_prompts_put_the_texts_together_again() -> None:
     )
 
 
-def show_progress() -> None:
+def show_progress(tokens: bool = True) -> None:
     """Two workers come, two iterations pass, one worker goes."""
     from asyndbt_mpi.protocol.messages import Costs, Report
     from asyndbt_mpi.protocol.records import UsedReport
 
-    with Progress(2, 2) as progress:
+    with Progress(2, 2, tokens=tokens) as progress:
         progress.update(Event(EventKind.HELLO, 1, -1, 0, 0.0, text="here"))
         assert progress.ready == 1
         progress.update(Event(EventKind.HELLO, 2, -1, 0, 0.0, text="there"))
@@ -224,6 +244,8 @@ def test_progress_shows_everything_there_is_to_know(
     assert lines[-1].startswith("2/2 ")
     assert "loss 0.432, active 2, late 3, 40.0 calls, " in lines[-1]
     assert lines[-1].endswith(" tok/s")
+    show_progress(tokens=False)
+    assert capsys.readouterr().err.splitlines()[-1].endswith("late 3, 40.0 calls")
 
 
 def test_a_resumed_run_does_not_seem_to_wait_for_who_never_left(
