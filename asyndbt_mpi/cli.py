@@ -93,7 +93,16 @@ def _patience(config: str, assignments: tuple[str, ...]) -> float:
 @click.argument("config", default="demo")
 @SETTINGS
 @OUTPUT
-def doctor(config: str, assignments: tuple[str, ...], output: str | None) -> int:
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    metavar="R",
+    help="Number of workers of the run. Default: those that were launched; without mpiexec, 3 or"
+    " as many as the configuration needs.",
+)
+def doctor(
+    config: str, assignments: tuple[str, ...], output: str | None, workers: int | None
+) -> int:
     """Find what would go wrong with a run.
 
     Every finding comes with a remedy. No run is started and nothing is spent. Launch the doctor
@@ -105,7 +114,7 @@ def doctor(config: str, assignments: tuple[str, ...], output: str | None) -> int
     """
     from asyndbt_mpi.commands.doctor import checkup
 
-    return checkup(config, assignments, output)
+    return checkup(config, assignments, output, workers)
 
 
 @cli.command(epilog=PRESETS)
@@ -390,38 +399,10 @@ def show(
     Prints the learnt words and demonstrations, the accuracy before and after with 95 % intervals,
     and the costs.
     """
-    from rich.console import Console
+    from asyndbt_mpi.commands.show import show
 
-    from asyndbt_mpi.view.summary import classes_of_tests, print_summary
-
-    given = given_configuration(source, assignments)
-    with Log(run) as log:
-        # Before anything is printed, because they may not be there.
-        table = classes_of_tests(log) if classes else None
-        texts = _prompts(log, given) if prompts else {}
-        print_summary(log)
-        if table is not None:
-            Console().print(table)
-        for worker, prompt in texts.items():
-            _say(f"\n--- worker {worker}\n{prompt}", lines=True)
+    show(run, given_configuration(source, assignments), prompts=prompts, classes=classes)
     return DONE
-
-
-def _prompts(log: Log, given: Config | None) -> dict[int, str]:
-    """By worker; the log has row numbers only, so the texts are read from the run's data again."""
-    from asyndbt_mpi.assemble import check_materials, prepare
-    from asyndbt_mpi.jobs.given import configuration
-    from asyndbt_mpi.view.prompts import full_prompts
-
-    if log.config.llm.is_function:
-        raise ConfigurationError(
-            f"--prompts: {log.path}: its task is a function, which has no text"
-        )
-    materials = prepare(configuration(log, given, asks_model=False), log.workers)
-    check_materials(log, materials)
-    assert materials.template is not None
-    assert materials.data is not None
-    return dict(full_prompts(log, materials.template, materials.data))
 
 
 @cli.command()

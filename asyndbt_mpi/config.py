@@ -17,6 +17,7 @@ from pydantic import (
 from asyndbt_mpi.inputs.defaults import unused_by_a_model, with_defaults
 from asyndbt_mpi.inputs.files import SHOWN, check_path, read_file, shown, size
 from asyndbt_mpi.inputs.sections import (
+    USUAL_WORKERS,
     Algorithm,
     Budget,
     Delay,
@@ -75,6 +76,12 @@ class Config(Section):
         if self.budget.cost and not (self.llm.input_price or self.llm.output_price):
             raise ValueError("budget.cost needs llm.input_price or llm.output_price")
         return self
+
+    @property
+    def usual_workers(self) -> int:
+        """R where none is given: `USUAL_WORKERS`, or as many as the configuration needs."""
+        algorithm, slow = self.algorithm, self.delay.slow_workers
+        return max(USUAL_WORKERS, algorithm.active_workers, algorithm.min_workers, slow)
 
     def to_toml(self) -> str:
         """The resolved configuration, every key written out."""

@@ -3,7 +3,7 @@
 import os
 import secrets
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import click
@@ -24,25 +24,34 @@ from asyndbt_mpi.transport.launcher import Misfit, launched, misfit, node_name, 
 from asyndbt_mpi.transport.watch import watched
 
 
-def checkup(source: str, assignments: Sequence[str], output: str | None) -> int:
+def checkup(
+    source: str, assignments: Sequence[str], output: str | None, workers: int | None
+) -> int:
     """Check a run of the configuration ``source`` before it is started; the exit code.
+
+    Without ``workers``, their number is that of the launched ranks; a single process takes the
+    usual number, or as many as the configuration needs.
 
     Raises
     ------
     ConfigurationError
         The configuration itself is wrong; under MPI this is reported once, with exit code 2.
     """
+
+    def planned(launched_workers: int) -> Plan:
+        return _plan(source, assignments, output, workers, launched_workers)
+
     try:
         with watched(PATIENCE_SECONDS):
             from asyndbt_mpi.transport import mpi
     except Misfit as error:
-        return _alone(source, assignments, output, error.library, "")
+        return _alone(planned, error.library, "")
     except (ImportError, RuntimeError) as error:
-        return _alone(source, assignments, output, "", " ".join(str(error).split()))
+        return _alone(planned, "", " ".join(str(error).split()))
     if mpi.WORLD.Get_size() == 1:
-        return _alone(source, assignments, output, mpi.library(), "")
+        return _alone(planned, mpi.library(), "")
     try:
-        return mpi.leave(_together(source, assignments, output))
+        return mpi.leave(_together(planned))
     except Exception as error:
         # The state of the other ranks is unknown now: only an abort ends them all.
         where = f"rank {mpi.WORLD.Get_rank()} on {socket.gethostname()}"
@@ -51,9 +60,7 @@ def checkup(source: str, assignments: Sequence[str], output: str | None) -> int:
         raise
 
 
-def _alone(
-    source: str, assignments: Sequence[str], output: str | None, library: str, why_none: str
-) -> int:
+def _alone(planned: Callable[[int], Plan], library: str, why_none: str) -> int:
     """Report that there is no MPI, no launcher, or a launcher that does not match it."""
     process = Process(
         rank=SERVER,
@@ -69,13 +76,13 @@ def _alone(
     )
     if not wait_for_spokesman(process.launcher):
         return FAILED
-    plan = _plan(source, assignments, output, workers=None)
+    plan = planned(0)
     if misfit(process.launcher, library, process.size):
-        return _say(check_mpi([Facts(process)], source))
+        return _say(check_mpi([Facts(process)], plan.source, plan.workers))
     return _say(report([examine(Examiner(process), plan)], plan))
 
 
-def _together(source: str, assignments: Sequence[str], output: str | None) -> int:
+def _together(planned: Callable[[int], Plan]) -> int:
     from asyndbt_mpi.transport import mpi
     from asyndbt_mpi.transport.together import Together
 
@@ -84,7 +91,7 @@ def _together(source: str, assignments: Sequence[str], output: str | None) -> in
     plan: Plan | None = None
     wrong = ""
     try:
-        plan = _plan(source, assignments, output, workers=size - 1)
+        plan = planned(size - 1)
     except ConfigurationError as error:
         wrong = str(error)
     together = Together(world, (plan.config.run if plan else Run()).worker_timeout)
@@ -140,20 +147,25 @@ def _to_text(facts: Facts) -> str:
         return Facts(facts.process, findings=(found,)).to_json()
 
 
-def _plan(source: str, assignments: Sequence[str], output: str | None, workers: int | None) -> Plan:
+def _plan(
+    source: str,
+    assignments: Sequence[str],
+    output: str | None,
+    workers: int | None,
+    launched_workers: int,
+) -> Plan:
+    if workers and launched_workers not in (0, workers):
+        raise ConfigurationError(
+            f"--workers {workers}: {launched_workers} were launched, beside the server; leave it"
+            f" out, or launch {workers + 1} ranks"
+        )
     config = load(source, assignments)
     log = log_path(config, output)
     # A single process does not know how many there will be.
-    count = workers if workers is not None else _fewest_workers(config)
+    count = workers or launched_workers or config.usual_workers
     answers = folder_of(config, log)
     data = _Data(config, count)
     return Plan(source, count, config, log, answers, data.digests, data.rows_fit)
-
-
-def _fewest_workers(config: Config) -> int:
-    return max(
-        config.algorithm.active_workers, config.algorithm.min_workers, config.delay.slow_workers, 1
-    )
 
 
 class _Data:

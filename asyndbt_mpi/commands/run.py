@@ -262,7 +262,7 @@ def _workers(request: Request) -> int:
         how = f"asyndbt run {request.source}" if request.given is None else _script()
         raise ConfigurationError(
             "one process is not enough: rank 0 is the server, every other rank a worker."
-            f" Start it with: mpiexec -n 4 {how}"
+            f" Start it with: mpiexec -n {request.configuration().usual_workers + 1} {how}"
         )
     return workers
 

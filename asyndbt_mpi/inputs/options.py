@@ -6,6 +6,8 @@ from typing import Any, TypeAlias
 
 import click
 
+from asyndbt_mpi.inputs.sections import USUAL_WORKERS
+
 Command: TypeAlias = Callable[..., Any]
 
 LOG_FILE = click.argument("run", metavar="RUN.h5", type=click.Path(path_type=Path))
@@ -17,7 +19,7 @@ SETTINGS = click.option(
 )  # fmt: skip
 
 WORKERS = click.option(
-    "--workers", type=click.IntRange(min=1), default=3, show_default=True, metavar="R",
+    "--workers", type=click.IntRange(min=1), default=USUAL_WORKERS, show_default=True, metavar="R",
     help="Number of workers.",
 )  # fmt: skip
 

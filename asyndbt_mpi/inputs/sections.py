@@ -35,6 +35,9 @@ VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 
 LONGEST_ADDRESS = 2000
 
+USUAL_WORKERS = 3
+"""Where nothing else says how many there are."""
+
 MOST_RACING = 1024
 """Prompts of a worker in the race at the end."""
 

@@ -50,6 +50,8 @@ def test_one_process_is_told_how_to_start_more(tmp_path: Path) -> None:
     result = asyndbt_alone("run", "synthetic", folder=tmp_path)
     assert result.returncode == 2
     assert "mpiexec -n 4 asyndbt run synthetic" in result.stderr
+    more = asyndbt_alone("run", "synthetic", "--set", "algorithm.active_workers=5", folder=tmp_path)
+    assert "mpiexec -n 6 asyndbt run synthetic" in more.stderr
     assert "Traceback" not in result.stderr
 
 

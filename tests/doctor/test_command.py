@@ -10,7 +10,15 @@ import pytest
 import torch
 
 from asyndbt_mpi.log.storage.lock import LogLock
-from tests.helpers import ASYNDBT, Result, asyndbt_alone, mpiexec, needs_mpiexec, start
+from tests.helpers import (
+    ASYNDBT,
+    Result,
+    asyndbt_alone,
+    complaints,
+    mpiexec,
+    needs_mpiexec,
+    start,
+)
 
 RANK = Path(__file__).with_name("rank.py")
 OF_STEP = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "4"}
@@ -149,6 +157,39 @@ def test_every_rank_sees_size_1(
     out, err = silent.communicate(timeout=60)
     assert (silent.returncode, out) == (2, "")
     assert "asyndbt" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "workers"),
+    [
+        ((), 3),
+        (("--set", "algorithm.active_workers=5"), 5),
+        (("--set", "algorithm.min_workers=4"), 4),
+        (("--workers", "2"), 2),
+    ],
+)
+def test_a_single_process_checks_the_run_of_several(
+    tmp_path: Path, arguments: tuple[str, ...], workers: int
+) -> None:
+    result = alone("doctor", "synthetic", *arguments, folder=tmp_path)
+    found = lines(result)
+    assert found["data"] == f"ok complete, for {workers} workers\n"
+    assert f"mpiexec -n {workers + 1} asyndbt doctor synthetic" in found["MPI"]
+
+
+def test_data_for_too_few_workers_are_found_without_mpiexec(tmp_path: Path) -> None:
+    result = alone("doctor", "reviews", "--workers", "40", folder=tmp_path)
+    assert result.returncode == 1
+    assert lines(result)["data"].startswith("problem ")
+
+
+@needs_mpiexec
+def test_another_number_of_workers_than_was_launched_is_refused(tmp_path: Path) -> None:
+    result = ranks("doctor", "synthetic", "--workers", "4", folder=tmp_path)
+    assert result.returncode == 2
+    assert complaints(result) == [
+        "asyndbt: --workers 4: 2 were launched, beside the server; leave it out, or launch 5 ranks"
+    ]
 
 
 def test_no_mpi_library_is_a_finding(tmp_path: Path) -> None:

