@@ -223,8 +223,7 @@ def _explain(error: Mapping[str, Any]) -> str:
     location = [str(part) for part in error["loc"][:2]]
     name = ".".join(location)
     if error["type"] == "extra_forbidden":
-        known, what = _known(location)
-        return f"unknown {what} {shown(name)}{_nearest(location[-1][:SHOWN], known)}"
+        return f"unknown {_unknown(location, error['input'])}"
     allowed = str(error["msg"]).removeprefix("Value error, ")
     allowed = allowed[:1].lower() + allowed[1:]
     if not location:
@@ -234,11 +233,21 @@ def _explain(error: Mapping[str, Any]) -> str:
     return f"{name} = {shown(error['input'])}: {allowed}"
 
 
-def _known(location: list[str]) -> tuple[list[str], str]:
-    if len(location) == 1:
-        return list(Config.model_fields), "section"
-    section: Section = getattr(Config(), location[0])
-    return list(type(section).model_fields), "key"
+def _unknown(location: list[str], value: Any) -> str:
+    """A section or key, and what may have been meant: a near one, or else what there is."""
+    sections = Config().model_dump()
+    name = location[-1][:SHOWN]
+    places = [f"{section}.{name}" for section, keys in sections.items() if name in keys]
+    meant = f"; did you mean {' or '.join(map(repr, places))}?" if places else ""
+    if len(location) > 1:
+        known = sections[location[0]]
+        meant = meant or _nearest(name, known) or f"; [{location[0]}] has {', '.join(known)}"
+        return f"key {shown('.'.join(location))}{meant}"
+    if isinstance(value, dict):
+        meant = _nearest(name, sections) or f"; sections are {', '.join(sections)}"
+        return f"section {shown(name)}{meant}"
+    meant = meant or f"; keys belong to a section: {', '.join(sections)}"
+    return f"key {shown(name)}{meant}"
 
 
 def difference(

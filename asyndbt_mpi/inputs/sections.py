@@ -65,6 +65,12 @@ FUNCTIONS = "synthetic", "python"
 """Back-ends that are functions in place of model and data."""
 
 
+def _is_of_several(racing: int) -> int:
+    if racing == 1:
+        raise ValueError("one prompt is no race; give at least 2, or 0 for no race")
+    return racing
+
+
 class Section(BaseModel):
     """A table of the configuration file; unknown keys are errors."""
 
@@ -89,7 +95,7 @@ class Run(Section):
     output: Annotated[str, Field(min_length=1), AfterValidator(is_path)] = "runs/{name}.h5"
     evaluate_every: NonNegativeCount = 0
     early_stopping_patience: NonNegativeCount = 0
-    race: Annotated[int, Field(ge=0, le=MOST_RACING)] = 8
+    race: Annotated[int, Field(ge=0, le=MOST_RACING), AfterValidator(_is_of_several)] = 8
     worker_timeout: Positive = 1800.0
     signals: list[Literal["SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP", "SIGINT"]] = [
         "SIGTERM",
@@ -101,12 +107,6 @@ class Run(Section):
     def races(self) -> int:
         """The most prompts in a worker's race; 0 if nothing is evaluated."""
         return self.race if self.evaluate_every else 0
-
-    @model_validator(mode="after")
-    def _race_is_of_several(self) -> "Run":
-        if self.race == 1:
-            raise ValueError("race must be at least 2, or 0 for no race")
-        return self
 
     @model_validator(mode="after")
     def _patience_needs_evaluation(self) -> "Run":

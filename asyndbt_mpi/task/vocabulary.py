@@ -91,8 +91,8 @@ def _check(words: list[str], source: str) -> None:
             )
         if word != " ".join(word.split()):
             raise ConfigurationError(
-                f"{where}: {shown(word)} has a blank too many; a phrase has single blanks, and"
-                " none at its ends"
+                f"{where}: {shown(word)} has a blank at an end, or several in a row; remove it:"
+                " words of a phrase are separated by single blanks"
             )
         if len(word) > LONGEST_WORD:
             raise ConfigurationError(

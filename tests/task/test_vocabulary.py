@@ -45,10 +45,22 @@ def test_everything_shipped_is_known() -> None:
         (["a", "b", "a"], "prompt.vocabulary, entry 3: 'a' is a repeat of number 1"),
         (["a", ""], "prompt.vocabulary, entry 2: empty"),
         (["a b", "c", "a b"], "prompt.vocabulary, entry 3: 'a b' is a repeat of number 1"),
-        (["a", "b  c"], "prompt.vocabulary, entry 2: 'b  c' has a blank too many"),
-        (["a", " b c"], "prompt.vocabulary, entry 2: ' b c' has a blank too many"),
-        (["a", "b "], "prompt.vocabulary, entry 2: 'b ' has a blank too many"),
-        (["a", " "], "prompt.vocabulary, entry 2: ' ' has a blank too many"),
+        (
+            ["a", "b  c"],
+            "prompt.vocabulary, entry 2: 'b  c' has a blank at an end, or several in a row; remove it",
+        ),
+        (
+            ["a", " b c"],
+            "prompt.vocabulary, entry 2: ' b c' has a blank at an end, or several in a row; remove it",
+        ),
+        (
+            ["a", "b "],
+            "prompt.vocabulary, entry 2: 'b ' has a blank at an end, or several in a row; remove it",
+        ),
+        (
+            ["a", " "],
+            "prompt.vocabulary, entry 2: ' ' has a blank at an end, or several in a row; remove it",
+        ),
         (["a", "b\tc"], "prompt.vocabulary, entry 2: 'b\\tc' contains a tab"),
         (["a", "b\n"], "prompt.vocabulary, entry 2: 'b\\n' contains a tab, a line break"),
         (["a", "b\u00a0c"], "prompt.vocabulary, entry 2: 'b\\xa0c' contains a tab, a line break"),
@@ -65,7 +77,10 @@ def test_wrong_words_are_named(words: list[str], fault: str) -> None:
     [
         (b"", "the vocabulary has only 0 words"),
         (b"a\n\nb\n", "words.txt', line 2: empty"),
-        (b"a\nb c \n", "words.txt', line 2: 'b c ' has a blank too many"),
+        (
+            b"a\nb c \n",
+            "words.txt', line 2: 'b c ' has a blank at an end, or several in a row; remove it",
+        ),
         (b"a\nb\na\n", "words.txt', line 3: 'a' is a repeat of number 1"),
         (b"a\n\xff\n", "words.txt', line 2: not UTF-8 text"),
     ],
