@@ -39,10 +39,11 @@ def _whole(model: str, place: Path) -> Finding:
 
 
 def _of_the_hub(model: str) -> Finding:
-    text = f"{model} is not in the cache of the Hugging Face hub"
+    text = f"there is no folder {model} here, and no model {model} in the cache of the hub"
     where = "into a folder that all nodes see (HF_HOME)"
     if os.environ.get("HF_HUB_OFFLINE", "").lower() not in OFF:
-        hint = f"download it where there is a network, {where}: hf download {model}"
-        return problem("model", f"{text}, and HF_HUB_OFFLINE forbids downloading it", hint)
-    hint = f"download it beforehand, {where}: hf download {model}"
+        hint = f"correct llm.model, or download it where there is a network, {where}"
+        text = f"{text}, and HF_HUB_OFFLINE forbids downloading it"
+        return problem("model", text, f"{hint}: hf download {model}")
+    hint = f"correct llm.model, or download it beforehand, {where}: hf download {model}"
     return warning("model", f"{text}: every node must reach the hub, which few can", hint)

