@@ -360,8 +360,9 @@ def estimate(config: str, assignments: tuple[str, ...], workers: int, like: Path
     found = estimate(loaded, materials, workers, count, seconds)
     title = f"{loaded.run.name}: {loaded.run.iterations} iterations of {workers} workers"
     print_costs(title, found.rows(), remarks(found, counted_by, like))
-    for line in shortfalls(found):
-        _say(f"asyndbt: warning: {line}", err=True)
+    for line in [loaded.unused, *shortfalls(found)]:
+        if line:
+            _say(f"asyndbt: warning: {line}", err=True)
     return DONE
 
 

@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from asyndbt_mpi.inputs.defaults import unused_by_a_model, with_defaults
+from asyndbt_mpi.inputs.defaults import unused_by_a_model, unused_by_the_backend, with_defaults
 from asyndbt_mpi.inputs.files import SHOWN, check_path, read_file, shown, size
 from asyndbt_mpi.inputs.sections import (
     USUAL_WORKERS,
@@ -76,6 +76,11 @@ class Config(Section):
         if self.budget.cost and not (self.llm.input_price or self.llm.output_price):
             raise ValueError("budget.cost needs llm.input_price or llm.output_price")
         return self
+
+    @property
+    def unused(self) -> str:
+        """Which keys are set and not used, in one line; "" if there are none."""
+        return unused_by_the_backend(self.model_dump(), Config().model_dump())
 
     @property
     def usual_workers(self) -> int:

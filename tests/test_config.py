@@ -62,6 +62,23 @@ def test_a_wrong_key_is_named_with_what_is_allowed(table, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("source", "assignments", "keys"),
+    [
+        ("synthetic", (), ""),
+        ("synthetic", ("task.path=x", "llm.base_url=http://x", "task.test=9"), "task.path, llm.base_url"),
+        ("synthetic", ("llm.model=x",), "llm.model"),
+        ("demo", ("task.path=x", "llm.model=x", "llm.input_price=1"), ""),
+        ("demo", ("llm.base_url=http://x", "llm.api=completion"), "llm.base_url, llm.api"),
+        ("demo", ("llm.base_url=http://x", "llm.api=completion", "llm.backend=openai"), ""),
+    ],
+)  # fmt: skip
+def test_places_that_are_given_but_not_used_are_told(source, assignments, keys: str) -> None:
+    config = load(source, assignments)
+    backend = config.llm.backend
+    assert config.unused == (f"llm.backend = {backend!r} does not use {keys}" if keys else "")
+
+
 def test_assignments_override_and_are_typed() -> None:
     config = load(
         "synthetic",

@@ -11,7 +11,15 @@ from asyndbt_mpi.config import Config, ConfigurationError
 from asyndbt_mpi.doctor import cores, gpus
 from asyndbt_mpi.doctor.cores import check_cores
 from asyndbt_mpi.doctor.facts import SERVER, Facts, Process, Shared
-from asyndbt_mpi.doctor.findings import Finding, grouped, merged, ok, problem, ranks_in_words
+from asyndbt_mpi.doctor.findings import (
+    Finding,
+    grouped,
+    merged,
+    ok,
+    problem,
+    ranks_in_words,
+    warning,
+)
 from asyndbt_mpi.doctor.folder import look_at_folder
 from asyndbt_mpi.doctor.gpu_checks import check_gpus
 from asyndbt_mpi.doctor.model import find_model
@@ -31,7 +39,7 @@ ALIKE = 8
 """Number of similar lines shown for a large job."""
 
 SUBJECTS = (
-    *("MPI", "versions", "ULFM", "cores", "GPUs"),
+    *("configuration", "MPI", "versions", "ULFM", "cores", "GPUs"),
     *("output", "HDF5 locking", "shared folder", "answers", "model", "data", "rows"),
 )
 """Subjects in the order of the report."""
@@ -155,8 +163,10 @@ def _rows(plan: Plan, rank: int) -> list[Finding]:
 def report(facts: Sequence[Facts], plan: Plan) -> list[Finding]:
     """All findings, in the order of the `SUBJECTS`."""
     llm = plan.config.llm
+    unused = plan.config.unused
     on_cpu = not any(each.gpus and each.gpus.taken for each in facts)
     found = [
+        *([warning("configuration", unused, "remove them, or change llm.backend")] * bool(unused)),
         *check_mpi(facts, plan.source, plan.workers),
         *check_versions(facts),
         *check_deaths(facts),

@@ -21,6 +21,30 @@ UNUSED_BY_A_MODEL = (
 """Keys that count only if the rounds of the lower level ask the black box."""
 
 
+OF_A_SERVER = "base_url", "key_variable", "api", "scores", "requests_per_minute", "extra_body"
+
+UNUSED_BY_A_BACKEND: dict[str, dict[str, tuple[str, ...]]] = {
+    "transformers": {"llm": OF_A_SERVER},
+    "synthetic": {"task": ("path",), "llm": ("model", *OF_A_SERVER)},
+}
+"""Keys that are set only by who expects them to be used: for another data set, model or server."""
+
+
+def unused_by_the_backend(tables: dict[str, Any], defaults: dict[str, Any]) -> str:
+    """What complete ``tables`` set besides their ``defaults`` and their back-end does not use.
+
+    One line with the keys; "" if there are none.
+    """
+    backend = tables["llm"]["backend"]
+    keys = [
+        f"{section}.{key}"
+        for section, names in UNUSED_BY_A_BACKEND.get(backend, {}).items()
+        for key in names
+        if tables[section][key] != defaults[section][key]
+    ]
+    return f"llm.backend = {backend!r} does not use {', '.join(keys)}" if keys else ""
+
+
 def unused_by_a_model(tables: dict[str, Any]) -> str | None:
     """The first key of `UNUSED_BY_A_MODEL` that ``tables`` set, if there is one."""
     used = (f"{part}.{key}" for part, key in UNUSED_BY_A_MODEL if key in tables.get(part, {}))

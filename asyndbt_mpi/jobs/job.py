@@ -3,6 +3,7 @@
 import contextlib
 import os
 import stat
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -160,6 +161,8 @@ class Job:
     def open_log(self, transport: Transport, start: FloatArray) -> Writer:
         """A new log, which replaces an existing one if that was requested.
 
+        Warns of keys that are set and not used, because here one process does so once a run.
+
         ``start`` (M, N) is z before the first iteration.
 
         Raises
@@ -167,6 +170,8 @@ class Job:
         ConfigurationError
             The log cannot be written there, or another process does so.
         """
+        if unused := self.config.unused:
+            warnings.warn(unused, stacklevel=2)
         with self._opening():
             return Writer(
                 self.path,

@@ -77,6 +77,21 @@ def test_a_bad_configuration_is_one_line_said_once(tmp_path: Path, setting: str,
 
 
 @needs_mpiexec
+def test_places_that_are_not_used_are_told_once_by_every_command(tmp_path: Path) -> None:
+    given = "synthetic", "--set", "task.path=/nowhere", "--set", "run.iterations=3"
+    told = "llm.backend = 'synthetic' does not use task.path"
+    run = mpi(3, "run", *given, folder=tmp_path)
+    assert (run.returncode, run.stderr.count(told)) == (0, 1)
+    assert run.stderr.count("does not use") == 1
+    for command, *options in (("simulate", "--overwrite"), ("estimate",)):
+        result = asyndbt(command, *given, *options, folder=tmp_path)
+        assert result.returncode == 0
+        assert result.stderr.count(f"asyndbt: warning: {told}\n") == 1
+    doctor = asyndbt_alone("doctor", *given, "--output", "other.h5", folder=tmp_path)
+    assert f"warning  configuration: {told}; remove" in doctor.stdout
+
+
+@needs_mpiexec
 def test_a_worker_that_cannot_load_its_model_ends_the_job(tmp_path: Path) -> None:
     result = mpi(3, "run", "demo", "--set", "llm.model=/no/such/folder", folder=tmp_path)
     assert result.returncode == 3
