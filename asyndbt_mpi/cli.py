@@ -341,12 +341,8 @@ def estimate(config: str, assignments: tuple[str, ...], workers: int, like: Path
         asyndbt estimate mine.toml --set llm.input_price=0.15 --like runs/earlier.h5
     """
     from asyndbt_mpi.assemble import prepare
-    from asyndbt_mpi.commands.estimate import (
-        estimate,
-        measured_seconds_per_call,
-        remarks,
-        shortfalls,
-    )
+    from asyndbt_mpi.commands.estimate import estimate, measured_seconds_per_call, remarks
+    from asyndbt_mpi.commands.limits import covering, set_aside, shortfalls
     from asyndbt_mpi.task.lengths import token_counter
     from asyndbt_mpi.view.costs import print_costs
 
@@ -359,10 +355,13 @@ def estimate(config: str, assignments: tuple[str, ...], workers: int, like: Path
     count, counted_by = token_counter(loaded)
     found = estimate(loaded, materials, workers, count, seconds)
     title = f"{loaded.run.name}: {loaded.run.iterations} iterations of {workers} workers"
-    print_costs(title, found.rows(), remarks(found, counted_by, like))
+    lines = [*remarks(found, counted_by, like), *set_aside(found)]
+    print_costs(title, found.rows(), lines)
     for line in [loaded.unused, *shortfalls(found)]:
         if line:
             _say(f"asyndbt: warning: {line}", err=True)
+    if enough := covering(found):
+        _say(f"asyndbt: {enough}", err=True)
     return DONE
 
 

@@ -4,7 +4,7 @@ Counted are prompts that are asked for.  Fewer are paid for: equal ones are aske
 that stops early asks less.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 
 from asyndbt_mpi.assemble import Materials, hellos
 from asyndbt_mpi.config import Config, ConfigurationError
+from asyndbt_mpi.inputs.sections import Budget
 from asyndbt_mpi.llm.base import LABEL_TOKENS, NoModel
 from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.reader import Log
@@ -50,55 +51,9 @@ class Part:
         return self.calls * self.tokens_of_call
 
 
-AT_THE_END = 2
-"""Parts of a run after its iterations: races and tests."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """A limit of [budget] and what the run needs of it, in the same unit.
-
-    Set aside before anything is handed out (see `protocol.spending`) is the most that these can
-    cost: the races and ``tests`` at the end, ``steps`` of all workers, and an ``estimate`` of phi
-    where one is due, every ``period`` iterations ``until`` one. ``iteration`` is the mean that is
-    spent.
-    """
-
-    key: str
-    limit: float
-    tests: float
-    steps: float
-    estimate: float
-    iteration: float
-    period: int
-    until: int
-
-    @property
-    def first(self) -> float:
-        """Of the steps of the first iteration, and of its estimate of phi if it has one."""
-        return self.steps + self.estimate * (self.period == 1 and self.until > 0)
-
-    @property
-    def covers_one(self) -> bool:
-        """Whether there can be an iteration at all."""
-        return self.limit >= self.tests + self.first
-
-    @property
-    def iterations(self) -> int:
-        """How many iterations it allows, about."""
-        if not self.covers_one:
-            return 0
-        left = self.limit - self.tests - self.steps
-        # The first one that cannot be afforded: any, and one with an estimate of phi.
-        plain = int(left / self.iteration) + 1
-        dear = max(0, int((left - self.estimate) // self.iteration) + 1)
-        due = -(-(dear + 1) // self.period) * self.period - 1
-        return min(plain, due) if due < self.until else plain
-
-
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """All parts of a run of R ``workers``; the upper level comes first, races and tests last.
+    """All parts of a run of R ``workers`` if no budget ends it; races and tests come last.
 
     ``cost_bounds`` of each worker are upper bounds of what an answer costs; ``seconds_per_call``
     are of one worker, if they are known.
@@ -113,17 +68,17 @@ class Estimate:
     @property
     def calls(self) -> float:
         """Of all parts."""
-        return sum(part.calls for part in self.parts)
+        return self.calls_of(self.parts)
 
     @property
     def tokens(self) -> float | None:
         """Of all parts, prompts and what is written; None for a task without texts."""
-        return self._tokens(self.parts)
+        return self.tokens_of(self.parts)
 
     @property
     def cost(self) -> float | None:
         """Of all parts, by the prices of [llm]; None if there are none."""
-        return self._cost(self.parts)
+        return self.cost_of(self.parts)
 
     @property
     def seconds(self) -> float | None:
@@ -131,71 +86,39 @@ class Estimate:
 
         At least what a server's requests per minute allow; None if nothing is known.
         """
-        return self._seconds(self.parts)
+        return self.seconds_of(self.parts)
 
     def rows(self) -> list[tuple[str, float, float, float | None, float | None]]:
         """Name, calls, most, tokens and cost of every part, and of all together."""
         table = [
-            (part.name, part.calls, part.most, self._tokens([part]), self._cost([part]))
+            (part.name, part.calls, part.most, self.tokens_of([part]), self.cost_of([part]))
             for part in self.parts
         ]
         most = sum(part.most for part in self.parts)
         return [*table, ("together", self.calls, most, self.tokens, self.cost)]
 
-    def limits(self) -> list[Limit]:
-        """Those of [budget] that are set and can be compared with something."""
-        measures: dict[str, Callable[[Sequence[Part]], float | None]] = {
-            "calls": lambda parts: sum(part.calls for part in parts),
-            "tokens": self._tokens,
-            "cost": self._cost,
-            "seconds": self._seconds,
-        }
-        algorithm = self.config.algorithm
-        limits = []
-        for key, measure in measures.items():
-            limit, spent = getattr(self.config.budget, key), measure(self.parts[:-AT_THE_END])
-            if limit and spent is not None:
-                tests, steps, rounds = self._set_aside(key)
-                limits.append(
-                    Limit(
-                        f"budget.{key}", limit, tests, steps, rounds,
-                        spent / self.config.run.iterations, algorithm.plane_period,
-                        algorithm.plane_until,
-                    )
-                )  # fmt: skip
-        return limits
+    def calls_of(self, parts: Sequence[Part]) -> float:
+        """The calls of some ``parts``."""
+        return sum(part.calls for part in parts)
 
-    def _set_aside(self, key: str) -> tuple[float, float, float]:
-        """What the server sets aside for the tests, a step of each worker and an estimate of phi.
-
-        Of seconds nothing is; but an iteration takes as many as its reports.
-        """
-        if key == "seconds":
-            upper = self.parts[0]
-            active = min(self.config.algorithm.active_workers, self.workers)
-            share = active / reports(self.config, self.workers)
-            return 0.0, self._seconds([Part("", upper.calls * share, 0)]) or 0.0, 0.0
-        spending = joined(self.config, self.cost_bounds)
-        calls = sum(each.assignment for each in self.cost_bounds)
-        tests = spending.most_spent(0)[key]
-        steps = spending.most_spent(calls)[key] - tests
-        return tests, steps, steps * rounds_asked(self.config.algorithm)
-
-    def _tokens(self, parts: Sequence[Part]) -> float | None:
+    def tokens_of(self, parts: Sequence[Part]) -> float | None:
+        """Their tokens; see `tokens`."""
         if self.config.llm.backend == "synthetic":
             return None
         return sum(part.tokens for part in parts)
 
-    def _cost(self, parts: Sequence[Part]) -> float | None:
+    def cost_of(self, parts: Sequence[Part]) -> float | None:
+        """Their price; see `cost`."""
         llm = self.config.llm
         if llm.backend == "synthetic" or not (llm.input_price or llm.output_price):
             return None
-        written = COMPLETION_TOKENS[llm.backend] * sum(part.calls for part in parts)
+        written = COMPLETION_TOKENS[llm.backend] * self.calls_of(parts)
         read = sum(part.tokens for part in parts) - written
         return price(llm, read, written)
 
-    def _seconds(self, parts: Sequence[Part]) -> float | None:
-        calls = sum(part.calls for part in parts)
+    def seconds_of(self, parts: Sequence[Part]) -> float | None:
+        """The time that they take; see `seconds`."""
+        calls = self.calls_of(parts)
         per_minute = self.config.llm.requests_per_minute
         known = []
         if self.seconds_per_call is not None:
@@ -212,7 +135,7 @@ def estimate(
     count: TokenCounter,
     seconds_per_call: float | None = None,
 ) -> Estimate:
-    """What a run of ``config`` on R ``workers`` would ask for."""
+    """What a run of ``config`` on R ``workers`` would ask for without its [budget]."""
     data = materials.data
     rows = [ROWS] * workers
     if data:
@@ -224,10 +147,15 @@ def estimate(
         tokens = {split: written + lengths.mean(split) for split in Split}
     said = hellos(config, materials, workers, _Counted(count)).values()
     needed = tuple(hello.cost_bounds for hello in said)
-    spending = joined(config, needed)
+    spending = joined(unlimited(config), needed)
     races = [spending.rounds(worker, workers) for worker in range(1, workers + 1)]
     parts_of_run = parts(config, rows, tokens, races)
     return Estimate(config, workers, parts_of_run, needed, seconds_per_call)
+
+
+def unlimited(config: Config) -> Config:
+    """``config`` without a budget."""
+    return config.model_copy(update={"budget": Budget()})
 
 
 def joined(config: Config, cost_bounds: Sequence[CostBounds]) -> Spending:
@@ -388,48 +316,8 @@ def remarks(found: Estimate, counted_by: str, like: Path | None) -> list[str]:
             "One request a prompt is counted: unusable answers, time-outs, each worker's first"
             " request and further tokens of a label come on top."
         )
-    lines += [
-        f"Of {each.key} = {_amount(each.limit)} are set aside, as the most that they can cost:"
-        f" {_amount(each.first)} for a step of every worker, {_amount(each.tests)} for the races"
-        " and the tests at the end."
-        for each in found.limits()
-        if each.covers_one and each.key != "budget.seconds"
-    ]
-    return lines
-
-
-def shortfalls(found: Estimate) -> list[str]:
-    """Limits of [budget] that end the run early, or about which nothing can be said."""
-    iterations = found.config.run.iterations
-    compared = found.limits()
-    lines = []
-    for each in compared:
-        if not each.covers_one:
-            needed = f"{_amount(each.first)} for its reports"
-            if each.key != "budget.seconds":
-                needed = (
-                    f"{_amount(each.first)} for a step of every worker and {_amount(each.tests)}"
-                    " for the races and the tests at the end are set aside first, the most that"
-                    " they can cost"
-                )
-            lines.append(
-                f"{each.key} = {_amount(each.limit)} does not cover one iteration: {needed}"
-            )
-        elif each.iterations < iterations:
-            lines.append(
-                f"{each.key} = {_amount(each.limit)} will end the run after about"
-                f" {each.iterations:,} of {iterations:,} iterations"
-            )
-    for key, limit in found.config.budget.model_dump().items():
-        if limit and f"budget.{key}" not in [each.key for each in compared]:
-            hint = "; --like gives it a speed" if key == "seconds" else ""
-            lines.append(f"budget.{key} = {_amount(limit)} cannot be compared with anything{hint}")
     return lines
 
 
 def _duration(seconds: float) -> str:
     return f"{timedelta(seconds=round(seconds))} h" if seconds >= 60 else f"{seconds:.1f} s"
-
-
-def _amount(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

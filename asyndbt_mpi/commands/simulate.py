@@ -126,7 +126,9 @@ def _check_models(cluster: VirtualCluster, resumed: Resumed) -> None:
 
 def _tell_limit(server: Server, say: Say) -> None:
     if server.limit and not server.iteration:
-        raise ConfigurationError(f"{server.limit}: too small for one iteration")
+        raise ConfigurationError(
+            f"{server.limit}: too small for one iteration; see asyndbt estimate"
+        )
     if server.limit:
         say(f"the run ends at {server.limit}")
 

@@ -8,41 +8,25 @@ import numpy as np
 import pytest
 
 from asyndbt_mpi import cli
-from asyndbt_mpi.assemble import prepare
 from asyndbt_mpi.cli import _show_warning
 from asyndbt_mpi.commands.estimate import (
-    Estimate,
-    estimate,
     measured_seconds_per_call,
     remarks,
-    shortfalls,
 )
+from asyndbt_mpi.commands.limits import limits, set_aside, shortfalls
 from asyndbt_mpi.commands.simulate import simulate_silently
 from asyndbt_mpi.config import ConfigurationError, load
 from asyndbt_mpi.jobs.job import Job, Request
 from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.protocol.records import EventKind
+from tests.commands.foretold import OPENAI, foretold
 from tests.helpers import asyndbt
 from tests.llm.api_server import Manners, serving
 
 KINDS = (
     EventKind.REPORT, EventKind.LOWER_REPORT, EventKind.EVALUATION, EventKind.RACE, EventKind.TEST,
 )  # fmt: skip
-OPENAI = ("llm.backend=openai", "llm.model=none", "llm.input_price=2", "llm.output_price=3")
-
-
-def words(texts: list[str]) -> list[int]:
-    return [len(text.split()) for text in texts]
-
-
-def foretold(
-    source: str, *settings: str, workers: int = 3, seconds_per_call: float | None = None
-) -> Estimate:
-    if source == "reviews":
-        settings = "task.calibration=none", *settings
-    config = load(source, settings)
-    return estimate(config, prepare(config, workers), workers, words, seconds_per_call)
 
 
 def asked(folder: Path, *settings: str, workers: int) -> list[int]:
@@ -160,12 +144,12 @@ def test_budgets_that_end_the_run_early_are_told() -> None:
     )  # fmt: skip
     # Steps take 40 calls, 2 each iteration and 1 more under way at the end; the 13 tests take up
     # to 120 calls and 20 more for calibration.
-    (limit,) = foretold("reviews", *settings, "budget.calls=2620").limits()
-    assert (limit.tests, limit.first, limit.iterations) == (1820, 120, 9)
+    (limit,) = limits(foretold("reviews", *settings, "budget.calls=2620"))
+    assert (limit.reserve.end, limit.first, limit.iterations) == (1820, 120, 9)
     for calls, line in (
         (
             1939,
-            "does not cover one iteration: 120 for a step of every worker and 1,820 for the races",
+            "does not cover one iteration: 120 for a step of every worker, 0 for the races and 1,820 for",
         ),
         (2620, "will end the run after about 9 of 100 iterations"),
         (20000, None),
@@ -173,9 +157,7 @@ def test_budgets_that_end_the_run_early_are_told() -> None:
         found = foretold("reviews", *settings, f"budget.calls={calls}")
         assert len(shortfalls(found)) == (line is not None)
         assert line is None or line in shortfalls(found)[0]
-        assert any("are set aside" in said for said in remarks(found, "words", None)) == (
-            calls > 1939
-        )
+        assert any("are set aside" in said for said in set_aside(found)) == (calls > 1939)
     (line,) = shortfalls(foretold("reviews", "budget.seconds=9"))
     assert "--like" in line
     for budget in ("budget.tokens=9", "budget.cost=0.001", "budget.seconds=9"):
@@ -192,9 +174,11 @@ def test_a_race_is_known_before() -> None:
     assert foretold("reviews", "run.race=5", "llm.cache=0").parts[3].calls == part.most
     for none in ("run.race=0", "run.evaluate_every=0"):
         assert foretold("reviews", none).parts[3].most == 0
-    (limit,) = foretold("reviews", "run.race=5", "budget.calls=10000").limits()
-    (without,) = foretold("reviews", "run.race=0", "budget.calls=10000").limits()
-    assert limit.tests - without.tests == part.calls + 3 * 16, "the last prompt is set aside whole"
+    (limit,) = limits(foretold("reviews", "run.race=5", "budget.calls=10000"))
+    (without,) = limits(foretold("reviews", "run.race=0", "budget.calls=10000"))
+    assert limit.reserve.end - without.reserve.end == part.calls + 3 * 16, (
+        "the last prompt is set aside whole"
+    )
     further = foretold("reviews", "run.race=5", "task.calibration=content_free").parts[3]
     assert further.most == part.most + 3 * 7 * 3
 
@@ -221,18 +205,18 @@ def test_a_run_begins_where_an_iteration_is_covered(
         f"algorithm.plane_period={period}", "algorithm.active_workers=3",
         "algorithm.lower_gradient=black_box",
     )  # fmt: skip
-    (limit,) = foretold("synthetic", *settings, "budget.calls=1").limits()
-    least = int(limit.tests + limit.first)
+    (limit,) = limits(foretold("synthetic", *settings, "budget.calls=1"))
+    least = int(limit.reserve.end + limit.first)
     with_race = least + (limit.first * 0.25 / 0.75 if race else 0)
     for calls in (least - 1, least, int(with_race) + 1):
         budget = f"budget.calls={calls}"
-        (found,) = foretold("synthetic", *settings, budget).limits()
+        (found,) = limits(foretold("synthetic", *settings, budget))
         if calls != least or not race:
             assert found.covers_one == (calls >= least)
         assert bool(iterations_of(tmp_path, *settings, budget)) == found.covers_one
     for calls in (2 * least, 5 * least):
         budget = f"budget.calls={calls}"
-        (found,) = foretold("synthetic", *settings, budget).limits()
+        (found,) = limits(foretold("synthetic", *settings, budget))
         ended = iterations_of(tmp_path, *settings, budget)
         assert abs(min(found.iterations, 30) - ended) <= 2 + period // 2
 
@@ -250,9 +234,9 @@ def test_a_run_with_a_server_begins_where_an_iteration_is_covered(
             "task.test=20", "task.train_per_class=3", "run.iterations=1", "estimator.batch=4",
             "algorithm.active_workers=3", "algorithm.lower_gradient=black_box",
         )  # fmt: skip
-        (limit,) = foretold("reviews", *base, f"budget.{kind}=1").limits()
-        least = int(limit.tests + limit.first)
-        for enough in (least - 1, int(limit.tests + limit.first / 0.6)):
+        (limit,) = limits(foretold("reviews", *base, f"budget.{kind}=1"))
+        least = int(limit.reserve.end + limit.first)
+        for enough in (least - 1, int(limit.reserve.end + limit.first / 0.6)):
             made = iterations_of(tmp_path, *base, f"budget.{kind}={enough}", source="reviews")
             assert made == (enough > least)
 
@@ -262,23 +246,23 @@ def test_a_server_is_counted_with_all_that_it_may_bill() -> None:
     found = foretold("reviews", *settings, "budget.calls=6000")
     # 4 samples on 10 rows, in slices of 4 * 8; labels of 8 tokens at the most.
     calls_of_prompt = 1 + 7 + 7 + 1
-    (limit,) = found.limits()
-    assert limit.steps == 3 * (40 * calls_of_prompt + 2 * 8)
-    assert limit.tests == 13 * (140 * calls_of_prompt + 5 * 8)
+    (limit,) = limits(found)
+    assert limit.reserve.steps == 3 * (40 * calls_of_prompt + 2 * 8)
+    assert limit.reserve.end == 13 * (140 * calls_of_prompt + 5 * 8)
     (line,) = shortfalls(found)
     assert "does not cover one iteration" in line
     assert any("time-outs" in said for said in remarks(found, "words", None))
     answers = foretold(
         "reviews", *settings, "llm.scores=answers", "budget.calls=6000", "llm.cache=0"
     )
-    (limit,) = answers.limits()
-    assert (limit.steps, limit.tests) == (3 * (2 * 40 + 8), 13 * (2 * 140 + 8))
-    tokens, cost = foretold(
-        "reviews", *settings, "llm.cache=0", "budget.tokens=5", "budget.cost=5"
-    ).limits()
-    of_call = tokens.steps / (3 * (40 * calls_of_prompt + 8))
+    (limit,) = limits(answers)
+    assert (limit.reserve.steps, limit.reserve.end) == (3 * (2 * 40 + 8), 13 * (2 * 140 + 8))
+    tokens, cost = limits(
+        foretold("reviews", *settings, "llm.cache=0", "budget.tokens=5", "budget.cost=5")
+    )
+    of_call = tokens.reserve.steps / (3 * (40 * calls_of_prompt + 8))
     assert of_call > 64 + len(" negative")
-    assert cost.steps / tokens.steps == pytest.approx(2e-6, rel=0.1)
+    assert cost.reserve.steps / tokens.reserve.steps == pytest.approx(2e-6, rel=0.1)
 
 
 def test_the_speed_is_the_median_of_the_workers_medians(virtual_run: Callable[..., Path]) -> None:
