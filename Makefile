@@ -3,8 +3,10 @@
 # make test: all unit tests, then the tests under mpiexec: about 10 minutes on two cores.
 # make test-slurm: jobs, arrays and chains on a Slurm started for them; Slurm must be installed.
 # make test-gpu: tests that need a GPU; without one they are skipped, with a message.
-# make faults: runs damaged on purpose, and tables of what they survived: 30 minutes.
-# make fuzz: a million hostile messages, and answers, logs and configurations: 15 minutes.
+# make faults: runs damaged on purpose, and tables of what they survived: about 30
+#   minutes on two cores.
+# make fuzz: a million hostile messages, and answers, logs and configurations: 15 to 20
+#   minutes on two cores.
 # make bench: the speed benchmarks of docs/performance.md: less than 15 minutes.
 # make complexity: the simulations and figures of docs/complexity.md.
 # make test-newest: the most telling tests with the newest versions of all packages but torch, and a
