@@ -87,7 +87,7 @@ test-newest:
 
 demo: venv
 	$(MPIEXEC) -n 4 $(BIN)/asyndbt run demo --output runs/demo.h5 --overwrite $(DEMO_ARGUMENTS)
-	$(BIN)/python analysis/convergence.py runs/demo.h5 -o runs/demo.png
+	$(BIN)/asyndbt plot convergence runs/demo.h5 -o runs/demo.png
 
 check: venv
 	$(MAKE) -j 2 lint quick
@@ -113,7 +113,7 @@ test-gpu: venv
 lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy asyndbt_mpi analysis
+	$(BIN)/mypy asyndbt_mpi
 	$(BIN)/mypy benchmarks
 	$(BIN)/shellcheck slurm/*.sh slurm/*.sbatch docs/complexity/*.sh .ci/run
 

@@ -1,36 +1,39 @@
 """How a run went: objective, validation and test of the prompts, and who worked when.
 
-Example: python analysis/convergence.py runs/demo.h5 -o runs/demo.png
-
-Reads the log and nothing else. A caption in the figure says what the lines are. There is no band
-for random search at equal calls: only the first samples of a run are drawn at random, and they are
-scored on a few training rows.
+There is no band for random search at equal calls: only the first samples of a run are drawn at
+random, and they are scored on a few training rows.
 """
 
-import argparse
-import textwrap
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import files
+import click
+import matplotlib
 import numpy as np
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from asyndbt_mpi.log.errors import LogError
-from asyndbt_mpi.log.reader import Candidate, Log, Split, printable
+from asyndbt_mpi.analysis import files, style
+from asyndbt_mpi.config import ConfigurationError
+from asyndbt_mpi.inputs.options import LOG_FILE
+from asyndbt_mpi.log.reader import Candidate, Log, Split
 from asyndbt_mpi.view.outcomes import Outcome, outcomes
 
 TRAINING, VALIDATION, BEST, TEST = "#1b6ca8", "#2f7d4f", "#b3541e", "#333333"
 
 MOST_MEDIANS = 500
 """Places at which a running median is drawn: more would not be seen."""
-CAPTION_WIDTH = 165
-"""Characters of a line of the caption."""
+MOST_NAMED = 16
+"""Workers, up to which each has a tick."""
+TWO_PANELS = 120.0
+"""Millimetres from which on two panels stand side by side."""
+ROW = 36.0
+"""Millimetres of a panel's height, with its labels."""
+INTERVAL = 3.5
+"""Points of an interval's thickness."""
 
 
 class Validation(NamedTuple):
@@ -85,12 +88,18 @@ def running_median(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return places, np.array(medians)
 
 
-def draw_objective(axes: Axes, x: np.ndarray, objective: np.ndarray) -> None:
-    """The objective (T,) along ``x``, and its running median."""
-    axes.plot(x, objective, color=TRAINING, lw=0.7, alpha=0.5, label="every iteration")
+def dotted(points: int) -> dict[str, Any]:
+    """A marker where a line of so few ``points`` would not be seen."""
+    return {"marker": "."} if points == 1 else {}
+
+
+def draw_objective(axes: Axes, x: np.ndarray, objective: np.ndarray, label: str) -> None:
+    """The objective (T,) along ``x``, whose name is ``label``, and its running median."""
+    dots = dotted(len(x))
+    axes.plot(x, objective, color=TRAINING, lw=0.5, alpha=0.5, label="every iteration", **dots)
     places, medians = running_median(objective)
-    axes.plot(x[places], medians, color=TRAINING, lw=2, label="running median")
-    axes.set_ylabel("training loss")
+    axes.plot(x[places], medians, color=TRAINING, lw=1.4, label="running median", **dots)
+    axes.set(xlabel=label, ylabel="training loss")
 
 
 def draw_validation(
@@ -101,13 +110,14 @@ def draw_validation(
     The means begin when every worker that ever was evaluated has been so once.
     """
     step: dict[str, Any] = {"drawstyle": "steps-post"}  # a value holds until the next evaluation
-    axes.plot(iterations, values, color=VALIDATION, lw=0.7, alpha=0.4, **step)
+    axes.plot(iterations, values, color=VALIDATION, lw=0.5, alpha=0.4, **step)
     evaluated = ~np.isnan(values[-1])
     whole = ~np.isnan(values[:, evaluated]).any(axis=1)
     means, bests = (array[whole][:, evaluated].mean(axis=1) for array in (values, best))
     x = iterations[whole]
-    axes.plot(x, means, color=VALIDATION, lw=2, marker=".", label="newest prompts", **step)
-    axes.plot(x, bests, color=BEST, lw=1.5, ls="--", label="best prompts so far", **step)
+    step |= {"marker": ".", "ms": 4}
+    axes.plot(x, means, color=VALIDATION, lw=1.4, label="newest prompts", **step)
+    axes.plot(x, bests, color=BEST, lw=1.1, ls="--", label="best prompts so far", **step)
     axes.set_xlabel("iteration")
 
 
@@ -116,15 +126,15 @@ def draw_tests(axes: Axes, found: dict[Candidate, Outcome]) -> None:
     for row, outcome in enumerate(found.values()):
         single = 100 * np.array(list(outcome.accuracies.values()))
         if len(single) > 1:
-            axes.plot(single, [row] * len(single), ".", color=TEST, alpha=0.35, ms=6)
+            axes.plot(single, [row] * len(single), ".", color=TEST, alpha=0.35, ms=4)
         if outcome.accuracy:
             ends = [100 * outcome.accuracy.low, 100 * outcome.accuracy.high]
-            axes.plot(ends, [row, row], color=TEST, lw=5, alpha=0.25, solid_capstyle="butt")
-        axes.plot(single.mean(), row, "D", color=TEST, ms=6)
+            axes.plot(ends, [row, row], color=TEST, lw=INTERVAL, alpha=0.25, solid_capstyle="butt")
+        axes.plot(single.mean(), row, "D", color=TEST, ms=4)
     axes.set_yticks(range(len(found)), [candidate.name.lower() for candidate in found])
     axes.set(ylim=(len(found) - 0.5, -0.5), xlabel="test accuracy, %")
     axes.xaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10]))
-    axes.grid(axis="x", alpha=0.3)
+    axes.grid(axis="x", alpha=0.3, lw=0.5)
 
 
 def draw_activity(log: Log, figure: Figure, axes: Axes) -> None:
@@ -132,7 +142,7 @@ def draw_activity(log: Log, figure: Figure, axes: Axes) -> None:
     sent, seconds = log["report/sent_time"], log["report/compute_seconds"]
     staleness = log["report/iteration"] - log["report/read_iteration"]
     shade = Normalize(0, max(1, int(staleness.max(initial=0))))
-    colours = plt.get_cmap("viridis_r")
+    colours = matplotlib.colormaps["viridis_r"]
     for worker in range(1, log.workers + 1):
         mine = log["report/worker"] == worker
         bars = np.column_stack([sent - seconds, seconds])[mine]
@@ -144,16 +154,14 @@ def draw_activity(log: Log, figure: Figure, axes: Axes) -> None:
             snap=False,  # else bars thinner than a pixel would vanish
         )
     axes.set(ylim=(log.workers + 0.6, 0.4), ylabel="worker", xlabel=clock(log))
-    if log.workers <= 16:
+    if log.workers <= MOST_NAMED:
         axes.set_yticks(range(1, log.workers + 1))
-    figure.colorbar(
-        ScalarMappable(shade, colours),
-        ax=axes,
-        label="iterations late",
-        pad=0.01,
-        aspect=12,
-        ticks=MaxNLocator(integer=True),
+    else:
+        style.whole_numbers(axes.yaxis)
+    bar = figure.colorbar(
+        ScalarMappable(shade, colours), ax=axes, label="iterations late", pad=0.01, aspect=12
     )
+    style.whole_numbers(bar.ax.yaxis)
 
 
 def clock(log: Log) -> str:
@@ -176,84 +184,85 @@ def caption(log: Log, checked: Validation, tested: dict[Candidate, Outcome]) -> 
     if tested:
         said += " Test: means over workers (diamonds) and single workers (dots)"
         rows = {outcome.right().shape[1] for outcome in tested.values() if outcome.answers}
-        said += f" on {rows.pop():,} rows; bars are 95 % intervals." if rows else "."
+        said += (
+            f" on {rows.pop():,} rows; bars are 95 % intervals over rows (Wilson)." if rows else "."
+        )
     return said + " Bottom: a bar for every report, while its worker computed it."
 
 
-def draw(log: Log) -> Figure:
-    """The whole figure."""
+def draw(log: Log, width: float = style.PAGE) -> Figure:
+    """The whole figure, ``width`` millimetres wide."""
+    with style.styled():
+        return _draw(log, width)
+
+
+def _draw(log: Log, width: float) -> Figure:
     checked, found = validation(log), outcomes(log)
     # A synthetic task classifies nothing.
     classified = bool(np.isfinite(checked.accuracy).any())
     tested = {c: o for c, o in found.items() if np.isfinite(list(o.accuracies.values())).all()}
-    panels = [["objective", "objective over time"]]
-    heights = [1.0]
+    text = style.wrap(caption(log, checked, tested), width - 4)
+    rows = [("objective", "objective over time")]
     if len(checked.iteration):
-        panels.append(["loss", "accuracy" if classified else "loss"])
-        heights.append(1.0)
+        rows.append(("loss", "accuracy") if classified else ("loss", "loss"))
+    if width < TWO_PANELS:
+        rows = [(name, name) for row in rows for name in dict.fromkeys(row)]
+    heights = [ROW] * len(rows)
     if tested:
-        panels.append(["test", "test"])
-        heights.append(0.15 + 0.15 * len(tested))
-    panels.append(["activity", "activity"])
-    heights.append(0.8)
-    figure, axes = plt.subplot_mosaic(
-        panels,  # type: ignore[arg-type]  # mosaics are nested lists: matplotlib's types say less
-        figsize=(10, 2.6 * sum(heights) + 1),
-        layout="constrained",
+        rows.append(("test", "test"))
+        heights.append(10.0 + 5.0 * len(tested))
+    rows.append(("activity", "activity"))
+    heights.append(ROW if log.workers <= MOST_NAMED else 1.5 * ROW)
+    figure = style.new_figure(width, sum(heights) + 8 + style.height(text))
+    axes = figure.subplot_mosaic(
+        [list(row) for row in rows],
         height_ratios=heights,
     )
     objective = log["iteration/objective"]
-    draw_objective(axes["objective"], np.arange(1, log.committed + 1), objective)
-    axes["objective"].set_xlabel("iteration")
-    draw_objective(axes["objective over time"], log["iteration/time"], objective)
-    axes["objective over time"].set_xlabel(clock(log))
+    draw_objective(axes["objective"], np.arange(1, log.committed + 1), objective, "iteration")
+    draw_objective(axes["objective over time"], log["iteration/time"], objective, clock(log))
     if "loss" in axes:
         draw_validation(axes["loss"], checked.iteration, checked.loss, checked.best_loss)
         axes["loss"].set_ylabel("validation loss")
     if "accuracy" in axes:
         accuracies = 100 * checked.accuracy, 100 * checked.best_accuracy
         draw_validation(axes["accuracy"], checked.iteration, *accuracies)
-        axes["accuracy"].set_ylabel("validation accuracy, %")
+        axes["accuracy"].set_ylabel("validation\naccuracy, %")
     for name in axes.keys() & {"objective", "loss", "accuracy"}:
-        axes[name].xaxis.set_major_locator(MaxNLocator(integer=True))
+        style.whole_numbers(axes[name].xaxis)
     for name in axes.keys() & {"objective", "loss"}:
-        axes[name].legend(
-            frameon=False, fontsize=8, ncols=2, loc="lower left", bbox_to_anchor=(0, 1)
-        )
+        axes[name].legend(ncols=2, loc="lower left", bbox_to_anchor=(0, 1), borderpad=0)
     if tested:
         draw_tests(axes["test"], tested)
     draw_activity(log, figure, axes["activity"])
-    for each in figure.axes:
-        each.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(
+    title = (
         f"{files.label(log.config.run.name)}: {log.workers} workers, {log.active_workers} active,"
         f" at most {log.max_delay} iterations late"
     )
-    text = textwrap.fill(caption(log, checked, tested), CAPTION_WIDTH)
-    figure.supxlabel(text, fontsize=8, x=0.01, ha="left")
+    figure.suptitle(style.wrap(title, width, style.TITLE))
+    figure.supxlabel(text, fontsize=style.SMALL, x=0.01, ha="left")
     return figure
 
 
-def main() -> None:
-    """Draw the figure of one log."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("run", metavar="RUN.h5", type=Path)
-    parser.add_argument("-o", "--output", metavar="FILE.png", type=Path, required=True)
-    arguments = parser.parse_args()
-    output = arguments.output.with_suffix(arguments.output.suffix or ".png")
-    try:
-        with Log(arguments.run) as log:
-            if not log.committed:
-                files.fail("convergence", f"{arguments.run}: no iteration is committed yet")
-            files.check_target(output)
-            figure = draw(log)
-            figure.savefig(output, dpi=150)
-    except (LogError, OSError, ValueError) as error:  # ValueError: an unknown kind of picture
-        files.fail("convergence", error)
-    print(printable(output))
+@click.command("convergence")
+@LOG_FILE
+@files.picture_options
+def command(run: Path, output: str, width: float) -> None:
+    """Draw how a run went.
+
+    Training loss, validation loss and accuracy, test accuracy with intervals, and who worked when.
+    Text in the figure says what its lines and bars are.
+
+    \b
+        asyndbt plot convergence runs/demo.h5 -o runs/demo.png
+    """
+    target = files.Output.of(output)
+    with Log(run) as log:
+        if not log.committed:
+            raise ConfigurationError(f"{run}: no iteration is committed yet")
+        figure = draw(log, width)
+    target.save(figure, {})
 
 
 if __name__ == "__main__":
-    main()
+    files.as_script("convergence")

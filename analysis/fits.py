@@ -9,12 +9,16 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from scipy import stats
 
+from asyndbt_mpi.config import ConfigurationError
 from asyndbt_mpi.log.reader import printable
 
 Law = Literal["power", "exponential"]
 
 LEAST_VALUES = 3
 """Through two values of x every law fits."""
+
+LEAST_SEEDS = 5
+"""An exponent from fewer is a matter of luck, and so is its interval."""
 
 CONFIDENCE = 0.95
 
@@ -127,6 +131,11 @@ class Line:
         """One law fitted to one quantity; see `fit`."""
         return fit(law, self.values, self.costs[quantity], self.seeds)
 
+    @property
+    def enough_seeds(self) -> bool:
+        """Whether a fit means anything."""
+        return len(np.unique(self.seeds)) >= LEAST_SEEDS
+
     def bound(self) -> str:
         """What Theorem 2 says of the exponent."""
         same = self.x in ("S", "R") and self.synchronous.all()
@@ -149,6 +158,11 @@ class Line:
             parts.append(verdict(found.aic - power.aic))
         elif not found.missing and math.isnan(found.low):
             parts.append("no interval: too few seeds")
+        if not self.enough_seeds:
+            seeds = len(np.unique(self.seeds))
+            parts.append(
+                f"means nothing: {seeds} seed{'s' if seeds > 1 else ''}, {LEAST_SEEDS} are needed"
+            )
         return "; ".join(parts)
 
     def fit_row(self, quantity: str, law: Law) -> dict[str, Any]:
@@ -258,13 +272,13 @@ def choose_epsilons(norms: Sequence[np.ndarray], number: int) -> list[float]:
 
     Raises
     ------
-    ValueError
+    ConfigurationError
         The least is not above 0, as an estimate may be, or too few runs have norms at all.
     """
     minima = sorted(np.min(norm, initial=np.inf) for norm in norms)
     least = minima[math.ceil(SHARE * len(minima)) - 1]
     if not 0 < least < np.inf:
-        raise ValueError(
+        raise ConfigurationError(
             f"no epsilon can be chosen: {SHARE:.0%} of the runs reach ||grad G||^2 = {least:g};"
             " give --epsilon, above 0"
         )

@@ -1,188 +1,44 @@
-"""What it takes to become stationary: iterations, queries, tokens and seconds over S, R or tau.
+"""What it takes to become stationary: iterations, queries, tokens and seconds over S, R or tau."""
 
-Example: python analysis/scaling.py runs/sweep -o figures/active-workers --epsilon 1 0.5 0.2
-
-Reads the logs of runs that differ in S (active workers), R (workers), tau (largest delay), the
-seed and perhaps delay.model, and in nothing else. Each needs its stationarity, which
-`asyndbt stationarity LOG` adds. A run reaches epsilon in the first iteration t after which
-||grad G^t||^2 <= epsilon; what it took is counted up to and including t. Answers that are on their
-way by then, at most R - S, do not count: this favours small S by that many queries.
-
-Writes
-  PREFIX.png, .pdf    medians and 10-90 % bands over seeds; a run that never reaches epsilon
-                      counts as infinitely expensive
-  PREFIX.csv          a row for every run and epsilon; nan: not reached
-  PREFIX-medians.csv  the points of the figure; inf: too few runs reached epsilon
-  PREFIX-fits.csv     the table that is printed: exponents b of quantity ~ x^b, with 95 % intervals
-                      over seeds, beside Theorem 2's, which is about iterations and asymptotic.
-                      Where some runs did not reach epsilon, the others alone are fitted: b is
-                      biased then, and has no interval. Over R also exp(b R), with its AIC less
-                      that of R^b
-"""
-
-import argparse
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import files
+import click
+import matplotlib
 import numpy as np
-from fits import Law, Line, Point, choose_epsilons, extent, print_table
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-from asyndbt_mpi.log.reader import Log
+from asyndbt_mpi.analysis import files, style
+from asyndbt_mpi.analysis.arrivals import (
+    COLUMNS,
+    MAY_DIFFER,
+    QUANTITIES,
+    Arrival,
+    Run,
+    arrive,
+    check_different,
+    read,
+)
+from asyndbt_mpi.analysis.fits import LEAST_SEEDS, Law, Line, Point, choose_epsilons, print_table
 
-QUANTITIES = {
-    "iterations": "iterations",
-    "llm_calls": "LLM queries",
-    "prompt_tokens": "prompt tokens",
-    "seconds": "seconds",
-}
-COLUMNS = {"S": "active_workers", "R": "workers", "tau": "max_delay"}
 AXIS = {"S": "active workers S", "R": "workers R", "tau": "largest delay τ", "epsilon": "ε"}
 SYMBOL = {"S": "S", "R": "R", "tau": "τ", "epsilon": "ε"}
 
-FREE = {
-    *("run.seed", "run.name", "run.output"),
-    *("algorithm.active_workers", "algorithm.max_delay", "delay.model"),
-}
-"""Keys in which runs that are compared may differ, besides those of [log]."""
-MAY_DIFFER = "S, R, tau, the seed and delay.model"
-
 MARKERS, DASHES = "osD^vPX*", ("-", "--", "-.", ":")
-ALONE: dict[str, Any] = {"marker": "o", "ms": 11, "mfc": "none", "color": "#b03030", "ls": ""}
-SYNCHRONOUS: dict[str, Any] = {"marker": "s", "ms": 11, "mfc": "none", "color": "#555555", "ls": ""}
+AROUND: dict[str, Any] = {"ms": 7.5, "mfc": "none", "mew": 0.8, "ls": ""}
+ALONE: dict[str, Any] = AROUND | {"marker": "o", "color": "#b03030"}
+SYNCHRONOUS: dict[str, Any] = AROUND | {"marker": "s", "color": "#555555"}
+LINE: dict[str, Any] = {"mfc": "white", "ms": 4, "lw": 1.1, "mew": 0.9}
+BAND, MARK = "#bbbbbb", "#555555"
 
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """What scaling needs of a log that knows its stationarity after Q of its iterations.
-
-    Attributes
-    ----------
-    setting : values of S, R, tau and delay (the delay model)
-    compared : by name, everything that must be the same in all runs
-    squared_norm : array (Q,), ||grad G^t||^2
-    costs : by quantity, array (Q,): what it took to get so far
-    """
-
-    path: Path
-    seed: int
-    kind: str
-    clock: str
-    setting: dict[str, Any]
-    compared: dict[str, object]
-    squared_norm: np.ndarray
-    costs: dict[str, np.ndarray]
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """When ``run`` reached ``epsilon``: its costs by then, NaN if it never did."""
-
-    run: Run
-    epsilon: float
-    costs: dict[str, float]
-
-    def value(self, variable: str) -> Any:
-        """Of S, R, tau, epsilon or delay."""
-        return self.epsilon if variable == "epsilon" else self.run.setting[variable]
-
-    def row(self) -> dict[str, object]:
-        """Row of PREFIX.csv."""
-        return {
-            "path": self.run.path.name,
-            **{column: self.run.setting[name] for name, column in COLUMNS.items()},
-            "seed": self.run.seed,
-            "delay_model": self.run.setting["delay"],
-            "epsilon": self.epsilon,
-            **self.costs,
-            "kind": self.run.kind,
-        }
-
-
-def read(path: Path, per_worker: bool) -> Run:
-    """The columns of a log that matter here; the squared norm divided by R if ``per_worker``.
-
-    Raises
-    ------
-    ValueError
-        It has no stationarity, or one that is not a number.
-    """
-    with Log(path) as log:
-        found = log.stationarity
-        if found is None:
-            raise ValueError(
-                f"{path}: has no stationarity; add it with: asyndbt stationarity {path}"
-            )
-        unknown = found.iteration[np.isnan(found.squared_norm)]
-        if len(unknown):
-            raise ValueError(
-                f"{path}: ||grad G||^2 is not a number after iteration {unknown[0]}; work it out"
-                f" anew: asyndbt stationarity {path}"
-            )
-        setting = {name: getattr(log, column) for name, column in COLUMNS.items()}
-        clock = "virtual seconds" if log.transport == "virtual" else "seconds"
-        costs = {
-            "iterations": found.iteration + 1,
-            "llm_calls": cumulative(log, "llm_calls", found.iteration),
-            "prompt_tokens": cumulative(log, "prompt_tokens", found.iteration),
-            "seconds": log["iteration/time"][found.iteration],
-        }
-        return Run(
-            path,
-            log.seed,
-            found.kind,
-            clock,
-            setting | {"delay": log.config.delay.model},
-            files.compared(log, FREE)
-            | {
-                "clock": clock,
-                "kind of stationarity": found.kind,
-                "iterations with stationarity": extent(found.iteration),
-            },
-            found.squared_norm / (log.workers if per_worker else 1),
-            costs,
-        )
-
-
-def cumulative(log: Log, column: str, iterations: np.ndarray) -> np.ndarray:
-    """Sums of a column of /report and /lower up to and including each of ``iterations`` (Q,)."""
-    total = np.zeros(len(iterations), int)
-    for group in ("report", "lower"):
-        sums = np.cumsum(np.insert(log[f"{group}/{column}"], 0, 0))
-        total += sums[np.searchsorted(log[f"{group}/iteration"], iterations, side="right")]
-    return total
-
-
-def check_different(runs: Sequence[Run]) -> None:
-    """Raise a ValueError if two runs have the same setting and seed: one of them would do."""
-    seen: dict[tuple[Any, ...], Run] = {}
-    for run in runs:
-        other = seen.setdefault((run.seed, *run.setting.values()), run)
-        if other is not run:
-            what = ", ".join(f"{name} = {value}" for name, value in run.setting.items())
-            raise ValueError(
-                f"{other.path} and {run.path}: both have seed {run.seed} and {what}; give one"
-            )
-
-
-def arrive(run: Run, epsilon: float) -> Arrival:
-    """When ``run`` is first at ``epsilon``; costs never fall, so the first are the least."""
-    there = run.squared_norm <= epsilon
-    costs = {
-        quantity: cost[there].min().item() if there.any() else math.nan
-        for quantity, cost in run.costs.items()
-    }
-    return Arrival(run, epsilon, costs)
+PANEL_WIDTH, PANEL_HEIGHT = 41.0, 42.0
+"""Millimetres: the least width of a panel, and its height with its labels."""
+TWO_ENTRIES = 150.0
+"""Millimetres from which on two entries of the legend stand side by side."""
 
 
 def choose_x(runs: Sequence[Run]) -> str:
@@ -235,13 +91,14 @@ def label(line: Line) -> str:
     if short:
         where = ", ".join(f"{p.value:g} by {p.reached}/{p.runs}" for p in short)
         parts.append(f"reached at {SYMBOL[line.x]} = {where} runs")
-    found = line.fit("iterations", "power")
-    law = f"iterations $\\propto {SYMBOL[line.x]}^{{{found.slope:.2f}}}$" if found else ""
+    found = line.fit("iterations", "power") if line.enough_seeds else None
+    # Spaces at which no line breaks.
+    law = f"iterations\xa0∝\xa0${SYMBOL[line.x]}^{{{found.slope:.2f}}}$" if found else ""
     if found and not math.isnan(found.low):
-        law += f" ({found.low:.2f} to {found.high:.2f})"
+        law += f" ({found.low:.2f} to {found.high:.2f})".replace("-", "−")
     if found and found.missing:
         law += f" (without {line.short(found.missing)})"
-    return ": ".join(part for part in (", ".join(parts), law) if part)
+    return ": ".join(part for part in (", ".join(parts), law) if part) or "median"
 
 
 def styles(lines: Sequence[Line]) -> list[dict[str, Any]]:
@@ -252,7 +109,7 @@ def styles(lines: Sequence[Line]) -> list[dict[str, Any]]:
     epsilons = sorted({line.epsilon or 0 for line in lines}, reverse=True)
     combinations = sorted({line.combination for line in lines})
     number = len(epsilons) if len(epsilons) > 1 else len(combinations)
-    colours = plt.get_cmap("viridis")(np.linspace(0, 0.75, number))
+    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.75, number))
     made = []
     for line in lines:
         colour, shape = epsilons.index(line.epsilon or 0), combinations.index(line.combination)
@@ -263,84 +120,109 @@ def styles(lines: Sequence[Line]) -> list[dict[str, Any]]:
     return made
 
 
-def tick(value: float, _: object) -> str:
-    """Text of a tick."""
-    return f"{value / 1e6:,g}M" if value >= 1e6 else f"{value:,.6g}"
-
-
-def prepare(axes: Axes, values: np.ndarray, costs: np.ndarray) -> None:
-    """Logarithmic axes that hold ``values`` of x and ``costs``."""
-    low, high = costs.min() / 1.6, costs.max() * 1.6  # room for one tick at least
-    steps = (1, 2, 3, 5, 7) if high < 10 * low else (1, 2, 5) if high < 1000 * low else (1,)
-    axes.set_yscale("log")
-    axes.set_ylim(low, high)
-    axes.yaxis.set_major_locator(LogLocator(subs=steps))
-    axes.yaxis.set_major_formatter(FuncFormatter(tick))
-    axes.yaxis.set_minor_locator(NullLocator())
+def prepare(axes: Axes, values: np.ndarray, costs: np.ndarray, counts: bool) -> None:
+    """Logarithmic axes that hold ``values`` of x and ``costs``, which may be ``counts``."""
+    # Room for one tick at least.
+    style.logarithmic(axes, costs.min() / 1.6, costs.max() * 1.6, counts)
     if values[0] > 0:
         axes.set_xscale("log")
     else:
         axes.set_xscale("symlog", linthresh=1)  # tau may be 0
+    axes.margins(x=0.08)
+    longest = max(len(style.number(value)) for value in values)
+    room = (values[-1] / (values[0] or 1)) ** (0.05 + 0.04 * longest)
     ticks = [values[-1]]
     for value in values[-2::-1]:
-        if value * (values[-1] / (values[0] or 1)) ** 0.13 < ticks[-1]:
+        if value * room < ticks[-1]:
             ticks.append(value)
-    axes.xaxis.set_major_locator(FixedLocator(ticks))
-    axes.xaxis.set_major_formatter(FuncFormatter(tick))
-    axes.xaxis.set_minor_locator(NullLocator())
+    style.ticks(axes.xaxis, ticks[::-1])
 
 
-def draw_line(axes: Axes, line: Line, points: Sequence[Point], style: dict[str, Any]) -> None:
+def reached(line: Line) -> bool:
+    """Whether half of the runs at some x reach epsilon, so that there is a median to draw."""
+    return any(math.isfinite(point.median) for point in line.points("iterations"))
+
+
+def draw_line(axes: Axes, line: Line, points: Sequence[Point], look: dict[str, Any]) -> None:
     """Medians with their band; the cheapest is filled. Infinite medians are left out."""
     values, median, low, high = np.array([point[:4] for point in points]).T
     beyond = 10 * axes.get_ylim()[1]
     bounds = (np.minimum(edge, beyond) for edge in (low, high))
-    axes.fill_between(values, *bounds, color=style["color"], alpha=0.13, lw=0)
+    axes.fill_between(values, *bounds, color=look["color"], alpha=0.13, lw=0)
     finite = np.where(np.isfinite(median), median, np.nan)
-    axes.plot(values, finite, mfc="white", ms=6, lw=1.4, **style)
-    if line.x != "epsilon" and len(points) > 1 and np.isfinite(median).any():
+    axes.plot(values, finite, **LINE | look)
+    if has_best(line):
         best = np.nanargmin(finite)
-        axes.plot(values[best], finite[best], **style | {"ls": ""}, ms=7, zorder=3)
+        axes.plot(values[best], finite[best], **look | {"ls": ""}, ms=4.5, zorder=3)
     if line.x == "S":
         synchronous = np.isin(values, line.values[line.synchronous])
         axes.plot(values[values == 1], finite[values == 1], **ALONE)
         axes.plot(values[synchronous], finite[synchronous], **SYNCHRONOUS)
 
 
+def has_best(line: Line) -> bool:
+    """Whether one of several points is the cheapest; the least epsilon always is the dearest."""
+    return line.x != "epsilon" and len(np.unique(line.values)) > 1
+
+
 def draw_panel(axes: Axes, lines: Sequence[Line], quantity: str) -> None:
-    """One quantity over x."""
+    """One quantity over x; each of the ``lines`` has a median."""
     every = [line.points(quantity) for line in lines]
     values, *costs = np.array([point[:4] for points in every for point in points]).T
     known = np.concatenate(costs)
     known = known[(known > 0) & np.isfinite(known)]
     axes.set_xlabel(AXIS[lines[0].x])
-    axes.spines[["top", "right"]].set_visible(False)
     if not len(known):
-        nothing = "0 throughout" if 0 in costs[0] else "no run reached ε"
-        axes.text(0.5, 0.5, nothing, transform=axes.transAxes, ha="center")
+        axes.text(0.5, 0.5, "0 throughout", transform=axes.transAxes, ha="center")
         axes.set(xticks=[], yticks=[])
         return
-    prepare(axes, np.unique(values), known)
-    for line, points, style in zip(lines, every, styles(lines), strict=True):
-        draw_line(axes, line, points, style)
+    prepare(axes, np.unique(values), known, quantity != "seconds")
+    for line, points, look in zip(lines, every, styles(lines), strict=True):
+        draw_line(axes, line, points, look)
 
 
-def draw_legend(figure: Figure, lines: Sequence[Line]) -> None:
-    """What lines, band and marks mean, below the panels."""
+def legend_entries(lines: Sequence[Line], width: float) -> list[Line2D | Patch]:
+    """What is drawn: lines, band and marks, explained in lines of ``width`` millimetres."""
     handles: list[Line2D | Patch] = [
-        Line2D([], [], mfc="white", label=label(line), **style)
-        for line, style in zip(lines, styles(lines), strict=True)
+        Line2D([], [], **LINE | look, label=style.wrap(label(line), width))
+        for line, look in zip(lines, styles(lines), strict=True)
     ]
-    handles.append(Patch(color="#bbbbbb", label="10-90 % over seeds; (low to high): 95 % interval"))
-    x = lines[0].x
-    filled = Line2D([], [], marker="o", color="#555555", ls="", label="filled: least median")
-    handles += [filled] if x != "epsilon" else []
-    if x == "S" and any(1 in line.values for line in lines):
-        text = "S = 1: fewest queries according to FedOne (arXiv:2506.14929)"
-        handles.append(Line2D([], [], **ALONE, label=text))
-    if x == "S" and any(line.synchronous.any() for line in lines):
-        handles.append(Line2D([], [], **SYNCHRONOUS, label="S = R: synchronous"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+
+    def finite(chosen: np.ndarray, line: Line) -> bool:
+        return any(
+            math.isfinite(point.median)
+            for point in line.points("iterations")
+            if point.value in line.values[chosen]
+        )
+
+    marks: list[tuple[bool, str, dict[str, Any]]] = [
+        (
+            any(has_best(line) for line in lines),
+            "filled: least median",
+            {"marker": "o", "color": MARK, "ls": "", "ms": 4.5},
+        ),
+        (
+            any(line.x == "S" and finite(line.values == 1, line) for line in lines),
+            "S = 1: fewest queries according to FedOne (arXiv:2506.14929)",
+            ALONE,
+        ),
+        (
+            any(line.x == "S" and finite(line.synchronous, line) for line in lines),
+            "S = R: synchronous",
+            SYNCHRONOUS,
+        ),
+    ]
+    handles += [
+        Line2D([], [], **look, label=style.wrap(text, width))
+        for drawn, text, look in marks
+        if drawn
+    ]
+    seeds = {point.runs for line in lines for point in line.points("iterations")}
+    if max(seeds) > 1:
+        number = f"{min(seeds)} to {max(seeds)}" if len(seeds) > 1 else f"{max(seeds)}"
+        text = f"band: 10th to 90th percentile of {number} runs, one per seed"
+        handles.append(Patch(color=BAND, label=style.wrap(text, width)))
+    return handles
 
 
 def title(runs: Sequence[Run], lines: Sequence[Line], per_worker: bool) -> str:
@@ -360,63 +242,155 @@ def title(runs: Sequence[Run], lines: Sequence[Line], per_worker: bool) -> str:
     parts.append(f"{same['estimator.name']!r} gradients")
     seeds = len({run.seed for run in runs})
     parts.append(f"{len(runs)} runs, {seeds} seed{'s' if seeds > 1 else ''}")
-    norm = r"\|\nabla G^t\|^2" + ("/R" if per_worker else "")
-    condition = rf"${norm} \leq \epsilon$"
-    return f"Until {condition} ({runs[0].kind}); medians; {'; '.join(parts)}"
+    condition = f"‖∇Gᵗ‖²{'/R' if per_worker else ''} ≤ ε"
+    said = f"Medians until {condition} ({runs[0].kind}); {'; '.join(parts)}."
+    return "\n".join([said, *remarks(lines)])
 
 
-def draw(runs: Sequence[Run], lines: Sequence[Line], per_worker: bool) -> Figure:
-    """The whole figure."""
-    size, layout = (14, 4 + 0.1 * len(lines)), ConstrainedLayoutEngine(wspace=0.04)
-    figure, grid = plt.subplots(1, len(QUANTITIES), figsize=size, layout=layout)
-    for axes, (quantity, name) in zip(grid, QUANTITIES.items(), strict=True):
-        draw_panel(axes, lines, quantity)
+def remarks(lines: Sequence[Line]) -> list[str]:
+    """What a reader of the figure has to know: what is not drawn, and what exponents are."""
+    notes = []
+    missing = ", ".join(
+        " and ".join(filter(None, (line.name.replace("tau", "τ"), f"ε = {line.epsilon:g}")))
+        if line.epsilon is not None
+        else line.name
+        for line in lines
+        if not reached(line)
+    )
+    if missing:
+        notes.append(f"Not drawn, as fewer than half of the runs reach it: {missing}.")
+    fits = [
+        (line, found)
+        for line in lines
+        if reached(line) and (found := line.fit("iterations", "power"))
+    ]
+    if any(line.enough_seeds and not math.isnan(found.low) for line, found in fits):
+        notes.append("In brackets: 95 % intervals over seeds (jackknife).")
+    if any(not line.enough_seeds for line, _ in fits):
+        notes.append(f"No exponents: from fewer than {LEAST_SEEDS} seeds they mean nothing.")
+    return notes
+
+
+def legend_height(handles: Sequence[Line2D | Patch], columns: int) -> float:
+    """Millimetres that the entries take in so many columns."""
+    lines = [str(handle.get_label()).count("\n") + 1 for handle in handles]
+    half = math.ceil(len(lines) / columns)
+    highest = max(sum(lines[:half]), sum(lines[half:]))
+    return 1.2 * half + style.height("\n" * highest)
+
+
+def draw(
+    runs: Sequence[Run], lines: Sequence[Line], per_worker: bool, width: float = style.PAGE
+) -> Figure:
+    """The whole figure, ``width`` millimetres wide."""
+    with style.styled():
+        return _draw(runs, lines, per_worker, width)
+
+
+def _draw(runs: Sequence[Run], lines: Sequence[Line], per_worker: bool, width: float) -> Figure:
+    columns = 4 if width >= 4 * PANEL_WIDTH else 2 if width >= 2 * PANEL_WIDTH else 1
+    bands = len(QUANTITIES) // columns
+    beside = 2 if width >= TWO_ENTRIES else 1
+    drawn = [line for line in lines if reached(line)]
+    handles = legend_entries(drawn, width / beside - 14) if drawn else []
+    above = style.wrap(title(runs, lines, per_worker), width - 4, style.TEXT)
+    figure = style.new_figure(
+        width,
+        bands * PANEL_HEIGHT + legend_height(handles, beside) + style.height(above, style.TEXT),
+    )
+    grid = figure.subplots(bands, columns, squeeze=False)
+    for axes, (quantity, name) in zip(grid.ravel(), QUANTITIES.items(), strict=True):
         axes.set_ylabel(runs[0].clock if quantity == "seconds" else name)
-    draw_legend(figure, lines)
-    figure.suptitle(title(runs, lines, per_worker), fontsize=11)
+        if drawn:
+            draw_panel(axes, drawn, quantity)
+        else:
+            axes.text(0.5, 0.5, "no ε is reached", transform=axes.transAxes, ha="center")
+            axes.set(xticks=[], yticks=[], xlabel=AXIS[lines[0].x])
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=beside)
+    figure.suptitle(above, fontsize=style.TEXT)
     return figure
 
 
-def positive(text: str) -> float:
-    """An epsilon of the command line."""
-    number = float(text)
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
-    return number
+def epsilons(context: click.Context, parameter: click.Parameter, text: str | None) -> list[float]:
+    """Those of the command line, the largest first; a usage error if one is not above 0."""
+    found = set()
+    for word in text.split(",") if text else []:
+        try:
+            number = float(word)
+        except ValueError:
+            number = math.nan
+        if not 0 < number < math.inf:
+            raise click.BadParameter(f"{word!r} is not a number above 0", context, parameter)
+        found.add(number)
+    return sorted(found, reverse=True)
 
 
-def main() -> None:
-    """Read, fit, draw and write."""
-    parser = files.parser(__doc__)
-    parser.add_argument("--x", choices=list(AXIS), help="default: that which varies most")
-    help_text = "default: three that 90 %% of the runs reach, nine over epsilon"
-    parser.add_argument("--epsilon", nargs="+", type=positive, help=help_text)
-    help_text = "epsilon is for ||grad G||^2 / R, which does not grow with R by itself"
-    parser.add_argument("--per-worker", action="store_true", help=help_text)
-    arguments = parser.parse_args()
-    try:
-        files.prepare(arguments.output)
-        per_worker: bool = arguments.per_worker
-        runs = [read(path, per_worker) for path in files.find(arguments.logs)]
-        files.check_alike([(run.path, run.compared) for run in runs], MAY_DIFFER)
-        check_different(runs)
-        x = arguments.x or choose_x(runs)
-        norms = [run.squared_norm for run in runs]
-        epsilons = arguments.epsilon or choose_epsilons(norms, 9 if x == "epsilon" else 3)
-        arrivals = [arrive(run, epsilon) for run in runs for epsilon in sorted({*epsilons})[::-1]]
-        lines = split(arrivals, x)
-        laws: list[Law] = ["power", "exponential"] if x == "R" else ["power"]
-        fitted = [line.fit_row(name, law) for line in lines for name in QUANTITIES for law in laws]
-        points = [row for line in lines for name in QUANTITIES for row in line.point_rows(name)]
-        print_table(fitted)
-        files.save(
-            draw(runs, lines, per_worker), [arrival.row() for arrival in arrivals], arguments.output
-        )
-        files.write_table(points, f"{arguments.output}-medians.csv")
-        files.write_table(fitted, f"{arguments.output}-fits.csv")
-    except (OSError, ValueError) as error:
-        files.fail("scaling", error)
+@click.command("scaling")
+@files.LOGS
+@files.picture_options
+@click.option("--x", type=click.Choice(list(AXIS)), help="Default: what varies most.")
+@click.option(
+    "--epsilon",
+    callback=epsilons,
+    metavar="NUMBER,...",
+    help="Default: three that 90 % of the runs reach, nine over epsilon.",
+)
+@click.option(
+    "--per-worker", is_flag=True,
+    help="Let epsilon be for ||grad G||^2 / R, which does not grow with R by itself.",
+)  # fmt: skip
+def command(
+    logs: tuple[str, ...],
+    output: str,
+    width: float,
+    x: str | None,
+    epsilon: list[float],
+    per_worker: bool,
+) -> None:
+    """Draw what it takes to be stationary.
+
+    Iterations, queries, tokens and seconds until ||grad G||^2 <= epsilon, over S (active workers),
+    R (workers), tau (largest delay) or epsilon.
+
+    \b
+        asyndbt plot scaling runs/sweep -o scaling.pdf --epsilon 1,0.5,0.2
+
+    LOGS are logs, folders of logs, or globs in quotes; of runs that differ in S, R, tau, the seed
+    and perhaps delay.model, and in nothing else. Each needs its stationarity, which
+    `asyndbt stationarity LOG` adds.
+
+    Writes, besides the picture FILE.png:
+
+    \b
+        FILE.csv          a row for every run and epsilon; nan: not reached
+        FILE-medians.csv  the points of the figure; inf: too few runs reached epsilon
+        FILE-fits.csv     the table that is printed
+
+    A run that never reaches epsilon counts as infinitely expensive. The table has exponents b of
+    quantity ~ x^b, with 95 % intervals over seeds, beside Theorem 2's, which is about iterations
+    and asymptotic. Where some runs did not reach epsilon, the others alone are fitted: b is biased
+    then, and has no interval. Over R it also has exp(b R), with its AIC less that of R^b. From
+    fewer than 5 seeds a fit means nothing: the figure leaves it out.
+    """
+    target = files.Output.of(output)
+    runs = [read(path, per_worker) for path in files.find(logs)]
+    files.check_alike([(run.path, run.compared) for run in runs], MAY_DIFFER)
+    check_different(runs)
+    x = x or choose_x(runs)
+    norms = [run.squared_norm for run in runs]
+    wanted = epsilon or choose_epsilons(norms, 9 if x == "epsilon" else 3)
+    arrivals = [arrive(run, each) for run in runs for each in sorted({*wanted})[::-1]]
+    lines = split(arrivals, x)
+    laws: list[Law] = ["power", "exponential"] if x == "R" else ["power"]
+    fitted = [line.fit_row(name, law) for line in lines for name in QUANTITIES for law in laws]
+    points = [row for line in lines for name in QUANTITIES for row in line.point_rows(name)]
+    print_table(fitted)
+    target.save(
+        draw(runs, lines, per_worker, width),
+        {"": [arrival.row() for arrival in arrivals], "-medians": points, "-fits": fitted},
+    )
 
 
 if __name__ == "__main__":
-    main()
+    files.as_script("scaling")

@@ -1,200 +1,55 @@
 """What slow workers cost: seconds per iteration against S, the number of reports it waits for.
 
-Example: python analysis/stragglers.py 'runs/delay-*.h5' -o runs/stragglers
-
-One column of panels for each delay model with its parameters and number of workers R. Above:
-measured seconds per iteration, (last - first moment) / (T - 1), as median and 10-90 % range over
-runs, beside what order statistics predict (see orderstatistics.py) and the naive S-th smallest of
-R fresh draws. Below: what is saved, against the synchronous run with S = R, of the seconds per
-report used, (seconds per iteration) / S. With constant delays that is nothing, or less.
-
-The table and PREFIX.csv also say by how much iterations are shorter than those with S = R
-("shorter"). That is no saving: such an iteration uses S reports, not R. What it takes to come to a
-given epsilon is scaling.py's business. (The paper's Figure 1 shows nearly 40 % saved, though
+(See orderstatistics.py for the prediction. The paper's Figure 1 shows nearly 40 % saved, though
 against a centralised run.)
-
-The runs may differ in seed, S, tau, number of workers and iterations, and in [delay] and [log].
-
-The prediction takes each worker's seconds from the delay model where these are all the time there
-is, under the virtual clock; in other runs, and for the models "none" and "trace", from the seconds
-that the worker's own reports took. It knows of no barriers: runs with estimates of phi, with
-validation or with excluded workers are shown without one. Nor does it know of max_delay.
-Under heavy tails single runs lie far apart: give several seeds and many iterations.
 """
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
-import files
-import h5py
+import click
 import numpy as np
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
-from orderstatistics import Group, Law, lognormal, naive, pareto, predict
 
-from asyndbt_mpi.log.errors import LogError
-from asyndbt_mpi.log.reader import Log, printable
+from asyndbt_mpi.analysis import files, style
+from asyndbt_mpi.analysis.iteration_times import MAY_DIFFER, Run, Setting, read
+from asyndbt_mpi.config import ConfigurationError
+from asyndbt_mpi.log.reader import printable
 
 MEASURED, PREDICTED, NAIVE = "#1b6ca8", "#b3541e", "#8a8a8a"
+PREDICTED_LABEL = "predicted: S-th of the remaining times"
+NAIVE_LABEL = "naive: S-th of R fresh draws"
 MOST_SETTINGS, MOST_COLUMNS, MOST_TICKS, LONGEST_TRACE = 12, 4, 10, 32
+PANEL_WIDTH, PANEL_HEIGHT = 41.0, 36.0
+"""Millimetres: the least width of a panel, and its height with its labels."""
+LEGEND_WIDTH = 70.0
+"""Millimetres of an entry of the legend."""
+EQUAL = 0.0005
+"""Times that differ by a smaller share are the same."""
 LOW, HIGH = 10, 90
 """Percentiles that ranges over runs go from and to."""
-FREE = {
-    *("run.seed", "run.name", "run.output", "run.iterations"),
-    *("algorithm.active_workers", "algorithm.max_delay", "delay"),
-}
-"""Keys and tables in which the runs may differ, besides [log]."""
-MAY_DIFFER = "seed, S, tau, iterations, [delay] and [log]"
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What runs in the same panel have in common; None for what the delay model does not use."""
-
-    delay_model: str
-    trace: str | None
-    mean: float
-    sigma: float | None
-    slow_workers: int
-    slow_factor: float | None
-    workers: int
-    transport: str
-    uncovered: str
-    """Why there is no prediction, and what would be right; empty if there is one."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """A log's part in the figure; times in seconds per iteration, nan where there is none."""
-
-    file: str
-    compared: dict[str, object]
-    setting: Setting
-    active_workers: int
-    max_delay: int
-    seed: int
-    iterations: int
-    seconds: float
-    predicted: float
-    naive: float
-    delay_bound_reached: bool
-
-
-LAWS: dict[str, Callable[[float, float | None], Law]] = {
-    "constant": lambda mean, _: np.array([mean]),
-    "lognormal": lambda mean, sigma: lognormal(mean, sigma or 0.0),
-    "pareto": lambda mean, _: pareto(mean),
-}
-
-
-def read(path: Path) -> Run:
-    """Measure one log and predict it.
-
-    Raises
-    ------
-    LogError
-        The file is no log.
-    ValueError
-        It holds no two iterations with time between them.
-    """
-    with Log(path) as log:
-        times = log["iteration/time"]
-        if len(times) < 2 or times[-1] == times[0]:
-            raise ValueError(
-                f"{path}: no time passes between the {len(times)} committed iterations; at least"
-                " 2 are needed, and under the virtual clock a delay.model"
-            )
-        setting = setting_of(log)
-        active = min(log.active_workers, log.workers)
-        if setting.uncovered:
-            predicted = bound = math.nan
-        elif setting.transport == "virtual" and setting.delay_model in LAWS:
-            predicted, bound = of_delay_model(setting, active, log.committed)
-        else:
-            predicted, bound = expected(measured_laws(log), active, log.committed)
-        return Run(
-            file=str(path),
-            compared=files.compared(log, FREE),
-            setting=setting,
-            active_workers=active,
-            max_delay=log.max_delay,
-            seed=log.seed,
-            iterations=log.committed,
-            seconds=float(times[-1] - times[0]) / (log.committed - 1),
-            predicted=predicted,
-            naive=bound,
-            delay_bound_reached=active < log.workers
-            and bool(log["iteration/delay"].max() >= log.max_delay),
-        )
-
-
-def setting_of(log: Log) -> Setting:
-    """The panel that a log belongs to."""
-    delay = log.config.delay
-    return Setting(
-        delay_model=delay.model,
-        trace=delay.trace or None,
-        mean=delay.mean,
-        sigma=delay.sigma if delay.model == "lognormal" else None,
-        slow_workers=min(delay.slow_workers, log.workers),
-        slow_factor=delay.slow_factor if delay.slow_workers else None,
-        workers=log.workers,
-        transport=log.transport,
-        uncovered=uncovered(log),
-    )
-
-
-def uncovered(log: Log) -> str:
-    """`Setting.uncovered` of a log."""
-    kinds = h5py.check_enum_dtype(log.type_and_row("event/kind")[0])
-    if len(log["lower/iteration"]):
-        return "estimates of phi are barriers; algorithm.plane_until = 0 is needed"
-    if log.config.run.evaluate_every:
-        return "validation takes the workers' time; run.evaluate_every = 0 is needed"
-    if (log["event/kind"] == kinds["excluded"]).any():
-        return "workers were excluded; a run that keeps them all is needed"
-    return ""
-
-
-@cache
-def of_delay_model(setting: Setting, active: int, iterations: int) -> tuple[float, float]:
-    """`expected` where the delay model's law is all there is."""
-    slow = setting.slow_workers
-    pairs = ((1.0, setting.workers - slow), (setting.slow_factor or 1.0, slow))
-    law = LAWS[setting.delay_model]
-    groups = [
-        Group(law(factor * setting.mean, setting.sigma), count) for factor, count in pairs if count
-    ]
-    return expected(groups, active, iterations)
-
-
-def measured_laws(log: Log) -> list[Group]:
-    """Each worker's seconds as its used reports tell; endless where there is none."""
-    workers, seconds = log["report/worker"], log["report/compute_seconds"]
-    samples = (seconds[workers == worker] for worker in range(1, log.workers + 1))
-    return [Group(sample if len(sample) else np.array([np.inf]), 1) for sample in samples]
-
-
-def expected(groups: Sequence[Group], active: int, iterations: int) -> tuple[float, float]:
-    """Predicted seconds per iteration, and the naive ones."""
-    return predict(groups, active, iterations), naive(groups, active)
-
-
 # ---------------------------------------------------------------- tables
 
 
-def saved(seconds: float, active: int, reference: float, workers: int) -> float:
-    """Share of the seconds per report used that is saved against S = R = ``workers``.
+def per_report(seconds: float, active: int, reference: float, workers: int) -> float:
+    """Seconds per report used, as a multiple of those with S = R = ``workers``.
 
     ``seconds`` per iteration with ``active`` reports, ``reference`` with all.
     """
-    return 1 - (seconds / active) / (reference / workers)
+    return (seconds / active) / (reference / workers)
+
+
+def multiple(ratio: float) -> str:
+    """A time as a multiple of another one, in words."""
+    if math.isnan(ratio):
+        return "-"
+    if abs(ratio - 1) < EQUAL:
+        return "the same"
+    return f"{100 * (1 - ratio):.1f} % less" if ratio < 1 else f"{ratio:.2f} times as long"
 
 
 def by_active_workers(runs: Iterable[Run]) -> dict[Setting, dict[int, list[Run]]]:
@@ -235,7 +90,7 @@ def row(run: Run, reference: float) -> dict[str, object]:
         "naive": run.naive,
         "deviation": run.seconds / run.predicted - 1,
         "shorter": 1 - run.seconds / reference,
-        "saved": saved(run.seconds, run.active_workers, reference, setting.workers),
+        "saved": 1 - per_report(run.seconds, run.active_workers, reference, setting.workers),
         "delay_bound_reached": run.delay_bound_reached,
     }
 
@@ -248,16 +103,17 @@ def table(setting: Setting, groups: dict[int, list[Run]]) -> str:
     reference = measured.get(setting.workers, math.nan)
     lines = [
         title(setting).replace("\n", "; "),
-        "seconds per iteration; shorter: than with S = R; saved: seconds per report used",
-        "    S  runs  measured, s  predicted, s  naive, s  deviation, %  shorter, %  saved, %",
+        "seconds per iteration, and against S = R: per iteration, per report used",
+        "    S  runs  measured, s  predicted, s  naive, s  deviation, %"
+        "        iteration           report",
     ]
     for active, runs in groups.items():
+        seconds = measured[active]
         lines.append(
-            f"{active:5} {len(runs):5} {measured[active]:12.4g} {predicted[active]:13.4g}"
-            f" {fresh[active]:9.4g}"
-            f" {100 * (measured[active] / predicted[active] - 1):13.1f}"
-            f" {100 * (1 - measured[active] / reference):11.1f}"
-            f" {100 * saved(measured[active], active, reference, setting.workers):9.1f}"
+            f"{active:5} {len(runs):5} {seconds:12.4g} {predicted[active]:13.4g}"
+            f" {fresh[active]:9.4g} {100 * (seconds / predicted[active] - 1):13.1f}"
+            f" {multiple(seconds / reference):>16}"
+            f" {multiple(per_report(seconds, active, reference, setting.workers)):>16}"
         )
     return "\n".join(lines)
 
@@ -302,34 +158,44 @@ def title(setting: Setting) -> str:
     return f"{law}\n{workers}\n{clock}"
 
 
-def draw(settings: dict[Setting, dict[int, list[Run]]]) -> Figure:
-    """Two panels, one above the other, for each setting."""
-    bands = math.ceil(len(settings) / MOST_COLUMNS)
+def draw(settings: dict[Setting, dict[int, list[Run]]], width: float = style.PAGE) -> Figure:
+    """Two panels, one above the other, for each setting; ``width`` millimetres."""
+    with style.styled():
+        return _draw(settings, width)
+
+
+def _draw(settings: dict[Setting, dict[int, list[Run]]], width: float) -> Figure:
+    most = max(1, min(MOST_COLUMNS, int(width // PANEL_WIDTH)))
+    bands = math.ceil(len(settings) / most)
     columns = math.ceil(len(settings) / bands)
-    figure, grid = plt.subplots(
-        2 * bands,
-        columns,
-        figsize=(max(3.4 * columns, 5.0), 5.6 * bands + 0.4),
-        layout="constrained",
-        squeeze=False,
-    )
+    titles = {
+        setting: style.wrap(files.label(title(setting)), width / columns - 5, style.TEXT)
+        for setting in settings
+    }
+    heading = max(style.height(text, style.TEXT) for text in titles.values())
+    beside = max(1, min(3, int(width // LEGEND_WIDTH)))
+    height = bands * (2 * PANEL_HEIGHT + heading) + 4.0 * math.ceil(3 / beside)
+    figure = style.new_figure(width, height)
+    grid = figure.subplots(2 * bands, columns, squeeze=False)
     for axes in grid.ravel():
         axes.set_visible(False)
+    measured = style.wrap(measured_label(settings), width / beside - 12)
+    entries: dict[str, Any] = {}
     for place, (setting, groups) in enumerate(settings.items()):
         band, column = divmod(place, columns)
         upper, lower = grid[2 * band : 2 * band + 2, column]
-        draw_seconds(upper, groups)
-        draw_saved(lower, groups, setting.workers)
-        upper.set_title(files.label(title(setting)), fontsize=9)
+        draw_seconds(upper, groups, measured)
+        draw_per_report(lower, groups, setting.workers, measured)
+        upper.set_title(titles[setting])
         for axes in (upper, lower):
             axes.set(visible=True, xlabel="active workers S")
             prepare_active_workers(axes, list(groups), setting.workers)
-            axes.spines[["top", "right"]].set_visible(False)
+            handles, labels = axes.get_legend_handles_labels()
+            entries |= dict(zip(labels, handles, strict=True))
         if column == 0:
-            upper.set_ylabel("seconds per iteration")
-            lower.set_ylabel("seconds saved per report\nused, against S = R, %")
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, 3), frameon=False)
+            upper.set_ylabel("seconds\nper iteration")
+            lower.set_ylabel("seconds per report\nused, S = R is 1")
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=beside)
     return figure
 
 
@@ -344,89 +210,134 @@ def prepare_active_workers(axes: Axes, values: list[int], workers: int) -> None:
         axes.set_xlim(0.8, 1.25 * workers)
 
 
-def draw_seconds(axes: Axes, groups: dict[int, list[Run]]) -> None:
+def draw_seconds(axes: Axes, groups: dict[int, list[Run]], label: str) -> None:
     """Measured, predicted and naive seconds per iteration, on a logarithmic axis."""
-    draw_measured(axes, {active: [run.seconds for run in runs] for active, runs in groups.items()})
-    for name, label, colour, style, width in (
-        ("predicted", "predicted: S-th of the remaining times", PREDICTED, "-", 1.8),
-        ("naive", "naive: S-th of R fresh draws", NAIVE, "--", 0.9),
-    ):
-        values = list(medians(groups, name).values())
-        axes.plot(list(groups), values, color=colour, ls=style, lw=width, label=label)
-    axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    axes.set_ylim(low / 1.5, high * 1.5)  # room for two labels at the least
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_locator(NullLocator())
+    seconds = {active: [run.seconds for run in runs] for active, runs in groups.items()}
+    draw_measured(axes, seconds, label)
+    draw_line(axes, medians(groups, "predicted"), color=PREDICTED, label=PREDICTED_LABEL)
+    draw_line(axes, medians(groups, "naive"), color=NAIVE, label=NAIVE_LABEL, ls="--", lw=0.8)
+    logarithmic(axes)
 
 
-def draw_saved(axes: Axes, groups: dict[int, list[Run]], workers: int) -> None:
-    """Per cent of the synchronous run's seconds per report, measured and predicted."""
+def draw_per_report(axes: Axes, groups: dict[int, list[Run]], workers: int, label: str) -> None:
+    """Seconds per report as a multiple of the synchronous run's, measured and predicted."""
     if workers not in groups:
         words, place = "no run with S = R\nto compare with", (0.5, 0.5)
         axes.annotate(words, place, xycoords="axes fraction", ha="center")
         axes.set_yticks([])
         return
     reference = medians(groups, "seconds")[workers]
-    shares = {
-        active: [100 * saved(run.seconds, active, reference, workers) for run in runs]
+    measured = {
+        active: [per_report(run.seconds, active, reference, workers) for run in runs]
         for active, runs in groups.items()
     }
-    draw_measured(axes, shares)
+    draw_measured(axes, measured, label)
     predicted = medians(groups, "predicted")
-    line = [
-        100 * saved(seconds, active, predicted[workers], workers)
+    multiples = {
+        active: per_report(seconds, active, predicted[workers], workers)
         for active, seconds in predicted.items()
-    ]
-    axes.plot(list(predicted), line, color=PREDICTED, lw=1.8)
-    axes.axhline(0, color=NAIVE, lw=0.6)
+    }
+    draw_line(axes, multiples, color=PREDICTED, label=PREDICTED_LABEL)
+    axes.axhline(1, color=NAIVE, lw=0.6)
+    logarithmic(axes)
 
 
-def draw_measured(axes: Axes, values: dict[int, list[float]]) -> None:
-    """Medians over runs, with bars from the 10th to the 90th percentile."""
+def draw_line(axes: Axes, values: dict[int, float], **look: Any) -> None:
+    """``values`` over S; nothing, and no entry of the legend, if none is known."""
+    known = {active: value for active, value in values.items() if math.isfinite(value)}
+    if known:
+        look = {"lw": 1.3, "marker": "_" if len(known) == 1 else ""} | look
+        axes.plot(list(known), list(known.values()), **look)
+
+
+def logarithmic(axes: Axes) -> None:
+    """Room for two ticks at least."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    style.logarithmic(axes, low / 1.4, high * 1.4)
+
+
+def draw_measured(axes: Axes, values: dict[int, list[float]], label: str) -> None:
+    """Medians over runs, with bars from the 10th to the 90th percentile; see `measured_label`."""
     low, middle, high = (
         np.array([np.percentile(seconds, level) for seconds in values.values()])
         for level in (LOW, 50, HIGH)
     )
+    several = any(len(seconds) > 1 for seconds in values.values())
     axes.errorbar(
         list(values),
         middle,
-        yerr=[middle - low, high - middle],
+        yerr=[middle - low, high - middle] if several else None,
         color=MEASURED,
         fmt="o",
-        ms=5,
-        capsize=4,
-        label=f"measured, median and {LOW}-{HIGH} % of runs",
+        ms=3.5,
+        lw=1,
+        capsize=2.5,
+        label=label,
     )
 
 
-def main() -> None:
-    """Draw the figure of all logs."""
-    arguments = files.parser(__doc__ or "").parse_args()
+def measured_label(settings: dict[Setting, dict[int, list[Run]]]) -> str:
+    """What dots and bars are."""
+    numbers = {len(runs) for groups in settings.values() for runs in groups.values()}
+    if max(numbers) == 1:
+        return "measured, one run each"
+    number = f"{min(numbers)} to {max(numbers)}" if len(numbers) > 1 else f"{max(numbers)}"
+    return f"measured: median and {LOW}th to {HIGH}th percentile of {number} runs"
+
+
+@click.command("stragglers")
+@files.LOGS
+@files.picture_options
+def command(logs: tuple[str, ...], output: str, width: float) -> None:
+    """Draw what slow workers cost.
+
+    One column of panels for each delay model with its parameters and number of workers R. Above:
+    measured seconds per iteration, (last - first moment) / (T - 1), beside what order statistics
+    predict and the naive S-th smallest of R fresh draws. Below: seconds per report used, (seconds
+    per iteration) / S, as a multiple of those of the synchronous run with S = R. With constant
+    delays none are saved.
+
+    \b
+        asyndbt plot stragglers 'runs/delay-*.h5' -o stragglers.pdf
+
+    LOGS are logs, folders of logs, or globs in quotes. The runs may differ in seed, S, tau, number
+    of workers and iterations, and in [delay] and [log]. Under heavy tails single runs lie far
+    apart: give several seeds and many iterations.
+
+    The table that is printed, and FILE.csv, also compare iterations with those with S = R. A
+    shorter one is no saving: it uses S reports, not R. What it takes to come to a given epsilon is
+    drawn by `asyndbt plot scaling`.
+
+    The prediction takes each worker's seconds from the delay model where these are all the time
+    there is, under the virtual clock; in other runs, and for the models "none" and "trace", from
+    the seconds that the worker's own reports took. It knows of no barriers: runs with estimates of
+    phi, with validation or with excluded workers are shown without one. Nor does it know of
+    max_delay.
+    """
+    target = files.Output.of(output)
     try:
-        files.prepare(arguments.output)
-        runs = [read(path) for path in files.find(arguments.logs)]
-        files.check_alike([(Path(run.file), run.compared) for run in runs], MAY_DIFFER)
-        settings = by_active_workers(runs)
-        if len(settings) > MOST_SETTINGS:
-            raise ValueError(
-                f"{len(settings)} delay models, parameters or numbers of workers are more than"
-                f" {MOST_SETTINGS} panels; give fewer logs"
-            )
-        for setting, groups in settings.items():
-            print(printable(table(setting, groups), lines=True), end="\n\n")
-        for note in notes(runs):
-            print(printable(f"stragglers: note: {note}"), file=sys.stderr)
-        references = {
-            setting: medians(groups, "seconds").get(setting.workers, math.nan)
-            for setting, groups in settings.items()
-        }
-        rows = [row(run, references[run.setting]) for run in runs]
-        files.save(draw(settings), rows, arguments.output)
-    except (LogError, OSError, ValueError, ArithmeticError) as error:
-        files.fail("stragglers", error)
+        runs = [read(path) for path in files.find(logs)]
+    except ArithmeticError as error:
+        raise ConfigurationError(str(error)) from error
+    files.check_alike([(Path(run.file), run.compared) for run in runs], MAY_DIFFER)
+    settings = by_active_workers(runs)
+    if len(settings) > MOST_SETTINGS:
+        raise ConfigurationError(
+            f"{len(settings)} delay models, parameters or numbers of workers are more than"
+            f" {MOST_SETTINGS} panels; give fewer logs"
+        )
+    for setting, groups in settings.items():
+        print(printable(table(setting, groups), lines=True), end="\n\n")
+    for note in notes(runs):
+        print(printable(f"asyndbt: note: {note}"), file=sys.stderr)
+    references = {
+        setting: medians(groups, "seconds").get(setting.workers, math.nan)
+        for setting, groups in settings.items()
+    }
+    rows = [row(run, references[run.setting]) for run in runs]
+    target.save(draw(settings, width), {"": rows})
 
 
 if __name__ == "__main__":
-    main()
+    files.as_script("stragglers")

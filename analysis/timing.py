@@ -1,8 +1,5 @@
 """Where a run's seconds went: for each worker computing, messages and waiting, and the server.
 
-Example: python analysis/timing.py runs/demo.h5 -o runs/timing
-
-One panel for each log (at most 12); with more than 40 workers those that compute most and least.
 Nothing after the last committed iteration counts. What the log tells:
 
 The server's clock says when a message arrived (/event/time) and when an iteration ended and its
@@ -25,41 +22,44 @@ steps, rounds of the lower level, validations); it does one thing at a time, in 
   logging, rest  of the server, not under the virtual clock: writing the log, with what was written
                  after the last iteration; the rest is algorithm, messages and idling
 
-The CSV has a row in seconds for each log and worker, worker 0 being the server. The parts add up
-to the time of the last iteration. Where a worker claims more seconds than have passed,
-the excess is in the column "excess" (the bar is longer than 100 % by it), and a note says so.
+Where a worker claims more seconds than have passed, the excess is in the column "excess" (the bar
+is longer than 100 % by it), and a note says so.
 """
 
 import itertools
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-import files
+import click
 import h5py
 import numpy as np
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
-from asyndbt_mpi.log.errors import LogError
+from asyndbt_mpi.analysis import files, style
+from asyndbt_mpi.config import ConfigurationError
 from asyndbt_mpi.log.reader import Log, printable
 
 COMPONENTS = {
     "compute": ("#1b6ca8", ""),
-    "communication": ("#e0a030", "///"),
+    "communication": ("#e0a030", "/////"),
     "waiting": ("#d9d9d9", ""),
-    "absent": ("#ffffff", ".."),
-    "unreported": ("#9fc5e0", "xx"),
-    "logging": ("#7a4a9c", "\\\\"),
+    "absent": ("#ffffff", "...."),
+    "unreported": ("#9fc5e0", "xxxx"),
+    "logging": ("#7a4a9c", "\\\\\\\\"),
     "rest": ("#f0ead6", ""),
 }
 """Colour and hatching, in the order of the bars."""
 EDGE = "#404040"
-MOST_LOGS, MOST_WORKERS, COLUMNS = 12, 40, 2
+MOST_LOGS, MOST_WORKERS = 12, 40
+PANEL, BAR, ENTRY = 80.0, 3.4, 27.0
+"""Millimetres: a panel's least width, a bar's height with its gap, an entry of the legend."""
 NOTEWORTHY, ROUNDING = 0.1, 1e-6
 """Per cent of the run from which on an excess is worth a note, and a component is there at all."""
 
@@ -124,13 +124,13 @@ def read(path: Path) -> Timing:
     ------
     LogError
         The file is no log.
-    ValueError
+    ConfigurationError
         No time passes in it.
     """
     with Log(path) as log:
         ends = log["iteration/time"]
         if not ends.any():
-            raise ValueError(
+            raise ConfigurationError(
                 f"{path}: no time passes in its {len(ends)} committed iterations; give the log of"
                 " a run under MPI, or with a delay.model"
             )
@@ -251,35 +251,36 @@ def shown(shares: Sequence[Share]) -> list[Share]:
     return sorted(shares if few else chosen, key=lambda share: share.worker)
 
 
-def draw(timings: Sequence[Timing]) -> Figure:
-    """One panel for each log."""
-    columns = min(len(timings), COLUMNS)
+def draw(timings: Sequence[Timing], width: float = style.PAGE) -> Figure:
+    """One panel for each log; ``width`` millimetres."""
+    with style.styled():
+        return _draw(timings, width)
+
+
+def _draw(timings: Sequence[Timing], width: float) -> Figure:
+    columns = max(1, min(len(timings), int(width // PANEL)))
     bands = [timings[start : start + columns] for start in range(0, len(timings), columns)]
     bars = [max(len(shown(timing.shares)) for timing in band) for band in bands]
-    heights = [1.3 + 0.2 * count for count in bars]
-    figure, grid = plt.subplots(
-        len(bands),
-        columns,
-        figsize=(6.5 * columns, sum(heights) + 0.4),
-        height_ratios=heights,
-        layout="constrained",
-        squeeze=False,
-    )
-    for panels, band, count in zip(grid, bands, bars, strict=True):
-        for axes, timing in zip(panels, band, strict=False):
-            draw_shares(axes, timing, count)
-        for axes in panels[len(band) :]:
-            axes.remove()
     handles = [
         Patch(facecolor=colour, hatch=hatch, edgecolor=EDGE, lw=0.5, label=label(component))
         for component, (colour, hatch) in COMPONENTS.items()
         if any(share.of(component) > ROUNDING for timing in timings for share in timing.shares)
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4 * columns, frameon=False)
+    beside = max(1, int(width // ENTRY))
+    heights = [26 + BAR * count for count in bars]
+    legend = 4.0 * math.ceil(len(handles) / beside)
+    figure = style.new_figure(width, sum(heights) + legend)
+    grid = figure.subplots(len(bands), columns, height_ratios=heights, squeeze=False)
+    for panels, band, count in zip(grid, bands, bars, strict=True):
+        for axes, timing in zip(panels, band, strict=False):
+            draw_shares(axes, timing, count, width / columns)
+        for axes in panels[len(band) :]:
+            axes.remove()
+    figure.legend(handles=handles, loc="outside lower center", ncols=beside)
     return figure
 
 
-def draw_shares(axes: Axes, timing: Timing, bars: int) -> None:
+def draw_shares(axes: Axes, timing: Timing, bars: int, width: float) -> None:
     """A bar for each worker, with room for ``bars``; in per cent below and in seconds above."""
     shares = shown(timing.shares)
     names = [f"{share.worker}" if share.worker else "server" for share in shares]
@@ -296,31 +297,45 @@ def draw_shares(axes: Axes, timing: Timing, bars: int) -> None:
     to_seconds, to_percent = (partial(np.multiply, factor) for factor in (seconds, 1 / seconds))
     above = axes.secondary_xaxis("top", functions=(to_seconds, to_percent))
     above.set_xlabel(timing.unit)
+    above.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
     some = f"\n(the {MOST_WORKERS // 2} that compute most and the {MOST_WORKERS // 2} least)"
-    axes.set_title(files.label(timing.name) + some * (len(shares) < len(timing.shares)), fontsize=9)
-    axes.spines["right"].set_visible(False)
+    title = files.label(timing.name) + some * (len(shares) < len(timing.shares))
+    axes.set_title(style.wrap(title, width - 12, style.TEXT))
 
 
-def main() -> None:
-    """Draw the figure of all logs."""
-    arguments = files.parser(__doc__ or "").parse_args()
-    try:
-        files.prepare(arguments.output)
-        paths = files.find(arguments.logs)
-        if len(paths) > MOST_LOGS:
-            raise ValueError(f"{len(paths)} logs are more than {MOST_LOGS} panels; give fewer")
-        timings = [read(path) for path in paths]
-        for timing in timings:
-            print(printable(table(timing), lines=True), end="\n\n")
-            if note(timing):
-                print(printable(f"timing: note: {note(timing)}"), file=sys.stderr)
-        rows = [
-            {"file": timing.file, **asdict(share)} for timing in timings for share in timing.shares
-        ]
-        files.save(draw(timings), rows, arguments.output)
-    except (LogError, OSError, ValueError) as error:
-        files.fail("timing", error)
+@click.command("timing")
+@files.LOGS
+@files.picture_options
+def command(logs: tuple[str, ...], output: str, width: float) -> None:
+    """Draw where the seconds went.
+
+    One panel for each log (at most 12); with more than 40 workers those that compute most and
+    least. A bar for every worker:
+
+    \b
+        compute        the worker's black box
+        communication  messages, both ways
+        waiting        its report was there, and was not used yet
+        absent         before it said hello, and after it was excluded
+        unreported     work whose report is not in the log
+        logging, rest  of the server, not under the virtual clock
+
+    LOGS are logs, folders of logs, or globs in quotes. A CSV file beside the picture has a row in
+    seconds for each log and worker, worker 0 being the server. The parts add up to the time of the
+    last iteration.
+    """
+    target = files.Output.of(output)
+    paths = files.find(logs)
+    if len(paths) > MOST_LOGS:
+        raise ConfigurationError(f"{len(paths)} logs are more than {MOST_LOGS} panels; give fewer")
+    timings = [read(path) for path in paths]
+    for timing in timings:
+        print(printable(table(timing), lines=True), end="\n\n")
+        if note(timing):
+            print(printable(f"asyndbt: note: {note(timing)}"), file=sys.stderr)
+    rows = [{"file": timing.file, **asdict(share)} for timing in timings for share in timing.shares]
+    target.save(draw(timings, width), {"": rows})
 
 
 if __name__ == "__main__":
-    main()
+    files.as_script("timing")

@@ -12,6 +12,7 @@ import click
 import numpy as np
 
 from asyndbt_mpi import __version__
+from asyndbt_mpi.analysis.plot import plot
 from asyndbt_mpi.config import Config, ConfigurationError, load, presets
 from asyndbt_mpi.inputs.options import (
     LOG_FILE,
@@ -466,6 +467,9 @@ def stationarity(
     for run in runs:
         _say(add(run, every, samples, given=given))
     return DONE
+
+
+cli.add_command(plot)
 
 
 def main() -> None:

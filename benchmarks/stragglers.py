@@ -12,12 +12,12 @@ for 4 minutes.
   time at all, and the loop itself would be measured. With sigma = 1 the few longest of the slow
   worker's delays would be a good part of the synchronous run.
 
-What order statistics predict and what is saved is the business of analysis/stragglers.py, which is
-run on the logs: the prediction is for the seconds that the workers of the run itself report. It
-knows of no barriers and not of max_delay, so there are no estimates of phi (plane_until = 0), not
-even by quorum, for their rounds take time of idle workers; no validation; and max_delay is the
-number of iterations, which no delay reaches. With two samples for a gradient (the default is eight)
-next to nothing is computed.
+What order statistics predict and what is saved is the business of `asyndbt plot stragglers`,
+which is run on the logs: the prediction is for the seconds that the workers of the run itself
+report. It knows of no barriers and not of max_delay, so there are no estimates of phi (plane_until
+= 0), not even by quorum, for their rounds take time of idle workers; no validation; and max_delay
+is the number of iterations, which no delay reaches. With two samples for a gradient (the default is
+eight) next to nothing is computed.
 
 Seconds are those from the first iteration to the last. "Shorter" is what is saved of the
 synchronous run's seconds; "saved" what is saved of its seconds per report used, which is always
@@ -47,7 +47,6 @@ from pathlib import Path
 
 from machine import describe
 
-ANALYSIS = Path(__file__).parent.parent / "analysis" / "stragglers.py"
 WORKERS, GOAL_ACTIVE, DEFAULT_ACTIVE = 8, 4, [1, 2, 4, 8]
 LEAST_SAVED, MOST_DEVIATION = 0.4, 0.1
 START_SECONDS, ITERATION_SECONDS = 120.0, 1.2
@@ -135,9 +134,9 @@ def execute(runs: Sequence[Run]) -> None:
 
 
 def analyse(folder: Path) -> dict[Path, dict[str, float]]:
-    """The `COLUMNS` of analysis/stragglers.py for every log in ``folder``."""
+    """The `COLUMNS` of `asyndbt plot stragglers` for every log in ``folder``."""
     prefix = folder / "stragglers"
-    command = [sys.executable, str(ANALYSIS), str(folder), "-o", str(prefix)]
+    command = ["asyndbt", "plot", "stragglers", str(folder), "-o", str(prefix)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=START_SECONDS)
     print(done.stderr, end="", file=sys.stderr)
     if done.returncode:

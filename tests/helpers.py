@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import runpy
 import shutil
 import subprocess
 import sys
@@ -40,21 +39,9 @@ def asyndbt(*arguments: str, folder: Path) -> Result:
     return _call(main, ["asyndbt", *arguments], folder)
 
 
-def python(path: Path, *arguments: object, folder: Path = ROOT) -> Result:
-    """`python path ...`, in this process."""
-    import matplotlib
-    from matplotlib import pyplot as plt
-
-    # Where Python looks first for what a script imports.
-    beside = mock.patch.object(sys, "path", [str(path.parent), *sys.path])
-    with matplotlib.rc_context(), beside:
-        result = _call(
-            lambda: runpy.run_path(str(path), run_name="__main__"),
-            [str(path), *map(str, arguments)],
-            folder,
-        )
-        plt.close("all")
-    return result
+def plot(figure: str, *arguments: object, folder: Path = ROOT) -> Result:
+    """`asyndbt plot`, in this process."""
+    return asyndbt("plot", figure, *map(str, arguments), folder=folder)
 
 
 def _call(program: Callable[[], object], words: list[str], folder: Path) -> Result:

@@ -10,5 +10,5 @@ for active in 1 2 4 8; do
         --set algorithm.active_workers=$active --set algorithm.plane_until=0 \
         --set algorithm.max_delay=1000 --set delay.mean=0.2 --set run.iterations=200 > /dev/null
 done
-python "$here/../../analysis/stragglers.py" "$folder/runs/mpi" -o "$folder/seconds-mpi"
-python "$here/../../analysis/timing.py" "$folder/runs/mpi/active_workers=4.h5" -o "$folder/timing"
+asyndbt plot stragglers "$folder/runs/mpi" -o "$folder/seconds-mpi"
+asyndbt plot timing "$folder/runs/mpi/active_workers=4.h5" -o "$folder/timing"

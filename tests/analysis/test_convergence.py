@@ -1,36 +1,22 @@
-import runpy
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from unittest import mock
 
 import h5py
 import numpy as np
 import pytest
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from asyndbt_mpi.analysis import convergence as script
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.view.outcomes import outcomes
-from tests.helpers import ROOT, Result, python
+from tests.helpers import Result, plot
 
-SCRIPT = ROOT / "analysis" / "convergence.py"
 Run = Callable[..., Path]
-
-with mock.patch.object(sys, "path", [str(SCRIPT.parent), *sys.path]):
-    script = SimpleNamespace(**runpy.run_path(str(SCRIPT)))
-
-
-@pytest.fixture(autouse=True)
-def _closed() -> Iterator[None]:
-    yield
-    plt.close("all")
 
 
 def convergence(*arguments: object) -> Result:
-    return python(SCRIPT, *arguments)
+    return plot("convergence", *arguments)
 
 
 @pytest.mark.parametrize("evaluate_every", [0, 5])
@@ -56,9 +42,9 @@ def test_draws_many_workers_and_left_out_iterates(virtual_run: Run, tmp_path: Pa
 def test_refuses_what_is_no_log(tmp_path: Path) -> None:
     result = convergence(tmp_path / "absent.h5", "-o", tmp_path / "no.png")
     assert result.returncode == 2
-    assert result.stderr == f"convergence: {tmp_path / 'absent.h5'}: no such file\n"
+    assert result.stderr == f"asyndbt: {tmp_path / 'absent.h5'}: no such file\n"
     help_text = convergence("--help").stdout
-    assert "Example: python analysis/convergence.py" in help_text
+    assert "asyndbt plot convergence runs/demo.h5 -o runs/demo.png" in help_text
 
 
 def evaluate(path: Path, *evaluations: tuple[int, int, float, float]) -> Path:
@@ -118,7 +104,7 @@ def panel(figure: Figure, label: str) -> Axes:
 
 def test_no_line_runs_backwards(late: Log) -> None:
     figure = script.draw(late)
-    for label in ("validation loss", "validation accuracy, %"):
+    for label in ("validation loss", "validation\naccuracy, %"):
         lines = panel(figure, label).lines
         assert len(lines) == late.workers + 2
         for line in lines:
@@ -155,12 +141,14 @@ def test_tests_are_drawn_with_their_intervals(demo_run: Path) -> None:
         figure, found = script.draw(log), outcomes(log)
     axes = panel(figure, "test accuracy, %")
     assert [tick.get_text() for tick in axes.get_yticklabels()] == [c.name.lower() for c in found]
-    bars = [line for line in axes.lines if line.get_linewidth() == 5]
+    bars = [line for line in axes.lines if line.get_linewidth() == script.INTERVAL]
     for bar, outcome in zip(bars, found.values(), strict=True):
         assert outcome.accuracy
         ends = [100 * outcome.accuracy.low, 100 * outcome.accuracy.high]
         np.testing.assert_allclose(bar.get_xdata(), ends)
-    assert "on 40 rows; bars are 95 % intervals." in figure.get_supxlabel()
+    assert "on 40 rows; bars are 95 % intervals over rows (Wilson)." in " ".join(
+        figure.get_supxlabel().split()
+    )
 
 
 @pytest.mark.parametrize("length", [1, 4, 30, 5000])

@@ -1,5 +1,4 @@
 import heapq
-import importlib.util
 import math
 from collections.abc import Callable, Sequence
 
@@ -7,14 +6,7 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from tests.helpers import ROOT
-
-PATH = ROOT / "analysis" / "orderstatistics.py"
-spec = importlib.util.spec_from_file_location("orderstatistics", PATH)
-assert spec is not None
-assert spec.loader is not None
-order = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(order)
+from asyndbt_mpi.analysis import orderstatistics as order
 
 
 def simulated(draw: Callable[[int], float], workers: int, active: int, iterations: int) -> float:

@@ -8,16 +8,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tests.helpers import ROOT, Result, python
+from tests.helpers import Result, plot
 
-SCRIPT = ROOT / "analysis" / "scaling.py"
 Run = Callable[..., Path]
 Table = list[dict[str, str]]
 ITERATIONS = 40
 
 
 def scaling(*arguments: object) -> Result:
-    return python(SCRIPT, *arguments)
+    return plot("scaling", *arguments)
 
 
 def add_stationarity(
@@ -96,13 +95,17 @@ def spent(path: Path, column: str, iterations: int) -> int:
         )
 
 
+def few(seeds: int) -> str:
+    return f"means nothing: {seeds} seed{'s' if seeds > 1 else ''}, 5 are needed"
+
+
 def test_counts_what_it_took_up_to_and_including_the_first_iteration_there(
     virtual_run: Run, tmp_path: Path
 ) -> None:
     log = virtual_run(run={"iterations": ITERATIONS, "seed": 3})
     norms = [8.0, 4.0, 2.0, 0.5, 3.0, 0.25, 0.25]
     add_stationarity(log, norms, [0, 1, 5, 12, 13, 22, 39])
-    runs, *_ = run_script(tmp_path, "--epsilon", 8, 2, 0.3, 0.1)
+    runs, *_ = run_script(tmp_path, "--epsilon", "8,2,0.3,0.1")
     assert [number(row, "epsilon") for row in runs] == [8, 2, 0.3, 0.1]
     with h5py.File(log) as file:
         times = file["iteration/time"][:]
@@ -178,7 +181,7 @@ def test_runs_that_never_arrive_count_as_infinite(
     fit = next(row for row in fits if row["quantity"] == "iterations")
     assert (fit["runs"], fit["not_reached"]) == ("9", "3")
     assert (fit["low"], fit["high"]) == ("nan", "nan")
-    assert fit["remark"] == "biased: 3 of 12 runs did not reach it"
+    assert fit["remark"] == f"biased: 3 of 12 runs did not reach it; {few(3)}"
 
 
 def test_over_workers_compares_a_power_with_an_exponential(
@@ -194,7 +197,7 @@ def test_over_workers_compares_a_power_with_an_exponential(
     assert (power["law"], exponential["law"]) == ("R^b", "exp(b R)")
     assert number(exponential, "b") == pytest.approx(math.log(2))
     assert number(exponential, "aic_difference") < -2
-    assert exponential["remark"] == "describes the data better than the power law"
+    assert exponential["remark"] == f"describes the data better than the power law; {few(2)}"
     assert exponential["remark"] in printed
 
 
@@ -202,7 +205,7 @@ def test_over_epsilon_when_nothing_else_varies(virtual_run: Run, tmp_path: Path)
     for seed in (0, 1):
         log = virtual_run(name=f"run{seed}", run={"iterations": ITERATIONS, "seed": seed})
         add_stationarity(log, [4 / (t + 1) ** 0.5 for t in range(ITERATIONS)])
-    _, medians, fits, _ = run_script(tmp_path, "--epsilon", 0.7, 2.001, 1.001)
+    _, medians, fits, _ = run_script(tmp_path, "--epsilon", "0.7,2.001,1.001")
     rows = [row for row in medians if row["quantity"] == "iterations"]
     assert [number(row, "value") for row in rows] == [0.7, 1.001, 2.001]
     assert [number(row, "median") for row in rows] == [33, 16, 4]
@@ -241,7 +244,7 @@ def test_other_variables_and_delay_models_have_lines_of_their_own(
     }
     fit = fits[0]
     assert number(fit, "b") == pytest.approx(1)
-    assert (fit["low"], fit["remark"]) == ("nan", "no interval: too few seeds")
+    assert (fit["low"], fit["remark"]) == ("nan", f"no interval: too few seeds; {few(1)}")
     _, medians, fits, _ = run_script(tmp_path, "--epsilon", 1, "--x", "S")
     assert {row["x"] for row in medians} == {"S"}
     assert fits[0]["remark"] == "no fit: fewer than 3 values of S"
@@ -269,7 +272,10 @@ def test_synchronous_runs_have_no_bound_over_workers(
     _, _, fits, printed = run_script(tmp_path, "--epsilon", 1, "--x", "R")
     power, exponential = (row for row in fits if row["quantity"] == "iterations")
     assert power["theorem_2"] == "no explicit dependence"
-    assert (power["low"], power["remark"]) == ("nan", "biased: 2 of 7 runs did not reach it")
+    assert (power["low"], power["remark"]) == (
+        "nan",
+        f"biased: 2 of 7 runs did not reach it; {few(3)}",
+    )
     assert exponential["remark"].startswith("biased: 2 of 7 runs did not reach it; ")
     assert power["remark"] in printed
 
@@ -280,8 +286,11 @@ def test_fits_over_epsilon_count_arrivals(sweep: Callable[..., Path], tmp_path: 
     with h5py.File(sweep(5, seed=2), "r+") as file:
         for part, share in (("p", 0.5), ("q", 0.25), ("z", 0.125), ("lam", 0.125)):
             file["stationarity"][part][:] = share * 6.0
-    _, _, fits, _ = run_script(tmp_path, "--epsilon", 7, 5, 2, 1)
-    assert (fits[0]["remark"], fits[0]["low"]) == ("biased: 3 of 12 arrivals are missing", "nan")
+    _, _, fits, _ = run_script(tmp_path, "--epsilon", "7,5,2,1")
+    assert (fits[0]["remark"], fits[0]["low"]) == (
+        f"biased: 3 of 12 arrivals are missing; {few(3)}",
+        "nan",
+    )
 
 
 def test_draws_where_nothing_is_reached_and_the_largest_delay_is_0(
@@ -289,7 +298,7 @@ def test_draws_where_nothing_is_reached_and_the_largest_delay_is_0(
 ) -> None:
     for delay in (0, 1, 2, 4):
         sweep(None if delay == 4 else 5, active=4, delay=delay)
-    _, _, fits, _ = run_script(tmp_path, "--epsilon", 1, 0.1)
+    _, _, fits, _ = run_script(tmp_path, "--epsilon", "1,0.1")
     assert {row["remark"] for row in fits} == {"no fit: fewer than 3 values of tau"}
 
 
@@ -317,7 +326,7 @@ def refused(*logs: Path) -> str:
 def test_refuses_a_log_without_stationarity(two: Callable[..., tuple[Path, Path]]) -> None:
     first, second = two()
     assert refused(first, second) == (
-        f"scaling: {second}: has no stationarity; add it with: asyndbt stationarity {second}"
+        f"asyndbt: {second}: has no stationarity; add it with: asyndbt stationarity {second}"
     )
 
 
@@ -336,7 +345,7 @@ def test_refuses_runs_that_differ_otherwise(
 ) -> None:
     first, second = two(**tables)
     add_stationarity(second, [3.0, 2.0, 1.0])
-    assert refused(first, second).startswith(f"scaling: {second}: {difference.format(first)}; ")
+    assert refused(first, second).startswith(f"asyndbt: {second}: {difference.format(first)}; ")
 
 
 def test_refuses_to_mix_exact_and_estimated(two: Callable[..., tuple[Path, Path]]) -> None:
@@ -349,7 +358,7 @@ def test_refuses_to_choose_an_epsilon_below_0(virtual_run: Run, tmp_path: Path) 
     log = virtual_run(run={"iterations": 2})
     add_stationarity(log, [1.0, -0.5], kind="estimated")
     assert refused(log) == (
-        "scaling: no epsilon can be chosen: 90% of the runs reach ||grad G||^2 = -0.5;"
+        "asyndbt: no epsilon can be chosen: 90% of the runs reach ||grad G||^2 = -0.5;"
         " give --epsilon, above 0"
     )
     runs, *_ = run_script(tmp_path, "--epsilon", 0.1)
@@ -357,12 +366,12 @@ def test_refuses_to_choose_an_epsilon_below_0(virtual_run: Run, tmp_path: Path) 
 
 
 def test_refuses_what_is_no_log_and_no_epsilon(tmp_path: Path) -> None:
-    assert refused(tmp_path / "absent.h5").startswith(f"scaling: {tmp_path / 'absent.h5'}: no log")
+    assert refused(tmp_path / "absent.h5").startswith(f"asyndbt: {tmp_path / 'absent.h5'}: no log")
     (tmp_path / "bad.h5").write_text("no HDF5")
-    assert refused(tmp_path / "bad.h5") == f"scaling: {tmp_path / 'bad.h5'}: not an HDF5 file"
-    result = scaling(tmp_path, "-o", tmp_path / "no", "--epsilon", "1", "-1")
+    assert refused(tmp_path / "bad.h5") == f"asyndbt: {tmp_path / 'bad.h5'}: not an HDF5 file"
+    result = scaling(tmp_path, "-o", tmp_path / "no", "--epsilon", "1,-1")
     assert result.returncode == 2
-    assert result.stderr.endswith("argument --epsilon: -1 is not a number above 0\n")
+    assert result.stderr.endswith("'--epsilon': '-1' is not a number above 0\n")
 
 
 def test_refuses_other_iterations_with_stationarity(
@@ -374,7 +383,7 @@ def test_refuses_other_iterations_with_stationarity(
         file.attrs["config"] = str(file.attrs["config"]).replace("seed = 0", "seed = 1")
     add_stationarity(second, [3.0, 1.0], [0, 2])
     assert refused(first, second) == (
-        f"scaling: {second}: iterations with stationarity = '0 to 2, 2 apart at most', but {first}"
+        f"asyndbt: {second}: iterations with stationarity = '0 to 2, 2 apart at most', but {first}"
         " has '0 to 2, 1 apart at most'; only S, R, tau, the seed and delay.model may differ"
     )
 
@@ -383,7 +392,7 @@ def test_refuses_the_same_run_twice(two: Callable[..., tuple[Path, Path]], tmp_p
     first, second = two()
     add_stationarity(second, [3.0, 2.0, 1.0])
     assert refused(first, second) == (
-        f"scaling: {first} and {second}: both have seed 0 and S = 2, R = 3, tau = 5,"
+        f"asyndbt: {first} and {second}: both have seed 0 and S = 2, R = 3, tau = 5,"
         " delay = lognormal; give one"
     )
     second.unlink()
@@ -398,17 +407,15 @@ def test_refuses_a_damaged_stationarity(virtual_run: Run, tmp_path: Path) -> Non
     log = virtual_run(run={"iterations": 3})
     add_stationarity(log, [3.0, math.nan, 1.0])
     assert refused(log) == (
-        f"scaling: {log}: ||grad G||^2 is not a number after iteration 1; work it out anew:"
+        f"asyndbt: {log}: ||grad G||^2 is not a number after iteration 1; work it out anew:"
         f" asyndbt stationarity {log}"
     )
     with h5py.File(log, "r+") as file:
         del file["stationarity/q"]
-    assert refused(log).startswith(f"scaling: {log}: ")
+    assert refused(log).startswith(f"asyndbt: {log}: ")
 
 
 def test_help_says_what_is_written() -> None:
     text = scaling("--help").stdout
-    assert "Example: python analysis/scaling.py" in text
-    assert all(
-        f"PREFIX{suffix}" in text for suffix in (".png", ".csv", "-medians.csv", "-fits.csv")
-    )
+    assert "asyndbt plot scaling runs/sweep" in text
+    assert all(f"FILE{suffix}" in text for suffix in (".png", ".csv", "-medians.csv", "-fits.csv"))

@@ -1,4 +1,5 @@
 import csv
+import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -8,14 +9,13 @@ import h5py
 import pytest
 import tomli_w
 
-from tests.helpers import ROOT, Result, python
+from tests.helpers import Result, plot
 
-SCRIPT = ROOT / "analysis" / "stragglers.py"
 Run = Callable[..., Path]
 
 
 def stragglers(*arguments: object) -> Result:
-    return python(SCRIPT, *arguments)
+    return plot("stragglers", *arguments)
 
 
 def rows(prefix: Path) -> list[dict[str, str]]:
@@ -52,7 +52,9 @@ def test_constant_delays_are_predicted_to_the_digit(virtual_run: Run, tmp_path: 
     assert [float(row["saved"]) for row in lock_step] == pytest.approx(
         [0, -0.25, -0.25, 0], abs=0.03
     )
-    assert "  shorter, %  saved, %\n" in result.stdout
+    # A longer time is told as such, not as a negative share saved.
+    assert result.stdout.count("the same 1.25 times as long\n") == 1
+    assert re.search(r"-[\d.]+ % less", result.stdout) is None
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "figure.pdf").read_bytes().startswith(b"%PDF")
 
@@ -125,12 +127,12 @@ def test_refuses_what_it_cannot_measure(virtual_run: Run, tmp_path: Path) -> Non
         run = virtual_run(3, name, **tables)
         result = stragglers(run, "-o", tmp_path / "no")
         assert result.returncode == 2
-        assert result.stderr.startswith(f"stragglers: {run}: no time passes between the ")
+        assert result.stderr.startswith(f"asyndbt: {run}: no time passes between the ")
         assert result.stderr.count("\n") == 1
     result = stragglers(tmp_path / "absent-*.h5", "-o", tmp_path / "no")
     assert result.returncode == 2
     assert "no log there" in result.stderr
-    assert "Example: python analysis/stragglers.py" in stragglers("--help").stdout
+    assert "asyndbt plot stragglers 'runs/delay-*.h5'" in stragglers("--help").stdout
 
 
 def test_runs_that_may_differ_have_panels_of_their_own(virtual_run: Run, tmp_path: Path) -> None:
@@ -151,7 +153,7 @@ def test_runs_that_may_differ_have_panels_of_their_own(virtual_run: Run, tmp_pat
     result = stragglers(tmp_path, "-o", tmp_path / "figure")
     assert result.returncode == 0, result.stderr
     assert [row["trace"] for row in rows(tmp_path / "figure")] == traces
-    assert result.stdout.count("seconds per iteration; shorter: than with S = R") == 2
+    assert result.stdout.count("seconds per iteration, and against S = R") == 2
     assert "trace b/trace.h5; 3 workers" in result.stdout
 
 
@@ -161,6 +163,6 @@ def test_refuses_runs_that_differ_otherwise(virtual_run: Run, tmp_path: Path) ->
     result = stragglers(second, first, "-o", tmp_path / "no")
     assert result.returncode == 2
     assert result.stderr == (
-        f"stragglers: {second}: algorithm.penalty = 2.0, but {first} has 1.0;"
+        f"asyndbt: {second}: algorithm.penalty = 2.0, but {first} has 1.0;"
         " only seed, S, tau, iterations, [delay] and [log] may differ\n"
     )

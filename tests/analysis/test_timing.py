@@ -1,24 +1,21 @@
 import csv
-import importlib.util
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 
-from tests.helpers import ROOT, Result, python
+from asyndbt_mpi.analysis import timing as script
+from tests.helpers import Result, plot
 
-SCRIPT = ROOT / "analysis" / "timing.py"
 Run = Callable[..., Path]
 PARTS = ("compute", "communication", "waiting", "absent", "unreported", "logging", "rest")
 
 
 def timing(*arguments: object) -> Result:
-    return python(SCRIPT, *arguments)
+    return plot("timing", *arguments)
 
 
 def rows(prefix: Path) -> list[dict[str, str]]:
@@ -98,30 +95,16 @@ def test_refuses_too_much_and_nothing(virtual_run: Run, tmp_path: Path) -> None:
     run = virtual_run(run={"iterations": 5}, delay={"model": "none"})
     result = timing(run, "-o", tmp_path / "no")
     assert result.returncode == 2
-    assert result.stderr.startswith(f"timing: {run}: no time passes in its 5 committed iterations")
+    assert result.stderr.startswith(f"asyndbt: {run}: no time passes in its 5 committed iterations")
     for number in range(12):
         (tmp_path / f"{number}.h5").write_bytes(run.read_bytes())
     result = timing(tmp_path, "-o", tmp_path / "no")
     assert result.returncode == 2
-    assert result.stderr == "timing: 13 logs are more than 12 panels; give fewer\n"
-    assert "Example: python analysis/timing.py" in timing("--help").stdout
-
-
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script as a module, to hand it a made-up history under MPI."""
-    monkeypatch.syspath_prepend(SCRIPT.parent)
-    spec = importlib.util.spec_from_file_location("timing_script", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "timing_script", module)
-    spec.loader.exec_module(module)
-    return module
+    assert result.stderr == "asyndbt: 13 logs are more than 12 panels; give fewer\n"
+    assert "One panel for each log" in timing("--help").stdout
 
 
 def share(
-    script: ModuleType,
     messages: list[tuple[float, float]],
     hello: tuple[float, ...] = (1.0,),
     reports: tuple[float, ...] = (),
@@ -134,14 +117,14 @@ def share(
     return script.of_worker(script.History(1, *moments, times, compute), duration)
 
 
-def test_a_history_under_mpi(script: ModuleType) -> None:
+def test_a_history_under_mpi() -> None:
     """Hello at 1; report at 5 after 3 s of work, used at 7 with 1 s of the lower level before.
 
     Validation of 2 s, then 4 s of work, report at 14; used at 15; then 5 of the 10 s until the
     report at 25 belong to the run, and 8 of these 10 s were work.
     """
     messages = [(1, 0), (5, 3), (6, 1), (9.5, 2), (14, 4), (25, 8)]
-    found = share(script, messages, reports=(5, 14, 25), answers=(7, 15))
+    found = share(messages, reports=(5, 14, 25), answers=(7, 15))
     assert found.absent == 1
     assert found.compute == pytest.approx(3 + 1 + 2 + 4 + 4)
     assert found.communication == pytest.approx(1 + 1 + 1)
@@ -149,23 +132,23 @@ def test_a_history_under_mpi(script: ModuleType) -> None:
     assert found.excess == found.unreported == 0
 
 
-def test_work_that_never_arrived(script: ModuleType) -> None:
-    found = share(script, [(1, 0), (5, 4)], reports=(5,), answers=(6,))
+def test_work_that_never_arrived() -> None:
+    found = share([(1, 0), (5, 4)], reports=(5,), answers=(6,))
     assert (found.absent, found.compute, found.waiting, found.unreported) == (1, 4, 1, 14)
 
 
-def test_an_excluded_worker(script: ModuleType) -> None:
-    found = share(script, [(1, 0), (5, 4), (12, 0)], reports=(5,), answers=(6,), excluded=(12,))
+def test_an_excluded_worker() -> None:
+    found = share([(1, 0), (5, 4), (12, 0)], reports=(5,), answers=(6,), excluded=(12,))
     assert (found.absent, found.compute, found.waiting, found.unreported) == (9, 4, 1, 6)
 
 
-def test_a_worker_that_never_came(script: ModuleType) -> None:
-    found = share(script, [], hello=())
+def test_a_worker_that_never_came() -> None:
+    found = share([], hello=())
     assert found.absent == found.duration
 
 
-def test_claims_beyond_the_clock_are_shown(script: ModuleType) -> None:
-    found = share(script, [(1, 0), (5, 6)], reports=(5,), answers=(20,))
+def test_claims_beyond_the_clock_are_shown() -> None:
+    found = share([(1, 0), (5, 6)], reports=(5,), answers=(20,))
     assert (found.compute, found.excess, found.communication) == (6, 2, 0)
     assert found.waiting + found.absent + found.compute - found.excess == 20
     timed = script.Timing("a.h5", "a", "seconds", [found])

@@ -2,7 +2,6 @@
 
 import errno
 import functools
-import importlib
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asyndbt_mpi.analysis.arrivals import cumulative
 from asyndbt_mpi.config import Config
 from asyndbt_mpi.log import reader
 from asyndbt_mpi.log.annotate import add_stationarity
@@ -26,7 +26,7 @@ from asyndbt_mpi.log.storage import publish as creation
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.log.writer import Writer
 from asyndbt_mpi.protocol.records import Event, EventKind
-from tests.helpers import ROOT, python
+from tests.helpers import plot
 from tests.log.continued import (
     CUTS,
     ITERATIONS,
@@ -390,21 +390,17 @@ def test_kills_at_random_moments_leave_whole_logs(tmp_path: Path) -> None:
 def test_analysis_reads_a_continued_log_like_another(
     chain: Path,
     one_file: Callable[[tuple[str, str | int, str]], Path],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.syspath_prepend(ROOT / "analysis")
-    scaling = importlib.import_module("scaling")
     calls = []
     for path in (chain, one_file(PLAIN)):
         with Log(path) as log:
-            calls.append(scaling.cumulative(log, "llm_calls", np.arange(0, 40, 3)).tolist())
+            calls.append(cumulative(log, "llm_calls", np.arange(0, 40, 3)).tolist())
     assert calls[0] == calls[1]
     for name in ("convergence", "timing"):
         tables = []
         for path in (chain, one_file(PLAIN)):
             output = chain.parent / f"{name}-{len(tables)}"
-            arguments = [path, "-o", f"{output}.png" if name == "convergence" else output]
-            assert python(ROOT / "analysis" / f"{name}.py", *arguments).returncode == 0
+            assert plot(name, path, "-o", output).returncode == 0
             table = output.with_suffix(".csv")
             tables.append(table.read_text().replace(str(path), "") if table.exists() else "")
         assert tables[0] == tables[1]
