@@ -35,7 +35,7 @@ SYNCHRONOUS: dict[str, Any] = AROUND | {"marker": "s", "color": "#555555"}
 LINE: dict[str, Any] = {"mfc": "white", "ms": 4, "lw": 1.1, "mew": 0.9}
 BAND, MARK = "#bbbbbb", "#555555"
 
-PANEL_WIDTH, PANEL_HEIGHT = 41.0, 42.0
+PANEL_WIDTH, PANEL_HEIGHT = 40.0, 42.0
 """Millimetres: the least width of a panel, and its height with its labels."""
 TWO_ENTRIES = 150.0
 """Millimetres from which on two entries of the legend stand side by side."""
@@ -98,7 +98,7 @@ def label(line: Line) -> str:
         law += f" ({found.low:.2f} to {found.high:.2f})".replace("-", "−")
     if found and found.missing:
         law += f" (without {line.short(found.missing)})"
-    return ": ".join(part for part in (", ".join(parts), law) if part) or "median"
+    return ": ".join(part for part in (", ".join(parts), law) if part) or "all runs"
 
 
 def styles(lines: Sequence[Line]) -> list[dict[str, Any]]:
@@ -198,7 +198,7 @@ def legend_entries(lines: Sequence[Line], width: float) -> list[Line2D | Patch]:
     marks: list[tuple[bool, str, dict[str, Any]]] = [
         (
             any(has_best(line) for line in lines),
-            "filled: least median",
+            "filled: least",
             {"marker": "o", "color": MARK, "ls": "", "ms": 4.5},
         ),
         (
@@ -236,15 +236,22 @@ def title(runs: Sequence[Run], lines: Sequence[Line], per_worker: bool) -> str:
     parts += [f"delays: {models.pop()}"] if len(models) == 1 else []
     same = runs[0].compared
     slow = same["delay.slow_workers"]
-    parts += [f"{slow} slow worker{'s' if slow != 1 else ''}"] if slow else []
+    parts += [counted(slow, "slow worker")] if slow else []
     planes = f"planes by {same['algorithm.lower_participation']!r}"
     parts.append(planes if same["algorithm.plane_until"] else "no planes")
     parts.append(f"{same['estimator.name']!r} gradients")
     seeds = len({run.seed for run in runs})
-    parts.append(f"{len(runs)} runs, {seeds} seed{'s' if seeds > 1 else ''}")
+    parts.append(f"{counted(len(runs), 'run')}, {counted(seeds, 'seed')}")
     condition = f"‖∇Gᵗ‖²{'/R' if per_worker else ''} ≤ ε"
-    said = f"Medians until {condition} ({runs[0].kind}); {'; '.join(parts)}."
-    return "\n".join([said, *remarks(lines)])
+    several = any(point.runs > 1 for line in lines for point in line.points("iterations"))
+    said = f"{'Medians until' if several else 'Until'} {condition} ({runs[0].kind}); "
+    # No line breaks around signs of equality.
+    return "\n".join([f"{said}{'; '.join(parts)}.", *remarks(lines)]).replace(" = ", "\xa0=\xa0")
+
+
+def counted(number: object, what: str) -> str:
+    """Such as "2 runs"."""
+    return f"{number}\xa0{what}{'' if number == 1 else 's'}"
 
 
 def remarks(lines: Sequence[Line]) -> list[str]:
@@ -304,7 +311,13 @@ def _draw(runs: Sequence[Run], lines: Sequence[Line], per_worker: bool, width: f
         if drawn:
             draw_panel(axes, drawn, quantity)
         else:
-            axes.text(0.5, 0.5, "no ε is reached", transform=axes.transAxes, ha="center")
+            axes.text(
+                0.5,
+                0.5,
+                "fewer than half\nof the runs reach ε",
+                transform=axes.transAxes,
+                ha="center",
+            )
             axes.set(xticks=[], yticks=[], xlabel=AXIS[lines[0].x])
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=beside)

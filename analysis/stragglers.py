@@ -24,7 +24,7 @@ MEASURED, PREDICTED, NAIVE = "#1b6ca8", "#b3541e", "#8a8a8a"
 PREDICTED_LABEL = "predicted: S-th of the remaining times"
 NAIVE_LABEL = "naive: S-th of R fresh draws"
 MOST_SETTINGS, MOST_COLUMNS, MOST_TICKS, LONGEST_TRACE = 12, 4, 10, 32
-PANEL_WIDTH, PANEL_HEIGHT = 41.0, 36.0
+PANEL_WIDTH, PANEL_HEIGHT = 40.0, 36.0
 """Millimetres: the least width of a panel, and its height with its labels."""
 LEGEND_WIDTH = 70.0
 """Millimetres of an entry of the legend."""
@@ -169,7 +169,7 @@ def _draw(settings: dict[Setting, dict[int, list[Run]]], width: float) -> Figure
     bands = math.ceil(len(settings) / most)
     columns = math.ceil(len(settings) / bands)
     titles = {
-        setting: style.wrap(files.label(title(setting)), width / columns - 5, style.TEXT)
+        setting: style.wrap(files.label(title(setting)), width / columns - 9, style.TEXT)
         for setting in settings
     }
     heading = max(style.height(text, style.TEXT) for text in titles.values())

@@ -17,7 +17,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 COLUMN, PAGE = 84.0, 174.0
 """Widths of one column and of two."""
-LEAST_WIDTH, MOST_WIDTH = 60.0, 500.0
+LEAST_WIDTH, MOST_WIDTH = 80.0, 500.0
 
 TITLE, TEXT, SMALL = 8.0, 7.0, 6.5
 """Points."""
@@ -89,7 +89,8 @@ def height(text: str, points: float = SMALL) -> float:
 
 def whole_numbers(axis: Axis) -> None:
     """Ticks at integers only."""
-    axis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10], nbins=8))
+    # With min_n_ticks = 2, the default, fractions would stand beside a single integer.
+    axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10], nbins=8))
 
 
 def number(value: float, _: object = None) -> str:

@@ -53,11 +53,11 @@ def test_makes_the_folder_and_takes_a_number_for_no_ending(tmp_path: Path) -> No
     assert (tmp_path / "a/b").is_dir()
 
 
-@pytest.mark.parametrize("width", ["59.9", "501", "nan", "inf", "-84", "columns", "84mm"])
+@pytest.mark.parametrize("width", ["79.9", "501", "nan", "inf", "-84", "columns", "84mm"])
 def test_refuses_what_is_no_width(width: str, tmp_path: Path) -> None:
     result = plot("timing", "no.h5", "-o", "a.png", "--width", width, folder=tmp_path)
     assert result.returncode == 2
-    assert "give column, page or 60 to 500 (millimetres)" in result.stderr
+    assert "give column, page or 80 to 500 (millimetres)" in result.stderr
 
 
 STARTS = {".png": b"\x89PNG", ".pdf": b"%PDF", ".svg": b"<?xml"}
