@@ -198,7 +198,7 @@ def legend_entries(lines: Sequence[Line], width: float) -> list[Line2D | Patch]:
     marks: list[tuple[bool, str, dict[str, Any]]] = [
         (
             any(has_best(line) for line in lines),
-            "filled: least",
+            "filled: cheapest",
             {"marker": "o", "color": MARK, "ls": "", "ms": 4.5},
         ),
         (
