@@ -185,7 +185,9 @@ def caption(log: Log, checked: Validation, tested: dict[Candidate, Outcome]) -> 
         said += " Test: means over workers (diamonds) and single workers (dots)"
         rows = {outcome.right().shape[1] for outcome in tested.values() if outcome.answers}
         said += (
-            f" on {rows.pop():,} rows; bars are 95 % intervals over rows (Wilson)." if rows else "."
+            f" on {rows.pop():,} rows; bars are 95\xa0% intervals over rows (Wilson)."
+            if rows
+            else "."
         )
     return said + " Bottom: a bar for every report, while its worker computed it."
 
@@ -202,6 +204,12 @@ def _draw(log: Log, width: float) -> Figure:
     classified = bool(np.isfinite(checked.accuracy).any())
     tested = {c: o for c, o in found.items() if np.isfinite(list(o.accuracies.values())).all()}
     text = style.wrap(caption(log, checked, tested), width - 4)
+    title = style.wrap(
+        f"{files.label(log.config.run.name)}: {log.workers} workers, {log.active_workers} active,"
+        f" at most {log.max_delay} iterations late",
+        width - 4,
+        style.TITLE,
+    )
     rows = [("objective", "objective over time")]
     if len(checked.iteration):
         rows.append(("loss", "accuracy") if classified else ("loss", "loss"))
@@ -213,7 +221,8 @@ def _draw(log: Log, width: float) -> Figure:
         heights.append(10.0 + 5.0 * len(tested))
     rows.append(("activity", "activity"))
     heights.append(ROW if log.workers <= MOST_NAMED else 1.5 * ROW)
-    figure = style.new_figure(width, sum(heights) + 8 + style.height(text))
+    around = style.height(title, style.TITLE) + style.height(text) + 4
+    figure = style.new_figure(width, sum(heights) + around)
     axes = figure.subplot_mosaic(
         [list(row) for row in rows],
         height_ratios=heights,
@@ -235,11 +244,7 @@ def _draw(log: Log, width: float) -> Figure:
     if tested:
         draw_tests(axes["test"], tested)
     draw_activity(log, figure, axes["activity"])
-    title = (
-        f"{files.label(log.config.run.name)}: {log.workers} workers, {log.active_workers} active,"
-        f" at most {log.max_delay} iterations late"
-    )
-    figure.suptitle(style.wrap(title, width, style.TITLE))
+    figure.suptitle(title, parse_math=False)
     figure.supxlabel(text, fontsize=style.SMALL, x=0.01, ha="left")
     return figure
 

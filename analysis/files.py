@@ -177,9 +177,12 @@ def check_alike(logs: Iterable[tuple[Path, Mapping[str, object]]], may_differ: s
 
 
 def label(text: str) -> str:
-    """``text`` of a log for a figure: no control characters, no mathematics, not too long."""
+    """``text`` of a log for a figure: no control characters, not too long.
+
+    To be drawn with ``parse_math=False``: it may hold signs of mathematics.
+    """
     text = printable(text, lines=True)
-    return (text[:LONGEST] + "…" * (len(text) > LONGEST)).replace("$", r"\$")
+    return text[:LONGEST] + "…" * (len(text) > LONGEST)
 
 
 def check_target(path: str | Path) -> None:

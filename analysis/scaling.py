@@ -92,13 +92,15 @@ def label(line: Line) -> str:
         where = ", ".join(f"{p.value:g} by {p.reached}/{p.runs}" for p in short)
         parts.append(f"reached at {SYMBOL[line.x]} = {where} runs")
     found = line.fit("iterations", "power") if line.enough_seeds else None
-    # Spaces at which no line breaks.
+    # "\xa0" is a space at which no line breaks.
     law = f"iterations\xa0∝\xa0${SYMBOL[line.x]}^{{{found.slope:.2f}}}$" if found else ""
     if found and not math.isnan(found.low):
-        law += f" ({found.low:.2f} to {found.high:.2f})".replace("-", "−")
+        law += f" ({found.low:.2f}\xa0to\xa0{found.high:.2f})".replace("-", "−")
     if found and found.missing:
         law += f" (without {line.short(found.missing)})"
-    return ": ".join(part for part in (", ".join(parts), law) if part) or "all runs"
+    several = any(point.runs > 1 for point in line.points("iterations"))
+    unnamed = "median" if several else "one run"
+    return ": ".join(part for part in (", ".join(parts), law) if part) or unnamed
 
 
 def styles(lines: Sequence[Line]) -> list[dict[str, Any]]:
@@ -272,7 +274,7 @@ def remarks(lines: Sequence[Line]) -> list[str]:
         if reached(line) and (found := line.fit("iterations", "power"))
     ]
     if any(line.enough_seeds and not math.isnan(found.low) for line, found in fits):
-        notes.append("In brackets: 95 % intervals over seeds (jackknife).")
+        notes.append("In brackets: 95\xa0% intervals over seeds (jackknife).")
     if any(not line.enough_seeds for line, _ in fits):
         notes.append(f"No exponents: from fewer than {LEAST_SEEDS} seeds they mean nothing.")
     return notes
@@ -311,13 +313,8 @@ def _draw(runs: Sequence[Run], lines: Sequence[Line], per_worker: bool, width: f
         if drawn:
             draw_panel(axes, drawn, quantity)
         else:
-            axes.text(
-                0.5,
-                0.5,
-                "fewer than half\nof the runs reach ε",
-                transform=axes.transAxes,
-                ha="center",
-            )
+            words, place = "fewer than half\nof the runs reach ε", (0.5, 0.5)
+            axes.annotate(words, place, xycoords="axes fraction", ha="center")
             axes.set(xticks=[], yticks=[], xlabel=AXIS[lines[0].x])
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=beside)

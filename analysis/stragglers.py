@@ -32,6 +32,8 @@ EQUAL = 0.0005
 """Times that differ by a smaller share are the same."""
 LOW, HIGH = 10, 90
 """Percentiles that ranges over runs go from and to."""
+
+
 # ---------------------------------------------------------------- tables
 
 
@@ -168,10 +170,10 @@ def _draw(settings: dict[Setting, dict[int, list[Run]]], width: float) -> Figure
     most = max(1, min(MOST_COLUMNS, int(width // PANEL_WIDTH)))
     bands = math.ceil(len(settings) / most)
     columns = math.ceil(len(settings) / bands)
-    titles = {
-        setting: style.wrap(files.label(title(setting)), width / columns - 9, style.TEXT)
-        for setting in settings
-    }
+    titles = {}
+    for setting in settings:
+        text = files.label(title(setting)).replace("sigma ", "sigma\xa0")
+        titles[setting] = style.wrap(text, width / columns - 9, style.TEXT)
     heading = max(style.height(text, style.TEXT) for text in titles.values())
     beside = max(1, min(3, int(width // LEGEND_WIDTH)))
     height = bands * (2 * PANEL_HEIGHT + heading) + 4.0 * math.ceil(3 / beside)
@@ -186,7 +188,7 @@ def _draw(settings: dict[Setting, dict[int, list[Run]]], width: float) -> Figure
         upper, lower = grid[2 * band : 2 * band + 2, column]
         draw_seconds(upper, groups, measured)
         draw_per_report(lower, groups, setting.workers, measured)
-        upper.set_title(titles[setting])
+        upper.set_title(titles[setting], parse_math=False)
         for axes in (upper, lower):
             axes.set(visible=True, xlabel="active workers S")
             prepare_active_workers(axes, list(groups), setting.workers)

@@ -7,12 +7,14 @@ import math
 import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 COLUMN, PAGE = 84.0, 174.0
@@ -25,7 +27,7 @@ STYLE: Any = {
     # Type 3, the default, is refused by many journals, and cannot be edited.
     "pdf.fonttype": 42,
     "ps.fonttype": 42,
-    "savefig.dpi": 300,
+    "figure.dpi": 300,
     "font.size": TEXT,
     "axes.titlesize": TEXT,
     "axes.labelsize": TEXT,
@@ -51,9 +53,12 @@ STEPS: tuple[tuple[float, tuple[float, ...]], ...] = (
     (1000, (1, 2, 5)),
 )
 """Ticks of a logarithmic axis that spans less than a ratio."""
-MILLIMETRES_PER_INCH, POINTS_PER_INCH = 25.4, 72.0
-LETTER = 0.56
-"""Width of an average letter, in units of the font's size."""
+MILLIMETRES_PER_INCH, POINTS_PER_INCH, SIXTEEN_BITS = 25.4, 72.0, 65536.0
+MILLIMETRES_PER_POINT = MILLIMETRES_PER_INCH / POINTS_PER_INCH
+NARROW = 0.4
+"""Width of a letter in a line of narrow ones, in units of the font's size."""
+HINTING = 1.03
+"""Letters of a PNG are whole pixels wide, which makes lines a little longer."""
 
 
 @contextmanager
@@ -69,22 +74,32 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=inches, layout="constrained")
 
 
-def letters(width: float, points: float) -> int:
-    """How many letters fit into a line."""
-    return int(width / (LETTER * points / POINTS_PER_INCH * MILLIMETRES_PER_INCH))
-
-
 def wrap(text: str, width: float, points: float = SMALL) -> str:
     """``text`` in lines that fit into ``width`` millimetres."""
-    return "\n".join(
-        textwrap.fill(line, letters(width, points), break_on_hyphens=False)
-        for line in text.splitlines()
-    )
+    return "\n".join(_wrapped(line, width, points) for line in text.splitlines())
+
+
+def _wrapped(line: str, width: float, points: float) -> str:
+    ems = width / (points * MILLIMETRES_PER_POINT * HINTING)
+    # `textwrap` counts letters: as many as fit, by their widths.
+    for letters in range(int(ems / NARROW), 0, -1):
+        lines = textwrap.wrap(line, letters, break_on_hyphens=False)
+        if all(sum(map(_ems, each)) <= ems for each in lines):
+            return "\n".join(lines)
+    return line
+
+
+@cache
+def _ems(letter: str) -> float:
+    """Width of a letter in the font of the figures, in units of its size."""
+    font = get_font(findfont(FontProperties()))
+    font.set_size(1.0, POINTS_PER_INCH)
+    return font.load_char(ord(letter)).linearHoriAdvance / SIXTEEN_BITS
 
 
 def height(text: str, points: float = SMALL) -> float:
     """Millimetres that the lines of ``text`` take."""
-    return 1.25 * points / POINTS_PER_INCH * MILLIMETRES_PER_INCH * len(text.splitlines())
+    return 1.25 * points * MILLIMETRES_PER_POINT * len(text.splitlines())
 
 
 def whole_numbers(axis: Axis) -> None:

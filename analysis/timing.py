@@ -267,20 +267,34 @@ def _draw(timings: Sequence[Timing], width: float) -> Figure:
         if any(share.of(component) > ROUNDING for timing in timings for share in timing.shares)
     ]
     beside = max(1, int(width // ENTRY))
-    heights = [26 + BAR * count for count in bars]
+    titles = [[title(timing, width / columns) for timing in band] for band in bands]
+    heights = [
+        22 + max(style.height(text, style.TEXT) for text in texts) + BAR * count
+        for texts, count in zip(titles, bars, strict=True)
+    ]
     legend = 4.0 * math.ceil(len(handles) / beside)
     figure = style.new_figure(width, sum(heights) + legend)
     grid = figure.subplots(len(bands), columns, height_ratios=heights, squeeze=False)
-    for panels, band, count in zip(grid, bands, bars, strict=True):
-        for axes, timing in zip(panels, band, strict=False):
-            draw_shares(axes, timing, count, width / columns)
+    for panels, band, texts, count in zip(grid, bands, titles, bars, strict=True):
+        for axes, timing, text in zip(panels, band, texts, strict=False):
+            draw_shares(axes, timing, count)
+            axes.set_title(text, parse_math=False)
         for axes in panels[len(band) :]:
             axes.remove()
     figure.legend(handles=handles, loc="outside lower center", ncols=beside)
     return figure
 
 
-def draw_shares(axes: Axes, timing: Timing, bars: int, width: float) -> None:
+def title(timing: Timing, width: float) -> str:
+    """Of a panel of ``width`` millimetres: whose run it is, and which workers are shown."""
+    said = files.label(timing.name)
+    if len(shown(timing.shares)) < len(timing.shares):
+        half = MOST_WORKERS // 2
+        said += f"\n(the {half} that compute most and the {half} least)"
+    return style.wrap(said, width - 12, style.TEXT)
+
+
+def draw_shares(axes: Axes, timing: Timing, bars: int) -> None:
     """A bar for each worker, with room for ``bars``; in per cent below and in seconds above."""
     shares = shown(timing.shares)
     names = [f"{share.worker}" if share.worker else "server" for share in shares]
@@ -298,9 +312,6 @@ def draw_shares(axes: Axes, timing: Timing, bars: int, width: float) -> None:
     above = axes.secondary_xaxis("top", functions=(to_seconds, to_percent))
     above.set_xlabel(timing.unit)
     above.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
-    some = f"\n(the {MOST_WORKERS // 2} that compute most and the {MOST_WORKERS // 2} least)"
-    title = files.label(timing.name) + some * (len(shares) < len(timing.shares))
-    axes.set_title(style.wrap(title, width - 12, style.TEXT))
 
 
 @click.command("timing")

@@ -29,7 +29,8 @@ WIDTHS = [LEAST_WIDTH, PAGE]
 def test_convergence(
     virtual_run: Run, width: float, workers: int, iterations: int, evaluate_every: int
 ) -> None:
-    run = {"iterations": iterations, "evaluate_every": evaluate_every}
+    name = "-".join(["name"] * 20)
+    run = {"name": name, "iterations": iterations, "evaluate_every": evaluate_every}
     with Log(virtual_run(workers, run=run)) as log:
         figure = convergence.draw(log, width)
         seconds = "virtual seconds"
@@ -56,7 +57,9 @@ def test_convergence_of_a_classifier(demo_run: Path, width: float) -> None:
 def test_timing(virtual_run: Run, width: float, workers: int) -> None:
     algorithm = {"active_workers": min(2, workers), "max_delay": 90}
     logs = [
-        virtual_run(workers, f"a run of long name {n}", run={"iterations": 9}, algorithm=algorithm)
+        virtual_run(
+            workers, f"{'a run of a long name ' * 5}{n}", run={"iterations": 9}, algorithm=algorithm
+        )
         for n in range(3)
     ]
     timings = [timing.read(log) for log in logs]
@@ -215,7 +218,7 @@ def test_exponents_need_five_seeds(scaled: Callable[..., Callable[[float], Figur
         assert any("∝" in entry for entry in entries(figure)) == (seeds == 5)
         nothing = "No exponents: from fewer than 5 seeds they mean nothing." in said(figure)
         assert nothing == (seeds == 4)
-        assert ("95 % intervals over seeds (jackknife)" in said(figure)) == (seeds == 5)
+        assert ("95 % intervals over seeds (jackknife)." in said(figure)) == (seeds == 5)
         assert f"band: 10th to 90th percentile of {seeds} runs, one per seed" in entries(figure)
 
 
