@@ -137,7 +137,7 @@ def class_table(log: Log, found: Outcomes) -> Table | None:
 
 
 def _label(log: Log, label: int) -> Text:
-    names = log.config.task.labels
+    names = log.config.task.label_texts
     return Text(printable(names[label].strip()) if label < len(names) else str(label))
 
 
