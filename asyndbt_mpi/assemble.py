@@ -12,7 +12,7 @@ import numpy as np
 
 from asyndbt_mpi.algorithm.types import FloatArray
 from asyndbt_mpi.config import Config, ConfigurationError
-from asyndbt_mpi.inputs.sections import Llm
+from asyndbt_mpi.inputs.sections import Llm, TaskSection
 from asyndbt_mpi.jobs.answer_cache import Answers, open_store
 from asyndbt_mpi.jobs.memory import check_memory
 from asyndbt_mpi.jobs.own import Own
@@ -28,7 +28,7 @@ from asyndbt_mpi.protocol.worker import Workers
 from asyndbt_mpi.task import calibration
 from asyndbt_mpi.task.dataset import Dataset, Row, load
 from asyndbt_mpi.task.fit import check_fit
-from asyndbt_mpi.task.labels import table
+from asyndbt_mpi.task.labels import table as written
 from asyndbt_mpi.task.partition import WorkerData, split
 from asyndbt_mpi.task.prompts import PromptBlackBox
 from asyndbt_mpi.task.rehearsal import longest_prompts
@@ -81,13 +81,18 @@ class Materials:
         task = config.task.model_copy(update={"labels": self.labels_taken})
         return config.model_copy(update={"task": task})
 
+    def remarks(self, config: Config) -> list[str]:
+        """`notes` and `warnings`, each of which says which it is."""
+        notes = [f"note: {line}" for line in self.notes(config)]
+        return notes + [f"warning: {line}" for line in self.warnings(config)]
+
     def notes(self, config: Config) -> list[str]:
         """What was taken from the data, one line each."""
         if not self.labels_taken:
             return []
         return [
             f"task.labels are taken from column {config.task.label_column!r}:"
-            f" {table(self.labels_taken)}"
+            f" {written(self.labels_taken)}"
         ]
 
     def warnings(self, config: Config) -> list[str]:
@@ -139,7 +144,7 @@ def prepare(config: Config, workers: int, own: Own | None = None) -> Materials:
     calibration.check(config, template)
     parts = split(dataset, config.task, prompt.pool, workers, config.run.seed)
     data = dict(enumerate(parts, start=1))
-    digest = _digest(config.task.template, template.columns, data, dataset.taken)
+    digest = _digest(config.task, template.columns, data, dataset.taken)
     return Materials(shapes, vocabulary, template, data, digest, own, dataset.taken)
 
 
@@ -161,12 +166,12 @@ FIRST_COLUMNS = ["sentence1", "sentence2"]
 
 
 def _digest(
-    template: str,
+    task: TaskSection,
     columns: Sequence[str],
     data: Mapping[int, WorkerData],
     labels_taken: Mapping[str, str],
 ) -> str:
-    digest = blake2b(template.encode(errors="surrogatepass"), digest_size=16)
+    digest = blake2b(task.template.encode(errors="surrogatepass"), digest_size=16)
     covered = FIRST_COLUMNS if set(columns) <= set(FIRST_COLUMNS) else columns
     tests: list[Row] | None = None
     for held in data.values():
@@ -180,8 +185,9 @@ def _digest(
         ]
         digest.update(json.dumps(rows).encode())
     digest.update(json.dumps(next(iter(data.values())).class_counts).encode())
-    if labels_taken:
-        digest.update(json.dumps(labels_taken).encode())
+    # The log's configuration has those that were taken as a table: both must come to the same.
+    if table := labels_taken or (task.labels if isinstance(task.labels, dict) else {}):
+        digest.update(json.dumps(table).encode())
     return digest.hexdigest()
 
 

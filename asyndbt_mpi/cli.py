@@ -132,7 +132,10 @@ def simulate(
     from asyndbt_mpi.commands.simulate import simulate
 
     request = Request(config, assignments, output, overwrite, debug, resume)
-    simulate(Job.of(request, workers), resume)
+    job = Job.of(request, workers)
+    for line in job.materials.remarks(job.config):
+        _say(f"asyndbt: {line}", err=True)
+    simulate(job, resume)
     return DONE
 
 
@@ -308,6 +311,25 @@ def status(
 
 
 @cli.command(epilog=PRESETS)
+@click.argument("source", metavar="FILE|CONFIG")
+@SETTINGS
+def data(source: str, assignments: tuple[str, ...]) -> int:
+    """Show what is understood of your data.
+
+    Of a configuration: files, encodings, columns, classes and their numbers of rows, repeated
+    texts, the longest row, and three rows as the model would see them. Of a file or folder alone,
+    also a [task] table to start with:
+
+        asyndbt data mine.csv
+    """
+    from asyndbt_mpi.commands.data import report
+
+    for line in report(source, assignments):
+        _say(line, lines=True)
+    return DONE
+
+
+@cli.command(epilog=PRESETS)
 @click.argument("config")
 @SETTINGS
 @WORKERS
@@ -346,6 +368,8 @@ def estimate(config: str, assignments: tuple[str, ...], workers: int, like: Path
     found = estimate(loaded, materials, workers, count, seconds)
     title = f"{loaded.run.name}: {loaded.run.iterations} iterations of {workers} workers"
     print_costs(title, found.rows(), remarks(found, counted_by, like))
+    for line in materials.remarks(loaded):
+        _say(f"asyndbt: {line}", err=True)
     for line in shortfalls(found):
         _say(f"asyndbt: warning: {line}", err=True)
     return DONE
@@ -385,6 +409,7 @@ def show(
     Prints the learnt words and demonstrations, the accuracy before and after with 95 % intervals,
     and the costs.
     """
+    from asyndbt_mpi.commands.show import full_prompts
     from asyndbt_mpi.view.summary import print_classes, print_summary
 
     given = given_configuration(source, assignments)
@@ -393,22 +418,9 @@ def show(
         if classes and not print_classes(log):
             raise ConfigurationError(f"--classes: {log.path} has no answers to single test rows")
         if prompts:
-            _print_prompts(log, given)
+            for text in full_prompts(log, given):
+                _say(text, lines=True)
     return DONE
-
-
-def _print_prompts(log: Log, given: Config | None) -> None:
-    """The log has row numbers only; the texts are read from the run's data again."""
-    from asyndbt_mpi.assemble import check_materials, prepare
-    from asyndbt_mpi.jobs.given import configuration
-    from asyndbt_mpi.view.prompts import full_prompts
-
-    materials = prepare(configuration(log, given, asks_model=False), log.workers)
-    check_materials(log, materials)
-    if materials.template is None or materials.data is None:
-        raise ConfigurationError(f"--prompts: {log.path} is of a synthetic task, which has no text")
-    for worker, prompt in full_prompts(log, materials.template, materials.data):
-        _say(f"\n--- worker {worker}\n{prompt}", lines=True)
 
 
 @cli.command()

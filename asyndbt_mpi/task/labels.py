@@ -99,7 +99,7 @@ def taken(task: TaskSection, values: Mapping[str, int]) -> dict[str, str]:
         They are too many, too long, or differ in upper and lower case only.
     """
     column, rows = task.label_column, sum(values.values())
-    if len(values) > MOST_TAKEN or _too_many(values):
+    if len(values) > MOST_TAKEN or too_many(values):
         raise ConfigurationError(
             f"task.labels is missing, and column {column!r} has {len(values):,} different values in"
             f" {rows:,} rows, too many to be labels; is it the label column? Name that by"
@@ -133,7 +133,7 @@ def taken(task: TaskSection, values: Mapping[str, int]) -> dict[str, str]:
     return {value: f" {value}" for value in sorted(values)}
 
 
-def _too_many(values: Mapping[str, int]) -> bool:
+def too_many(values: Mapping[str, int]) -> bool:
     """Whether these can hardly be labels, for most occur once."""
     return len(values) > FEW and len(values) > sum(values.values()) / 2
 
@@ -143,7 +143,7 @@ def unknown(task: TaskSection, classes: Classes, values: Mapping[str, int]) -> s
     without = Counter({v: count for v, count in values.items() if v not in classes.number_of})
     if not without:
         return None
-    if _too_many(values):  # perhaps texts, which are private
+    if too_many(values):  # perhaps texts, which are private
         return (
             f"no label stands for the values of column {task.label_column!r}, which has"
             f" {len(values):,} different ones; is it the label column?"
