@@ -9,8 +9,10 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     JsonValue,
+    Tag,
     model_validator,
 )
 
@@ -60,6 +62,15 @@ Calibration = Literal["none", "batch", "content_free"]
 
 FUNCTIONS = "synthetic", "python"
 """Back-ends that are functions in place of model and data."""
+
+
+MOST_LABELS = Field(max_length=1000)
+Labels = Annotated[
+    Annotated[list[Text], MOST_LABELS, Tag("list")]
+    | Annotated[dict[Text, Text], MOST_LABELS, Tag("table")],
+    Discriminator(lambda labels: "table" if isinstance(labels, dict) else "list"),
+]
+"""By class number, or by value in the data."""
 
 
 class Section(BaseModel):
@@ -201,7 +212,7 @@ class TaskSection(Section):
     template: Text = ""
     split: Annotated[float, Field(gt=0, lt=1)] = 0.3
     label_column: Annotated[str, Field(min_length=1), AfterValidator(is_line)] = "label"
-    labels: Annotated[list[Text] | dict[Text, Text], Field(max_length=1000)] = []
+    labels: Labels = []
     train_per_class: Size = 10
     validation_per_class: Size = 10
     test: Annotated[int, Field(ge=0, le=MOST)] = 200

@@ -118,14 +118,14 @@ def from_hub(path: str, wanted: Collection[str] | None) -> dict[str, Columns]:
 
 def _check_reachable(path: str) -> None:
     """Refuse at once where the library would try for minutes."""
-    hub = importlib.import_module("huggingface_hub")
-    address = urlsplit(hub.constants.ENDPOINT)
+    endpoint = importlib.import_module("huggingface_hub.constants").ENDPOINT
+    session = importlib.import_module("huggingface_hub.utils").get_session()
     reached: list[bool] = []
 
     def look() -> None:
         try:
-            hub.utils.get_session().head(hub.constants.ENDPOINT, timeout=PATIENCE)
-            reached.append(True)
+            answer = session.head(endpoint, timeout=PATIENCE)
+            reached.append(answer.status_code < 500)  # else a proxy, or an outage
         except Exception:  # of any of several libraries
             return
 
@@ -133,9 +133,9 @@ def _check_reachable(path: str) -> None:
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
     thread.join(PATIENCE)
-    if not reached:
+    if not any(reached):
         raise ConfigurationError(
-            f"task.path = {path!r}: {address.hostname} cannot be reached from"
+            f"task.path = {path!r}: {urlsplit(endpoint).hostname} cannot be reached from"
             f" {socket.gethostname()} within {PATIENCE:g} s; where it can, save the data set with"
             " datasets' save_to_disk, and give the folder"
         )

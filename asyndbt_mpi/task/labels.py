@@ -65,12 +65,12 @@ def classes_of(task: TaskSection, values: Mapping[str, int]) -> Classes:
     ConfigurationError
         Numbers that are also the texts of other labels; or too many values to be labels.
     """
-    if isinstance(task.labels, dict):
-        texts = task.label_texts
-        return Classes(texts, {k.strip(): texts.index(v) for k, v in task.labels.items()})
     if not task.labels:
         labels = taken(task, values)
         return Classes(list(labels.values()), {key: n for n, key in enumerate(labels)})
+    if isinstance(task.labels, dict):
+        texts = task.label_texts
+        return Classes(texts, {k.strip(): texts.index(v) for k, v in task.labels.items()})
     by_number = {str(number): number for number in range(len(task.labels))}
     by_text = {label.strip(): number for number, label in enumerate(task.labels)}
     without_number, without_text = (

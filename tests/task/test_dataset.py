@@ -333,6 +333,7 @@ def test_labels_are_taken_from_the_data(
         ([0, 1, 2, 2, -1], LABELS, 'label = "2" (2 rows), "-1" (1 row); known are "0", "1"'),
         (["A", "b"], LABELS, 'no label stands for label = "A" (1 row)'),
         (["x"], {"y": " b", "z": " a"}, 'label = "x" (1 row); known are "y", "z"'),
+        (["x" * 61, "y"], {}, "values of more than 60 characters"),
         ([1, 2], [" 1", " 2", " 3"], "can be class numbers, counted from 0, or the labels"),
         ([0, 1], [" 1", " 0"], 'labels = { "0" = " 0", "1" = " 1" }'),
         (["Sport", "sport", "x"], [], 'only: "Sport" (1 row), "sport" (1 row); to make them one'
