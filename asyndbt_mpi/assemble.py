@@ -153,7 +153,7 @@ def _dataset(config: Config) -> Dataset:
     if not task.template:
         raise ConfigurationError(
             f"task.template is missing: llm.backend = {config.llm.backend!r} needs a [task]"
-            " with template and data"
+            " with template and data, such as asyndbt data FILE suggests"
         )
     columns = columns_of(task.template)
     if task.labels:
