@@ -234,6 +234,7 @@ def iterate(
     configured = own.configured(config)
     check_server(configured)
     materials = prepare(configured, _checked(workers), own)
+    configured = materials.configured(configured)
     delays = delays_of_workers(configured, workers)
     return _states(virtual_cluster(configured, materials, delays, _cores()))
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from asyndbt_mpi.algorithm.types import FloatArray
 from asyndbt_mpi.config import Config, ConfigurationError
-from asyndbt_mpi.inputs.sections import Llm
+from asyndbt_mpi.inputs.sections import Llm, TaskSection
 from asyndbt_mpi.jobs.answer_cache import Answers, open_store
 from asyndbt_mpi.jobs.memory import check_memory
 from asyndbt_mpi.jobs.own import Own
@@ -26,13 +26,14 @@ from asyndbt_mpi.protocol.blackbox import BlackBox
 from asyndbt_mpi.protocol.messages import Hello, Shapes
 from asyndbt_mpi.protocol.worker import Workers
 from asyndbt_mpi.task import calibration
-from asyndbt_mpi.task.dataset import Row, load, locate
+from asyndbt_mpi.task.dataset import Dataset, Row, load
 from asyndbt_mpi.task.fit import check_fit
+from asyndbt_mpi.task.labels import table as written
 from asyndbt_mpi.task.partition import WorkerData, split
 from asyndbt_mpi.task.prompts import PromptBlackBox
 from asyndbt_mpi.task.rehearsal import longest_prompts
 from asyndbt_mpi.task.synthetic import Synthetic
-from asyndbt_mpi.task.template import Template
+from asyndbt_mpi.task.template import Template, check_labels, columns_of
 from asyndbt_mpi.task.vocabulary import load_vocabulary
 from asyndbt_mpi.transport.delay import Delays
 
@@ -61,7 +62,8 @@ class Materials:
     """What every rank can work out for itself; a function has neither template nor data.
 
     ``data`` is indexed by the number of the worker; ``data_digest`` covers all of it and the
-    template, and is "" without them. ``own`` is what Python code has provided.
+    template, and is "" without them. ``own`` is what Python code has provided. ``labels_taken``
+    are labels by value, if the data and not the configuration name them.
     """
 
     shapes: Shapes
@@ -70,6 +72,38 @@ class Materials:
     data: dict[int, WorkerData] | None
     data_digest: str = ""
     own: Own = field(default_factory=Own)
+    labels_taken: dict[str, str] = field(default_factory=dict)
+
+    def configured(self, config: Config) -> Config:
+        """``config`` with the labels of the data, as a log keeps it."""
+        if not self.labels_taken:
+            return config
+        task = config.task.model_copy(update={"labels": self.labels_taken})
+        return config.model_copy(update={"task": task})
+
+    def remarks(self, config: Config) -> list[str]:
+        """`notes` and `warnings`, each of which says which it is."""
+        notes = [f"note: {line}" for line in self.notes(config)]
+        return notes + [f"warning: {line}" for line in self.warnings(config)]
+
+    def notes(self, config: Config) -> list[str]:
+        """What was taken from the data, one line each."""
+        if not self.labels_taken:
+            return []
+        return [
+            f"task.labels are taken from column {config.task.label_column!r}:"
+            f" {written(self.labels_taken)}"
+        ]
+
+    def warnings(self, config: Config) -> list[str]:
+        """What the data do not allow, one line each."""
+        rows = len(next(iter(self.data.values())).test) if self.data else 0
+        if not self.data or not config.run.evaluate_every or rows >= config.task.test:
+            return []
+        return [
+            f"task.test = {config.task.test}, but only {rows} rows are left to test on; intervals"
+            " will be wider"
+        ]
 
 
 def prepare(config: Config, workers: int, own: Own | None = None) -> Materials:
@@ -91,8 +125,8 @@ def prepare(config: Config, workers: int, own: Own | None = None) -> Materials:
         if value > workers:
             raise ConfigurationError(f"{name} = {value}: the run has only {workers} workers")
     vocabulary = load_vocabulary(prompt.vocabulary, prompt.vocabulary_size)
-    template = data = None
-    classes = len(config.task.labels) or SYNTHETIC_CLASSES
+    dataset = None if config.llm.is_function else _dataset(config)
+    classes = len(dataset.labels if dataset else config.task.label_texts) or SYNTHETIC_CLASSES
     if own.black_box:
         classes = own.black_box.shapes.classes
     shapes = Shapes(
@@ -103,32 +137,57 @@ def prepare(config: Config, workers: int, own: Own | None = None) -> Materials:
         config.estimator.losses,
     )
     check_memory(config, shapes, workers)
-    if not config.llm.is_function:
-        if not config.task.template:
-            raise ConfigurationError(
-                f"task.template is missing: llm.backend = {config.llm.backend!r} needs a [task]"
-                " with template, labels and data"
-            )
-        template = Template(config.task.template, config.task.labels)
-        dataset = load(locate(config.task), len(config.task.labels), template.pairs)
-        parts = split(dataset, config.task, prompt.pool, workers, config.run.seed)
-        data = dict(enumerate(parts, start=1))
+    if dataset is None:
+        calibration.check(config, None)
+        return Materials(shapes, vocabulary, None, None, own=own)
+    template = Template(config.task.template, dataset.labels)
     calibration.check(config, template)
-    digest = _digest(config.task.template, data) if data else ""
-    return Materials(shapes, vocabulary, template, data, digest, own)
+    parts = split(dataset, config.task, prompt.pool, workers, config.run.seed)
+    data = dict(enumerate(parts, start=1))
+    digest = _digest(config.task, template.columns, data, dataset.taken)
+    return Materials(shapes, vocabulary, template, data, digest, own, dataset.taken)
 
 
-def _digest(template: str, data: Mapping[int, WorkerData]) -> str:
-    digest = blake2b(template.encode(errors="surrogatepass"), digest_size=16)
+def _dataset(config: Config) -> Dataset:
+    task = config.task
+    if not task.template:
+        raise ConfigurationError(
+            f"task.template is missing: llm.backend = {config.llm.backend!r} needs a [task]"
+            " with template and data, such as asyndbt data FILE suggests"
+        )
+    columns = columns_of(task.template)
+    if task.labels:
+        check_labels(task.label_texts)
+    return load(task, columns, config.run.seed)
+
+
+FIRST_COLUMNS = ["sentence1", "sentence2"]
+"""Columns that digests have covered from the start, in this order."""
+
+
+def _digest(
+    task: TaskSection,
+    columns: Sequence[str],
+    data: Mapping[int, WorkerData],
+    labels_taken: Mapping[str, str],
+) -> str:
+    digest = blake2b(task.template.encode(errors="surrogatepass"), digest_size=16)
+    covered = FIRST_COLUMNS if set(columns) <= set(FIRST_COLUMNS) else columns
     tests: list[Row] | None = None
     for held in data.values():
         # Each split is hashed as a list, so that moving a row between splits changes the digest.
         splits = [held.train, *held.pool, held.validation]
         if held.test is not tests:  # the same for all workers
             splits.append(tests := held.test)
-        rows = [[(row.sentence1, row.sentence2, row.label) for row in split] for split in splits]
+        rows = [
+            [(*(row.texts.get(column) for column in covered), row.label) for row in split]
+            for split in splits
+        ]
         digest.update(json.dumps(rows).encode())
     digest.update(json.dumps(next(iter(data.values())).class_counts).encode())
+    # The log's configuration has those that were taken as a table: both must come to the same.
+    if table := labels_taken or (task.labels if isinstance(task.labels, dict) else {}):
+        digest.update(json.dumps(table).encode())
     return digest.hexdigest()
 
 

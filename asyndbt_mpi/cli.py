@@ -144,7 +144,10 @@ def simulate(
 
     request = Request(config, assignments, output, overwrite, debug, resume)
     try:
-        simulate(Job.of(request, workers), resume)
+        job = Job.of(request, workers)
+        for line in job.materials.remarks(job.config):
+            _say(f"asyndbt: {line}", err=True)
+        simulate(job, resume)
     except Ended as error:
         _say(f"asyndbt: {error}", err=True)
         return error.code
@@ -323,6 +326,25 @@ def status(
 
 
 @cli.command(epilog=PRESETS)
+@click.argument("source", metavar="FILE|CONFIG")
+@SETTINGS
+def data(source: str, assignments: tuple[str, ...]) -> int:
+    """Show what is understood of your data.
+
+    Of a configuration: files, encodings, columns, classes and their numbers of rows, repeated
+    texts, the longest row, and three rows as the model would see them. Of a file or folder alone,
+    also a [task] table to start with:
+
+        asyndbt data mine.csv
+    """
+    from asyndbt_mpi.commands.data import report
+
+    for line in report(source, assignments):
+        _say(line, lines=True)
+    return DONE
+
+
+@cli.command(epilog=PRESETS)
 @click.argument("config")
 @SETTINGS
 @WORKERS
@@ -358,6 +380,8 @@ def estimate(config: str, assignments: tuple[str, ...], workers: int, like: Path
     title = f"{loaded.run.name}: {loaded.run.iterations} iterations of {workers} workers"
     lines = [*remarks(found, counted_by, like), *set_aside(found)]
     print_costs(title, found.rows(), lines)
+    for line in materials.remarks(loaded):
+        _say(f"asyndbt: {line}", err=True)
     for line in [loaded.unused, *shortfalls(found)]:
         if line:
             _say(f"asyndbt: warning: {line}", err=True)

@@ -255,6 +255,17 @@ def _unknown(location: list[str], value: Any) -> str:
     return f"key {shown(name)}{meant}"
 
 
+def with_labels_of(config: Config, run: Config) -> Config:
+    """``config``, with the labels of a ``run`` if it leaves them to the data.
+
+    The data may have changed since: that shows in their digest.
+    """
+    if config.task.labels or config.llm.is_function:
+        return config
+    task = config.task.model_copy(update={"labels": run.task.labels})
+    return config.model_copy(update={"task": task})
+
+
 def difference(
     old: Config, new: Config, besides: Mapping[str, Collection[str]] | None = None
 ) -> str | None:

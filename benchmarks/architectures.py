@@ -39,7 +39,6 @@ from asyndbt_mpi.llm.local.packed import PackedReader, Unpackable, attention_win
 from asyndbt_mpi.llm.local.packing import group_by_context
 from asyndbt_mpi.llm.transformers import TransformersModel
 from asyndbt_mpi.task.dataset import load as load_dataset
-from asyndbt_mpi.task.dataset import locate
 
 SECONDS = 120
 """For one architecture."""
@@ -120,7 +119,7 @@ def _shrunk(values: dict[str, Any]) -> dict[str, Any]:
 def texts() -> list[str]:
     """The reviews that come with the package."""
     task = load("reviews").task
-    return [row.sentence1 for row in load_dataset(locate(task), 2, pairs=False).train]
+    return [row.texts["sentence1"] for row in load_dataset(task, ["sentence1"], 0).train]
 
 
 def byte_pairs() -> Any:

@@ -125,7 +125,7 @@ def without_words(trial: Trial) -> Materials:
         materials,
         shapes=replace(materials.shapes, words=1),
         vocabulary=materials.vocabulary[:1],
-        template=Wordless(task.template, task.labels),
+        template=Wordless(task.template, task.label_texts),
     )
 
 

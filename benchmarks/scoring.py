@@ -32,7 +32,6 @@ from asyndbt_mpi.llm.base import LanguageModel, Prompt
 from asyndbt_mpi.llm.checkpoint import load as load_checkpoint
 from asyndbt_mpi.llm.transformers import TransformersModel
 from asyndbt_mpi.task.dataset import load as load_dataset
-from asyndbt_mpi.task.dataset import locate
 from asyndbt_mpi.task.template import Template
 from asyndbt_mpi.task.vocabulary import load_vocabulary
 
@@ -113,8 +112,8 @@ def of_preset(preset: str, folder: str) -> Config:
 
 def make_prompts(config: Config, positions: int) -> tuple[list[Prompt], list[str]]:
     """`SAMPLES` random fragments and pairs of demonstrations, each with the same queries."""
-    template = Template(config.task.template, config.task.labels)
-    data = load_dataset(locate(config.task), len(config.task.labels), template.pairs)
+    template = Template(config.task.template, config.task.label_texts)
+    data = load_dataset(config.task, template.columns, config.run.seed)
     vocabulary = load_vocabulary(config.prompt.vocabulary, config.prompt.vocabulary_size)
     generator = np.random.default_rng(0)
     queries = [data.dev[n] for n in generator.permutation(len(data.dev))[:QUERIES]]
@@ -151,8 +150,8 @@ def operations(body: torch.nn.Module) -> float:
 
 def accuracy(models: dict[str, LanguageModel], config: Config) -> None:
     """Print how right each precision is on all development rows, and how far from float32."""
-    template = Template(config.task.template, config.task.labels)
-    data = load_dataset(locate(config.task), len(config.task.labels), template.pairs)
+    template = Template(config.task.template, config.task.label_texts)
+    data = load_dataset(config.task, template.columns, config.run.seed)
     labels = np.array([row.label for row in data.dev])
     first = [next(r for r in data.train if r.label == u) for u in range(len(template.labels))]
     print(f"accuracy on {len(labels)} rows")

@@ -22,6 +22,7 @@ class Purpose(IntEnum):
     BLACK_BOX = 6
     STATIONARITY = 7
     EXPLORATION = 8
+    FILE_SPLIT = 9
 
 
 class Streams:

@@ -165,7 +165,7 @@ def _plan(
     count = workers or launched_workers or config.usual_workers
     answers = folder_of(config, log)
     data = _Data(config, count)
-    return Plan(source, count, config, log, answers, data.digests, data.rows_fit)
+    return Plan(source, count, config, log, answers, data.digests, data.remarks, data.rows_fit)
 
 
 class _Data:
@@ -184,6 +184,10 @@ class _Data:
     def digests(self) -> dict[str, str]:
         """See `readings.digests`."""
         return digests(self.config, self._materials)
+
+    def remarks(self) -> tuple[list[str], list[str]]:
+        """Notes and warnings about the data; see `Materials`."""
+        return self._materials.notes(self.config), self._materials.warnings(self.config)
 
     def rows_fit(self, rank: int) -> bool:
         """See `assemble.rows_fit`; a process that is alone checks the rows of all workers."""

@@ -177,6 +177,9 @@ def _run(request: Request) -> Outcome:
     assert job is not None
     texts = together.gather_texts(reading(job.config, job.materials))
     _agree(together, first_difference(texts) if texts else None)
+    if WORLD.Get_rank() == SERVER:
+        for line in job.materials.remarks(job.config):
+            _say(line, request.debug)
     # From here on, because opening a long run's log or a large model takes a while.
     with signals_noted(_signals(job)) as signalled:
         return _run_job(job, request, together, signalled)

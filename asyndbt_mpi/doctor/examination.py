@@ -57,6 +57,7 @@ class Plan:
     answers : the folder for the model's answers; None if none are kept
     read_data : reads what each rank reads for itself, and returns digests by what they are of;
         raises a ConfigurationError
+    remarks : notes and warnings about the data, in lines, once they are read
     rows_fit : whether all rows of a rank's worker are known to fit into the model's context (for
         rank 0: those of all workers); raises a ConfigurationError if one does not
     """
@@ -67,6 +68,7 @@ class Plan:
     log: Path
     answers: Path | None
     read_data: Callable[[], dict[str, str]]
+    remarks: Callable[[], tuple[list[str], list[str]]]
     rows_fit: Callable[[int], bool]
 
     @property
@@ -138,6 +140,9 @@ def examine(examiner: Examiner, plan: Plan, sign: Path | None = None) -> Facts:
     digests = examiner.look("data", plan.read_data)
     if digests is not None:
         examiner.findings.append(ok("data", f"complete, for {plan.workers} workers"))
+        notes, warnings = plan.remarks()
+        examiner.findings += [ok("data", line) for line in notes]
+        examiner.findings += [warning("data", line) for line in warnings]
         if process.works and llm.backend != "synthetic":
             examiner.judge("rows", lambda: _rows(plan, process.rank))
     found = tuple(examiner.findings)

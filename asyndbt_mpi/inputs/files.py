@@ -97,6 +97,16 @@ def is_visible(letter: str) -> bool:
     return letter.isprintable() or category(letter) == "Zs"
 
 
+def not_utf8(content: bytes, error: UnicodeDecodeError) -> str:
+    """What is wrong with ``content``, at which byte, and how to convert it; no text is quoted."""
+    others = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+    likely = others.get(content[:2], "WINDOWS-1252")
+    return (
+        f"is not UTF-8 text at byte {error.start} (0x{content[error.start]:02x}); convert the file,"
+        f" perhaps with: iconv -f {likely} -t UTF-8 OLD > NEW"
+    )
+
+
 def shown(value: object, most: int = SHOWN) -> str:
     """``value`` as an error shows it: on one line, shortened if long."""
     try:

@@ -9,8 +9,10 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     JsonValue,
+    Tag,
     model_validator,
 )
 
@@ -63,6 +65,15 @@ Calibration = Literal["none", "batch", "content_free"]
 
 FUNCTIONS = "synthetic", "python"
 """Back-ends that are functions in place of model and data."""
+
+
+MOST_LABELS = Field(max_length=1000)
+Labels = Annotated[
+    Annotated[list[Text], MOST_LABELS, Tag("list")]
+    | Annotated[dict[Text, Text], MOST_LABELS, Tag("table")],
+    Discriminator(lambda labels: "table" if isinstance(labels, dict) else "list"),
+]
+"""By class number, or by value in the data."""
 
 
 def _is_of_several(racing: int) -> int:
@@ -191,22 +202,38 @@ class PromptSection(Section):
 
 
 class TaskSection(Section):
-    """[task]: the data set (a shipped one by name, or a folder), and its template and labels.
+    """[task]: the data set (a shipped one by name, or a path), and its template and labels.
 
-    `calibration` takes a model's preference for some labels out of its scores; of a language
-    model it defaults to `CALIBRATION`.
+    A `path` is a file, of which a share of `split` is for judging, a folder, or a data set of the
+    hub. `labels` are a list by class number, a table by value of the `label_column`, or taken from
+    the data. `calibration` takes a model's preference for some labels out of its scores; of a
+    language model it defaults to `CALIBRATION`.
     """
 
     name: Line = "reviews"
     path: FilePath = ""
     template: Text = ""
-    labels: Annotated[list[Text], Field(max_length=1000)] = []
+    split: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    label_column: Annotated[str, Field(min_length=1), AfterValidator(is_line)] = "label"
+    labels: Labels = []
     train_per_class: Size = 10
     validation_per_class: Size = 10
     test: Annotated[int, Field(ge=0, le=MOST)] = 200
     partition: Literal["iid", "dirichlet"] = "iid"
     alpha: Annotated[float, Field(ge=1e-3, le=1e6)] = 1.0
     calibration: Calibration = "none"
+
+    @property
+    def label_texts(self) -> list[str]:
+        """One per class; empty if they are to be taken from the data.
+
+        Values of a table with the same label are one class.
+        """
+        return (
+            list(dict.fromkeys(self.labels.values()))
+            if isinstance(self.labels, dict)
+            else list(self.labels)
+        )
 
 
 class Llm(Section):

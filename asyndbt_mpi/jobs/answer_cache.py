@@ -82,6 +82,6 @@ def open_store(config: Config, answers: Answers, scored_by: str, digest: str) ->
         **llm.model_dump(mode="json", include=DECISIVE[llm.backend]),
     }
     try:
-        return AnswerStore(folder, identity, config.task.labels, answers.worker)
+        return AnswerStore(folder, identity, config.task.label_texts, answers.worker)
     except StoreError as error:
         raise ConfigurationError(f"llm.cache_folder: {error}") from error

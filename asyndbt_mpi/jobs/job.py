@@ -139,6 +139,7 @@ class Job:
         config = request.configuration()
         check_server(config)
         materials = prepare(config, workers, request.own)
+        config = materials.configured(config)
         path = log_path(config, request.output)
         _check_regular(path)
         delays = delays_of_workers(config, workers)

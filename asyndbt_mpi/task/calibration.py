@@ -26,8 +26,19 @@ from asyndbt_mpi.task.template import Template
 
 T = TypeVar("T")
 
+
+class Everywhere(dict[str, str]):
+    """The same text in every column."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__({"": text})
+
+    def __missing__(self, column: str) -> str:
+        return self[""]
+
+
 CONTENT_FREE = [
-    Row(text, text, 0, "the texts of task.calibration = 'content_free'", line)
+    Row(Everywhere(text), 0, f"the texts of task.calibration = 'content_free', line {line}")
     for line, text in enumerate(("N/A", "", "[MASK]"), start=1)
 ]
 

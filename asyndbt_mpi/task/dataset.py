@@ -1,25 +1,21 @@
-"""Data sets: labelled rows for training and development, read from JSON Lines."""
+"""Data sets: labelled rows for training and for judging."""
 
-import io
-import json
+import difflib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
-from importlib.resources.abc import Traversable
-from pathlib import Path
 from typing import Any
 
+from asyndbt_mpi.algorithm.random import Purpose, stream
 from asyndbt_mpi.config import ConfigurationError
-from asyndbt_mpi.inputs.files import check_encodable, read_file, shown, size
+from asyndbt_mpi.inputs.files import check_encodable, shown
 from asyndbt_mpi.inputs.sections import TaskSection
+from asyndbt_mpi.task import labels
+from asyndbt_mpi.task.sources import Tables, read_tables
+from asyndbt_mpi.task.tables import Record, Table
 
-TRAIN = "train.jsonl"
-DEV = "dev.jsonl"
-
-MOST_BYTES = 2**30
-"""Bytes of a file: its rows take several times as much memory, on every rank."""
-
-LONGEST_LINE = 2**24
-"""Bytes of a line: more than any model reads."""
+EVERYBODY = 0
+"""Worker number of the random streams from which shares are dealt; real workers start at 1."""
 
 KINDS = {
     "dict": "an object",
@@ -27,193 +23,192 @@ KINDS = {
     "bool": "true or false",
     "int": "a number",
     "float": "a number",
+    "NoneType": "null",
 }
 """JSON's names for Python's types."""
 
-LONGEST_SHOWN = 30
-"""Characters shown of an invalid label."""
+MOST_COLUMNS = 20
+"""Names of columns that an error shows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One labelled text, or pair of texts; ``label`` is 0..U-1.
+    """One labelled row: the texts of the columns that the template shows; ``label`` is 0..U-1.
 
-    ``file`` and ``line`` (from 1) say where it was read; they are ignored in comparisons.
+    ``place``, the file and the line, is ignored in comparisons.
     """
 
-    sentence1: str
-    sentence2: str | None
+    texts: Mapping[str, str]
     label: int
-    file: str = field(default="", compare=False)
-    line: int = field(default=0, compare=False)
-
-    @property
-    def place(self) -> str:
-        """The file and the line."""
-        return f"{self.file}, line {self.line}"
+    place: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Rows of `TRAIN`, for training and demonstrations, and of `DEV`, for judging."""
+    """Rows for training and demonstrations, and for judging.
+
+    Attributes
+    ----------
+    train, dev : their rows
+    labels : the texts of the labels (U,)
+    names : of the two parts, for messages
+    taken : the labels by value, if they were taken from the data
+    """
 
     train: list[Row]
     dev: list[Row]
+    labels: list[str]
+    names: tuple[str, str] = ("train", "dev")
+    taken: dict[str, str] = field(default_factory=dict)
 
 
-def shipped() -> list[str]:
-    """Names of the data sets that the package ships."""
-    return sorted(folder.name for folder in _data().iterdir() if folder.is_dir())
-
-
-def locate(task: TaskSection) -> Traversable:
-    """Folder of the task's data: ``task.path`` if given, else the shipped ``task.name``.
+def load(task: TaskSection, columns: Sequence[str], seed: int) -> Dataset:
+    """The rows of a task with the texts of ``columns``; `build` has the errors.
 
     Raises
     ------
     ConfigurationError
-        There is no such folder.
+        There are no such data, or something is wrong with them.
     """
-    if task.path:
-        folder = Path(task.path)
-        try:
-            there = folder.is_dir()
-        except OSError:  # a folder above it may not be looked into
-            there = False
-        if not there:
+    return build(read_tables(task, {*columns, task.label_column}), task, columns, seed)
+
+
+def build(tables: Tables, task: TaskSection, columns: Sequence[str], seed: int) -> Dataset:
+    """The rows of ``tables``; a single one is split by ``task.split``, deterministic in ``seed``.
+
+    Raises
+    ------
+    ConfigurationError
+        A column is missing, a text is none, or a label stands for no class; the message names the
+        file and, where one row is wrong, the line.
+    """
+    parts = [tables.train] if tables.dev is None else [tables.train, tables.dev]
+    for part in parts:
+        _check_columns(part, task, columns)
+    values = [[_value(part, record, task) for record in part.records] for part in parts]
+    named = [_by_name(*each, task) for each in zip(parts, values, strict=True)]
+    counts = Counter(value for own in named for value in own)
+    classes = labels.classes_of(task, counts)
+    for part, own in zip(parts, named, strict=True):
+        _check_known(part, own, task, classes, counts)
+    rows = [
+        [
+            Row(_texts(part, record, columns), classes.number_of[value], part.place(record))
+            for record, value in zip(part.records, own, strict=True)
+        ]
+        for part, own in zip(parts, named, strict=True)
+    ]
+    if tables.dev is None:
+        rows = list(divide(rows[0], task.split, seed))
+        whole = tables.train.name
+        names = f"{whole} ({1 - task.split:.0%} of it)", f"{whole} ({task.split:.0%} of it)"
+    else:
+        names = tables.train.name, tables.dev.name
+    taken = {} if task.labels else labels.taken(task, counts)
+    return Dataset(rows[0], rows[1], classes.labels, names, taken)
+
+
+def divide(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
+    """The ``rows`` in two parts, each in their order; the second has a ``share`` of each class.
+
+    A class of n rows gives n times ``share``, rounded, deterministic in ``seed``.
+    """
+    chosen: set[int] = set()
+    for cls in sorted({row.label for row in rows}):
+        own = [place for place, row in enumerate(rows) if row.label == cls]
+        order = stream(seed, EVERYBODY, cls, Purpose.FILE_SPLIT).permutation(len(own))
+        chosen.update(own[each] for each in order[: round(share * len(own))])
+    first = [row for place, row in enumerate(rows) if place not in chosen]
+    return first, [row for place, row in enumerate(rows) if place in chosen]
+
+
+def _check_columns(table: Table, task: TaskSection, columns: Sequence[str]) -> None:
+    if not table.columns:
+        return  # without rows; whoever needs some says so
+    for column in columns:
+        if column not in table.columns:
             raise ConfigurationError(
-                f"task.path = {shown(task.path)}: no such folder; give one with {TRAIN} and {DEV}"
+                f"task.template: {{{shown(column)[1:-1]}}} is no column of {table.name}"
+                f"{_columns(table, column)}"
             )
-        return folder
-    if task.name not in shipped():
+    if task.label_column not in table.columns:
         raise ConfigurationError(
-            f"task.path: preset data {task.name!r} is not shipped; "
-            f"give the folder with {TRAIN} and {DEV}"
+            f"task.label_column = {task.label_column!r} is no column of {table.name}"
+            f"{_columns(table, task.label_column)}"
         )
-    return _data() / task.name
 
 
-def load(folder: Traversable, classes: int, pairs: bool) -> Dataset:
-    """Read `TRAIN` and `DEV` from ``folder``.
-
-    A line is a JSON object with ``sentence1``, ``label`` in 0..``classes``-1 and, where the
-    template shows ``pairs``, ``sentence2``. Other keys and empty lines are ignored.
-
-    Raises
-    ------
-    ConfigurationError
-        A file cannot be read, or a line is malformed; the message names the file and the line.
-    """
-    return Dataset(
-        train=_read(folder / TRAIN, classes, pairs),
-        dev=_read(folder / DEV, classes, pairs),
-    )
+def _columns(table: Table, wanted: str) -> str:
+    """The columns that there are, the nearest to ``wanted`` first."""
+    names = list(table.columns)
+    lower = {name.casefold(): name for name in names}
+    nearest = [
+        lower[each] for each in difflib.get_close_matches(wanted.casefold(), lower, n=len(lower))
+    ]
+    ordered = [*nearest, *(name for name in names if name not in nearest)]
+    more = ", ..." if len(ordered) > MOST_COLUMNS else ""
+    return f"; its columns are {', '.join(shown(name) for name in ordered[:MOST_COLUMNS])}{more}"
 
 
-def _data() -> Traversable:
-    return resources.files("asyndbt_mpi.task") / "data"
-
-
-def _read(file: Traversable, classes: int, pairs: bool) -> list[Row]:
-    name = str(file)
-    try:
-        # Shipped data may be in an archive.
-        content = read_file(file, MOST_BYTES) if isinstance(file, Path) else file.read_bytes()
-    except OSError as error:
+def _value(table: Table, record: Record, task: TaskSection) -> str:
+    """The value in the label column."""
+    if task.label_column not in record.cells:
+        raise ConfigurationError(f"{table.place(record)}: {task.label_column} is missing")
+    cell = record.cells[task.label_column]
+    value = labels.value_of(cell)
+    if value is None:
+        kind = "empty" if isinstance(cell, str) else _kind(cell)
         raise ConfigurationError(
-            f"task.path: cannot read {name}: {error.strerror}; the folder needs {TRAIN} and {DEV}"
-        ) from error
-    rows = []
-    # Not splitlines, which would also split at separators that JSON allows inside a string.
-    for number, line in enumerate(io.BytesIO(content), start=1):
-        if not line.strip():
-            continue
-        try:
-            rows.append(Row(*_row(line, classes, pairs), name, number))
-        except ValueError as error:
-            raise ConfigurationError(f"{name}, line {number}: {error}") from error
-    return rows
-
-
-def _row(line: bytes, classes: int, pairs: bool) -> tuple[str, str | None, int]:
-    """One line's sentences and label; ValueError says what is wrong with it."""
-    record = _parsed(line)
-    if not isinstance(record, dict):
-        raise ValueError("must be an object with sentence1 and label")
-    sentence1 = _sentence(record, "sentence1")
-    sentence2 = _sentence(record, "sentence2") if pairs else None
-    label = record.get("label")
-    if type(label) is not int or not 0 <= label < classes:
-        raise ValueError(
-            f"label must be a whole number from 0 to {classes - 1}, one for each of task.labels, "
-            f"not {_quoted(label)}"
+            f"{table.place(record)}: {task.label_column} must be a whole number or a text, not"
+            f" {kind}"
         )
-    return sentence1, sentence2, label
+    return value
 
 
-def _parsed(line: bytes) -> Any:
-    """The JSON value in ``line``."""
-    if len(line) > LONGEST_LINE:
-        raise ValueError(f"is longer than {size(LONGEST_LINE)}")
+def _by_name(table: Table, values: list[str], task: TaskSection) -> list[str]:
+    """The ``values`` by the names that the data have for them, unless labels are by number."""
+    names = table.class_names.get(task.label_column)
+    named = labels.by_name(Counter(values), names, task) if names else None
+    return values if named is None else [named[value] for value in values]
+
+
+def _check_known(
+    table: Table,
+    values: Sequence[str],
+    task: TaskSection,
+    classes: labels.Classes,
+    counts: Mapping[str, int],
+) -> None:
+    for record, value in zip(table.records, values, strict=True):
+        if value not in classes.number_of:
+            raise ConfigurationError(
+                f"{table.place(record)}: {labels.unknown(task, classes, counts)}"
+            )
+
+
+def _texts(table: Table, record: Record, columns: Iterable[str]) -> dict[str, str]:
     try:
-        return json.loads(
-            line.decode("utf-8"),
-            object_pairs_hook=_unique,
-            parse_constant=_no_number,
-            parse_int=_whole_number,
-        )
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not valid JSON ({error}); every line must be one object") from error
-    except RecursionError as error:
-        raise ValueError("not valid JSON (nested too deeply)") from error
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse duplicate keys, since JSON does not say which value counts."""
-    record: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in record:
-            raise ValueError(f"the key {shown(key)} occurs twice")
-        record[key] = value
-    return record
-
-
-def _no_number(name: str) -> Any:
-    raise ValueError(f"not valid JSON ({name} is not a JSON number)")
-
-
-def _whole_number(digits: str) -> int:
-    try:
-        return int(digits)
-    except ValueError as error:  # beyond what Python converts
-        raise ValueError(
-            f"has a whole number of {len(digits)} digits, which is too long"
-        ) from error
-
-
-def _quoted(value: Any) -> str:
-    """A value as written, unless it is long: then it may be a private text."""
-    if isinstance(value, list | dict):
-        return "a list" if isinstance(value, list) else "an object"
-    try:
-        written = json.dumps(value)
-    except ValueError:
-        written = ""
-    return written if 0 < len(written) <= LONGEST_SHOWN else "the value given"
-
-
-def _sentence(record: dict[str, Any], key: str) -> str:
-    if key not in record:
-        raise ValueError(f"{key} is missing, but task.template shows it")
-    sentence = record[key]
-    # Not shown: texts are private.
-    if not isinstance(sentence, str):
-        kind = "null" if sentence is None else type(sentence).__name__
-        raise ValueError(f"{key} must be a text, not {KINDS.get(kind, kind)}")
-    if not sentence.strip():
-        raise ValueError(f"{key} must not be empty")
-    try:
-        check_encodable(sentence)  # JSON allows half of a surrogate pair, tokenizers do not
+        return {column: _text(record.cells, column) for column in columns}
     except ValueError as error:
-        raise ValueError(f"{key} {error}") from error
-    return sentence
+        raise ConfigurationError(f"{table.place(record)}: {error}") from error
+
+
+def _text(cells: Mapping[str, Any], column: str) -> str:
+    if column not in cells:
+        raise ValueError(f"{column} is missing, but task.template shows it")
+    text = cells[column]
+    # Not shown: texts are private.
+    if not isinstance(text, str):
+        raise ValueError(f"{column} must be a text, not {_kind(text)}")
+    if not text.strip():
+        raise ValueError(f"{column} must not be empty")
+    try:
+        check_encodable(text)  # JSON allows half of a surrogate pair, tokenizers do not
+    except ValueError as error:
+        raise ValueError(f"{column} {error}") from error
+    return text
+
+
+def _kind(value: object) -> str:
+    name = type(value).__name__
+    return KINDS.get(name, name)

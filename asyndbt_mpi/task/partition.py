@@ -11,10 +11,7 @@ from asyndbt_mpi.algorithm.types import FloatArray, IntArray
 from asyndbt_mpi.config import ConfigurationError
 from asyndbt_mpi.inputs.sections import TaskSection
 from asyndbt_mpi.protocol.messages import Split
-from asyndbt_mpi.task.dataset import DEV, TRAIN, Dataset, Row
-
-EVERYBODY = 0
-"""Worker number of the random streams from which shares are dealt; real workers start at 1."""
+from asyndbt_mpi.task.dataset import EVERYBODY, Dataset, Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,20 +78,21 @@ def split(
     """Deal the rows to R = ``workers`` workers, the first being rank 1; deterministic in ``seed``.
 
     Per class and worker: ``task.train_per_class`` rows and up to ``pool`` (V) demonstrations
-    of the training file, ``task.validation_per_class`` rows of the development file. The test
-    set is up to ``task.test`` of the development rows that no worker validates on.
+    of the training part, ``task.validation_per_class`` rows of the part for judging. The test
+    set is up to ``task.test`` of the rows for judging that no worker validates on, with the class
+    shares that these have.
 
     Raises
     ------
     ConfigurationError
-        A file has too few rows of a class, or none are left to test on.
+        A part has too few rows of a class, or none are left to test on.
     """
-    classes = len(task.labels)
-    counts = _counts(task, pool, workers, seed)
+    classes = len(dataset.labels)
+    counts = _counts(task, classes, pool, workers, seed)
     taken = counts.train + counts.pool
-    train = [_deal(dataset.train, cls, taken[:, cls], seed, TRAIN) for cls in range(classes)]
-    dev = [_deal(dataset.dev, cls, counts.validation[:, cls], seed, DEV) for cls in range(classes)]
-    test = _test([rows[-1] for rows in dev], task.test, seed)
+    train = [_deal(dataset, False, cls, taken[:, cls], seed) for cls in range(classes)]
+    dev = [_deal(dataset, True, cls, counts.validation[:, cls], seed) for cls in range(classes)]
+    test = _test([rows[-1] for rows in dev], task.test, seed, dataset.names[1])
     class_counts = [sum(map(len, rows)) for rows in train]
     return [
         WorkerData(
@@ -111,14 +109,13 @@ def split(
 # ---------------------------------------------------------------- how many
 
 
-def _counts(task: TaskSection, pool: int, workers: int, seed: int) -> Counts:
+def _counts(task: TaskSection, classes: int, pool: int, workers: int, seed: int) -> Counts:
     """The same counts for all, or counts that follow a draw of Dirichlet(alpha) per worker.
 
     Under Dirichlet the totals of training and validation rows do not change. The pool of a class
     has at least 1 and at most V demonstrations, since the prompt shows one of each class and q has
     V columns; so the total of the pools is smaller.
     """
-    classes = len(task.labels)
     if task.partition == "iid":
         shape = workers, classes
         return Counts(
@@ -157,33 +154,49 @@ def _apportion(shares: FloatArray, total: int) -> IntArray:
 # ---------------------------------------------------------------- which
 
 
-def _deal(rows: Sequence[Row], cls: int, needed: IntArray, seed: int, file: str) -> list[list[Row]]:
+def _deal(
+    dataset: Dataset, judging: bool, cls: int, needed: IntArray, seed: int
+) -> list[list[Row]]:
     """Disjoint draws of ``needed`` (R,) rows of one class, and as the last list the rest."""
-    own = [row for row in rows if row.label == cls]
+    own = [row for row in (dataset.dev if judging else dataset.train) if row.label == cls]
     if needed.sum() > len(own):
-        raise ConfigurationError(_shortage(cls, needed, len(own), file))
-    # One stream per file and class, so that draws of one never shift those of another.
-    number = 2 * cls + 1 + (file == DEV)
+        raise ConfigurationError(_shortage(dataset, judging, cls, needed, len(own)))
+    # One stream per part and class, so that draws of one never shift those of another.
+    number = 2 * cls + 1 + judging
     order = stream(seed, EVERYBODY, number, Purpose.SPLIT).permutation(len(own))
     ends = np.cumsum(needed)
     return [[own[place] for place in part] for part in np.split(order, ends)]
 
 
-def _shortage(cls: int, needed: IntArray, there: int, file: str) -> str:
-    keys = "task.validation_per_class" if file == DEV else "task.train_per_class, prompt.pool"
+def _shortage(dataset: Dataset, judging: bool, cls: int, needed: IntArray, there: int) -> str:
+    keys = "task.validation_per_class" if judging else "task.train_per_class, prompt.pool"
     return (
-        f"task: {file} has {there} rows of class {cls}, but the {len(needed)} workers need "
+        f"task: {dataset.names[judging]} has {there} rows of class {cls}"
+        f" ({dataset.labels[cls]!r}), but the {len(needed)} workers need "
         f"{needed.sum()}; lower {keys} or the number of workers"
     )
 
 
-def _test(left: Sequence[Sequence[Row]], wanted: int, seed: int) -> list[Row]:
-    """Up to ``wanted`` of the rows ``left`` in each class, all rows equally likely."""
+def _test(left: Sequence[Sequence[Row]], wanted: int, seed: int, name: str) -> list[Row]:
+    """Up to ``wanted`` of the rows ``left`` in each class, with the shares that classes have there.
+
+    Within a class all rows are equally likely.
+    """
     rows = [row for part in left for row in part]
-    if wanted and not rows:
+    if not wanted:
+        return []
+    if not rows:
         raise ConfigurationError(
-            f"task.test = {wanted}: no row of {DEV} is left after validation; lower "
+            f"task.test = {wanted}: no row of {name} is left after validation; lower "
             "task.validation_per_class or the number of workers, or set task.test = 0"
         )
+    shares = np.array([[len(part) for part in left]]) / len(rows)
+    open_places = _apportion(shares, min(wanted, len(rows)))[0].tolist()
     order = stream(seed, EVERYBODY, 0, Purpose.SPLIT).permutation(len(rows))
-    return [rows[place] for place in order[:wanted]]
+    test = []
+    for place in order:
+        row = rows[place]
+        if open_places[row.label]:
+            open_places[row.label] -= 1
+            test.append(row)
+    return test

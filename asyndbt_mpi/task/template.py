@@ -5,21 +5,21 @@ import unicodedata
 from collections.abc import Sequence
 
 from asyndbt_mpi.config import ConfigurationError
-from asyndbt_mpi.inputs.files import SHOWN, shown
+from asyndbt_mpi.inputs.files import shown
 from asyndbt_mpi.llm.base import ENDING
 from asyndbt_mpi.task.dataset import Row
 
-PLACEHOLDER = re.compile(r"\{(\w+)\}")
-KNOWN = ("sentence1", "sentence2", "fragment")
-EXAMPLE = r'"[[Note: {fragment}\n]]Review: {sentence1}\nSentiment:"'
+PLACEHOLDER = re.compile(r"\{(\w(?:[\w .-]*\w)?)\}")
+FRAGMENT = "fragment"
+EXAMPLE = r'"[[Note: {fragment}\n]]Review: {text}\nSentiment:"'
 
 
 class Template:
-    """Text with {sentence1}, optionally {sentence2}, and [[a part with the {fragment}]].
+    """Text with columns of the data, as {text}, and [[a part with the {fragment}]].
 
     The part in double square brackets is left out when there is no fragment. ``labels`` (U,)
-    are appended verbatim: a label brings its own leading space. ``pairs`` says whether the
-    text shows {sentence2}.
+    are appended verbatim: a label brings its own leading space. ``columns`` are those that the
+    text shows, in order.
 
     Raises
     ------
@@ -29,17 +29,16 @@ class Template:
 
     def __init__(self, text: str, labels: Sequence[str]) -> None:
         self._before, self._inside, self._after = _divide(text)
-        _check_placeholders(self._before + self._after, self._inside)
-        _check_labels(labels)
+        self.columns = columns_of(text)
+        check_labels(labels)
         self.labels = list(labels)
-        self.pairs = "{sentence2}" in text
 
     def render(self, row: Row, words: Sequence[str] | None) -> str:
         """The row as a query, with the fragment's ``words`` (M,), or without it if None."""
-        values = {"sentence1": row.sentence1, "sentence2": row.sentence2 or ""}
+        values = {column: row.texts[column] for column in self.columns}
         text = self._before + self._after
         if words is not None:
-            values["fragment"] = " ".join(words)
+            values[FRAGMENT] = " ".join(words)
             text = self._before + self._inside + self._after
         # One pass, so that braces in the inserted texts are never taken for placeholders.
         return PLACEHOLDER.sub(lambda found: values[found[1]], text)
@@ -51,6 +50,30 @@ class Template:
     def context(self, rows: Sequence[Row], words: Sequence[str] | None) -> str:
         """The rows as demonstrations, each followed by a blank line; "" if there are none."""
         return "".join(self.demonstrate(row, words) + ENDING for row in rows)
+
+
+def columns_of(text: str) -> list[str]:
+    """The columns that a template shows, in order.
+
+    Raises
+    ------
+    ConfigurationError
+        It breaks a rule.
+    """
+    before, inside, after = _divide(text)
+    outside = PLACEHOLDER.findall(before + after)
+    if FRAGMENT in outside or f"{{{FRAGMENT}}}" not in inside:
+        raise ConfigurationError(
+            "task.template: needs {fragment} inside the double square brackets and nowhere else, "
+            "as in " + EXAMPLE
+        )
+    if not outside:
+        raise ConfigurationError(
+            "task.template: needs a column of the data outside the square brackets, as in "
+            + EXAMPLE
+        )
+    names = dict.fromkeys(outside + PLACEHOLDER.findall(inside))
+    return [name for name in names if name != FRAGMENT]
 
 
 def _divide(text: str) -> tuple[str, str, str]:
@@ -65,26 +88,13 @@ def _divide(text: str) -> tuple[str, str, str]:
     return parts
 
 
-def _check_placeholders(outside: str, inside: str) -> None:
-    names = PLACEHOLDER.findall(outside)
-    for name in names + PLACEHOLDER.findall(inside):
-        if name not in KNOWN:
-            known = ", ".join(f"{{{name}}}" for name in KNOWN)
-            raise ConfigurationError(
-                f"task.template: unknown placeholder {{{name[:SHOWN]}}}; known are {known}"
-            )
-    if "sentence1" not in names:
-        raise ConfigurationError(
-            "task.template: needs {sentence1} outside the square brackets, as in " + EXAMPLE
-        )
-    if "fragment" in names or "{fragment}" not in inside:
-        raise ConfigurationError(
-            "task.template: needs {fragment} inside the double square brackets and nowhere else, "
-            "as in " + EXAMPLE
-        )
+def check_labels(labels: Sequence[str]) -> None:
+    """Refuse labels that a reader could not tell apart, and fewer than two.
 
-
-def _check_labels(labels: Sequence[str]) -> None:
+    Raises
+    ------
+    ConfigurationError
+    """
     if len(labels) < 2:
         raise ConfigurationError(
             f"task.labels = {shown(list(labels))}: at least 2 are needed, one per class, "

@@ -36,7 +36,12 @@ def accuracy_table(log: Log, found: Outcomes) -> Table:
         math.isnan(value) for outcome in found.values() for value in outcome.accuracies.values()
     )
     sure = any(outcome.answers for outcome in found.values())
-    table = Table(title=_title(log, found, classified), title_justify="left")
+    table = Table(
+        title=_title(log, found, classified),
+        title_justify="left",
+        caption=_shortage(log, found),
+        caption_justify="left",
+    )
     table.add_column("prompt")
     table.add_column("worker", justify="right")
     if classified:
@@ -54,6 +59,15 @@ def accuracy_table(log: Log, found: Outcomes) -> Table:
             name = ""
         table.add_section()
     return table
+
+
+def _shortage(log: Log, found: Outcomes) -> str | None:
+    """Whether there were fewer test rows than asked for."""
+    rows = min((each.right().shape[1] for each in found.values() if each.answers), default=None)
+    wanted = log.config.task.test
+    if rows is None or log.config.llm.is_function or rows >= wanted:
+        return None
+    return f"warning: only {rows:,} test rows, where task.test = {wanted:,} were asked for"
 
 
 def _title(log: Log, found: Outcomes, classified: bool) -> str:
@@ -139,7 +153,7 @@ def class_table(log: Log, found: Outcomes) -> Table | None:
 
 
 def _label(log: Log, label: int) -> Text:
-    names = log.config.task.labels
+    names = log.config.task.label_texts
     return Text(printable(names[label].strip()) if label < len(names) else str(label))
 
 

@@ -9,15 +9,15 @@ from asyndbt_mpi.task.partition import WorkerData
 from asyndbt_mpi.task.template import Template
 from asyndbt_mpi.view.summary import learnt_prompts
 
-QUERY = "<sentence1>", "<sentence2>"
-"""Placeholders for the texts of the query."""
-
 
 def full_prompts(
     log: Log, template: Template, data: Mapping[int, WorkerData]
 ) -> Iterator[tuple[int, str]]:
-    """Every worker's number and prompt; ``data`` are the workers' rows, as in the run."""
-    query = Row(*QUERY, label=0)
+    """Every worker's number and prompt; ``data`` are the workers' rows, as in the run.
+
+    The texts of the query are the names of their columns, as <text>.
+    """
+    query = Row({column: f"<{column}>" for column in template.columns}, label=0)
     for worker, (words, demonstrations) in learnt_prompts(log).items():
         fragment, shown = None, list[Row]()
         if (words != WITHOUT).all():

@@ -122,9 +122,10 @@ def test_demonstrations_left_alone_are_those_of_the_method_random(
     for worker in (1, 2, 3):
         _, chosen = random.prompts["own"][worker]
         shown = [
-            pool[k].sentence1 for pool, k in zip(random.box.data[worker].pool, chosen, strict=True)
+            pool[k].texts["sentence1"]
+            for pool, k in zip(random.box.data[worker].pool, chosen, strict=True)
         ]
-        assert shown == [row.sentence1 for (row,) in tuned.box.data[worker].pool]
+        assert shown == [row.texts["sentence1"] for (row,) in tuned.box.data[worker].pool]
 
 
 def test_untuned_and_random_prompts_have_no_words(trial: Callable[..., Trial]) -> None:
@@ -138,11 +139,11 @@ def test_all_methods_have_the_same_test_rows_which_nobody_tunes_on(
 ) -> None:
     data = trial("requests").materials.data
     assert data is not None
-    tests = {tuple(row.sentence1 for row in held.test) for held in data.values()}
+    tests = {tuple(row.texts["sentence1"] for row in held.test) for held in data.values()}
     assert len(tests) == 1
     (texts,) = tests
     own = {
-        row.sentence1
+        row.texts["sentence1"]
         for held in data.values()
         for rows in (held.train, held.validation, *held.pool)
         for row in rows

@@ -133,7 +133,7 @@ def test_the_calibrated_untuned_prompt_follows_from_the_raw_one(logged: tuple[st
             held, template = materials.data[worker], materials.template
             texts = [template.render(each, None) for each in held.train]
             if method == "content_free":
-                texts = [template.render(held.train[0], None).replace(held.train[0].sentence1, text)
+                texts = [template.render(held.train[0], None).replace(held.train[0].texts["sentence1"], text)
                          for text in ("N/A", "", "[MASK]")]  # fmt: skip
             asked = [Prompt("", text) for text in texts]
             answers = Partial().label_log_probabilities(asked, template.labels)

@@ -317,8 +317,8 @@ def test_a_task_without_a_template_is_told_what_it_needs(tmp_path: Path) -> None
     result = asyndbt("estimate", "synthetic", "--set", "llm.backend=openai", folder=tmp_path)
     assert result.returncode == 2
     assert result.stderr.splitlines() == [
-        "asyndbt: task.template is missing: llm.backend = 'openai' needs a [task] with template,"
-        " labels and data"
+        "asyndbt: task.template is missing: llm.backend = 'openai' needs a [task] with template"
+        " and data, such as asyndbt data FILE suggests"
     ]
 
 

@@ -1,10 +1,15 @@
 """Findings as lines, and the facts of a rank on their way to rank 0."""
 
 from dataclasses import replace
+from pathlib import Path
 
+import pytest
+
+from asyndbt_mpi.commands.doctor import _plan
+from asyndbt_mpi.doctor.examination import Examiner, examine
 from asyndbt_mpi.doctor.facts import Facts
-from asyndbt_mpi.doctor.findings import merged, ok, problem, ranks_in_words
-from tests.doctor.hand import gpu, job
+from asyndbt_mpi.doctor.findings import Level, merged, ok, problem, ranks_in_words
+from tests.doctor.hand import gpu, job, only, process
 
 
 def test_ranks_in_words() -> None:
@@ -30,3 +35,22 @@ def test_what_some_ranks_found_names_them_and_what_all_found_does_not() -> None:
 def test_facts_go_through_json() -> None:
     facts = replace(job(4)[2], gpus=gpu("GPU-1"), findings=(problem("model", "é", "b"),))
     assert Facts.from_json(facts.to_json()) == facts
+
+
+def test_too_few_test_rows_are_a_warning_and_labels_from_the_data_are_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = [f'{{"text": "t{n}", "label": "{"ab"[n % 2]}"}}' for n in range(200)]
+    Path("rows.jsonl").write_text("\n".join(lines))
+    settings = ("run.evaluate_every=1", "task.path=rows.jsonl", "task.labels=[]", "llm.device=cpu")
+    plan = _plan("reviews", (*settings, "task.template=[[{fragment} ]]{text}"), None, workers=2)
+    found = examine(Examiner(process(0, 3)), plan).findings
+    of_data = [str(each) for each in found if each.subject == "data" and each.level is Level.OK]
+    assert of_data[1:] == [
+        'data: task.labels are taken from column \'label\': { "a" = " a", "b" = " b" }'
+    ]
+    only(
+        [each for each in found if each.level is Level.WARNING and each.subject == "data"],
+        Level.WARNING, "task.test = 120, but only 20 rows are left to test on",
+    )  # fmt: skip

@@ -6,6 +6,8 @@ Each case is either taken as it is meant, or refused by one clean line. Files ar
 temporary folder alone: no path of a case is ever written to.
 """
 
+import csv
+import io
 import json
 import random
 import shlex
@@ -19,6 +21,7 @@ from typing import Any, NamedTuple
 
 from asyndbt_mpi.commands.sbatch import SHIPPED, submission
 from asyndbt_mpi.config import Config, ConfigurationError, load, parse, presets
+from asyndbt_mpi.inputs.sections import TaskSection
 from asyndbt_mpi.jobs.job import log_path
 from asyndbt_mpi.jobs.memory import check_memory
 from asyndbt_mpi.protocol.messages import Shapes
@@ -280,14 +283,43 @@ def _rows(generator: random.Random) -> bytes:
 
 
 def _take_rows(folder: Path, content: bytes) -> None:
-    for name in (dataset.TRAIN, dataset.DEV):
-        (folder / name).write_bytes(content)
-    data = dataset.load(folder, classes=2, pairs=False)
+    data = _loaded(folder, content, "jsonl")
     assert len(data.train) == sum(bool(line.strip()) for line in content.split(b"\n"))
     for row in data.train:
         assert row.label in (0, 1)
-        assert row.sentence1.strip()
-        row.sentence1.encode()
+        assert row.texts["sentence1"].strip()
+        row.texts["sentence1"].encode()
+
+
+def _loaded(folder: Path, content: bytes, ending: str) -> dataset.Dataset:
+    place = folder / ending
+    place.mkdir(exist_ok=True)
+    for name in ("train", "dev"):
+        (place / f"{name}.{ending}").write_bytes(content)
+    task = TaskSection(path=str(place), labels=[" a", " b"])
+    return dataset.load(task, ["sentence1"], seed=0)
+
+
+def _cells(generator: random.Random) -> bytes:
+    separator = generator.choice([",", ";", "\t"])
+    table = io.StringIO()
+    writer = csv.writer(table, delimiter=separator)
+    for _ in range(generator.randrange(4)):
+        # So long that no part of it which an error may show could be taken for a label.
+        text = f"{PRIVATE}{'x' * 40} {generator.choice(TEXTS[:20])}"
+        writer.writerow([text, generator.choice([*"0101", "a", "b", "", "c"])])
+    content = table.getvalue().encode(errors="surrogatepass")
+    mark = generator.choice([b"", b"", b"\xef\xbb\xbf", b"\xff\xfe"])
+    # The header stays whole, for its names may be quoted.
+    return mark + f"sentence1{separator}label\n".encode() + _damaged(generator, content)
+
+
+def _take_cells(folder: Path, content: bytes) -> None:
+    data = _loaded(folder, content, "csv")
+    for row in data.train:
+        assert row.label in (0, 1)
+        assert row.texts["sentence1"].strip()
+        row.texts["sentence1"].encode()
 
 
 def _words(generator: random.Random) -> bytes:
@@ -328,7 +360,7 @@ def _template(generator: random.Random) -> tuple[str, list[str]]:
 def _take_template(folder: Path, case: tuple[str, list[str]]) -> None:
     text, labels = case
     template = Template(text, labels)
-    row = dataset.Row("{fragment}", "{sentence1}", 0)
+    row = dataset.Row(dict.fromkeys(template.columns, "{fragment}"), 0)
     assert "{fragment}" in template.demonstrate(row, ["w"])
     assert len({label.strip() for label in labels}) == len(labels)
 
@@ -371,7 +403,8 @@ KINDS = {
     "path": Kind(_paths, _take_path),
     "source": Kind(_sources, _take_source),
     "sizes": Kind(_sizes, _take_sizes),
-    "jsonl": Kind(_rows, _take_rows, f"{dataset.TRAIN}, line "),
+    "jsonl": Kind(_rows, _take_rows, "train.jsonl"),
+    "csv": Kind(_cells, _take_cells, "train.csv"),
     "words": Kind(_words, _take_words),
     "template": Kind(_template, _take_template),
     "sbatch": Kind(_asked, _take_asked),

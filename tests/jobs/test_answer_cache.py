@@ -10,6 +10,7 @@ import pytest
 from asyndbt_mpi.assemble import Place, _digest, language_model, prepare
 from asyndbt_mpi.commands.simulate import simulate_silently
 from asyndbt_mpi.config import Config, ConfigurationError, load
+from asyndbt_mpi.inputs.sections import TaskSection
 from asyndbt_mpi.jobs.answer_cache import Answers, folder_of, make_folder, open_store
 from asyndbt_mpi.jobs.job import Job, Request
 from asyndbt_mpi.llm.base import Prompt
@@ -139,8 +140,9 @@ def test_the_digest_is_of_texts_labels_and_template() -> None:
     assert {len(digest) for digest in digests} == {32}
     assert prepare(load("synthetic"), 3).data_digest == ""
     # Test scores may depend on how many rows nobody was dealt.
+    own = TaskSection(), ["sentence1"]
     fewer, more = ({1: replace(DATA, class_counts=counts)} for counts in ([5, 2], [6, 2]))
-    assert _digest("", fewer) != _digest("", more)
+    assert _digest(*own, fewer, {}) != _digest(*own, more, {})
 
 
 def test_a_reader_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -9,10 +9,13 @@ from asyndbt_mpi.task.dataset import Row
 from asyndbt_mpi.task.partition import WorkerData
 
 DATA = WorkerData(
-    train=[Row("t0", None, 0), Row("t1", None, 1)],
-    pool=[[Row("a0", None, 0)], [Row("b0", None, 1), Row("b1", None, 1)]],
-    validation=[Row("v0", None, 1)],
-    test=[Row("s0", None, 0), Row("s1", None, 1), Row("s2", None, 0)],
+    train=[Row({"sentence1": "t0"}, 0), Row({"sentence1": "t1"}, 1)],
+    pool=[
+        [Row({"sentence1": "a0"}, 0)],
+        [Row({"sentence1": "b0"}, 1), Row({"sentence1": "b1"}, 1)],
+    ],
+    validation=[Row({"sentence1": "v0"}, 1)],
+    test=[Row({"sentence1": "s0"}, 0), Row({"sentence1": "s1"}, 1), Row({"sentence1": "s2"}, 0)],
     class_counts=[5, 2],
 )
 

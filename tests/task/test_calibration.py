@@ -23,7 +23,10 @@ from tests.task.weighting import weighted
 
 TEMPLATE = Template("[[{fragment}: ]]{sentence1}?", [" no", " yes"])
 NONE = [WITHOUT, WITHOUT]
-TRAIN = replace(DATA, train=[Row("t0", None, 0), Row("t1", None, 1), Row("t2", None, 1)])
+TRAIN = replace(
+    DATA,
+    train=[Row({"sentence1": "t0"}, 0), Row({"sentence1": "t1"}, 1), Row({"sentence1": "t2"}, 1)],
+)
 OWN, SHARED = np.array([2, 3]) / 5, np.array([6, 3]) / 9
 """pi of the worker's own rows, and of the test rows."""
 
@@ -151,7 +154,7 @@ def test_content_free_texts_count_among_the_longest_prompts() -> None:
         longest_parts(TEMPLATE, ["w"], 1, TRAIN, calibration, characters)  # type: ignore[arg-type]
         for calibration in ("none", "batch", "content_free")
     ]
-    assert [each.queries[0].row.sentence1 for each in parts] == ["t0", "t0", "[MASK]"]
+    assert [each.queries[0].row.texts["sentence1"] for each in parts] == ["t0", "t0", "[MASK]"]
     assert parts[0].tokens == parts[1].tokens == parts[2].tokens - len("[MASK]") + len("t0")
 
 

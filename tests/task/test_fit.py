@@ -38,7 +38,10 @@ def data(
     """Training rows of so many letters, and demonstrations of each class."""
 
     def rows(file: str, label: int, sizes: tuple[int, ...]) -> list[Row]:
-        return [Row("x" * n, None, label, file, i) for i, n in enumerate(sizes, start=1)]
+        return [
+            Row({"sentence1": "x" * n}, label, f"{file}, line {i}")
+            for i, n in enumerate(sizes, start=1)
+        ]
 
     pool = [rows(f"pool{label}", label, sizes) for label, sizes in enumerate(shown)]
     return WorkerData(rows("train", 0, lengths), pool, [], [], [1, 1])
@@ -118,7 +121,10 @@ def test_the_message_names_files_lines_and_what_to_do(model: Path) -> None:
 
 @pytest.mark.parametrize("split", ["train", "validation", "test", "pool"])
 def test_every_row_counts(model: Path, split: str) -> None:
-    long, short = Row("x" * 150, None, 1, "long", 7), [Row("x", None, 0, "short", 1)]
+    long, short = (
+        Row({"sentence1": "x" * 150}, 1, "long, line 7"),
+        [Row({"sentence1": "x"}, 0, "short, line 1")],
+    )
     splits = dict.fromkeys(("train", "validation", "test"), short)
     pool = [short, [long]] if split == "pool" else [short, short]
     held = WorkerData(

@@ -17,19 +17,19 @@ PRESETS = [*FOLDERS, "fiveg"]
 def test_a_preset_is_whole_but_for_its_data(name: str) -> None:
     config = load(name)
     assert config.run.name == config.task.name == name
-    template = Template(config.task.template, config.task.labels)
-    assert template.pairs == (name not in ("sst2", "cola"))
+    template = Template(config.task.template, config.task.label_texts)
+    assert ("sentence2" in template.columns) == (name not in ("sst2", "cola"))
     assert len(load_vocabulary(config.prompt.vocabulary, config.prompt.vocabulary_size)) == 100
     with pytest.raises(ConfigurationError, match=f"task.path: preset data '{name}' is not"):
-        dataset.locate(config.task)
+        dataset.load(config.task, template.columns, 0)
 
 
 @pytest.mark.skipif(not GLUE.is_dir(), reason=f"no GLUE samples at {GLUE}")
 @pytest.mark.parametrize("name", FOLDERS)
 def test_glue_samples_split_over_three_workers(name: str) -> None:
     config = load(name, [f"task.path={GLUE / FOLDERS[name]}"])
-    template = Template(config.task.template, config.task.labels)
-    data = dataset.load(dataset.locate(config.task), len(config.task.labels), pairs=template.pairs)
+    template = Template(config.task.template, config.task.label_texts)
+    data = dataset.load(config.task, template.columns, config.run.seed)
     parts = split(data, config.task, config.prompt.pool, 3, config.run.seed)
     for part in parts:
         assert len(part.train) == len(part.validation) == 20
@@ -37,12 +37,12 @@ def test_glue_samples_split_over_three_workers(name: str) -> None:
         assert len(part.test) == 200
     query = template.render(parts[0].test[0], ["judge"])
     assert query.startswith("Note: judge\n")
-    assert parts[0].test[0].sentence1 in query
+    assert parts[0].test[0].texts["sentence1"] in query
 
 
 @pytest.mark.parametrize("partition", ["iid", "dirichlet"])
 def test_reviews_split_over_three_workers_as_in_the_paper(partition: str) -> None:
     config = load("sst2", ["task.name=reviews", f"task.partition={partition}"])
-    data = dataset.load(dataset.locate(config.task), 2, pairs=False)
+    data = dataset.load(config.task, ["sentence1"], config.run.seed)
     parts = split(data, config.task, config.prompt.pool, 3, config.run.seed)
     assert len(parts[0].test) == 200

@@ -32,15 +32,18 @@ class Even(Fake):
 def test_the_longest_words_demonstrations_and_rows_of_one_worker() -> None:
     longer = replace(
         DATA,
-        pool=[[Row("a0", None, 0), Row("a long", "pair", 0)], [Row("b", None, 1)]],
-        validation=[Row("a very long row", None, 1), Row("short", None, 0)],
+        pool=[
+            [Row({"sentence1": "a0"}, 0), Row({"sentence1": "a long", "sentence2": "pair"}, 0)],
+            [Row({"sentence1": "b"}, 1)],
+        ],
+        validation=[Row({"sentence1": "a very long row"}, 1), Row({"sentence1": "short"}, 0)],
     )
     prompts = longest_prompts({1: DATA, 2: longer}, TEMPLATE, ["w", "word", "wo"], 2, "none")
     context = "word word: a long? no\n\nword word: b? yes\n\n"
     assert {prompt.context for prompt in prompts} == {context}
     assert prompts[0].query == "word word: a very long row?"
     assert len(prompts) == 2 + 2 + 3  # all rows of the worker: they are few
-    many = replace(longer, test=[Row(f"row {n:03}", None, 0) for n in range(100)])
+    many = replace(longer, test=[Row({"sentence1": f"row {n:03}"}, 0) for n in range(100)])
     assert len(longest_prompts({1: many}, TEMPLATE, ["w"], 1, "none")) == QUERIES
 
 
@@ -60,7 +63,7 @@ def test_a_model_in_this_process_scores_them_before_anything_else(cached: bool) 
     assert len(asked) == QUERIES
     assert materials.data is not None
     everything = [
-        len(row.sentence1)
+        len(row.texts["sentence1"])
         for held in materials.data.values()
         for split in Split
         for row in rows_of(held, split)

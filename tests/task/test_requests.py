@@ -3,17 +3,18 @@
 import json
 import re
 from collections import Counter
+from importlib import resources
 from itertools import combinations, pairwise
 
 from asyndbt_mpi.inputs.sections import TaskSection
-from asyndbt_mpi.task.dataset import Dataset, Row, load, locate
+from asyndbt_mpi.task.dataset import Dataset, Row, load
 
 LABELS = ["reminder", "music", "weather", "shopping", "travel", "cooking", "home"]
 CLASSES = len(LABELS)
 
 
 def requests() -> Dataset:
-    return load(locate(TaskSection(name="requests")), classes=CLASSES, pairs=False)
+    return load(TaskSection(name="requests", labels=LABELS), ["sentence1"], seed=0)
 
 
 def rows() -> list[Row]:
@@ -40,7 +41,7 @@ def test_rows_are_shuffled() -> None:
 
 
 def test_texts_are_plain_and_short() -> None:
-    for text in (row.sentence1 for row in rows()):
+    for text in (row.texts["sentence1"] for row in rows()):
         assert text.isascii(), text
         assert text.isprintable(), text
         assert text == " ".join(text.split()), text
@@ -48,32 +49,32 @@ def test_texts_are_plain_and_short() -> None:
 
 
 def test_no_text_occurs_twice() -> None:
-    times = Counter(" ".join(words(row.sentence1)) for row in rows())
+    times = Counter(" ".join(words(row.texts["sentence1"])) for row in rows())
     assert [text for text, count in times.items() if count > 1] == []
 
 
 def test_no_two_texts_are_near_duplicates() -> None:
-    sets = [frozenset(words(row.sentence1)) for row in rows()]
+    sets = [frozenset(words(row.texts["sentence1"])) for row in rows()]
     # |A & B| / |A | B| of the words, whatever the classes.
     near = [(a, b) for a, b in combinations(sets, 2) if len(a & b) > 0.5 * len(a | b)]
     assert near == []
 
 
 def test_openings_are_not_a_pattern() -> None:
-    openings = Counter((row.label, *words(row.sentence1)[:4]) for row in rows())
+    openings = Counter((row.label, *words(row.texts["sentence1"])[:4]) for row in rows())
     assert [opening for opening, count in openings.items() if count > 4] == []
-    first = Counter((row.label, words(row.sentence1)[0]) for row in rows())
+    first = Counter((row.label, words(row.texts["sentence1"])[0]) for row in rows())
     assert max(first.values()) <= 20  # of 160
 
 
 def test_label_words_seldom_occur_in_the_texts() -> None:
     for label, word in enumerate(LABELS):
-        texts = [words(row.sentence1) for row in rows() if row.label == label]
+        texts = [words(row.texts["sentence1"]) for row in rows() if row.label == label]
         assert sum(word in text for text in texts) <= 0.1 * len(texts), word
 
 
 def test_lines_hold_two_keys_only() -> None:
-    folder = locate(TaskSection(name="requests"))
+    folder = resources.files("asyndbt_mpi.task") / "data" / "requests"
     for name in ("train.jsonl", "dev.jsonl"):
         for line in (folder / name).read_text("utf-8").splitlines():
             assert list(json.loads(line)) == ["sentence1", "label"]

@@ -14,37 +14,42 @@ LABELS = [" negative", " positive"]
 
 def test_the_fragment_and_its_part_come_and_go() -> None:
     template = Template(REVIEW, LABELS)
-    row = Row("Dull.", None, 0)
+    row = Row({"sentence1": "Dull."}, 0)
     assert template.render(row, ["judge", "tone"]) == "Note: judge tone\nReview: Dull.\nSentiment:"
     assert template.render(row, None) == "Review: Dull.\nSentiment:"
     assert template.demonstrate(row, None) == "Review: Dull.\nSentiment: negative"
-    assert not template.pairs
+    assert template.columns == ["sentence1"]
 
 
-def test_pairs_show_both_sentences() -> None:
-    template = Template("{sentence2} / {sentence1}[[ ({fragment})]]?", [" No", " Yes"])
-    assert template.pairs
-    assert template.demonstrate(Row("a", "b", 1), ["c"]) == "b / a (c)? Yes"
+def test_columns_are_shown_where_the_template_names_them() -> None:
+    template = Template("{Review Text} / {t.en}[[ ({fragment}, {who})]]?", [" No", " Yes"])
+    assert template.columns == ["Review Text", "t.en", "who"]
+    row = Row({"t.en": "a", "Review Text": "b", "who": "d"}, 1)
+    assert template.demonstrate(row, ["c"]) == "b / a (c, d)? Yes"
+    assert template.render(row, None) == "b / a?"
 
 
 @given(first=st.text(), second=st.text(), word=st.text(min_size=1))
 @settings(deadline=None)
 def test_whatever_is_put_in_survives(first: str, second: str, word: str) -> None:
     template = Template("<[[{fragment}|]]{sentence1}|{sentence2}>", LABELS)
-    assert template.render(Row(first, second, 0), [word]) == f"<{word}|{first}|{second}>"
+    assert (
+        template.render(Row({"sentence1": first, "sentence2": second}, 0), [word])
+        == f"<{word}|{first}|{second}>"
+    )
 
 
 @pytest.mark.parametrize(
     "braces", ["{fragment}", "{sentence2}", "{}", "{{x}}", "[[a]]", r"\1 \g<0>"]
 )
 def test_placeholders_in_a_sentence_are_plain_text(braces: str) -> None:
-    text = Template(REVIEW, LABELS).render(Row(braces, None, 0), ["w"])
+    text = Template(REVIEW, LABELS).render(Row({"sentence1": braces}, 0), ["w"])
     assert text == f"Note: w\nReview: {braces}\nSentiment:"
 
 
 def test_other_braces_and_brackets_of_a_template_are_plain_text() -> None:
     template = Template('{"text": {sentence1}} [yes/no] {}[[{fragment}]]', LABELS)
-    assert template.render(Row("a", None, 0), None) == '{"text": a} [yes/no] {}'
+    assert template.render(Row({"sentence1": "a"}, 0), None) == '{"text": a} [yes/no] {}'
 
 
 @pytest.mark.parametrize(
@@ -56,10 +61,8 @@ def test_other_braces_and_brackets_of_a_template_are_plain_text() -> None:
         ("{fragment}]][[ {sentence1}", "exactly one part in double square brackets"),
         ("[[{fragment}]] {sentence1} [[x]]", "exactly one part in double square brackets"),
         ("[[{fragment} [[x]]]] {sentence1}", "exactly one part in double square brackets"),
-        ("[[{fragment}]] {sentence}", "unknown placeholder {sentence}; known are {sentence1}"),
-        ("[[{fragment} {label}]] {sentence1}", "unknown placeholder {label}"),
-        ("[[{fragment}]] x", "needs {sentence1} outside"),
-        ("[[{fragment} {sentence1}]]", "needs {sentence1} outside"),
+        ("[[{fragment}]] x", "needs a column of the data outside"),
+        ("[[{fragment} {sentence1}]]", "needs a column of the data outside"),
         ("[[Note: ]]{sentence1}", "needs {fragment} inside"),
         ("[[Note: ]]{sentence1}{fragment}", "needs {fragment} inside"),
         ("[[{fragment}]]{sentence1}{fragment}", "needs {fragment} inside"),

@@ -202,8 +202,8 @@ def test_full_prompts_put_the_texts_together_again() -> None:
     assert worker == 1
     fragment = f"{words[0]} {words[3]}"
     assert prompt == (
-        f"Review: {pools[0][2].sentence1}\n{fragment} sentiment: negative\n\n"
-        f"Review: {pools[1][5].sentence1}\n{fragment} sentiment: positive\n\n"
+        f"Review: {pools[0][2].texts['sentence1']}\n{fragment} sentiment: negative\n\n"
+        f"Review: {pools[1][5].texts['sentence1']}\n{fragment} sentiment: positive\n\n"
         f"Review: <sentence1>\n{fragment} sentiment:"
     )
 
