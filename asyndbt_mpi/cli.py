@@ -413,6 +413,50 @@ def _print_prompts(log: Log, given: Config | None) -> None:
 
 @cli.command()
 @LOG_FILE
+@click.option("--output", "-o", metavar="FILE", help="Where to write it; else it is printed.")
+@click.option(
+    "--format", "form", type=click.Choice(["json", "text", "openai", "jinja"]), default="json",
+    show_default=True,
+    help="json: for `asyndbt predict`; text: to read; openai: the body of a request; jinja: a"
+    " template.",
+)
+@click.option(
+    "--worker", type=int, metavar="N", help="That of worker N, instead of the recommended one."
+)
+@click.option("--data", metavar="PATH", help="The run's data, in the place of its task.path.")
+@configuration_of_run
+def prompt(
+    run: Path,
+    output: str | None,
+    form: str,
+    worker: int | None,
+    data: str | None,
+    source: str | None,
+    assignments: tuple[str, ...],
+) -> int:
+    """Write the recommended prompt to a file.
+
+    It has the texts of the demonstrations, and all that is needed to use the prompt elsewhere:
+
+        asyndbt prompt runs/demo.h5 -o prompt.json
+
+    Recommended is the prompt with the least loss in its worker's race; the test rows only say how
+    good it is.
+    """
+    from asyndbt_mpi.commands.prompt import FORMATS, tuned_prompt, write
+
+    found = tuned_prompt(run, given_configuration(source, assignments), data, worker)
+    text = FORMATS[form](found)
+    if output is None:
+        _say(text.rstrip("\n"), lines=True)
+    else:
+        write(output, text)
+        _say(f"wrote {output}: of worker {found.origin.worker}, {found.origin.chosen}")
+    return DONE
+
+
+@cli.command()
+@LOG_FILE
 def verify(run: Path) -> int:
     """Check that a log is intact and consistent.
 
