@@ -115,12 +115,13 @@ def _exported(log: Log, materials: Materials, worker: int, why: str) -> TunedPro
     return TunedPrompt(
         template=task.template,
         labels=task.labels,
+        label_column=task.label_column,
         words=[] if (best.words == WITHOUT).any() else [log.vocabulary[w] for w in best.words],
         demonstrations=shown,
         calibration=task.calibration,
         bias=[] if bias is None else bias.tolist(),
         log_prior=prior,
-        model=Model(**{name: str(getattr(llm, name)) for name in names}),
+        model=Model.model_validate({name: getattr(llm, name) for name in names}),
         tested=_tested(log, worker, best),
         origin=Origin(
             run=log.config.run.name,

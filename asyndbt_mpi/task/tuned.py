@@ -17,7 +17,7 @@ from asyndbt_mpi.algorithm.types import FloatArray
 from asyndbt_mpi.config import ConfigurationError
 from asyndbt_mpi.inputs.fields import Line, Text
 from asyndbt_mpi.inputs.files import read_file, shown
-from asyndbt_mpi.inputs.sections import Calibration
+from asyndbt_mpi.inputs.sections import Calibration, TaskSection
 from asyndbt_mpi.llm.base import LanguageModel, Prompt
 from asyndbt_mpi.task.calibration import calibrated
 from asyndbt_mpi.task.dataset import Row
@@ -84,13 +84,14 @@ class Origin(_Part):
 class TunedPrompt(_Part):
     """A prompt, how its scores are calibrated, what it is for, and where it comes from.
 
-    ``demonstrations`` are in the order in which they are shown. ``bias`` and ``log_prior`` are
-    (U,), or empty if ``calibration`` is "none".
+    ``labels`` and ``label_column`` are as in [task]; ``demonstrations`` are in the order in which
+    they are shown. ``bias`` and ``log_prior`` are (U,), or empty if ``calibration`` is "none".
     """
 
     format: Literal["asyndbt prompt 1"] = "asyndbt prompt 1"
     template: Text
-    labels: list[Text]
+    labels: list[Text] | dict[Text, Text]
+    label_column: Line
     words: list[Text]
     demonstrations: list[Demonstration]
     calibration: Calibration
@@ -102,8 +103,7 @@ class TunedPrompt(_Part):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "TunedPrompt":
-        columns = Template(self.template, self.labels).columns
-        classes = len(self.labels)
+        columns, classes = self._template.columns, len(self.task.label_texts)
         for each in self.demonstrations:
             if each.label >= classes:
                 raise ValueError(f"a demonstration has label {each.label}, of {classes} labels")
@@ -118,9 +118,25 @@ class TunedPrompt(_Part):
                 )
         return self
 
+    @property
+    def task(self) -> TaskSection:
+        """What a row is, and what its labels are."""
+        return TaskSection(
+            template=self.template, labels=self.labels, label_column=self.label_column
+        )
+
+    @property
+    def _template(self) -> Template:
+        return Template(self.template, self.task.label_texts)
+
+    @property
+    def columns(self) -> list[str]:
+        """Those of a row that the template shows."""
+        return self._template.columns
+
     def prompt(self, row: Row) -> Prompt:
         """What the model is to continue with a label, for the texts of ``row``."""
-        template, words = Template(self.template, self.labels), self.words or None
+        template, words = self._template, self.words or None
         shown = [Row(each.texts, each.label) for each in self.demonstrations]
         return Prompt(template.context(shown, words), template.render(row, words))
 
@@ -133,11 +149,12 @@ class TunedPrompt(_Part):
             As `LanguageModel`.
         """
         prompts = [self.prompt(row) for row in rows]
-        scores = model.label_log_probabilities(prompts, self.labels).log_probabilities
+        scores = model.label_log_probabilities(prompts, self.task.label_texts)
         if self.calibration == "none":
-            return scores
+            return scores.log_probabilities
         bias, log_prior = np.array(self.bias), np.array(self.log_prior)
-        return calibrated(scores[None], bias[None], log_prior)[0]
+        found: FloatArray = calibrated(scores.log_probabilities[None], bias[None], log_prior)[0]
+        return found
 
     def to_json(self) -> str:
         """As `read_prompt` reads it."""
@@ -172,12 +189,12 @@ def read_prompt(path: Path) -> TunedPrompt:
 
 def as_text(prompt: TunedPrompt) -> str:
     """The whole prompt, with <column> in the place of the row's texts."""
-    return _filled(prompt, {column: f"<{column}>" for column in _columns(prompt)})
+    return _filled(prompt, {column: f"<{column}>" for column in prompt.columns})
 
 
 def as_jinja(prompt: TunedPrompt) -> str:
     """A Jinja template; what looks like Jinja in the texts is kept as it is."""
-    marks = {column: f"\0{column}\0" for column in _columns(prompt)}
+    marks = {column: f"\0{column}\0" for column in prompt.columns}
     parts = _filled(prompt, marks).split("\0")
     # Every other part is the name of a column.
     pairs = zip(parts[::2], [*parts[1::2], ""], strict=True)
@@ -186,18 +203,14 @@ def as_jinja(prompt: TunedPrompt) -> str:
 
 def as_request(prompt: TunedPrompt) -> str:
     """The body of a request to a server with OpenAI's interface, with {column} for the row."""
-    text = _filled(prompt, {column: f"{{{column}}}" for column in _columns(prompt)})
+    text = _filled(prompt, {column: f"{{{column}}}" for column in prompt.columns})
     body: dict[str, object] = {"model": prompt.model.model}
     if prompt.model.api == "completions":
         body["prompt"] = text
     else:
         body["messages"] = [{"role": "user", "content": text}]
-    body |= {"max_tokens": 1 + max(map(len, prompt.labels)), "temperature": 0}
+    body |= {"max_tokens": 1 + max(map(len, prompt.task.label_texts)), "temperature": 0}
     return json.dumps(body, indent=2, ensure_ascii=False) + "\n"
-
-
-def _columns(prompt: TunedPrompt) -> list[str]:
-    return Template(prompt.template, prompt.labels).columns
 
 
 def _filled(prompt: TunedPrompt, texts: Mapping[str, str]) -> str:
