@@ -420,8 +420,8 @@ def _print_prompts(log: Log, given: Config | None) -> None:
     type=click.Choice(["json", "text", "openai", "jinja"]),
     default="json",
     show_default=True,
-    help="json: for `asyndbt predict`; text: to read; openai: the body of a request; jinja: a"
-    " template.",
+    help="For `asyndbt predict` (json), to read (text), as the body of a request to a server"
+    " (openai), or as a template (jinja).",
 )
 @click.option(
     "--worker", type=int, metavar="N", help="That of worker N, instead of the recommended one."

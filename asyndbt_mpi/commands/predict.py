@@ -48,10 +48,21 @@ def sources(
     if data is not None or worker is not None:
         raise ConfigurationError("--data and --worker are for a log: a prompt file has its texts")
     prompt = read_prompt(source)
-    if given is not None:
-        return prompt, given
+    return prompt, given or model_settings(prompt, assignments, str(source))
+
+
+def model_settings(
+    prompt: TunedPrompt, assignments: Sequence[str], source: str = "the prompt"
+) -> Config:
+    """A configuration with the model that ``prompt`` was tuned for.
+
+    Raises
+    ------
+    ConfigurationError
+        As `load`.
+    """
     llm = {key: value for key, value in prompt.model.model_dump().items() if value}
-    return prompt, load_table({"llm": llm}, assignments, str(source))
+    return load_table({"llm": llm}, assignments, source)
 
 
 def model_of(config: Config) -> LanguageModel:

@@ -5,9 +5,9 @@ stored with it, so that how a row is classified never depends on other rows.
 """
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
@@ -161,7 +161,7 @@ class TunedPrompt(_Part):
         return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
 
 
-def read_prompt(path: Path) -> TunedPrompt:
+def read_prompt(path: str | os.PathLike[str]) -> TunedPrompt:
     """The prompt in the file ``path``.
 
     Raises
@@ -172,7 +172,9 @@ def read_prompt(path: Path) -> TunedPrompt:
     try:
         return TunedPrompt.model_validate_json(read_file(path, MOST_BYTES))
     except OSError as error:
-        raise ConfigurationError(f"cannot read {shown(str(path))}: {error.strerror}") from error
+        raise ConfigurationError(
+            f"cannot read {shown(os.fspath(path))}: {error.strerror}"
+        ) from error
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))
@@ -181,7 +183,7 @@ def read_prompt(path: Path) -> TunedPrompt:
             f"{path}: is no prompt of `asyndbt prompt`: {where + ': ' if where else ''}{what}"
         ) from error
     except ValueError as error:
-        raise ConfigurationError(f"cannot read {shown(str(path))}: {error}") from error
+        raise ConfigurationError(f"cannot read {shown(os.fspath(path))}: {error}") from error
 
 
 # ---------------------------------------------------------------- for other programs
