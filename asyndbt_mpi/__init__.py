@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from asyndbt_mpi.algorithm.estimator import Estimator, FromScores, leave_one_out
-    from asyndbt_mpi.api import Result, RunError, State, iterate, replay, run, simulate, verify
+    from asyndbt_mpi.api import (
+        Result,
+        RunError,
+        State,
+        iterate,
+        predict,
+        replay,
+        run,
+        simulate,
+        tuned_prompt,
+        verify,
+    )
     from asyndbt_mpi.config import Config, ConfigurationError, load
     from asyndbt_mpi.llm.base import ModelError
     from asyndbt_mpi.log.errors import LogError
@@ -19,18 +30,23 @@ if TYPE_CHECKING:
     from asyndbt_mpi.protocol.divergence import Diverged
     from asyndbt_mpi.protocol.messages import Shapes
     from asyndbt_mpi.task.function import LossFunction
+    from asyndbt_mpi.task.tuned import TunedPrompt, read_prompt
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Config", "ConfigurationError", "Diverged", "Estimator", "FromScores", "Log", "LogError",
-    "LossFunction", "ModelError", "Result", "RunError", "Shapes", "State", "iterate",
-    "leave_one_out", "load", "replay", "run", "simulate", "verify",
+    "LossFunction", "ModelError", "Result", "RunError", "Shapes", "State", "TunedPrompt", "iterate",
+    "leave_one_out", "load", "predict", "read_prompt", "replay", "run", "simulate", "tuned_prompt",
+    "verify",
 ]  # fmt: skip
 
 _PLACES = {
     "algorithm.estimator": ("Estimator", "FromScores", "leave_one_out"),
-    "api": ("Result", "RunError", "State", "iterate", "replay", "run", "simulate", "verify"),
+    "api": (
+        *("Result", "RunError", "State", "iterate", "predict", "replay", "run", "simulate"),
+        *("tuned_prompt", "verify"),
+    ),
     "config": ("Config", "ConfigurationError", "load"),
     "llm.base": ("ModelError",),
     "log.errors": ("LogError",),
@@ -38,6 +54,7 @@ _PLACES = {
     "protocol.divergence": ("Diverged",),
     "protocol.messages": ("Shapes",),
     "task.function": ("LossFunction",),
+    "task.tuned": ("TunedPrompt", "read_prompt"),
 }
 _PLACE_OF = {name: place for place, names in _PLACES.items() for name in names}
 

@@ -9,7 +9,7 @@ each; I prompts per assignment; T iterations.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ import numpy as np
 
 from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
 from asyndbt_mpi.assemble import check_server, delays_of_workers, prepare
+from asyndbt_mpi.commands import predict as of_predict
+from asyndbt_mpi.commands import prompt as of_prompt
 from asyndbt_mpi.commands.replay import Comparison
 from asyndbt_mpi.commands.replay import replay as replay_log
 from asyndbt_mpi.commands.simulate import simulate_silently, virtual_cluster
@@ -30,7 +32,9 @@ from asyndbt_mpi.log.text import printable
 from asyndbt_mpi.log.verify import Verification
 from asyndbt_mpi.log.verify import verify as verify_log
 from asyndbt_mpi.protocol.records import Iteration
+from asyndbt_mpi.task.dataset import Row
 from asyndbt_mpi.task.function import LossFunction
+from asyndbt_mpi.task.tuned import TunedPrompt
 from asyndbt_mpi.transport.launcher import Misfit
 from asyndbt_mpi.transport.virtual import VirtualCluster
 from asyndbt_mpi.view.summary import learnt_prompts
@@ -315,6 +319,64 @@ def verify(path: str | os.PathLike[str]) -> Verification:
     []
     """
     return verify_log(path)
+
+
+def tuned_prompt(
+    path: str | os.PathLike[str],
+    *,
+    config: Config | None = None,
+    data: str | os.PathLike[str] | None = None,
+    worker: int | None = None,
+) -> TunedPrompt:
+    """The prompt that the run with the log at ``path`` recommends, as `asyndbt prompt` writes it.
+
+    Parameters
+    ----------
+    config : the run's own; needed if it used files, because no path is taken from a log
+    data : in the place of its ``task.path``
+    worker : whose prompt, 1 to R, instead of the recommended one
+
+    Raises
+    ------
+    LogError
+        The log cannot be read, or was made with other data.
+    ConfigurationError
+        The run has no prompt in words, or its data are not there.
+    """
+    return of_prompt.tuned_prompt(
+        Path(path), config, None if data is None else os.fspath(data), worker
+    )
+
+
+def predict(
+    prompt: TunedPrompt, rows: Sequence[Mapping[str, str]], config: Config | None = None
+) -> FloatArray:
+    """Probabilities (B, U) of the labels for ``rows``, which map each column to its text.
+
+    Without ``config`` the model is the one that the prompt was tuned for.
+
+    Raises
+    ------
+    ConfigurationError
+        A row lacks a column, or the configuration has no language model.
+    ModelError
+        It cannot be loaded or reached.
+
+    Examples
+    --------
+    >>> prompt = adbt.read_prompt("prompt.json")  # doctest: +SKIP
+    >>> adbt.predict(prompt, [{"sentence1": "Remind me at six"}]).argmax(axis=1)  # doctest: +SKIP
+    array([0])
+    """
+    for number, row in enumerate(rows):
+        for column in prompt.columns:
+            if not isinstance(row.get(column), str):
+                raise ConfigurationError(f"rows[{number}] lacks the text of {column!r}")
+    model = of_predict.model_of(config or of_predict.model_settings(prompt, ()))
+    probabilities: FloatArray = np.exp(
+        prompt.log_probabilities(model, [Row(row, 0) for row in rows])
+    )
+    return probabilities
 
 
 def _request(

@@ -432,6 +432,91 @@ def show(
 
 @cli.command()
 @LOG_FILE
+@click.option("--output", "-o", metavar="FILE", help="Where to write it; else it is printed.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["json", "text", "openai", "jinja"]),
+    default="json",
+    show_default=True,
+    help="For `asyndbt predict` (json), to read (text), as the body of a request to a server"
+    " (openai), or as a template (jinja).",
+)
+@click.option(
+    "--worker", type=int, metavar="N", help="That of worker N, instead of the recommended one."
+)
+@click.option("--data", metavar="PATH", help="The run's data, in the place of its task.path.")
+@configuration_of_run
+def prompt(
+    run: Path,
+    output: str | None,
+    form: str,
+    worker: int | None,
+    data: str | None,
+    source: str | None,
+    assignments: tuple[str, ...],
+) -> int:
+    """Write the recommended prompt to a file.
+
+    It has the texts of the demonstrations, and all that is needed to use the prompt elsewhere:
+
+        asyndbt prompt runs/demo.h5 -o prompt.json
+
+    Recommended is the prompt with the least loss in its worker's race; the test rows only say how
+    good it is.
+    """
+    from asyndbt_mpi.commands.prompt import FORMATS, tuned_prompt, write
+
+    found = tuned_prompt(run, given_configuration(source, assignments), data, worker)
+    text = FORMATS[form](found)
+    if output is None:
+        _say(text.rstrip("\n"), lines=True)
+    else:
+        write(output, text)
+        _say(f"wrote {output}: of worker {found.origin.worker}, {found.origin.chosen}")
+    return DONE
+
+
+@cli.command()
+@click.argument("prompt", metavar="RUN.h5|PROMPT.json", type=click.Path(path_type=Path))
+@click.argument("rows", type=click.Path(path_type=Path))
+@click.option("--output", "-o", required=True, metavar="OUT.csv", help="Where to write them.")
+@click.option("--evaluate", is_flag=True, help="Compare with the rows' own labels.")
+@click.option("--worker", type=int, metavar="N", help="Use the prompt of worker N of a run.")
+@click.option("--data", metavar="PATH", help="The run's data, in the place of its task.path.")
+@configuration_of_run
+def predict(
+    prompt: Path,
+    rows: Path,
+    output: str,
+    evaluate: bool,
+    worker: int | None,
+    data: str | None,
+    source: str | None,
+    assignments: tuple[str, ...],
+) -> int:
+    """Classify rows with a tuned prompt.
+
+    ROWS is a file with the columns that the prompt shows: CSV, TSV, JSON Lines or Parquet. For
+    each of its rows, OUT.csv has the label and the probability of every label:
+
+        asyndbt predict prompt.json rows.csv -o out.csv
+    """
+    from asyndbt_mpi.commands import predict as of
+    from asyndbt_mpi.view.predictions import print_tables
+
+    given = None if source is None else load(source, assignments)
+    tuned, config = of.sources(prompt, given, assignments, data, worker)
+    found = of.rows_to_predict(rows, tuned, has_labels=evaluate)
+    logs = of.predict(tuned, of.model_of(config), found, Path(output))
+    _say(f"wrote {output}: {len(found):,} rows")
+    if evaluate:
+        print_tables(tuned.task.label_texts, np.array([row.label for row in found]), logs)
+    return DONE
+
+
+@cli.command()
+@LOG_FILE
 def verify(run: Path) -> int:
     """Check that a log is intact and consistent.
 

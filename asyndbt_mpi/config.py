@@ -113,15 +113,26 @@ def load(source: str, assignments: Iterable[str] = ()) -> Config:
         One line with the key, its value, what is allowed and, for a typo, the nearest key.
     """
     table = _parsed(_read(source), source)
-    for assignment in assignments:
-        _assign(table, assignment)
-    config = parse(table, source)
+    config = load_table(table, assignments, source)
     if config.algorithm.pools and (key := unused_by_a_model(table)):
         raise ConfigurationError(
             f"{source}: {key} is used only with algorithm.lower_gradient = 'black_box'"
         )
     check_written(config, source)
     return config
+
+
+def load_table(table: dict[str, Any], assignments: Iterable[str], source: str) -> Config:
+    """Override keys of a table of tables by ``section.key=value``, and validate it.
+
+    Raises
+    ------
+    ConfigurationError
+        As `load`.
+    """
+    for assignment in assignments:
+        _assign(table, assignment)
+    return parse(table, source)
 
 
 def check_written(config: Config, source: str) -> None:

@@ -3,7 +3,7 @@
 import difflib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from asyndbt_mpi.algorithm.random import Purpose, stream
@@ -108,6 +108,22 @@ def build(tables: Tables, task: TaskSection, columns: Sequence[str], seed: int) 
     return Dataset(rows[0], rows[1], classes.labels, names, taken)
 
 
+def rows_of_table(
+    table: Table, task: TaskSection, columns: Sequence[str], has_labels: bool
+) -> list[Row]:
+    """All rows of one table; without labels they are all of class 0.
+
+    Raises
+    ------
+    ConfigurationError
+        As `build`.
+    """
+    if has_labels:
+        return build(Tables(table, replace(table, records=[])), task, columns, 0).train
+    _check_texts(table, columns)
+    return [Row(_texts(table, record, columns), 0, table.place(record)) for record in table.records]
+
+
 def divide(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
     """The ``rows`` in two parts, each in their order; the second has a ``share`` of each class.
 
@@ -123,19 +139,22 @@ def divide(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], lis
 
 
 def _check_columns(table: Table, task: TaskSection, columns: Sequence[str]) -> None:
-    if not table.columns:
-        return  # without rows; whoever needs some says so
-    for column in columns:
-        if column not in table.columns:
-            raise ConfigurationError(
-                f"task.template: {{{shown(column)[1:-1]}}} is no column of {table.name}"
-                f"{_columns(table, column)}"
-            )
-    if task.label_column not in table.columns:
+    _check_texts(table, columns)
+    if table.columns and task.label_column not in table.columns:
         raise ConfigurationError(
             f"task.label_column = {task.label_column!r} is no column of {table.name}"
             f"{_columns(table, task.label_column)}"
         )
+
+
+def _check_texts(table: Table, columns: Sequence[str]) -> None:
+    for column in columns:
+        # Without rows there are no columns; whoever needs some says so.
+        if table.columns and column not in table.columns:
+            raise ConfigurationError(
+                f"task.template: {{{shown(column)[1:-1]}}} is no column of {table.name}"
+                f"{_columns(table, column)}"
+            )
 
 
 def _columns(table: Table, wanted: str) -> str:

@@ -46,7 +46,7 @@ class PromptBlackBox:
         self.model = model
         self.calibration = calibration
         self.data = data
-        self.log_priors = {worker: _log_priors(held) for worker, held in data.items()}
+        self.log_priors = {worker: log_priors(held) for worker, held in data.items()}
         self.data_sizes = {worker: self._data_sizes(held) for worker, held in data.items()}
         self.descriptions = dict.fromkeys(data, model.description)
         self.digests = dict.fromkeys(data, model.digest)
@@ -162,7 +162,7 @@ class PromptBlackBox:
                 _check_range("demonstration", demonstrations, held.pool)
 
 
-def _log_priors(held: WorkerData) -> dict[Split, FloatArray]:
+def log_priors(held: WorkerData) -> dict[Split, FloatArray]:
     """The shares of the worker's own rows and, of the shared test rows, those of the data set."""
     own = np.bincount(_labels(held.train), minlength=len(held.class_counts))
     counts = {split: held.class_counts if split is Split.TEST else own for split in Split}

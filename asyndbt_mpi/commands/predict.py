@@ -1,0 +1,141 @@
+"""`asyndbt predict`: labels and probabilities for rows, by a tuned prompt."""
+
+import csv
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from asyndbt_mpi.algorithm.types import FloatArray
+from asyndbt_mpi.assemble import Place, check_server, language_model
+from asyndbt_mpi.commands.prompt import tuned_prompt
+from asyndbt_mpi.config import Config, ConfigurationError, load_table
+from asyndbt_mpi.jobs.given import configuration
+from asyndbt_mpi.llm.base import LanguageModel
+from asyndbt_mpi.log.reader import Log
+from asyndbt_mpi.task.dataset import Row, rows_of_table
+from asyndbt_mpi.task.tables import read_table
+from asyndbt_mpi.task.tuned import TunedPrompt, read_prompt
+
+AT_ONCE = 64
+"""Rows that are scored at once; their predictions are written before the next ones are."""
+
+
+def sources(
+    source: Path,
+    given: Config | None,
+    assignments: Sequence[str],
+    data: str | None,
+    worker: int | None,
+) -> tuple[TunedPrompt, Config]:
+    """The prompt in a log or a file of `asyndbt prompt`, and the configuration of its model.
+
+    Addresses and keys of servers come from the command line alone.
+
+    Raises
+    ------
+    LogError, ConfigurationError
+        As `tuned_prompt` and `read_prompt`.
+    """
+    if source.suffix != ".json":
+        if assignments and given is None:
+            raise ConfigurationError("--set overrides keys of --config: add --config CONFIG")
+        with Log(source) as log:
+            config = configuration(log, given, asks_model=True)
+        return tuned_prompt(source, given, data, worker), config
+    if data is not None or worker is not None:
+        raise ConfigurationError("--data and --worker are for a log: a prompt file has its texts")
+    prompt = read_prompt(source)
+    return prompt, given or model_settings(prompt, assignments, str(source))
+
+
+def model_settings(
+    prompt: TunedPrompt, assignments: Sequence[str], source: str = "the prompt"
+) -> Config:
+    """A configuration with the model that ``prompt`` was tuned for.
+
+    Raises
+    ------
+    ConfigurationError
+        As `load`.
+    """
+    llm = {key: value for key, value in prompt.model.model_dump().items() if value}
+    return load_table({"llm": llm}, assignments, source)
+
+
+def model_of(config: Config) -> LanguageModel:
+    """The language model that is to answer.
+
+    Raises
+    ------
+    ConfigurationError
+        A function is no language model, or a key is missing.
+    ModelError
+        It cannot be found, loaded or reached.
+    """
+    if config.llm.is_function:
+        raise ConfigurationError("llm.backend: predictions need a language model")
+    check_server(config)
+    model = language_model(config, Place(0, len(os.sched_getaffinity(0))), None)
+    assert model is not None
+    return model
+
+
+def rows_to_predict(path: Path, prompt: TunedPrompt, has_labels: bool) -> list[Row]:
+    """The rows of a file, with the columns that the prompt shows.
+
+    Raises
+    ------
+    ConfigurationError
+        It cannot be read, lacks a column, or has no row.
+    """
+    try:
+        table = read_table(path, {*prompt.columns, prompt.label_column})
+    except ConfigurationError as error:
+        raise ConfigurationError(str(error).removeprefix("task.path: ")) from error
+    rows = rows_of_table(table, prompt.task, prompt.columns, has_labels)
+    if not rows:
+        raise ConfigurationError(f"{path}: has no rows")
+    return rows
+
+
+def predict(
+    prompt: TunedPrompt, model: LanguageModel, rows: Sequence[Row], output: Path
+) -> FloatArray:
+    """Write the number, label and probabilities of each row; all log-probabilities (B, U).
+
+    Raises
+    ------
+    ConfigurationError
+        The file cannot be written.
+    ModelError
+        As `LanguageModel`; what was predicted before is in the file.
+    """
+    try:
+        file = output.open("w", newline="", encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigurationError(f"--output {output}: cannot be written: {reason}") from error
+    names = [label.strip() for label in prompt.task.label_texts]
+    found = []
+    # None: only on a terminal.
+    with file, tqdm(total=len(rows), unit=" rows", disable=None) as bar:
+        writer = csv.writer(file)
+        writer.writerow(["row", "label", *(f"p({name})" for name in names)])
+        for start, logs in _parts(prompt, model, rows):
+            for number, of_row in enumerate(logs, start=start + 1):
+                shares = [f"{share:.6f}" for share in np.exp(of_row)]
+                writer.writerow([number, names[int(of_row.argmax())], *shares])
+            file.flush()
+            found.append(logs)
+            bar.update(len(logs))
+    return np.concatenate(found)
+
+
+def _parts(
+    prompt: TunedPrompt, model: LanguageModel, rows: Sequence[Row]
+) -> Iterator[tuple[int, FloatArray]]:
+    for start in range(0, len(rows), AT_ONCE):
+        yield start, prompt.log_probabilities(model, rows[start : start + AT_ONCE])

@@ -1,0 +1,170 @@
+"""`asyndbt prompt`: the prompt that a run recommends, as a file to use elsewhere."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from asyndbt_mpi.assemble import Materials, check_materials, prepare
+from asyndbt_mpi.config import Config, ConfigurationError
+from asyndbt_mpi.jobs.given import configuration
+from asyndbt_mpi.log.reader import Best, Log
+from asyndbt_mpi.protocol.messages import WITHOUT, Candidate, Split
+from asyndbt_mpi.protocol.race import is_same
+from asyndbt_mpi.task.prompts import log_priors
+from asyndbt_mpi.task.tuned import (
+    Demonstration,
+    Model,
+    Origin,
+    Tested,
+    TunedPrompt,
+    as_jinja,
+    as_request,
+    as_text,
+)
+from asyndbt_mpi.view import intervals
+from asyndbt_mpi.view.outcomes import outcomes
+
+FORMATS: dict[str, Callable[[TunedPrompt], str]] = {
+    "json": TunedPrompt.to_json,
+    "text": as_text,
+    "openai": as_request,
+    "jinja": as_jinja,
+}
+
+
+def tuned_prompt(
+    path: Path, given: Config | None, data: str | None = None, worker: int | None = None
+) -> TunedPrompt:
+    """The prompt of ``worker`` in the log at ``path``, or else the recommended one.
+
+    ``given`` is the run's own configuration, needed if it used files; ``data`` is in the place of
+    its task.path.
+
+    Raises
+    ------
+    LogError
+        The log cannot be read, or its run was made with other data than are there now.
+    ConfigurationError
+        The run has no prompt in words, or its data are not available.
+    """
+    with Log(path) as log:
+        if log.config.llm.is_function:
+            raise ConfigurationError(f"{path}: is of a function, which has no prompt in words")
+        config = _with_data(log, given, data)
+        materials = prepare(config, log.workers)
+        check_materials(log, materials)
+        chosen, why = _chosen(log, worker)
+        return _exported(log, materials, chosen, why)
+
+
+def write(path: str, text: str) -> None:
+    """Write a file.
+
+    Raises
+    ------
+    ConfigurationError
+        That is not possible.
+    """
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigurationError(f"--output {path}: cannot be written: {reason}") from error
+
+
+def _with_data(log: Log, given: Config | None, data: str | None) -> Config:
+    """The run's configuration, with places from the command line alone."""
+    if data is None:
+        return configuration(log, given, asks_model=False)
+    task = log.config.task.model_copy(update={"path": data})
+    words = log.config.prompt.model_copy(update={"vocabulary": log.vocabulary})
+    return log.config.model_copy(update={"task": task, "prompt": words})
+
+
+def _chosen(log: Log, worker: int | None) -> tuple[int, str]:
+    """Whose prompt, and why: never by the test rows, which are to say how good it is."""
+    raced, validated = log.winners, log.best
+    if worker is not None:
+        if not 1 <= worker <= log.workers:
+            raise ConfigurationError(f"--worker {worker}: the run has workers 1 to {log.workers}")
+        if worker not in raced | validated:
+            raise ConfigurationError(f"--worker {worker}: the run has scored no prompt of it")
+        return worker, f"asked for as that of worker {worker}"
+    if not raced | validated:
+        raise ConfigurationError(
+            f"{log.path}: has no scored prompt; run with run.evaluate_every greater than 0"
+        )
+    found, where = (raced, "its race") if raced else (validated, "its validation rows")
+    best = min(found, key=lambda each: found[each].loss)
+    return best, f"the least loss of all workers in {where}, {found[best].loss:.3f}"
+
+
+def _exported(log: Log, materials: Materials, worker: int, why: str) -> TunedPrompt:
+    assert materials.data is not None
+    held, task = materials.data[worker], log.config.task
+    best = log.winners.get(worker) or log.best[worker]
+    shown = []
+    if not (best.demonstrations == WITHOUT).any():
+        rows = [pool[row] for pool, row in zip(held.pool, best.demonstrations, strict=True)]
+        shown = [Demonstration(texts=dict(row.texts), label=row.label) for row in rows]
+    split, bias = _bias(log, worker, best)
+    prior = [] if bias is None else log_priors(held)[split].tolist()
+    llm = log.config.llm
+    names = ("backend", "model", "precision", "api", "scores")
+    return TunedPrompt(
+        template=task.template,
+        labels=task.labels,
+        label_column=task.label_column,
+        words=[] if (best.words == WITHOUT).any() else [log.vocabulary[w] for w in best.words],
+        demonstrations=shown,
+        calibration=task.calibration,
+        bias=[] if bias is None else bias.tolist(),
+        log_prior=prior,
+        model=Model.model_validate({name: getattr(llm, name) for name in names}),
+        tested=_tested(log, worker, best),
+        origin=Origin(
+            run=log.config.run.name,
+            worker=worker,
+            chosen=why,
+            data_digest=log.data_digest,
+            seed=log.seed,
+            package_version=log.package_version,
+        ),
+    )
+
+
+def _bias(log: Log, worker: int, best: Best) -> tuple[Split, np.ndarray | None]:
+    """What calibrates the scores, and of which rows: of the test rows if there were any.
+
+    Else those of the worker's race, whose rows have its own class shares.
+    """
+    if log.config.task.calibration == "none":
+        return Split.TEST, None
+    names = ("split", "worker", "iteration", "words", "demonstrations", "bias")
+    splits, workers, iterations, words, shown, biases = (log[f"evaluation/{n}"] for n in names)
+    for split in (Split.TEST, Split.RACE, Split.VALIDATION):
+        places = np.flatnonzero((splits == split) & (workers == worker))
+        # The newest, in a race that on the most rows.
+        for place in places[np.argsort(iterations[places], kind="stable")][::-1].tolist():
+            prompt = words[place], shown[place]
+            if is_same(prompt, (best.words, best.demonstrations)):
+                bias: np.ndarray = biases[place]
+                if np.isfinite(bias).all():
+                    return split, bias
+    raise ConfigurationError(f"{log.path}: lacks what calibrates the prompt of worker {worker}")
+
+
+def _tested(log: Log, worker: int, best: Best) -> Tested | None:
+    """How it did on the test rows, if it was tested."""
+    outcome = outcomes(log).get(Candidate.TUNED)
+    if outcome is None or worker not in outcome.answers:
+        return None
+    accuracy = intervals.accuracy(outcome.right([worker]))
+    return Tested(
+        rows=outcome.right([worker]).shape[1],
+        accuracy=accuracy.value,
+        low=accuracy.low,
+        high=accuracy.high,
+        loss=outcome.losses[worker],
+    )

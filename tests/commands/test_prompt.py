@@ -1,0 +1,320 @@
+"""A run's prompt as a file, and what it predicts: the same as in the run's own tests."""
+
+import csv
+import json
+import shutil
+from importlib import resources
+from pathlib import Path
+
+import jinja2
+import numpy as np
+import pytest
+
+import asyndbt_mpi as adbt
+from asyndbt_mpi.assemble import prepare
+from asyndbt_mpi.commands.predict import predict
+from asyndbt_mpi.commands.prompt import tuned_prompt
+from asyndbt_mpi.commands.simulate import simulate
+from asyndbt_mpi.jobs.job import Job, Request
+from asyndbt_mpi.log.reader import Log
+from asyndbt_mpi.protocol.messages import Candidate, Split
+from asyndbt_mpi.task.dataset import Row
+from asyndbt_mpi.task.tuned import TunedPrompt, as_jinja, as_request, as_text, read_prompt
+from asyndbt_mpi.view.outcomes import newest_tests
+from tests.commands.partial import Partial
+from tests.helpers import Result, asyndbt
+
+WORKERS = 3
+SETTINGS = (
+    "run.iterations=3", "run.evaluate_every=2", "run.race=5", "task.test=20",
+    "task.train_per_class=6", "task.validation_per_class=5", "estimator.batch=3",
+    "algorithm.plane_period=3", "delay.model=lognormal", "delay.mean=1",
+    "task.partition=dirichlet", "task.alpha=0.5",
+)  # fmt: skip
+METHODS = ("none", "batch", "content_free")
+
+
+def use_partial(patch: pytest.MonkeyPatch) -> None:
+    for module in ("commands.simulate", "commands.predict", "assemble"):
+        patch.setattr(f"asyndbt_mpi.{module}.language_model", lambda *_: Partial())
+    for module in ("commands.simulate", "assemble"):
+        patch.setattr(f"asyndbt_mpi.{module}.rows_fit", lambda *_: True)
+
+
+@pytest.fixture(autouse=True)
+def partial(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_partial(monkeypatch)
+
+
+def run(path: Path, *settings: str) -> Path:
+    request = Request("reviews", (*SETTINGS, *settings), str(path), True, False, False)
+    simulate(Job.of(request, WORKERS), False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A run with each calibration."""
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        use_partial(patch)
+        return {each: run(folder / f"{each}.h5", f"task.calibration={each}") for each in METHODS}
+
+
+@pytest.fixture(scope="module")
+def prompt(logs: dict[str, Path]) -> TunedPrompt:
+    return tuned_prompt(logs["batch"], None)
+
+
+def refused(result: Result) -> str:
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    return result.stderr
+
+
+# ---------------------------------------------------------------- the prompt
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("worker", [1, 2, 3])
+def test_scores_are_those_of_the_runs_own_tests(logs, method: str, worker: int) -> None:
+    with Log(logs[method]) as log:
+        data = prepare(log.config, WORKERS).data
+        tests = newest_tests(log)
+        chosen = [
+            row
+            for row in tests.tolist()
+            if log["evaluation/worker"][row] == worker
+            and log["evaluation/candidate"][row] == Candidate.TUNED
+        ]
+        _, logged = log.answers(chosen[0])
+    assert data is not None
+    found = tuned_prompt(logs[method], None, worker=worker)
+    again = TunedPrompt.model_validate_json(found.to_json())
+    np.testing.assert_allclose(
+        again.log_probabilities(Partial(), data[worker].test), logged, atol=1e-9
+    )
+
+
+def test_recommended_is_the_least_loss_in_a_race(logs, prompt) -> None:
+    with Log(logs["batch"]) as log:
+        losses = {worker: best.loss for worker, best in log.winners.items()}
+    assert prompt.origin.worker == min(losses, key=lambda worker: losses[worker])
+    assert "in its race" in prompt.origin.chosen
+    assert tuned_prompt(logs["batch"], None, worker=2).origin.worker == 2
+
+
+def test_without_tests_the_race_calibrates(tmp_path: Path) -> None:
+    path = run(tmp_path / "run.h5", "task.test=0")
+    found = tuned_prompt(path, None)
+    assert found.tested is None
+    with Log(path) as log:
+        raced = (log["evaluation/split"] == Split.RACE) & (
+            log["evaluation/worker"] == found.origin.worker
+        )
+        biases = log["evaluation/bias"][raced]
+    assert any(np.array_equal(found.bias, bias) for bias in biases)
+
+
+def test_how_good_it_is_is_what_show_says(logs, prompt, tmp_path: Path) -> None:
+    assert prompt.tested is not None
+    assert prompt.tested.rows == 20
+    assert prompt.tested.low <= prompt.tested.accuracy <= prompt.tested.high
+    result = asyndbt("show", str(logs["batch"]), folder=tmp_path)
+    assert f"{100 * prompt.tested.accuracy:.1f}" in result.stdout
+
+
+def test_a_prompt_comes_back_from_its_file(logs, prompt, tmp_path: Path) -> None:
+    result = asyndbt("prompt", str(logs["batch"]), "-o", "prompt.json", folder=tmp_path)
+    assert result.returncode == 0
+    assert f"of worker {prompt.origin.worker}" in result.stdout
+    assert read_prompt(tmp_path / "prompt.json") == prompt
+    assert asyndbt("prompt", str(logs["batch"]), folder=tmp_path).stdout == prompt.to_json()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--worker", "4"], "--worker 4: the run has workers 1 to 3"),
+        (["-o", "missing/prompt.json"], "cannot be written"),
+        (["--data", "missing"], "missing"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused(logs, tmp_path: Path, arguments, said: str) -> None:
+    assert said in refused(asyndbt("prompt", str(logs["none"]), *arguments, folder=tmp_path))
+
+
+def test_a_function_has_no_prompt(tmp_path: Path) -> None:
+    request = Request(
+        "synthetic", ("run.iterations=1",), str(tmp_path / "s.h5"), True, False, False
+    )
+    simulate(Job.of(request, WORKERS), False)
+    assert "no prompt in words" in refused(asyndbt("prompt", "s.h5", folder=tmp_path))
+
+
+def test_other_data_are_refused_and_moved_ones_found(tmp_path: Path) -> None:
+    shipped = resources.files("asyndbt_mpi.task") / "data" / "reviews"
+    with resources.as_file(shipped) as folder:
+        shutil.copytree(folder, tmp_path / "old")
+    path = run(tmp_path / "run.h5", f"task.path={tmp_path / 'old'}")
+    shutil.move(tmp_path / "old", tmp_path / "new")
+    assert asyndbt("prompt", "run.h5", "--data", "new", folder=tmp_path).returncode == 0
+    assert "--config" in refused(asyndbt("prompt", "run.h5", folder=tmp_path))
+    train = tmp_path / "new" / "train.jsonl"
+    rows = [json.loads(line) for line in train.read_text().splitlines()]
+    for row in rows:
+        row["sentence1"] += " indeed"
+    train.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "different data" in refused(
+        asyndbt("prompt", str(path), "--data", "new", folder=tmp_path)
+    )
+
+
+# ---------------------------------------------------------------- for other programs
+
+
+NASTY = Row({"sentence1": "{{ 7 * 7 }} {% raw %} {sentence1} \\ \"'\n<b>"}, 0)
+
+
+def test_formats_are_the_prompt(prompt: TunedPrompt) -> None:
+    changed = prompt.model_copy(
+        update={"template": "{% set %} " + prompt.template, "words": ["{{ x }}", "{# y #}"]}
+    )
+    whole = changed.prompt(NASTY)
+    due = whole.context + whole.query
+    text = NASTY.texts["sentence1"]
+    environment = jinja2.Environment(keep_trailing_newline=True)
+    assert environment.from_string(as_jinja(changed)).render(sentence1=text) == due
+    assert as_text(changed).replace("<sentence1>", text) == due
+    body = json.loads(as_request(changed))
+    assert body["messages"][0]["content"].replace("{sentence1}", text) == due
+    assert body["model"] == changed.model.model
+
+
+# ---------------------------------------------------------------- bad files
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"bias": [0.0]}, "bias has 1 numbers"),
+        ({"log_prior": []}, "log_prior has 0 numbers"),
+        ({"bias": [0.0, 1e300]}, "finite"),
+        ({"demonstrations": [{"texts": {"sentence1": "x"}, "label": 2}]}, "label 2"),
+        ({"demonstrations": [{"texts": {"other": "x"}, "label": 1}]}, "lacks sentence1"),
+        ({"template": "no place for texts"}, "task.template"),
+        ({"labels": [" one"]}, "task.labels"),
+        ({"calibration": "sometimes"}, "calibration"),
+        ({"format": "asyndbt prompt 2"}, "format"),
+        ({"key": "value"}, "key"),
+        ({"model": None}, "model"),
+    ],
+)
+def test_a_bad_file_is_refused_in_one_line(prompt, tmp_path: Path, changes, said: str) -> None:
+    content = json.loads(prompt.to_json()) | changes
+    (tmp_path / "prompt.json").write_text(json.dumps(content))
+    (tmp_path / "rows.csv").write_text("sentence1\nfine\n")
+    told = refused(asyndbt("predict", "prompt.json", "rows.csv", "-o", "o.csv", folder=tmp_path))
+    assert said in told
+    assert not (tmp_path / "o.csv").exists()
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", "\xff", '{"format": NaN}'])
+def test_what_is_no_json_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "prompt.json").write_text(content, encoding="latin-1")
+    (tmp_path / "rows.csv").write_text("sentence1\nfine\n")
+    refused(asyndbt("predict", "prompt.json", "rows.csv", "-o", "o.csv", folder=tmp_path))
+
+
+# ---------------------------------------------------------------- predictions
+
+
+@pytest.fixture
+def folder(prompt: TunedPrompt, tmp_path: Path) -> Path:
+    (tmp_path / "prompt.json").write_text(prompt.to_json())
+    with (tmp_path / "rows.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["label", "sentence1"])
+        writer.writerows([n % 2, f"row number {n}, {'good' * (n % 3)}"] for n in range(150))
+    return tmp_path
+
+
+def test_every_row_has_its_label_and_probabilities(folder: Path, prompt: TunedPrompt) -> None:
+    result = asyndbt("predict", "prompt.json", "rows.csv", "-o", "out.csv", folder=folder)
+    assert result.returncode == 0, result.stderr
+    with (folder / "out.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["row"] for row in rows] == [str(n) for n in range(1, 151)]
+    texts = [Row({"sentence1": f"row number {n}, {'good' * (n % 3)}"}, 0) for n in range(150)]
+    due = np.exp(prompt.log_probabilities(Partial(), texts))
+    names = [label.strip() for label in prompt.task.label_texts]
+    found = np.array([[float(row[f"p({name})"]) for name in names] for row in rows])
+    np.testing.assert_allclose(found, due, atol=1e-6)
+    assert [row["label"] for row in rows] == [names[best] for best in due.argmax(axis=1)]
+
+
+def test_predictions_are_compared_with_labels(folder: Path, prompt: TunedPrompt) -> None:
+    arguments = "prompt.json", "rows.csv", "-o", "out.csv", "--evaluate"
+    result = asyndbt("predict", *arguments, folder=folder)
+    texts = [Row({"sentence1": f"row number {n}, {'good' * (n % 3)}"}, 0) for n in range(150)]
+    best = prompt.log_probabilities(Partial(), texts).argmax(axis=1)
+    share = np.mean(best == np.arange(150) % 2)
+    assert f"accuracy {100 * share:.1f} per cent" in result.stdout
+    assert "on 150 rows" in result.stdout
+    for right in (0, 1):
+        for predicted in (0, 1):
+            count = int(((np.arange(150) % 2 == right) & (best == predicted)).sum())
+            assert str(count) in result.stdout
+
+
+def test_a_log_predicts_as_its_prompt_file(folder: Path, logs: dict[str, Path]) -> None:
+    for source, output in (("prompt.json", "one.csv"), (str(logs["batch"]), "two.csv")):
+        result = asyndbt("predict", source, "rows.csv", "-o", output, folder=folder)
+        assert result.returncode == 0, result.stderr
+    assert (folder / "one.csv").read_text() == (folder / "two.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["missing.csv", "-o", "o.csv"], "missing.csv"),
+        (["empty.csv", "-o", "o.csv"], "no rows"),
+        (["other.csv", "-o", "o.csv"], "{sentence1} is no column"),
+        (["rows.csv", "-o", "missing/o.csv"], "cannot be written"),
+        (["rows.csv", "-o", "o.csv", "--worker", "1"], "--worker"),
+        (["rows.csv", "-o", "o.csv", "--set", "llm.modle=x"], "llm.modle"),
+        (["unlabelled.csv", "-o", "o.csv", "--evaluate"], "label"),
+        (["strange.csv", "-o", "o.csv", "--evaluate"], "no label stands for"),
+    ],
+)
+def test_what_cannot_be_predicted_is_refused(folder: Path, arguments, said: str) -> None:
+    (folder / "empty.csv").write_text("sentence1\n")
+    (folder / "other.csv").write_text("text\nfine\n")
+    (folder / "unlabelled.csv").write_text("sentence1\nfine\n")
+    (folder / "strange.csv").write_text("sentence1,label\nfine,7\n")
+    assert said in refused(asyndbt("predict", "prompt.json", *arguments, folder=folder))
+
+
+def test_the_same_from_python(folder: Path, logs: dict[str, Path], prompt: TunedPrompt) -> None:
+    assert adbt.tuned_prompt(logs["batch"]) == adbt.read_prompt(folder / "prompt.json") == prompt
+    rows = [{"sentence1": "one"}, {"sentence1": "two", "further": "column"}]
+    due = np.exp(prompt.log_probabilities(Partial(), [Row(row, 0) for row in rows]))
+    np.testing.assert_array_equal(adbt.predict(prompt, rows), due)
+    with pytest.raises(adbt.ConfigurationError, match=r"rows\[1\] lacks the text of 'sentence1'"):
+        adbt.predict(prompt, [rows[0], {"text": "two"}])
+
+
+def test_what_was_predicted_before_an_error_is_kept(folder: Path, prompt: TunedPrompt) -> None:
+    class Breaking(Partial):
+        asked = 0
+
+        def label_log_probabilities(self, prompts, labels):  # type: ignore[no-untyped-def]
+            self.asked += 1
+            if self.asked > 1:
+                raise ConnectionError
+            return super().label_log_probabilities(prompts, labels)
+
+    rows = [Row({"sentence1": str(n)}, 0) for n in range(150)]
+    with pytest.raises(ConnectionError):
+        predict(prompt, Breaking(), rows, folder / "out.csv")
+    assert len((folder / "out.csv").read_text().splitlines()) == 1 + 64
