@@ -72,8 +72,9 @@ class Additive:
     steps : array (W, 1), upper steps so far
     scale : array (W, 1), mean square of the residuals; 0 before the first
     scores : array (W, G), how badly each of `pooling.SPREADS` has predicted the losses
-    sampled : array (W, SAMPLED, M + U), the best of the prompts that were sampled, as indices
-    residuals : array (W, SAMPLED), of their losses; infinite where there is none yet
+    sampled : array (W, SAMPLED, M + U), the best of the prompts that were sampled, as indices; -1
+        where there is none yet
+    residuals : array (W, SAMPLED), of their losses
     """
 
     def __init__(self, p_shape: tuple[int, ...], q_shape: tuple[int, ...]) -> None:
@@ -88,8 +89,8 @@ class Additive:
         self.steps: FloatArray = np.zeros((workers, 1))
         self.scale: FloatArray = np.zeros((workers, 1))
         self.scores: FloatArray = np.zeros((workers, len(pooling.SPREADS)))
-        self.sampled: FloatArray = np.zeros((workers, SAMPLED, m + u))
-        self.residuals: FloatArray = np.full((workers, SAMPLED), np.inf)
+        self.sampled: FloatArray = np.full((workers, SAMPLED, m + u), -1.0)
+        self.residuals: FloatArray = np.zeros((workers, SAMPLED))
         self._others: FloatArray = np.zeros((2, workers, m * n))
 
     @property
@@ -193,17 +194,16 @@ class Additive:
         found = np.concatenate((words, np.where(allowed, shown, np.inf).argmin(axis=-1)))
         if rank:
             sampled = self.sampled[member].astype(np.int64)
-            seen = np.isfinite(self.residuals[member]) & (sampled != found).any(axis=-1)
             values = self._values(effects, sampled[None], self.residuals[[member]])[0]
-            ranked = np.argsort(np.where(seen, values, np.inf), kind="stable")
-            if rank <= seen.sum():
-                found = sampled[ranked[rank - 1]]
+            values[(sampled == found).all(axis=-1)] = np.inf
+            if rank <= np.isfinite(values).sum():
+                found = sampled[np.argsort(values, kind="stable")[rank - 1]]
         return found[:m], found[m:]
 
     def _values(self, effects: FloatArray, prompts: IntArray, residuals: FloatArray) -> FloatArray:
-        """Losses (W, K) of ``prompts`` (W, K, M + U), but for that of the rows."""
-        values: FloatArray = _taken(effects, prompts + self.first).sum(axis=-1)
-        return values + BELIEVED * residuals
+        """Losses (W, K) of ``prompts`` (W, K, M + U), but for that of the rows; inf for none."""
+        values = _taken(effects, prompts + self.first).sum(axis=-1) + BELIEVED * residuals
+        return np.where((prompts < 0).any(axis=-1), np.inf, values)
 
     def _remember(self, members: IntArray, drawn: IntArray, losses: FloatArray) -> None:
         """Keep the best of the prompts ``drawn`` (W, I, M + U) and of those before."""
@@ -216,9 +216,9 @@ class Additive:
         for row, member in enumerate(members):
             _, places = np.unique(prompts[row], axis=0, return_index=True)
             places = places[np.argsort(values[row, places], kind="stable")][:SAMPLED]
-            self.residuals[member] = np.inf
-            self.residuals[member, : len(places)] = residuals[row, places]
             self.sampled[member, : len(places)] = prompts[row, places]
+            self.sampled[member, len(places) :] = -1.0
+            self.residuals[member, : len(places)] = residuals[row, places]
 
     # ------------------------------------------------------------ gradients
 

@@ -128,14 +128,14 @@ def test_a_row_that_cannot_fit_is_refused_in_simulations(tmp_path: Path, model: 
 
 def test_the_doctor_finds_a_row_that_cannot_fit(tmp_path: Path, model: Path) -> None:
     lay_out(tmp_path, model, long=150)
-    result = asyndbt_alone("doctor", "mine.toml", folder=tmp_path)
+    result = asyndbt_alone("doctor", "mine.toml", "--workers", "2", folder=tmp_path)
     assert result.returncode == 1
     (line,) = [line for line in result.stdout.splitlines() if " rows: " in line]
     assert line.startswith("problem  rows: ")
     assert "jsonl, line 7 (" in line
     (tmp_path / "short").mkdir()
     lay_out(tmp_path / "short" / "run", model)
-    result = asyndbt_alone("doctor", "mine.toml", folder=tmp_path / "short" / "run")
+    result = asyndbt_alone("doctor", "mine.toml", "--workers", "2", folder=tmp_path / "short" / "run")
     assert "ok       rows: all fit" in result.stdout
 
 
