@@ -13,31 +13,23 @@ import numpy as np
 
 from asyndbt_mpi import __version__
 from asyndbt_mpi.analysis.plot import plot
-from asyndbt_mpi.config import Config, ConfigurationError, load, presets
+from asyndbt_mpi.cli_logs import COMMANDS
+from asyndbt_mpi.config import ConfigurationError, load, presets
 from asyndbt_mpi.inputs.options import (
-    LOG_FILE,
     OUTPUT,
     SETTINGS,
     WORKERS,
-    configuration_of_run,
     run_options,
 )
 from asyndbt_mpi.inputs.sections import Run
 from asyndbt_mpi.jobs.job import BAD_USAGE, DONE, FAILED, Job, Request, log_path
 from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.reader import Log
-from asyndbt_mpi.log.text import printable
 from asyndbt_mpi.protocol.divergence import Diverged
 from asyndbt_mpi.transport.launcher import Misfit, launched, wait_for_spokesman
+from asyndbt_mpi.view.say import say
 
 PRESETS = f"Presets: {', '.join(presets())}."
-
-
-def given_configuration(source: str | None, assignments: tuple[str, ...]) -> Config | None:
-    """The configuration given by --config and --set."""
-    if source is None and assignments:
-        raise ConfigurationError("--set overrides keys of --config: add --config CONFIG")
-    return None if source is None else load(source, assignments)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -146,10 +138,10 @@ def simulate(
     try:
         job = Job.of(request, workers)
         for line in job.materials.remarks(job.config):
-            _say(f"asyndbt: {line}", err=True)
+            say(f"asyndbt: {line}", err=True)
         simulate(job, resume)
     except Ended as error:
-        _say(f"asyndbt: {error}", err=True)
+        say(f"asyndbt: {error}", err=True)
         return error.code
     return DONE
 
@@ -204,9 +196,9 @@ def sweep(
 
     failures = sweep(Sweep(config, assignments, vary, workers, seeds, folder))
     for failure in failures:
-        _say(f"failed: {failure}", err=True)
+        say(f"failed: {failure}", err=True)
     if not failures:
-        _say(f"all runs are in {folder}")
+        say(f"all runs are in {folder}")
     return FAILED if failures else DONE
 
 
@@ -291,7 +283,7 @@ def sbatch(
     if dry_run:
         click.echo(call)  # verbatim, so that it can be run
     else:
-        _say(submit(call))
+        say(submit(call))
     return DONE
 
 
@@ -314,14 +306,14 @@ def status(
     asked = load(config, assignments)
     path = log_path(asked, output)
     if not path.exists():
-        _say(f"{path}: not started")
+        say(f"{path}: not started")
         return FAILED
     with Log(path) as log:
         check_settings(log, asked)
         state = log.status
         if state == "running" and not is_being_written(path):
             state = "killed, or running on a machine whose lock is not visible here"
-        _say(f"{path}: {state}, {log.committed} of at most {asked.run.iterations} iterations")
+        say(f"{path}: {state}, {log.committed} of at most {asked.run.iterations} iterations")
         return DONE if at_its_end(log, asked) else FAILED
 
 
@@ -340,7 +332,7 @@ def data(source: str, assignments: tuple[str, ...]) -> int:
     from asyndbt_mpi.commands.data import report
 
     for line in report(source, assignments):
-        _say(line, lines=True)
+        say(line, lines=True)
     return DONE
 
 
@@ -381,204 +373,17 @@ def estimate(config: str, assignments: tuple[str, ...], workers: int, like: Path
     lines = [*remarks(found, counted_by, like), *set_aside(found)]
     print_costs(title, found.rows(), lines)
     for line in materials.remarks(loaded):
-        _say(f"asyndbt: {line}", err=True)
+        say(f"asyndbt: {line}", err=True)
     for line in [loaded.unused, *shortfalls(found)]:
         if line:
-            _say(f"asyndbt: warning: {line}", err=True)
+            say(f"asyndbt: warning: {line}", err=True)
     if enough := covering(found):
-        _say(f"asyndbt: {enough}", err=True)
+        say(f"asyndbt: {enough}", err=True)
     return DONE
 
 
-@cli.command()
-@LOG_FILE
-@configuration_of_run
-def replay(run: Path, source: str | None, assignments: tuple[str, ...]) -> int:
-    """Replay a run and compare its iterates.
-
-    The workers' reports are taken in the order in which the log has them, and every iterate is
-    compared with the logged one, bit by bit. Exit code 1 at the first difference.
-    """
-    from asyndbt_mpi.commands.replay import replay
-
-    comparison = replay(run, given_configuration(source, assignments))
-    if comparison.difference:
-        _say(f"first difference: {comparison.difference}")
-        return FAILED
-    _say(f"{run}: {comparison.iterations} iterations are identical, bit by bit")
-    if comparison.every > 1:
-        _say(f"(p, q and z are logged, and compared, every {comparison.every} iterations only)")
-    return DONE
-
-
-@cli.command()
-@LOG_FILE
-@click.option("--prompts", is_flag=True, help="Also print each worker's full prompt.")
-@click.option("--classes", is_flag=True, help="Also print the test accuracy of each class.")
-@configuration_of_run
-def show(
-    run: Path, prompts: bool, classes: bool, source: str | None, assignments: tuple[str, ...]
-) -> int:
-    """Summarise a run.
-
-    Prints the learnt words and demonstrations, the accuracy before and after with 95 % intervals,
-    and the costs.
-    """
-    from asyndbt_mpi.commands.show import show
-
-    show(run, given_configuration(source, assignments), prompts=prompts, classes=classes)
-    return DONE
-
-
-@cli.command()
-@LOG_FILE
-@click.option("--output", "-o", metavar="FILE", help="Where to write it; else it is printed.")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["json", "text", "openai", "jinja"]),
-    default="json",
-    show_default=True,
-    help="For `asyndbt predict` (json), to read (text), as the body of a request to a server"
-    " (openai), or as a template (jinja).",
-)
-@click.option(
-    "--worker", type=int, metavar="N", help="That of worker N, instead of the recommended one."
-)
-@click.option("--data", metavar="PATH", help="The run's data, in the place of its task.path.")
-@configuration_of_run
-def prompt(
-    run: Path,
-    output: str | None,
-    form: str,
-    worker: int | None,
-    data: str | None,
-    source: str | None,
-    assignments: tuple[str, ...],
-) -> int:
-    """Write the recommended prompt to a file.
-
-    It has the texts of the demonstrations, and all that is needed to use the prompt elsewhere:
-
-        asyndbt prompt runs/demo.h5 -o prompt.json
-
-    Recommended is the prompt with the least loss in its worker's race; the test rows only say how
-    good it is.
-    """
-    from asyndbt_mpi.commands.prompt import FORMATS, tuned_prompt, write
-
-    found = tuned_prompt(run, given_configuration(source, assignments), data, worker)
-    text = FORMATS[form](found)
-    if output is None:
-        _say(text.rstrip("\n"), lines=True)
-    else:
-        write(output, text)
-        _say(f"wrote {output}: of worker {found.origin.worker}, {found.origin.chosen}")
-    return DONE
-
-
-@cli.command()
-@click.argument("prompt", metavar="RUN.h5|PROMPT.json", type=click.Path(path_type=Path))
-@click.argument("rows", type=click.Path(path_type=Path))
-@click.option("--output", "-o", required=True, metavar="OUT.csv", help="Where to write them.")
-@click.option("--evaluate", is_flag=True, help="Compare with the rows' own labels.")
-@click.option("--worker", type=int, metavar="N", help="Use the prompt of worker N of a run.")
-@click.option("--data", metavar="PATH", help="The run's data, in the place of its task.path.")
-@configuration_of_run
-def predict(
-    prompt: Path,
-    rows: Path,
-    output: str,
-    evaluate: bool,
-    worker: int | None,
-    data: str | None,
-    source: str | None,
-    assignments: tuple[str, ...],
-) -> int:
-    """Classify rows with a tuned prompt.
-
-    ROWS is a file with the columns that the prompt shows: CSV, TSV, JSON Lines or Parquet. For
-    each of its rows, OUT.csv has the label and the probability of every label:
-
-        asyndbt predict prompt.json rows.csv -o out.csv
-    """
-    from asyndbt_mpi.commands import predict as of
-    from asyndbt_mpi.view.predictions import print_tables
-
-    given = None if source is None else load(source, assignments)
-    tuned, config = of.sources(prompt, given, assignments, data, worker)
-    found = of.rows_to_predict(rows, tuned, has_labels=evaluate)
-    logs = of.predict(tuned, of.model_of(config), found, Path(output))
-    _say(f"wrote {output}: {len(found):,} rows")
-    if evaluate:
-        print_tables(tuned.task.label_texts, np.array([row.label for row in found]), logs)
-    return DONE
-
-
-@cli.command()
-@LOG_FILE
-def verify(run: Path) -> int:
-    """Check that a log is intact and consistent.
-
-    Recomputes every checksum and every invariant of the algorithm. Exit code 1 if one fails.
-    """
-    from asyndbt_mpi.log.verify import verify
-
-    result = verify(run)
-    for line in result.violations:
-        _say(f"violated: {line}")
-    for line in result.notes:
-        _say(f"not checked: {line}")
-    if result.violations:
-        return FAILED
-    _say(f"{run}: intact, every invariant holds")
-    return DONE
-
-
-@cli.command()
-@click.argument(
-    "runs", metavar="RUN.h5...", nargs=-1, required=True, type=click.Path(path_type=Path)
-)
-@click.option(
-    "--every",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="Take every N-th iterate, and the last.",
-)
-@click.option(
-    "--samples",
-    type=click.IntRange(min=2),
-    default=16,
-    show_default=True,
-    metavar="I",
-    help="Prompts for each of the two estimates per worker and iterate (language models only).",
-)
-@configuration_of_run
-def stationarity(
-    runs: tuple[Path, ...],
-    every: int,
-    samples: int,
-    source: str | None,
-    assignments: tuple[str, ...],
-) -> int:
-    """Add each iterate's ||grad G||^2 to a log.
-
-    It measures how far the iterates of a finished run are from stationarity: exact for a
-    synthetic task, estimated (which costs calls) for a language model:
-
-        asyndbt stationarity runs/synthetic.h5
-    """
-    from asyndbt_mpi.commands.stationarity import add
-
-    given = given_configuration(source, assignments)
-    for run in runs:
-        _say(add(run, every, samples, given=given))
-    return DONE
-
-
-cli.add_command(plot)
+for _command in (*COMMANDS, plot):
+    cli.add_command(_command)
 
 
 def main() -> None:
@@ -596,7 +401,7 @@ def main() -> None:
     except click.ClickException as error:
         usage = StringIO()
         error.show(usage)
-        _say(usage.getvalue().rstrip(), err=True, lines=True)
+        say(usage.getvalue().rstrip(), err=True, lines=True)
         code = BAD_USAGE
     except (ConfigurationError, LogError) as error:
         code = _fail(error, BAD_USAGE, debug)
@@ -618,23 +423,18 @@ def _show_warning(
     """The package's own warnings address its user: one line, without the source line."""
     own = Path(filename).is_relative_to(Path(__file__).parent)
     if own and issubclass(category, UserWarning):
-        _say(f"asyndbt: warning: {' '.join(str(message).split())}", err=True)
+        say(f"asyndbt: warning: {' '.join(str(message).split())}", err=True)
     else:
         text = warnings.formatwarning(message, category, filename, lineno, line)
-        _say(text.rstrip(), err=True, lines=True)
+        say(text.rstrip(), err=True, lines=True)
 
 
 def _fail(error: Exception | str, code: int, debug: bool) -> int:
     if isinstance(error, Exception) and debug:
-        _say("".join(traceback.format_exception(error)).rstrip(), err=True, lines=True)
+        say("".join(traceback.format_exception(error)).rstrip(), err=True, lines=True)
         return code
     named = isinstance(error, str | ConfigurationError | LogError | Diverged)
     # Errors of other packages may span several lines.
     text = error if named else f"{type(error).__name__}: {' '.join(str(error).split())}"
-    _say(f"asyndbt: {text}", err=True)
+    say(f"asyndbt: {text}", err=True)
     return code
-
-
-def _say(text: str, err: bool = False, lines: bool = False) -> None:
-    """Print text that may come from others, with control characters made visible."""
-    click.echo(printable(text, lines), err=err)

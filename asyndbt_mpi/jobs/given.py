@@ -6,7 +6,7 @@ the command line instead: to rebuild a run, the user gives the run's own configu
 
 from collections.abc import Iterator
 
-from asyndbt_mpi.config import Config, ConfigurationError, difference, with_labels_of
+from asyndbt_mpi.config import Config, ConfigurationError, difference, load, with_labels_of
 from asyndbt_mpi.inputs.sections import Llm
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.task.vocabulary import shipped
@@ -30,6 +30,13 @@ NOT_USED = {
 
 HARMLESS_FOLDERS = "", Llm().cache_folder
 LONGEST = 200
+
+
+def given_configuration(source: str | None, assignments: tuple[str, ...]) -> Config | None:
+    """The configuration given by --config and --set."""
+    if source is None and assignments:
+        raise ConfigurationError("--set overrides keys of --config: add --config CONFIG")
+    return None if source is None else load(source, assignments)
 
 
 def configuration(log: Log, given: Config | None, asks_model: bool) -> Config:

@@ -135,7 +135,9 @@ def test_the_doctor_finds_a_row_that_cannot_fit(tmp_path: Path, model: Path) -> 
     assert "jsonl, line 7 (" in line
     (tmp_path / "short").mkdir()
     lay_out(tmp_path / "short" / "run", model)
-    result = asyndbt_alone("doctor", "mine.toml", "--workers", "2", folder=tmp_path / "short" / "run")
+    result = asyndbt_alone(
+        "doctor", "mine.toml", "--workers", "2", folder=tmp_path / "short" / "run"
+    )
     assert "ok       rows: all fit" in result.stdout
 
 
