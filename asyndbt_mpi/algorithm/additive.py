@@ -209,16 +209,17 @@ class Additive:
         """Keep the best of the prompts ``drawn`` (W, I, M + U) and of those before."""
         effects = self.effects[members]
         residuals = _centred(losses - _taken(effects, drawn + self.first).sum(axis=-1))
-        # Of one that is drawn again, the newest residual counts.
         prompts = np.concatenate((drawn, self.sampled[members].astype(np.int64)), axis=1)
         residuals = np.concatenate((residuals, self.residuals[members]), axis=1)
-        values = self._values(effects, prompts, residuals)
-        for row, member in enumerate(members):
-            _, places = np.unique(prompts[row], axis=0, return_index=True)
-            places = places[np.argsort(values[row, places], kind="stable")][:SAMPLED]
-            self.sampled[member, : len(places)] = prompts[row, places]
-            self.sampled[member, len(places) :] = -1.0
-            self.residuals[member, : len(places)] = residuals[row, places]
+        # Of one that was drawn before, the newest residual counts.
+        same = (prompts[:, :, None] == prompts[:, None]).all(axis=-1)
+        again = np.tril(same, -1).any(axis=-1)
+        values = np.where(again, np.inf, self._values(effects, prompts, residuals))
+        kept = np.argsort(values, axis=-1, kind="stable")[:, :SAMPLED]
+        there = np.isfinite(np.take_along_axis(values, kept, axis=-1))
+        best = np.take_along_axis(prompts, kept[..., None], axis=1)
+        self.sampled[members] = np.where(there[..., None], best, -1.0)
+        self.residuals[members] = np.take_along_axis(residuals, kept, axis=-1)
 
     # ------------------------------------------------------------ gradients
 
