@@ -32,7 +32,7 @@ from asyndbt_mpi.log.text import printable
 from asyndbt_mpi.log.verify import Verification
 from asyndbt_mpi.log.verify import verify as verify_log
 from asyndbt_mpi.protocol.records import Iteration
-from asyndbt_mpi.task.dataset import Row
+from asyndbt_mpi.task.dataset import Row, text_of
 from asyndbt_mpi.task.function import LossFunction
 from asyndbt_mpi.task.tuned import TunedPrompt
 from asyndbt_mpi.transport.launcher import Misfit
@@ -369,10 +369,14 @@ def predict(
     array([0])
     """
     for number, row in enumerate(rows):
-        for column in prompt.columns:
-            if not isinstance(row.get(column), str):
-                raise ConfigurationError(f"rows[{number}] lacks the text of {column!r}")
-    model = of_predict.model_of(config or of_predict.model_settings(prompt, ()))
+        try:
+            for column in prompt.columns:
+                text_of(row, column)
+        except ValueError as error:
+            raise ConfigurationError(f"rows[{number}]: {error}") from error
+    config = config or of_predict.model_settings(prompt, ())
+    of_predict.check_model(prompt, config)
+    model = of_predict.model_of(config)
     probabilities: FloatArray = np.exp(
         prompt.log_probabilities(model, [Row(row, 0) for row in rows])
     )

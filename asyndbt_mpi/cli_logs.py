@@ -1,5 +1,6 @@
 """The commands of `asyndbt` that read the log of a run, or the prompt that came out of it."""
 
+import sys
 from pathlib import Path
 
 import click
@@ -87,12 +88,16 @@ def prompt(
     Recommended is the prompt with the least loss in its worker's race; the test rows only say how
     good it is.
     """
-    from asyndbt_mpi.commands.prompt import FORMATS, tuned_prompt, write
+    from asyndbt_mpi.commands.prompt import FORMATS, check_output, tuned_prompt, write
 
+    if output is not None:
+        check_output(output, run)
     found = tuned_prompt(run, given_configuration(source, assignments), data, worker)
     text = FORMATS[form](found)
-    if output is None:
+    if output is None and sys.stdout.isatty():
         say(text.rstrip("\n"), lines=True)
+    elif output is None:
+        click.echo(text, nl=False)
     else:
         write(output, text)
         say(f"wrote {output}: of worker {found.origin.worker}, {found.origin.chosen}")
@@ -125,8 +130,10 @@ def predict(
         asyndbt predict prompt.json rows.csv -o out.csv
     """
     from asyndbt_mpi.commands import predict as of
+    from asyndbt_mpi.commands.prompt import check_output
     from asyndbt_mpi.view.predictions import print_tables
 
+    check_output(output, prompt, rows)
     given = None if source is None else load(source, assignments)
     tuned, config = of.sources(prompt, given, assignments, data, worker)
     found = of.rows_to_predict(rows, tuned, has_labels=evaluate)

@@ -208,7 +208,9 @@ class Additive:
     def _remember(self, members: IntArray, drawn: IntArray, losses: FloatArray) -> None:
         """Keep the best of the prompts ``drawn`` (W, I, M + U) and of those before."""
         effects = self.effects[members]
-        residuals = _centred(losses - _taken(effects, drawn + self.first).sum(axis=-1))
+        residuals = losses - _taken(effects, drawn + self.first).sum(axis=-1)
+        # A mean would give one very bad sample's difference to all the others.
+        residuals -= np.median(residuals, axis=-1, keepdims=True)
         prompts = np.concatenate((drawn, self.sampled[members].astype(np.int64)), axis=1)
         residuals = np.concatenate((residuals, self.residuals[members]), axis=1)
         # Of one that was drawn before, the newest residual counts.

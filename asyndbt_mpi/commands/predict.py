@@ -12,6 +12,7 @@ from asyndbt_mpi.algorithm.types import FloatArray
 from asyndbt_mpi.assemble import Place, check_server, language_model
 from asyndbt_mpi.commands.prompt import tuned_prompt
 from asyndbt_mpi.config import Config, ConfigurationError, load_table
+from asyndbt_mpi.inputs.sections import Llm
 from asyndbt_mpi.jobs.given import configuration
 from asyndbt_mpi.llm.base import LanguageModel
 from asyndbt_mpi.log.reader import Log
@@ -43,12 +44,14 @@ def sources(
         if assignments and given is None:
             raise ConfigurationError("--set overrides keys of --config: add --config CONFIG")
         with Log(source) as log:
-            config = configuration(log, given, asks_model=True)
+            config = configuration(log, given, asks_model=True, data=data)
         return tuned_prompt(source, given, data, worker), config
     if data is not None or worker is not None:
         raise ConfigurationError("--data and --worker are for a log: a prompt file has its texts")
     prompt = read_prompt(source)
-    return prompt, given or model_settings(prompt, assignments, str(source))
+    config = given or model_settings(prompt, assignments, str(source))
+    check_model(prompt, config)
+    return prompt, config
 
 
 def model_settings(
@@ -56,13 +59,43 @@ def model_settings(
 ) -> Config:
     """A configuration with the model that ``prompt`` was tuned for.
 
+    A prompt may come from a stranger: only the shipped model is taken from it, any other, and the
+    address of a server, must be named in ``assignments``.
+
     Raises
     ------
     ConfigurationError
-        As `load`.
+        Something else has to be named, or is.
     """
+    named = {assignment.partition("=")[0].strip() for assignment in assignments}
+    if others := sorted(key for key in named if not key.startswith("llm.")):
+        raise ConfigurationError(f"--set {others[0]}: only keys of [llm] can be set for a prompt")
+    needed = {"llm.base_url"} if prompt.model.backend == "openai" else set()
+    if prompt.model.model != Llm().model:
+        needed.add("llm.model")
+    if missing := sorted(needed - named):
+        raise ConfigurationError(
+            f"{source}: is for llm.model = {prompt.model.model!r} ({prompt.model.backend}); models"
+            f" and addresses are never taken from a prompt: add --set {missing[0]}=..."
+        )
     llm = {key: value for key, value in prompt.model.model_dump().items() if value}
     return load_table({"llm": llm}, assignments, source)
+
+
+def check_model(prompt: TunedPrompt, config: Config) -> None:
+    """Refuse another model than the prompt's, whose scores its calibration does not fit.
+
+    Raises
+    ------
+    ConfigurationError
+        Unless llm.model_may_differ.
+    """
+    for key, tuned_for in prompt.model.model_dump().items():
+        if getattr(config.llm, key) != tuned_for and not config.llm.model_may_differ:
+            raise ConfigurationError(
+                f"llm.{key} = {getattr(config.llm, key)!r}, but the prompt was tuned and calibrated"
+                f" for {tuned_for!r}; to use it all the same, set llm.model_may_differ = true"
+            )
 
 
 def model_of(config: Config) -> LanguageModel:

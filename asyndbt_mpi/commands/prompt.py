@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 
 from asyndbt_mpi.assemble import Materials, check_materials, prepare
@@ -23,7 +24,7 @@ from asyndbt_mpi.task.tuned import (
     as_text,
 )
 from asyndbt_mpi.view import intervals
-from asyndbt_mpi.view.outcomes import outcomes
+from asyndbt_mpi.view.outcomes import newest_tests, outcomes
 
 FORMATS: dict[str, Callable[[TunedPrompt], str]] = {
     "json": TunedPrompt.to_json,
@@ -51,11 +52,28 @@ def tuned_prompt(
     with Log(path) as log:
         if log.config.llm.is_function:
             raise ConfigurationError(f"{path}: is of a function, which has no prompt in words")
-        config = _with_data(log, given, data)
+        config = configuration(log, given, asks_model=False, data=data)
         materials = prepare(config, log.workers)
         check_materials(log, materials)
         chosen, why = _chosen(log, worker)
         return _exported(log, materials, chosen, why)
+
+
+def check_output(path: str, *inputs: Path) -> None:
+    """Refuse to write over what is read, or over any log.
+
+    Raises
+    ------
+    ConfigurationError
+    """
+    output = Path(path)
+    try:
+        is_read = any(output.samefile(each) for each in inputs if each.exists() and output.exists())
+    except (OSError, ValueError):
+        return  # reading or writing says what is wrong
+    if is_read or h5py.is_hdf5(path):
+        what = "is what is read" if is_read else "is an HDF5 file"
+        raise ConfigurationError(f"--output {path}: {what}; give another name")
 
 
 def write(path: str, text: str) -> None:
@@ -73,15 +91,6 @@ def write(path: str, text: str) -> None:
         raise ConfigurationError(f"--output {path}: cannot be written: {reason}") from error
 
 
-def _with_data(log: Log, given: Config | None, data: str | None) -> Config:
-    """The run's configuration, with places from the command line alone."""
-    if data is None:
-        return configuration(log, given, asks_model=False)
-    task = log.config.task.model_copy(update={"path": data})
-    words = log.config.prompt.model_copy(update={"vocabulary": log.vocabulary})
-    return log.config.model_copy(update={"task": task, "prompt": words})
-
-
 def _chosen(log: Log, worker: int | None) -> tuple[int, str]:
     """Whose prompt, and why: never by the test rows, which are to say how good it is."""
     raced, validated = log.winners, log.best
@@ -97,7 +106,7 @@ def _chosen(log: Log, worker: int | None) -> tuple[int, str]:
         )
     found, where = (raced, "its race") if raced else (validated, "its validation rows")
     best = min(found, key=lambda each: found[each].loss)
-    return best, f"the least loss of all workers in {where}, {found[best].loss:.3f}"
+    return best, f"the least loss of all workers in {where} (its own rows): {found[best].loss:.3f}"
 
 
 def _exported(log: Log, materials: Materials, worker: int, why: str) -> TunedPrompt:
@@ -141,10 +150,14 @@ def _bias(log: Log, worker: int, best: Best) -> tuple[Split, np.ndarray | None]:
     """
     if log.config.task.calibration == "none":
         return Split.TEST, None
-    names = ("split", "worker", "iteration", "words", "demonstrations", "bias")
-    splits, workers, iterations, words, shown, biases = (log[f"evaluation/{n}"] for n in names)
+    names = ("split", "worker", "candidate", "iteration", "words", "demonstrations", "bias")
+    splits, workers, candidates, iterations, words, shown, biases = (
+        log[f"evaluation/{name}"] for name in names
+    )
+    # The untuned prompt is tested without calibration, too.
+    own = (workers == worker) & ((splits != Split.TEST) | (candidates != Candidate.UNTUNED))
     for split in (Split.TEST, Split.RACE, Split.VALIDATION):
-        places = np.flatnonzero((splits == split) & (workers == worker))
+        places = np.flatnonzero((splits == split) & own)
         # The newest, in a race that on the most rows.
         for place in places[np.argsort(iterations[places], kind="stable")][::-1].tolist():
             prompt = words[place], shown[place]
@@ -159,6 +172,13 @@ def _tested(log: Log, worker: int, best: Best) -> Tested | None:
     """How it did on the test rows, if it was tested."""
     outcome = outcomes(log).get(Candidate.TUNED)
     if outcome is None or worker not in outcome.answers:
+        return None
+    names = ("worker", "candidate", "words", "demonstrations")
+    tests = newest_tests(log)
+    workers, candidates, words, shown = (log[f"evaluation/{name}"][tests] for name in names)
+    (row,) = np.flatnonzero((workers == worker) & (candidates == Candidate.TUNED))
+    # A resumed run may have found a better one, and not tested it yet.
+    if not is_same((words[row], shown[row]), (best.words, best.demonstrations)):
         return None
     accuracy = intervals.accuracy(outcome.right([worker]))
     return Tested(

@@ -39,16 +39,21 @@ def given_configuration(source: str | None, assignments: tuple[str, ...]) -> Con
     return None if source is None else load(source, assignments)
 
 
-def configuration(log: Log, given: Config | None, asks_model: bool) -> Config:
+def configuration(
+    log: Log, given: Config | None, asks_model: bool, data: str | None = None
+) -> Config:
     """The configuration of the run of ``log``, with the places ``given`` on the command line.
 
-    ``asks_model`` says whether the run's language model will be asked, or only its data read.
+    ``asks_model`` says whether the run's language model will be asked, or only its data read;
+    ``data``, if given, is in the place of task.path, and the words are then those in the log.
 
     Raises
     ------
     ConfigurationError
         None is given, and the log's names a place; or the two differ in other keys.
     """
+    if data is not None:
+        return _with_data(log, given, asks_model, data)
     if given is None:
         if named := ", ".join(_places(log.config, asks_model)):
             raise ConfigurationError(
@@ -70,6 +75,24 @@ def configuration(log: Log, given: Config | None, asks_model: bool) -> Config:
         for section, keys in FROM_COMMAND_LINE.items()
     }
     return log.config.model_copy(update=places)
+
+
+def _with_data(log: Log, given: Config | None, asks_model: bool, data: str) -> Config:
+    words = log.config.prompt.model_copy(update={"vocabulary": log.vocabulary})
+    if given is not None:
+        found = configuration(log, given, asks_model)
+    else:
+        llm = log.config.model_copy(
+            update={"prompt": words, "task": log.config.task.model_copy(update={"path": ""})}
+        )
+        if named := ", ".join(_places(llm, asks_model)):
+            raise ConfigurationError(
+                f"{log.path}: its run used {named}, which is never taken from a log; to use it,"
+                " add --config with the configuration that the run was started with"
+            )
+        found = log.config
+    task = found.task.model_copy(update={"path": data})
+    return found.model_copy(update={"task": task, "prompt": words})
 
 
 def _places(config: Config, asks_model: bool) -> Iterator[str]:

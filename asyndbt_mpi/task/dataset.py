@@ -207,12 +207,13 @@ def _check_known(
 
 def _texts(table: Table, record: Record, columns: Iterable[str]) -> dict[str, str]:
     try:
-        return {column: _text(record.cells, column) for column in columns}
+        return {column: text_of(record.cells, column) for column in columns}
     except ValueError as error:
         raise ConfigurationError(f"{table.place(record)}: {error}") from error
 
 
-def _text(cells: Mapping[str, Any], column: str) -> str:
+def text_of(cells: Mapping[str, Any], column: str) -> str:
+    """The text in a ``column``; ValueError says what is wrong with it."""
     if column not in cells:
         raise ValueError(f"{column} is missing, but task.template shows it")
     text = cells[column]

@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Annotated, Literal
+from uuid import uuid4
 
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -16,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from asyndbt_mpi.algorithm.types import FloatArray
 from asyndbt_mpi.config import ConfigurationError
 from asyndbt_mpi.inputs.fields import Line, Text
-from asyndbt_mpi.inputs.files import read_file, shown
+from asyndbt_mpi.inputs.files import check_encodable, read_file, shown
 from asyndbt_mpi.inputs.sections import Calibration, TaskSection
 from asyndbt_mpi.llm.base import LanguageModel, Prompt
 from asyndbt_mpi.task.calibration import calibrated
@@ -39,6 +40,15 @@ def _is_probable(logarithm: float) -> float:
 Logarithm = Annotated[float, AfterValidator(_is_probable)]
 
 
+def _is_encodable(text: str) -> str:
+    check_encodable(text)
+    return text
+
+
+RowText = Annotated[str, AfterValidator(_is_encodable)]
+"""As `dataset.load` takes it: with any line ends and control characters."""
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -46,7 +56,7 @@ class _Part(BaseModel):
 class Demonstration(_Part):
     """The texts of a row by their names in the template, and the number of its class."""
 
-    texts: dict[str, Text]
+    texts: dict[str, RowText]
     label: Annotated[int, Field(ge=0)]
 
 
@@ -65,9 +75,9 @@ class Model(_Part):
 
     backend: Literal["transformers", "openai"]
     model: Line
-    precision: Line
-    api: Line
-    scores: Line
+    precision: Literal["float32", "bfloat16", "float16"]
+    api: Literal["chat", "completion"]
+    scores: Literal["auto", "logprobs", "answers"]
 
 
 class Origin(_Part):
@@ -195,19 +205,30 @@ def as_text(prompt: TunedPrompt) -> str:
 
 
 def as_jinja(prompt: TunedPrompt) -> str:
-    """A Jinja template; what looks like Jinja in the texts is kept as it is."""
-    marks = {column: f"\0{column}\0" for column in prompt.columns}
-    parts = _filled(prompt, marks).split("\0")
-    # Every other part is the name of a column.
-    pairs = zip(parts[::2], [*parts[1::2], ""], strict=True)
-    return "".join(chain.from_iterable((_raw(text), _variable(name)) for text, name in pairs))
+    """A Jinja template; what looks like Jinja in the texts is kept as it is.
+
+    Raises
+    ------
+    ConfigurationError
+        A column's name is none in Jinja.
+    """
+    for column in prompt.columns:
+        if not column.isidentifier():
+            raise ConfigurationError(
+                f"--format jinja: column {column!r} cannot be the name of a variable"
+            )
+    mark = uuid4().hex  # in no text
+    parts = _filled(prompt, {column: mark + column + mark for column in prompt.columns})
+    texts = [part.replace("{", "{{ '{' }}") for part in parts.split(mark)[::2]]
+    names = [f"{{{{ {name} }}}}" for name in parts.split(mark)[1::2]]
+    return "".join(chain.from_iterable(zip(texts, [*names, ""], strict=True)))
 
 
 def as_request(prompt: TunedPrompt) -> str:
     """The body of a request to a server with OpenAI's interface, with {column} for the row."""
     text = _filled(prompt, {column: f"{{{column}}}" for column in prompt.columns})
     body: dict[str, object] = {"model": prompt.model.model}
-    if prompt.model.api == "completions":
+    if prompt.model.api == "completion" or prompt.model.backend == "transformers":
         body["prompt"] = text
     else:
         body["messages"] = [{"role": "user", "content": text}]
@@ -218,12 +239,3 @@ def as_request(prompt: TunedPrompt) -> str:
 def _filled(prompt: TunedPrompt, texts: Mapping[str, str]) -> str:
     whole = prompt.prompt(Row(texts, label=0))
     return whole.context + whole.query
-
-
-def _raw(text: str) -> str:
-    special = any(mark in text for mark in ("{{", "{%", "{#", "}}", "%}", "#}"))
-    return "{% raw %}" + text + "{% endraw %}" if special else text
-
-
-def _variable(name: str) -> str:
-    return "{{ " + name + " }}" if name else ""

@@ -10,7 +10,6 @@ from rich.text import Text
 from asyndbt_mpi.algorithm.types import FloatArray, IntArray
 from asyndbt_mpi.log.text import printable
 from asyndbt_mpi.view import intervals
-from asyndbt_mpi.view.outcomes import score
 
 MOST_CONFUSED = 20
 """Classes of which a table of confusions can still be read."""
@@ -24,18 +23,20 @@ def print_tables(
 ) -> None:
     """For the ``right`` labels (B,) and ``log_probabilities`` (B, U)."""
     console = console or Console()
-    answers = score(right, log_probabilities)
-    overall = intervals.accuracy(answers.right[None])
+    predicted = log_probabilities.argmax(axis=1)
+    correct = predicted == right
+    overall = intervals.accuracy(correct[None])
+    loss = -log_probabilities[np.arange(len(right)), right].mean()
     most = int(np.bincount(right).argmax())
     console.print(
-        f"accuracy {_points(overall)} on {len(right):,} rows, loss {answers.losses.mean():.3f};"
+        f"accuracy {_points(overall)} on {len(right):,} rows, loss {loss:.3f};"
         f" always {_name(labels[most])}: {100 * (right == most).mean():.1f}",
         soft_wrap=True,
     )
     names = [_name(label) for label in labels]
-    console.print(_classes(names, right, answers.right))
+    console.print(_classes(names, right, correct))
     if len(labels) <= MOST_CONFUSED:
-        console.print(_confusions(names, right, log_probabilities.argmax(axis=1)))
+        console.print(_confusions(names, right, predicted))
 
 
 def _classes(names: Sequence[str], right: IntArray, correct: np.ndarray) -> Table:

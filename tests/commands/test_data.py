@@ -7,7 +7,7 @@ import pytest
 
 from asyndbt_mpi.assemble import prepare
 from asyndbt_mpi.commands.replay import replay
-from asyndbt_mpi.commands.show import full_prompts
+from asyndbt_mpi.commands.show import show
 from asyndbt_mpi.commands.simulate import simulate
 from asyndbt_mpi.config import Config, ConfigurationError, load
 from asyndbt_mpi.jobs.job import Job, Request
@@ -156,15 +156,13 @@ def mine(*changes: str) -> Config:
     return load("mine.toml", changes)
 
 
-def test_a_log_has_the_labels_of_the_data(log: Path) -> None:
+def test_a_log_has_the_labels_of_the_data(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert verify(log).violations == []
     with Log(log) as read:
         assert read.config.task.labels == {name: f" {name}" for name in sorted(TOPICS)}
         check_settings(read, mine())
-        prompts = list(full_prompts(read, mine()))
-    assert len(prompts) == 2
-    for text in prompts:
-        assert text.endswith("<Title>: <Body Text>\nTopic:")
+    show(log, mine(), prompts=True, classes=False)
+    assert capsys.readouterr().out.count("<Title>: <Body Text>\nTopic:") == 2
 
 
 def test_a_run_with_labels_of_the_data_is_replayed_and_resumed(log: Path) -> None:
@@ -185,8 +183,8 @@ def test_a_run_whose_data_have_changed_is_refused(log: Path, change: str, tmp_pa
         write(
             tmp_path, topics=("science", "sports", "politics")[:: -1 if change == "a label" else 1]
         )
-    with Log(log) as read, pytest.raises((LogError, ConfigurationError)) as caught:
-        list(full_prompts(read, mine()))
+    with pytest.raises((LogError, ConfigurationError)) as caught:
+        show(log, mine(), prompts=True, classes=False)
     assert "different data" in str(caught.value) or "no label stands" in str(caught.value)
     with pytest.raises(ConfigurationError):
         made("run.iterations=5", resuming=True)

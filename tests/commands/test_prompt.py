@@ -16,10 +16,17 @@ from asyndbt_mpi.commands.predict import predict
 from asyndbt_mpi.commands.prompt import tuned_prompt
 from asyndbt_mpi.commands.simulate import simulate
 from asyndbt_mpi.jobs.job import Job, Request
-from asyndbt_mpi.log.reader import Log
+from asyndbt_mpi.log.reader import Best, Log
 from asyndbt_mpi.protocol.messages import Candidate, Split
 from asyndbt_mpi.task.dataset import Row
-from asyndbt_mpi.task.tuned import TunedPrompt, as_jinja, as_request, as_text, read_prompt
+from asyndbt_mpi.task.tuned import (
+    Demonstration,
+    TunedPrompt,
+    as_jinja,
+    as_request,
+    as_text,
+    read_prompt,
+)
 from asyndbt_mpi.view.outcomes import newest_tests
 from tests.commands.partial import Partial
 from tests.helpers import Result, asyndbt
@@ -173,12 +180,16 @@ def test_other_data_are_refused_and_moved_ones_found(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- for other programs
 
 
-NASTY = Row({"sentence1": "{{ 7 * 7 }} {% raw %} {sentence1} \\ \"'\n<b>"}, 0)
+NASTY = Row({"sentence1": "{{ 7 * 7 }} {% raw %} {sentence1} {% endraw %} \\ \"'\n<b>"}, 0)
 
 
 def test_formats_are_the_prompt(prompt: TunedPrompt) -> None:
     changed = prompt.model_copy(
-        update={"template": "{% set %} " + prompt.template, "words": ["{{ x }}", "{# y #}"]}
+        update={
+            "template": "{% set %} {" + prompt.template,
+            "words": ["{{ x }}", "{# y #}"],
+            "demonstrations": [Demonstration(texts=NASTY.texts, label=1)],
+        }
     )
     whole = changed.prompt(NASTY)
     due = whole.context + whole.query
@@ -187,8 +198,11 @@ def test_formats_are_the_prompt(prompt: TunedPrompt) -> None:
     assert environment.from_string(as_jinja(changed)).render(sentence1=text) == due
     assert as_text(changed).replace("<sentence1>", text) == due
     body = json.loads(as_request(changed))
-    assert body["messages"][0]["content"].replace("{sentence1}", text) == due
+    assert body["prompt"].replace("{sentence1}", text).startswith(due[:20])
     assert body["model"] == changed.model.model
+    chat = changed.model.model_copy(update={"backend": "openai", "api": "chat"})
+    body = json.loads(as_request(changed.model_copy(update={"model": chat})))
+    assert [message["role"] for message in body["messages"]] == ["user"]
 
 
 # ---------------------------------------------------------------- bad files
@@ -300,8 +314,71 @@ def test_the_same_from_python(folder: Path, logs: dict[str, Path], prompt: Tuned
     rows = [{"sentence1": "one"}, {"sentence1": "two", "further": "column"}]
     due = np.exp(prompt.log_probabilities(Partial(), [Row(row, 0) for row in rows]))
     np.testing.assert_array_equal(adbt.predict(prompt, rows), due)
-    with pytest.raises(adbt.ConfigurationError, match=r"rows\[1\] lacks the text of 'sentence1'"):
+    with pytest.raises(adbt.ConfigurationError, match=r"rows\[1\]: sentence1 is missing"):
         adbt.predict(prompt, [rows[0], {"text": "two"}])
+
+
+def changed_model(folder: Path, **changes: str) -> None:
+    content = json.loads((folder / "prompt.json").read_text())
+    content["model"] |= changes
+    (folder / "prompt.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("changes", "arguments", "said"),
+    [
+        ({"backend": "openai"}, [], "--set llm.base_url"),
+        ({"model": "someone/model"}, [], "--set llm.model"),
+        ({}, ["--set", "llm.model=other"], "tuned and calibrated for"),
+        ({}, ["--set", "llm.precision=bfloat16"], "tuned and calibrated for"),
+        ({}, ["--set", "task.calibration=none"], "only keys of [llm]"),
+    ],
+)
+def test_whom_to_ask_is_not_taken_from_a_file(folder: Path, changes, arguments, said: str) -> None:
+    changed_model(folder, **changes)
+    command = "predict", "prompt.json", "rows.csv", "-o", "o.csv", *arguments
+    assert said in refused(asyndbt(*command, folder=folder))
+    if "calibrated" in said:
+        allowed = asyndbt(*command, "--set", "llm.model_may_differ=true", folder=folder)
+        assert allowed.returncode == 0
+
+
+def test_nothing_that_is_read_is_written_over(folder: Path, logs: dict[str, Path]) -> None:
+    shutil.copy(logs["batch"], folder / "run.h5")
+    shutil.copy(logs["none"], folder / "other.h5")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for output in ("run.h5", "./run.h5", "other.h5"):
+        refused(asyndbt("prompt", "run.h5", "-o", output, folder=folder))
+    for output in ("prompt.json", "rows.csv", "other.h5"):
+        refused(asyndbt("predict", "prompt.json", "rows.csv", "-o", output, folder=folder))
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_the_untuned_prompt_is_calibrated_if_it_wins(logs, monkeypatch) -> None:
+    with Log(logs["batch"]) as log:
+        raced = (log["evaluation/split"] == Split.RACE) & (
+            log["evaluation/candidate"] == Candidate.UNTUNED
+        )
+        untuned = {
+            worker: Best(
+                Candidate.UNTUNED, log.committed, 0.0, np.full_like(w, -1), np.full_like(d, -1)
+            )
+            for worker, w, d in zip(
+                log["evaluation/worker"][raced].tolist(),
+                log["evaluation/words"][raced],
+                log["evaluation/demonstrations"][raced],
+                strict=True,
+            )
+        }
+        winners = log.winners
+    monkeypatch.setattr(Log, "winners", untuned)
+    for worker in untuned:
+        found = tuned_prompt(logs["batch"], None, worker=worker)
+        assert not found.words
+        assert not found.demonstrations
+        assert np.abs(found.bias).max() > 0.1
+        known = winners[worker].candidate is Candidate.UNTUNED
+        assert (found.tested is not None) == known, "what was tested may be another prompt"
 
 
 def test_what_was_predicted_before_an_error_is_kept(folder: Path, prompt: TunedPrompt) -> None:

@@ -44,7 +44,7 @@ def test_too_few_test_rows_are_a_warning_and_labels_from_the_data_are_noted(
     lines = [f'{{"text": "t{n}", "label": "{"ab"[n % 2]}"}}' for n in range(200)]
     Path("rows.jsonl").write_text("\n".join(lines))
     settings = ("run.evaluate_every=1", "task.path=rows.jsonl", "task.labels=[]", "llm.device=cpu")
-    plan = _plan("reviews", (*settings, "task.template=[[{fragment} ]]{text}"), None, workers=2)
+    plan = _plan("reviews", (*settings, "task.template=[[{fragment} ]]{text}"), None, 2, 2)
     found = examine(Examiner(process(0, 3)), plan).findings
     of_data = [str(each) for each in found if each.subject == "data" and each.level is Level.OK]
     assert of_data[1:] == [

@@ -129,7 +129,7 @@ def test_rounding_is_no_reason_to_read_by_itself(tmp_path: Path, precision: str)
 
 @pytest.mark.parametrize(
     ("precision", "tokens", "bound"),
-    [("float32", 1, 1e-3), ("float32", 3, 1.7e-3), ("bfloat16", 1, 0.3), ("bfloat16", 3, 0.52)],
+    [("float32", 1, 1e-3), ("float32", 3, 1.7e-3), ("bfloat16", 1, 0.5), ("bfloat16", 3, 0.86)],
 )
 def test_the_rounding_that_is_allowed_grows_with_the_tokens_of_a_label(
     tmp_path: Path, precision: str, tokens: int, bound: float
@@ -139,7 +139,7 @@ def test_the_rounding_that_is_allowed_grows_with_the_tokens_of_a_label(
         model = load(tmp_path, LlamaConfig(**SMALL), precision=precision)
     prompt, labels = [3, 1, 4, 1, 5], [[8], [5, 3, 7][:tokens]]
     right = model._whole_texts([prompt], labels)
-    for error in (-9.0, -2.0, -0.7, -0.3, -1.5e-3, 0.0, 5e-4, 0.2, 0.5, 1.4, 9.0):
+    for error in (-9.0, -2.0, -1.2, -0.3, -1.5e-3, 0.0, 5e-4, 0.2, 0.6, 1.4, 9.0):
         scores = normalised(right + np.array([[0.0, error]]))
         model._compared = NOTHING
         expected = np.abs(scores - right).max() <= bound

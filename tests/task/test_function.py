@@ -120,7 +120,7 @@ def test_a_function_has_no_exact_gradient() -> None:
             "vocabulary has 3 entries; it must be a list of 3 words",
         ),
         ((first_word, SHAPES, ["a", "b", "a"]), "'a' is a repeat of number 1"),
-        ((first_word, SHAPES, ["a", "b", "c  d"]), "a blank too many"),
+        ((first_word, SHAPES, ["a", "b", "c  d"]), "a blank at an end"),
         ((first_word, SHAPES, WORDS, "a\nb"), "name "),
         ((first_word, SHAPES, WORDS, "a" * 201), "name has more than 200 characters"),
     ],
