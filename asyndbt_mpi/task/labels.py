@@ -70,7 +70,12 @@ def classes_of(task: TaskSection, values: Mapping[str, int]) -> Classes:
         return Classes(list(labels.values()), {key: n for n, key in enumerate(labels)})
     if isinstance(task.labels, dict):
         texts = task.label_texts
-        return Classes(texts, {k.strip(): texts.index(v) for k, v in task.labels.items()})
+        number_of = {key.strip(): texts.index(label) for key, label in task.labels.items()}
+        if len(number_of) < len(task.labels):
+            raise ConfigurationError(
+                "task.labels: two keys of the table differ only in blanks at an end; remove one"
+            )
+        return Classes(texts, number_of)
     by_number = {str(number): number for number in range(len(task.labels))}
     by_text = {label.strip(): number for number, label in enumerate(task.labels)}
     without_number, without_text = (

@@ -311,6 +311,13 @@ def test_values_stand_for_labels(
     assert classes(tmp_path, values, labels)[0] == numbers
 
 
+def test_keys_that_differ_only_in_blanks_are_refused(tmp_path: Path) -> None:
+    labels = {"a": " first", "a ": " second"}
+    assert "differ only in blanks" in refused(
+        write(tmp_path / "rows.jsonl", ["a"]), "text", labels=labels
+    )
+
+
 @pytest.mark.parametrize(
     ("values", "labels", "numbers"),
     [
