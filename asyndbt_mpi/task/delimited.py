@@ -13,6 +13,9 @@ SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 LONGEST_NAME = 60
 """Characters of a column's name: a longer one is a text, in a file without header."""
 
+LONGEST_CELL = 2**24
+"""Characters: more than any model reads."""
+
 Rows = Iterator[tuple[int, dict[str, str]]]
 
 
@@ -27,10 +30,12 @@ def read(content: bytes, name: str) -> tuple[str, list[str], Rows]:
         The file is not UTF-8, or has no header, or the separator is not clear. While the rows are
         read: one of them is malformed. The message names the file ``name`` and the line.
     """
-    marked = content.startswith(codecs.BOM_UTF8)
+    plain = content.removeprefix(codecs.BOM_UTF8)
+    marked = len(plain) < len(content)
     try:
-        text = content.decode("utf-8-sig")
+        text = plain.decode("utf-8")
     except UnicodeDecodeError as error:
+        error.start += len(content) - len(plain)
         line = content.count(b"\n", 0, error.start) + 1
         raise ConfigurationError(f"{name}, line {line}: {not_utf8(content, error)}") from error
     separator = "\t" if name.lower().endswith(".tsv") else _separator(text, name)
@@ -43,6 +48,7 @@ def read(content: bytes, name: str) -> tuple[str, list[str], Rows]:
 
 def _lines(text: str, separator: str, name: str) -> Iterator[tuple[int, list[str]]]:
     """The first line and the cells of every record that is not empty."""
+    csv.field_size_limit(LONGEST_CELL)
     # Without translation, so that line breaks within quotes stay as they are.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     while True:
@@ -54,6 +60,8 @@ def _lines(text: str, separator: str, name: str) -> Iterator[tuple[int, list[str
         except csv.Error as error:
             # Python's message quotes no text, only the separator.
             said = str(error).replace("\t", "tab")
+            if "field limit" in said:
+                said = f"a cell has more than {LONGEST_CELL:,} characters"
             raise ConfigurationError(
                 f"{name}, line {line}: {said}; quotation marks around a cell must be closed, and"
                 " those within it doubled"

@@ -127,7 +127,14 @@ def test_a_tsv_is_separated_by_tabs(tmp_path: Path) -> None:
         (b"text,label\na,0\nsecret \xe9,1\n", ", line 3: is not UTF-8 text at byte 22 (0xe9)"),
         ("text,label\na,0\n".encode("utf-16"), "perhaps with: iconv -f UTF-16 -t UTF-8"),
         (b"caf\xe9,label\n", "perhaps with: iconv -f WINDOWS-1252 -t UTF-8"),
-        (b"text,label\n" + b"x" * 200_000 + b",0\n", ", line 2: field larger than field limit"),
+        (
+            b"text,label\n" + b"x" * (2**24 + 1) + b",0\n",
+            ", line 2: a cell has more than 16,777,216",
+        ),
+        (
+            b"\xef\xbb\xbftext,label\nsecret \xe9,1\n",
+            ", line 2: is not UTF-8 text at byte 21 (0xe9)",
+        ),
     ],
 )
 def test_a_malformed_file_is_refused_with_its_line(
