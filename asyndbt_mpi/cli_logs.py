@@ -6,7 +6,6 @@ from pathlib import Path
 import click
 import numpy as np
 
-from asyndbt_mpi.config import load
 from asyndbt_mpi.inputs.options import LOG_FILE, configuration_of_run
 from asyndbt_mpi.jobs.given import given_configuration
 from asyndbt_mpi.jobs.job import DONE, FAILED
@@ -134,8 +133,7 @@ def predict(
     from asyndbt_mpi.view.predictions import print_tables
 
     check_output(output, prompt, rows)
-    given = None if source is None else load(source, assignments)
-    tuned, config = of.sources(prompt, given, assignments, data, worker)
+    tuned, config = of.sources(prompt, source, assignments, data, worker)
     found = of.rows_to_predict(rows, tuned, has_labels=evaluate)
     logs = of.predict(tuned, of.model_of(config), found, Path(output))
     say(f"wrote {output}: {len(found):,} rows")

@@ -10,10 +10,10 @@ from tqdm import tqdm
 
 from asyndbt_mpi.algorithm.types import FloatArray
 from asyndbt_mpi.assemble import Place, check_server, language_model
-from asyndbt_mpi.commands.prompt import tuned_prompt
-from asyndbt_mpi.config import Config, ConfigurationError, load_table
+from asyndbt_mpi.commands.prompt import tuned_prompt, unwritable
+from asyndbt_mpi.config import Config, ConfigurationError, load, load_table
 from asyndbt_mpi.inputs.sections import Llm
-from asyndbt_mpi.jobs.given import configuration
+from asyndbt_mpi.jobs.given import configuration, given_configuration
 from asyndbt_mpi.llm.base import LanguageModel
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.task.dataset import Row, rows_of_table
@@ -25,31 +25,34 @@ AT_ONCE = 64
 
 
 def sources(
-    source: Path,
-    given: Config | None,
-    assignments: Sequence[str],
+    path: Path,
+    source: str | None,
+    assignments: tuple[str, ...],
     data: str | None,
     worker: int | None,
 ) -> tuple[TunedPrompt, Config]:
     """The prompt in a log or a file of `asyndbt prompt`, and the configuration of its model.
 
-    Addresses and keys of servers come from the command line alone.
+    ``source`` and ``assignments`` are --config and --set. Addresses and keys of servers come from
+    the command line alone.
 
     Raises
     ------
     LogError, ConfigurationError
         As `tuned_prompt` and `read_prompt`.
     """
-    if source.suffix != ".json":
-        if assignments and given is None:
-            raise ConfigurationError("--set overrides keys of --config: add --config CONFIG")
-        with Log(source) as log:
+    if path.suffix != ".json":
+        given = given_configuration(source, assignments)
+        with Log(path) as log:
             config = configuration(log, given, asks_model=True, data=data)
-        return tuned_prompt(source, given, data, worker), config
+        return tuned_prompt(path, given, data, worker), config
     if data is not None or worker is not None:
         raise ConfigurationError("--data and --worker are for a log: a prompt file has its texts")
-    prompt = read_prompt(source)
-    config = given or model_settings(prompt, assignments, str(source))
+    prompt = read_prompt(path)
+    if source is None:
+        config = model_settings(prompt, assignments, str(path))
+    else:
+        config = load(source, assignments)
     check_model(prompt, config)
     return prompt, config
 
@@ -149,8 +152,7 @@ def predict(
     try:
         file = output.open("w", newline="", encoding="utf-8")
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigurationError(f"--output {output}: cannot be written: {reason}") from error
+        raise unwritable(str(output), error) from error
     names = [label.strip() for label in prompt.task.label_texts]
     found = []
     # None: only on a terminal.

@@ -10,9 +10,9 @@ from asyndbt_mpi.assemble import Materials, check_materials, prepare
 from asyndbt_mpi.config import Config, ConfigurationError
 from asyndbt_mpi.jobs.given import configuration
 from asyndbt_mpi.log.reader import Best, Log
-from asyndbt_mpi.protocol.messages import WITHOUT, Candidate, Split
+from asyndbt_mpi.protocol.messages import Candidate, Split
 from asyndbt_mpi.protocol.race import is_same
-from asyndbt_mpi.task.prompts import log_priors
+from asyndbt_mpi.task.prompts import in_texts, log_priors
 from asyndbt_mpi.task.tuned import (
     Demonstration,
     Model,
@@ -87,8 +87,13 @@ def write(path: str, text: str) -> None:
     try:
         Path(path).write_text(text, encoding="utf-8")
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigurationError(f"--output {path}: cannot be written: {reason}") from error
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: str, error: OSError | ValueError) -> ConfigurationError:
+    """What to say of a file that cannot be written."""
+    reason = error.strerror if isinstance(error, OSError) else error
+    return ConfigurationError(f"--output {path}: cannot be written: {reason}")
 
 
 def _chosen(log: Log, worker: int | None) -> tuple[int, str]:
@@ -113,10 +118,7 @@ def _exported(log: Log, materials: Materials, worker: int, why: str) -> TunedPro
     assert materials.data is not None
     held, task = materials.data[worker], log.config.task
     best = log.winners.get(worker) or log.best[worker]
-    shown = []
-    if not (best.demonstrations == WITHOUT).any():
-        rows = [pool[row] for pool, row in zip(held.pool, best.demonstrations, strict=True)]
-        shown = [Demonstration(texts=dict(row.texts), label=row.label) for row in rows]
+    words, shown = in_texts(best.words, best.demonstrations, log.vocabulary, held.pool)
     split, bias = _bias(log, worker, best)
     prior = [] if bias is None else log_priors(held)[split].tolist()
     llm = log.config.llm
@@ -125,8 +127,8 @@ def _exported(log: Log, materials: Materials, worker: int, why: str) -> TunedPro
         template=task.template,
         labels=task.labels,
         label_column=task.label_column,
-        words=[] if (best.words == WITHOUT).any() else [log.vocabulary[w] for w in best.words],
-        demonstrations=shown,
+        words=words or [],
+        demonstrations=[Demonstration(texts=dict(row.texts), label=row.label) for row in shown],
         calibration=task.calibration,
         bias=[] if bias is None else bias.tolist(),
         log_prior=prior,

@@ -2,15 +2,14 @@
 
 from pathlib import Path
 
-import click
 from rich.console import Console
 
 from asyndbt_mpi.assemble import check_materials, prepare
 from asyndbt_mpi.config import Config, ConfigurationError
 from asyndbt_mpi.jobs.given import configuration
 from asyndbt_mpi.log.reader import Log
-from asyndbt_mpi.log.text import printable
 from asyndbt_mpi.view.prompts import full_prompts
+from asyndbt_mpi.view.say import say
 from asyndbt_mpi.view.summary import classes_of_tests, print_summary
 
 
@@ -33,7 +32,7 @@ def show(path: Path, given: Config | None, prompts: bool, classes: bool) -> None
         if table is not None:
             console.print(table)
         for worker, prompt in texts.items():
-            click.echo(printable(f"\n--- worker {worker}\n{prompt}", lines=True))
+            say(f"\n--- worker {worker}\n{prompt}", lines=True)
 
 
 def _prompts(log: Log, given: Config | None) -> dict[int, str]:

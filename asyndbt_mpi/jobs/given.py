@@ -53,9 +53,13 @@ def configuration(
         None is given, and the log's names a place; or the two differ in other keys.
     """
     if data is not None:
-        return _with_data(log, given, asks_model, data)
+        return _with_data(log, data, _configuration(log, given, asks_model, reads_files=False))
+    return _configuration(log, given, asks_model, reads_files=True)
+
+
+def _configuration(log: Log, given: Config | None, asks_model: bool, reads_files: bool) -> Config:
     if given is None:
-        if named := ", ".join(_places(log.config, asks_model)):
+        if named := ", ".join(_places(log.config, asks_model, reads_files)):
             raise ConfigurationError(
                 f"{log.path}: its run used {named}, which is never taken from a log; to use it,"
                 " add --config with the configuration that the run was started with (and --set, as"
@@ -77,32 +81,20 @@ def configuration(
     return log.config.model_copy(update=places)
 
 
-def _with_data(log: Log, given: Config | None, asks_model: bool, data: str) -> Config:
-    words = log.config.prompt.model_copy(update={"vocabulary": log.vocabulary})
-    if given is not None:
-        found = configuration(log, given, asks_model)
-    else:
-        llm = log.config.model_copy(
-            update={"prompt": words, "task": log.config.task.model_copy(update={"path": ""})}
-        )
-        if named := ", ".join(_places(llm, asks_model)):
-            raise ConfigurationError(
-                f"{log.path}: its run used {named}, which is never taken from a log; to use it,"
-                " add --config with the configuration that the run was started with"
-            )
-        found = log.config
-    task = found.task.model_copy(update={"path": data})
-    return found.model_copy(update={"task": task, "prompt": words})
+def _with_data(log: Log, data: str, config: Config) -> Config:
+    task = config.task.model_copy(update={"path": data})
+    words = config.prompt.model_copy(update={"vocabulary": log.vocabulary})
+    return config.model_copy(update={"task": task, "prompt": words})
 
 
-def _places(config: Config, asks_model: bool) -> Iterator[str]:
+def _places(config: Config, asks_model: bool, reads_files: bool) -> Iterator[str]:
     """What ``config`` names outside the package, key by key."""
     llm, vocabulary = config.llm, config.prompt.vocabulary
-    if isinstance(vocabulary, str) and vocabulary not in shipped():
+    if reads_files and isinstance(vocabulary, str) and vocabulary not in shipped():
         yield _named("prompt.vocabulary", vocabulary)
     if llm.is_function:
         return
-    if config.task.path:
+    if reads_files and config.task.path:
         yield _named("task.path", config.task.path)
     if not asks_model:
         return

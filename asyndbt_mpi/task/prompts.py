@@ -143,10 +143,7 @@ class PromptBlackBox:
         self, words: IntArray, demonstrations: IntArray, pools: list[list[Row]], rows: list[Row]
     ) -> list[Prompt]:
         """The prompts of one realisation: ``words`` (M,), ``demonstrations`` (U,)."""
-        fragment = None if (words == WITHOUT).all() else [self.vocabulary[word] for word in words]
-        shown: list[Row] = []
-        if not (demonstrations == WITHOUT).all():
-            shown = [pool[k] for pool, k in zip(pools, demonstrations, strict=True)]
+        fragment, shown = in_texts(words, demonstrations, self.vocabulary, pools)
         context = self.template.context(shown, fragment)
         return [Prompt(context, self.template.render(row, fragment)) for row in rows]
 
@@ -160,6 +157,19 @@ class PromptBlackBox:
                 _check_range("word", words, len(self.vocabulary))
             if (demonstrations != WITHOUT).any():
                 _check_range("demonstration", demonstrations, held.pool)
+
+
+def in_texts(
+    words: IntArray,
+    demonstrations: IntArray,
+    vocabulary: Sequence[str],
+    pools: Sequence[Sequence[Row]],
+) -> tuple[list[str] | None, list[Row]]:
+    """The fragment of ``words`` (M,), or None, and the rows of ``demonstrations`` (U,) if any."""
+    fragment = None if (words == WITHOUT).all() else [vocabulary[word] for word in words]
+    if (demonstrations == WITHOUT).all():
+        return fragment, []
+    return fragment, [pool[row] for pool, row in zip(pools, demonstrations, strict=True)]
 
 
 def log_priors(held: WorkerData) -> dict[Split, FloatArray]:

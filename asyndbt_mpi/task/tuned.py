@@ -144,11 +144,12 @@ class TunedPrompt(_Part):
         """Those of a row that the template shows."""
         return self._template.columns
 
-    def prompt(self, row: Row) -> Prompt:
-        """What the model is to continue with a label, for the texts of ``row``."""
+    def prompts(self, rows: Sequence[Row]) -> list[Prompt]:
+        """What the model is to continue with a label, for the texts of each of the ``rows``."""
         template, words = self._template, self.words or None
         shown = [Row(each.texts, each.label) for each in self.demonstrations]
-        return Prompt(template.context(shown, words), template.render(row, words))
+        context = template.context(shown, words)
+        return [Prompt(context, template.render(row, words)) for row in rows]
 
     def log_probabilities(self, model: LanguageModel, rows: Sequence[Row]) -> FloatArray:
         """Of each label for each of the ``rows``, calibrated: (B, U).
@@ -158,8 +159,7 @@ class TunedPrompt(_Part):
         ModelError
             As `LanguageModel`.
         """
-        prompts = [self.prompt(row) for row in rows]
-        scores = model.label_log_probabilities(prompts, self.task.label_texts)
+        scores = model.label_log_probabilities(self.prompts(rows), self.task.label_texts)
         if self.calibration == "none":
             return scores.log_probabilities
         bias, log_prior = np.array(self.bias), np.array(self.log_prior)
@@ -237,5 +237,5 @@ def as_request(prompt: TunedPrompt) -> str:
 
 
 def _filled(prompt: TunedPrompt, texts: Mapping[str, str]) -> str:
-    whole = prompt.prompt(Row(texts, label=0))
+    (whole,) = prompt.prompts([Row(texts, label=0)])
     return whole.context + whole.query

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping
 
 from asyndbt_mpi.log.reader import Log
-from asyndbt_mpi.protocol.messages import WITHOUT
 from asyndbt_mpi.task.dataset import Row
 from asyndbt_mpi.task.partition import WorkerData
+from asyndbt_mpi.task.prompts import in_texts
 from asyndbt_mpi.task.template import Template
 from asyndbt_mpi.view.summary import learnt_prompts
 
@@ -19,10 +19,5 @@ def full_prompts(
     """
     query = Row({column: f"<{column}>" for column in template.columns}, label=0)
     for worker, (words, demonstrations) in learnt_prompts(log).items():
-        fragment, shown = None, list[Row]()
-        if (words != WITHOUT).all():
-            fragment = [log.vocabulary[word] for word in words]
-        if (demonstrations != WITHOUT).all():
-            pools = data[worker].pool
-            shown = [pool[row] for pool, row in zip(pools, demonstrations, strict=True)]
+        fragment, shown = in_texts(words, demonstrations, log.vocabulary, data[worker].pool)
         yield worker, template.context(shown, fragment) + template.render(query, fragment)

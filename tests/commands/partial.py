@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 
 import numpy as np
+import pytest
 
 from asyndbt_mpi.llm.base import NoModel, Prompt, Scores
 
@@ -25,6 +26,14 @@ class Partial(NoModel):
 
     def longest(self, text: str) -> int:
         return len(text)
+
+
+def use_partial(patch: pytest.MonkeyPatch) -> None:
+    """In the place of every language model that a command loads in this process."""
+    for module in ("commands.simulate", "commands.predict", "assemble"):
+        patch.setattr(f"asyndbt_mpi.{module}.language_model", lambda *_: Partial())
+    for module in ("commands.simulate", "assemble"):
+        patch.setattr(f"asyndbt_mpi.{module}.rows_fit", lambda *_: True)
 
 
 def _noise(text: str, labels: int) -> np.ndarray:

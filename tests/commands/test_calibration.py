@@ -22,7 +22,7 @@ from asyndbt_mpi.protocol.scoring import scored
 from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.transport.replay import Recorded, Replay
 from tests.commands.cutting import assert_same, cut
-from tests.commands.partial import Partial
+from tests.commands.partial import Partial, use_partial
 from tests.log.edits import assert_only, put, violations
 from tests.task.weighting import weighted
 
@@ -35,12 +35,6 @@ SETTINGS = (
 )  # fmt: skip
 METHODS = ("none", "batch", "content_free")
 TEST_ROWS = 20
-
-
-def use_partial(patch: pytest.MonkeyPatch) -> None:
-    for module in ("commands.simulate", "assemble"):
-        patch.setattr(f"asyndbt_mpi.{module}.language_model", lambda *_: Partial())
-        patch.setattr(f"asyndbt_mpi.{module}.rows_fit", lambda *_: True)
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from asyndbt_mpi.jobs.resume import check_settings
 from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify
-from tests.commands.partial import Partial
+from tests.commands.partial import use_partial
 from tests.helpers import Result, asyndbt, sets
 
 TOPICS = "science", "sport", "politics"
@@ -140,9 +140,7 @@ def test_what_a_run_would_refuse_is_refused(arguments: tuple[str, ...], fault: s
 
 @pytest.fixture
 def log(monkeypatch: pytest.MonkeyPatch) -> Path:
-    for module in ("commands.simulate", "assemble"):
-        monkeypatch.setattr(f"asyndbt_mpi.{module}.language_model", lambda *_: Partial())
-        monkeypatch.setattr(f"asyndbt_mpi.{module}.rows_fit", lambda *_: True)
+    use_partial(monkeypatch)
     return made()
 
 

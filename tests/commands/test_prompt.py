@@ -28,7 +28,7 @@ from asyndbt_mpi.task.tuned import (
     read_prompt,
 )
 from asyndbt_mpi.view.outcomes import newest_tests
-from tests.commands.partial import Partial
+from tests.commands.partial import Partial, use_partial
 from tests.helpers import Result, asyndbt
 
 WORKERS = 3
@@ -39,13 +39,6 @@ SETTINGS = (
     "task.partition=dirichlet", "task.alpha=0.5",
 )  # fmt: skip
 METHODS = ("none", "batch", "content_free")
-
-
-def use_partial(patch: pytest.MonkeyPatch) -> None:
-    for module in ("commands.simulate", "commands.predict", "assemble"):
-        patch.setattr(f"asyndbt_mpi.{module}.language_model", lambda *_: Partial())
-    for module in ("commands.simulate", "assemble"):
-        patch.setattr(f"asyndbt_mpi.{module}.rows_fit", lambda *_: True)
 
 
 @pytest.fixture(autouse=True)
@@ -191,7 +184,7 @@ def test_formats_are_the_prompt(prompt: TunedPrompt) -> None:
             "demonstrations": [Demonstration(texts=NASTY.texts, label=1)],
         }
     )
-    whole = changed.prompt(NASTY)
+    (whole,) = changed.prompts([NASTY])
     due = whole.context + whole.query
     text = NASTY.texts["sentence1"]
     environment = jinja2.Environment(keep_trailing_newline=True)
