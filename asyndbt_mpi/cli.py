@@ -13,6 +13,7 @@ import numpy as np
 
 from asyndbt_mpi import __version__
 from asyndbt_mpi.analysis.plot import plot
+from asyndbt_mpi.cli_experiments import EXPERIMENTS
 from asyndbt_mpi.cli_logs import COMMANDS
 from asyndbt_mpi.config import ConfigurationError, load, presets
 from asyndbt_mpi.inputs.options import (
@@ -382,7 +383,7 @@ def estimate(config: str, assignments: tuple[str, ...], workers: int, like: Path
     return DONE
 
 
-for _command in (*COMMANDS, plot):
+for _command in (*COMMANDS, *EXPERIMENTS, plot):
     cli.add_command(_command)
 
 

@@ -32,8 +32,23 @@ ALLOWED = {
         *("assemble", "log", "task", "llm", "transport", "protocol", "algorithm", "config"),
         "inputs",
     },
+    "baselines": {
+        *("assemble", "jobs", "log", "task", "llm", "transport", "protocol", "algorithm", "config"),
+        "inputs",
+    },
     "commands": {
-        *("assemble", "jobs", "doctor", "view", "log", "task", "llm", "transport", "protocol"),
+        *(
+            "assemble",
+            "baselines",
+            "jobs",
+            "doctor",
+            "view",
+            "log",
+            "task",
+            "llm",
+            "transport",
+            "protocol",
+        ),
         *("algorithm", "config", "inputs"),
     },
     "api": {
@@ -43,8 +58,10 @@ ALLOWED = {
     "cli_logs": {
         *("commands", "jobs", "view", "log", "config", "inputs"),
     },
+    "cli_experiments": {"baselines", "commands", "jobs", "view", "config", "inputs"},
     "cli": {
         *(
+            "cli_experiments",
             "cli_logs",
             "commands",
             "assemble",
@@ -82,7 +99,9 @@ def files(room: str) -> list[Path]:
 
 def test_every_room_is_known() -> None:
     rooms = {path.name for path in (ROOT / PACKAGE).iterdir() if (path / "__init__.py").exists()}
-    assert rooms | {"config", "assemble", "api", "cli", "cli_logs"} == set(ALLOWED)
+    assert rooms | {"config", "assemble", "api", "cli", "cli_experiments", "cli_logs"} == set(
+        ALLOWED
+    )
 
 
 @pytest.mark.parametrize("room", ALLOWED)

@@ -2,7 +2,7 @@
 
 import json
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -201,12 +201,19 @@ class PromptSection(Section):
     pool: Size = 8
 
 
+class Wording(Section):
+    """[task.wordings.NAME]: another way to ask; what it leaves out stays as in [task]."""
+
+    template: Text = ""
+    labels: Labels = []
+
+
 class TaskSection(Section):
     """[task]: the data set (a shipped one by name, or a path), and its template and labels.
 
     A `path` is a file, of which a share of `split` is for judging, a folder, or a data set of the
     hub. `labels` are a list by class number, a table by value of the `label_column`, or taken from
-    the data. `calibration` takes a model's preference for some labels out of its scores; of a
+    the data. A `wording`, one of the `wordings`, replaces template and labels. `calibration` takes a model's preference for some labels out of its scores; of a
     language model it defaults to `CALIBRATION`.
     """
 
@@ -216,12 +223,33 @@ class TaskSection(Section):
     split: Annotated[float, Field(gt=0, lt=1)] = 0.3
     label_column: Annotated[str, Field(min_length=1), AfterValidator(is_line)] = "label"
     labels: Labels = []
+    wording: Line = ""
+    wordings: dict[Line, Wording] = {}
     train_per_class: Size = 10
     validation_per_class: Size = 10
     test: Annotated[int, Field(ge=0, le=MOST)] = 200
     partition: Literal["iid", "dirichlet"] = "iid"
     alpha: Annotated[float, Field(ge=1e-3, le=1e6)] = 1.0
     calibration: Calibration = "none"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _worded(cls, table: Any) -> Any:
+        if not isinstance(table, dict) or not isinstance(table.get("wordings"), dict):
+            return table
+        chosen = table["wordings"].get(table.get("wording") or "")
+        if isinstance(chosen, Wording):
+            chosen = chosen.model_dump()
+        if not isinstance(chosen, dict):
+            return table
+        return {**table, **{key: value for key, value in chosen.items() if value}}
+
+    @model_validator(mode="after")
+    def _wording_is_there(self) -> "TaskSection":
+        if self.wording and self.wording not in self.wordings:
+            names = ", ".join(self.wordings) or "none"
+            raise ValueError(f"wording = {self.wording!r}: [task.wordings] has {names}")
+        return self
 
     @property
     def label_texts(self) -> list[str]:
