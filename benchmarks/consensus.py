@@ -14,6 +14,7 @@ from functools import partial
 
 import numpy as np
 from machine import describe
+from scipy import stats
 
 from asyndbt_mpi.algorithm.types import FloatArray
 from asyndbt_mpi.assemble import delays_of_workers, prepare, workers_with_black_box
@@ -104,7 +105,7 @@ def main() -> None:
 
 
 def _print(workers: int, heterogeneity: float, variant: str, every: FloatArray) -> None:
-    half = 1.96 * every.std(axis=0, ddof=1) / np.sqrt(len(every))
+    half = stats.t.ppf(0.975, len(every) - 1) * stats.sem(every, axis=0)
     for budget, mean, error in zip(BUDGETS, every.mean(axis=0), half, strict=True):
         cells = " | ".join(f"{m:.0f} ± {e:.0f}" for m, e in zip(mean, error, strict=True))
         print(

@@ -184,8 +184,9 @@ def asyndbt(
         raise ValueError(f"{calls} calls are too few for one iteration; give more --calls")
     own = tests.prompts[Candidate.TUNED]
     mean = server.algorithm.p.mean(axis=0).argmax(axis=1)
-    of_mean = {worker: (mean, demonstrations) for worker, (_, demonstrations) in own.items()}
-    kinds = {"own": own, "consensus": tests.prompts[Candidate.CONSENSUS], "mean": of_mean}
+    consensus = tests.prompts[Candidate.CONSENSUS]
+    of_mean = {worker: (mean, shown) for worker, (_, shown) in consensus.items()}
+    kinds = {"own": own, "consensus": consensus, "mean": of_mean}
     paid = server.spending.spent.calls - tests.calls
     return Found(box, calibration, kinds, paid, {"iterations": server.iteration})
 

@@ -3,11 +3,12 @@
     L = b_assignment + sum_i A[i, J_i] + sum_u C[u, K_u] + noise
 
 Under independent J ~ p, K ~ q the derivatives of E[L] in p and q are A and C. An assignment's
-samples are scored on the same queries, whose difficulty b is removed by centring. The effects
-follow a random walk, because with interactions a word's effect depends on the other words, whose
-distributions move. They are filtered by Kalman (1960) with a diagonal covariance, since that of all
-M N + U V effects would be too large. A score function learns nothing about a word that is not drawn
-again, and pays 1 / p for one that is; the filter keeps and refines what it knows.
+samples are scored on the same queries, whose difficulty b is removed by centring. What
+samples tell is slowly forgotten, because with interactions a word's effect depends on the other
+words, whose distributions move. The effects are filtered by Kalman (1960) with a diagonal
+covariance, since that of all M N + U V effects would be too large. A score function learns nothing
+about a word that is not drawn again, and pays 1 / p for one that is; the filter keeps and refines
+what it knows.
 
 What the other workers know of words is the prior of a worker's own effects (see `pooling`); the
 filter itself learns from the worker's own losses alone, so that nothing returns to those it came
@@ -28,10 +29,16 @@ SIGNAL = 5.0
 """Prior variance of all effects of a prompt together, in units of the noise's variance."""
 
 DRIFT = 0.02
-"""Share of the reduction of an effect's variance that each assignment forgets."""
+"""Share of what samples tell about an effect that each assignment forgets."""
 
 OUTLIER = 4.0
 """Residuals are clipped at this many times their usual size (Huber, 1964)."""
+
+MEDIAN_SQUARE = 0.455
+"""Median of the square of a normal number, in units of its variance."""
+
+ROUNDING = 1e-9
+"""Share of the losses below which their differences are taken for rounding."""
 
 AGREEING = 1e-3
 """Share of the residuals' usual square below which samples count as equal."""
@@ -145,7 +152,8 @@ class Additive:
         m = words.shape[-1]
         shown = _taken(self.effects[members], demonstrations + self.first[m:]).sum(axis=-1)
         predicted = np.array([_taken(effects, words + self.first[:m]) for effects in of_each])
-        errors = _centred(losses - shown - predicted.sum(axis=-1)) ** 2  # (G, W, I)
+        errors = losses - shown - predicted.sum(axis=-1)  # (G, W, I)
+        errors = (errors - np.median(errors, axis=-1, keepdims=True)) ** 2
         bounded = np.minimum(errors, OUTLIER**2 * scale).sum(axis=-1).T
         known = scale > 0  # before the first assignment nothing predicts anything
         surprise = np.divide(bounded, 2.0 * scale, out=np.zeros_like(bounded), where=known)
@@ -274,7 +282,8 @@ class Additive:
         drawn = prompts + self.first  # (W, I, M + U)
         workers, samples, rows = drawn.shape
         residuals = losses - _taken(effects, drawn).sum(axis=-1)
-        residuals = self._without_outliers(members, _centred(residuals))
+        rounding = ROUNDING * np.abs(losses).max(axis=-1, keepdims=True)
+        residuals = self._without_outliers(members, residuals, rounding)
         same = drawn[:, :, None] == drawn[:, None]  # (W, I, I, M + U)
         shared = (same * _taken(variances, drawn)[:, :, None]).sum(axis=-1)
         covariance = _centred(_centred(shared).swapaxes(1, 2)) + np.eye(samples)
@@ -291,18 +300,29 @@ class Additive:
         known *= variances
         variances -= known
         variances += DRIFT * (self.prior - variances)
+        # Samples are forgotten, not their mean: see `_own`.
+        effects *= 1.0 - DRIFT
         self.effects[members], self.variances[members] = effects, variances
         self._remember(members, prompts, losses)
 
-    def _without_outliers(self, members: IntArray, residuals: FloatArray) -> FloatArray:
-        """``residuals`` (W, I), with unusually large ones clipped."""
-        scale, square = self.scale[members], (residuals**2).mean(axis=-1, keepdims=True)
+    def _without_outliers(
+        self, members: IntArray, residuals: FloatArray, rounding: FloatArray
+    ) -> FloatArray:
+        """``residuals`` (W, I), with unusually large ones clipped.
+
+        Their middle and their usual size are medians: one sample of a prompt that is out of all
+        proportion, in the very first assignment even, must not set the scale for all that follow.
+        """
+        residuals = residuals - np.median(residuals, axis=-1, keepdims=True)
+        square = np.median(residuals**2, axis=-1, keepdims=True) / MEDIAN_SQUARE
+        square = np.where(square > rounding**2, square, 0.0)
+        scale = self.scale[members]
         scale = np.where(scale > 0, scale, square)
         bound = OUTLIER * np.sqrt(scale)
         cut = np.clip(residuals, -bound, bound)
-        square = (cut**2).mean(axis=-1, keepdims=True)
         # Equal samples, as when p and q are concentrated, say nothing about the noise.
         told = square > AGREEING * scale
+        square = (cut**2).mean(axis=-1, keepdims=True)
         self.scale[members] = np.where(told, scale + SCALE_RATE * (square - scale), scale)
         return _centred(cut)
 

@@ -91,18 +91,25 @@ class Adam(Sgd):
         return self._projected(moved.reshape(x.shape), members)
 
 
+LEAST = 1e-12
+"""Mass of an entry that a multiplicative step may move: from 0 it would never come back."""
+
+
 class Mirror(Sgd):
     """Entropic mirror descent: x <- x * exp(-eta * gradient), rows normalised; as of `Sgd`."""
 
     def step(self, x: FloatArray, gradient: FloatArray, members: Members = ...) -> FloatArray:
-        """One multiplicative step; entries without mass never gain any."""
+        """One multiplicative step; every allowed entry keeps some mass."""
         exponent = -self.step_size * gradient
         exponent = exponent - exponent.max(axis=-1, keepdims=True)
         check_finite(exponent)
         weighted = x * np.exp(exponent)
         # A row can underflow only if all its mass is where the gradient is worst.
         total = weighted.sum(axis=-1, keepdims=True)
-        moved: FloatArray = np.where(total > 0, weighted / np.where(total > 0, total, 1.0), x)
+        moved = np.where(total > 0, weighted / np.where(total > 0, total, 1.0), x)
+        floor = LEAST if self.allowed is None else LEAST * self.allowed[members]
+        moved = np.maximum(moved, floor)
+        moved /= moved.sum(axis=-1, keepdims=True)
         return moved
 
 

@@ -5,7 +5,8 @@
 A_v are the effects of words at worker v (see `additive`), S is common to all and D_v is the
 worker's own deviation. From its own losses each worker has a precision and an information
 (precision times mean) for every word; both add up over workers. The sums over the others give S,
-the mean of a worker's prior. Each worker learns for itself how much workers differ: every tau^2 of
+the mean of a worker's prior; weights that take account of each one's own tau^2 would need a sum for
+each of `SPREADS`. Each worker learns for itself how much workers differ: every tau^2 of
 `SPREADS` predicts the losses of its next samples, and is trusted as far as its predictions hold (a
 Bayesian mixture by prequential likelihood; Dawid, 1984). So a worker unlike the others ends with
 its own effects alone, and bad advice does not last.
@@ -81,10 +82,11 @@ def corrected(effects: FloatArray, told: FloatArray, steps: FloatArray | int) ->
 
 
 class Pool:
-    """The server's side: the newest that every worker knows of words, and the sums.
+    """The server's side: the newest that every worker knows of words.
 
     What a worker reports is cut to what it can know: a precision of 1 for every sample that it
-    was asked for, and effects `OUTLYING` times those of the median worker (D6).
+    was asked for, and effects `OUTLYING` times those of the median worker (D6). Whoever has not
+    reported yet counts there with effects of 0, so that the first to report cannot set the bound.
 
     Parameters
     ----------
@@ -96,18 +98,23 @@ class Pool:
     ----------
     precision, information : arrays (R, M, N)
     effects : array (R, M, N), those by which each worker takes its steps
+    known, lost : bool arrays (R,), who has reported, and who has left since
     """
 
     def __init__(self, shape: tuple[int, int, int], prior: float, samples: int) -> None:
         self.prior = prior
         self.samples = samples
         self.known = np.zeros(shape[0], dtype=bool)
-        self._largest = np.zeros(shape[0])
+        self.lost = np.zeros(shape[0], dtype=bool)
         self.precision: FloatArray = np.zeros(shape)
         self.information: FloatArray = np.zeros(shape)
         self.effects: FloatArray = np.zeros(shape)
+        # As reported, before effects are cut.
+        self._reported = np.zeros(shape)
+        self._largest = np.zeros(shape[0])
+        self._trust = np.zeros((shape[0], len(SPREADS)))
+        self._is_cut = np.zeros(shape[0], dtype=bool)
         self._total = np.zeros(shape[1:]), np.zeros(shape[1:])
-        self._sum = np.zeros(shape[1:])
         self._told = np.zeros(shape[1:])
         self._steps = 0
 
@@ -123,40 +130,47 @@ class Pool:
 
         precision, information are (W, M, N), trust (W, G).
         """
-        precision = np.minimum(precision, (self.samples * steps)[:, None, None])
-        certain = precision + 1.0 / self.prior
-        effects = information / certain
-        self._largest[workers] = np.abs(effects).max(axis=(1, 2))
-        self.known[workers] = True
-        bound = OUTLYING * float(np.median(self._largest[self.known]))
-        self._enter(workers, precision, certain * effects.clip(-bound, bound))
-        values, _ = combine(
-            (self.precision[workers], self.information[workers]), self.others(workers), self.prior
-        )
-        weights = trust + np.finfo(float).tiny  # one that trusts nothing trusts all alike
-        effects = mix(values, weights / weights.sum(axis=-1, keepdims=True))
-        self._sum += (effects - self.effects[workers]).sum(axis=0)
-        self.effects[workers] = effects
+        self.precision[workers] = np.minimum(precision, (self.samples * steps)[:, None, None])
+        reported = information / (self.precision[workers] + 1.0 / self.prior)
+        self._reported[workers] = reported
+        self._largest[workers] = np.abs(reported).max(axis=(1, 2))
+        self._trust[workers] = trust
+        self.known[workers], self.lost[workers] = True, False
+        self._refresh(workers)
 
     def forget(self, worker: int) -> None:
         """Go on without what ``worker``, from 0, knows."""
-        one, nothing = np.array([worker]), np.zeros((1, *self._sum.shape))
-        self._enter(one, nothing, nothing)
-        self._sum -= self.effects[worker]
-        self.effects[worker] = 0.0
-        self.known[worker] = False
+        self.known[worker], self.lost[worker] = False, True
+        for held in (self.precision, self._reported, self._largest, self.effects):
+            held[worker] = 0.0
+        self._refresh(np.arange(len(self.known)))  # it counts in everybody's effects
 
-    def _enter(self, workers: IntArray, precision: FloatArray, information: FloatArray) -> None:
-        for total, held, new in zip(
-            self._total, (self.precision, self.information), (precision, information), strict=True
-        ):
-            total += (new - held[workers]).sum(axis=0)
-            held[workers] = new
+    def _refresh(self, workers: IntArray) -> None:
+        """Work out what follows from the reports of ``workers`` and the bound that they change."""
+        there = np.sort(self._largest[~self.lost])
+        # Of an even number the lower one: then even half of the workers may lie.
+        bound = OUTLYING * (there[(len(there) - 1) // 2] if len(there) else 0.0)
+        is_cut = self._largest > bound
+        changed = self._is_cut | is_cut
+        changed[workers] = True
+        self._is_cut = is_cut
+        certain = self.precision[changed] + 1.0 / self.prior
+        self.information[changed] = certain * self._reported[changed].clip(-bound, bound)
+        # Not as running sums, which would keep the rounding of all that ever passed through them.
+        self._total = self.precision.sum(axis=0), self.information.sum(axis=0)
+        self._mix(np.flatnonzero(changed & self.known))
+
+    def _mix(self, workers: IntArray) -> None:
+        own = self.precision[workers], self.information[workers]
+        values, _ = combine(own, self.others(workers), self.prior)
+        # One that trusts nothing trusts all alike.
+        weights = self._trust[workers] + np.finfo(float).tiny
+        self.effects[workers] = mix(values, weights / weights.sum(axis=-1, keepdims=True))
 
     def others(self, workers: IntArray) -> tuple[FloatArray, FloatArray]:
         """Precision and information (W, M, N) of all but each of ``workers``, from 0."""
         precision, information = self._total
-        # Rounding of a running sum can leave less than nothing.
+        # Rounding can leave less than nothing.
         rest = np.maximum(precision - self.precision[workers], 0.0)
         return rest, information - self.information[workers]
 
@@ -165,7 +179,7 @@ class Pool:
 
         Of those that have reported, and `corrected`.
         """
-        mean = self._sum / max(int(self.known.sum()), 1)
+        mean = self.effects.sum(axis=0) / max(int(self.known.sum()), 1)
         gradient = corrected(mean, self._told, self._steps)
         self._told, self._steps = mean, self._steps + 1
         return gradient

@@ -38,7 +38,16 @@ def test_mirror_multiplies_by_exponentials() -> None:
 
 def test_mirror_survives_a_huge_gradient() -> None:
     moved = Mirror(1.0, X.shape).step(X, np.array([[1e6, 0.0, -1e6], [0.0, 0.0, 0.0]]))
-    np.testing.assert_allclose(moved, [[0, 0, 1], X[1]])
+    np.testing.assert_allclose(moved, [[0, 0, 1], X[1]], atol=1e-11)
+
+
+def test_mirror_brings_back_what_was_worst_for_long() -> None:
+    mirror, x = Mirror(1.0, X.shape), X.copy()
+    for _ in range(1000):
+        x = mirror.step(x, np.array([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]]))
+    for _ in range(40):
+        x = mirror.step(x, np.array([[0.0, 1.0, 1.0], [0.0, 0.0, 0.0]]))
+    assert x[0, 0] > 0.99
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

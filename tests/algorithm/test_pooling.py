@@ -111,6 +111,37 @@ def test_one_liar_moves_the_others_and_z_by_a_bounded_amount(lie: float) -> None
     np.testing.assert_allclose(pool.others(np.array([0]))[0], honest[0], rtol=1e-9)
 
 
+@pytest.mark.parametrize("lie", [1e6, 1e115])
+@pytest.mark.parametrize("workers", [2, 4])
+def test_a_liar_that_reports_first_leaves_no_trace(lie: float, workers: int) -> None:
+    pool, without = (Pool((workers, M, N), PRIOR, SAMPLES) for _ in range(2))
+    shape, trust, steps = (1, M, N), np.full((1, len(SPREADS)), 1 / 3), np.array([4])
+    lies = np.full(shape, lie)
+    pool.take(np.array([0]), steps, np.full(shape, 1e12), lies, trust)
+    assert not pool.step().any()  # nobody confirms it
+    for worker in range(1, workers):
+        honest = np.full(shape, 10.0), np.full(shape, 5.0 + worker)
+        for each in (pool, without):
+            each.take(np.array([worker]), steps, *honest, trust)
+    pool.forget(0)
+    without.forget(0)
+    one = np.array([1])
+    for found, due in zip(pool.others(one), without.others(one), strict=True):
+        np.testing.assert_array_equal(found, due)
+    np.testing.assert_array_equal(pool.effects, without.effects)
+
+
+def test_many_losses_do_not_silence_the_others() -> None:
+    pool = Pool((5, M, N), PRIOR, SAMPLES)
+    shape, trust = (1, M, N), np.full((1, len(SPREADS)), 1 / 3)
+    for worker in range(5):
+        honest = np.full(shape, 10.0), np.full(shape, 5.0)
+        pool.take(np.array([worker]), np.array([4]), *honest, trust)
+    for worker in range(4):
+        pool.forget(worker)
+    np.testing.assert_allclose(pool.information[4], 5.0)
+
+
 def draw(generator: np.random.Generator, effects: np.ndarray, shown: np.ndarray) -> tuple:
     words = generator.integers(0, N, (1, SAMPLES, M))
     demonstrations = generator.integers(0, V, (1, SAMPLES, U))
