@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from asyndbt_mpi.baselines.encoder import BUNDLED
 from asyndbt_mpi.baselines.methods import METHODS
 from asyndbt_mpi.inputs.options import SETTINGS, WORKERS
 from asyndbt_mpi.jobs.job import DONE
@@ -23,6 +24,13 @@ from asyndbt_mpi.view.say import say
     " what the samples of the configuration's run cost.",
 )
 @click.option(
+    "--encoder",
+    default=BUNDLED,
+    show_default=True,
+    metavar="NAME",
+    help="Of sentences, for kate, adaicl and roberta: a hub id, such as roberta-base, or a folder.",
+)
+@click.option(
     "--output",
     "-o",
     type=click.Path(path_type=Path),
@@ -35,6 +43,7 @@ def baseline(
     assignments: tuple[str, ...],
     workers: int,
     calls: int | None,
+    encoder: str,
     output: Path | None,
 ) -> int:
     """Try another method on the rows, the model and the calls of a run.
@@ -48,7 +57,7 @@ def baseline(
     from asyndbt_mpi.config import load
 
     path = output or Path("runs") / f"{load(config, assignments).run.name}-{method}.json"
-    result = baseline(Asked(method, config, assignments, workers, calls, path))
+    result = baseline(Asked(method, config, assignments, workers, calls, encoder, path))
     for line in summary(result):
         say(line)
     return DONE

@@ -1,16 +1,20 @@
 """The methods by name, in the order of the tables."""
 
-from asyndbt_mpi.baselines import search, tuned, untuned
+from asyndbt_mpi.baselines import adaicl, fedone, roberta, search, similar, tuned, untuned
 from asyndbt_mpi.baselines.trial import Method
 
 METHODS: dict[str, Method] = {
+    "roberta": roberta.roberta,
     "manual": untuned.manual,
     "random_icl": untuned.random_icl,
+    "kate": similar.kate,
     "bdpl": tuned.bdpl,
+    "adaicl": adaicl.adaicl,
     "cendbt": tuned.cendbt,
     "asyndbt": tuned.asyndbt,
     "calibrated": untuned.calibrated,
     "random_search": search.random_search,
     "successive_halving": search.successive_halving,
+    "fedone": fedone.fedone,
     "local": tuned.local,
 }

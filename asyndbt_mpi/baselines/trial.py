@@ -11,6 +11,7 @@ import numpy as np
 
 from asyndbt_mpi.algorithm.types import FloatArray, IntArray
 from asyndbt_mpi.assemble import Materials
+from asyndbt_mpi.baselines.encoder import Encode
 from asyndbt_mpi.config import Config, load
 from asyndbt_mpi.llm.base import LanguageModel, Prompt, Scores
 from asyndbt_mpi.llm.cache import CachedModel
@@ -100,6 +101,7 @@ class Trial:
     materials : what follows from them
     counted : the model, which has been asked nothing so far
     calls : that all workers together may pay for before the tests
+    encode : sentences as vectors
     log : where a run of AsynDBT is logged
     details : what a method has to tell besides its predictions, for the result's file
     """
@@ -110,6 +112,7 @@ class Trial:
     materials: Materials
     counted: Counted
     calls: int
+    encode: Encode
     log: Path
     details: dict[str, object] = field(default_factory=dict)
 
@@ -133,6 +136,11 @@ class Trial:
     def calls_each(self) -> int:
         """A worker's share."""
         return self.calls // len(self.data)
+
+    def vectors(self, rows: Sequence[Row]) -> FloatArray:
+        """All texts of each of ``rows``, as one; (n, d)."""
+        columns = self.template.columns
+        return self.encode([" ".join(row.texts[column] for column in columns) for row in rows])
 
     def model(self) -> CachedModel:
         """The model, asked nothing so far; a repeat of a prompt is free."""

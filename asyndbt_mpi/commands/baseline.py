@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from asyndbt_mpi.assemble import Place, check_server, language_model, prepare, rows_fit
+from asyndbt_mpi.baselines.encoder import encoder
 from asyndbt_mpi.baselines.methods import METHODS
 from asyndbt_mpi.baselines.result import Costs, Result
 from asyndbt_mpi.baselines.trial import Counted, Spent, Trial
@@ -29,6 +30,7 @@ class Asked:
     assignments: tuple[str, ...]
     workers: int
     calls: int | None
+    encoder: str
     output: Path
 
 
@@ -74,6 +76,7 @@ def baseline(asked: Asked, cores: int | None = None, writer: int = 0) -> Result:
     trial = Trial(
         *(asked.source, asked.assignments, config, materials, Counted(model)),
         usual_calls(config) if asked.calls is None else asked.calls,
+        encoder(asked.encoder),
         asked.output.with_suffix(".h5"),
     )
     result = _run(trial, asked.method)

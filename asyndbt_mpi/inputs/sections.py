@@ -213,8 +213,9 @@ class TaskSection(Section):
 
     A `path` is a file, of which a share of `split` is for judging, a folder, or a data set of the
     hub. `labels` are a list by class number, a table by value of the `label_column`, or taken from
-    the data. A `wording`, one of the `wordings`, replaces template and labels. `calibration` takes a model's preference for some labels out of its scores; of a
-    language model it defaults to `CALIBRATION`.
+    the data. A `wording`, one of the `wordings`, replaces template and labels. `calibration` takes
+    a model's preference for some labels out of its scores; of a language model it defaults to
+    `CALIBRATION`.
     """
 
     name: Line = "reviews"

