@@ -105,6 +105,8 @@ def cover(is_hard: BoolArray, reach: BoolArray, most: int, chosen: Sequence[int]
     while len(found) < most and free.any() and (left.any() or not found):
         gains = np.where(free, (reach & left).sum(axis=1), -1)
         best = int(gains.argmax())
+        if found and not gains[best]:
+            break
         found.append(best)
         free[best] = False
         left &= ~reach[best]

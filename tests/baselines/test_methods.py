@@ -1,0 +1,192 @@
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from asyndbt_mpi.baselines import adaicl, pmi, similar, trial
+from asyndbt_mpi.baselines.methods import METHODS
+from asyndbt_mpi.baselines.result import Result, read
+from asyndbt_mpi.commands import baseline as commands
+from asyndbt_mpi.commands.baseline import Asked, baseline
+from asyndbt_mpi.config import ConfigurationError
+from asyndbt_mpi.llm.base import Prompt, Scores
+from asyndbt_mpi.log.reader import Log
+from tests.conftest import Opinionated
+
+CALLS = 1500
+SMALL = "task.test=20", "prompt.pool=4", "task.train_per_class=5", "task.validation_per_class=5"
+LOGGED = {"bdpl", "cendbt", "asyndbt", "local"}
+CALLED = LOGGED | {"random_search", "successive_halving", "fedone", "adaicl"}
+
+
+class Recording(Opinionated):
+    """Keeps what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[Prompt] = []
+
+    def label_log_probabilities(self, prompts: Sequence[Prompt], labels: Sequence[str]) -> Scores:
+        self.asked += prompts
+        return super().label_log_probabilities(prompts, labels)
+
+
+def vectors(texts: Sequence[str]) -> np.ndarray:
+    """Letters of each text, counted."""
+    found = np.array([[1.0 + text.count(letter) for letter in "abcdefgh"] for text in texts])
+    scaled: np.ndarray = found / np.linalg.norm(found, axis=1, keepdims=True)
+    return scaled
+
+
+@pytest.fixture(autouse=True)
+def model(monkeypatch: pytest.MonkeyPatch) -> Recording:
+    kept = Recording()
+    monkeypatch.setattr(commands, "language_model", lambda *_: kept)
+    monkeypatch.setattr(commands, "rows_fit", lambda *_: True)
+    monkeypatch.setattr(commands, "encoder", lambda _: vectors)
+    return kept
+
+
+def run(method: str, folder: Path, *settings: str, calls: int = CALLS) -> Result:
+    path = folder / f"{method}.json"
+    return baseline(Asked(method, "reviews", (*SMALL, *settings), 3, calls, "letters", path))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_predicts_the_same_rows_within_its_calls(method: str, tmp_path: Path) -> None:
+    found = run(method, tmp_path)
+    assert read(tmp_path / f"{method}.json") == found
+    assert found.labels == run("manual", tmp_path).labels
+    assert len(found.labels) == 20
+    assert len(found.log_probabilities) == (1 if method in ("cendbt", "bdpl") else 3)
+    for _, scores in found.scores().values():
+        np.testing.assert_allclose(np.exp(scores).sum(axis=1), 1, atol=1e-4)
+    assert (found.tuning.calls > 0) == (method in CALLED)
+    assert found.tuning.calls <= CALLS
+    assert (found.tests.calls > 0) == (method != "roberta")
+    assert (tmp_path / f"{method}.h5").exists() == (method in LOGGED)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_costs_the_same_whoever_asked_before(method: str, tmp_path: Path) -> None:
+    def without_seconds(found: Result) -> dict[str, object]:
+        content = found.model_dump()
+        for part in ("tuning", "tests"):
+            content[part].pop("seconds")
+        return content
+
+    first, again = (run(method, tmp_path) for _ in range(2))
+    assert without_seconds(first) == without_seconds(again)
+
+
+def test_the_tuned_prompts_answers_are_those_of_the_log(tmp_path: Path) -> None:
+    found = run("asyndbt", tmp_path)
+    with Log(tmp_path / "asyndbt.h5") as log:
+        assert log.status == "finished"
+        assert log.committed == found.details["iterations"]
+        assert found.tuning.calls < int(log["event/llm_calls"].sum())
+
+
+def test_words_of_bdpl_come_without_demonstrations(tmp_path: Path, model: Recording) -> None:
+    run("bdpl", tmp_path)
+    assert {prompt.context for prompt in model.asked} == {""}
+
+
+def test_kate_shows_five_rows_of_the_pool_the_nearest_one_last(
+    tmp_path: Path, model: Recording
+) -> None:
+    run("kate", tmp_path)
+    for prompt in model.asked:
+        shown = prompt.context.split("\n\n")[:-1]
+        assert len(shown) == similar.SHOWN
+        texts = [text.splitlines()[0].removeprefix("Review: ") for text in [*shown, prompt.query]]
+        near = vectors(texts[:-1]) @ vectors(texts[-1:])[0]
+        assert near.argmax() == len(near) - 1
+
+
+def test_few_calls_are_refused(tmp_path: Path) -> None:
+    for method in sorted(CALLED):
+        with pytest.raises(ConfigurationError, match=r"--calls: .*too few"):
+            run(method, tmp_path, calls=6)
+
+
+def test_functions_and_runs_without_tests_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"task\.test = 0"):
+        run("manual", tmp_path, "task.test=0")
+    asked = Asked("manual", "synthetic", (), 3, None, "letters", tmp_path / "manual.json")
+    with pytest.raises(ConfigurationError, match="compared on language models"):
+        baseline(asked)
+
+
+def test_a_result_that_is_none_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "none.json"
+    with pytest.raises(ConfigurationError, match="cannot read"):
+        read(path)
+    path.write_text('{"format": "asyndbt baseline 1"}')
+    with pytest.raises(ConfigurationError, match="no result of `asyndbt baseline`: method"):
+        read(path)
+
+
+def test_each_prompt_is_counted_once_and_with_its_own_tokens() -> None:
+    counted = trial.Counted(Opinionated())
+    prompts = [Prompt("", "ab"), Prompt("a", "b"), Prompt("", "abc")]
+    counted.label_log_probabilities(prompts, [" no", " yes"])
+    assert counted.spent.calls == 2
+    assert counted.spent.prompt_tokens == counted.tokens("ab") + counted.tokens("abc")
+
+
+# ---------------------------------------------------------------- rules of selection
+
+
+def test_neighbours_by_cosine() -> None:
+    on_circle = np.array([[math.cos(a), math.sin(a)] for a in (0.0, 0.1, 1.0, 3.0)])
+    found = similar.nearest(on_circle[[1]], on_circle, 3)
+    assert found.tolist() == [[1, 0, 2]]
+
+
+def test_a_row_covers_its_neighbours_and_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adaicl, "NEIGHBOURS", 1)
+    # Nearest neighbours: 0 -> 1 -> 2 -> 1, 3 -> 4 -> 3.
+    angles = (0.0, 0.30, 0.50, 2.0, 2.1)
+    found = adaicl.reachable(np.array([[math.cos(a), math.sin(a)] for a in angles]))
+    assert [np.flatnonzero(row).tolist() for row in found] == [
+        [0, 1, 2], [1, 2], [1, 2], [3, 4], [3, 4],
+    ]  # fmt: skip
+
+
+def test_hard_rows_are_the_half_the_model_is_least_sure_of() -> None:
+    sure = np.array([0.9, 0.6, 0.7, 0.5, 0.8])
+    assert np.flatnonzero(adaicl.hard(sure, [])).tolist() == [1, 2, 3]
+    assert np.flatnonzero(adaicl.hard(sure, [3])).tolist() == [1, 2]
+
+
+def test_the_cover_is_greedy_and_leaves_out_what_was_chosen() -> None:
+    reach = np.eye(5, dtype=bool)
+    reach[0, [1, 2]] = reach[3, [2, 4]] = True
+    everything = np.ones(5, dtype=bool)
+    assert adaicl.cover(everything, reach, 5, []) == [0, 3]
+    assert adaicl.cover(everything, reach, 1, []) == [0]
+    assert adaicl.cover(everything, reach, 5, [0]) == [3, 1]
+    assert adaicl.cover(~everything, reach, 5, []) == [0]  # rounds come to an end
+
+
+def test_information_of_neighbouring_words() -> None:
+    words, pairs = (
+        Counter(["a", "b", "a", "b", "a", "c"]),
+        Counter({("a", "b"): 2, ("b", "a"): 2, ("a", "c"): 1}),
+    )
+    # p(a b) = 2/5, p(a) = 3/6, p(b) = 2/6
+    assert pmi.information(("a", "b"), words, pairs) == pytest.approx(math.log(0.4 / (1 / 6)))
+
+
+def test_phrases_are_cut_where_neighbours_are_strangers() -> None:
+    texts = ["new york is big", "new york is old", "is it new york", "big is it"]
+    # log p(a b) / (p(a) p(b)) is 1.92 for new york, and 1.23 for york is.
+    found = pmi.vocabulary(texts, 5, threshold=1.5)
+    assert found[:3] == ["new york", "big", "is it"]
+    assert not any("york is" in phrase for phrase in found)
+    with pytest.raises(ValueError, match="phrases, but 99 are needed"):
+        pmi.vocabulary(texts, 99)
