@@ -1,6 +1,7 @@
 """`asyndbt data`, and whole runs on data whose labels are their own."""
 
 import csv
+import re
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,17 @@ def test_a_configuration_is_shown_as_a_run_understands_it(tmp_path: Path) -> Non
     materials = prepare(load("mine.toml"), 3)
     assert materials.data is not None
     assert f"; {len(materials.data[1].test)} are then left to test on\n" in result.stdout
+
+
+def test_data_that_ship_with_a_preset_are_shown() -> None:
+    result = shown("fiveg")
+    assert result.returncode == 0, result.stderr
+    assert "columns: term1 (shown), term2 (shown), passage (shown), label (the label)\n" in (
+        result.stdout
+    )
+    assert "' Yes'        256        170\n" in result.stdout
+    assert "warning" not in result.stdout + result.stderr
+    assert re.search(r"\nIn 5G networks, are .+ and .+ related\? (No|Yes)\n", result.stdout)
 
 
 def test_texts_on_both_sides_are_counted() -> None:
