@@ -48,7 +48,8 @@ MPIEXEC := $(BIN)/mpiexec
 MPI_PYTEST = timeout 300 $(MPIEXEC) -n $(1) $(BIN)/python -m pytest --with-mpi --only-mpi --color=no -p no:cacheprovider tests/mpi
 
 # The pages of the site, and the files that they link.
-PAGES := README.md CHANGELOG.md SECURITY.md CITATION.cff Makefile docs asyndbt_mpi/protocol/asyndbt.py
+PAGES := README.md CHANGELOG.md SECURITY.md CITATION.cff Makefile docs asyndbt_mpi/protocol/asyndbt.py \
+	asyndbt_mpi/task/data/*/README.md
 
 # What is installed in $(1). A CUDA build of torch pins its own dependencies, and its local version names
 # the build; the markers exempt newer Pythons.

@@ -49,9 +49,10 @@ def add_contents(_app: Sphinx, page: str, source: list[str]) -> None:
     """Put the table of contents, which the repository's page does without, below the README."""
     if page == root_doc:
         lists = {name: [f"docs/{page}" for page in pages] for name, pages in PAGES.items()}
+        lists["Shipped data"] = ["asyndbt_mpi/task/data/*/README"]
         lists["Project"] = ["CHANGELOG", "SECURITY"]
         for name, pages in lists.items():
-            options = ":hidden:\n:caption: " + name
+            options = ":hidden:\n:glob:\n:caption: " + name
             source[0] += "\n```{toctree}\n" + options + "\n\n" + "\n".join(pages) + "\n```\n"
 
 
