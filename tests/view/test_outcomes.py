@@ -29,7 +29,9 @@ def outcome(correct: dict[int, int], first: int = 0) -> Outcome:
     answers = {}
     for worker, count in correct.items():
         right = (np.arange(ROWS) >= first) & (np.arange(ROWS) < first + count)
-        answers[worker] = Answers(LABELS, right, np.where(right, 0.5, 1.5))
+        answers[worker] = Answers(
+            LABELS, np.where(right, LABELS, (LABELS + 1) % 3), right, np.where(right, 0.5, 1.5)
+        )
     return Outcome(
         {worker: float(each.right.mean()) for worker, each in answers.items()},
         {worker: float(each.losses.mean()) for worker, each in answers.items()},
@@ -266,4 +268,4 @@ def test_classes_are_counted_one_by_one(log: Log) -> None:
     low, high = (100 * end for end in intervals.accuracy(np.arange(10)[None] < 4)[1:])
     assert lines[1][2] == f"{low:.0f} to {high:.0f}"
     assert table is not None
-    assert table.caption == "always a[b]: 33.3 per cent"
+    assert str(table.caption) == "always a[b]: 33.3 per cent"
