@@ -68,6 +68,7 @@ def run_page(log: Log, texts: Mapping[int, str]) -> str:
     return render(
         "run.html",
         title=log.config.run.name,
+        cited=log.package_version,
         log=log,
         headlines=list(_headlines(log, found)),
         run_lines=run_lines(log),

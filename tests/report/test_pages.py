@@ -28,7 +28,7 @@ from asyndbt_mpi.view.accuracy import differences, in_words
 from asyndbt_mpi.view.outcomes import outcomes
 from asyndbt_mpi.view.recommended import recommended
 from tests.conftest import SHAPES
-from tests.helpers import asyndbt
+from tests.helpers import ROOT, asyndbt
 from tests.report.parsed import Page
 
 Run = Callable[..., Path]
@@ -244,16 +244,23 @@ SETTINGS = (
 )  # fmt: skip
 
 
-@pytest.fixture
-def swept(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two settings, three seeds."""
+    folder = tmp_path_factory.mktemp("sweep")
     sets = [word for each in SETTINGS for word in ("--set", each)]
     result = asyndbt(
         "sweep", "synthetic", "--workers", "3", "--seeds", "3", "-o", "runs",
-        "--vary", "algorithm.active_workers=1,3", *sets, folder=tmp_path,
+        "--vary", "algorithm.active_workers=1,3", *sets, folder=folder,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    return tmp_path / "runs"
+    return folder / "runs"
+
+
+@pytest.fixture
+def swept(sweep: Path, tmp_path: Path) -> Path:
+    """The same, to be changed."""
+    return Path(shutil.copytree(sweep, tmp_path / "runs"))
 
 
 def of_sweep(folder: Path) -> Page:
@@ -327,3 +334,17 @@ def test_cells_of_the_terminal_become_text() -> None:
     assert found.heads == [("a", False), ("b", True)]
     assert found.sections == [[["[red]", "1"], ["", "2"]], [["x", "3"]]]
     assert [found.is_group(section) for section in found.sections] == [True, False]
+
+
+def test_what_is_to_be_cited_is_in_the_citation_file(virtual_run: Run) -> None:
+    said = " ".join(page(virtual_run(run={"iterations": 3})).text.split())
+    citation = (ROOT / "CITATION.cff").read_text()
+    software, paper, *_ = re.findall(r'title: "(.*)"', citation)
+    assert software in said
+    assert paper in said
+    names = zip(
+        re.findall(r"given-names: (.*)", citation), re.findall(r"family-names: (.*)", citation),
+        strict=True,
+    )  # fmt: skip
+    given, family = next(names)
+    assert f"{given} {family}" in said

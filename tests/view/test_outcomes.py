@@ -13,8 +13,8 @@ from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.protocol.messages import Candidate
 from asyndbt_mpi.view import intervals
-from asyndbt_mpi.view.accuracy import accuracy_table, class_table, difference_lines
-from asyndbt_mpi.view.outcomes import NAMES, Answers, Outcome, compare, outcomes, score
+from asyndbt_mpi.view.accuracy import accuracy_table, class_table, difference_lines, verdict
+from asyndbt_mpi.view.outcomes import NAMES, Answers, Comparison, Outcome, compare, outcomes, score
 from asyndbt_mpi.view.summary import classes_of_tests
 from tests.helpers import asyndbt
 
@@ -269,3 +269,25 @@ def test_classes_are_counted_one_by_one(log: Log) -> None:
     assert lines[1][2] == f"{low:.0f} to {high:.0f}"
     assert table is not None
     assert str(table.caption) == "always a[b]: 33.3 per cent"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (0.01, 0.2, "better"),
+        (-0.2, -0.01, "worse"),
+        (-0.1, 0.1, "cannot tell"),
+        (0.0, 0.1, "cannot tell"),
+        (0.0, 0.0, "same rows"),
+    ],
+)
+def test_what_an_interval_says_in_words(low: float, high: float, said: str) -> None:
+    gain = intervals.Interval((low + high) / 2, low, high)
+    assert said in verdict(Comparison([1], gain, 0.5, gain))
+
+
+def test_predicted_is_what_has_the_highest_probability_and_a_tie_is_wrong() -> None:
+    logs = np.log([[0.5, 0.3, 0.2], [0.4, 0.4, 0.2], [0.1, 0.2, 0.7]])
+    found = score(np.array([0, 0, 1]), logs)
+    assert found.right.tolist() == [True, False, False]
+    assert found.predicted.tolist() == [0, 1, 2]
