@@ -80,9 +80,11 @@ def picture(figure: Figure, name: str, caption: str, axes: Axes | None = None) -
     """
     for each in figure.axes:
         for line in each.lines:
-            line.set_rasterized(len(np.asarray(line.get_xydata())) > MOST_VECTORS)
+            if len(np.asarray(line.get_xydata())) > MOST_VECTORS:
+                line.set_rasterized(True)
         for collection in each.collections:
-            collection.set_rasterized(len(collection.get_paths()) > MOST_VECTORS)
+            if len(collection.get_paths()) > MOST_VECTORS:
+                collection.set_rasterized(True)
     stream = io.BytesIO()
     figure.savefig(stream, format="svg", dpi=PICTURE_DPI, metadata={"Date": None, "Creator": None})
     values = "" if axes is None else json.dumps(_values(figure, axes))

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,6 +35,9 @@ QUANTITIES = (
     "seconds",
     "virtual seconds",
 )
+FORMATS = {ACCURACY: ".1f", GAIN: "+.1f"} | dict.fromkeys(
+    ("iterations", "calls", "prompt tokens"), ",.0f"
+)
 MOST_DRAWN = 40
 """Settings of which a figure can still be read."""
 
@@ -47,6 +51,13 @@ class Run:
     status: str
     settings: Mapping[str, object]
     values: Mapping[str, float]
+
+
+class Group(NamedTuple):
+    """Runs of one setting: the values of what varies, as text, and the runs."""
+
+    setting: list[str]
+    runs: list[Run]
 
 
 def read(log: Log) -> Run:
@@ -95,17 +106,22 @@ def sweep_page(folder: Path) -> str:
             runs.append(read(log))
             toml = toml or configuration_file(log.config)
     varied = [key for key in runs[0].settings if len({repr(run.settings[key]) for run in runs}) > 1]
-    groups: dict[tuple[str, ...], list[Run]] = {}
+    alike: dict[tuple[str, ...], list[Run]] = {}
     for run in sorted(runs, key=lambda run: [_rank(run.settings[key]) for key in varied]):
-        groups.setdefault(tuple(_text(run.settings[key]) for key in varied), []).append(run)
+        alike.setdefault(tuple(repr(run.settings[key]) for key in varied), []).append(run)
+    groups = [
+        Group([_text(mine[0].settings[key]) for key in varied], mine) for mine in alike.values()
+    ]
     scaling = figures.scaling_figure(folder)
     return render(
         "sweep.html",
         title=folder.resolve().name,
         number=len(runs),
         unfinished=[run.name for run in runs if run.status != "finished"],
+        repeated=_repeated(groups),
         varied={
-            key: list(dict.fromkeys(each[n] for each in groups)) for n, key in enumerate(varied)
+            key: list(dict.fromkeys(setting[n] for setting, _ in groups))
+            for n, key in enumerate(varied)
         },
         seeds=sorted({run.seed for run in runs}),
         means=_means(varied, groups),
@@ -117,6 +133,16 @@ def sweep_page(folder: Path) -> str:
         toml=toml,
         repeat=_repeat(runs, varied, groups),
     )
+
+
+def _repeated(groups: Sequence[Group]) -> list[str]:
+    """Runs that share setting and seed with one before: they are not independent of it."""
+    return [
+        run.name
+        for _, runs in groups
+        for number, run in enumerate(runs)
+        if run.seed in [other.seed for other in runs[:number]]
+    ]
 
 
 def _rank(value: object) -> tuple[bool, float, str]:
@@ -135,11 +161,7 @@ def _known(runs: Sequence[Run]) -> list[str]:
 
 
 def _number(name: str, value: float) -> str:
-    if name in ("iterations", "calls", "prompt tokens"):
-        return f"{value:,.0f}" if value == round(value) else f"{value:,.1f}"
-    return (
-        f"{value:+.1f}" if name == GAIN else f"{value:.1f}" if name == ACCURACY else f"{value:,.4g}"
-    )
+    return f"{value:{FORMATS.get(name, ',.4g')}}"
 
 
 def _mean(runs: Sequence[Run], name: str) -> intervals.Interval | None:
@@ -161,17 +183,17 @@ def _cell(runs: Sequence[Run], name: str) -> str:
     return "\n".join(lines)
 
 
-def _means(varied: Sequence[str], groups: Mapping[tuple[str, ...], list[Run]]) -> PageTable:
-    names = _known([run for runs in groups.values() for run in runs])
+def _means(varied: Sequence[str], groups: Sequence[Group]) -> PageTable:
+    names = _known([run for group in groups for run in group.runs])
     heads = [(key.rpartition(".")[2], False) for key in varied] or [("setting", False)]
     heads += [("runs", True), *((name, True) for name in names)]
     rows = [
         [
-            *(setting or ("the same for all",)),
+            *(setting or ["the same for all"]),
             f"{len(runs)}",
             *(_cell(runs, name) for name in names),
         ]
-        for setting, runs in groups.items()
+        for setting, runs in groups
     ]
     note = "Below each mean its 95 % interval over seeds (Student), where there are several."
     return PageTable("Means over the runs of each setting", heads, [rows], note)
@@ -189,33 +211,29 @@ def _single(varied: Sequence[str], runs: Sequence[Run]) -> PageTable:
     return PageTable("Every run, with its numbers", heads, [rows])
 
 
-def _picture(varied: Sequence[str], groups: Mapping[tuple[str, ...], list[Run]]) -> Picture | None:
+def _picture(varied: Sequence[str], groups: Sequence[Group]) -> Picture | None:
     """The best of the quantities that every setting has."""
     choice = (ACCURACY, LOSS, TRAINING)
-    what = next((n for n in choice if all(_mean(runs, n) for runs in groups.values())), None)
+    what = next((n for n in choice if all(_mean(runs, n) for _, runs in groups)), None)
     if what is None or not 1 < len(groups) <= MOST_DRAWN:
         return None
     short = [key.rpartition(".")[2] for key in varied]
     names = [
         ", ".join(f"{key} = {value}" for key, value in zip(short, setting, strict=True))
-        for setting in groups
+        for setting, _ in groups
     ]
-    means = [mean for runs in groups.values() if (mean := _mean(runs, what))]
-    single = [[run.values[what] for run in runs if what in run.values] for runs in groups.values()]
+    means = [mean for _, runs in groups if (mean := _mean(runs, what))]
+    single = [[run.values[what] for run in runs if what in run.values] for _, runs in groups]
     return figures.settings(names, means, single, what)
 
 
-def _repeat(
-    runs: Sequence[Run], varied: Sequence[str], groups: Mapping[tuple[str, ...], list[Run]]
-) -> str:
+def _repeat(runs: Sequence[Run], varied: Sequence[str], groups: Sequence[Group]) -> str:
     """The command of a sweep, if the runs are all those of a grid."""
-    values = [list(dict.fromkeys(setting[n] for setting in groups)) for n in range(len(varied))]
+    values = [list(dict.fromkeys(setting[n] for setting, _ in groups)) for n in range(len(varied))]
     seeds = sorted({run.seed for run in runs})
     one_by_one = seeds == list(range(seeds[0], seeds[-1] + 1))
-    whole = {run.seed: 0 for run in runs} and all(
-        sorted(run.seed for run in mine) == seeds for mine in groups.values()
-    )
-    grid = set(itertools.product(*values)) == set(groups)
+    whole = all(sorted(run.seed for run in mine) == seeds for _, mine in groups)
+    grid = sorted(itertools.product(*values)) == sorted(tuple(setting) for setting, _ in groups)
     plain = all("," not in text and " " not in text for texts in values for text in texts)
     if not (one_by_one and whole and grid and plain):
         return ""

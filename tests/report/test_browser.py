@@ -21,6 +21,8 @@ pytestmark = [
     pytest.mark.long,
 ]
 
+PAPER = 794
+"""Pixels of A4."""
 VIEWS = [("light", 1280), ("dark", 1280), ("light", 375), ("dark", 375)]
 
 
@@ -69,6 +71,18 @@ def check(browser: Any, path: Path) -> None:
 
 def test_a_run(browser: Any, page_of_run: Path) -> None:
     check(browser, page_of_run)
+
+
+def test_a_run_on_paper(browser: Any, page_of_run: Path) -> None:
+    """Nothing is folded away or cut off, and the paper is light."""
+    page, _ = opened(browser, page_of_run, "dark", PAPER)
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.evaluate("document.documentElement.scrollWidth") <= PAPER
+    assert page.locator("details:not([open])").count() == 0
+    assert not page.locator("nav").is_visible()
+    colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert colour == "rgb(255, 255, 255)"
 
 
 def test_a_sweep(browser: Any, virtual_run: Any, tmp_path: Path) -> None:

@@ -319,7 +319,17 @@ def test_one_run_is_a_folder_too(swept: Path) -> None:
     assert (setting, runs) == ("the same for all", "1")
     assert not [cell for cell in numbers if "to" in cell], "one seed has no interval"
     shutil.copy(first, swept / "copy.h5")
-    assert "both have seed" in of_sweep(swept).text
+    text = of_sweep(swept).text
+    assert "both have seed" in text
+    assert "with the same settings: copy.h5. Such runs are not independent" in text
+
+
+def test_long_settings_that_begin_alike_are_not_one(virtual_run: Run, tmp_path: Path) -> None:
+    for end in ("x", "y"):
+        words = ["w" * 300, f"{end}1", f"{end}2", f"{end}3", f"{end}4", f"{end}5"]
+        prompt = {"vocabulary": words, "vocabulary_size": 6, "fragment_length": 4, "pool": 3}
+        virtual_run(name=end, run={"iterations": 3}, prompt=prompt)
+    assert [row[1] for row in of_sweep(tmp_path).table("Means over")] == ["1", "1"]
 
 
 def test_cells_of_the_terminal_become_text() -> None:
