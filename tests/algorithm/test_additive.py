@@ -155,6 +155,25 @@ def test_samples_that_agree_do_not_make_others_outliers() -> None:
     assert additive.scale != usual  # it goes on learning from others
 
 
+def test_predictions_are_scored_by_hand() -> None:
+    """The others say that the second word costs 6 / (1.6 + 0.4) = 3, which the last spread ignores."""
+    of = Additive((1, 1, 2), (1, 1, 2))
+    assert 1 / of.prior == 0.4
+    of.hear(ONE, np.array([[[0.0, 1.6]]]), np.array([[[0.0, 6.0]]]))
+    of.effects[0] = [0.0, 0.0, 0.0, 5.0]
+    of.scale[0], of.scores[0] = 2.0, [1.0, 2.0, 3.0]
+    words, shown = np.array([0, 0, 0, 1, 1]), np.array([0, 1, 0, 1, 0])
+    rest = np.array([0.0, 1.0, 0.0, 3.0, 23.0])  # without the demonstrations' effects
+    losses = 100.0 + 5.0 * shown + rest
+    of.upper(
+        ONE, np.full((1, 1, 2), 0.5), np.full((1, 1, 2), 0.5),
+        words[None, :, None], shown[None, :, None], losses[None],
+    )  # fmt: skip
+    # Errors from their median: 0, 1, 0, 0, 20 and -1, 0, -1, 2, 22; a square counts as at most 32.
+    surprise = np.array([1.0 + 32.0, 1.0 + 32.0, 1.0 + 1.0 + 4.0 + 32.0]) / (2 * 2.0)
+    np.testing.assert_allclose(of.scores[0], (1 - DRIFT) * np.array([1.0, 2.0, 3.0]) + surprise)
+
+
 def test_workers_together_get_what_each_gets_alone() -> None:
     workers = 5
     stack, alone = model(workers), [model() for _ in range(workers)]
@@ -226,7 +245,32 @@ def test_one_prompt_that_did_well_beyond_its_parts_is_remembered() -> None:
     assert (*words.tolist(), *shown.tolist()) == lucky
 
 
-def test_a_prompt_is_remembered_once_with_its_newest_residual() -> None:
+def test_of_a_prompt_that_comes_again_the_newest_residual_counts() -> None:
+    of, (words, shown, losses) = model(), draw(3)
+    prompts = [tuple(each) for each in np.concatenate((words, shown), axis=-1)[0].tolist()]
+    for newest in (losses, -losses):
+        upper(of, ONE, words, shown, newest)
+        found = {
+            tuple(prompt.astype(int).tolist()): residual
+            for prompt, residual in zip(of.sampled[0], of.residuals[0], strict=True)
+            if (prompt >= 0).all()
+        }
+        residuals = newest[0] - [value(of, prompt, 0.0) for prompt in prompts]
+        residuals -= np.median(residuals)
+        assert found == pytest.approx(dict(zip(prompts, residuals.tolist(), strict=True)))
+
+
+def test_an_absurd_sample_makes_no_other_prompt_look_good() -> None:
+    of, (words, shown, losses) = model(), draw(3)
+    losses[0, 0] = 1e6
+    upper(of, ONE, words, shown, losses)
+    absurd = np.concatenate((words, shown), axis=-1)[0, 0]
+    others = (of.sampled[0] >= 0).all(axis=-1) & (of.sampled[0] != absurd).any(axis=-1)
+    assert others.sum() == SAMPLES - 1
+    assert np.abs(of.residuals[0, others]).max() < 10
+
+
+def test_a_prompt_is_remembered_once() -> None:
     of = model()
     for seed in range(10):
         words, shown, losses = draw(seed)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import quality
+import quality_methods
 import quality_tasks
 from quality_cells import Cell, Key, Mismatch, finished, make, read
 from quality_methods import METHODS, USUAL, asyndbt
@@ -19,6 +20,7 @@ from asyndbt_mpi.inputs.defaults import MIRROR_STEPS
 from asyndbt_mpi.llm.cache import CachedModel
 from asyndbt_mpi.protocol.blackbox import Query
 from asyndbt_mpi.protocol.messages import WITHOUT, Split
+from asyndbt_mpi.transport.virtual import VirtualCluster
 from tests.conftest import Opinionated
 from tests.helpers import ROOT
 
@@ -79,6 +81,28 @@ def test_a_run_ends_where_the_next_step_could_exceed_its_calls(
 def test_a_run_without_an_iteration_is_refused(trial: Callable[..., Trial]) -> None:
     with pytest.raises(ValueError, match="60 calls are too few for one iteration"):
         asyndbt(trial(), 60, "none")
+
+
+def test_the_mean_is_that_of_all_workers_words_with_the_own_demonstrations(
+    trial: Callable[..., Trial], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It need not be what any worker, most of them or the consensus would take."""
+
+    class Ended(VirtualCluster):
+        def run(self, *arguments: Any) -> None:
+            super().run(*arguments)
+            word, algorithm = np.eye(8), self.server.algorithm
+            algorithm.z = np.array([word[5], word[4]])
+            for worker, first in enumerate((0, 0, 1)):
+                often = np.array([word[first], word[first + 6]])
+                algorithm.p[worker] = 0.55 * often + 0.45 * np.array([word[2], word[3]])
+
+    monkeypatch.setattr(quality_methods, "VirtualCluster", Ended)
+    found = asyndbt(trial(), 400, "none", {"run": {"race": 0}}).prompts
+    assert {*found["mean"]} == {1, 2, 3}
+    for worker, (words, shown) in found["mean"].items():
+        assert words.tolist() == [2, 3]
+        np.testing.assert_array_equal(shown, found["consensus"][worker][1])
 
 
 @pytest.mark.long
