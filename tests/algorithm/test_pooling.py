@@ -124,6 +124,16 @@ def test_the_pool_believes_others_as_far_as_the_worker_does(trust: tuple[float, 
     assert pool.effects[1, 0, 0] == pytest.approx(np.mean(of_each)), "no trust at all is even"
 
 
+def test_the_pools_gradients_add_up_to_what_it_now_says() -> None:
+    pool, generator, total = Pool((2, M, N), PRIOR, SAMPLES), np.random.default_rng(2), 0.0
+    trust = np.full((1, len(SPREADS)), 1 / 3)
+    for step in range(1, CORRECTED + 1):
+        report = generator.uniform(0, 3, (1, M, N)), generator.normal(size=(1, M, N)), trust
+        pool.take(np.array([step % 2]), np.array([step]), *report)
+        total = total + pool.step()
+    np.testing.assert_allclose(total, CORRECTED * pool.effects.mean(axis=0), atol=1e-10)
+
+
 @pytest.mark.parametrize("lie", [1e6, -1e6, 1e100])
 def test_one_liar_moves_the_others_and_z_by_a_bounded_amount(lie: float) -> None:
     pool = Pool((3, M, N), PRIOR, SAMPLES)
@@ -269,6 +279,18 @@ def test_exploration_draws_by_the_chance_to_be_best(
     difference = NormalDist(1.0, TEMPERATURE * np.sqrt(scale * sum(variances)))
     for drawn in (words, shown):
         assert drawn.mean() == pytest.approx(EXPLORED * difference.cdf(0.0), abs=0.02)
+
+
+def test_exploration_is_as_certain_as_all_that_is_known() -> None:
+    """The others' 1 has the variance 0.1 * 2.5 + 1 / (39.6 + 0.4) by the first spread."""
+    model = Additive((1, 1, 2), (1, 1, 2))
+    model.hear(np.array([0]), np.full((1, 1, 2), 39.6), np.array([[[0.0, 40.0]]]))
+    model.scores[0], model.scale[0] = [0.0, 999.0, 999.0], 9.0
+    words, shown = (np.zeros((1, 8000, 1), dtype=int) for _ in range(2))
+    allowed = np.ones((1, 1, 2), dtype=bool)
+    model.explore(np.array([0]), allowed, words, shown, [np.random.default_rng(1)])
+    difference = NormalDist(1.0, TEMPERATURE * np.sqrt(9.0 * 2 * 0.275))
+    assert words.mean() == pytest.approx(EXPLORED * difference.cdf(0.0), abs=0.02)
 
 
 def lower_level(p: np.ndarray, psi: float = 0.0) -> LowerLevel:
