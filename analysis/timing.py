@@ -128,20 +128,31 @@ def read(path: Path) -> Timing:
         No time passes in it.
     """
     with Log(path) as log:
-        ends = log["iteration/time"]
-        if not ends.any():
-            raise ConfigurationError(
-                f"{path}: no time passes in its {len(ends)} committed iterations; give the log of"
-                " a run under MPI, or with a delay.model"
-            )
-        duration = float(ends[-1])
-        shares = [of_worker(history, duration) for history in histories(log)]
-        virtual = log.transport == "virtual"
-        if not virtual:
-            shares.insert(0, of_server(log.logging_seconds, duration))
-        clock = "virtual clock" if virtual else log.transport.upper()
-        name = f"{path.stem}: {log.workers} workers, {log.active_workers} active, {clock}"
-        return Timing(str(path), name, "virtual seconds" if virtual else "seconds", shares)
+        return divide(log)
+
+
+def divide(log: Log) -> Timing:
+    """Divide the time of a run.
+
+    Raises
+    ------
+    ConfigurationError
+        No time passes in it.
+    """
+    ends = log["iteration/time"]
+    if not ends.any():
+        raise ConfigurationError(
+            f"{log.path}: no time passes in its {len(ends)} committed iterations; give the log of"
+            " a run under MPI, or with a delay.model"
+        )
+    duration = float(ends[-1])
+    shares = [of_worker(history, duration) for history in histories(log)]
+    virtual = log.transport == "virtual"
+    if not virtual:
+        shares.insert(0, of_server(log.logging_seconds, duration))
+    clock = "virtual clock" if virtual else log.transport.upper()
+    name = f"{Path(log.path).stem}: {log.workers} workers, {log.active_workers} active, {clock}"
+    return Timing(log.path, name, "virtual seconds" if virtual else "seconds", shares)
 
 
 def histories(log: Log) -> Iterator[History]:

@@ -127,6 +127,8 @@ def simulate(
 ) -> Result:
     """Run in this process, under a virtual clock in which only the delays of [delay] take time.
 
+    Exceptions in the black box propagate; everything committed before is in the log.
+
     Parameters
     ----------
     workers : R
@@ -146,8 +148,6 @@ def simulate(
         A step led to numbers that are not finite.
     ModelError
         The language model cannot be loaded or reached.
-
-    Exceptions in ``loss`` propagate; everything committed before is in the log.
 
     Examples
     --------
@@ -179,18 +179,14 @@ def run(
 ) -> Result | None:
     """Run under mpiexec: every rank calls this; rank 0 is the server, every other a worker.
 
-        mpiexec -n 4 python my_run.py
-
-    The black box is called on the workers only, by each for itself.
-
-    Parameters
-    ----------
-    those of `simulate`, the same on all ranks
+    ``mpiexec -n 4 python my_run.py`` starts it. The black box is called on the workers only, by
+    each for itself. Parameters are those of `simulate`, the same on all ranks.
 
     Returns
     -------
-    Result at rank 0, None at the others. (Under ``mpiexec --with-ft ulfm`` the workers' processes
-    end with the run.)
+    Result | None
+        The result at rank 0, None at the others. (Under ``mpiexec --with-ft ulfm`` the workers'
+        processes end with the run.)
 
     Raises
     ------
@@ -277,8 +273,8 @@ def replay(
 
     Returns
     -------
-    Comparison: how many ``iterations`` are identical, and the first ``difference``, None if there
-    is none.
+    Comparison
+        How many ``iterations`` are identical, and the first ``difference``, None if there is none.
 
     Raises
     ------
@@ -303,8 +299,9 @@ def verify(path: str | os.PathLike[str]) -> Verification:
 
     Returns
     -------
-    Verification: ``violations``, and ``notes`` on what could not be checked, one line each. A log
-    without violations is sound.
+    Verification
+        ``violations``, and ``notes`` on what could not be checked, one line each. A log without
+        violations is sound.
 
     Raises
     ------

@@ -53,6 +53,32 @@ def show(
 
 
 @click.command()
+@click.argument("runs", metavar="RUN.h5|DIR", type=click.Path(path_type=Path))
+@click.option("--output", "-o", required=True, metavar="FILE.html", help="The page.")
+@click.option(
+    "--prompts", is_flag=True, help="Also each worker's full prompt, with texts of its data."
+)
+@configuration_of_run
+def report(
+    runs: Path, output: str, prompts: bool, source: str | None, assignments: tuple[str, ...]
+) -> int:
+    """Write a page about a run or a sweep.
+
+    One HTML file that needs nothing else, to read or to send: what was learnt, how good it is and
+    how sure that is, figures, costs, time, faults, configuration. Of a folder, its runs compared:
+
+    \b
+        asyndbt report runs/demo.h5 -o demo.html
+        asyndbt report runs/sweep -o sweep.html
+    """
+    from asyndbt_mpi.commands.report import report
+
+    report(runs, output, prompts, given_configuration(source, assignments))
+    say(f"wrote {output}")
+    return DONE
+
+
+@click.command()
 @LOG_FILE
 @click.option("--output", "-o", metavar="FILE", help="Where to write it; else it is printed.")
 @click.option(
@@ -205,4 +231,4 @@ def stationarity(
     return DONE
 
 
-COMMANDS = (replay, show, prompt, predict, verify, stationarity)
+COMMANDS = (replay, show, report, prompt, predict, verify, stationarity)

@@ -84,7 +84,7 @@ class Config(Section):
 
     @property
     def usual_workers(self) -> int:
-        """R where none is given: `USUAL_WORKERS`, or as many as the configuration needs."""
+        """R where none is given, `USUAL_WORKERS` or as many as the configuration needs."""
         algorithm, slow = self.algorithm, self.delay.slow_workers
         return max(USUAL_WORKERS, algorithm.active_workers, algorithm.min_workers, slow)
 
@@ -106,6 +106,11 @@ def presets() -> list[str]:
 
 def load(source: str, assignments: Iterable[str] = ()) -> Config:
     """Read a TOML file or a preset, override keys by ``section.key=value``, and validate.
+
+    Parameters
+    ----------
+    source : path of the file, or name of the preset
+    assignments : the overrides
 
     Raises
     ------

@@ -23,6 +23,7 @@ ALLOWED = {
     "view": {"log", "task", "protocol", "algorithm", "config", "inputs"},
     # Logs are read through these modules, and the final tests as in `asyndbt show`.
     "analysis": {"log.reader", "view.outcomes", "config", "inputs.options"},
+    "report": {"analysis", "view", "log", "protocol", "config", "inputs"},
     "doctor": {"transport", "log", "llm", "config", "inputs"},
     # The one place that chooses implementations stands at the door of jobs, and is one of them.
     "assemble": {
@@ -42,14 +43,13 @@ ALLOWED = {
             "baselines",
             "jobs",
             "doctor",
+            "report",
             "view",
             "log",
             "task",
             "llm",
-            "transport",
-            "protocol",
         ),
-        *("algorithm", "config", "inputs"),
+        *("transport", "protocol", "algorithm", "config", "inputs"),
     },
     "api": {
         *("commands", "assemble", "jobs", "view", "log", "task", "transport", "protocol"),

@@ -136,7 +136,8 @@ def leave_one_out(probabilities: FloatArray, drawn: IntArray, losses: FloatArray
 
     Returns
     -------
-    array (..., rows, n): estimate of the gradient of E[loss] in ``probabilities``.
+    array
+        (..., rows, n), an estimate of the gradient of E[loss] in ``probabilities``
     """
     # d log Cat(j; p) / dp = e_j / p_j for the drawn category j.
     weight_drawn = _weight_drawn(probabilities.shape, drawn, _weights(losses))

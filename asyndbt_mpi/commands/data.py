@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from asyndbt_mpi.config import Config, ConfigurationError, load, parse
-from asyndbt_mpi.inputs.sections import TaskSection
+from asyndbt_mpi.inputs.sections import USUAL_WORKERS, TaskSection
 from asyndbt_mpi.task import guess, labels
 from asyndbt_mpi.task.arrow import HUB
 from asyndbt_mpi.task.dataset import Dataset, Row, build
@@ -67,6 +67,42 @@ def _of_file(path: str, assignments: Sequence[str]) -> Iterator[str]:
             yield f"{key} = {json.dumps(value, ensure_ascii=False)}"
     data = build(tables, config.task, texts, config.run.seed)
     yield f"labels = {labels.table(data.taken)}"
+    yield from _sizes(data, config)
+
+
+def _sizes(data: Dataset, config: Config) -> Iterator[str]:
+    """Sizes for `USUAL_WORKERS` where the rows are too few for the defaults.
+
+    Of its rows to train on, a worker can show half; half of those to judge by are left for tests.
+    """
+    train, dev = _fewest(data)
+    some_are_left = dev > USUAL_WORKERS * config.task.validation_per_class
+    if _enough(train, dev, config) >= USUAL_WORKERS and some_are_left:
+        return
+    share, validation = train // USUAL_WORKERS, dev // (2 * USUAL_WORKERS)
+    if share < 2 or not validation:
+        return
+    pool = min(share // 2, config.prompt.pool)
+    yield f"# few rows, which {USUAL_WORKERS} workers share:"
+    yield f"train_per_class = {min(share - pool, config.task.train_per_class)}"
+    yield f"validation_per_class = {min(validation, config.task.validation_per_class)}"
+    yield ""
+    yield "[prompt]"
+    yield f"pool = {pool}"
+
+
+def _fewest(data: Dataset) -> tuple[int, int]:
+    """Rows to train on, and to judge by, of the class that has the fewest."""
+    train, dev = (Counter(row.label for row in rows) for rows in (data.train, data.dev))
+    numbers = range(len(data.labels))
+    return min(train[each] for each in numbers), min(dev[each] for each in numbers)
+
+
+def _enough(train: int, dev: int, config: Config) -> int:
+    """For how many workers a class with so many rows is enough."""
+    task = config.task
+    taken = task.train_per_class + config.prompt.pool
+    return min(train // taken, dev // task.validation_per_class)
 
 
 def _understood(config: Config, tables: Tables) -> Iterator[str]:
@@ -119,11 +155,8 @@ def _classes(data: Dataset, config: Config) -> Iterator[str]:
         yield f"{label!r:<{width}}  {train[number]:>9,}  {dev[number]:>9,}"
     if len(data.labels) > MOST_VALUES:
         yield f"and {len(data.labels) - MOST_VALUES} more"
-    task, numbers = config.task, range(len(data.labels))
-    taken = task.train_per_class + config.prompt.pool
-    workers = min(
-        min(train[each] // taken, dev[each] // task.validation_per_class) for each in numbers
-    )
+    task = config.task
+    taken, workers = task.train_per_class + config.prompt.pool, _enough(*_fewest(data), config)
     left = len(data.dev) - workers * task.validation_per_class * len(data.labels)
     yield (
         f"enough for {workers} workers, each of which takes {taken} rows of each class to train on"

@@ -25,6 +25,7 @@ from asyndbt_mpi.task.tuned import (
 )
 from asyndbt_mpi.view import intervals
 from asyndbt_mpi.view.outcomes import newest_tests, outcomes
+from asyndbt_mpi.view.recommended import recommended
 
 FORMATS: dict[str, Callable[[TunedPrompt], str]] = {
     "json": TunedPrompt.to_json,
@@ -55,7 +56,7 @@ def tuned_prompt(
         config = configuration(log, given, asks_model=False, data=data)
         materials = prepare(config, log.workers)
         check_materials(log, materials)
-        chosen, why = _chosen(log, worker)
+        chosen, why = recommended(log, worker)
         return _exported(log, materials, chosen, why)
 
 
@@ -94,24 +95,6 @@ def unwritable(path: str, error: OSError | ValueError) -> ConfigurationError:
     """What to say of a file that cannot be written."""
     reason = error.strerror if isinstance(error, OSError) else error
     return ConfigurationError(f"--output {path}: cannot be written: {reason}")
-
-
-def _chosen(log: Log, worker: int | None) -> tuple[int, str]:
-    """Whose prompt, and why: never by the test rows, which are to say how good it is."""
-    raced, validated = log.winners, log.best
-    if worker is not None:
-        if not 1 <= worker <= log.workers:
-            raise ConfigurationError(f"--worker {worker}: the run has workers 1 to {log.workers}")
-        if worker not in raced | validated:
-            raise ConfigurationError(f"--worker {worker}: the run has scored no prompt of it")
-        return worker, f"asked for as that of worker {worker}"
-    if not raced | validated:
-        raise ConfigurationError(
-            f"{log.path}: has no scored prompt; run with run.evaluate_every greater than 0"
-        )
-    found, where = (raced, "its race") if raced else (validated, "its validation rows")
-    best = min(found, key=lambda each: found[each].loss)
-    return best, f"the least loss of all workers in {where} (its own rows): {found[best].loss:.3f}"
 
 
 def _exported(log: Log, materials: Materials, worker: int, why: str) -> TunedPrompt:

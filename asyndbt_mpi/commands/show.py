@@ -27,7 +27,7 @@ def show(path: Path, given: Config | None, prompts: bool, classes: bool) -> None
     with Log(path) as log:
         # Before anything is printed, because they may not be there.
         table = classes_of_tests(log) if classes else None
-        texts = _prompts(log, given) if prompts else {}
+        texts = texts_of_prompts(log, given) if prompts else {}
         print_summary(log, console)
         if table is not None:
             console.print(table)
@@ -35,7 +35,7 @@ def show(path: Path, given: Config | None, prompts: bool, classes: bool) -> None
             say(f"\n--- worker {worker}\n{prompt}", lines=True)
 
 
-def _prompts(log: Log, given: Config | None) -> dict[int, str]:
+def texts_of_prompts(log: Log, given: Config | None) -> dict[int, str]:
     """By worker; the log has row numbers only, so the texts are read from the run's data again."""
     if log.config.llm.is_function:
         raise ConfigurationError(

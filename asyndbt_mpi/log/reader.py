@@ -75,7 +75,10 @@ class Log:
     file : what it is read from
     config : Config, as resolved by the run when it was started last
     shapes : Shapes, the sizes M, N, U and V
-    workers, active_workers, max_delay, seed : R, S, tau and the seed
+    workers : R
+    active_workers : S
+    max_delay : tau
+    seed : of all random draws
     transport : "mpi", "virtual" or "replay"
     package_version : what wrote it
     data_digest : of the texts of the data; "" if the writer was not told
@@ -165,7 +168,7 @@ class Log:
 
     @cached_property
     def winners(self) -> dict[int, Best]:
-        """By worker, what won its race: the least loss of those scored on the most rows."""
+        """By worker, what won its race, with the least loss of those scored on the most rows."""
         columns = ("iteration", "split", "worker", "candidate", "loss", "words", "demonstrations")
         iteration, split, workers, candidates, losses, words, shown = (
             self[f"evaluation/{name}"] for name in columns

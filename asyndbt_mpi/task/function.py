@@ -29,22 +29,20 @@ ONE_ROW = dict.fromkeys(Split, 1)
 class LossFunction:
     """A Python function as the black box: all that is known about it is that it scores prompts.
 
-    ``loss(worker, words, demonstrations)`` gets I prompts at once and returns I losses.
+    ``loss(worker, words, demonstrations)`` gets I prompts at once and returns I losses:
+
+    - ``worker``, int from 1 to R: the worker on whose data the prompts are scored
+    - ``words``, int array (I, M) of 0 to N-1: for each position an index into ``vocabulary``
+    - ``demonstrations``, int array (I, U) of 0 to V-1: for each class one of V demonstrations
+    - returned: I finite real numbers, in any unit; less is better. The same prompt must always get
+      the same loss: replay, resume and verify rely on it.
 
     Parameters
     ----------
-    loss : function of
-        worker : int, from 1 to R: the worker on whose data the prompts are scored
-        words : int array (I, M), entries 0 to N-1: for each position an index into ``vocabulary``
-        demonstrations : int array (I, U), entries 0 to V-1: for each class one of V demonstrations
-        and returns
-        I finite real numbers, in any unit; less is better. The same prompt must always get the
-        same loss: replay, resume and verify rely on it.
-    shapes : Shapes
-        The sizes M, N, U and V.
-    vocabulary : sequence of N words or phrases, all different
-    name : str
-        The function's name in the log, by which it is recognised when a run is resumed or
+    loss : the function
+    shapes : the sizes M, N, U and V
+    vocabulary : N words or phrases, all different
+    name : the function's name in the log, by which it is recognised when a run is resumed or
         replayed. By default the function's own name with a digest of its code. The digest does not
         cover data and other functions that it uses: if they may change, give a name that changes
         with them.

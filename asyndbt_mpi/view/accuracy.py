@@ -7,6 +7,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
+from asyndbt_mpi.algorithm.types import IntArray
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.text import printable
 from asyndbt_mpi.protocol.messages import Candidate
@@ -100,6 +101,12 @@ def _lines(
 
 def difference_lines(found: Outcomes) -> Iterator[str]:
     """What tuning has gained over the untuned prompt and over random demonstrations, in words."""
+    for who, name, comparison in differences(found):
+        yield f"{who}, against {name}:\n    {in_words(comparison)}"
+
+
+def differences(found: Outcomes) -> Iterator[tuple[str, str, Comparison]]:
+    """Whose answers are compared, and with whose, for all pairs with answers by row."""
     for candidate in TUNED:
         for baseline, name in BASELINES.items():
             if candidate not in found or baseline not in found:
@@ -108,10 +115,22 @@ def difference_lines(found: Outcomes) -> Iterator[str]:
             comparison = compare(found[candidate], found[baseline], shared)
             if comparison is None:
                 continue
-            who = f"{NAMES[candidate]}, against {name}"
-            if len(comparison.workers) < len(found[candidate].losses):
-                who += f" (workers {', '.join(map(str, comparison.workers))})"
-            yield f"{who}:\n    {in_words(comparison)}"
+            workers = ", ".join(map(str, comparison.workers))
+            some = len(comparison.workers) < len(found[candidate].losses)
+            against = f"{name} (workers {workers})" if some else name
+            yield NAMES[candidate], against, comparison
+
+
+def verdict(comparison: Comparison) -> str:
+    """What the interval of a difference in accuracy says, in plain words."""
+    low, high = comparison.accuracy.low, comparison.accuracy.high
+    if low == high == 0:
+        return "right on the same rows"
+    if low > 0:
+        return "better, and most likely also on other rows like these"
+    if high < 0:
+        return "worse, and most likely also on other rows like these"
+    return "these rows cannot tell which is better"
 
 
 def in_words(comparison: Comparison) -> str:
@@ -131,13 +150,11 @@ def class_table(log: Log, found: Outcomes) -> Table | None:
     known = {candidate: outcome for candidate, outcome in found.items() if outcome.answers}
     if not known:
         return None
-    labels = next(iter(next(iter(known.values())).answers.values())).labels
+    labels = test_labels(known)
     classes, counts = np.unique(labels, return_counts=True)
-    most = int(counts.argmax())
     table = Table(
         title="By right label: accuracy in per cent, 95 % interval",
-        caption=f"always {_label(log, int(classes[most]))}:"
-        f" {_percent(counts[most] / len(labels))} per cent",
+        caption=Text(majority(log, labels), "table.caption"),
         title_justify="left",
         caption_justify="left",
     )
@@ -148,13 +165,28 @@ def class_table(log: Log, found: Outcomes) -> Table | None:
     for label, count in zip(classes.tolist(), counts.tolist(), strict=True):
         shares = [intervals.accuracy(each.right()[:, labels == label]) for each in known.values()]
         cells = [f"{_percent(share.value)}\n{_ends(share, 0)}" for share in shares]
-        table.add_row(_label(log, label), f"{count:,}", *cells)
+        table.add_row(Text(label_name(log, label)), f"{count:,}", *cells)
     return table
 
 
-def _label(log: Log, label: int) -> Text:
+def test_labels(found: Outcomes) -> IntArray:
+    """The right labels of the test rows (B,); empty if the log has no answers by row."""
+    known = (answers.labels for each in found.values() for answers in each.answers.values())
+    return next(known, np.empty(0, dtype=np.int64))
+
+
+def majority(log: Log, labels: IntArray) -> str:
+    """How good the most frequent of ``labels`` (B,) would be as the answer to every row."""
+    classes, counts = np.unique(labels, return_counts=True)
+    most = int(counts.argmax())
+    name = label_name(log, int(classes[most]))
+    return f"always {name}: {_percent(counts[most] / len(labels))} per cent"
+
+
+def label_name(log: Log, label: int) -> str:
+    """The text of a class, without its leading space."""
     names = log.config.task.label_texts
-    return Text(printable(names[label].strip()) if label < len(names) else str(label))
+    return printable(names[label].strip()) if label < len(names) else str(label)
 
 
 def _percent(accuracy: float) -> str:

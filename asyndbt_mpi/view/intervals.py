@@ -80,6 +80,25 @@ def difference(first: FloatArray | BoolArray, second: FloatArray | BoolArray) ->
     return Interval(float(of_rows.mean()), low, high)
 
 
+def mean(values: FloatArray) -> Interval:
+    """Mean of ``values`` (n,), one for each seed, with Student's interval; ends NaN for one seed.
+
+    Raises
+    ------
+    ValueError
+        There is no value.
+    """
+    from scipy import stats
+
+    if not len(values):
+        raise ValueError("no values: at least one is needed")
+    centre, half = float(values.mean()), math.nan
+    if len(values) > 1:
+        quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
+        half = quantile * float(values.std(ddof=1)) / math.sqrt(len(values))
+    return Interval(centre, centre - half, centre + half)
+
+
 def sign_test(first: BoolArray, second: BoolArray) -> float:
     """Two-sided p-value of the hypothesis that two prompts are equally good on every row.
 

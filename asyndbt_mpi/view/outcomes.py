@@ -26,9 +26,13 @@ TOLERANCE = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """A prompt's answers to B rows: the right ``labels`` (B,), which it found, and its losses."""
+    """A prompt's answers to B rows.
+
+    The right ``labels`` (B,), those ``predicted``, whether they are ``right``, and the losses.
+    """
 
     labels: IntArray
+    predicted: IntArray
     right: BoolArray
     losses: FloatArray
 
@@ -79,8 +83,9 @@ def score(labels: IntArray, log_probabilities: FloatArray) -> Answers:
     """Judge ``log_probabilities`` (B, U) of all labels by the right ``labels`` (B,), 0 to U-1."""
     is_label = np.arange(log_probabilities.shape[1]) == labels[:, None]
     of_label = log_probabilities[is_label]
-    of_others = np.where(is_label, -np.inf, log_probabilities).max(axis=1)
-    return Answers(labels, of_label > of_others, -of_label)  # a tie is not a correct answer
+    others = np.where(is_label, -np.inf, log_probabilities)
+    right = of_label > others.max(axis=1)  # a tie is not a correct answer
+    return Answers(labels, np.where(right, labels, others.argmax(axis=1)), right, -of_label)
 
 
 def compare(first: Outcome, second: Outcome, shared: bool) -> Comparison | None:

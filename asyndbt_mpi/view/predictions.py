@@ -36,7 +36,7 @@ def print_tables(
     names = [_name(label) for label in labels]
     console.print(_classes(names, right, correct))
     if len(labels) <= MOST_CONFUSED:
-        console.print(_confusions(names, right, predicted))
+        console.print(confusion_table(names, right, predicted))
 
 
 def _classes(names: Sequence[str], right: IntArray, correct: np.ndarray) -> Table:
@@ -52,10 +52,10 @@ def _classes(names: Sequence[str], right: IntArray, correct: np.ndarray) -> Tabl
     return table
 
 
-def _confusions(names: Sequence[str], right: IntArray, predicted: IntArray) -> Table:
-    """Rows: the right label; columns: the predicted one."""
+def confusion_table(names: Sequence[str], right: IntArray, predicted: IntArray) -> Table:
+    """Rows: the ``right`` label (B,); columns: the ``predicted`` one (B,)."""
     table = Table(title="Rows by right label (down) and predicted label", title_justify="left")
-    table.add_column("")
+    table.add_column("right label")
     for name in names:
         table.add_column(Text(name), justify="right")
     counts = np.zeros((len(names), len(names)), dtype=np.int64)

@@ -13,7 +13,7 @@ from asyndbt_mpi.protocol.final_tests import number_of_tests
 from asyndbt_mpi.protocol.messages import WITHOUT, Candidate
 from asyndbt_mpi.protocol.records import EventKind
 from asyndbt_mpi.protocol.spending import price
-from asyndbt_mpi.view.accuracy import accuracy_table, class_table, difference_lines
+from asyndbt_mpi.view.accuracy import Outcomes, accuracy_table, class_table, difference_lines
 from asyndbt_mpi.view.outcomes import newest_tests, outcomes
 
 MOST_ROWS = 32
@@ -42,20 +42,21 @@ COMINGS = {
 def print_summary(log: Log, console: Console | None = None) -> None:
     """Print what the run did, cost and learnt, and how much better the result is."""
     console = console or Console()
-    for line in [*_run(log), *_costs(log), *_workers(log)]:
+    for line in [*run_lines(log), *cost_lines(log), *worker_lines(log)]:
         console.print(Text(printable(line)))  # others' markup and emoji codes are printed as text
     prompts = learnt_prompts(log, MOST_ROWS)
     if not prompts:
         console.print("No worker's report has been used yet.")
         return
-    console.print(_learnt(log, prompts))
+    console.print(learnt_table(log, prompts))
     found = outcomes(log)
     if found:
         console.print(accuracy_table(log, found))
     for line in difference_lines(found):
         console.print(line, highlight=False)
-    if log.best and (log.status != "finished" or not found):
-        console.print(_best(log))
+    best = best_table(log, found)
+    if best is not None:
+        console.print(best)
 
 
 def classes_of_tests(log: Log) -> Table:
@@ -111,7 +112,7 @@ def learnt_prompts(log: Log, most: int | None = None) -> dict[int, Prompt]:
     return prompts
 
 
-def _run(log: Log) -> list[str]:
+def run_lines(log: Log) -> list[str]:
     """What was run, and by which workers."""
     state = "running, or killed," if log.status == "running" else log.status
     limits = log["event/text"][log["event/kind"] == EventKind.CLOSING].tolist()
@@ -127,7 +128,7 @@ def _run(log: Log) -> list[str]:
     return lines
 
 
-def _costs(log: Log) -> list[str]:
+def cost_lines(log: Log) -> list[str]:
     """The calls of the black box, the time and the cost."""
     times = log["iteration/time"]
     seconds = max(times[-1] if len(times) else 0.0, log["evaluation/time"].max(initial=0.0))
@@ -155,7 +156,7 @@ def _costs(log: Log) -> list[str]:
     return lines
 
 
-def _workers(log: Log) -> list[str]:
+def worker_lines(log: Log) -> list[str]:
     """What each worker runs on, and when it was lost, returned or excluded."""
     kinds, workers, iterations = (log[f"event/{name}"] for name in ("kind", "worker", "iteration"))
     happened: dict[int, list[str]] = {}
@@ -171,11 +172,13 @@ def _workers(log: Log) -> list[str]:
     return lines
 
 
-def _learnt(log: Log, prompts: dict[int, Prompt]) -> Table:
+def learnt_table(log: Log, prompts: dict[int, Prompt]) -> Table:
+    """Words and demonstrations of every worker, and the words of the consensus."""
     what = "number" if log.config.llm.is_function else "row"
+    first = f"; the first {len(prompts)} workers" if log.workers > MOST_ROWS else ""
     table = Table(
         title="What was learnt",
-        caption=f"demonstrations: {what} in the pool of each class, from 0",
+        caption=f"demonstrations: {what} in the pool of each class, from 0{first}",
         title_justify="left",
         caption_justify="left",
     )
@@ -194,8 +197,10 @@ def _learnt(log: Log, prompts: dict[int, Prompt]) -> Table:
     return table
 
 
-def _best(log: Log) -> Table:
-    """The smallest loss on the validation rows so far."""
+def best_table(log: Log, found: Outcomes) -> Table | None:
+    """The smallest loss on the validation rows so far; None once there are tests, in ``found``."""
+    if not log.best or (log.status == "finished" and found):
+        return None
     on = "in validation" if log.config.llm.is_function else "on the validation rows"
     table = Table(title=f"Best so far {on}", title_justify="left")
     for name in ("worker", "iteration", "loss"):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from asyndbt_mpi.algorithm.additive import BELIEVED, DRIFT, SAMPLED, Additive
+from asyndbt_mpi.algorithm.additive import BELIEVED, DRIFT, OUTLIER, SAMPLED, Additive
 from asyndbt_mpi.algorithm.estimator import sample
 from asyndbt_mpi.algorithm.pooling import CORRECTED
 
@@ -117,6 +117,29 @@ def test_an_absurd_loss_in_the_first_assignment_is_cut(absurd: float) -> None:
     assert np.abs(spoilt.effects - usual.effects).max() < 10
 
 
+def test_a_residual_counts_up_to_its_bound_and_no_further() -> None:
+    words, demonstrations, _ = draw(0)
+
+    def learnt(largest: float) -> np.ndarray:
+        additive = model()
+        additive.scale[0] = 9.0
+        upper(additive, ONE, words, demonstrations, np.array([[0.0] * 5 + [largest]]))
+        return additive.effects
+
+    bound = OUTLIER * 3.0
+    np.testing.assert_allclose(learnt(1e9), learnt(1.01 * bound), rtol=1e-6)
+    np.testing.assert_allclose(learnt(bound), 2 * learnt(0.5 * bound))
+
+
+def test_the_scale_is_the_variance_of_the_noise_and_follows_it_slowly() -> None:
+    additive, (words, shown, noise) = model(), draw(0, samples=400)
+    upper(additive, ONE, words, shown, 2.0 * noise)
+    assert additive.scale[0, 0] == pytest.approx(4.0, rel=0.15)
+    additive.scale[0] = 4.0
+    upper(additive, ONE, *draw(1, samples=400))
+    assert additive.scale[0, 0] == pytest.approx(3.7, rel=0.03), "a tenth of the way to 1"
+
+
 def test_differences_that_are_rounding_set_no_scale() -> None:
     additive = model()
     words, demonstrations, losses = draw(0)
@@ -140,19 +163,48 @@ def test_what_is_forgotten_is_no_longer_told() -> None:
     assert np.abs(information).max() < 1e-6
 
 
-def test_samples_that_agree_do_not_make_others_outliers() -> None:
+@pytest.mark.parametrize("differences", [[1e-16, 0, 0, 0, 0, 0], [1e-3, 2e-3, 0, 1e-3, 0, -1e-3]])
+def test_samples_that_agree_do_not_make_others_outliers(differences: list[float]) -> None:
     additive = model()
     for seed in range(20):
         upper(additive, ONE, *draw(seed))
     usual = additive.scale.copy()
-    words, demonstrations, losses = (each.copy() for each in draw(20))
-    words[:], demonstrations[:], losses[:] = words[:, :1], demonstrations[:, :1], 0.1
-    losses[0, 0] = np.nextafter(0.1, 1.0)
+    words, demonstrations, _ = draw(20)
+    words[:], demonstrations[:] = words[:, :1], demonstrations[:, :1]
+    losses = 0.1 + np.array([differences])
     for _ in range(300):
         upper(additive, ONE, words, demonstrations, losses)
     np.testing.assert_array_equal(additive.scale, usual)
     upper(additive, ONE, *draw(21))
     assert additive.scale != usual  # it goes on learning from others
+
+
+def test_predictions_are_scored_by_hand() -> None:
+    """The others say that the second word costs 6 / (1.6 + 0.4) = 3, which the last spread ignores."""
+    of = Additive((1, 1, 2), (1, 1, 2))
+    assert 1 / of.prior == 0.4
+    of.hear(ONE, np.array([[[0.0, 1.6]]]), np.array([[[0.0, 6.0]]]))
+    of.effects[0] = [0.0, 0.0, 0.0, 5.0]
+    of.scale[0], of.scores[0] = 2.0, [1.0, 2.0, 3.0]
+    words, shown = np.array([0, 0, 0, 1, 1]), np.array([0, 1, 0, 1, 0])
+    rest = np.array([0.0, 1.0, 0.0, 3.0, 23.0])  # without the demonstrations' effects
+    losses = 100.0 + 5.0 * shown + rest
+    of.upper(
+        ONE, np.full((1, 1, 2), 0.5), np.full((1, 1, 2), 0.5),
+        words[None, :, None], shown[None, :, None], losses[None],
+    )  # fmt: skip
+    # Errors from their median: 0, 1, 0, 0, 20 and -1, 0, -1, 2, 22; a square counts as at most 32.
+    surprise = np.array([1.0 + 32.0, 1.0 + 32.0, 1.0 + 1.0 + 4.0 + 32.0]) / (2 * 2.0)
+    np.testing.assert_allclose(of.scores[0], (1 - DRIFT) * np.array([1.0, 2.0, 3.0]) + surprise)
+
+
+def test_gradients_contain_what_the_others_know() -> None:
+    """By two of the three spreads the second word costs 6 / (1.6 + 0.4) = 3."""
+    of, half = Additive((1, 1, 2), (1, 1, 2)), np.full((1, 1, 2), 0.5)
+    of.hear(ONE, np.array([[[0.0, 1.6]]]), np.array([[[0.0, 6.0]]]))
+    nothing = np.zeros((1, 4, 1), dtype=int), np.zeros((1, 4, 1), dtype=int), np.zeros((1, 4))
+    np.testing.assert_allclose(of.lower(ONE, half, *nothing), [[[0.0, 2.0]]])
+    np.testing.assert_allclose(of.upper(ONE, half, half, *nothing)[0], [[[0.0, 2.0]]])
 
 
 def test_workers_together_get_what_each_gets_alone() -> None:
@@ -211,6 +263,15 @@ def test_behind_the_best_by_its_parts_come_the_best_that_were_sampled() -> None:
     assert tuple(np.concatenate(last).tolist()) == best, "as there is no other"
 
 
+@pytest.mark.parametrize(("share", "order"), [(0.9, [1, 2]), (1.1, [2, 1])])
+def test_a_part_of_a_sampled_prompts_residual_is_believed(share: float, order: list[int]) -> None:
+    of, allowed = Additive((1, 1, 3), (1, 1, 1)), np.ones((1, 1), dtype=bool)
+    of.effects[0] = [-1.0, -0.6, 0.0, 0.0]
+    of.sampled[0, :2], of.residuals[0, 0] = [[2, 0], [1, 0]], -0.6 * share / BELIEVED
+    found = [of.best(0, allowed, rank)[0].item() for rank in range(3)]
+    assert found == [0, *order]
+
+
 def test_one_prompt_that_did_well_beyond_its_parts_is_remembered() -> None:
     of, lucky = model(), (1, 2, 3, 1, 4)
     for seed in range(20):
@@ -226,7 +287,32 @@ def test_one_prompt_that_did_well_beyond_its_parts_is_remembered() -> None:
     assert (*words.tolist(), *shown.tolist()) == lucky
 
 
-def test_a_prompt_is_remembered_once_with_its_newest_residual() -> None:
+def test_of_a_prompt_that_comes_again_the_newest_residual_counts() -> None:
+    of, (words, shown, losses) = model(), draw(3)
+    prompts = [tuple(each) for each in np.concatenate((words, shown), axis=-1)[0].tolist()]
+    for newest in (losses, -losses):
+        upper(of, ONE, words, shown, newest)
+        found = {
+            tuple(prompt.astype(int).tolist()): residual
+            for prompt, residual in zip(of.sampled[0], of.residuals[0], strict=True)
+            if (prompt >= 0).all()
+        }
+        residuals = newest[0] - [value(of, prompt, 0.0) for prompt in prompts]
+        residuals -= np.median(residuals)
+        assert found == pytest.approx(dict(zip(prompts, residuals.tolist(), strict=True)))
+
+
+def test_an_absurd_sample_makes_no_other_prompt_look_good() -> None:
+    of, (words, shown, losses) = model(), draw(3)
+    losses[0, 0] = 1e6
+    upper(of, ONE, words, shown, losses)
+    absurd = np.concatenate((words, shown), axis=-1)[0, 0]
+    others = (of.sampled[0] >= 0).all(axis=-1) & (of.sampled[0] != absurd).any(axis=-1)
+    assert others.sum() == SAMPLES - 1
+    assert np.abs(of.residuals[0, others]).max() < 10
+
+
+def test_a_prompt_is_remembered_once() -> None:
     of = model()
     for seed in range(10):
         words, shown, losses = draw(seed)

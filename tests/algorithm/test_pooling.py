@@ -1,12 +1,14 @@
 """What workers learn from each other, against hand-worked cases and least squares."""
 
+from statistics import NormalDist
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from asyndbt_mpi.algorithm import pooling
-from asyndbt_mpi.algorithm.additive import EXPLORED, Additive
+from asyndbt_mpi.algorithm.additive import EXPLORED, TEMPERATURE, Additive
 from asyndbt_mpi.algorithm.lower_level import LowerLevel, LowerSteps
 from asyndbt_mpi.algorithm.pooling import CORRECTED, OUTLYING, SPREADS, Pool, combine, priors
 
@@ -73,16 +75,20 @@ reports = st.lists(
 
 @given(reports)
 def test_the_pool_is_the_sum_of_the_newest(reports: list[tuple[int, int, int]]) -> None:
-    pool = Pool((4, M, N), PRIOR, SAMPLES)
+    pool, afresh = (Pool((4, M, N), PRIOR, SAMPLES) for _ in range(2))
+    newest: dict[int, tuple[np.ndarray, ...] | None] = {}
     for worker, steps, seed in reports:
         generator = np.random.default_rng(seed)
         if seed % 5 == 0:
             pool.forget(worker)
+            newest[worker] = None
             continue
         precision = generator.uniform(0, 2 * SAMPLES * steps, (1, M, N))
         information = generator.normal(0, 50, (1, M, N))
         trust = generator.dirichlet(np.ones(len(SPREADS)))[None]
-        pool.take(np.array([worker]), np.array([steps]), precision, information, trust)
+        report = np.array([steps]), precision, information, trust
+        pool.take(np.array([worker]), *report)
+        newest[worker] = report
         assert (pool.precision[worker] <= SAMPLES * steps).all()
     for worker in range(4):
         rest = [other for other in range(4) if other != worker]
@@ -92,6 +98,40 @@ def test_the_pool_is_the_sum_of_the_newest(reports: list[tuple[int, int, int]]) 
     known = pool.effects[pool.known]
     expected = known.mean(axis=0) if len(known) else np.zeros((M, N))
     np.testing.assert_allclose(pool.step(), expected, atol=1e-9)
+    for worker, last in newest.items():
+        if last is None:
+            afresh.forget(worker)
+        else:
+            afresh.take(np.array([worker]), *last)
+    np.testing.assert_allclose(pool.precision, afresh.precision)
+    np.testing.assert_allclose(pool.information, afresh.information)
+    for each in (pool, afresh):
+        each.forget(0)  # brings everybody's effects up to date
+    np.testing.assert_allclose(pool.effects, afresh.effects, atol=1e-9)
+
+
+@pytest.mark.parametrize("trust", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (0.5, 0.1, 0.4)])
+def test_the_pool_believes_others_as_far_as_the_worker_does(trust: tuple[float, ...]) -> None:
+    """The first word is that of `test_effects_by_hand`; the second keeps both from being cut."""
+    pool, nobody = Pool((2, 1, 2), PRIOR, SAMPLES), np.zeros((1, len(SPREADS)))
+    one, step = np.array([1]), np.array([1])
+    pool.take(np.array([0]), step, np.array([[[3.5, 1.0]]]), np.array([[[8.0, 3.0]]]), nobody)
+    own = np.array([[[1.0, 1.0]]]), np.array([[[-1.0, 3.0]]])
+    pool.take(one, step, *own, np.array([trust]))
+    of_each = [(-1 + 2 / 0.45) / (1 + 1 / 0.45), (-1 + 2 / 0.85) / (1 + 1 / 0.85), -1 / 1.5]
+    assert pool.effects[1, 0, 0] == pytest.approx(np.dot(trust, of_each))
+    pool.take(one, step, *own, nobody)
+    assert pool.effects[1, 0, 0] == pytest.approx(np.mean(of_each)), "no trust at all is even"
+
+
+def test_the_pools_gradients_add_up_to_what_it_now_says() -> None:
+    pool, generator, total = Pool((2, M, N), PRIOR, SAMPLES), np.random.default_rng(2), 0.0
+    trust = np.full((1, len(SPREADS)), 1 / 3)
+    for step in range(1, CORRECTED + 1):
+        report = generator.uniform(0, 3, (1, M, N)), generator.normal(size=(1, M, N)), trust
+        pool.take(np.array([step % 2]), np.array([step]), *report)
+        total = total + pool.step()
+    np.testing.assert_allclose(total, CORRECTED * pool.effects.mean(axis=0), atol=1e-10)
 
 
 @pytest.mark.parametrize("lie", [1e6, -1e6, 1e100])
@@ -224,14 +264,33 @@ def test_exploration_draws_what_may_be_best() -> None:
     assert 0 not in shown, "a demonstration that the worker does not have"
 
 
-def test_exploration_returns_to_what_is_uncertain() -> None:
-    model = Additive((1, 1, 2), (1, U, V))
-    model.effects[0, :2], model.scale[0] = [0.0, 0.5], 1.0
-    model.variances[0, :2] = [1e-6, 4.0]
-    words, shown = np.zeros((1, 2000, 1), dtype=int), np.zeros((1, 2000, U), dtype=int)
-    allowed = np.ones((1, U, V), dtype=bool)
+@pytest.mark.parametrize("scale", [1.0, 9.0])
+@pytest.mark.parametrize("variances", [(1.0, 1.0), (1e-6, 2.0)])
+def test_exploration_draws_by_the_chance_to_be_best(
+    variances: tuple[float, float], scale: float
+) -> None:
+    model = Additive((1, 1, 2), (1, 1, 2))
+    model.effects[0], model.scale[0] = [0.0, 1.0] * 2, scale
+    model.variances[0] = variances * 2
+    words, shown = (np.zeros((1, 8000, 1), dtype=int) for _ in range(2))
+    allowed = np.ones((1, 1, 2), dtype=bool)
     model.explore(np.array([0]), allowed, words, shown, [np.random.default_rng(1)])
-    assert 0.05 < (words == 1).mean() < 0.3
+    # The second is best if its effect, 1 on average, comes out below that of the first.
+    difference = NormalDist(1.0, TEMPERATURE * np.sqrt(scale * sum(variances)))
+    for drawn in (words, shown):
+        assert drawn.mean() == pytest.approx(EXPLORED * difference.cdf(0.0), abs=0.02)
+
+
+def test_exploration_is_as_certain_as_all_that_is_known() -> None:
+    """The others' 1 has the variance 0.1 * 2.5 + 1 / (39.6 + 0.4) by the first spread."""
+    model = Additive((1, 1, 2), (1, 1, 2))
+    model.hear(np.array([0]), np.full((1, 1, 2), 39.6), np.array([[[0.0, 40.0]]]))
+    model.scores[0], model.scale[0] = [0.0, 999.0, 999.0], 9.0
+    words, shown = (np.zeros((1, 8000, 1), dtype=int) for _ in range(2))
+    allowed = np.ones((1, 1, 2), dtype=bool)
+    model.explore(np.array([0]), allowed, words, shown, [np.random.default_rng(1)])
+    difference = NormalDist(1.0, TEMPERATURE * np.sqrt(9.0 * 2 * 0.275))
+    assert words.mean() == pytest.approx(EXPLORED * difference.cdf(0.0), abs=0.02)
 
 
 def lower_level(p: np.ndarray, psi: float = 0.0) -> LowerLevel:

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import quality
+import quality_methods
 import quality_tasks
+from prompt_search import Judge
 from quality_cells import Cell, Key, Mismatch, finished, make, read
-from quality_methods import METHODS, USUAL, asyndbt
+from quality_methods import METHODS, USUAL, asyndbt, made_with
 from quality_table import paired, tables
 from quality_tasks import TASKS, Trial
 from scipy import stats
@@ -18,7 +20,10 @@ from scipy import stats
 from asyndbt_mpi.inputs.defaults import MIRROR_STEPS
 from asyndbt_mpi.llm.cache import CachedModel
 from asyndbt_mpi.protocol.blackbox import Query
-from asyndbt_mpi.protocol.messages import WITHOUT, Split
+from asyndbt_mpi.protocol.messages import WITHOUT, Candidate, Split
+from asyndbt_mpi.protocol.records import Evaluation, Record
+from asyndbt_mpi.protocol.server import Server
+from asyndbt_mpi.transport.virtual import VirtualCluster
 from tests.conftest import Opinionated
 from tests.helpers import ROOT
 
@@ -76,9 +81,86 @@ def test_a_run_ends_where_the_next_step_could_exceed_its_calls(
     assert calls - 3 * (40 + 40) < found.calls <= calls
 
 
+@pytest.mark.parametrize("name", ["search", "halving"])
+def test_a_search_costs_what_all_workers_paid(
+    name: str, trial: Callable[..., Trial], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judges: list[Judge] = []
+
+    class Noted(Judge):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            judges.append(self)
+
+    monkeypatch.setattr(quality_methods, "Judge", Noted)
+    found = METHODS[name](trial(), CALLS)
+    assert len(judges) == 3
+    assert found.calls == sum(judge.calls for judge in judges)
+    assert all(0 < judge.calls <= CALLS // 3 for judge in judges)
+
+
 def test_a_run_without_an_iteration_is_refused(trial: Callable[..., Trial]) -> None:
     with pytest.raises(ValueError, match="60 calls are too few for one iteration"):
         asyndbt(trial(), 60, "none")
+
+
+@pytest.mark.parametrize("name", ["was", "now-calibrated", "planes-off"])
+def test_a_run_is_as_its_cell_says_and_yields_the_prompts_that_it_tested(
+    name: str, trial: Callable[..., Trial], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    servers: list[Server] = []
+    records: list[Record] = []
+
+    class Noted(VirtualCluster):
+        def run(self, write: Callable[[list[Record]], None]) -> None:
+            servers.append(self.server)
+
+            def noted(new: list[Record]) -> None:
+                records.extend(new)
+                write(new)
+
+            super().run(noted)
+
+    monkeypatch.setattr(quality_methods, "VirtualCluster", Noted)
+    prompts = _lists(METHODS[name](trial(), CALLS).prompts)
+    tested = {
+        (each.candidate, each.worker): [each.words.tolist(), each.demonstrations.tolist()]
+        for each in records
+        if isinstance(each, Evaluation) and each.split is Split.TEST
+    }
+    for kind, candidate in (("own", Candidate.TUNED), ("consensus", Candidate.CONSENSUS)):
+        assert prompts[kind] == {worker: tested[candidate, worker] for worker in (1, 2, 3)}
+    assert prompts["own"] != prompts["consensus"]
+    config = servers[0].config
+    written = made_with("reviews", name, CALLS, TEST)
+    for section in ("algorithm", "estimator", "steps"):
+        assert getattr(config, section).model_dump(mode="json") == written[section]
+    for calibration in (config.task.calibration, written["task"]["calibration"]):
+        assert calibration == ("batch" if name == "now-calibrated" else "none")
+    assert (config.algorithm.plane_until == 0) == (name == "planes-off")
+    assert (config.run.race == 0) == (name == "was")
+
+
+def test_the_mean_is_that_of_all_workers_words_with_the_own_demonstrations(
+    trial: Callable[..., Trial], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It need not be what any worker, most of them or the consensus would take."""
+
+    class Ended(VirtualCluster):
+        def run(self, *arguments: Any) -> None:
+            super().run(*arguments)
+            word, algorithm = np.eye(8), self.server.algorithm
+            algorithm.z = np.array([word[5], word[4]])
+            for worker, first in enumerate((0, 0, 1)):
+                often = np.array([word[first], word[first + 6]])
+                algorithm.p[worker] = 0.55 * often + 0.45 * np.array([word[2], word[3]])
+
+    monkeypatch.setattr(quality_methods, "VirtualCluster", Ended)
+    found = asyndbt(trial(), 400, "none", {"run": {"race": 0}}).prompts
+    assert {*found["mean"]} == {1, 2, 3}
+    for worker, (words, shown) in found["mean"].items():
+        assert words.tolist() == [2, 3]
+        np.testing.assert_array_equal(shown, found["consensus"][worker][1])
 
 
 @pytest.mark.long

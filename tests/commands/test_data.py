@@ -1,6 +1,7 @@
 """`asyndbt data`, and whole runs on data whose labels are their own."""
 
 import csv
+import re
 from pathlib import Path
 
 import pytest
@@ -85,11 +86,31 @@ def test_a_table_alone_is_guessed_at() -> None:
     assert table == (
         'path = "rows.csv"\ntemplate = "[[{fragment}\\n]]Body Text: {Body Text}\\nLabel:"\n'
         f'label_column = "Kind"\nlabels = {TAKEN}\n'
+        "# few rows, which 3 workers share:\ntrain_per_class = 4\nvalidation_per_class = 1\n\n"
+        "[prompt]\npool = 3\n"
     )
     Path("guess.toml").write_text("[task]\n" + table)
-    materials = prepare(load("guess.toml", ["task.validation_per_class=2"]), 1)
+    materials = prepare(load("guess.toml"), 3)
     assert materials.template is not None
     assert materials.template.labels == [" politics", " science", " sport"]
+
+
+@pytest.mark.parametrize("rows", [6, 12, 30, 60, 70, 90, 130, 180, 200, 400])
+def test_a_guess_has_sizes_for_which_the_rows_are_enough(rows: int, tmp_path: Path) -> None:
+    lines = "".join(f"text {n},{('a', 'b')[n % 2]}\n" for n in range(rows))
+    (tmp_path / "few.csv").write_text("text,kind\n" + lines)
+    _, _, table = asyndbt("data", "few.csv", folder=tmp_path).stdout.partition("[task]\n")
+    (tmp_path / "guess.toml").write_text(
+        "[task]\n" + table.replace("few.csv", str(tmp_path / "few.csv"))
+    )
+    config = load(str(tmp_path / "guess.toml"))
+    if rows < 40:  # 6 rows of a class to judge by are the least that leaves some to test on
+        assert "few rows" not in table
+        with pytest.raises(ConfigurationError):
+            prepare(config, 3)
+    else:
+        assert ("few rows" in table) == (rows < 400)
+        prepare(config, 3)
 
 
 def test_a_configuration_is_shown_as_a_run_understands_it(tmp_path: Path) -> None:
@@ -103,6 +124,17 @@ def test_a_configuration_is_shown_as_a_run_understands_it(tmp_path: Path) -> Non
     materials = prepare(load("mine.toml"), 3)
     assert materials.data is not None
     assert f"; {len(materials.data[1].test)} are then left to test on\n" in result.stdout
+
+
+def test_data_that_ship_with_a_preset_are_shown() -> None:
+    result = shown("fiveg")
+    assert result.returncode == 0, result.stderr
+    assert "columns: term1 (shown), term2 (shown), passage (shown), label (the label)\n" in (
+        result.stdout
+    )
+    assert "' Yes'        256        170\n" in result.stdout
+    assert "warning" not in result.stdout + result.stderr
+    assert re.search(r"\nIn 5G networks, are .+ and .+ related\? (No|Yes)\n", result.stdout)
 
 
 def test_texts_on_both_sides_are_counted() -> None:

@@ -170,6 +170,17 @@ def test_rows_are_halved_and_rounded_up_but_not_to_too_few(
     assert first_rows(rows, halved) == left
 
 
+def test_what_a_race_costs_at_most_by_hand() -> None:
+    """Four prompts on 16 of 64 rows and two on all; six calls come with any rows."""
+    plan, bounds = rounds(4, 64), CostBounds(race=70, race_rows=64)
+    assert plan == [(4, 2), (2, 0)]
+    assert [most_calls(bounds, halved) for halved in (0, 1, 2, 3)] == [70, 38, 22, 22]
+    assert size(plan, bounds, has_cache=False) == 4 * 22 + 2 * 70
+    assert size(plan, bounds, has_cache=True) == 4 * 22 + 2 * (70 - 16)
+    assert reserve(plan, bounds, has_cache=False) == 4 * 22 + 2 * 70
+    assert reserve(plan, bounds, has_cache=True) == 4 * 22 + (70 - 16) + 70
+
+
 def test_all_of_a_race_of_five() -> None:
     """Five on an eighth of the rows, three on a quarter, two on all; prompt 3 is best there."""
     race = racing(5)
@@ -237,10 +248,10 @@ def test_a_function_is_asked_once_for_each_prompt() -> None:
 
 
 def test_a_prompt_of_a_model_that_turns_out_to_be_another_one_is_there_once() -> None:
-    """It takes no place from a third: of four that are three, two go on."""
-    known = [Entrant(Candidate.TUNED, prompt(each)) for each in (0, 1, 2)]
-    race = Race([*known, Entrant(Candidate.MODEL, None, rank=0)], rounds(4, MANY), MANY)
-    for losses in ([0.1, 0.3], [0.3, 0.2], [0.9, 0.0]):
+    """It takes no place from another: of five that are four, three go on."""
+    known = [Entrant(Candidate.TUNED, prompt(each)) for each in (0, 1, 2, 3)]
+    race = Race([*known, Entrant(Candidate.MODEL, None, rank=0)], rounds(5, MANY), MANY)
+    for losses in ([0.1, 0.3], [0.3, 0.2], [0.9, 0.0], [0.9, 0.1]):
         scored(race, losses)
     request = race.next(7)
     assert request is not None
@@ -249,7 +260,7 @@ def test_a_prompt_of_a_model_that_turns_out_to_be_another_one_is_there_once() ->
     assert (request.demonstrations == WITHOUT).all()
     assert (request.words.shape, request.demonstrations.shape) == ((2,), (3,))
     race.take(prompt(0), np.array([0.1, 0.3]))
-    assert [int(each.prompt[0][0]) for each in race.running] == [0, 1]
+    assert [int(each.prompt[0][0]) for each in race.running] == [0, 1, 2]
 
 
 def test_a_prompt_of_a_model_can_win_and_is_then_known() -> None:

@@ -347,10 +347,12 @@ def test_a_race_is_planned_within_its_share(
     racing, halved = found[0][0], found[-1][1]
     assert racing <= most
     assert reserve(found, bounds, has_cache) <= share
+    assert plan(most, bounds, has_cache, reserve(found, bounds, has_cache)) == found, "no call more"
     if racing == most:
         return
-    larger = rounds(racing + 1, rows, halved)
-    assert reserve(larger, bounds, has_cache) > share
+    for halvings in range(halved, halved + 1 if racing >= FEW else 10):
+        larger = rounds(racing + 1, rows, halvings)
+        assert reserve(larger, bounds, has_cache) > share
     if first_rows(rows, halved) < rows:
         fewer_halvings = rounds(min(FEW, most), rows, halved - 1)
         assert reserve(fewer_halvings, bounds, has_cache) > share

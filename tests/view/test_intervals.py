@@ -158,3 +158,20 @@ def test_what_cannot_be_paired_is_refused(first: tuple[int, ...], second: tuple[
     for function in (intervals.difference, intervals.sign_test):
         with pytest.raises(ValueError, match=r"cannot be paired|would be right"):
             function(np.ones(first, dtype=bool), np.ones(second, dtype=bool))
+
+
+@settings(deadline=None)
+@given(arrays.arrays(float, st.integers(2, 20), elements=st.floats(-1e6, 1e6)))
+def test_a_mean_over_seeds_has_students_interval(values: np.ndarray) -> None:
+    found = intervals.mean(values)
+    error = stats.sem(values)
+    half = stats.t.ppf(0.975, len(values) - 1) * error
+    assert found == pytest.approx((values.mean(), values.mean() - half, values.mean() + half))
+
+
+def test_one_seed_has_no_interval() -> None:
+    value, low, high = intervals.mean(np.array([3.0]))
+    assert value == 3
+    assert np.isnan([low, high]).all()
+    with pytest.raises(ValueError, match="no values"):
+        intervals.mean(np.array([]))

@@ -13,8 +13,8 @@ from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.protocol.messages import Candidate
 from asyndbt_mpi.view import intervals
-from asyndbt_mpi.view.accuracy import accuracy_table, class_table, difference_lines
-from asyndbt_mpi.view.outcomes import NAMES, Answers, Outcome, compare, outcomes, score
+from asyndbt_mpi.view.accuracy import accuracy_table, class_table, difference_lines, verdict
+from asyndbt_mpi.view.outcomes import NAMES, Answers, Comparison, Outcome, compare, outcomes, score
 from asyndbt_mpi.view.summary import classes_of_tests
 from tests.helpers import asyndbt
 
@@ -29,7 +29,9 @@ def outcome(correct: dict[int, int], first: int = 0) -> Outcome:
     answers = {}
     for worker, count in correct.items():
         right = (np.arange(ROWS) >= first) & (np.arange(ROWS) < first + count)
-        answers[worker] = Answers(LABELS, right, np.where(right, 0.5, 1.5))
+        answers[worker] = Answers(
+            LABELS, np.where(right, LABELS, (LABELS + 1) % 3), right, np.where(right, 0.5, 1.5)
+        )
     return Outcome(
         {worker: float(each.right.mean()) for worker, each in answers.items()},
         {worker: float(each.losses.mean()) for worker, each in answers.items()},
@@ -266,4 +268,26 @@ def test_classes_are_counted_one_by_one(log: Log) -> None:
     low, high = (100 * end for end in intervals.accuracy(np.arange(10)[None] < 4)[1:])
     assert lines[1][2] == f"{low:.0f} to {high:.0f}"
     assert table is not None
-    assert table.caption == "always a[b]: 33.3 per cent"
+    assert str(table.caption) == "always a[b]: 33.3 per cent"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (0.01, 0.2, "better"),
+        (-0.2, -0.01, "worse"),
+        (-0.1, 0.1, "cannot tell"),
+        (0.0, 0.1, "cannot tell"),
+        (0.0, 0.0, "same rows"),
+    ],
+)
+def test_what_an_interval_says_in_words(low: float, high: float, said: str) -> None:
+    gain = intervals.Interval((low + high) / 2, low, high)
+    assert said in verdict(Comparison([1], gain, 0.5, gain))
+
+
+def test_predicted_is_what_has_the_highest_probability_and_a_tie_is_wrong() -> None:
+    logs = np.log([[0.5, 0.3, 0.2], [0.4, 0.4, 0.2], [0.1, 0.2, 0.7]])
+    found = score(np.array([0, 0, 1]), logs)
+    assert found.right.tolist() == [True, False, False]
+    assert found.predicted.tolist() == [0, 1, 2]

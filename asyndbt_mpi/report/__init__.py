@@ -1,0 +1,1 @@
+"""Pages about runs: one HTML file each, which needs nothing outside itself."""
