@@ -6,7 +6,7 @@ import traceback
 import warnings
 from io import StringIO
 from pathlib import Path
-from typing import TextIO
+from typing import Literal, TextIO
 
 import click
 import numpy as np
@@ -315,6 +315,25 @@ def status(
         state = (missing if log.status == "running" else "") or log.status
         say(f"{path}: {state}, {log.committed} of at most {asked.run.iterations} iterations")
         return DONE if at_its_end(log, asked) else FAILED
+
+
+@cli.command()
+@click.option(
+    "--clear",
+    type=click.Choice(["old", "all"]),
+    help="Remove models whose file is gone or changed (old), or all.",
+)
+def cache(clear: Literal["old", "all"] | None) -> int:
+    """Show the folder of converted models.
+
+    GGUF files are converted once, into $ASYNDBT_CACHE or the user's cache folder. Answers of models
+    are not there, but beside the logs of their runs.
+    """
+    from asyndbt_mpi.commands import cache as of
+
+    for line in of.clear(clear) if clear else of.contents():
+        say(line)
+    return DONE
 
 
 @cli.command(epilog=PRESETS)

@@ -113,7 +113,7 @@ class Picture:
                 *([Text(printable(on))] if width >= WIDE else []), style=style,
             )  # fmt: skip
         others = len(self.course.workers) - len(workers)
-        return [table, *([Text(f"and {others} other workers")] if others else [])]
+        return [table, *([Text(f"and {others} more")] if others else [])]
 
     def _cells(self, worker: WorkerState) -> dict[str, str]:
         ago = self.course.now + self._since - worker.heard

@@ -162,7 +162,7 @@ def test_the_picture_fits_the_window(tmp_path: Path, width: int, height: int, wo
     assert any(line.startswith("training loss") for line in shown)
     rows = sum("  here " in line or "  lost " in line for line in shown)
     others = [line for line in shown if line.startswith("and ")]
-    assert others == ([] if rows == workers else [f"and {workers - rows} other workers"])
+    assert others == ([] if rows == workers else [f"and {workers - rows} more"])
 
 
 def test_all_workers_of_an_ended_run_are_shown(tmp_path: Path) -> None:
