@@ -336,7 +336,7 @@ def _run_server(
     whole = False
     done, calls = server.iteration, server.spending.spent.calls
     if request.given is None:
-        _say(announcement(job.path, _command(job, request)), debug=False)
+        print(printable(announcement(job.path, _command(job, request))), file=sys.stderr)
     with Progress(job.config, job.workers, done, calls) as progress:
         try:
             sink = LogAndProgress(writer, progress)

@@ -48,7 +48,7 @@ def simulate(job: Job, resuming: bool = False, again: str = "") -> None:
     @contextmanager
     def shown(job: Job, writer: Writer, done: int) -> Iterator[tuple[Write, Say]]:
         if again:
-            say(f"asyndbt: {announcement(job.path, again)}", err=True)
+            say(announcement(job.path, again), err=True)
         with Progress(job.config, job.workers, done) as progress:
             yield LogAndProgress(writer, progress).write, progress.say
 

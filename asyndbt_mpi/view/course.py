@@ -42,7 +42,7 @@ def missing_writer(path: Path) -> str:
 
     To be asked before the log is opened: if that then says "running", its run has not ended well.
     """
-    if is_being_written(path):
+    if not path.is_file() or is_being_written(path):
         return ""
     return KILLED if was_killed(path) else UNSEEN
 

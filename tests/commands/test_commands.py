@@ -33,7 +33,7 @@ def test_run_verify_and_show(tmp_path: Path) -> None:
     assert "What was learnt" in result.stdout
     assert not {"\x1b", "\r"} & set(result.stderr), "it may be a file"
     assert result.stderr.startswith(
-        "asyndbt: the log is runs/synthetic.h5; to watch it: asyndbt watch runs/synthetic.h5;"
+        "the log is runs/synthetic.h5; to watch it: asyndbt watch runs/synthetic.h5;"
         " to resume it: mpiexec -n 4 asyndbt run synthetic --set run.evaluate_every=50 --resume\n"
     )
     verified = asyndbt("verify", "runs/synthetic.h5", folder=tmp_path)
