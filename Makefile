@@ -57,7 +57,7 @@ versions = $(1)/bin/pip freeze --all --exclude-editable | sed -E '/^(nvidia|cuda
 	s/^(torch==[^+]+).*/\1/; s/$$/; python_version < "3.14"/'
 
 # A test file or folder for each dependency: numba and scipy, click, HDF5, locks, transformers and
-# openai, tqdm and rich. The tests under mpiexec are added.
+# openai, and rich. The tests under mpiexec are added.
 TELLING := -m 'not long' tests/algorithm tests/commands/test_commands.py tests/commands/test_log_files.py tests/doctor \
 	tests/llm tests/log/test_reader.py tests/log/test_schema.py tests/log/test_writer.py \
 	tests/protocol tests/test_config.py tests/transport tests/view

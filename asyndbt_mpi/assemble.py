@@ -33,7 +33,7 @@ from asyndbt_mpi.task.partition import WorkerData, split
 from asyndbt_mpi.task.prompts import PromptBlackBox
 from asyndbt_mpi.task.rehearsal import longest_prompts
 from asyndbt_mpi.task.synthetic import Synthetic
-from asyndbt_mpi.task.template import Template, check_labels, columns_of
+from asyndbt_mpi.task.template import Template, check_labels, columns_of, without_space
 from asyndbt_mpi.task.vocabulary import load_vocabulary
 from asyndbt_mpi.transport.delay import Delays
 
@@ -96,14 +96,16 @@ class Materials:
         ]
 
     def warnings(self, config: Config) -> list[str]:
-        """What the data do not allow, one line each."""
+        """What the data do not allow, or is likely to be a mistake, one line each."""
+        found = [without_space(self.template)] if self.template else []
         rows = len(next(iter(self.data.values())).test) if self.data else 0
         if not self.data or not config.run.evaluate_every or rows >= config.task.test:
-            return []
-        return [
+            return [line for line in found if line]
+        found.append(
             f"task.test = {config.task.test}, but only {rows} rows are left to test on; intervals"
             " will be wider"
-        ]
+        )
+        return [line for line in found if line]
 
 
 def prepare(config: Config, workers: int, own: Own | None = None) -> Materials:

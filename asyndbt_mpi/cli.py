@@ -6,7 +6,7 @@ import traceback
 import warnings
 from io import StringIO
 from pathlib import Path
-from typing import TextIO
+from typing import Literal, TextIO
 
 import click
 import numpy as np
@@ -133,14 +133,15 @@ def simulate(
             --set delay.model=lognormal --set delay.mean=1
     """
     from asyndbt_mpi.commands.simulate import simulate
+    from asyndbt_mpi.jobs.again import simulate_command
     from asyndbt_mpi.jobs.opening import Ended
 
     request = Request(config, assignments, output, overwrite, debug, resume)
+    job = Job.of(request, workers)
+    for line in job.materials.remarks(job.config):
+        say(f"asyndbt: {line}", err=True)
     try:
-        job = Job.of(request, workers)
-        for line in job.materials.remarks(job.config):
-            say(f"asyndbt: {line}", err=True)
-        simulate(job, resume)
+        simulate(job, resume, simulate_command(request, workers))
     except Ended as error:
         say(f"asyndbt: {error}", err=True)
         return error.code
@@ -301,7 +302,7 @@ def status(
     ignored.
     """
     from asyndbt_mpi.jobs.resume import at_its_end, check_settings
-    from asyndbt_mpi.log.storage.lock import is_being_written
+    from asyndbt_mpi.view.course import missing_writer
 
     del overwrite, resume
     asked = load(config, assignments)
@@ -309,13 +310,31 @@ def status(
     if not path.exists():
         say(f"{path}: not started")
         return FAILED
+    missing = missing_writer(path)
     with Log(path) as log:
         check_settings(log, asked)
-        state = log.status
-        if state == "running" and not is_being_written(path):
-            state = "killed, or running on a machine whose lock is not visible here"
+        state = (missing if log.status == "running" else "") or log.status
         say(f"{path}: {state}, {log.committed} of at most {asked.run.iterations} iterations")
         return DONE if at_its_end(log, asked) else FAILED
+
+
+@cli.command()
+@click.option(
+    "--clear",
+    type=click.Choice(["old", "all"]),
+    help="Remove models whose file is gone or changed (old), or all.",
+)
+def cache(clear: Literal["old", "all"] | None) -> int:
+    """Show the folder of converted models.
+
+    GGUF files are converted once, into $ASYNDBT_CACHE or the user's cache folder. Answers of models
+    are not there, but beside the logs of their runs.
+    """
+    from asyndbt_mpi.commands import cache as of
+
+    for line in of.clear(clear) if clear else of.contents():
+        say(line)
+    return DONE
 
 
 @cli.command(epilog=PRESETS)

@@ -170,6 +170,23 @@ def predict(
 
 @click.command()
 @LOG_FILE
+@click.option("--once", is_flag=True, help="Print a single picture, also into a file or pipe.")
+def watch(run: Path, once: bool) -> int:
+    """Follow a run while it is in progress.
+
+    Shows progress, budget and time left, the workers, and the losses so far, from a second
+    terminal or another machine that sees the log. Waits for a log that is not there yet; ends when
+    the run does, with exit code 0 if it has finished. Ctrl-C ends watching, not the run:
+
+        asyndbt watch runs/demo.h5
+    """
+    from asyndbt_mpi.commands import watch as of
+
+    return of.watch_once(run) if once else of.watch(run)
+
+
+@click.command()
+@LOG_FILE
 def verify(run: Path) -> int:
     """Check that a log is intact and consistent.
 
@@ -231,4 +248,4 @@ def stationarity(
     return DONE
 
 
-COMMANDS = (replay, show, report, prompt, predict, verify, stationarity)
+COMMANDS = (replay, show, watch, report, prompt, predict, verify, stationarity)

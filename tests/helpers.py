@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from asyndbt_mpi.cli import main
+from asyndbt_mpi.log.reader import Log
 
 ROOT = Path(__file__).parents[1]
 MPIEXEC = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
@@ -92,3 +94,19 @@ def complaints(result: Result) -> list[str]:
 def sets(*assignments: str) -> list[str]:
     """`--set` before each."""
     return [word for each in assignments for word in ("--set", each)]
+
+
+def wait_for_iterations(path: Path, count: int, process: subprocess.Popen[str]) -> None:
+    """Until the log at ``path`` has so many; the ``process`` must go on."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()
+        if path.exists():
+            try:
+                with Log(path) as log:
+                    if log.committed >= count:
+                        return
+            except ValueError:
+                pass  # caught in the middle of being created
+        time.sleep(0.05)
+    raise AssertionError("no iterations in time")

@@ -13,7 +13,7 @@ from asyndbt_mpi.task.dataset import Dataset, Row, build
 from asyndbt_mpi.task.lengths import token_counter
 from asyndbt_mpi.task.sources import Tables, read_tables
 from asyndbt_mpi.task.tables import Table, is_table
-from asyndbt_mpi.task.template import Template, check_labels, columns_of
+from asyndbt_mpi.task.template import Template, check_labels, columns_of, without_space
 from asyndbt_mpi.task.vocabulary import load_vocabulary
 
 PROMPTS = 3
@@ -120,6 +120,8 @@ def _understood(config: Config, tables: Tables) -> Iterator[str]:
         )
     if data.taken:
         yield f"labels: taken from column {task.label_column!r}, after a space"
+    if warning := without_space(template):
+        yield f"warning: {warning}"
     yield from _classes(data, config)
     yield from _repeats(data)
     vocabulary = load_vocabulary(config.prompt.vocabulary, config.prompt.vocabulary_size)

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from asyndbt_mpi.algorithm.types import FloatArray
 from asyndbt_mpi.assemble import Place, check_server, language_model
@@ -19,6 +18,8 @@ from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.task.dataset import Row, rows_of_table
 from asyndbt_mpi.task.tables import read_table
 from asyndbt_mpi.task.tuned import TunedPrompt, read_prompt
+from asyndbt_mpi.view.bar import Count
+from asyndbt_mpi.view.progress import loading
 
 AT_ONCE = 64
 """Rows that are scored at once; their predictions are written before the next ones are."""
@@ -114,7 +115,8 @@ def model_of(config: Config) -> LanguageModel:
     if config.llm.is_function:
         raise ConfigurationError("llm.backend: predictions need a language model")
     check_server(config)
-    model = language_model(config, Place(0, len(os.sched_getaffinity(0))), None)
+    with loading(config):
+        model = language_model(config, Place(0, len(os.sched_getaffinity(0))), None)
     assert model is not None
     return model
 
@@ -155,8 +157,7 @@ def predict(
         raise unwritable(str(output), error) from error
     names = [label.strip() for label in prompt.task.label_texts]
     found = []
-    # None: only on a terminal.
-    with file, tqdm(total=len(rows), unit=" rows", disable=None) as bar:
+    with file, Count(len(rows), "rows") as bar:
         writer = csv.writer(file)
         writer.writerow(["row", "label", *(f"p({name})" for name in names)])
         for start, logs in _parts(prompt, model, rows):
@@ -165,7 +166,7 @@ def predict(
                 writer.writerow([number, names[int(of_row.argmax())], *shares])
             file.flush()
             found.append(logs)
-            bar.update(len(logs))
+            bar.add(len(logs))
     return np.concatenate(found)
 
 

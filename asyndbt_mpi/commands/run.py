@@ -24,6 +24,7 @@ from asyndbt_mpi.assemble import (
 )
 from asyndbt_mpi.config import Config, ConfigurationError
 from asyndbt_mpi.inputs.sections import Run
+from asyndbt_mpi.jobs.again import announcement, run_command
 from asyndbt_mpi.jobs.answer_cache import Answers
 from asyndbt_mpi.jobs.job import (
     BAD_USAGE,
@@ -334,8 +335,9 @@ def _run_server(
     code = FAILED
     whole = False
     done, calls = server.iteration, server.spending.spent.calls
-    tokens = not job.config.llm.is_function
-    with Progress(job.config.run.iterations, job.workers, done, calls, tokens) as progress:
+    if request.given is None:
+        print(printable(announcement(job.path, _command(job, request))), file=sys.stderr)
+    with Progress(job.config, job.workers, done, calls) as progress:
         try:
             sink = LogAndProgress(writer, progress)
             whole = serve(channel, server, sink, signalled, opened.earlier)
@@ -391,11 +393,7 @@ def _tell_how_to_go_on(
 
 def _command(job: Job, request: Request) -> str:
     """What the user has to type to resume the run."""
-    launcher = ["mpiexec", *(["--with-ft", "ulfm"] if survives_deaths() else [])]
-    sets = [part for assignment in request.assignments for part in ("--set", assignment)]
-    output = ["--output", request.output] if request.output else []
-    words = ["-n", str(job.workers + 1), "asyndbt", "run", request.source, *sets, *output]
-    return shlex.join([*launcher, *words, "--resume"])
+    return run_command(request, job.workers, launched(os.environ), survives_deaths())
 
 
 def _say(problem: str, debug: bool) -> None:

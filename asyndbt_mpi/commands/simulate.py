@@ -2,7 +2,8 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from asyndbt_mpi.assemble import (
@@ -13,6 +14,7 @@ from asyndbt_mpi.assemble import (
     workers_with_black_box,
 )
 from asyndbt_mpi.config import Config, ConfigurationError
+from asyndbt_mpi.jobs.again import announcement
 from asyndbt_mpi.jobs.answer_cache import Answers
 from asyndbt_mpi.jobs.job import DONE, Job
 from asyndbt_mpi.jobs.opening import Ended, removed_if_empty
@@ -24,13 +26,16 @@ from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.transport.delay import Delays
 from asyndbt_mpi.transport.replay import Recorded
 from asyndbt_mpi.transport.virtual import VirtualCluster
-from asyndbt_mpi.view.progress import Progress
+from asyndbt_mpi.view.progress import Progress, loading
+from asyndbt_mpi.view.say import say
 from asyndbt_mpi.view.sink import LogAndProgress
 from asyndbt_mpi.view.summary import print_summary
 
 
-def simulate(job: Job, resuming: bool = False) -> None:
+def simulate(job: Job, resuming: bool = False, again: str = "") -> None:
     """Run ``job`` to its end and show it; only the delays of [delay] take time.
+
+    ``again`` is the command that resumes the run, for the user.
 
     Raises
     ------
@@ -39,7 +44,20 @@ def simulate(job: Job, resuming: bool = False) -> None:
     Ended
         The run to be resumed has finished; the log is left unchanged.
     """
-    _simulate(job, len(os.sched_getaffinity(0)), resuming, _shown)
+
+    @contextmanager
+    def shown(job: Job, writer: Writer, done: int) -> Iterator[tuple[Write, Say]]:
+        if again:
+            say(announcement(job.path, again), err=True)
+        with Progress(job.config, job.workers, done) as progress:
+            yield LogAndProgress(writer, progress).write, progress.say
+
+    try:
+        _simulate(job, len(os.sched_getaffinity(0)), resuming, Display(loading, shown))
+    except KeyboardInterrupt:
+        if again and job.path.exists():
+            say(f"asyndbt: to resume it: {again}", err=True)
+        raise
     with Log(job.path) as log:
         print_summary(log)
 
@@ -47,20 +65,22 @@ def simulate(job: Job, resuming: bool = False) -> None:
 def simulate_silently(job: Job, cores: int, resuming: bool = False) -> None:
     """Like `simulate`, without output, on ``cores`` cores; a finished run is not an error."""
     with suppress(Ended):
-        _simulate(job, cores, resuming, _silent)
+        _simulate(job, cores, resuming, Display(lambda config: nullcontext(), _silent))
 
 
 Write: TypeAlias = Callable[[list[Record]], None]
 Say: TypeAlias = Callable[[str], None]
-Sinks: TypeAlias = Callable[[Job, Writer, int], AbstractContextManager[tuple[Write, Say]]]
-"""Makes a sink from the log's writer and the number of iterations already made."""
 
 
-@contextmanager
-def _shown(job: Job, writer: Writer, done: int) -> Iterator[tuple[Write, Say]]:
-    tokens = not job.config.llm.is_function
-    with Progress(job.config.run.iterations, job.workers, done, tokens=tokens) as progress:
-        yield LogAndProgress(writer, progress).write, progress.say
+@dataclass(frozen=True, slots=True)
+class Display:
+    """What is shown while a model is loaded, and then of the run.
+
+    ``sinks`` makes the latter from the log's writer and the number of iterations already made.
+    """
+
+    loading: Callable[[Config], AbstractContextManager[None]]
+    sinks: Callable[[Job, Writer, int], AbstractContextManager[tuple[Write, Say]]]
 
 
 @contextmanager
@@ -68,16 +88,17 @@ def _silent(job: Job, writer: Writer, done: int) -> Iterator[tuple[Write, Say]]:
     yield writer.write_all, lambda line: None
 
 
-def _simulate(job: Job, cores: int, resuming: bool, sinks: Sinks) -> None:
+def _simulate(job: Job, cores: int, resuming: bool, display: Display) -> None:
     log = log_to_resume(job) if resuming else None
     if log is not None:
         with log:
-            _go_on(job, log, cores, sinks)
+            _go_on(job, log, cores, display)
         return
-    cluster = _cluster(job, cores)
+    with display.loading(job.config):
+        cluster = _cluster(job, cores)
     writer = job.open_log("virtual", cluster.server.algorithm.z)
     try:
-        with writer, sinks(job, writer, 0) as (write, say):
+        with writer, display.sinks(job, writer, 0) as (write, say):
             cluster.run(write)
             _tell_limit(cluster.server, say)
     except BaseException:
@@ -85,7 +106,7 @@ def _simulate(job: Job, cores: int, resuming: bool, sinks: Sinks) -> None:
         raise
 
 
-def _go_on(job: Job, log: Log, cores: int, sinks: Sinks) -> None:
+def _go_on(job: Job, log: Log, cores: int, display: Display) -> None:
     """Simulate the run of ``log`` again with its recorded answers, and then beyond it.
 
     The virtual clock's arrivals follow from the delays alone, so nothing else needs restoring; the
@@ -94,7 +115,8 @@ def _go_on(job: Job, log: Log, cores: int, sinks: Sinks) -> None:
     resumed = resume(log, job, "virtual")
     if resumed.server.finished and log.status == "finished":
         raise Ended(nothing_left(log, resumed), DONE)
-    cluster = _cluster(job, cores, log, resumed)
+    with display.loading(job.config):
+        cluster = _cluster(job, cores, log, resumed)
     _check_models(cluster, resumed)
     new: list[Record] = []
     sink = ResumeSink(
@@ -105,7 +127,7 @@ def _go_on(job: Job, log: Log, cores: int, sinks: Sinks) -> None:
     )
     # The new records of the replay will come again.
     writer = job.reopen_log(log, resumed.counted)
-    with writer, sinks(job, writer, log.committed) as (write, say):
+    with writer, display.sinks(job, writer, log.committed) as (write, say):
         write([resumed.event])
 
         def write_new(records: list[Record]) -> None:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from tqdm import tqdm
 
 from asyndbt_mpi.algorithm.estimator import leave_one_out, sample
 from asyndbt_mpi.algorithm.random import Purpose, stream
@@ -23,6 +22,7 @@ from asyndbt_mpi.log.reader import Log, Stationarity
 from asyndbt_mpi.protocol.blackbox import BlackBox, Query
 from asyndbt_mpi.protocol.messages import Split
 from asyndbt_mpi.task.synthetic import Synthetic
+from asyndbt_mpi.view.bar import Count
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +128,7 @@ def _measure(
     of_p = [np.empty(shape) for _ in range(gradients.answers)]
     of_q = [np.empty(allowed.shape) for _ in range(gradients.answers)]
     rows = []
-    progress = tqdm(_states(log, allowed, every), total=log.committed // every, disable=quiet)
-    for state in progress:
+    for state in _counted(_states(log, allowed, every), -(-log.committed // every), quiet):
         changed = state.changed
         for answer, (p_gradient, q_gradient) in enumerate(gradients.at(state, changed)):
             of_p[answer][changed], of_q[answer][changed] = p_gradient, q_gradient
@@ -144,6 +143,16 @@ def _measure(
         rows.append((state.iteration, *norms))
     columns = np.array(rows).T
     return Stationarity(gradients.kind, columns[0].astype(np.int64), *columns[1:])
+
+
+def _counted(states: Iterator[_State], total: int, quiet: bool) -> Iterator[_State]:
+    if quiet:
+        yield from states
+        return
+    with Count(total, "iterates") as bar:
+        for state in states:
+            yield state
+            bar.add(1)
 
 
 def _states(log: Log, allowed: BoolArray, every: int) -> Iterator[_State]:

@@ -12,8 +12,6 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from asyndbt_mpi.commands.simulate import simulate_silently
 from asyndbt_mpi.commands.stationarity import add as add_stationarity
 from asyndbt_mpi.config import Config, ConfigurationError, difference, load
@@ -22,6 +20,7 @@ from asyndbt_mpi.jobs.job import Job, Request, writable_path
 from asyndbt_mpi.log.file import is_log
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.storage.lock import Locked, take
+from asyndbt_mpi.view.bar import Count
 
 WORKERS = "workers"
 """The only thing that can be varied although it is not a configuration key."""
@@ -193,7 +192,7 @@ def _run(points: Sequence[_Point], total: int) -> list[str]:
     pool = ProcessPoolExecutor(
         processes, multiprocessing.get_context("spawn"), initializer=_end_with_parent
     )
-    progress = tqdm(total=total, initial=total - len(points), unit="run")
+    progress = Count(total, "runs", done=total - len(points))
     with pool, progress:
         while True:
             # No more than can run at once, because the pool's queue cannot be withdrawn.
@@ -208,7 +207,7 @@ def _run(points: Sequence[_Point], total: int) -> list[str]:
                     failures.append(f"{point.path}: {type(error).__name__}: {error}")
                 if isinstance(error, BrokenProcessPool):
                     return [*failures, "a process died (out of memory?): the sweep ends here"]
-                progress.update(1)
+                progress.add(1)
 
 
 def _end_with_parent() -> None:

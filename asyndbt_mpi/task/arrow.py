@@ -3,23 +3,18 @@
 import importlib
 import io
 import json
-import socket
-import threading
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from asyndbt_mpi.config import ConfigurationError
+from asyndbt_mpi.inputs.hub import unreachable
 
 INSTALL = 'pip install "asyndbt_mpi[data]"'
 
 HUB = "hf:"
 """Prefix of a data set of the Hugging Face hub."""
-
-PATIENCE = 5.0
-"""Seconds to reach the hub."""
 
 LONGEST_ERROR = 200
 """Characters shown of another library's error."""
@@ -101,7 +96,7 @@ def from_hub(path: str, wanted: Collection[str] | None) -> dict[str, Columns]:
     Raises
     ------
     ConfigurationError
-        The library is missing, or the hub cannot be reached within `PATIENCE`, or has no such data
+        The library is missing, or the hub cannot be reached within seconds, or has no such data
         set.
     """
     library = _library("datasets", f"task.path = {path!r}: a data set of the hub")
@@ -118,26 +113,10 @@ def from_hub(path: str, wanted: Collection[str] | None) -> dict[str, Columns]:
 
 def _check_reachable(path: str) -> None:
     """Refuse at once where the library would try for minutes."""
-    endpoint = importlib.import_module("huggingface_hub.constants").ENDPOINT
-    session = importlib.import_module("huggingface_hub.utils").get_session()
-    reached: list[bool] = []
-
-    def look() -> None:
-        try:
-            answer = session.head(endpoint, timeout=PATIENCE)
-            reached.append(answer.status_code < 500)  # else a proxy, or an outage
-        except Exception:  # of any of several libraries
-            return
-
-    # Looking a name up has no time limit of its own.
-    thread = threading.Thread(target=look, daemon=True)
-    thread.start()
-    thread.join(PATIENCE)
-    if not any(reached):
+    if why := unreachable():
         raise ConfigurationError(
-            f"task.path = {path!r}: {urlsplit(endpoint).hostname} cannot be reached from"
-            f" {socket.gethostname()} within {PATIENCE:g} s; where it can, save the data set with"
-            " datasets' save_to_disk, and give the folder"
+            f"task.path = {path!r}: {why}; where it can, save the data set with datasets'"
+            " save_to_disk, and give the folder"
         )
 
 

@@ -11,6 +11,8 @@ from asyndbt_mpi.task.dataset import Row
 
 PLACEHOLDER = re.compile(r"\{(\w(?:[\w .-]*\w)?)\}")
 FRAGMENT = "fragment"
+JOINED = ":.,;?!}"
+"""What a text may end with, besides a letter, if a space is to follow; "}" is that of a column."""
 EXAMPLE = r'"[[Note: {fragment}\n]]Review: {text}\nSentiment:"'
 
 
@@ -32,6 +34,18 @@ class Template:
         self.columns = columns_of(text)
         check_labels(labels)
         self.labels = list(labels)
+
+    def without_space(self) -> list[str]:
+        """The labels that would be read as one word with the end of the text.
+
+        In scripts without spaces, and after brackets or quotation marks, none is needed.
+        """
+        ends = [(self._before + part + self._after)[-1:] for part in ("", self._inside)]
+        if not any(end.isalnum() or end in JOINED for end in ends):
+            return []
+        # Letters that have a case are those of scripts with spaces.
+        firsts = [(label, label[0]) for label in self.labels]
+        return [label for label, first in firsts if first.isdecimal() or first.swapcase() != first]
 
     def render(self, row: Row, words: Sequence[str] | None) -> str:
         """The row as a query, with the fragment's ``words`` (M,), or without it if None."""
@@ -117,3 +131,15 @@ def _plain(label: str) -> str:
     """A label as a reader sees it: one form of each letter, nothing invisible around it."""
     letters = unicodedata.normalize("NFKC", label)
     return "".join(each for each in letters if unicodedata.category(each) != "Cf").strip()
+
+
+def without_space(template: Template) -> str:
+    """A warning of labels that lack their leading space; "" if there are none."""
+    found = template.without_space()
+    if not found:
+        return ""
+    others = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    return (
+        f"task.labels: {shown(found[0])}{others} has no leading space, and task.template does not"
+        f" end with one: the model reads them as one word; write {shown(' ' + found[0])}"
+    )

@@ -1,137 +1,127 @@
-"""The progress bar of a run."""
+"""The progress of a run, as the run itself shows it."""
 
-import os
-import sys
-import time
-from types import TracebackType
-from typing import TextIO
+from contextlib import AbstractContextManager, nullcontext
+from typing import Self
 
 import numpy as np
-from tqdm import tqdm
 
+from asyndbt_mpi.config import Config
 from asyndbt_mpi.log.text import printable
+from asyndbt_mpi.protocol.final_tests import number_of_tests
 from asyndbt_mpi.protocol.records import Event, EventKind, Iteration, Record
+from asyndbt_mpi.view.bar import Bar, Pace, duration, fitted, share_done, waiting
 
 MOST_NAMES = 8
 """With more workers than this, the active ones are counted instead of named."""
-WIDTH = 80
-SECONDS = 0.5
-"""Between two refreshes on a terminal, ..."""
-PLAIN_SECONDS = 15.0
-"""... and without one, as in a batch job."""
-ERASE_LINE_ABOVE = "\x1b[1A\x1b[2K"
 
 
-class LineByLine:
-    """A stream for the bar that writes each of its states as a separate line.
-
-    mpiexec passes on a rank's output only when a line is complete: a bar that merely returned to
-    the start of its line would appear when the run is over. On a terminal, each line first erases
-    the one before.
-    """
-
-    encoding = "utf-8"
-
-    def __init__(self, stream: TextIO, erase: bool) -> None:
-        self.stream = stream
-        self.erase = erase
-        self._bar_above = False
-
-    def write(self, text: str) -> None:
-        """Write a state of the bar."""
-        line = text.strip("\r\n").rstrip()
-        if line:
-            self._print(line)
-            self._bar_above = True
-
-    def say(self, line: str) -> None:
-        """Write a line that stays; the bar continues below it."""
-        self._print(printable(line))
-        self._bar_above = False
-
-    def flush(self) -> None:
-        """Pass on what was written."""
-        self.stream.flush()
-
-    def _print(self, line: str) -> None:
-        erasure = ERASE_LINE_ABOVE if self.erase and self._bar_above else ""
-        self.stream.write(f"{erasure}{line}\n")
-        self.stream.flush()
+def loading(config: Config) -> AbstractContextManager[None]:
+    """Show that the run's model is being loaded, if it has one."""
+    llm = config.llm
+    if llm.is_function:
+        return nullcontext()
+    verb = "loading" if llm.backend == "transformers" else "connecting to"
+    return waiting(printable(f"{verb} {llm.model}"))
 
 
 class Progress:
-    """Shows iteration, objective, active workers, worst delay, calls, tokens/s and time left.
+    """Shows iterations, objective, active workers, worst delay, calls, tokens/s and time left.
 
-    ``done`` of the ``iterations``, with ``calls`` calls, were made before this run was resumed.
-    Without ``tokens``, as for a function, there is no tokens/s.
+    Before the first iteration it shows how many workers are ready, and after the last one how many
+    prompts were scored in the races and tests. ``done`` iterations, with ``calls`` calls, were made
+    before this run was resumed.
     """
 
-    def __init__(
-        self, iterations: int, workers: int, done: int = 0, calls: int = 0, tokens: bool = True
-    ) -> None:
+    def __init__(self, config: Config, workers: int, done: int = 0, calls: int = 0) -> None:
         self.workers = workers
-        self.tokens = tokens
+        self.total = config.run.iterations
+        self.tests = number_of_tests(config, workers)
+        self.evaluates = bool(config.run.evaluate_every)
+        self.loading = "loading the model: " if config.llm.backend == "transformers" else ""
+        self.counts_tokens = not config.llm.is_function
+        self.done = done
         self.ready = 0
+        self.raced = self.tested = 0
         self.calls = calls
         self.prompt_tokens = 0
         self._gone: set[int] = set()
-        self._started = time.perf_counter()
-        # Under mpiexec a rank's output is a pipe, whether or not a terminal is at its other end.
-        watched = not {"CI", "SLURM_JOB_ID"} & set(os.environ) and "TERM" in os.environ
-        self._stream = LineByLine(sys.stderr, erase=watched)
-        self._bar = tqdm(
-            total=iterations,
-            initial=done,
-            desc=f"waiting for {workers} workers ",
-            file=self._stream,
-            ncols=int(os.environ.get("COLUMNS", WIDTH)),
-            mininterval=SECONDS if watched else PLAIN_SECONDS,
-            bar_format="{desc}{n_fmt}/{total_fmt} |{bar:8}| {elapsed}<{remaining}{postfix}",
-        )
+        self._newest: Iteration | None = None
+        self._closing: Pace | None = None
+        self._pace = Pace()
+        self._bar = Bar(self._text)
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> Self:
+        self._bar.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bar.close()
+    def __exit__(self, *error: object) -> None:
+        self._bar.__exit__(None, None, None)
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""
-        self._stream.say(line)
+        self._bar.say(line)
+
+    def idle(self) -> None:
+        """Show how the time passes."""
+        self._bar.tick()
 
     def update(self, record: Record) -> None:
         """Show what ``record`` says."""
         match record:
             case Event():
-                self.calls += record.costs.calls
-                self.prompt_tokens += record.costs.prompt_tokens
-                if record.kind in (EventKind.LOST, EventKind.EXCLUDED):
-                    self._gone.add(record.worker - 1)
-                if record.kind is EventKind.HELLO:
-                    self._gone.discard(record.worker - 1)
-                    self.ready += 1
-                    waiting = self.ready < self.workers
-                    ready = f"{self.ready}/{self.workers} workers ready "
-                    self._bar.set_description_str(ready if waiting else "")
+                self._count(record)
             case Iteration():
-                self._show(record)
+                self.done = record.number + 1
+                self._newest = record
+                self._pace.step(self.done)
+        self._bar.tick()
 
-    def _show(self, iteration: Iteration) -> None:
-        active = [str(index + 1) for index in np.flatnonzero(iteration.active)]
-        named = " ".join(active) if self.workers <= MOST_NAMES else str(len(active))
+    def _count(self, event: Event) -> None:
+        self.calls += event.costs.calls
+        self.prompt_tokens += event.costs.prompt_tokens
+        match event.kind:
+            case EventKind.LOST | EventKind.EXCLUDED:
+                self._gone.add(event.worker - 1)
+            case EventKind.HELLO:
+                self._gone.discard(event.worker - 1)
+                self.ready += 1
+            case EventKind.CLOSING if self.evaluates:
+                self._bar.keep()
+                self._closing = Pace()
+            case EventKind.RACE:
+                self.raced += 1
+            case EventKind.TEST:
+                self.tested += 1
+
+    def _text(self, width: int) -> str:
+        if self._closing:
+            tests = [share_done(self.tested, self.tests, "tests")] if self.tests else []
+            raced = f"{self.raced} prompts raced"
+            return fitted([*tests, raced, duration(self._closing.elapsed)], width)
         # In a resumed run only workers that were lost report that they are ready.
-        self._bar.set_description_str("", refresh=False)
-        late = max(d for i, d in enumerate(iteration.delay.tolist()) if i not in self._gone)
-        rate = self.prompt_tokens / (time.perf_counter() - self._started)
-        speed = f", {rate:.0f} tok/s" if self.tokens else ""
-        self._bar.set_postfix_str(
-            f"loss {iteration.objective:.3f}, active {named}, late {late},"
-            f" {tqdm.format_sizeof(self.calls)} calls{speed}",
-            refresh=False,
-        )
-        self._bar.update(1)
+        if not self.done:
+            ready = f"{self.loading}{self.ready}/{self.workers} workers ready"
+            what = ready if self.ready < self.workers else "waiting for the first answers"
+            return fitted([what, duration(self._pace.elapsed)], width)
+        return fitted([
+            share_done(self.done, self.total),
+            self._pace.text(self.done, self.total),
+            *self._of_newest(),
+            f"{self.calls:,} calls",
+            *self._speed(),
+        ], width)  # fmt: skip
+
+    def _of_newest(self) -> list[str]:
+        """Of the newest iteration."""
+        if self._newest is None:
+            return []
+        active, delay = self._newest.active, self._newest.delay.tolist()
+        names = [str(index + 1) for index in np.flatnonzero(active)]
+        named = " ".join(names) if self.workers <= MOST_NAMES else str(len(names))
+        late = max((d for index, d in enumerate(delay) if index not in self._gone), default=0)
+        return [f"loss {self._newest.objective:.3f}", f"active {named}", f"late {late}"]
+
+    def _speed(self) -> list[str]:
+        if not self.counts_tokens:
+            return []
+        return [f"{self.prompt_tokens / self._pace.elapsed:,.0f} tokens/s"]

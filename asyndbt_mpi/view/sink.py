@@ -40,3 +40,4 @@ class LogAndProgress:
     def idle(self) -> None:
         """While nothing arrives, write what is buffered, even if it is only events."""
         self.writer.flush_if_due()
+        self.progress.idle()

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from tests.helpers import (
     needs_mpiexec,
     sets,
     start,
+    wait_for_iterations,
 )
 
 
@@ -31,6 +31,11 @@ def test_run_verify_and_show(tmp_path: Path) -> None:
     result = mpi(4, "run", "synthetic", "--set", "run.evaluate_every=50", folder=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "What was learnt" in result.stdout
+    assert not {"\x1b", "\r"} & set(result.stderr), "it may be a file"
+    assert result.stderr.startswith(
+        "the log is runs/synthetic.h5; to watch it: asyndbt watch runs/synthetic.h5;"
+        " to resume it: mpiexec -n 4 asyndbt run synthetic --set run.evaluate_every=50 --resume\n"
+    )
     verified = asyndbt("verify", "runs/synthetic.h5", folder=tmp_path)
     assert verified.returncode == 0
     assert "every invariant holds" in verified.stdout
@@ -120,21 +125,6 @@ def test_a_signal_ends_the_run_and_keeps_its_iterations(tmp_path: Path, number: 
     with Log(path) as log:
         assert log.status == "interrupted"
         assert log.committed >= 50
-
-
-def wait_for_iterations(path: Path, count: int, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        assert process.poll() is None, process.communicate()
-        if path.exists():
-            try:
-                with Log(path) as log:
-                    if log.committed >= count:
-                        return
-            except ValueError:
-                pass  # caught in the middle of being created
-        time.sleep(0.05)
-    raise AssertionError("no iterations in time")
 
 
 def test_show_and_verify_refuse_what_is_no_log(tmp_path: Path) -> None:

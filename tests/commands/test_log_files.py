@@ -13,7 +13,7 @@ import h5py
 import pytest
 
 from asyndbt_mpi.commands.simulate import simulate
-from asyndbt_mpi.config import ConfigurationError
+from asyndbt_mpi.config import ConfigurationError, load
 from asyndbt_mpi.jobs.job import Job, Request
 from asyndbt_mpi.log.errors import LogWriteError
 from asyndbt_mpi.log.reader import Log
@@ -288,7 +288,7 @@ def test_a_hidden_file_that_cannot_be_made_is_told(tmp_path: Path) -> None:
 
 def test_answers_are_logged_when_the_server_is_idle(tmp_path: Path) -> None:
     path, clock = tmp_path / "run.h5", [0.0]
-    with open_log(job(path)) as writer, Progress(3, WORKERS) as progress:
+    with open_log(job(path)) as writer, Progress(load("synthetic"), WORKERS) as progress:
         writer.clock = lambda: clock[0]
         writer.flush()
         sink = LogAndProgress(writer, progress)
@@ -310,7 +310,10 @@ def test_answers_are_logged_when_the_server_is_idle(tmp_path: Path) -> None:
 def test_the_user_hears_where_a_lost_worker_was(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with open_log(job(tmp_path / "run.h5")) as writer, Progress(3, WORKERS) as progress:
+    with (
+        open_log(job(tmp_path / "run.h5")) as writer,
+        Progress(load("synthetic"), WORKERS) as progress,
+    ):
         sink = LogAndProgress(writer, progress)
         sink.write([Event(EventKind.HELLO, 1, -1, 0, 0.0, text="node7: cuda:1, float32")])
         sink.write([Event(EventKind.LOST, 1, -1, 0, 1.0, text="its process died")])

@@ -232,3 +232,13 @@ def test_a_server_that_is_not_there_or_has_no_key(monkeypatch: pytest.MonkeyPatc
     only(ask_server(Llm(backend="openai")), PROBLEM, "OPENAI_API_KEY")
     llm = Llm(backend="openai", base_url="http://127.0.0.1:9/v1")
     only(ask_server(llm), PROBLEM, "cannot connect to 127.0.0.1:9")
+
+
+def test_a_server_without_a_list_may_be_asked_at_the_wrong_place(
+    server: ThreadingHTTPServer,
+) -> None:
+    server.answer = (404, b"{}")
+    url = f"http://127.0.0.1:{server.server_port}"
+    llm = Llm(backend="openai", model="mine", base_url=url)
+    remedy = f"llm.base_url may have to be '{url}/v1'"
+    only(ask_server(llm), WARNING, "does not list its models", remedy)

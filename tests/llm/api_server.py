@@ -183,7 +183,16 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *arguments: Any) -> None:
         pass
 
+    def is_elsewhere(self) -> bool:
+        """Whether the path is none of this server's; then it has answered."""
+        if not self.path.startswith("/v1/"):
+            self.send(404, b'{"detail": "Not Found"}')
+            return True
+        return False
+
     def do_GET(self) -> None:
+        if self.is_elsewhere():
+            return
         models = self.server.manners.models
         self.server.looks += 1
         if self.server.manners.unlisted:
@@ -199,6 +208,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.is_elsewhere():
+            return
         chat = self.path.endswith("/chat/completions")
         prompt = body["messages"][0]["content"] if chat else body["prompt"]
         server = self.server

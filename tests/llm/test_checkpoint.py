@@ -1,4 +1,7 @@
 import importlib.util
+import socket
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -6,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from asyndbt_mpi.inputs import hub
 from asyndbt_mpi.llm import checkpoint
 from asyndbt_mpi.llm.base import ModelError, Prompt
 from asyndbt_mpi.llm.checkpoint import BUNDLED, resolve
@@ -83,8 +87,8 @@ def test_models_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(ModelError) as caught:
         TransformersModel("no/such/folder", device="cpu")
     assert str(caught.value).startswith(
-        f"model 'no/such/folder': there is no folder {tmp_path}/no/such/folder, and as a hub id it"
-        " cannot be loaded; give a hub id, a folder, a .gguf file or smollm2-135m-instruct ("
+        f"model 'no/such/folder': there is no folder {tmp_path}/no/such/folder, nor can it be a hub"
+        " id; give a hub id, a folder, a .gguf file or smollm2-135m-instruct"
     )
     assert "\n" not in str(caught.value)
     with pytest.raises(ModelError, match=r"^model '[^']+' cannot be loaded; give "):
@@ -187,3 +191,47 @@ def test_smollm2_reads_context_and_query_as_one_text(smollm2: TransformersModel)
     np.testing.assert_allclose(
         scores.log_probabilities, [naive(smollm2, whole.query, LABELS)], atol=1e-4, rtol=0
     )
+
+
+@pytest.fixture
+def silent_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """A hub that takes connections and never answers; and nothing is in its cache."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(hub, "PATIENCE", 0.2)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        yield
+
+
+def test_a_hub_that_does_not_answer_is_given_up(silent_hub: None) -> None:
+    started = time.monotonic()
+    with pytest.raises(ModelError) as caught:
+        checkpoint.load("someone/some-model", torch.float32)
+    assert time.monotonic() - started < 5
+    assert "none in the cache of the hub, and 127.0.0.1 cannot be reached from" in str(caught.value)
+    assert "within 0.2 s; give a hub id, a folder" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_in_the_cache_of_the_hub_needs_no_hub(
+    silent_hub: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "_cached", lambda identifier: tmp_path)
+    started = time.monotonic()
+    with pytest.raises(
+        ModelError, match="as a hub id it cannot be loaded"
+    ):  # it is not really there
+        checkpoint.load("someone/some-model", torch.float32)
+    assert time.monotonic() - started < 5
+
+
+def test_a_hub_that_is_forbidden_is_not_asked(
+    silent_hub: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match="HF_HUB_OFFLINE forbids"):
+        checkpoint.load("someone/some-model", torch.float32)

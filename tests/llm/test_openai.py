@@ -7,6 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from importlib.util import find_spec
@@ -24,7 +25,7 @@ from asyndbt_mpi.config import ConfigurationError, load, parse
 from asyndbt_mpi.llm.base import LEAST_ANSWER, ModelError, Prompt
 from asyndbt_mpi.llm.cache import CachedModel
 from asyndbt_mpi.llm.openai import OpenAIModel
-from asyndbt_mpi.llm.servers import causes, words
+from asyndbt_mpi.llm.servers import causes, errors, words
 from asyndbt_mpi.llm.servers.bounds import SPARE
 from asyndbt_mpi.llm.servers.client import LONGEST_WAIT
 from asyndbt_mpi.llm.servers.key import OPENAI_URL, read_key
@@ -1412,3 +1413,30 @@ def test_the_configuration_chooses_it(
     assert model.description.startswith("toy, 127.0.0.1")
     assert model.most_calls(3, [" a", " b"]) == 3 * (3 + 1) + SPARE
     assert model.longest("abc") == 67
+
+
+@pytest.mark.parametrize("api", ["chat", "completion"])
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_an_address_without_v1_is_answered_with_the_right_one(
+    server: Server, api: str, slash: str
+) -> None:
+    root = server.url.removesuffix("/v1")
+    with pytest.raises(ModelError) as caught:
+        connect(server, base_url=root + slash, api=api)
+    assert str(caught.value).endswith(
+        f"404: Not Found (llm.base_url may have to be {server.url!r})"
+    )
+
+
+@pytest.mark.parametrize("body", ["<html><title>Hello</title></html>", '{"content": "hello"}'])
+def test_another_service_at_an_address_without_v1(server: Server, body: str) -> None:
+    """A page, or an API of its own as llama.cpp's."""
+    hinted = errors.of_address
+    assert hinted("http://here:80") == "llm.base_url may have to be 'http://here:80/v1'"
+    assert hinted("http://here/v1") == hinted("") == "check llm.base_url"
+    assert hinted("http://here/api/paas/v4/") == "check llm.base_url"
+    model = connect(server, attempts=1)
+    model._client.endpoint = replace(model._client.endpoint, base_url="http://here")
+    server.manners.faults = [body]
+    with pytest.raises(ModelError, match=r"may have to be 'http://here/v1'"):
+        model.label_log_probabilities(PROMPTS[:1], LABELS)

@@ -21,6 +21,7 @@ from asyndbt_mpi.doctor.findings import Level
 from asyndbt_mpi.doctor.model import find_model
 from asyndbt_mpi.inputs.sections import Llm
 from asyndbt_mpi.llm.base import ModelError
+from asyndbt_mpi.llm.checkpoint import check
 from asyndbt_mpi.llm.local import weights
 from asyndbt_mpi.llm.transformers import TransformersModel
 from tests.llm.tiny import SMALL, byte_level_tokenizer, save
@@ -264,3 +265,11 @@ def test_other_models_have_other_digests(whole: Path, folder: Path, change: Dama
     change(folder)
     assert digest(whole) != digest(folder)
     assert digest(whole) != digest(whole, precision="bfloat16")
+
+
+def test_a_folder_without_a_tokenizer(folder: Path) -> None:
+    for file in folder.glob("*token*"):
+        file.unlink()
+    for ask in (lambda: TransformersModel(str(folder), device="cpu"), lambda: check(str(folder))):
+        with pytest.raises(ModelError, match=r"no tokenizer in the folder: copy tokenizer\.json"):
+            ask()

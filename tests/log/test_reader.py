@@ -9,6 +9,7 @@ import pytest
 
 from asyndbt_mpi import __version__
 from asyndbt_mpi.log import reader
+from asyndbt_mpi.log.annotate import add_stationarity
 from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.reader import Log
 from tests.log.conftest import LogCopy
@@ -126,3 +127,38 @@ def test_evaluations_may_come_in_any_order(log_copy: LogCopy) -> None:
     with Log(path) as log:
         assert log["evaluation/iteration"].max() <= 20
         np.testing.assert_array_equal(log["evaluation/worker"], expected)
+
+
+def test_a_log_lists_what_can_be_read(log_copy: LogCopy) -> None:
+    with Log(log_copy("whole")) as log:
+        assert list(log) == log.keys()
+        assert len(log) == len(set(log)) > 60
+        for path in log:
+            assert path in log
+            assert len(log[path]) == log.count(path) or path.startswith("evaluation/")
+        assert "report/no_such" not in log
+        assert not any(path.startswith(("batch/", "stationarity/")) for path in log)
+        names: set[str] = set()
+        log.file.attempt(lambda file: file.visit(names.add))
+        groups = {path.partition("/")[0] for path in names} - {"batch"}
+        assert {path for path in names if path.partition("/")[0] in groups} - groups == set(
+            log
+        ) - groups
+
+
+def test_stationarity_is_among_it_once_it_is_there(log_copy: LogCopy) -> None:
+    path = log_copy("whole")
+    with Log(path) as log:
+        iteration = np.arange(3)
+    add_stationarity(path, reader.Stationarity("exact", iteration, *np.ones((4, 3))))
+    with Log(path) as log:
+        assert [key for key in log if key.startswith("stationarity/")] == [
+            f"stationarity/{name}" for name in ("iteration", "p", "q", "z", "lam")
+        ]
+        assert log["stationarity/lam"].tolist() == [1, 1, 1]
+
+
+def test_a_log_shows_what_it_is(log_copy: LogCopy) -> None:
+    path = log_copy("whole")
+    with Log(path) as log:
+        assert repr(log) == f"<Log {str(path)!r}: 'run', finished, 40 iterations of 4 workers>"

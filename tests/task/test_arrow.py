@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from asyndbt_mpi.config import ConfigurationError
+from asyndbt_mpi.inputs import hub
 from asyndbt_mpi.inputs.sections import TaskSection
 from asyndbt_mpi.task import arrow
 from asyndbt_mpi.task.dataset import Dataset, Row, load
@@ -137,7 +138,8 @@ def test_a_hub_name_has_an_owner(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_hub_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     constants = pytest.importorskip("huggingface_hub.constants")
     monkeypatch.setattr(arrow, "_library", lambda name, what: None)
-    monkeypatch.setattr(arrow, "PATIENCE", 0.2)
+    monkeypatch.setattr(hub, "PATIENCE", 0.2)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     with socket.socket() as silent:  # accepts, and says nothing
         silent.bind(("127.0.0.1", 0))
         silent.listen()

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from asyndbt_mpi.config import ConfigurationError
 from asyndbt_mpi.task.dataset import Row
-from asyndbt_mpi.task.template import Template
+from asyndbt_mpi.task.template import Template, without_space
 
 REVIEW = "[[Note: {fragment}\n]]Review: {sentence1}\nSentiment:"
 LABELS = [" negative", " positive"]
@@ -93,3 +93,33 @@ def test_a_wrong_template_is_explained(text: str, fault: str) -> None:
 def test_wrong_labels_are_explained(labels: list[str], fault: str) -> None:
     with pytest.raises(ConfigurationError, match=re.escape(fault)):
         Template(REVIEW, labels)
+
+
+@pytest.mark.parametrize("end", ["Sentiment:", "{sentence1}", "It is"])
+def test_labels_without_their_space_are_told(end: str) -> None:
+    for text in (f"[[{{fragment}}\n]]{{sentence1}} {end}", f"{{sentence1}} [[{{fragment}} ]]{end}"):
+        assert without_space(Template(text, LABELS)) == ""
+        assert without_space(Template(text, ["no", " yes", "0"])) == (
+            "task.labels: 'no' (and 1 more) has no leading space, and task.template does not end"
+            " with one: the model reads them as one word; write ' no'"
+        )
+
+
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        ("{sentence1} [[{fragment}]]Topic: ", ["sport", "art"]),
+        ("{sentence1} [[{fragment}]]Topic:\n", ["sport", "art"]),
+        ("{sentence1} [[{fragment}]]Topic (", ["a)", "b)"]),
+        ('{sentence1} [[{fragment}]]Topic: "', ['a"', 'b"']),
+        ("{sentence1} [[{fragment}]]主题:", ["体育", "艺术"]),
+        ("{sentence1} [[{fragment}]]Good:", ["😀", "!"]),
+    ],
+)
+def test_labels_that_need_no_space(text: str, labels: list[str]) -> None:
+    assert without_space(Template(text, labels)) == ""
+
+
+def test_a_text_may_end_with_the_fragment() -> None:
+    assert without_space(Template("{sentence1}: [[{fragment}]]", ["a", "b"])) != ""
+    assert without_space(Template("{sentence1}: [[{fragment}\n]]", ["a", "b"])) == ""

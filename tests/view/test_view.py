@@ -10,7 +10,7 @@ from asyndbt_mpi.assemble import prepare
 from asyndbt_mpi.config import load
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.protocol.messages import Candidate
-from asyndbt_mpi.protocol.records import Event, EventKind, Iteration
+from asyndbt_mpi.protocol.records import Event, EventKind
 from asyndbt_mpi.view.costs import print_costs
 from asyndbt_mpi.view.outcomes import outcomes
 from asyndbt_mpi.view.progress import Progress
@@ -208,79 +208,6 @@ def test_full_prompts_put_the_texts_together_again() -> None:
     )
 
 
-def show_progress(tokens: bool = True) -> None:
-    """Two workers come, two iterations pass, one worker goes."""
-    from asyndbt_mpi.protocol.messages import Costs, Report
-    from asyndbt_mpi.protocol.records import UsedReport
-
-    with Progress(2, 2, tokens=tokens) as progress:
-        progress.update(Event(EventKind.HELLO, 1, -1, 0, 0.0, text="here"))
-        assert progress.ready == 1
-        progress.update(Event(EventKind.HELLO, 2, -1, 0, 0.0, text="there"))
-        report = Report(
-            1, 0, 0.5, 0.0, 0.0, Costs(20, 300, 1.0), 0.0, np.eye(2), np.eye(2), np.zeros(2)
-        )
-        for number in range(2):
-            if number:
-                progress.say("worker 1 is excluded: NaN")
-            progress.update(Event(EventKind.REPORT, 2, 1, number, 1.0, report.costs))
-            progress.update(
-                Iteration(
-                    number, np.eye(2), np.zeros((2, 2)), np.array([False, True]), np.array([3, 0]), 1.0, 0.4321,
-                    [UsedReport(2, report, 1.0)], np.array([]), np.zeros((0, 2)), None,
-                )
-            )  # fmt: skip
-
-
-def test_progress_shows_everything_there_is_to_know(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("CI", "true")
-    monkeypatch.setenv("COLUMNS", "120")
-    show_progress()
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[0].startswith("waiting for 2 workers 0/2")
-    assert "worker 1 is excluded: NaN" in lines
-    assert lines[-1].startswith("2/2 ")
-    assert "loss 0.432, active 2, late 3, 40.0 calls, " in lines[-1]
-    assert lines[-1].endswith(" tok/s")
-    show_progress(tokens=False)
-    assert capsys.readouterr().err.splitlines()[-1].endswith("late 3, 40.0 calls")
-
-
-def test_a_resumed_run_does_not_seem_to_wait_for_who_never_left(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Only a worker that had been lost says hello again."""
-    monkeypatch.setenv("CI", "true")
-    with Progress(5, 2, done=3) as progress:
-        progress.update(Event(EventKind.HELLO, 1, -1, 3, 0.0, text="here"))
-        progress.update(
-            Iteration(
-                3, np.eye(2), np.zeros((2, 2)), np.array([True, True]), np.array([0, 0]), 1.0, 0.4321, [],
-                np.array([]), np.zeros((0, 2)), None,
-            )
-        )  # fmt: skip
-    assert capsys.readouterr().err.splitlines()[-1].startswith("4/5 ")
-
-
-def test_every_state_of_the_bar_is_a_line_that_replaces_the_one_before(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Else mpiexec would hold it all back until the end."""
-    for name in ("CI", "SLURM_JOB_ID"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("TERM", "xterm")
-    show_progress()
-    text = capsys.readouterr().err
-    assert "\r" not in text
-    lines = text.splitlines()
-    assert all(line.startswith("\x1b[1A\x1b[2K") for line in lines[1:3])
-    after = lines[[line.endswith("NaN") for line in lines].index(True) + 1]
-    assert not after.startswith("\x1b"), "a line that is to stay must not be erased"
-    assert all(len(line) <= 80 + len("\x1b[1A\x1b[2K") for line in lines)
-
-
 HOSTILE = "[/bold]\x1b[2J\x1b]0;pwned\x07 \r[red]%s{0}:fire:\u202e"
 SHOWN = r"[/bold]\x1b[2J\x1b]0;pwned\x07 \r[red]%s{0}:fire:\u202e"
 
@@ -311,7 +238,7 @@ def test_what_a_rank_says_is_told_as_text(capsys: pytest.CaptureFixture[str]) ->
     class NoWriter:
         def write(self, record: object) -> None: ...
 
-    with Progress(3, 1) as progress:
+    with Progress(load("synthetic"), 1) as progress:
         sink = LogAndProgress(NoWriter(), progress)  # type: ignore[arg-type]
         sink.write([Event(EventKind.HELLO, 1, -1, 0, 0.0, text=HOSTILE)])
         sink.write([Event(EventKind.LOST, 1, -1, 0, 0.0, text=HOSTILE)])

@@ -15,6 +15,9 @@ NAMED = 3
 
 SINGLE = "model.safetensors"
 
+OF_TOKENIZERS = ("tokenizer*", "*vocab*", "merges.txt", "*.model", "*.spm", "*.tiktoken", "tekken*")
+"""Files of which a tokenizer has at least one."""
+
 PREFIXES = {
     "_orig_mod.": "torch.compile",
     "module.": "DistributedDataParallel",
@@ -68,6 +71,20 @@ def check_whole(network: Any, info: Mapping[str, Any]) -> None:
             raise ModelError(f"{what} {_named(keys)}: download or save the whole model again")
     if info["error_msgs"]:
         raise ModelError(" ".join(str(info["error_msgs"][0]).split()))
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Refuse a folder without a tokenizer, of which transformers would make an empty one.
+
+    Raises
+    ------
+    ModelError
+    """
+    if not any(file for pattern in OF_TOKENIZERS for file in folder.glob(pattern)):
+        raise ModelError(
+            "no tokenizer in the folder: copy tokenizer.json (or the other files of the model's"
+            " tokenizer) into it, or save it there with tokenizer.save_pretrained"
+        )
 
 
 def check_files(folder: Path) -> None:

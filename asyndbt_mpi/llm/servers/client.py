@@ -292,7 +292,8 @@ class Client:
                 raise self._of_error(error, text)
         if isinstance(answer, str) or not isinstance(choice, dict):
             what = answer if isinstance(answer, str) else "has no choices"
-            hint = " (check llm.base_url)" if words.is_page(content) else ""
+            elsewhere = words.is_page(content) or not errors.has_version(self.endpoint.base_url)
+            hint = f" ({errors.of_address(self.endpoint.base_url)})" if elsewhere else ""
             raise Unusable(f"the answer {what}: {self.shown(words.said(content), text)}{hint}")
         try:
             self.served.note(answer, text)

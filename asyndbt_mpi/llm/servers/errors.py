@@ -2,6 +2,7 @@
 
 import re
 from typing import Any
+from urllib.parse import urlsplit
 
 from asyndbt_mpi.llm.servers import words
 from asyndbt_mpi.llm.servers.key import variable_of
@@ -45,6 +46,18 @@ def is_none(error: Any) -> bool:
     return error.get("code") in NO_ERROR or not any(error.values())
 
 
+def has_version(base_url: str) -> bool:
+    """Whether an address has a part such as /v1; "" is OpenAI's own, which does."""
+    return not base_url or re.search(r"/v[0-9]", urlsplit(base_url).path) is not None
+
+
+def of_address(base_url: str) -> str:
+    """What to do about an address at which there seems to be another service, or none."""
+    if has_version(base_url):
+        return "check llm.base_url"
+    return f"llm.base_url may have to be {base_url.rstrip('/') + '/v1'!r}"
+
+
 def hint(status: int, said: str, base_url: str, key_variable: str) -> str:
     """What to do about an error with this ``status`` and these words; "" if that is not known."""
     if TO_TLS.search(said):
@@ -60,6 +73,8 @@ def hint(status: int, said: str, base_url: str, key_variable: str) -> str:
         if not variable:
             return "set llm.key_variable to the environment variable with its key"
         return f"check the key in the environment variable {variable}"
+    if status in (404, 405) and not has_version(base_url):
+        return of_address(base_url)
     if status == 404 or 300 <= status < 400:
         return "check llm.model, llm.base_url and llm.api"
     if "context" in said.lower():

@@ -2,13 +2,15 @@
 
 The lock is on a hidden file beside the log, never on the log itself, which viewers may lock. It is
 the operating system's: what a kill leaves is the file, and it locks nothing. A link in its place
-is refused, and so is another user's file.
+is refused, and so is another user's file. It names the machine whose process wrote last: elsewhere
+the lock may not be seen.
 """
 
 import contextlib
 import errno
 import fcntl
 import os
+import socket
 import tempfile
 from pathlib import Path
 
@@ -17,6 +19,9 @@ from asyndbt_mpi.log.errors import LogError
 
 TAKEN = (errno.EACCES, errno.EAGAIN)
 """Errors by which file systems say that somebody else has the lock."""
+
+LONGEST_NAME = 256
+"""Of a machine."""
 
 
 class Locked(Exception):
@@ -28,6 +33,13 @@ class FileLock:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor: int | None = descriptor
+
+    def sign(self, text: str) -> None:
+        """Let the file be this ``text``."""
+        assert self._descriptor is not None
+        with contextlib.suppress(OSError):  # a full disk: the lock is held all the same
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, text.encode(), 0)
 
     def release(self) -> None:
         """Let others have it; to do so again does nothing."""
@@ -67,6 +79,8 @@ class LogLock:
             ) from error
         if self._lock is None:
             self._remove_file()
+        else:
+            self._lock.sign(_machine())
 
     def release(self) -> None:
         """Let others write; to do so again does nothing."""
@@ -121,6 +135,28 @@ def is_being_written(path: Path) -> bool:
     if lock is not None:
         lock.release()
     return False
+
+
+def was_killed(path: Path) -> bool:
+    """Whether whoever wrote the log at ``path`` died on this machine; to be asked if it is running.
+
+    If it was on another machine, its lock may only be invisible here.
+    """
+    try:
+        descriptor = ownership.open_file(_lock_file(path), os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        signed = os.read(descriptor, LONGEST_NAME).decode(errors="replace")
+    finally:
+        os.close(descriptor)
+    return signed == _machine() and not is_being_written(path)
+
+
+def _machine() -> str:
+    """The kernel's boot id: host names may be the same in several containers."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    return boot.read_text().strip() if boot.exists() else socket.gethostname()
 
 
 def has_locks(folder: Path) -> bool:
