@@ -10,7 +10,7 @@ import numpy as np
 
 from asyndbt_mpi.algorithm.types import FloatArray
 from asyndbt_mpi.llm.base import ModelError
-from asyndbt_mpi.llm.checkpoint import cache_folder
+from asyndbt_mpi.llm.converted import cache_folder
 
 Encode: TypeAlias = Callable[[Sequence[str]], FloatArray]
 """Texts (n,) as vectors (n, d) of length 1."""

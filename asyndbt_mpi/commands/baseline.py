@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from asyndbt_mpi.assemble import Place, check_server, language_model, prepare, rows_fit
+from asyndbt_mpi.assemble import Materials, Place, check_server, language_model, prepare, rows_fit
 from asyndbt_mpi.baselines.encoder import encoder
 from asyndbt_mpi.baselines.methods import METHODS
 from asyndbt_mpi.baselines.result import Costs, Result
@@ -42,6 +42,26 @@ def usual_calls(config: Config) -> int:
     return config.run.iterations * active * estimator.samples * estimator.batch
 
 
+def check(asked: Asked) -> tuple[Config, Materials]:
+    """The settings and the rows of a method; nothing is loaded, written or paid for.
+
+    Raises
+    ------
+    ConfigurationError
+        Something is wrong with them.
+    """
+    config = load(asked.source, asked.assignments)
+    if config.llm.is_function:
+        raise ConfigurationError(
+            f"llm.backend = {config.llm.backend!r}: methods are compared on language models"
+        )
+    if not config.task.test:
+        raise ConfigurationError("task.test = 0: there are no rows to compare methods on")
+    check_server(config)
+    materials = prepare(config, asked.workers)
+    return materials.configured(config), materials
+
+
 def baseline(asked: Asked, cores: int | None = None, writer: int = 0) -> Result:
     """Run a method, test what it found, and write its result.
 
@@ -55,16 +75,7 @@ def baseline(asked: Asked, cores: int | None = None, writer: int = 0) -> Result:
     ModelError
         The model cannot be found, loaded or reached.
     """
-    config = load(asked.source, asked.assignments)
-    if config.llm.is_function:
-        raise ConfigurationError(
-            f"llm.backend = {config.llm.backend!r}: methods are compared on language models"
-        )
-    if not config.task.test:
-        raise ConfigurationError("task.test = 0: there are no rows to compare methods on")
-    check_server(config)
-    materials = prepare(config, asked.workers)
-    config = materials.configured(config)
+    config, materials = check(asked)
     make_folder(config, asked.output)
     workers = range(1, asked.workers + 1)
     fits = rows_fit(config, materials, workers)

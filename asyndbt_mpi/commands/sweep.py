@@ -2,16 +2,13 @@
 
 import itertools
 import math
-import multiprocessing
 import os
 import re
-import threading
 from collections.abc import Collection, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
+from asyndbt_mpi.commands.cores import on_all_cores
 from asyndbt_mpi.commands.simulate import simulate_silently
 from asyndbt_mpi.commands.stationarity import add as add_stationarity
 from asyndbt_mpi.config import Config, ConfigurationError, difference, load
@@ -20,7 +17,6 @@ from asyndbt_mpi.jobs.job import Job, Request, writable_path
 from asyndbt_mpi.log.file import is_log
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.storage.lock import Locked, take
-from asyndbt_mpi.view.bar import Count
 
 WORKERS = "workers"
 """The only thing that can be varied although it is not a configuration key."""
@@ -182,44 +178,7 @@ def _is_there(point: _Point, config: Config) -> bool:
 
 def _run(points: Sequence[_Point], total: int) -> list[str]:
     """Run ``points`` on all cores; the failures."""
-    cores = len(os.sched_getaffinity(0))
-    processes = max(1, min(cores, len(points)))
-    # Each process has one core: several threads of numerical libraries would compete.
-    os.environ.setdefault("OMP_NUM_THREADS", str(cores // processes))
-    failures: list[str] = []
-    waiting = iter(points)
-    running: dict[Future[None], _Point] = {}
-    pool = ProcessPoolExecutor(
-        processes, multiprocessing.get_context("spawn"), initializer=_end_with_parent
-    )
-    progress = Count(total, "runs", done=total - len(points))
-    with pool, progress:
-        while True:
-            # No more than can run at once, because the pool's queue cannot be withdrawn.
-            for point in itertools.islice(waiting, processes - len(running)):
-                running[pool.submit(_run_one, point, cores // processes)] = point
-            if not running:
-                return failures
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                point, error = running.pop(future), future.exception()
-                if error:
-                    failures.append(f"{point.path}: {type(error).__name__}: {error}")
-                if isinstance(error, BrokenProcessPool):
-                    return [*failures, "a process died (out of memory?): the sweep ends here"]
-                progress.add(1)
-
-
-def _end_with_parent() -> None:
-    """Let this process end when the one that started it does, even by a kill."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def end() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=end, daemon=True).start()
+    return on_all_cores(points, _run_one, lambda point: str(point.path), "runs", total)
 
 
 def _partial(path: Path, process: int) -> Path:

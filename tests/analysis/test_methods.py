@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from asyndbt_mpi.analysis.methods import Cell, Spread, Table, ranks
+
+
+def test_ranks_by_hand() -> None:
+    # Ranks 1 2 3, 2 1 3, 1.5 1.5 3, 1 2 3.
+    found = ranks(np.array([[9.0, 8, 7], [8, 9, 7], [9, 9, 7], [9, 8, 7]]))
+    np.testing.assert_allclose(found.mean, [5.5 / 4, 6.5 / 4, 3.0])
+    # 12 N / (k (k + 1)) [sum of squares - k (k + 1)^2 / 4], over 1 - 6 / (N k (k^2 - 1)) for the tie
+    squares = sum(each**2 for each in (5.5 / 4, 6.5 / 4, 3.0))
+    chi_square = 4 * (squares - 12) / (1 - 6 / (4 * 3 * 8))
+    assert found.p_value == pytest.approx(stats.chi2.sf(chi_square, 2))
+
+
+@pytest.mark.parametrize(("methods", "quantile"), [(3, 2.343), (4, 2.569), (9, 3.102)])
+def test_critical_differences_are_those_of_the_published_table(
+    methods: int, quantile: float
+) -> None:
+    """Demšar, JMLR 7 (2006), table 5a, for the Nemenyi test."""
+    found = ranks(np.random.default_rng(0).random((14, methods)))
+    due = quantile * np.sqrt(methods * (methods + 1) / (6 * 14))
+    assert found.critical_difference == pytest.approx(due, rel=1e-3)
+
+
+def test_few_methods_or_tasks_have_no_ranks() -> None:
+    for shape in ((1, 4), (5, 2)):
+        with pytest.raises(ValueError, match="ranks need"):
+            ranks(np.ones(shape))
+
+
+def test_intervals_are_students() -> None:
+    values = [70.0, 74.0, 75.0]
+    found = Spread.of(values)
+    low, high = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
+    assert (found.mean, found.n) == (73.0, 3)
+    assert found.half == pytest.approx((high - low) / 2)
+    assert np.isnan(Spread.of([70.0]).half)
+
+
+def cells() -> list[Cell]:
+    return [
+        Cell(method, task, seed, 60.0 + 10 * good + task_gain + seed, 0.5, 100, 2000)
+        for good, method in enumerate(("bad", "middling", "good"))
+        for task_gain, task in enumerate(("one", "two"))
+        for seed in range(2)
+    ]
+
+
+def test_the_table_has_means_ranks_and_costs() -> None:
+    lines = list(Table(cells(), ["good", "bad", "middling", "absent"], ["two", "one"]).markdown())
+    assert "| method | two | one | mean rank |" in lines
+    assert "| good | 81.5 ± 0.7 | 80.5 ± 0.7 | 1.00 |" in lines
+    assert "| bad | 61.5 ± 0.7 | 60.5 ± 0.7 | 3.00 |" in lines
+    assert "| good | 6.4 | 6.4 |" in lines
+    assert "| good | 100 (2,000) | 100 (2,000) |" in lines
+    assert not any("absent" in line for line in lines)
+
+
+def test_an_unfinished_table_says_what_is_missing() -> None:
+    some = [cell for cell in cells() if (cell.method, cell.task, cell.seed) != ("bad", "one", 1)]
+    lines = list(Table(some, ["bad", "good"], ["one"]).markdown())
+    assert "| bad | 60.0 [1] |  |" in lines
+
+
+def test_every_cell_is_a_line_of_the_csv() -> None:
+    lines = Table(cells(), ["bad"], ["one"]).csv().splitlines()
+    assert len(lines) == 1 + len(cells())
+    assert lines[1] == "one,bad,0,60.0000,0.500000,100,2000"
