@@ -68,7 +68,16 @@ FENCE = re.compile(r"\s*```(?:json|text|txt|plaintext|xml|markdown)?\n(.*?)\n?``
 
 
 def read_text(choice: Mapping[str, Any]) -> str:
-    """What the model wrote, without its thoughts; of a continued prompt, one line.
+    """As `read_whole`; of a continued prompt, one line."""
+    text = read_whole(choice)
+    if isinstance(choice.get("message"), Mapping):
+        return text
+    # Behind the label come further demonstrations, of the model's own making.
+    return text.strip().partition(ENDING[0])[0]
+
+
+def read_whole(choice: Mapping[str, Any]) -> str:
+    """What the model wrote, without its thoughts.
 
     Raises
     ------
@@ -90,11 +99,7 @@ def read_text(choice: Mapping[str, Any]) -> str:
         text = choice.get("text")
     if not isinstance(text, str):
         raise Unusable("the answer has no text")
-    text = behind_thoughts(text)
-    if isinstance(message, Mapping):
-        return text
-    # Behind the label come further demonstrations, of the model's own making.
-    return text.strip().partition(ENDING[0])[0]
+    return behind_thoughts(text)
 
 
 def of_answer(text: str, labels: Sequence[str], cut: bool = False) -> NDArray[np.float64] | None:
@@ -103,10 +108,13 @@ def of_answer(text: str, labels: Sequence[str], cut: bool = False) -> NDArray[np
     ``cut`` says that the answer may go on: then what stands at its end may be a beginning.
     """
     named = label_of(text, labels, cut)
-    if named is None:
-        return None
-    others = len(labels) - 1
-    shares = np.full(len(labels), OTHER_LABELS / others if others else 0.0)
+    return None if named is None else of_label(named, len(labels))
+
+
+def of_label(named: int, count: int) -> NDArray[np.float64]:
+    """Log-probabilities (U,) of ``count`` labels, of which an answer names one."""
+    others = count - 1
+    shares = np.full(count, OTHER_LABELS / others if others else 0.0)
     shares[named] = 1 - others * shares[0]
     logarithms: NDArray[np.float64] = np.log(shares)
     return logarithms
