@@ -137,7 +137,7 @@ def normal_form(text: str) -> str:
 
     Case, width, emphasis, invisible signs; a space, hyphen or underscore within it is the same.
     """
-    return re.sub(r"(?<=\w)[ _-](?=\w)", " ", _plain(text).strip().casefold())
+    return re.sub(r"(?<=\w)[ _-](?=\w)", " ", plain(text).strip().casefold())
 
 
 class _Answer:
@@ -145,7 +145,7 @@ class _Answer:
 
     def __init__(self, text: str, labels: Sequence[str], cut: bool) -> None:
         fenced = FENCE.fullmatch(text)
-        self.text = _plain(fenced[1] if fenced else text).strip()
+        self.text = plain(fenced[1] if fenced else text).strip()
         self.names = [normal_form(label) for label in labels]
         self.cut = cut
 
@@ -176,7 +176,7 @@ class _Answer:
             bare = re.sub(r"^(?:[-•*>]|#{1,6})\s+", "", self.text)
             quoted = bare[:-1] if bare.endswith(('"', "'")) else bare
             found = next((n for n in map(self._is_label, (bare, quoted)) if n is not None), None)
-            if found is not None and not _is_word(self.names[found]):
+            if found is not None and not is_word(self.names[found]):
                 return found if self.names[found].isalpha() and quoted == bare else None
         return found
 
@@ -271,7 +271,7 @@ class _Answer:
             return self._of(alone)
         stated = STATED.fullmatch(unstopped)
         label = self._of(stated) if stated else None
-        if label is None or stated is None or _is_word(self.names[label]):
+        if label is None or stated is None or is_word(self.names[label]):
             return label
         capital = self.names[label].isalpha() and len(self.names[label]) == 1
         return label if capital and stated[stated.lastgroup or 0].isupper() else None
@@ -323,7 +323,7 @@ def _unwrapped(text: str) -> str:
     return text
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text with one kind of quotes and hyphens, without what is not seen or only adorns it."""
     # Compatibility would make 52 of a 5 that is squared.
     numbers = any(unicodedata.category(sign) == "No" for sign in text)
@@ -335,7 +335,7 @@ def _plain(text: str) -> str:
     return re.sub(r"[^\S\n]+", " ", text)
 
 
-def _is_word(name: str) -> bool:
+def is_word(name: str) -> bool:
     """Whether a label is no letter, number or small word, which a sentence may have by chance."""
     small = {"no", "not", "none", "it", "so", "in", "on", "out", "up", "me", "us", "the", "this"}
     return len(name) > 1 and name not in small and bool(re.search(r"[^\W\d_]", name))
