@@ -9,6 +9,8 @@ from asyndbt_mpi.baselines.conclusion import conclusion
 from asyndbt_mpi.baselines.trial import Predict, Trial
 from asyndbt_mpi.llm.base import LanguageModel
 from asyndbt_mpi.llm.servers.written import of_label
+from asyndbt_mpi.task.dataset import Row
+from asyndbt_mpi.task.template import Template
 
 REQUEST = " Let's think step by step, first output your analysis, and then output the final answer."
 """Appended to the prompt of `untuned.manual`."""
@@ -33,15 +35,22 @@ def _by_analysis(trial: Trial, model: LanguageModel, worker: int) -> Predict:
     def predict() -> FloatArray:
         prompts = [template.render(row, None) + REQUEST for row in trial.data[worker].test]
         written = model.write(prompts, MOST_TOKENS)
-        named = [
-            conclusion(text, template.labels, cut)
-            for text, cut in zip(written.texts, written.cut, strict=True)
-        ]
+        named = []
+        for text, cut in zip(written.texts, written.cut, strict=True):
+            own = _of_this_row(text, template)
+            named.append(conclusion(own, template.labels, cut and own == text))
         trial.details["answers without a label"] = named.count(None)
         trial.details["answers cut off"] = sum(written.cut)
         return np.array([_log_probabilities(each, len(template.labels)) for each in named])
 
     return predict
+
+
+def _of_this_row(text: str, template: Template) -> str:
+    """A text without further rows of the model's own making, which begin like a prompt."""
+    no_row = Row(dict.fromkeys(template.columns, "\0"), 0)
+    beginning = template.render(no_row, None).partition("\0")[0].strip()
+    return text.partition(f"\n{beginning}")[0] if beginning else text
 
 
 def _log_probabilities(named: int | None, count: int) -> FloatArray:

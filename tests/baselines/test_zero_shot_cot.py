@@ -1,5 +1,6 @@
 """What a chain of thought concludes with, by hand."""
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -182,8 +183,14 @@ def says(monkeypatch: pytest.MonkeyPatch) -> Says:
     return model
 
 
-def run(folder: Path) -> Result:
-    small = "task.test=6", "prompt.pool=4", "task.train_per_class=5", "task.validation_per_class=5"
+def run(folder: Path, *settings: str) -> Result:
+    small = (
+        *settings,
+        "task.test=6",
+        "prompt.pool=4",
+        "task.train_per_class=5",
+        "task.validation_per_class=5",
+    )
     path = folder / "cot.json"
     return commands.baseline(Asked("zero_shot_cot", "reviews", small, 2, 1, "none", path))
 
@@ -198,6 +205,19 @@ def test_an_answer_has_the_share_of_written_ones_and_none_leaves_all_equal(
     for scores in found.log_probabilities.values():
         np.testing.assert_allclose(scores, [named, none, none] * 2, atol=1e-6)
     assert found.details == {"answers without a label": 4, "answers cut off": 2}
+
+
+@pytest.mark.parametrize(
+    ("template", "label"),
+    [("Review: {sentence1}\nMood:", 0), ("The review: {sentence1}. So?", 1), ("{sentence1}:", 1)],
+)
+def test_rows_that_the_model_goes_on_with_are_not_read(
+    tmp_path: Path, says: Says, template: str, label: int
+) -> None:
+    says.texts = ("Sad. The final answer is negative.\n\nReview: Fine.\nAnswer: positive",)
+    found = run(tmp_path, "task.template=" + json.dumps("[[{fragment}]]" + template))
+    for scores in found.log_probabilities.values():
+        np.testing.assert_array_equal(np.argmax(scores, axis=1), label)
 
 
 def test_workers_with_the_same_rows_pay_once(tmp_path: Path, says: Says) -> None:
