@@ -63,7 +63,8 @@ class Materials:
 
     ``data`` is indexed by the number of the worker; ``data_digest`` covers all of it and the
     template, and is "" without them. ``own`` is what Python code has provided. ``labels_taken``
-    are labels by value, if the data and not the configuration name them.
+    are labels by value, if the data and not the configuration name them; ``data_notes`` are what
+    was changed when the data were read, in lines.
     """
 
     shapes: Shapes
@@ -73,6 +74,7 @@ class Materials:
     data_digest: str = ""
     own: Own = field(default_factory=Own)
     labels_taken: dict[str, str] = field(default_factory=dict)
+    data_notes: list[str] = field(default_factory=list)
 
     def configured(self, config: Config) -> Config:
         """``config`` with the labels of the data, as a log keeps it."""
@@ -87,12 +89,13 @@ class Materials:
         return notes + [f"warning: {line}" for line in self.warnings(config)]
 
     def notes(self, config: Config) -> list[str]:
-        """What was taken from the data, one line each."""
+        """What was changed in the data or taken from them, one line each."""
         if not self.labels_taken:
-            return []
+            return self.data_notes
         return [
+            *self.data_notes,
             f"task.labels are taken from column {config.task.label_column!r}:"
-            f" {written(self.labels_taken)}"
+            f" {written(self.labels_taken)}",
         ]
 
     def warnings(self, config: Config) -> list[str]:
@@ -147,7 +150,8 @@ def prepare(config: Config, workers: int, own: Own | None = None) -> Materials:
     parts = split(dataset, config.task, prompt.pool, workers, config.run.seed)
     data = dict(enumerate(parts, start=1))
     digest = _digest(config.task, template.columns, data, dataset.taken)
-    return Materials(shapes, vocabulary, template, data, digest, own, dataset.taken)
+    kept = digest, own, dataset.taken, dataset.notes
+    return Materials(shapes, vocabulary, template, data, *kept)
 
 
 def _dataset(config: Config) -> Dataset:

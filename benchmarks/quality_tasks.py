@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from asyndbt_mpi.assemble import Place, language_model, prepare
 from asyndbt_mpi.config import Config, parse
 from asyndbt_mpi.jobs.answer_cache import Answers
-from asyndbt_mpi.llm.base import LanguageModel, Prompt, Scores
+from asyndbt_mpi.llm.base import LanguageModel, Prompt, Scores, Written
 from asyndbt_mpi.llm.cache import CachedModel
 
 WORKERS = 3
@@ -149,6 +149,10 @@ class AsIfAsked:
         """See `LanguageModel`."""
         scores = self.model.label_log_probabilities(prompts, labels)
         return replace(scores, calls=len({prompt.context + prompt.query for prompt in prompts}))
+
+    def write(self, prompts: Sequence[str], most_tokens: int) -> Written:
+        """See `LanguageModel`."""
+        return replace(self.model.write(prompts, most_tokens), calls=len(set(prompts)))
 
     def most_calls(self, prompts: int, labels: Sequence[str]) -> int:
         """Every prompt is one call at most."""

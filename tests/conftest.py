@@ -11,7 +11,7 @@ import pytest
 
 from asyndbt_mpi.assemble import prepare, workers_with_black_box
 from asyndbt_mpi.config import load, parse
-from asyndbt_mpi.llm.base import Prompt, Scores
+from asyndbt_mpi.llm.base import Prompt, Scores, Written
 from asyndbt_mpi.log.writer import Writer
 from asyndbt_mpi.protocol.messages import Shapes
 from asyndbt_mpi.protocol.server import Server
@@ -64,6 +64,14 @@ class Opinionated:
         odds = [np.random.default_rng(zlib.crc32(text)).random(len(labels)) for text in texts]
         scores = np.log(np.array(odds) / np.sum(odds, axis=1, keepdims=True))
         return Scores(scores, len(prompts), len(prompts))
+
+    def write(self, prompts: Sequence[str], most_tokens: int) -> Written:
+        words = [
+            ("positive", "negative", "hard to tell")[zlib.crc32(p.encode()) % 3] for p in prompts
+        ]
+        texts = [f"Let me see. The final answer is {word}." for word in words]
+        sizes, count = [len(text) for text in texts], len(prompts)
+        return Written(texts, sizes, [False] * count, count, count, sum(sizes))
 
     def most_calls(self, prompts: int, labels: Sequence[str]) -> int:
         return prompts

@@ -1,11 +1,21 @@
 """The methods by name, in the order of the tables."""
 
-from asyndbt_mpi.baselines import adaicl, fedone, roberta, search, similar, tuned, untuned
+from asyndbt_mpi.baselines import (
+    adaicl,
+    fedone,
+    roberta,
+    search,
+    similar,
+    tuned,
+    untuned,
+    zero_shot_cot,
+)
 from asyndbt_mpi.baselines.trial import Method
 
 METHODS: dict[str, Method] = {
     "roberta": roberta.roberta,
     "manual": untuned.manual,
+    "zero_shot_cot": zero_shot_cot.zero_shot_cot,
     "random_icl": untuned.random_icl,
     "kate": similar.kate,
     "bdpl": tuned.bdpl,

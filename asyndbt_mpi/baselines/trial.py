@@ -13,7 +13,7 @@ from asyndbt_mpi.algorithm.types import FloatArray, IntArray
 from asyndbt_mpi.assemble import Materials
 from asyndbt_mpi.baselines.encoder import Encode
 from asyndbt_mpi.config import Config, load
-from asyndbt_mpi.llm.base import LanguageModel, Prompt, Scores
+from asyndbt_mpi.llm.base import LanguageModel, Prompt, Scores, Written
 from asyndbt_mpi.llm.cache import CachedModel
 from asyndbt_mpi.protocol.blackbox import Query
 from asyndbt_mpi.protocol.messages import WITHOUT, Split
@@ -69,6 +69,17 @@ class Counted:
         self.spent.calls += len(texts)
         self.spent.prompt_tokens += tokens
         return replace(scores, calls=len(texts), prompt_tokens=tokens)
+
+    def write(self, prompts: Sequence[str], most_tokens: int) -> Written:
+        """See `LanguageModel`."""
+        written = self.model.write(prompts, most_tokens)
+        first = {prompt: place for place, prompt in reversed(list(enumerate(prompts)))}
+        read = sum(map(self.tokens, first))
+        wrote = sum(written.tokens[place] for place in first.values())
+        self.spent.calls += len(first)
+        self.spent.prompt_tokens += read
+        self.spent.completion_tokens += wrote
+        return replace(written, calls=len(first), prompt_tokens=read, completion_tokens=wrote)
 
     def tokens(self, text: str) -> int:
         """Of ``text`` by itself; of a server's model, the most that they can be."""

@@ -140,6 +140,8 @@ def _tables(tables: Tables, task: TaskSection, columns: Sequence[str]) -> Iterat
         if table is not None:
             yield f"{what}: {table.name}: {table.format}; {len(table.records):,} rows"
             yield f"columns: {', '.join(_column(table, name, uses) for name in table.columns)}"
+    for note in tables.notes:
+        yield f"note: {note}"
     if tables.unused:
         yield f"not used: {', '.join(tables.unused)}"
 

@@ -18,6 +18,9 @@ ENDING = "\n\n"
 """The text that follows a label in a demonstration, and so what ends an answer."""
 
 
+UNASKED = "a language model was asked although all answers should be known"
+
+
 class ModelError(Exception):
     """A model cannot be found, loaded, or used for what is asked; says what would be right."""
 
@@ -54,8 +57,26 @@ class Scores:
     """Prompts whose answer named no label, or was refused: their labels are equally probable."""
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a model wrote behind each of P prompts, and what that cost, as in `Scores`."""
+
+    texts: list[str]
+    """(P,), without the model's thoughts; "" where it, or a server, refused."""
+
+    tokens: list[int]
+    """(P,) that each text has, with the one that ended it; an upper bound where nobody says."""
+
+    cut: list[bool]
+    """(P,): whether a text ended only because it had as many tokens as it may have."""
+
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+
+
 class LanguageModel(Protocol):
-    """A black box that says how probable each label is as the continuation of a prompt."""
+    """A black box that scores labels as the continuation of a prompt, or writes one of its own."""
 
     description: str
     """One line: model, device, precision, threads."""
@@ -81,6 +102,18 @@ class LanguageModel(Protocol):
         """
         ...
 
+    def write(self, prompts: Sequence[str], most_tokens: int) -> Written:
+        """Continue every prompt greedily, up to the end of the text or ``most_tokens`` tokens.
+
+        Raises
+        ------
+        ValueError
+            A prompt is empty, or ``most_tokens`` is not positive.
+        ModelError
+            As `label_log_probabilities`.
+        """
+        ...
+
     def most_calls(self, prompts: int, labels: Sequence[str]) -> int:
         """The most that `Scores.calls` of ``prompts`` prompts can be."""
         ...
@@ -99,7 +132,11 @@ class NoModel:
 
     def label_log_probabilities(self, prompts: Sequence[Prompt], labels: Sequence[str]) -> Scores:
         """See `LanguageModel`."""
-        raise ModelError("a language model was asked although all answers should be known")
+        raise ModelError(UNASKED)
+
+    def write(self, prompts: Sequence[str], most_tokens: int) -> Written:
+        """See `LanguageModel`."""
+        raise ModelError(UNASKED)
 
     def most_calls(self, prompts: int, labels: Sequence[str]) -> int:
         """See `LanguageModel`."""

@@ -2,15 +2,17 @@
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from asyndbt_mpi.llm.base import LanguageModel, Prompt, Scores
+from asyndbt_mpi.llm.base import LanguageModel, Prompt, Scores, Written
 from asyndbt_mpi.llm.store import AnswerStore, Question
 
 T = TypeVar("T")
+Q = TypeVar("Q")
+A = TypeVar("A")
 
 
 class CachedModel:
@@ -19,7 +21,10 @@ class CachedModel:
     Without a ``store`` it keeps those to the ``entries`` prompts used last, in memory.  With one
     it keeps all that were ever paid for, however many: what is on disk must be found again, and
     its digest and answer in memory take less room than a prompt's text, so that nothing is kept
-    twice.  ``entries`` then has no effect.
+    twice.  ``entries`` then has no effect on scores.
+
+    What the model has written is kept in memory alone, for ``entries`` prompts: a store has no
+    texts.
 
     Raises
     ------
@@ -36,7 +41,8 @@ class CachedModel:
         self.description = model.description
         self.at_once: int | None = None
         # Not "store or": without answers it would count as false.
-        self._memory = _Recent(entries) if store is None else store
+        self._memory = _Recent[Question, NDArray[np.float64]](entries) if store is None else store
+        self._written = _Recent[tuple[str, int], tuple[str, int, bool]](entries)
 
     def label_log_probabilities(self, prompts: Sequence[Prompt], labels: Sequence[str]) -> Scores:
         """As the model's own; ``calls`` and tokens are those of the prompts that were asked.
@@ -70,6 +76,29 @@ class CachedModel:
         unrecognised = int((np.ptp(log_probabilities, axis=1) == 0).sum()) if len(asked) > 1 else 0
         return Scores(log_probabilities, calls, prompt_tokens, completion_tokens, unrecognised)
 
+    def write(self, prompts: Sequence[str], most_tokens: int) -> Written:
+        """As the model's own; ``calls`` and tokens are those of the prompts that were asked."""
+        questions = [(prompt, most_tokens) for prompt in prompts]
+        answers = self._written.get(dict.fromkeys(questions))
+        missing = [each for each in dict.fromkeys(questions) if each not in answers]
+        calls = prompt_tokens = completion_tokens = 0
+        for some in self._slices(missing):
+            paid = self.model.write([prompt for prompt, _ in some], most_tokens)
+            texts = zip(paid.texts, paid.tokens, paid.cut, strict=True)
+            new = dict(zip(some, texts, strict=True))
+            self._written.put(new)
+            answers |= new
+            calls += paid.calls
+            prompt_tokens += paid.prompt_tokens
+            completion_tokens += paid.completion_tokens
+        found = [answers[question] for question in questions]
+        return Written(
+            [text for text, _, _ in found],
+            [tokens for _, tokens, _ in found],
+            [cut for _, _, cut in found],
+            *(calls, prompt_tokens, completion_tokens),
+        )
+
     def _slices(self, missing: list[T]) -> Iterator[list[T]]:
         """What is asked in one call, so that its answers are kept before the next."""
         step = self.model.at_once or max(1, len(missing))
@@ -92,14 +121,14 @@ class CachedModel:
         return self.model.longest(text)
 
 
-class _Recent:
+class _Recent(Generic[Q, A]):
     """The answers to the ``entries`` questions used last."""
 
     def __init__(self, entries: int) -> None:
         self.entries = entries
-        self._answers: OrderedDict[Question, NDArray[np.float64]] = OrderedDict()
+        self._answers: OrderedDict[Q, A] = OrderedDict()
 
-    def get(self, questions: Iterable[Question]) -> dict[Question, NDArray[np.float64]]:
+    def get(self, questions: Iterable[Q]) -> dict[Q, A]:
         known = {
             question: self._answers[question] for question in questions if question in self._answers
         }
@@ -107,7 +136,7 @@ class _Recent:
             self._answers.move_to_end(question)
         return known
 
-    def put(self, answers: Mapping[Question, NDArray[np.float64]]) -> None:
+    def put(self, answers: Mapping[Q, A]) -> None:
         self._answers.update(answers)
         while len(self._answers) > self.entries:
             self._answers.popitem(last=False)

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from asyndbt_mpi.llm.base import ENDING, ModelError, Prompt, Scores
-from asyndbt_mpi.llm.servers.account import LIKELY, Account, Most
+from asyndbt_mpi.llm.base import ENDING, ModelError, Prompt, Scores, Written
+from asyndbt_mpi.llm.servers.account import LIKELY, Account, Most, count
 from asyndbt_mpi.llm.servers.bounds import ROUNDS, SPARE, answer_tokens, longest, most_calls
 from asyndbt_mpi.llm.servers.client import Client, Endpoint, Request
 from asyndbt_mpi.llm.servers.failures import (
@@ -31,7 +31,7 @@ from asyndbt_mpi.llm.servers.responses import (
     walk,
 )
 from asyndbt_mpi.llm.servers.thinking import Thinks
-from asyndbt_mpi.llm.servers.written import normal_form, of_answer, read_text
+from asyndbt_mpi.llm.servers.written import normal_form, of_answer, read_text, read_whole
 
 GRANTED = (20, 5)
 """Alternatives to ask for: as many as OpenAI's chat API and vLLM list, or else older servers."""
@@ -157,16 +157,7 @@ class OpenAIModel:
         self._spent = Account(0)
         rows = self._score(distinct, labels, account)
         self._look_again()
-        if account.unmetered:
-            self._outcomes.warn_once(
-                f"{self._client.server} does not report how many tokens its answers cost, or"
-                " reports more than they can: each such request is charged its upper bound"
-            )
-        if account.exceeding:
-            self._outcomes.warn_once(
-                f"{self._client.server} counts more tokens for a request than were reserved for"
-                f" it: {LIKELY}; they are charged as reported"
-            )
+        self._warn_of_counts(account)
         self._outcomes.note(distinct, rows, labels, self._asked_for)
         nothing = np.zeros(len(labels))
         found = np.array(
@@ -180,6 +171,46 @@ class OpenAIModel:
             account.prompt_tokens,
             account.completion_tokens,
             sum(rows[number[text]].log_probabilities is None for text in texts),
+        )
+
+    def write(self, prompts: Sequence[str], most_tokens: int) -> Written:
+        """See `asyndbt_mpi.llm.base.LanguageModel`; equal prompts are asked once.
+
+        Raises
+        ------
+        ModelError
+            As `label_log_probabilities`; or each of the first prompts is refused, or thought about
+            without an answer.
+        """
+        if most_tokens < 1:
+            raise ValueError(f"most_tokens is {most_tokens}, not positive")
+        if not all(prompts):
+            raise ValueError("a prompt has no text")
+        distinct = list(dict.fromkeys(prompts))
+        if not distinct:
+            return Written([], [], [], calls=0, prompt_tokens=0, completion_tokens=0)
+        each = Most(max(map(longest, distinct)), most_tokens)
+        most = most_calls(self._client.endpoint.api, "answers", (), len(distinct))
+        account = Account(most, each, self._spent)
+        self._spent = Account(0)
+        # Of those that are refused, or only thought about, nothing more is known.
+        found = dict.fromkeys(distinct, ("", most_tokens, False))
+
+        def write(text: str) -> Outcome:
+            body = self._body(text, most_tokens, 0)
+            read = partial(_read_written, most_tokens=most_tokens)
+            most = Most(longest(text), most_tokens)
+            found[text] = self._client.ask(Request(body, text, read, account, most))
+            return Outcome(np.zeros(0))
+
+        rows = self._each(write, distinct, account)
+        self._look_again()
+        self._warn_of_counts(account)
+        self._outcomes.note(distinct, rows, (), "answers")
+        texts, tokens, cut = zip(*(found[prompt] for prompt in prompts), strict=True)
+        return Written(
+            *(list(texts), list(tokens), list(cut)),
+            *(account.calls, account.prompt_tokens, account.completion_tokens),
         )
 
     def most_calls(self, prompts: int, labels: Sequence[str]) -> int:
@@ -293,6 +324,18 @@ class OpenAIModel:
             return body | ({"logprobs": True, "top_logprobs": alternatives} if alternatives else {})
         return body | {"prompt": text} | ({"logprobs": alternatives} if alternatives else {})
 
+    def _warn_of_counts(self, account: Account) -> None:
+        if account.unmetered:
+            self._outcomes.warn_once(
+                f"{self._client.server} does not report how many tokens its answers cost, or"
+                " reports more than they can: each such request is charged its upper bound"
+            )
+        if account.exceeding:
+            self._outcomes.warn_once(
+                f"{self._client.server} counts more tokens for a request than were reserved for"
+                f" it: {LIKELY}; they are charged as reported"
+            )
+
     def _check_labels(self, labels: Sequence[str]) -> None:
         names = list(labels)
         if not self._alternatives:
@@ -403,6 +446,15 @@ class OpenAIModel:
         if not self._alternatives:
             return "answers"
         return "first tokens" if self._chat else "tokens"
+
+
+def _read_written(choice: Mapping[str, Any], most_tokens: int) -> tuple[str, int, bool]:
+    """The text, its tokens, and whether it was cut."""
+    usage = choice.get("usage")
+    told = usage.get("completion_tokens") if isinstance(usage, Mapping) else None
+    tokens = count(told, most_tokens)
+    text = read_whole(choice)
+    return text, most_tokens if tokens is None else tokens, choice.get("finish_reason") == "length"
 
 
 def _find_none(choice: Mapping[str, Any]) -> bool:

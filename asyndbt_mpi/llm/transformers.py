@@ -2,13 +2,15 @@
 
 import gc
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from asyndbt_mpi.llm.base import LABEL_TOKENS, ModelError, Prompt, Scores
+from asyndbt_mpi.llm.base import LABEL_TOKENS, ModelError, Prompt, Scores, Written
 from asyndbt_mpi.llm.checkpoint import load
 from asyndbt_mpi.llm.local.context import positions
 from asyndbt_mpi.llm.local.device import bind, choose, describe, is_out_of_memory, memory_for
@@ -24,6 +26,9 @@ from asyndbt_mpi.llm.local.packing import Group, group_by_context
 from asyndbt_mpi.llm.local.plain import PlainReader
 from asyndbt_mpi.llm.local.tokens import Continuation, Tokenizer, Tokens
 from asyndbt_mpi.llm.local.weights import digest
+from asyndbt_mpi.llm.local.writing import Continued, GreedyWriter
+
+T = TypeVar("T")
 
 PRECISIONS = {
     "float32": torch.float32,
@@ -134,6 +139,8 @@ class TransformersModel:
             self._network = network.eval().to(self._device)
             moves = rotations_move(network.config.get_text_config())
             self._plain = PlainReader(self._network, self._device, apart=moves)
+            bound = BOUNDS[self._dtype]
+            self._writer = GreedyWriter(self._network, self._tokenizer, self._device, bound, moves)
             self._packed = self._packed_reader()
             self._score(FIRST_PROMPTS, ["", ""], FIRST_LABELS)
         self._compared = NOTHING  # of the run's own prompts
@@ -153,7 +160,7 @@ class TransformersModel:
             return Scores(np.empty((0, len(labels))), calls=0, prompt_tokens=0)
         texts = list(contexts)
         self._check_labels(labels)
-        sequences = self._tokenise(texts, self._longest_label)
+        sequences = self._tokenise(texts, self._longest_label, "its label")
         continuations = self._tokens.continuations(texts, sequences, labels)
         self._warn_of_merging(texts, continuations)
         scores = np.empty((len(texts), len(labels)))
@@ -170,6 +177,37 @@ class TransformersModel:
         number = {text: n for n, text in enumerate(texts)}
         order = [number[prompt.context + prompt.query] for prompt in prompts]
         return Scores(scores[order], calls=len(texts), prompt_tokens=tokens)
+
+    def write(self, prompts: Sequence[str], most_tokens: int) -> Written:
+        """See `asyndbt_mpi.llm.base.LanguageModel`; equal prompts are continued once.
+
+        Raises
+        ------
+        ModelError
+            A prompt is longer than the model reads, with all that may be written, or not even one
+            fits into memory.
+        """
+        if most_tokens < 1:
+            raise ValueError(f"most_tokens is {most_tokens}, not positive")
+        texts = list(dict.fromkeys(prompts))
+        if not texts:
+            return Written([], [], [], calls=0, prompt_tokens=0, completion_tokens=0)
+        sequences = self._tokenise(texts, most_tokens, f"the {most_tokens} that may follow")
+        left = sorted(zip(sequences, texts, strict=True), key=lambda each: -len(each[0]))
+        found: dict[str, Continued] = {}
+        while left:
+            longest_first = [tokens for tokens, _ in left]
+            some = self._within_memory(partial(self._writer.write, longest_first, most_tokens))
+            found |= {text: each for (_, text), each in zip(left, some, strict=False)}
+            left = left[len(some) :]
+        return Written(
+            [found[prompt].text for prompt in prompts],
+            [found[prompt].tokens for prompt in prompts],
+            [found[prompt].cut for prompt in prompts],
+            calls=len(texts),
+            prompt_tokens=sum(map(len, sequences)),
+            completion_tokens=sum(each.tokens for each in found.values()),
+        )
 
     def most_calls(self, prompts: int, labels: Sequence[str]) -> int:
         """Every prompt is one call at the most."""
@@ -208,15 +246,15 @@ class TransformersModel:
         self._checked_labels = list(labels)
         self._longest_label = max(map(len, sequences))
 
-    def _tokenise(self, texts: list[str], behind: int) -> list[Tokens]:
-        """Token sequences of the texts, which leave room for ``behind`` tokens more."""
+    def _tokenise(self, texts: list[str], behind: int, what: str) -> list[Tokens]:
+        """Token sequences of the texts, which leave room for ``behind`` tokens more: ``what``."""
         sequences = self._tokens(texts)
         if not all(sequences):
             raise ValueError("a prompt has no tokens")
         needed = max(map(len, sequences)) + behind
         if self._longest is not None and needed > self._longest:
             raise ModelError(
-                f"a prompt has {needed} tokens with its label, but model {self.name!r} reads at"
+                f"a prompt has {needed} tokens with {what}, but model {self.name!r} reads at"
                 f" most {self._longest}"
             )
         self._check_vocabulary([max(map(max, sequences))])
@@ -260,7 +298,7 @@ class TransformersModel:
     ) -> Reading | None:
         """None if the network does not take such passes, wide as they are."""
         try:
-            return self._within_memory(packed, groups, count, tree)
+            return self._within_memory(partial(packed.read, groups, count, tree))
         except ModelError:
             raise
         except Exception as error:  # whatever a network raises of masks and caches
@@ -269,14 +307,12 @@ class TransformersModel:
             self._read_plainly(f"it cannot share contexts ({type(error).__name__})")
             return None
 
-    def _within_memory(
-        self, packed: PackedReader, groups: list[Group], count: int, tree: LabelTree
-    ) -> Reading:
-        """Read in smaller batches if memory runs out."""
+    def _within_memory(self, run: Callable[[int], T]) -> T:
+        """``run`` with `max_tokens_per_batch`; in smaller batches if memory runs out."""
         given = self.max_tokens_per_batch
         while True:
             try:
-                reading = packed.read(groups, count, tree, self.max_tokens_per_batch)
+                done = run(self.max_tokens_per_batch)
                 break
             except RuntimeError as error:
                 if not is_out_of_memory(error):
@@ -295,7 +331,7 @@ class TransformersModel:
                 f" max_tokens_per_batch = {self.max_tokens_per_batch}",
                 stacklevel=3,
             )
-        return reading
+        return done
 
     # ------------------------------------------------------------------------------------- check
 

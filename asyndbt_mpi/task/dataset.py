@@ -53,6 +53,7 @@ class Dataset:
     labels : the texts of the labels (U,)
     names : of the two parts, for messages
     taken : the labels by value, if they were taken from the data
+    notes : what was changed when they were read, in lines
     """
 
     train: list[Row]
@@ -60,6 +61,7 @@ class Dataset:
     labels: list[str]
     names: tuple[str, str] = ("train", "dev")
     taken: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 def load(task: TaskSection, columns: Sequence[str], seed: int) -> Dataset:
@@ -105,7 +107,7 @@ def build(tables: Tables, task: TaskSection, columns: Sequence[str], seed: int) 
     else:
         names = tables.train.name, tables.dev.name
     taken = {} if task.labels else labels.taken(task, counts)
-    return Dataset(rows[0], rows[1], classes.labels, names, taken)
+    return Dataset(rows[0], rows[1], classes.labels, names, taken, tables.notes)
 
 
 def rows_of_table(

@@ -30,20 +30,30 @@ def read(content: bytes, name: str) -> tuple[str, list[str], Rows]:
         The file is not UTF-8, or has no header, or the separator is not clear. While the rows are
         read: one of them is malformed. The message names the file ``name`` and the line.
     """
-    plain = content.removeprefix(codecs.BOM_UTF8)
-    marked = len(plain) < len(content)
-    try:
-        text = plain.decode("utf-8")
-    except UnicodeDecodeError as error:
-        error.start += len(content) - len(plain)
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ConfigurationError(f"{name}, line {line}: {not_utf8(content, error)}") from error
+    text, marked = decoded(content, name)
     separator = "\t" if name.lower().endswith(".tsv") else _separator(text, name)
     header = _header(text, separator, name)
     encoding = "UTF-8 with a byte order mark" if marked else "UTF-8"
     kind = "TSV" if name.lower().endswith(".tsv") else "CSV"
     format = f"{kind}, separated by {SEPARATORS[separator]}, {encoding}"
     return format, header, _rows(text, separator, header, name)
+
+
+def decoded(content: bytes, name: str) -> tuple[str, bool]:
+    """The text of a file, and whether it began with a byte order mark.
+
+    Raises
+    ------
+    ConfigurationError
+        It is not UTF-8; the message names the file ``name`` and the line.
+    """
+    plain = content.removeprefix(codecs.BOM_UTF8)
+    try:
+        return plain.decode("utf-8"), len(plain) < len(content)
+    except UnicodeDecodeError as error:
+        error.start += len(content) - len(plain)
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigurationError(f"{name}, line {line}: {not_utf8(content, error)}") from error
 
 
 def _lines(text: str, separator: str, name: str) -> Iterator[tuple[int, list[str]]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from asyndbt_mpi.config import ConfigurationError
 from asyndbt_mpi.inputs.files import shown
 from asyndbt_mpi.inputs.sections import TaskSection
-from asyndbt_mpi.task import arrow
+from asyndbt_mpi.task import arrow, glue
 from asyndbt_mpi.task.tables import Table, is_table, of_columns, read_table
 
 TRAIN = "train"
@@ -26,6 +26,12 @@ class Tables:
     train: Table
     dev: Table | None = None
     unused: list[str] = field(default_factory=list)
+
+    @property
+    def notes(self) -> list[str]:
+        """What was changed when they were read, in lines."""
+        both = [*self.train.notes, *(self.dev.notes if self.dev else [])]
+        return list(dict.fromkeys(both))
 
 
 def shipped() -> list[str]:
@@ -49,9 +55,10 @@ def read_tables(task: TaskSection, wanted: Collection[str] | None = None) -> Tab
                 f"task.path: preset data {task.name!r} is not shipped;"
                 f" give a file, or a folder with {NEEDED}"
             )
-        return _of_folder(_data() / task.name, wanted)
+        return _of_folder(_data() / task.name, task, wanted)
     if task.path.startswith(arrow.HUB):
-        return _of_splits(task.path, arrow.from_hub(task.path, wanted))
+        splits = arrow.from_hub(task.path, glue.also_wanted(wanted, task))
+        return _of_splits(task.path, splits, task)
     path = Path(task.path)
     try:
         is_folder, is_there = path.is_dir(), path.exists()
@@ -59,29 +66,38 @@ def read_tables(task: TaskSection, wanted: Collection[str] | None = None) -> Tab
         is_folder = is_there = False
     if is_folder:
         if arrow.is_saved(path):
-            return _of_splits(str(path), arrow.saved(path, wanted))
-        return _of_folder(path, wanted)
+            return _of_splits(str(path), arrow.saved(path, glue.also_wanted(wanted, task)), task)
+        return _of_folder(path, task, wanted)
     if not is_there:
         raise ConfigurationError(
             f"task.path = {shown(task.path)}: no such file or folder; a data set of the Hugging"
             f" Face hub is written {arrow.HUB}OWNER/NAME"
         )
-    return Tables(read_table(path, wanted))
+    return Tables(_read(path, task, wanted))
 
 
 def _data() -> Traversable:
     return resources.files("asyndbt_mpi.task") / "data"
 
 
-def _of_folder(folder: Traversable, wanted: Collection[str] | None) -> Tables:
+def _read(file: Traversable, task: TaskSection, wanted: Collection[str] | None) -> Table:
+    found = glue.read_tsv(file, task) or read_table(file, glue.also_wanted(wanted, task))
+    return glue.adapted(found, task)
+
+
+def _of_folder(folder: Traversable, task: TaskSection, wanted: Collection[str] | None) -> Tables:
     try:
-        files = sorted(file.name for file in folder.iterdir() if is_table(file.name))
+        names = sorted(file.name for file in folder.iterdir())
     except OSError as error:
         raise ConfigurationError(f"task.path: cannot read {folder}: {error.strerror}") from error
+    files = [name for name in names if is_table(name)]
     parts = {
         part: [name for name in files if name.partition(".")[0] == part]
         for part in (TRAIN, *JUDGING)
     }
+    if not parts[TRAIN] and glue.shown(task):
+        for name in glue.MRPC_FILES.keys() & {*names}:
+            parts[glue.MRPC_FILES[name]], files = [name], [*files, name]
     for part, names in parts.items():
         if len(names) > 1:
             raise ConfigurationError(
@@ -96,16 +112,17 @@ def _of_folder(folder: Traversable, wanted: Collection[str] | None) -> Tables:
         )
     (train,), (dev,) = parts[TRAIN], parts[judging[0]]
     unused = [parts[part][0] for part in judging[1:]]
-    return Tables(read_table(folder / train, wanted), read_table(folder / dev, wanted), unused)
+    first, second = (_read(folder / name, task, wanted) for name in (train, dev))
+    return Tables(first, second, unused)
 
 
-def _of_splits(path: str, splits: Mapping[str, arrow.Columns]) -> Tables:
+def _of_splits(path: str, splits: Mapping[str, arrow.Columns], task: TaskSection) -> Tables:
     tables = {
         part: of_columns(f"{path}, {part}", "data set, split " + part, columns)
         for part, columns in splits.items()
     }
     if set(tables) == {TRAIN}:
-        return Tables(tables[TRAIN])
+        return Tables(glue.adapted(tables[TRAIN], task))
     judging = [part for part in JUDGING if part in tables]
     if TRAIN not in tables or not judging:
         raise ConfigurationError(
@@ -113,4 +130,5 @@ def _of_splits(path: str, splits: Mapping[str, arrow.Columns]) -> Tables:
             f" {', '.join(JUDGING)} are needed"
         )
     unused = [part for part in tables if part not in (TRAIN, judging[0])]
-    return Tables(tables[TRAIN], tables[judging[0]], unused)
+    first, second = (glue.adapted(tables[part], task) for part in (TRAIN, judging[0]))
+    return Tables(first, second, unused)

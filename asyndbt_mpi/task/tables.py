@@ -36,6 +36,7 @@ class Table:
     records : only with the cells that were asked for
     unit : of a record's number, "line" or "row"
     class_names : by column, names of the whole numbers in it
+    notes : what was changed when it was read, in lines
     """
 
     name: str
@@ -44,6 +45,7 @@ class Table:
     records: list[Record]
     unit: str = "line"
     class_names: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def place(self, record: Record) -> str:
         """Where a record stands."""
@@ -69,17 +71,28 @@ def read_table(file: Traversable, wanted: Collection[str] | None = None) -> Tabl
             f"task.path: {name}: the format is told by the name, which must end in"
             f" {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
         )
-    try:
-        # Shipped data may be in an archive.
-        content = read_file(file, MOST_BYTES) if isinstance(file, Path) else file.read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"task.path: cannot read {name}: {error.strerror}") from error
+    content = content_of(file)
     if name.lower().endswith(".parquet"):
         return of_columns(name, "Parquet", arrow.parquet(content, name, wanted))
     if name.lower().endswith((".csv", ".tsv")):
         format, columns, rows = delimited.read(content, name)
         return _table(name, format, rows, wanted, columns)
     return _table(name, "JSON Lines, UTF-8", jsonlines.read(content, name), wanted)
+
+
+def content_of(file: Traversable) -> bytes:
+    """The bytes of a file of at most `MOST_BYTES`.
+
+    Raises
+    ------
+    ConfigurationError
+        It cannot be read.
+    """
+    try:
+        # Shipped data may be in an archive.
+        return read_file(file, MOST_BYTES) if isinstance(file, Path) else file.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"task.path: cannot read {file}: {error.strerror}") from error
 
 
 def of_columns(name: str, format: str, found: arrow.Columns) -> Table:

@@ -13,6 +13,7 @@ from asyndbt_mpi.commands import baseline as commands
 from asyndbt_mpi.commands.baseline import Asked, baseline
 from asyndbt_mpi.config import ConfigurationError
 from asyndbt_mpi.llm.base import Prompt, Scores
+from asyndbt_mpi.llm.cache import CachedModel
 from asyndbt_mpi.log.reader import Log
 from tests.conftest import Opinionated
 
@@ -136,6 +137,17 @@ def test_each_prompt_is_counted_once_and_with_its_own_tokens() -> None:
     counted.label_log_probabilities(prompts, [" no", " yes"])
     assert counted.spent.calls == 2
     assert counted.spent.prompt_tokens == counted.tokens("ab") + counted.tokens("abc")
+
+
+def test_each_text_is_counted_once_whoever_asked_before() -> None:
+    model = CachedModel(Opinionated(), 10)
+    for _ in range(2):
+        counted = trial.Counted(model)
+        written = counted.write(["ab", "c", "ab"], 5)
+        spent = counted.spent
+        assert (written.calls, spent.calls) == (2, 2)
+        assert spent.prompt_tokens == counted.tokens("ab") + counted.tokens("c")
+        assert spent.completion_tokens == len(written.texts[0]) + len(written.texts[1])
 
 
 # ---------------------------------------------------------------- rules of selection

@@ -98,8 +98,8 @@ class Account:
         usage = known.get("usage")
         usage = usage if isinstance(usage, Mapping) else {}
         # No prompt has no tokens: a server that says so does not count.
-        read = _count(usage.get("prompt_tokens"), most.prompt_tokens) or None
-        written = _count(usage.get("completion_tokens"), most.completion_tokens) if read else None
+        read = count(usage.get("prompt_tokens"), most.prompt_tokens) or None
+        written = count(usage.get("completion_tokens"), most.completion_tokens) if read else None
         with self._lock:
             self._open -= 1
             self.calls += 1
@@ -144,7 +144,7 @@ class Account:
             self._closed = True
 
 
-def _count(number: Any, most: int) -> int | None:
+def count(number: Any, most: int) -> int | None:
     """A number of tokens; None if it is none, or more than a request of at most ``most`` has."""
     known = isinstance(number, int) and not isinstance(number, bool)
     return number if known and 0 <= number <= most + MOST_ADDED else None

@@ -68,7 +68,16 @@ FENCE = re.compile(r"\s*```(?:json|text|txt|plaintext|xml|markdown)?\n(.*?)\n?``
 
 
 def read_text(choice: Mapping[str, Any]) -> str:
-    """What the model wrote, without its thoughts; of a continued prompt, one line.
+    """As `read_whole`; of a continued prompt, one line."""
+    text = read_whole(choice)
+    if isinstance(choice.get("message"), Mapping):
+        return text
+    # Behind the label come further demonstrations, of the model's own making.
+    return text.strip().partition(ENDING[0])[0]
+
+
+def read_whole(choice: Mapping[str, Any]) -> str:
+    """What the model wrote, without its thoughts.
 
     Raises
     ------
@@ -90,11 +99,7 @@ def read_text(choice: Mapping[str, Any]) -> str:
         text = choice.get("text")
     if not isinstance(text, str):
         raise Unusable("the answer has no text")
-    text = behind_thoughts(text)
-    if isinstance(message, Mapping):
-        return text
-    # Behind the label come further demonstrations, of the model's own making.
-    return text.strip().partition(ENDING[0])[0]
+    return behind_thoughts(text)
 
 
 def of_answer(text: str, labels: Sequence[str], cut: bool = False) -> NDArray[np.float64] | None:
@@ -103,10 +108,13 @@ def of_answer(text: str, labels: Sequence[str], cut: bool = False) -> NDArray[np
     ``cut`` says that the answer may go on: then what stands at its end may be a beginning.
     """
     named = label_of(text, labels, cut)
-    if named is None:
-        return None
-    others = len(labels) - 1
-    shares = np.full(len(labels), OTHER_LABELS / others if others else 0.0)
+    return None if named is None else of_label(named, len(labels))
+
+
+def of_label(named: int, count: int) -> NDArray[np.float64]:
+    """Log-probabilities (U,) of ``count`` labels, of which an answer names one."""
+    others = count - 1
+    shares = np.full(count, OTHER_LABELS / others if others else 0.0)
     shares[named] = 1 - others * shares[0]
     logarithms: NDArray[np.float64] = np.log(shares)
     return logarithms
@@ -129,7 +137,7 @@ def normal_form(text: str) -> str:
 
     Case, width, emphasis, invisible signs; a space, hyphen or underscore within it is the same.
     """
-    return re.sub(r"(?<=\w)[ _-](?=\w)", " ", _plain(text).strip().casefold())
+    return re.sub(r"(?<=\w)[ _-](?=\w)", " ", plain(text).strip().casefold())
 
 
 class _Answer:
@@ -137,7 +145,7 @@ class _Answer:
 
     def __init__(self, text: str, labels: Sequence[str], cut: bool) -> None:
         fenced = FENCE.fullmatch(text)
-        self.text = _plain(fenced[1] if fenced else text).strip()
+        self.text = plain(fenced[1] if fenced else text).strip()
         self.names = [normal_form(label) for label in labels]
         self.cut = cut
 
@@ -168,7 +176,7 @@ class _Answer:
             bare = re.sub(r"^(?:[-•*>]|#{1,6})\s+", "", self.text)
             quoted = bare[:-1] if bare.endswith(('"', "'")) else bare
             found = next((n for n in map(self._is_label, (bare, quoted)) if n is not None), None)
-            if found is not None and not _is_word(self.names[found]):
+            if found is not None and not is_word(self.names[found]):
                 return found if self.names[found].isalpha() and quoted == bare else None
         return found
 
@@ -263,7 +271,7 @@ class _Answer:
             return self._of(alone)
         stated = STATED.fullmatch(unstopped)
         label = self._of(stated) if stated else None
-        if label is None or stated is None or _is_word(self.names[label]):
+        if label is None or stated is None or is_word(self.names[label]):
             return label
         capital = self.names[label].isalpha() and len(self.names[label]) == 1
         return label if capital and stated[stated.lastgroup or 0].isupper() else None
@@ -315,7 +323,7 @@ def _unwrapped(text: str) -> str:
     return text
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text with one kind of quotes and hyphens, without what is not seen or only adorns it."""
     # Compatibility would make 52 of a 5 that is squared.
     numbers = any(unicodedata.category(sign) == "No" for sign in text)
@@ -327,7 +335,7 @@ def _plain(text: str) -> str:
     return re.sub(r"[^\S\n]+", " ", text)
 
 
-def _is_word(name: str) -> bool:
+def is_word(name: str) -> bool:
     """Whether a label is no letter, number or small word, which a sentence may have by chance."""
     small = {"no", "not", "none", "it", "so", "in", "on", "out", "up", "me", "us", "the", "this"}
     return len(name) > 1 and name not in small and bool(re.search(r"[^\W\d_]", name))
