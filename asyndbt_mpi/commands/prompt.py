@@ -1,5 +1,7 @@
 """`asyndbt prompt`: the prompt that a run recommends, as a file to use elsewhere."""
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,7 +63,7 @@ def tuned_prompt(
 
 
 def check_output(path: str, *inputs: Path) -> None:
-    """Refuse to write over what is read, or over any log.
+    """Refuse to write over what is read, over any log, or into a folder that there is not.
 
     Raises
     ------
@@ -75,6 +77,9 @@ def check_output(path: str, *inputs: Path) -> None:
     if is_read or h5py.is_hdf5(path):
         what = "is what is read" if is_read else "is an HDF5 file"
         raise ConfigurationError(f"--output {path}: {what}; give another name")
+    if not output.parent.is_dir():
+        # Before a model is loaded.
+        raise unwritable(path, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
 
 
 def write(path: str, text: str) -> None:

@@ -25,6 +25,9 @@ from tests.helpers import ASYNDBT, ROOT, asyndbt, sets, wait_for_iterations
 
 LONG_AGO = 60.0
 
+# A job in a script's background starts with Ctrl-C ignored, and so would its children.
+INTERRUPTIBLE = ["env", "--default-signal=INT", *ASYNDBT]
+
 
 def job(path: Path, *settings: str) -> Job:
     return Job.of(Request("synthetic", settings, str(path), True, False), 3)
@@ -207,7 +210,7 @@ def test_a_single_picture(tmp_path: Path) -> None:
 def in_terminal(path: Path) -> tuple[subprocess.Popen[bytes], int]:
     """`asyndbt watch` with a terminal of its own, and the terminal's other end."""
     ours, theirs = pty.openpty()
-    words = [*ASYNDBT, "watch", path.name]  # a longer line would be broken
+    words = [*INTERRUPTIBLE, "watch", path.name]  # a longer line would be broken
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "80", "LINES": "24"}
     process = subprocess.Popen(
         words,
@@ -252,7 +255,7 @@ def test_ctrl_c_leaves_it_quietly(path: Path) -> None:
 def test_ctrl_c_in_a_simulation_tells_the_command_that_resumes_it(tmp_path: Path) -> None:
     path = tmp_path / "a run.h5"
     words = ["simulate", "synthetic", *sets("run.iterations=2000"), "--output", str(path)]
-    process = subprocess.Popen([*ASYNDBT, *words], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([*INTERRUPTIBLE, *words], stderr=subprocess.PIPE, text=True)
     wait_for_iterations(path, 20, process)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)

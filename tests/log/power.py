@@ -32,7 +32,7 @@ from asyndbt_mpi.log import datasets, writer
 from asyndbt_mpi.log import file as log_file
 from asyndbt_mpi.log.integrity import damage
 from asyndbt_mpi.log.reader import Log
-from asyndbt_mpi.log.storage import journal
+from asyndbt_mpi.log.storage import journal, lock
 from asyndbt_mpi.log.storage.blocks import PAGE, SECTOR
 from asyndbt_mpi.log.storage.journal import JournaledFile
 from asyndbt_mpi.log.writer import Writer
@@ -107,6 +107,7 @@ def recorded(recording: Recording) -> Iterator[None]:
         mock.patch.object(os, "fsync", synchronise),
         mock.patch.object(journal.JournaledFile, "commit", commit_and_read),
         mock.patch.object(journal, "reserve", return_value=False),  # it truncates then
+        mock.patch.object(lock.FileLock, "sign"),  # which writes to another file
         mock.patch.object(writer, "SECONDS_BETWEEN_BATCHES", 1e9),
         mock.patch.object(datasets, "LONGEST_CHUNK", 4),  # indices of chunks are split
     ):
