@@ -35,7 +35,10 @@ def run(seed: int, settings: list[str]) -> tuple[dict[Candidate, list[float]], f
         with Log(path) as log:
             calls = int(log["event/llm_calls"].sum())
             found = outcomes(log)
-    accuracies = {c: list(outcome.accuracies.values()) for c, outcome in found.items()}
+    accuracies = {
+        c: [accuracy for _, accuracy in sorted(outcome.accuracies.items())]
+        for c, outcome in found.items()
+    }
     return accuracies, seconds, calls
 
 
