@@ -195,7 +195,7 @@ def test_a_tokenizer_of_another_model(folder: Path) -> None:
     model = TransformersModel(str(folder), device="cpu")
     model._tokens.encode = lambda texts: [[3, 500] for _ in texts]  # type: ignore[method-assign]
     with pytest.raises(ModelError, match="returns number 500: they do not belong together"):
-        model._tokenise(["any text"], 0)
+        model._tokenise(["any text"], 0, "label")
 
 
 # ---------------------------------------------------------------- the digest
