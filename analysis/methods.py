@@ -128,7 +128,8 @@ class Table:
         accuracies = self.accuracies()
         whole = len(self.methods) > 2 and len(self.tasks) > 1 and not np.isnan(accuracies).any()
         found = ranks(accuracies) if whole else None
-        yield f"Test accuracy in per cent: mean ± standard deviation over {seeds} seeds."
+        over = f"over {seeds} seeds" if seeds > 1 else "one seed"
+        yield f"Test accuracy in per cent: mean ± standard deviation, {over}."
         yield ""
         yield from _head(["method", *self.tasks, "mean rank"])
         for place, method in enumerate(self.methods):

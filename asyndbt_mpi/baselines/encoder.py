@@ -10,6 +10,7 @@ import numpy as np
 
 from asyndbt_mpi.algorithm.types import FloatArray
 from asyndbt_mpi.llm.base import ModelError
+from asyndbt_mpi.llm.checkpoint import quiet
 from asyndbt_mpi.llm.converted import cache_folder
 
 Encode: TypeAlias = Callable[[Sequence[str]], FloatArray]
@@ -53,8 +54,9 @@ def load(name: str) -> Encode:
     source = str(_bundled()) if name == BUNDLED else str(Path(name).expanduser())
     any_model: Any = AutoModel  # its methods have no types
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        network = any_model.from_pretrained(source, trust_remote_code=False).eval()
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            network = any_model.from_pretrained(source, trust_remote_code=False).eval()
     except Exception as error:  # whatever those libraries raise
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(

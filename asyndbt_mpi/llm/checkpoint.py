@@ -119,7 +119,7 @@ def _load(model: str, source: str, local_only: bool = False, **options: Any) -> 
     here = {"local_files_only": local_only or (not is_folder and _is_on_this_machine_only(source))}
     # The libraries below raise whatever their own libraries do, hence Exception.
     try:
-        with _quiet():
+        with quiet():
             if is_folder:
                 check_files(Path(source))
                 check_tokenizer(Path(source))
@@ -173,7 +173,7 @@ def tokenizer(model: str) -> Any | None:
         source = model
         if model == BUNDLED or model.endswith(".gguf"):
             source = str(entry_of(_bundled() if model == BUNDLED else Path(model).expanduser()))
-        with _quiet():
+        with quiet():
             return AutoTokenizer.from_pretrained(os.path.expanduser(source), local_files_only=True)
     except Exception:  # whatever those libraries raise where there is none
         return None
@@ -219,7 +219,7 @@ def _convert(file: Path, folder: Path) -> None:
     any_model: Any = AutoModelForCausalLM  # its methods have no types
     # The reader of GGUF files draws a progress bar that no setting turns off.  What goes wrong is
     # raised, or logged to the stream that was there before.
-    with _quiet(), redirect_stderr(StringIO()):
+    with quiet(), redirect_stderr(StringIO()):
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
         packed, info = any_model.from_pretrained(
             file.parent, gguf_file=file.name, output_loading_info=True, ignore_mismatched_sizes=True
@@ -237,7 +237,7 @@ def _convert(file: Path, folder: Path) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence progress bars and warnings of transformers; its errors still come out."""
     from transformers import utils
 
