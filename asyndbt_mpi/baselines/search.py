@@ -37,10 +37,11 @@ def successive_halving(trial: Trial) -> Mapping[int, Predict]:
 def _searched(trial: Trial, by: Search) -> Mapping[int, Predict]:
     box, found = trial.black_box(), {}
     for worker in trial.data:
-        rows = box.data_sizes[worker].rows[Split.RACE]
-        found[worker] = by(
-            _loss(box, worker), random_prompts(trial, worker), rows, trial.calls_each
-        )
+        rows, prompts = box.data_sizes[worker].rows[Split.RACE], random_prompts(trial, worker)
+        try:
+            found[worker] = by(_loss(box, worker), prompts, rows, trial.calls_each)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"--calls: for a worker, {error}") from error
     return trial.predict(found, box)
 
 
@@ -97,7 +98,7 @@ def halving(loss: Loss, prompts: Iterator[Chosen], rows: int, calls: int) -> Cho
 def _some(prompts: int, rows: int, calls: int) -> int:
     if not prompts:
         raise ConfigurationError(
-            f"--calls: {calls} of a worker are too few to score one prompt on {rows} rows"
+            f"{calls} calls are too few to score one prompt on {rows} rows; give more --calls"
         )
     return prompts
 

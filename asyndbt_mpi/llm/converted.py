@@ -47,12 +47,12 @@ def cache_folder() -> Path:
 
 
 def entry_of(file: Path) -> Path:
-    """The folder that the GGUF file is converted into, whether it is there or not."""
+    """The folder that a file is converted into, whether it is there or not."""
     return cache_folder() / _name(file.resolve())
 
 
 def convert_once(file: Path, convert: Callable[[Path, Path], None]) -> Path:
-    """The folder with the converted GGUF file; ``convert`` makes it if there is none.
+    """The folder with the converted ``file``; ``convert`` makes it if there is none.
 
     Ranks that start together wait for the one that does. What the same file was converted into
     when it had another content is removed.

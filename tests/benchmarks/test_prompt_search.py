@@ -6,18 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prompt_search import (
-    Judge,
-    Prompt,
-    cost,
-    halving,
-    most_prompts,
-    random_prompts,
-    rounds,
-    search,
-)
+from prompt_search import Judge, random_prompts
 
 from asyndbt_mpi.assemble import prepare
+from asyndbt_mpi.baselines.search import best_of as search
+from asyndbt_mpi.baselines.search import cost, halving, most_prompts, rounds
+from asyndbt_mpi.baselines.trial import Chosen as Prompt
 from asyndbt_mpi.config import load
 from asyndbt_mpi.llm.cache import CachedModel
 from asyndbt_mpi.protocol.blackbox import Query
