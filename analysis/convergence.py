@@ -28,8 +28,6 @@ MOST_MEDIANS = 500
 """Places at which a running median is drawn: more would not be seen."""
 MOST_NAMED = 16
 """Workers, up to which each has a tick."""
-TWO_PANELS = 120.0
-"""Millimetres from which on two panels stand side by side."""
 ROW = 36.0
 """Millimetres of a panel's height, with its labels."""
 INTERVAL = 3.5
@@ -214,7 +212,7 @@ def _draw(log: Log, width: float) -> Figure:
     rows = [("objective", "objective over time")]
     if len(checked.iteration):
         rows.append(("loss", "accuracy") if classified else ("loss", "loss"))
-    if width < TWO_PANELS:
+    if width < style.TWO_PANELS:
         rows = [(name, name) for row in rows for name in dict.fromkeys(row)]
     heights = [ROW] * len(rows)
     if tested:

@@ -6,16 +6,15 @@ Comparisons of Classifiers over Multiple Data Sets, JMLR 7 (2006).
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
 from asyndbt_mpi.baselines.result import Result
+from asyndbt_mpi.view import intervals
 from asyndbt_mpi.view.outcomes import score
-
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,25 +46,6 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
-    """Mean and standard deviation over n seeds, and half of the mean's interval by Student's t."""
-
-    mean: float
-    deviation: float
-    half: float
-    n: int
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Spread":
-        """Of one value there is neither deviation nor interval: NaN."""
-        n, deviation = len(values), np.nan
-        if n > 1:
-            deviation = float(np.std(values, ddof=1))
-        quantile = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) if n > 1 else np.nan
-        return cls(float(np.mean(values)), deviation, float(quantile * deviation / np.sqrt(n)), n)
-
-
-@dataclass(frozen=True, slots=True)
 class Ranks:
     """Mean ranks (K,) of K methods over N tasks, 1 for the best; ties share their mean.
 
@@ -91,7 +71,7 @@ def ranks(accuracies: np.ndarray) -> Ranks:
         raise ValueError(f"{methods} methods on {tasks} tasks: ranks need 3 and 2")
     of_tasks = stats.rankdata(-accuracies, axis=1)
     p_value = float(stats.friedmanchisquare(*accuracies.T).pvalue)
-    quantile = stats.studentized_range.ppf(CONFIDENCE, methods, np.inf) / np.sqrt(2)
+    quantile = stats.studentized_range.ppf(intervals.CONFIDENCE, methods, np.inf) / np.sqrt(2)
     difference = quantile * np.sqrt(methods * (methods + 1) / (6 * tasks))
     return Ranks(of_tasks.mean(axis=0), p_value, float(difference))
 
@@ -105,6 +85,7 @@ class Table:
             [each for each in names if any(each in (c.method, c.task) for c in self.cells)]
             for names in (methods, tasks)
         )
+        self.seeds = len({cell.seed for cell in self.cells})
 
     def values(self, what: str, method: str, task: str) -> list[float]:
         """A number of each seed, in order of seeds."""
@@ -122,49 +103,65 @@ class Table:
         ])  # fmt: skip
         return found
 
-    def markdown(self) -> Iterator[str]:
-        """Accuracies, ranks and costs, in lines."""
-        seeds = len({cell.seed for cell in self.cells})
-        accuracies = self.accuracies()
-        whole = len(self.methods) > 2 and len(self.tasks) > 1 and not np.isnan(accuracies).any()
-        found = ranks(accuracies) if whole else None
-        over = f"over {seeds} seeds" if seeds > 1 else "one seed"
+    def means(self, names: Mapping[str, str], of_ranks: Ranks | None = None) -> Iterator[str]:
+        """Mean accuracies and standard deviations; ``names`` are other names of methods."""
+        over = f"over {self.seeds} seeds" if self.seeds > 1 else "one seed"
         yield f"Test accuracy in per cent: mean ± standard deviation, {over}."
         yield ""
-        yield from _head(["method", *self.tasks, "mean rank"])
+        yield from _head(["method", *self.tasks, *(["mean rank"] if of_ranks else [])])
         for place, method in enumerate(self.methods):
-            cells = [self._spread("accuracy", method, task, seeds) for task in self.tasks]
-            yield _row([method, *cells, f"{found.mean[place]:.2f}" if found else ""])
+            cells = [self._spread(method, task) for task in self.tasks]
+            rank = [f"{of_ranks.mean[place]:.2f}"] if of_ranks else []
+            yield _row([names.get(method, method), *cells, *rank])
         yield ""
-        if found:
-            yield (
-                f"Friedman test of equal ranks over {len(self.tasks)} tasks: p ="
-                f" {found.p_value:.2g}; critical difference of mean ranks (Nemenyi, 5 %):"
-                f" {found.critical_difference:.2f}."
-            )
-            yield ""
+
+    def halves(self) -> Iterator[str]:
+        """Half of the interval of each mean."""
         yield "Half of the 95 % interval of these means (Student's t over seeds), in points:"
         yield ""
         yield from _head(["method", *self.tasks])
         for method in self.methods:
-            halves = [Spread.of(self.values("accuracy", method, t) or [np.nan]).half
-                      for t in self.tasks]  # fmt: skip
-            yield _row([method, *("" if np.isnan(half) else f"{half:.1f}" for half in halves)])
+            found = (self.values("accuracy", method, task) for task in self.tasks)
+            yield _row([method, *map(_half, found)])
         yield ""
+
+    def differences(self, base: str, names: Mapping[str, str]) -> Iterator[str]:
+        """Accuracies less those of the method ``base`` under the same seeds, with intervals."""
+        yield (
+            f"Less {names.get(base, base)} under the same seed, in points, with half of the 95 %"
+            " interval (Student's t over seeds):"
+        )
+        yield ""
+        yield from _head(["method", *self.tasks])
+        for method in self.methods:
+            if method != base:
+                cells = [self._difference(method, base, task) for task in self.tasks]
+                yield _row([names.get(method, method), *cells])
+        yield ""
+
+    def costs(self) -> Iterator[str]:
+        """Calls and tokens."""
         yield "Calls (tokens) paid for before the tests, by all workers, mean over seeds:"
         yield ""
         yield from _head(["method", *self.tasks])
         for method in self.methods:
             yield _row([method, *(self._costs(method, task) for task in self.tasks)])
 
-    def _spread(self, what: str, method: str, task: str, seeds: int) -> str:
-        values = self.values(what, method, task)
+    def _spread(self, method: str, task: str) -> str:
+        values = self.values("accuracy", method, task)
         if not values:
             return ""
-        found = Spread.of(values)
-        few = "" if found.n == seeds else f" [{found.n}]"
-        deviation = "" if np.isnan(found.deviation) else f" ± {found.deviation:.1f}"
-        return f"{found.mean:.1f}{deviation}{few}"
+        few = "" if len(values) == self.seeds else f" [{len(values)}]"
+        deviation = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+        return f"{np.mean(values):.1f}{deviation}{few}"
+
+    def _difference(self, method: str, base: str, task: str) -> str:
+        ours, theirs = (
+            {c.seed: c.accuracy for c in self.cells if (c.method, c.task) == (each, task)}
+            for each in (method, base)
+        )
+        paired = [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
+        return f"{np.mean(paired):+.1f}{_half(paired, ' ± ')}" if paired else ""
 
     def _costs(self, method: str, task: str) -> str:
         calls, tokens = (self.values(what, method, task) for what in ("calls", "tokens"))
@@ -179,6 +176,46 @@ class Table:
             numbers = f"{cell.accuracy:.4f}", f"{cell.loss:.6f}", cell.calls, cell.tokens
             writer.writerow([cell.task, cell.method, cell.seed, *numbers])
         return text.getvalue()
+
+
+PARTS = {
+    "manual": "plain",
+    "words_only": "words only",
+    "demonstrations_only": "demonstrations only",
+    "cendbt": "both",
+}
+"""What table 4 calls its methods."""
+
+
+def table3(table: Table) -> Iterator[str]:
+    """Every method: accuracies, ranks, intervals and costs, in lines."""
+    accuracies = table.accuracies()
+    whole = len(table.methods) > 2 and len(table.tasks) > 1 and not np.isnan(accuracies).any()
+    found = ranks(accuracies) if whole else None
+    yield from table.means({}, found)
+    if found:
+        yield (
+            f"Friedman test of equal ranks over {len(table.tasks)} tasks: p ="
+            f" {found.p_value:.2g}; critical difference of mean ranks (Nemenyi, 5 %):"
+            f" {found.critical_difference:.2f}."
+        )
+        yield ""
+    yield from table.halves()
+    yield from table.costs()
+
+
+def table4(table: Table) -> Iterator[str]:
+    """What each part of a tuned prompt is worth, in lines."""
+    yield from table.means(PARTS)
+    yield from table.differences("manual", PARTS)
+
+
+def _half(values: Sequence[float], before: str = "") -> str:
+    """Of the interval of the mean; nothing where there is none."""
+    if len(values) < 2:
+        return ""
+    found = intervals.mean(np.array(values))
+    return f"{before}{found.high - found.value:.1f}"
 
 
 def _head(names: Sequence[str]) -> Iterator[str]:

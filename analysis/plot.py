@@ -4,7 +4,7 @@ from importlib import import_module
 
 import click
 
-FIGURES = ("convergence", "scaling", "stragglers", "timing")
+FIGURES = ("convergence", "curves", "scaling", "stragglers", "timing", "training_time")
 
 
 class Figures(click.Group):

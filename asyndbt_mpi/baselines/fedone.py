@@ -1,6 +1,7 @@
 """FedOne: BDPL in a federation, with one active client at a time (Wang et al., ICML 2025)."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -18,14 +19,16 @@ STEP = 0.4
 def fedone(trial: Trial) -> Mapping[int, Predict]:
     """The client drawn takes the words' distributions, makes a step by BDPL, and hands them back.
 
-    Without demonstrations. All workers end with the same words, the most probable ones.
+    Without demonstrations; the words are those of public texts. All workers end with the same
+    words, the most probable ones.
 
     Raises
     ------
     ConfigurationError
         The calls do not suffice for one step.
     """
-    settings, shapes, box = trial.config.estimator, trial.materials.shapes, trial.black_box()
+    settings, shapes = trial.config.estimator, trial.materials.shapes
+    box = trial.black_box(replace(trial.materials, vocabulary=trial.public_words()))
     rounds = trial.calls // (settings.samples * settings.batch)
     if not rounds:
         raise ConfigurationError(f"--calls: {trial.calls} are too few for one step")

@@ -12,7 +12,7 @@ from asyndbt_mpi.baselines import (
 )
 from asyndbt_mpi.baselines.trial import Method
 
-METHODS: dict[str, Method] = {
+COMPARED: dict[str, Method] = {
     "roberta": roberta.roberta,
     "manual": untuned.manual,
     "zero_shot_cot": zero_shot_cot.zero_shot_cot,
@@ -28,3 +28,11 @@ METHODS: dict[str, Method] = {
     "fedone": fedone.fedone,
     "local": tuned.local,
 }
+"""The paper's, and those that it leaves out."""
+
+METHODS = COMPARED | {
+    "synchronous": tuned.synchronous,
+    "words_only": tuned.words_only,
+    "demonstrations_only": tuned.demonstrations_only,
+}
+"""All of them."""

@@ -6,10 +6,38 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
-WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
+from asyndbt_mpi.config import ConfigurationError
+from asyndbt_mpi.inputs.files import read_file, shown
+from asyndbt_mpi.task.sources import shipped_texts
+
+WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
 
 LONGEST = 3
 """Words of a phrase."""
+
+MOST_BYTES = 2**26
+"""Of a file of texts."""
+
+
+def public_words(path: str, size: int) -> list[str]:
+    """The `vocabulary` of the lines of a file, or of the texts that ship with the package.
+
+    Raises
+    ------
+    ConfigurationError
+        The file cannot be read, or has too few phrases.
+    """
+    try:
+        texts = read_file(path, MOST_BYTES).decode().splitlines() if path else shipped_texts()
+        return vocabulary(texts, size)
+    except OSError as error:
+        raise ConfigurationError(f"--texts {shown(path)}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"--texts {shown(path)}: not UTF-8 text") from error
+    except ValueError as error:
+        raise ConfigurationError(
+            f"--texts {shown(path)}: {error}; give more, or lower prompt.vocabulary_size"
+        ) from error
 
 
 def vocabulary(texts: Iterable[str], size: int, threshold: float = 0.0) -> list[str]:

@@ -32,13 +32,16 @@ class Costs(_Part):
 class Result(_Part):
     """A finished method.
 
-    ``calls`` is what it was given for tuning. ``labels`` (B,) are the right ones of the test rows;
+    ``calls`` is what it was given for tuning, ``encoder`` and ``texts`` are as on the command line
+    (``texts`` "": those that ship). ``labels`` (B,) are the right ones of the test rows;
     ``log_probabilities`` are by worker, (B, U). ``details`` is what the method tells of itself.
     """
 
-    format: Literal["asyndbt baseline 1"] = "asyndbt baseline 1"
+    format: Literal["asyndbt baseline 2"] = "asyndbt baseline 2"
     method: str
     calls: int
+    encoder: str
+    texts: str
     config: str
     workers: int
     seed: int

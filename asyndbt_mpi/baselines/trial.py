@@ -12,6 +12,7 @@ import numpy as np
 from asyndbt_mpi.algorithm.types import FloatArray, IntArray
 from asyndbt_mpi.assemble import Materials
 from asyndbt_mpi.baselines.encoder import Encode
+from asyndbt_mpi.baselines.pmi import public_words
 from asyndbt_mpi.config import Config, load
 from asyndbt_mpi.llm.base import LanguageModel, Prompt, Scores, Written
 from asyndbt_mpi.llm.cache import CachedModel
@@ -113,6 +114,7 @@ class Trial:
     counted : the model, which has been asked nothing so far
     calls : that all workers together may pay for before the tests
     encode : sentences as vectors
+    texts : a file of public texts, or "" for those that ship with the package
     log : where a run of AsynDBT is logged
     details : what a method has to tell besides its predictions, for the result's file
     """
@@ -124,6 +126,7 @@ class Trial:
     counted: Counted
     calls: int
     encode: Encode
+    texts: str
     log: Path
     details: dict[str, object] = field(default_factory=dict)
 
@@ -152,6 +155,10 @@ class Trial:
         """All texts of each of ``rows``, as one; (n, d)."""
         columns = self.template.columns
         return self.encode([" ".join(row.texts[column] for column in columns) for row in rows])
+
+    def public_words(self) -> list[str]:
+        """As many words out of public texts as the vocabulary has."""
+        return public_words(self.texts, self.materials.shapes.words)
 
     def model(self) -> CachedModel:
         """The model, asked nothing so far; a repeat of a prompt is free."""

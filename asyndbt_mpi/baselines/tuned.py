@@ -7,7 +7,7 @@ import numpy as np
 
 from asyndbt_mpi.algorithm.types import FloatArray, IntArray
 from asyndbt_mpi.assemble import Materials, delays_of_workers, workers_with_black_box
-from asyndbt_mpi.baselines.trial import Predict, Trial
+from asyndbt_mpi.baselines.trial import Chosen, Predict, Trial
 from asyndbt_mpi.config import Config, ConfigurationError
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.writer import Writer
@@ -45,15 +45,41 @@ def local(trial: Trial) -> Mapping[int, Predict]:
     return _run(trial, trial.materials, ALONE)
 
 
+def synchronous(trial: Trial) -> Mapping[int, Predict]:
+    """AsynDBT that waits for all workers in every iteration."""
+    return _run(
+        *(trial, trial.materials),
+        (f"algorithm.active_workers={len(trial.data)}", "algorithm.max_delay=0"),
+    )
+
+
 def cendbt(trial: Trial) -> Mapping[int, Predict]:
     """The paper's centralised version: one worker with the rows of all; no z, no duals."""
     return _run(trial, united(trial.materials), CENTRAL)
 
 
+def words_only(trial: Trial) -> Mapping[int, Predict]:
+    """The words that `cendbt` finds, without its demonstrations."""
+    cendbt(trial)
+    words, _ = _tuned(trial)
+    return _by_part(trial, (words, trial.without_demonstrations()))
+
+
+def demonstrations_only(trial: Trial) -> Mapping[int, Predict]:
+    """The demonstrations that `cendbt` finds, without its words."""
+    cendbt(trial)
+    _, demonstrations = _tuned(trial)
+    return _by_part(trial, (trial.without_words(), demonstrations))
+
+
 def bdpl(trial: Trial) -> Mapping[int, Predict]:
-    """Words alone, by the estimator of BDPL, with the rows of all workers."""
+    """Words alone, by the estimator of BDPL, with the rows of all workers.
+
+    The words are those of public texts.
+    """
     template = Undemonstrated(trial.config.task.template, trial.template.labels)
-    return _run(trial, without_demonstrations(united(trial.materials), template), BDPL)
+    materials = replace(united(trial.materials), vocabulary=trial.public_words())
+    return _run(trial, without_demonstrations(materials, template), BDPL)
 
 
 # ---------------------------------------------------------------- rows
@@ -160,6 +186,18 @@ def _answers(trial: Trial, log: Log) -> dict[int, Predict]:
     trial.details["iterations"] = log.committed
     tuned = np.flatnonzero(tests & (candidates == Candidate.TUNED)).tolist()
     return {int(workers[row]): _logged(trial, *log.answers(row)) for row in tuned}
+
+
+def _tuned(trial: Trial) -> Chosen:
+    """The prompt that the run of a single worker ended with."""
+    with Log(trial.log) as log:
+        split, candidate = log["evaluation/split"], log["evaluation/candidate"]
+        (row,) = np.flatnonzero((split == Split.TEST) & (candidate == Candidate.TUNED))
+        return log["evaluation/words"][row], log["evaluation/demonstrations"][row]
+
+
+def _by_part(trial: Trial, chosen: Chosen) -> Mapping[int, Predict]:
+    return trial.predict({1: chosen}, trial.black_box(united(trial.materials)))
 
 
 def _logged(trial: Trial, labels: IntArray, log_probabilities: FloatArray) -> Predict:

@@ -23,7 +23,10 @@ DIGITS = 6
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What the command line asked for; ``calls`` None are those of the configuration."""
+    """What the command line asked for.
+
+    ``calls`` None are those of the configuration; ``texts`` "" are those that ship.
+    """
 
     method: str
     source: str
@@ -31,6 +34,7 @@ class Asked:
     workers: int
     calls: int | None
     encoder: str
+    texts: str
     output: Path
 
 
@@ -88,24 +92,27 @@ def baseline(asked: Asked, cores: int | None = None, writer: int = 0) -> Result:
         *(asked.source, asked.assignments, config, materials, Counted(model)),
         usual_calls(config) if asked.calls is None else asked.calls,
         encoder(asked.encoder),
+        asked.texts,
         asked.output.with_suffix(".h5"),
     )
-    result = _run(trial, asked.method)
+    result = _run(trial, asked)
     result.write(asked.output)
     return result
 
 
-def _run(trial: Trial, method: str) -> Result:
+def _run(trial: Trial, asked: Asked) -> Result:
     with trial.counted.counting() as tuning:
-        predictions = METHODS[method](trial)
+        predictions = METHODS[asked.method](trial)
     if tuning.calls > trial.calls:
-        raise RuntimeError(f"{method} spent {tuning.calls} calls of {trial.calls}")
+        raise RuntimeError(f"{asked.method} spent {tuning.calls} calls of {trial.calls}")
     with trial.counted.counting() as tests:
         found = {worker: predict() for worker, predict in predictions.items()}
     config, materials = trial.config, trial.materials
     return Result(
-        method=method,
+        method=asked.method,
         calls=trial.calls,
+        encoder=asked.encoder,
+        texts=asked.texts,
         config=config.to_toml(),
         workers=len(trial.data),
         seed=config.run.seed,

@@ -1,10 +1,14 @@
 """`asyndbt experiment`: methods on tasks under several seeds, resumable to the single run."""
 
+import hashlib
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from asyndbt_mpi.analysis.methods import Cell, Table
+from asyndbt_mpi import __version__
+from asyndbt_mpi.baselines import encoder
+from asyndbt_mpi.baselines.pmi import public_words
 from asyndbt_mpi.baselines.result import Result, read
 from asyndbt_mpi.commands.baseline import Asked, baseline, check, usual_calls
 from asyndbt_mpi.commands.cores import on_all_cores
@@ -17,8 +21,15 @@ GLUE = {"cola": "CoLA", "sst2": "SST-2", "mrpc": "MRPC", "qqp": "QQP", "qnli": "
 PAPER = "fiveg", "cola", "sst2", "mrpc", "qqp", "qnli"
 """The tasks of the paper's tables."""
 
+METHODS_OF_ENCODER = {"roberta", "kate", "adaicl"}
+METHODS_OF_TEXTS = {"bdpl", "fedone"}
+
 ANSWERS = "answers"
 """Where a folder of results keeps what the language model has answered."""
+
+DELAYS = "delay.model=lognormal", "delay.mean=1"
+"""Seconds that an assignment takes, unless the command line says otherwise: without any, no worker
+would ever be late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +44,7 @@ class Grid:
     assignments: tuple[str, ...]
     data: Path | None
     encoder: str
+    texts: str
     folder: Path
 
     def cells(self) -> list[Asked]:
@@ -46,13 +58,13 @@ class Grid:
         found = []
         for seed in range(self.seeds):
             for task in self.tasks:
-                settings = (*self.assignments, *self._of_task(task), f"run.seed={seed}")
+                given = (*DELAYS, *self.assignments)
+                settings = (*given, *self._of_task(task), f"run.seed={seed}")
                 calls = self.calls or usual_calls(load(task, settings))
                 for method in self.methods:
                     path = self.folder / Path(task).stem / f"{method}-{seed}.json"
-                    found.append(
-                        Asked(method, task, settings, self.workers, calls, self.encoder, path)
-                    )
+                    asked = method, task, settings, self.workers, calls
+                    found.append(Asked(*asked, self.encoder, self.texts, path))
         return found
 
     def _of_task(self, task: str) -> tuple[str, ...]:
@@ -88,10 +100,19 @@ def experiment(grid: Grid) -> list[str]:
         missing = [cell for cell in cells if finished(cell) is None]
         for cell in {(each.source, each.assignments): each for each in missing}.values():
             check(cell)  # before anything is paid for
+        _check_files(grid, {cell.method for cell in missing})
         return on_all_cores(missing, _make, lambda cell: str(cell.output), "results", len(cells))
     finally:
         if lock is not None:
             lock.release()
+
+
+def _check_files(grid: Grid, methods: set[str]) -> None:
+    """That there are the encoder and the texts, where a method needs them."""
+    if methods & METHODS_OF_ENCODER:
+        encoder.load(grid.encoder)
+    if methods & METHODS_OF_TEXTS:
+        public_words(grid.texts, 1)
 
 
 def _make(cell: Asked, cores: int) -> None:
@@ -112,27 +133,46 @@ def finished(cell: Asked) -> Result | None:
     expected = load(cell.source, cell.assignments)
     # Labels taken from the data are in the result, and not in the configuration.
     wanted = expected.to_toml() if expected.task.labels else found.config
-    same = found.calls, found.workers, found.config == wanted
-    if same != (cell.calls, cell.workers, True):
+    same = found.calls, found.workers, found.encoder, found.texts, found.config == wanted
+    if same != (cell.calls, cell.workers, cell.encoder, cell.texts, True):
         raise ConfigurationError(
             f"{cell.output}: was made with other settings; remove it, or give another folder"
         )
     return found
 
 
-def write_table(grid: Grid) -> list[str]:
-    """Write table3.md and table3.csv from the results that are there; the lines of the first.
+def results(grid: Grid) -> list[tuple[Asked, Result]]:
+    """Those that are there.
 
     Raises
     ------
     ConfigurationError
         As `finished`.
     """
-    there = [(cell, found) for cell in grid.cells() if (found := finished(cell))]
-    cells = [Cell.of(found, Path(cell.source).stem) for cell, found in there]
-    tasks = [Path(task).stem for task in grid.tasks]
-    table = Table(cells, grid.methods, tasks)
-    lines = list(table.markdown()) if cells else ["No result is there."]
-    (grid.folder / "table3.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    (grid.folder / "table3.csv").write_text(table.csv(), encoding="utf-8")
-    return lines
+    return [(cell, found) for cell in grid.cells() if (found := finished(cell))]
+
+
+def write_manifest(grid: Grid) -> None:
+    """Write manifest.json: what every result was made with, and the digests of its files."""
+    entries = {}
+    for cell, found in results(grid):
+        files = [cell.output, cell.output.with_suffix(".h5")]
+        there = [path for path in files if path.exists()]
+        entries[str(cell.output.relative_to(grid.folder))] = {
+            "method": found.method,
+            "task": found.task,
+            "seed": found.seed,
+            "data": found.data_digest,
+            "model": found.model,
+            "model_digest": found.model_digest,
+            "versions": found.versions,
+            "sha256": {path.name: _digest(path) for path in there},
+        }
+    content = {"asyndbt_mpi": __version__, "results": entries}
+    text = json.dumps(content, indent=1) + "\n"
+    (grid.folder / "manifest.json").write_text(text, encoding="utf-8")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

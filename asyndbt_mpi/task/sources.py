@@ -39,6 +39,14 @@ def shipped() -> list[str]:
     return sorted(folder.name for folder in _data().iterdir() if folder.is_dir())
 
 
+def shipped_texts() -> list[str]:
+    """The different texts of the training rows of all these data sets."""
+    tables = (read_table(_data() / name / f"{TRAIN}.jsonl") for name in shipped())
+    cells = (record.cells.values() for table in tables for record in table.records)
+    texts = (cell for of_record in cells for cell in of_record if isinstance(cell, str))
+    return list(dict.fromkeys(texts))
+
+
 def read_tables(task: TaskSection, wanted: Collection[str] | None = None) -> Tables:
     """The tables of ``task.path`` if given, else of the shipped ``task.name``.
 

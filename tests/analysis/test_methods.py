@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from asyndbt_mpi.analysis.methods import Cell, Spread, Table, ranks
+from asyndbt_mpi.analysis.methods import Cell, Table, ranks, table3, table4
 
 
 def test_ranks_by_hand() -> None:
@@ -31,15 +31,6 @@ def test_few_methods_or_tasks_have_no_ranks() -> None:
             ranks(np.ones(shape))
 
 
-def test_intervals_are_students() -> None:
-    values = [70.0, 74.0, 75.0]
-    found = Spread.of(values)
-    low, high = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
-    assert (found.mean, found.n) == (73.0, 3)
-    assert found.half == pytest.approx((high - low) / 2)
-    assert np.isnan(Spread.of([70.0]).half)
-
-
 def cells() -> list[Cell]:
     return [
         Cell(method, task, seed, 60.0 + 10 * good + task_gain + seed, 0.5, 100, 2000)
@@ -50,7 +41,7 @@ def cells() -> list[Cell]:
 
 
 def test_the_table_has_means_ranks_and_costs() -> None:
-    lines = list(Table(cells(), ["good", "bad", "middling", "absent"], ["two", "one"]).markdown())
+    lines = list(table3(Table(cells(), ["good", "bad", "middling", "absent"], ["two", "one"])))
     assert "| method | two | one | mean rank |" in lines
     assert "| good | 81.5 ± 0.7 | 80.5 ± 0.7 | 1.00 |" in lines
     assert "| bad | 61.5 ± 0.7 | 60.5 ± 0.7 | 3.00 |" in lines
@@ -61,11 +52,26 @@ def test_the_table_has_means_ranks_and_costs() -> None:
 
 def test_an_unfinished_table_says_what_is_missing() -> None:
     some = [cell for cell in cells() if (cell.method, cell.task, cell.seed) != ("bad", "one", 1)]
-    lines = list(Table(some, ["bad", "good"], ["one"]).markdown())
-    assert "| bad | 60.0 [1] |  |" in lines
+    lines = list(table3(Table(some, ["bad", "good"], ["one"])))
+    assert "| bad | 60.0 [1] |" in lines
 
 
 def test_every_cell_is_a_line_of_the_csv() -> None:
     lines = Table(cells(), ["bad"], ["one"]).csv().splitlines()
     assert len(lines) == 1 + len(cells())
     assert lines[1] == "one,bad,0,60.0000,0.500000,100,2000"
+
+
+def test_the_parts_of_a_prompt_are_paired_by_seed_with_the_plain_one() -> None:
+    gains = {"manual": (0, 0, 0), "words_only": (1, 2, 3), "cendbt": (10, 10, 16)}
+    some = [
+        Cell(method, "one", seed, 50.0 + 7 * seed + gain, 0.5, 0, 0)
+        for method, of_seeds in gains.items()
+        for seed, gain in enumerate(of_seeds)
+    ]
+    lines = list(table4(Table(some, ["manual", "words_only", "cendbt"], ["one"])))
+    assert "| plain | 57.0 ± 7.0 |" in lines
+    # t(0.975, 2) = 4.303: 4.303 * 1 / sqrt(3), and 4.303 * sqrt(12) / sqrt(3)
+    assert "| words only | +2.0 ± 2.5 |" in lines
+    assert "| both | +12.0 ± 8.6 |" in lines
+    assert sum(line.startswith("| plain") for line in lines) == 1

@@ -19,7 +19,10 @@ from tests.conftest import Opinionated
 
 CALLS = 1500
 SMALL = "task.test=20", "prompt.pool=4", "task.train_per_class=5", "task.validation_per_class=5"
-LOGGED = {"bdpl", "cendbt", "asyndbt", "local"}
+LOGGED = {
+    "bdpl", "cendbt", "asyndbt", "local", "synchronous", "words_only", "demonstrations_only",
+}  # fmt: skip
+UNITED = {"cendbt", "bdpl", "words_only", "demonstrations_only"}
 CALLED = LOGGED | {"random_search", "successive_halving", "fedone", "adaicl"}
 
 
@@ -53,7 +56,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Recording:
 
 def run(method: str, folder: Path, *settings: str, calls: int = CALLS) -> Result:
     path = folder / f"{method}.json"
-    return baseline(Asked(method, "reviews", (*SMALL, *settings), 3, calls, "letters", path))
+    return baseline(Asked(method, "reviews", (*SMALL, *settings), 3, calls, "letters", "", path))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -62,7 +65,7 @@ def test_every_method_predicts_the_same_rows_within_its_calls(method: str, tmp_p
     assert read(tmp_path / f"{method}.json") == found
     assert found.labels == run("manual", tmp_path).labels
     assert len(found.labels) == 20
-    assert len(found.log_probabilities) == (1 if method in ("cendbt", "bdpl") else 3)
+    assert len(found.log_probabilities) == (1 if method in UNITED else 3)
     for _, scores in found.scores().values():
         np.testing.assert_allclose(np.exp(scores).sum(axis=1), 1, atol=1e-4)
     assert (found.tuning.calls > 0) == (method in CALLED)
@@ -117,7 +120,7 @@ def test_few_calls_are_refused(tmp_path: Path) -> None:
 def test_functions_and_runs_without_tests_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"task\.test = 0"):
         run("manual", tmp_path, "task.test=0")
-    asked = Asked("manual", "synthetic", (), 3, None, "letters", tmp_path / "manual.json")
+    asked = Asked("manual", "synthetic", (), 3, None, "letters", "", tmp_path / "manual.json")
     with pytest.raises(ConfigurationError, match="compared on language models"):
         baseline(asked)
 
@@ -126,7 +129,7 @@ def test_a_result_that_is_none_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "none.json"
     with pytest.raises(ConfigurationError, match="cannot read"):
         read(path)
-    path.write_text('{"format": "asyndbt baseline 1"}')
+    path.write_text('{"format": "asyndbt baseline 2"}')
     with pytest.raises(ConfigurationError, match="no result of `asyndbt baseline`: method"):
         read(path)
 

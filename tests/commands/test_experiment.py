@@ -5,7 +5,8 @@ import pytest
 from asyndbt_mpi.baselines.result import Result
 from asyndbt_mpi.commands import baseline as commands
 from asyndbt_mpi.commands import experiment as module
-from asyndbt_mpi.commands.experiment import Grid, experiment, finished, write_table
+from asyndbt_mpi.commands.experiment import Grid, experiment, finished
+from asyndbt_mpi.commands.paper import write_table3
 from asyndbt_mpi.config import ConfigurationError
 from tests.conftest import Opinionated
 
@@ -32,7 +33,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 def grid(folder: Path, *settings: str, tasks: tuple[str, ...] = ("reviews", "demo"),
          seeds: int = 2) -> Grid:  # fmt: skip
-    return Grid(tasks, METHODS, seeds, 3, 600, (*SMALL, *settings), None, "none", folder)
+    return Grid(tasks, METHODS, seeds, 3, 600, (*SMALL, *settings), None, "none", "", folder)
 
 
 def test_what_is_finished_is_not_made_again(tmp_path: Path, here: list[Path]) -> None:
@@ -58,7 +59,7 @@ def test_methods_of_a_task_and_seed_have_the_same_rows(tmp_path: Path) -> None:
 
 def test_the_table_is_written_beside_the_results(tmp_path: Path) -> None:
     experiment(grid(tmp_path))
-    lines = write_table(grid(tmp_path))
+    lines = write_table3(grid(tmp_path))
     assert any(line.startswith("| random_search |") for line in lines)
     assert (tmp_path / "table3.md").read_text().splitlines() == lines
     assert len((tmp_path / "table3.csv").read_text().splitlines()) == 13

@@ -1,0 +1,237 @@
+"""Seconds of training: AsynDBT, the same waiting for all workers, and cenDBT.
+
+The paper's figure 1, which compares them after as many iterations; here also at equal loss.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from asyndbt_mpi.analysis import files, style
+from asyndbt_mpi.analysis.convergence import validation
+from asyndbt_mpi.analysis.curves import first_of_all, logs_of
+from asyndbt_mpi.config import ConfigurationError
+from asyndbt_mpi.log.reader import Log
+from asyndbt_mpi.view import intervals
+
+METHODS = {
+    "asyndbt": ("AsynDBT", "#b3541e"),
+    "synchronous": ("synchronous", "#d9a441"),
+    "cendbt": ("cenDBT", "#1b6ca8"),
+}
+"""By the beginning of the log's name: what it is called, and its colour."""
+AT = {"iterations": "as many iterations", "loss": "the same validation loss"}
+HEIGHT = 52.0
+"""Millimetres of a panel, with its labels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """One run of K iterations: their ``times`` (K,), and the ``best`` loss so far after each (K,).
+
+    The loss is the mean over workers of each one's least validation loss; infinite before the
+    first evaluation of all.
+    """
+
+    times: np.ndarray
+    best: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Seconds by method (n,) of the seeds that all methods have; ``at`` is a key of `AT`."""
+
+    task: str
+    at: str
+    seconds: dict[str, np.ndarray]
+
+    def saved(self, other: str) -> intervals.Interval:
+        """Per cent of the ``other`` method's time that AsynDBT saves.
+
+        By the geometric mean of ratios, with Student's interval of their logarithms.
+        """
+        ratios = np.log(self.seconds["asyndbt"] / self.seconds[other])
+        found = intervals.mean(ratios)
+        ends = (100 * (1 - np.exp(each)) for each in (found.value, found.high, found.low))
+        return intervals.Interval(*map(float, ends))
+
+
+def training(path: Path) -> Training:
+    """That of a log.
+
+    Raises
+    ------
+    ConfigurationError
+        It has no evaluation on validation rows.
+    """
+    with Log(path) as log:
+        checked, times = validation(log), log["iteration/time"]
+    if not len(checked.iteration):
+        raise ConfigurationError(f"{path}: no prompt was evaluated on validation rows")
+    iterations = np.arange(1, len(times) + 1)
+    newest = np.searchsorted(checked.iteration, iterations, side="right") - 1
+    best = np.nanmean(checked.best_loss, axis=1)[newest]
+    best[iterations < first_of_all(checked)] = np.inf
+    return Training(times, best)
+
+
+def compared(task: str, runs: Mapping[str, Mapping[int, Training]]) -> list[Compared]:
+    """``runs`` by method and seed, at equal iterations and at equal loss.
+
+    Under each seed, iterations are as many as the shortest run has, and the loss is the largest
+    of those that the methods end with: the last one to come there decides.
+
+    Raises
+    ------
+    ConfigurationError
+        No seed has been run by all methods.
+    """
+    seeds = sorted(set.intersection(*(set(of_seeds) for of_seeds in runs.values())))
+    if not seeds:
+        raise ConfigurationError(f"{task}: no seed has logs of {', '.join(runs)}")
+    found: dict[str, dict[str, list[float]]] = {at: {m: [] for m in runs} for at in AT}
+    for seed in seeds:
+        of_seed = {method: of_seeds[seed] for method, of_seeds in runs.items()}
+        shortest = min(len(each.times) for each in of_seed.values())
+        loss = max(float(each.best[-1]) for each in of_seed.values())
+        for method, each in of_seed.items():
+            found["iterations"][method].append(float(each.times[shortest - 1]))
+            found["loss"][method].append(float(each.times[(each.best <= loss).argmax()]))
+    return [
+        Compared(task, at, {method: np.array(values) for method, values in of_methods.items()})
+        for at, of_methods in found.items()
+    ]
+
+
+def read(folder: Path) -> list[Compared]:
+    """The logs in ``folder``, which is a task's.
+
+    Raises
+    ------
+    ConfigurationError
+        Logs of a method are missing, or cannot be compared.
+    """
+    logs = logs_of(folder, METHODS)
+    missing = [method for method in METHODS if method not in logs]
+    if missing:
+        raise ConfigurationError(f"{folder}: has no log {missing[0]}-SEED.h5")
+    runs = {
+        method: {int(path.stem.rpartition("-")[2]): training(path) for path in paths}
+        for method, paths in logs.items()
+    }
+    return compared(folder.name, runs)
+
+
+def delays(folder: Path) -> str:
+    """The delays of the first log, in words."""
+    with Log(logs_of(folder, METHODS)["asyndbt"][0]) as log:
+        delay, active, workers = log.config.delay, log.active_workers, log.workers
+    if delay.model == "none":
+        return "No delays: all assignments take no time."
+    drawn = f", sigma {delay.sigma:g}" if delay.model == "lognormal" else ""
+    slow = (
+        f", {delay.slow_factor:g} times as long with {delay.slow_workers} slow ones"
+        if delay.slow_workers
+        else ""
+    )
+    return (
+        f"{workers} workers, of which {active} suffice for an iteration of AsynDBT. An assignment"
+        f" takes {delay.mean:g} s on average ({delay.model}{drawn}){slow}; that of cenDBT as long"
+        " as that of a worker that is not slow."
+    )
+
+
+def rows(found: Sequence[Compared]) -> Iterator[dict[str, object]]:
+    """A line of the table for each comparison."""
+    for each in found:
+        seconds = {
+            f"{method}_seconds": f"{values.mean():.2f}" for method, values in each.seconds.items()
+        }
+        saved: dict[str, object] = {}
+        for other in ("synchronous", "cendbt"):
+            share = each.saved(other)
+            saved |= {
+                f"saved_of_{other}_percent": f"{share.value:.1f}",
+                f"saved_of_{other}_low": f"{share.low:.1f}",
+                f"saved_of_{other}_high": f"{share.high:.1f}",
+            }
+        seeds = len(each.seconds["asyndbt"])
+        yield {"task": each.task, "at_equal": each.at, "seeds": seeds, **seconds, **saved}
+
+
+def said(found: Sequence[Compared]) -> Iterator[str]:
+    """What AsynDBT saves, a line for each comparison."""
+    for each in found:
+        parts = []
+        for other in ("cendbt", "synchronous"):
+            share = each.saved(other)
+            ends = "" if np.isnan(share.low) else f" (95 %: {share.low:.0f} to {share.high:.0f})"
+            parts.append(f"{share.value:.0f} %{ends} of the time of {METHODS[other][0]}")
+        yield f"{each.task}, to {AT[each.at]}: AsynDBT saves {' and '.join(parts)}"
+
+
+def draw(found: Sequence[Compared], model: str, width: float = style.PAGE) -> Figure:
+    """Bars by task and method; ``model`` says where the times come from."""
+    with style.styled():
+        text = (
+            f"{model} Bars: means over seeds, lines: 95\xa0% intervals. First: until the run with"
+            " the fewest iterations ends; second: until the loss that all methods reach."
+        )
+        figure, panels = style.two_panels(width, HEIGHT, text)
+        for axes, at in zip(panels, AT, strict=True):
+            _bars(axes, [each for each in found if each.at == at])
+            axes.set(title=f"to {AT[at]}", ylabel="virtual seconds")
+        panels[0].legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1.1), borderpad=0)
+        return figure
+
+
+def _bars(axes: Axes, found: Sequence[Compared]) -> None:
+    places = np.arange(len(found))
+    bar = 0.8 / len(METHODS)
+    for number, (method, (name, colour)) in enumerate(METHODS.items()):
+        means = [intervals.mean(each.seconds[method]) for each in found]
+        halves = np.nan_to_num([each.high - each.value for each in means])
+        axes.bar(
+            *(places + (number - 1) * bar, [each.value for each in means], 0.9 * bar),
+            color=colour,
+            label=name,
+            yerr=halves if any(halves) else None,
+            error_kw={"lw": 0.8},
+        )
+    axes.set_xticks(places, [files.label(each.task) for each in found], parse_math=False)
+    axes.set_ylim(0)
+
+
+def folders(directory: Path) -> list[Path]:
+    """The tasks in ``directory`` that have logs of all methods."""
+    found = [path for path in sorted(directory.iterdir()) if path.is_dir()]
+    return [path for path in found if logs_of(path, METHODS).keys() == METHODS.keys()]
+
+
+@click.command("training_time")
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
+@files.picture_options
+def command(directory: Path, output: str, width: float) -> None:
+    """Draw the times of AsynDBT, of the synchronous run and of cenDBT.
+
+    DIR/TASK has the logs asyndbt-SEED.h5, synchronous-SEED.h5 and cendbt-SEED.h5 of
+    asyndbt experiment:
+
+    \b
+        asyndbt plot training_time runs/results -o figure1.pdf
+    """
+    target = files.Output.of(output)
+    tasks = folders(directory) if directory.is_dir() else []
+    if not tasks:
+        raise ConfigurationError(f"{directory}: no folder in it has logs of {', '.join(METHODS)}")
+    found = [each for task in tasks for each in read(task)]
+    target.save(draw(found, delays(tasks[0]), width), {"": list(rows(found))})
+
+
+if __name__ == "__main__":
+    files.as_script("training_time")

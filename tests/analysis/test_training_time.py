@@ -1,0 +1,69 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from asyndbt_mpi.analysis import training_time as script
+from asyndbt_mpi.analysis.training_time import Compared, Training, compared
+from asyndbt_mpi.config import ConfigurationError
+from tests.analysis.looks import check_looks
+from tests.helpers import plot
+
+
+def run(pace: float, *best: float) -> Training:
+    return Training(pace * np.arange(1, len(best) + 1), np.array(best))
+
+
+INF = np.inf
+
+
+def test_seconds_at_equal_iterations_and_at_equal_loss_by_hand() -> None:
+    runs = {
+        "asyndbt": {0: run(1.0, INF, 0.9, 0.5, 0.4)},
+        "synchronous": {0: run(2.0, INF, 0.6, 0.6)},
+        "cendbt": {0: run(3.0, 0.8, 0.7, 0.6, 0.6, 0.3), 1: run(3.0, 0.1)},
+    }
+    iterations, loss = compared("task", runs)
+    # The synchronous run has 3 iterations, and ends with the largest loss: 0.6.
+    assert {m: v.tolist() for m, v in iterations.seconds.items()} == {
+        "asyndbt": [3.0], "synchronous": [6.0], "cendbt": [9.0],
+    }  # fmt: skip
+    assert {m: v.tolist() for m, v in loss.seconds.items()} == {
+        "asyndbt": [3.0], "synchronous": [4.0], "cendbt": [9.0],
+    }  # fmt: skip
+    assert iterations.saved("cendbt").value == pytest.approx(100 * (1 - 3 / 9))
+    assert np.isnan(iterations.saved("cendbt").low)
+
+
+def test_savings_are_those_of_the_geometric_mean_with_students_interval() -> None:
+    seconds = {"asyndbt": np.array([1.0, 1.0]), "cendbt": np.array([2.0, 8.0])}
+    found = Compared("task", "loss", seconds).saved("cendbt")
+    assert found.value == pytest.approx(75.0)  # 1 - sqrt(1/2 1/8)
+    # Logarithms to base 2: mean -2, deviation sqrt(2), t(0.975, 1) = 12.706.
+    assert found.low == pytest.approx(100 * (1 - 2 ** (-2 + 12.7062)), rel=1e-4)
+    assert found.high == pytest.approx(100 * (1 - 2 ** (-2 - 12.7062)), rel=1e-4)
+
+
+def test_seeds_that_a_method_lacks_do_not_count() -> None:
+    runs = {"asyndbt": {0: run(1.0, 1.0)}, "cendbt": {1: run(1.0, 1.0)}}
+    with pytest.raises(ConfigurationError, match="no seed has logs of asyndbt, cendbt"):
+        compared("task", runs)
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_the_figure_can_be_read(seeds: int) -> None:
+    random = np.random.default_rng(0)
+    found = [
+        Compared(task, at, {m: 50 + 20 * random.random(seeds) for m in script.METHODS})
+        for task in ("fiveg", "cola", "sst2", "mrpc", "qqp", "qnli")
+        for at in script.AT
+    ]
+    for width in (84.0, 174.0):
+        check_looks(script.draw(found, "3 workers.", width), width)
+    assert len(list(script.rows(found))) == len(list(script.said(found))) == 12
+
+
+def test_a_folder_without_logs_is_refused(tmp_path: Path) -> None:
+    result = plot("training_time", tmp_path, "-o", tmp_path / "no.png")
+    assert result.returncode == 2
+    assert "no folder in it has logs of asyndbt, synchronous, cendbt" in result.stderr
