@@ -116,7 +116,9 @@ def _band(axes: Axes, x: np.ndarray, values: np.ndarray, name: str, colour: str)
 @click.argument("folder", metavar="DIR/TASK", type=click.Path(path_type=Path))
 @files.picture_options
 def command(folder: Path, output: str, width: float) -> None:
-    """Draw AsynDBT's loss and accuracy beside cenDBT's.
+    """Draw AsynDBT's course beside cenDBT's.
+
+    Loss and accuracy on validation rows, over iterations.
 
     DIR/TASK has the logs asyndbt-SEED.h5 and cendbt-SEED.h5 of asyndbt experiment:
 

@@ -217,7 +217,9 @@ def folders(directory: Path) -> list[Path]:
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
 @files.picture_options
 def command(directory: Path, output: str, width: float) -> None:
-    """Draw the times of AsynDBT, of the synchronous run and of cenDBT.
+    """Draw the time that AsynDBT saves.
+
+    Against cenDBT, and against waiting for all workers.
 
     DIR/TASK has the logs asyndbt-SEED.h5, synchronous-SEED.h5 and cendbt-SEED.h5 of
     asyndbt experiment:

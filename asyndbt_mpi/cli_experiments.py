@@ -113,10 +113,11 @@ def experiment_options(command: Callable[..., int]) -> Callable[..., int]:
 
 @click.group()
 def experiment() -> None:
-    """Repeat the paper's experiments on any model, or compare methods on tasks of your own.
+    """Repeat the paper's experiments.
 
-    Results are one file each below --output and are not made again; what is known there of another
-    experiment is used. Answers of the language model are kept there, too.
+    On any model, and with tasks of your own, if you like. Results are one file each below --output
+    and are not made again, whichever experiment needs them; answers of the language model are kept
+    there, too.
     """
 
 
@@ -147,10 +148,9 @@ def table4(**asked: Any) -> int:
 
         asyndbt experiment table4 --data GLUE -o runs/results
     """
-    from asyndbt_mpi.analysis.methods import PARTS
-    from asyndbt_mpi.commands.paper import write_table4
+    from asyndbt_mpi.commands.paper import OF_TABLE4, write_table4
 
-    return _experiment(tuple(PARTS), write_table4, **asked)
+    return _experiment(OF_TABLE4, write_table4, **asked)
 
 
 @experiment.command()
@@ -163,10 +163,9 @@ def figure1(**asked: Any) -> int:
 
         asyndbt experiment figure1 --data GLUE -o runs/results --set delay.slow_workers=1
     """
-    from asyndbt_mpi.analysis.training_time import METHODS as TIMED
-    from asyndbt_mpi.commands.paper import write_figure1
+    from asyndbt_mpi.commands.paper import OF_FIGURE1, write_figure1
 
-    return _experiment(tuple(TIMED), write_figure1, **asked)
+    return _experiment(OF_FIGURE1, write_figure1, **asked)
 
 
 @experiment.command("figures2-7")
@@ -178,10 +177,9 @@ def figures(**asked: Any) -> int:
 
         asyndbt experiment figures2-7 --data GLUE -o runs/results
     """
-    from asyndbt_mpi.analysis.curves import METHODS as DRAWN
-    from asyndbt_mpi.commands.paper import write_figures
+    from asyndbt_mpi.commands.paper import OF_CURVES, write_curves
 
-    return _experiment(tuple(DRAWN), write_figures, **asked)
+    return _experiment(OF_CURVES, write_curves, **asked)
 
 
 def _experiment(

@@ -22,7 +22,10 @@ ALLOWED = {
     "task": {"llm", "protocol", "algorithm", "config", "inputs"},
     "view": {"log", "task", "protocol", "algorithm", "config", "inputs"},
     # Logs are read through these modules, and the final tests as in `asyndbt show`.
-    "analysis": {"baselines.result", "log.reader", "view.outcomes", "config", "inputs.options"},
+    "analysis": {
+        *("baselines.result", "log.reader", "view.intervals", "view.outcomes", "config"),
+        "inputs.options",
+    },
     "report": {"analysis", "view", "log", "protocol", "config", "inputs"},
     "doctor": {"transport", "log", "llm", "config", "inputs"},
     # The one place that chooses implementations stands at the door of jobs, and is one of them.

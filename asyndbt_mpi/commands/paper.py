@@ -4,9 +4,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from asyndbt_mpi.analysis import curves, files, training_time
-from asyndbt_mpi.analysis.methods import Cell, Table, table3, table4
+from asyndbt_mpi.analysis.methods import PARTS, Cell, Table, table3, table4
 from asyndbt_mpi.commands.experiment import Grid, results
 from asyndbt_mpi.config import ConfigurationError
+
+OF_TABLE4 = tuple(PARTS)
+OF_FIGURE1 = tuple(training_time.METHODS)
+OF_CURVES = tuple(curves.METHODS)
+"""The methods that each needs."""
 
 NOTHING = "No result is there."
 
@@ -43,7 +48,7 @@ def write_figure1(grid: Grid) -> list[str]:
     return list(training_time.said(found))
 
 
-def write_figures(grid: Grid) -> list[str]:
+def write_curves(grid: Grid) -> list[str]:
     """Draw curves-TASK.png and .pdf for each task."""
     for folder in _folders(grid):
         logs = curves.logs_of(folder, curves.METHODS)

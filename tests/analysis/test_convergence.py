@@ -1,7 +1,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
@@ -10,6 +9,7 @@ from matplotlib.figure import Figure
 from asyndbt_mpi.analysis import convergence as script
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.view.outcomes import outcomes
+from tests.analysis.logs import evaluate
 from tests.helpers import Result, plot
 
 Run = Callable[..., Path]
@@ -45,20 +45,6 @@ def test_refuses_what_is_no_log(tmp_path: Path) -> None:
     assert result.stderr == f"asyndbt: {tmp_path / 'absent.h5'}: no such file\n"
     help_text = convergence("--help").stdout
     assert "asyndbt plot convergence runs/demo.h5 -o runs/demo.png" in help_text
-
-
-def evaluate(path: Path, *evaluations: tuple[int, int, float, float]) -> Path:
-    """Make the validations of a log these: iteration, worker, loss, accuracy, as they arrived."""
-    with h5py.File(path, "r+") as file:
-        own = np.flatnonzero(file["evaluation/split"][:] == 1)
-        assert len(own) >= len(evaluations)
-        file["evaluation/split"][own[len(evaluations) :]] = 0
-        for row, values in zip(own, evaluations, strict=False):
-            for name, value in zip(
-                ("iteration", "worker", "loss", "accuracy"), values, strict=True
-            ):
-                file[f"evaluation/{name}"][row] = value
-    return path
 
 
 LATE = ((4, 1, 2.0, 0.5), (6, 1, 3.0, 0.9), (4, 2, 5.0, 0.4), (8, 2, 4.0, 0.3), (7, 1, 1.0, 0.6))

@@ -7,8 +7,8 @@ import pytest
 from asyndbt_mpi.analysis import curves as script
 from asyndbt_mpi.analysis.convergence import Validation
 from asyndbt_mpi.config import ConfigurationError
+from tests.analysis.logs import evaluate
 from tests.analysis.looks import check_looks, entries
-from tests.analysis.test_convergence import evaluate
 from tests.helpers import plot
 
 Run = Callable[..., Path]

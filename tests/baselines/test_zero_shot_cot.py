@@ -192,7 +192,7 @@ def run(folder: Path, *settings: str) -> Result:
         "task.validation_per_class=5",
     )
     path = folder / "cot.json"
-    return commands.baseline(Asked("zero_shot_cot", "reviews", small, 2, 1, "none", path))
+    return commands.baseline(Asked("zero_shot_cot", "reviews", small, 2, 1, "none", "", path))
 
 
 def test_an_answer_has_the_share_of_written_ones_and_none_leaves_all_equal(
