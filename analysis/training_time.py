@@ -25,6 +25,11 @@ METHODS = {
     "cendbt": ("cenDBT", "#1b6ca8"),
 }
 """By the beginning of the log's name: what it is called, and its colour."""
+MAY_DIFFER = {
+    *("run.seed", "run.iterations", "algorithm", "budget", "prompt.pool", "delay.slow_workers"),
+    "llm.cache_folder",
+}
+"""Keys and tables that are not the same for all methods and seeds."""
 AT = {"iterations": "as many iterations", "loss": "the same validation loss"}
 HEIGHT = 52.0
 """Millimetres of a panel, with its labels."""
@@ -120,6 +125,11 @@ def read(folder: Path) -> list[Compared]:
     missing = [method for method in METHODS if method not in logs]
     if missing:
         raise ConfigurationError(f"{folder}: has no log {missing[0]}-SEED.h5")
+    settings = []
+    for path in (path for paths in logs.values() for path in paths):
+        with Log(path) as log:
+            settings.append((path, files.compared(log, MAY_DIFFER)))
+    files.check_alike(settings, ", ".join(sorted(MAY_DIFFER)))
     runs = {
         method: {int(path.stem.rpartition("-")[2]): training(path) for path in paths}
         for method, paths in logs.items()

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,8 @@ from asyndbt_mpi.analysis.training_time import Compared, Training, compared
 from asyndbt_mpi.config import ConfigurationError
 from tests.analysis.looks import check_looks
 from tests.helpers import plot
+
+Run = Callable[..., Path]
 
 
 def run(pace: float, *best: float) -> Training:
@@ -67,3 +70,22 @@ def test_a_folder_without_logs_is_refused(tmp_path: Path) -> None:
     result = plot("training_time", tmp_path, "-o", tmp_path / "no.png")
     assert result.returncode == 2
     assert "no folder in it has logs of asyndbt, synchronous, cendbt" in result.stderr
+
+
+def test_logs_give_times_and_other_settings_are_refused(virtual_run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "task"
+    folder.mkdir()
+    settings = {"iterations": 6, "evaluate_every": 2}
+    for method in script.METHODS:
+        workers = 1 if method == "cendbt" else 4
+        active = {"active_workers": 4 if method == "synchronous" else 1, "min_workers": 1}
+        run = virtual_run(workers=workers, run=settings, algorithm=active)
+        run.rename(folder / f"{method}-0.h5")
+    result = plot("training_time", tmp_path, "-o", tmp_path / "times.png")
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "times.csv").read_text().count("task,") == 3
+    other = virtual_run(run=settings, steps={"p": 3.0})
+    other.rename(folder / "asyndbt-0.h5")
+    result = plot("training_time", tmp_path, "-o", tmp_path / "times.png")
+    assert result.returncode == 2
+    assert "steps." in result.stderr
