@@ -1,14 +1,14 @@
 """The tasks of the benchmark of quality, its settings, and black boxes with nothing paid for."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from asyndbt_mpi.assemble import Place, language_model, prepare
+from asyndbt_mpi.baselines.trial import Counted
 from asyndbt_mpi.config import Config, parse
 from asyndbt_mpi.jobs.answer_cache import Answers
-from asyndbt_mpi.llm.base import LanguageModel, Prompt, Scores, Written
 from asyndbt_mpi.llm.cache import CachedModel
 
 WORKERS = 3
@@ -129,35 +129,4 @@ class Trial:
 
     def model(self) -> CachedModel:
         """The language model as if it had never been asked anything."""
-        return CachedModel(AsIfAsked(self._kept), self.config.llm.cache)
-
-
-class AsIfAsked:
-    """A language model that counts every prompt, although its answer may be known.
-
-    Methods share answers on disk to save time; what they cost must not depend on who came first.
-    """
-
-    at_once: int | None = None
-
-    def __init__(self, model: LanguageModel) -> None:
-        self.model = model
-        self.description = model.description
-        self.digest = model.digest
-
-    def label_log_probabilities(self, prompts: Sequence[Prompt], labels: Sequence[str]) -> Scores:
-        """See `LanguageModel`."""
-        scores = self.model.label_log_probabilities(prompts, labels)
-        return replace(scores, calls=len({prompt.context + prompt.query for prompt in prompts}))
-
-    def write(self, prompts: Sequence[str], most_tokens: int) -> Written:
-        """See `LanguageModel`."""
-        return replace(self.model.write(prompts, most_tokens), calls=len(set(prompts)))
-
-    def most_calls(self, prompts: int, labels: Sequence[str]) -> int:
-        """Every prompt is one call at most."""
-        return prompts
-
-    def longest(self, text: str) -> int:
-        """As the model's own."""
-        return self.model.longest(text)
+        return CachedModel(Counted(self._kept), self.config.llm.cache)
