@@ -1,3 +1,4 @@
+import dataclasses
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -97,6 +98,47 @@ def test_the_tuned_prompts_answers_are_those_of_the_log(tmp_path: Path) -> None:
 def test_words_of_bdpl_come_without_demonstrations(tmp_path: Path, model: Recording) -> None:
     run("bdpl", tmp_path)
     assert {prompt.context for prompt in model.asked} == {""}
+
+
+def test_a_part_of_cendbts_prompt_is_shown_without_the_other(
+    tmp_path: Path, model: Recording
+) -> None:
+    run("cendbt", tmp_path)
+    with Log(tmp_path / "cendbt.h5") as log:
+        found = (log["evaluation/split"] == 2) & (log["evaluation/candidate"] == 0)
+        (words,) = log["evaluation/words"][found]
+        fragment = " ".join(log.vocabulary[word] for word in words)
+    run("words_only", tmp_path)
+    tests = model.asked[-20:]
+    assert {prompt.context for prompt in tests} == {""}
+    assert all(fragment in prompt.query for prompt in tests)
+    run("demonstrations_only", tmp_path)
+    tests = model.asked[-20:]
+    (context,) = {prompt.context for prompt in tests}
+    assert context.count("sentiment:") == 2
+    assert not any(word in prompt.query for prompt in tests for word in [fragment, "  "])
+
+
+def test_bdpl_and_fedone_choose_among_words_of_public_texts(
+    tmp_path: Path, model: Recording
+) -> None:
+    texts = tmp_path / "texts.txt"
+    words = [f"zebra{number}" for number in range(16)]
+    texts.write_text("\n".join(words) + "\n")
+    for method in ("bdpl", "fedone"):
+        asked = Asked(method, "reviews", SMALL, 3, CALLS, "letters", str(texts),
+                      tmp_path / f"{method}.json")  # fmt: skip
+        model.asked.clear()
+        baseline(asked)
+        shown = [prompt.query for prompt in model.asked if "zebra" in prompt.query]
+        # A run also tests the prompt without words.
+        assert len(shown) == len(model.asked) if method == "fedone" else len(shown) > 100
+        few = dataclasses.replace(asked, texts=str(tmp_path / "few.txt"))
+        Path(few.texts).write_text("one two\n")
+        with pytest.raises(ConfigurationError, match=r"--texts .*few\.txt.*but 8 are needed"):
+            baseline(few)
+    with Log(tmp_path / "bdpl.h5") as log:
+        assert set(log.vocabulary) < set(words)
 
 
 def test_kate_shows_five_rows_of_the_pool_the_nearest_one_last(
