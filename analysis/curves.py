@@ -3,7 +3,7 @@
 The paper's figures 2 to 7, one for each task.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +51,7 @@ def courses(paths: Sequence[Path]) -> Courses:
     read, settings, ends = [], [], []
     for path in paths:
         with Log(path) as log:
+            files.check_finished(log, path)
             settings.append((path, files.compared(log, {"run.seed", "llm.cache_folder"})))
             ends.append(log.committed)
             read.append(validation(log))
@@ -67,17 +68,27 @@ def courses(paths: Sequence[Path]) -> Courses:
     return Courses(iterations, np.array(losses), np.array(accuracies))
 
 
-def logs_of(folder: Path, methods: Mapping[str, object]) -> dict[str, list[Path]]:
-    """By method its logs METHOD-SEED.h5 in ``folder``, in order of seeds; only those there are."""
-    found = {}
+def logs_of(
+    folder: Path, methods: Iterable[str], seeds: Container[int] | None = None
+) -> dict[str, list[Path]]:
+    """By method its logs METHOD-SEED.h5 in ``folder``, in order of seeds; only those there are.
+
+    Those of ``seeds``, or all.
+    """
+    found: dict[str, list[Path]] = {}
     for method in methods:
-        logs = [
-            path for path in folder.glob(f"{method}-*.h5")
-            if path.stem.removeprefix(f"{method}-").isdecimal()
-        ]  # fmt: skip
-        if logs:
-            found[method] = sorted(logs, key=lambda path: int(path.stem.rpartition("-")[2]))
+        there = folder.glob(f"{method}-*.h5")
+        logs = {seed_of(path): path for path in there if path.stem == f"{method}-{seed_of(path)}"}
+        chosen = sorted(seed for seed in logs if seeds is None or seed in seeds)
+        if chosen:
+            found[method] = [logs[seed] for seed in chosen]
     return found
+
+
+def seed_of(path: Path) -> int:
+    """That in a log's name, METHOD-SEED.h5; -1 if there is none."""
+    seed = path.stem.rpartition("-")[2]
+    return int(seed) if seed.isdecimal() else -1
 
 
 def draw(found: Mapping[str, Courses], task: str, width: float = style.PAGE) -> Figure:

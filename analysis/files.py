@@ -156,6 +156,18 @@ def compared(log: Log, free: Collection[str]) -> dict[str, object]:
     }
 
 
+def check_finished(log: Log, path: Path) -> None:
+    """Refuse the log of a run that did not come to its end.
+
+    Raises
+    ------
+    ConfigurationError
+        It did not.
+    """
+    if log.status != "finished":
+        raise ConfigurationError(f"{path}: the run is {log.status}, not finished; make it again")
+
+
 def check_alike(logs: Iterable[tuple[Path, Mapping[str, object]]], may_differ: str) -> None:
     """Refuse a log that is not like the first; ``may_differ`` says what need not be.
 

@@ -16,6 +16,9 @@ from asyndbt_mpi.baselines.result import Result
 from asyndbt_mpi.view import intervals
 from asyndbt_mpi.view.outcomes import score
 
+DIGITS = 9
+"""Of accuracies in per cent that count as different."""
+
 
 @dataclass(frozen=True, slots=True)
 class Cell:
@@ -69,8 +72,10 @@ def ranks(accuracies: np.ndarray) -> Ranks:
     tasks, methods = accuracies.shape
     if methods < 3 or tasks < 2:
         raise ValueError(f"{methods} methods on {tasks} tasks: ranks need 3 and 2")
-    of_tasks = stats.rankdata(-accuracies, axis=1)
-    p_value = float(stats.friedmanchisquare(*accuracies.T).pvalue)
+    # Means over workers and seeds that are equal may differ by rounding.
+    rounded = accuracies.round(DIGITS)
+    of_tasks = stats.rankdata(-rounded, axis=1)
+    p_value = float(stats.friedmanchisquare(*rounded.T).pvalue)
     quantile = stats.studentized_range.ppf(intervals.CONFIDENCE, methods, np.inf) / np.sqrt(2)
     difference = quantile * np.sqrt(methods * (methods + 1) / (6 * tasks))
     return Ranks(of_tasks.mean(axis=0), p_value, float(difference))

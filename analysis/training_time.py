@@ -3,7 +3,7 @@
 The paper's figure 1, which compares them after as many iterations; here also at equal loss.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from asyndbt_mpi.analysis import files, style
 from asyndbt_mpi.analysis.convergence import validation
-from asyndbt_mpi.analysis.curves import first_of_all, logs_of
+from asyndbt_mpi.analysis.curves import first_of_all, logs_of, seed_of
 from asyndbt_mpi.config import ConfigurationError
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.view import intervals
@@ -27,7 +27,7 @@ METHODS = {
 """By the beginning of the log's name: what it is called, and its colour."""
 MAY_DIFFER = {
     *("run.seed", "run.iterations", "algorithm", "budget", "prompt.pool", "delay.slow_workers"),
-    "llm.cache_folder",
+    *("llm.cache_folder", "steps.z", "steps.lam"),  # cenDBT has no z and no duals
 }
 """Keys and tables that are not the same for all methods and seeds."""
 AT = {"iterations": "as many iterations", "loss": "the same validation loss"}
@@ -113,26 +113,26 @@ def compared(task: str, runs: Mapping[str, Mapping[int, Training]]) -> list[Comp
     ]
 
 
-def read(folder: Path) -> list[Compared]:
-    """The logs in ``folder``, which is a task's.
+def read(folder: Path, seeds: Container[int] | None = None) -> list[Compared]:
+    """The logs of ``seeds``, or all, in ``folder``, which is a task's.
 
     Raises
     ------
     ConfigurationError
         Logs of a method are missing, or cannot be compared.
     """
-    logs = logs_of(folder, METHODS)
+    logs = logs_of(folder, METHODS, seeds)
     missing = [method for method in METHODS if method not in logs]
     if missing:
         raise ConfigurationError(f"{folder}: has no log {missing[0]}-SEED.h5")
     settings = []
     for path in (path for paths in logs.values() for path in paths):
         with Log(path) as log:
+            files.check_finished(log, path)
             settings.append((path, files.compared(log, MAY_DIFFER)))
     files.check_alike(settings, ", ".join(sorted(MAY_DIFFER)))
     runs = {
-        method: {int(path.stem.rpartition("-")[2]): training(path) for path in paths}
-        for method, paths in logs.items()
+        method: {seed_of(path): training(path) for path in paths} for method, paths in logs.items()
     }
     return compared(folder.name, runs)
 

@@ -190,6 +190,7 @@ def _experiment(
     calls: int | None,
     assignments: tuple[str, ...],
     quick: bool,
+    folder: Path,
     **others: Any,
 ) -> int:
     """Make what is missing, and what is asked for of it; the exit code."""
@@ -198,12 +199,12 @@ def _experiment(
     if quick:
         assignments = (*QUICK, *assignments)
         tasks, calls, seeds = tasks or QUICK_TASKS, calls or QUICK_CALLS, seeds or 1
-    chosen = {"calls": calls, "assignments": assignments, **others}
+    chosen = {"calls": calls, "assignments": assignments, "folder": folder, **others}
     grid = Grid(tasks=tasks or PAPER, methods=methods, seeds=seeds or 5, **chosen)
     failures = experiment(grid)
     for line in write(grid):
         say(line)
-    write_manifest(grid)
+    write_manifest(folder)
     for line in failures:
         say(f"asyndbt: {line}", err=True)
     return FAILED if failures else DONE

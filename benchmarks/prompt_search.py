@@ -31,6 +31,7 @@ class Judge:
     Attributes
     ----------
     rows : their number, B
+    references : further calls that calibration may cost a prompt
     calls : paid for so far; the black box must have an empty cache to begin with
     """
 
@@ -39,6 +40,7 @@ class Judge:
         self.worker = worker
         self.calibration = calibration
         self.rows = box.data_sizes[worker].rows[Split.RACE]
+        self.references = box.data_sizes[worker].references[Split.RACE]
         self.calls = 0
 
     def loss(self, prompt: Chosen, rows: int) -> float:

@@ -85,7 +85,7 @@ def searched(trial: Trial, calls: int, calibration: Calibration, by: Search) -> 
     for worker in EVERYONE:
         judge = Judge(box, worker, calibration)
         prompts = random_prompts(trial.materials.shapes, trial.seed, worker)
-        found[worker] = by(judge.loss, prompts, judge.rows, calls // WORKERS)
+        found[worker] = by(judge.loss, prompts, judge.rows, calls // WORKERS, judge.references)
         paid += judge.calls
     return Found(box, calibration, {"own": found}, paid)
 

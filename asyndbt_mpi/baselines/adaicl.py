@@ -1,9 +1,10 @@
 """AdaICL (Mavromatis et al., arXiv:2310.20046): label what the model is unsure of.
 
 The pool's labels count as unknown until they are chosen. Each round the model classifies the rows
-of the pool behind the demonstrations chosen so far; the half it is least sure of is hard. Rows are
-then chosen greedily so that the hard ones are near to one of them (maximum coverage), until all are
-covered or `CHOSEN` rows are there; in between, the model is asked again.
+of the pool behind the demonstrations chosen so far; the half it is least sure of is hard. Of the
+hard rows some are then chosen greedily, so that as many hard ones as possible have one of them
+among their neighbours or their neighbours' (maximum coverage), until all are covered or `CHOSEN`
+rows are there; in between, the model is asked again.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ CHOSEN = 20
 """Rows whose labels are paid for."""
 
 NEIGHBOURS = 5
-"""Edges of a row in the graph; a row covers what it reaches in two steps."""
+"""Rows that a row would be shown behind."""
 
 HARD = 0.5
 """Share of the rows that the model is least sure of."""
@@ -51,12 +52,12 @@ def _choose(trial: Trial, rows: Sequence[Row]) -> list[int]:
             f"--calls: {trial.calls_each} of a worker are too few to classify its {len(rows)}"
             " demonstrations once"
         )
-    model, reach, chosen = trial.model(), reachable(trial.vectors(rows)), list[int]()
+    model, shows, chosen = trial.model(), shown_for(trial.vectors(rows)), list[int]()
     most = min(CHOSEN, len(rows))
     while rounds and len(chosen) < most:
         shown = NearestRows(trial, [rows[k] for k in chosen])
         sure = _confidence(trial, model, rows, shown)
-        chosen += cover(hard(sure, chosen), reach, most - len(chosen), chosen)
+        chosen += cover(hard(sure, chosen), shows, most - len(chosen))
         rounds -= 1
     return chosen
 
@@ -74,15 +75,12 @@ def _confidence(
     return sure
 
 
-def reachable(vectors: FloatArray) -> BoolArray:
-    """Which rows (n, n) each row covers: itself, its nearest neighbours, and theirs."""
-    size = len(vectors)
-    edges = np.zeros((size, size), dtype=bool)
+def shown_for(vectors: FloatArray) -> BoolArray:
+    """Whether row a is b itself or one of its nearest neighbours, by a and b (n, n)."""
     near = nearest(vectors, vectors, NEIGHBOURS + 1)  # a row is the nearest to itself
-    edges[np.arange(size)[:, None], near] = True
-    np.fill_diagonal(edges, val=True)
-    covered: BoolArray = edges | ((edges.astype(np.int64) @ edges) > 0)
-    return covered
+    shows = np.eye(len(vectors), dtype=bool)
+    shows[near, np.arange(len(vectors))[:, None]] = True
+    return shows
 
 
 def hard(sure: FloatArray, chosen: Sequence[int]) -> BoolArray:
@@ -94,20 +92,17 @@ def hard(sure: FloatArray, chosen: Sequence[int]) -> BoolArray:
     return is_hard
 
 
-def cover(is_hard: BoolArray, reach: BoolArray, most: int, chosen: Sequence[int]) -> list[int]:
-    """Up to ``most`` further rows, each the one that covers most hard rows not yet covered.
+def cover(is_hard: BoolArray, shows: BoolArray, most: int) -> list[int]:
+    """Up to ``most`` hard rows, each the one that covers most hard rows not yet covered.
 
-    ``reach`` (n, n) is what each row covers. At least one row, so that rounds come to an end.
+    A row covers those that it is shown for, see `shown_for`, and those that these are shown for;
+    steps lead over hard rows only.
     """
+    step = shows & is_hard[:, None] & is_hard
+    reach = step | (step @ step)
     left, found = is_hard.copy(), list[int]()
-    free = np.ones(len(is_hard), dtype=bool)
-    free[list(chosen)] = False
-    while len(found) < most and free.any() and (left.any() or not found):
-        gains = np.where(free, (reach & left).sum(axis=1), -1)
-        best = int(gains.argmax())
-        if found and not gains[best]:
-            break
+    while len(found) < most and left.any():
+        best = int((reach & left).sum(axis=1).argmax())
         found.append(best)
-        free[best] = False
         left &= ~reach[best]
     return found

@@ -29,14 +29,18 @@ def fedone(trial: Trial) -> Mapping[int, Predict]:
     """
     settings, shapes = trial.config.estimator, trial.materials.shapes
     box = trial.black_box(replace(trial.materials, vocabulary=trial.public_words()))
-    rounds = trial.calls // (settings.samples * settings.batch)
-    if not rounds:
+    references = max(sizes.references[Split.TRAIN] for sizes in box.data_sizes.values())
+    step = settings.samples * (settings.batch + references)
+    if trial.calls < step:
         raise ConfigurationError(f"--calls: {trial.calls} are too few for one step")
     generator = trial.generator(0)
     p = np.full((1, shapes.positions, shapes.words), 1.0 / shapes.words)
     optimizer, one = Adam(STEP, p.shape), np.array([0])
     nothing = np.tile(trial.without_demonstrations(), (settings.samples, 1))
-    for _ in range(rounds):
+    # Repeats are free, as in a run of AsynDBT, which makes as many iterations at most.
+    rounds = 0
+    while trial.counted.spent.calls + step <= trial.calls and rounds < 10 * trial.calls // step:
+        rounds += 1
         client = int(generator.integers(1, len(trial.data) + 1))
         count = box.data_sizes[client].rows[Split.TRAIN]
         rows = generator.choice(count, min(settings.batch, count), replace=False)

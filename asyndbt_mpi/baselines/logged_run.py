@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from asyndbt_mpi.algorithm.types import FloatArray, IntArray
+from asyndbt_mpi.algorithm.types import FloatArray
 from asyndbt_mpi.assemble import Materials, delays_of_workers, workers_with_black_box
 from asyndbt_mpi.baselines.trial import Chosen, Predict, Trial
 from asyndbt_mpi.config import Config, ConfigurationError
@@ -84,7 +84,10 @@ def _answers(trial: Trial, log: Log) -> dict[int, Predict]:
     trial.counted.spent.prompt_tokens -= int(tokens[tests].sum())
     trial.details["iterations"] = log.committed
     tuned = np.flatnonzero(tests & (candidates == Candidate.TUNED)).tolist()
-    return {int(workers[row]): _logged(trial, *log.answers(row)) for row in tuned}
+    return {
+        int(workers[row]): _logged(trial, int(calls[row]), int(tokens[row]), log.answers(row)[1])
+        for row in tuned
+    }
 
 
 def tuned_prompt(trial: Trial) -> Chosen:
@@ -95,9 +98,10 @@ def tuned_prompt(trial: Trial) -> Chosen:
         return log["evaluation/words"][row], log["evaluation/demonstrations"][row]
 
 
-def _logged(trial: Trial, labels: IntArray, log_probabilities: FloatArray) -> Predict:
+def _logged(trial: Trial, calls: int, tokens: int, log_probabilities: FloatArray) -> Predict:
     def predict() -> FloatArray:
-        trial.counted.spent.calls += len(labels)
+        trial.counted.spent.calls += calls
+        trial.counted.spent.prompt_tokens += tokens
         return log_probabilities
 
     return predict

@@ -1,5 +1,6 @@
 """Words for prompts out of texts, by pointwise mutual information, as in BDPL."""
 
+import hashlib
 import math
 import re
 from collections import Counter
@@ -38,6 +39,20 @@ def public_words(path: str, size: int) -> list[str]:
         raise ConfigurationError(
             f"--texts {shown(path)}: {error}; give more, or lower prompt.vocabulary_size"
         ) from error
+
+
+def digest_of_texts(path: str) -> str:
+    """That of a file; "" for the texts that ship with the package.
+
+    Raises
+    ------
+    ConfigurationError
+        The file cannot be read.
+    """
+    try:
+        return hashlib.sha256(read_file(path, MOST_BYTES)).hexdigest() if path else ""
+    except OSError as error:
+        raise ConfigurationError(f"--texts {shown(path)}: {error.strerror}") from error
 
 
 def vocabulary(texts: Iterable[str], size: int, threshold: float = 0.0) -> list[str]:

@@ -32,9 +32,10 @@ class Costs(_Part):
 class Result(_Part):
     """A finished method.
 
-    ``calls`` is what it was given for tuning, ``encoder`` and ``texts`` are as on the command line
-    (``texts`` "": those that ship). ``labels`` (B,) are the right ones of the test rows;
-    ``log_probabilities`` are by worker, (B, U). ``details`` is what the method tells of itself.
+    ``calls`` is what it was given for tuning, ``encoder`` is as on the command line, ``texts`` the
+    digest of the public texts ("": those that ship). ``labels`` (B,) are the right ones of the test
+    rows; ``log_probabilities`` are by worker, (B, U). ``details`` is what the method tells of
+    itself.
     """
 
     format: Literal["asyndbt baseline 2"] = "asyndbt baseline 2"

@@ -18,7 +18,7 @@ from asyndbt_mpi.task.prompts import PromptBlackBox
 Loss: TypeAlias = Callable[[Chosen, int], float]
 """A prompt's mean loss on the first so many rows."""
 
-Search: TypeAlias = Callable[[Loss, Iterator[Chosen], int, int], Chosen]
+Search: TypeAlias = Callable[[Loss, Iterator[Chosen], int, int, int], Chosen]
 
 FIRST_ROWS = 5
 """Rows of the first round of successive halving."""
@@ -37,9 +37,10 @@ def successive_halving(trial: Trial) -> Mapping[int, Predict]:
 def _searched(trial: Trial, by: Search) -> Mapping[int, Predict]:
     box, found = trial.black_box(), {}
     for worker in trial.data:
-        rows, prompts = box.data_sizes[worker].rows[Split.RACE], random_prompts(trial, worker)
+        sizes, prompts = box.data_sizes[worker], random_prompts(trial, worker)
+        given = sizes.rows[Split.RACE], trial.calls_each, sizes.references[Split.RACE]
         try:
-            found[worker] = by(_loss(box, worker), prompts, rows, trial.calls_each)
+            found[worker] = by(_loss(box, worker), prompts, *given)
         except ConfigurationError as error:
             raise ConfigurationError(f"--calls: for a worker, {error}") from error
     return trial.predict(found, box)
@@ -69,25 +70,31 @@ def _loss(box: PromptBlackBox, worker: int) -> Loss:
     return loss
 
 
-def best_of(loss: Loss, prompts: Iterator[Chosen], rows: int, calls: int) -> Chosen:
+def best_of(
+    loss: Loss, prompts: Iterator[Chosen], rows: int, calls: int, references: int = 0
+) -> Chosen:
     """Of as many prompts as ``calls`` allow on all ``rows``, the one with the lowest loss.
+
+    Calibration may cost each prompt so many calls more as there are ``references``.
 
     Raises
     ------
     ConfigurationError
         They allow none; as `halving`.
     """
-    tried = list(islice(prompts, _some(calls // rows, rows, calls)))
+    tried = list(islice(prompts, _some(calls // (rows + references), rows, calls)))
     return min(tried, key=lambda prompt: loss(prompt, rows))
 
 
-def halving(loss: Loss, prompts: Iterator[Chosen], rows: int, calls: int) -> Chosen:
+def halving(
+    loss: Loss, prompts: Iterator[Chosen], rows: int, calls: int, references: int = 0
+) -> Chosen:
     """Successive halving: the better half survives each round, on twice as many rows.
 
     That gives every round but the first, and perhaps the last, the same number of calls, as
     TRIPLE-SH (Shi et al., NeurIPS 2024) does; a prompt keeps its earlier rows, which are paid for.
     """
-    left = list(islice(prompts, _some(most_prompts(rows, calls), rows, calls)))
+    left = list(islice(prompts, _some(most_prompts(rows, calls, references), rows, calls)))
     for seen in rounds(rows):
         losses = {place: loss(prompt, seen) for place, prompt in enumerate(left)}
         best = sorted(losses, key=lambda place: losses[place])
@@ -116,18 +123,18 @@ def survivors(prompts: int) -> int:
     return (prompts + 1) // 2
 
 
-def cost(prompts: int, rows: int) -> int:
+def cost(prompts: int, rows: int, references: int = 0) -> int:
     """Calls of successive halving, if no two prompts are alike."""
-    calls, before = 0, 0
+    calls, before = prompts * references, 0
     for seen in rounds(rows):
         calls += prompts * (seen - before)
         prompts, before = survivors(prompts), seen
     return calls
 
 
-def most_prompts(rows: int, calls: int) -> int:
+def most_prompts(rows: int, calls: int, references: int = 0) -> int:
     """The most prompts that successive halving can begin with."""
     prompts = 0
-    while cost(prompts + 1, rows) <= calls:
+    while cost(prompts + 1, rows, references) <= calls:
         prompts += 1
     return prompts

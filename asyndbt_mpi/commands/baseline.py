@@ -9,6 +9,7 @@ import numpy as np
 from asyndbt_mpi.assemble import Materials, Place, check_server, language_model, prepare, rows_fit
 from asyndbt_mpi.baselines.encoder import encoder
 from asyndbt_mpi.baselines.methods import METHODS
+from asyndbt_mpi.baselines.pmi import digest_of_texts
 from asyndbt_mpi.baselines.result import Costs, Result
 from asyndbt_mpi.baselines.trial import Counted, Spent, Trial
 from asyndbt_mpi.config import Config, ConfigurationError, load
@@ -79,6 +80,8 @@ def baseline(asked: Asked, cores: int | None = None, writer: int = 0) -> Result:
     ModelError
         The model cannot be found, loaded or reached.
     """
+    if asked.output.is_dir() or asked.output.suffix != ".json":
+        raise ConfigurationError(f"--output {asked.output}: give the name of a file, FILE.json")
     config, materials = check(asked)
     make_folder(config, asked.output)
     workers = range(1, asked.workers + 1)
@@ -112,7 +115,7 @@ def _run(trial: Trial, asked: Asked) -> Result:
         method=asked.method,
         calls=trial.calls,
         encoder=asked.encoder,
-        texts=asked.texts,
+        texts=digest_of_texts(asked.texts),
         config=config.to_toml(),
         workers=len(trial.data),
         seed=config.run.seed,

@@ -3,12 +3,15 @@
 import hashlib
 import json
 import os
+import tomllib
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from asyndbt_mpi import __version__
 from asyndbt_mpi.baselines import encoder
-from asyndbt_mpi.baselines.pmi import public_words
+from asyndbt_mpi.baselines.pmi import digest_of_texts, public_words
 from asyndbt_mpi.baselines.result import Result, read
 from asyndbt_mpi.commands.baseline import Asked, baseline, check, usual_calls
 from asyndbt_mpi.commands.cores import on_all_cores
@@ -21,15 +24,18 @@ GLUE = {"cola": "CoLA", "sst2": "SST-2", "mrpc": "MRPC", "qqp": "QQP", "qnli": "
 PAPER = "fiveg", "cola", "sst2", "mrpc", "qqp", "qnli"
 """The tasks of the paper's tables."""
 
-METHODS_OF_ENCODER = {"roberta", "kate", "adaicl"}
-METHODS_OF_TEXTS = {"bdpl", "fedone"}
+OF_ENCODER = {"roberta", "kate", "adaicl"}
+OF_TEXTS = {"bdpl", "fedone"}
 
 ANSWERS = "answers"
 """Where a folder of results keeps what the language model has answered."""
 
-DELAYS = "delay.model=lognormal", "delay.mean=1"
-"""Seconds that an assignment takes, unless the command line says otherwise: without any, no worker
-would ever be late."""
+DEFAULTS = "delay.model=lognormal", "delay.mean=1", "task.calibration=none"
+"""What the command line may change: an assignment takes seconds, for else no worker would ever be
+late, and scores are as they are, as in the paper."""
+
+FREE = {"llm": {"cache_folder"}}
+"""Settings on which no result depends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +59,19 @@ class Grid:
         Raises
         ------
         ConfigurationError
-            A task's configuration is wrong, or its data are not given.
+            A task's configuration is wrong, its data are not given, or something is named twice.
         """
+        for option, names in ("--tasks", map(stem, self.tasks)), ("--methods", self.methods):
+            if twice := [name for name, count in Counter(names).items() if count > 1]:
+                raise ConfigurationError(f"{option}: {twice[0]} is there twice")
         found = []
         for seed in range(self.seeds):
             for task in self.tasks:
-                given = (*DELAYS, *self.assignments)
+                given = (*DEFAULTS, *self.assignments)
                 settings = (*given, *self._of_task(task), f"run.seed={seed}")
                 calls = self.calls or usual_calls(load(task, settings))
                 for method in self.methods:
-                    path = self.folder / Path(task).stem / f"{method}-{seed}.json"
+                    path = self.folder / stem(task) / f"{method}-{seed}.json"
                     asked = method, task, settings, self.workers, calls
                     found.append(Asked(*asked, self.encoder, self.texts, path))
         return found
@@ -79,6 +88,11 @@ class Grid:
         return answers, f"task.path={self.data / GLUE[task]}"
 
 
+def stem(task: str) -> str:
+    """The name of a task: that of its preset, or of its file."""
+    return Path(task).stem
+
+
 def experiment(grid: Grid) -> list[str]:
     """Make every cell that does not exist yet; returns the failures, one line each.
 
@@ -90,7 +104,8 @@ def experiment(grid: Grid) -> list[str]:
     """
     cells = grid.cells()
     try:
-        grid.folder.mkdir(parents=True, exist_ok=True)
+        for task in grid.tasks:
+            (grid.folder / stem(task)).mkdir(parents=True, exist_ok=True)
         lock = take(grid.folder / ".lock")
     except Locked as error:
         raise ConfigurationError(f"another experiment is running in {grid.folder}") from error
@@ -100,19 +115,21 @@ def experiment(grid: Grid) -> list[str]:
         missing = [cell for cell in cells if finished(cell) is None]
         for cell in {(each.source, each.assignments): each for each in missing}.values():
             check(cell)  # before anything is paid for
-        _check_files(grid, {cell.method for cell in missing})
+        _check_files(grid, missing)
         return on_all_cores(missing, _make, lambda cell: str(cell.output), "results", len(cells))
     finally:
         if lock is not None:
             lock.release()
 
 
-def _check_files(grid: Grid, methods: set[str]) -> None:
+def _check_files(grid: Grid, missing: Sequence[Asked]) -> None:
     """That there are the encoder and the texts, where a method needs them."""
-    if methods & METHODS_OF_ENCODER:
+    if any(cell.method in OF_ENCODER for cell in missing):
         encoder.load(grid.encoder)
-    if methods & METHODS_OF_TEXTS:
-        public_words(grid.texts, 1)
+    for source, assignments in {
+        (cell.source, cell.assignments) for cell in missing if cell.method in OF_TEXTS
+    }:
+        public_words(grid.texts, load(source, assignments).prompt.vocabulary_size)
 
 
 def _make(cell: Asked, cores: int) -> None:
@@ -131,10 +148,21 @@ def finished(cell: Asked) -> Result | None:
         return None
     found = read(cell.output)
     expected = load(cell.source, cell.assignments)
-    # Labels taken from the data are in the result, and not in the configuration.
-    wanted = expected.to_toml() if expected.task.labels else found.config
-    same = found.calls, found.workers, found.encoder, found.texts, found.config == wanted
-    if same != (cell.calls, cell.workers, cell.encoder, cell.texts, True):
+    settings = [tomllib.loads(text) for text in (expected.to_toml(), found.config)]
+    for tables in settings:
+        for name, keys in FREE.items():
+            for key in keys:
+                tables.get(name, {}).pop(key, None)
+        if not expected.task.labels:
+            tables["task"].pop("labels", None)  # of the data, and in the result alone
+    same = (
+        found.method == cell.method
+        and (found.calls, found.workers) == (cell.calls, cell.workers)
+        and (cell.method not in OF_ENCODER or found.encoder == cell.encoder)
+        and (cell.method not in OF_TEXTS or found.texts == digest_of_texts(cell.texts))
+        and settings[0] == settings[1]
+    )
+    if not same:
         raise ConfigurationError(
             f"{cell.output}: was made with other settings; remove it, or give another folder"
         )
@@ -147,18 +175,31 @@ def results(grid: Grid) -> list[tuple[Asked, Result]]:
     Raises
     ------
     ConfigurationError
-        As `finished`.
+        As `finished`; or two results of a task and seed are of different rows or models.
     """
-    return [(cell, found) for cell in grid.cells() if (found := finished(cell))]
+    there = [(cell, found) for cell in grid.cells() if (found := finished(cell))]
+    first: dict[tuple[str, int], tuple[Asked, Result]] = {}
+    for cell, found in there:
+        other, expected = first.setdefault((cell.source, found.seed), (cell, found))
+        for what, ours, theirs in (
+            ("rows", found.data_digest, expected.data_digest),
+            ("a model", found.model_digest, expected.model_digest),
+        ):
+            if ours != theirs:
+                raise ConfigurationError(
+                    f"{cell.output}: is of {what} that differ from those of {other.output}: they"
+                    " have changed in between; give another folder"
+                )
+    return there
 
 
-def write_manifest(grid: Grid) -> None:
+def write_manifest(folder: Path) -> None:
     """Write manifest.json: what every result was made with, and the digests of its files."""
     entries = {}
-    for cell, found in results(grid):
-        files = [cell.output, cell.output.with_suffix(".h5")]
-        there = [path for path in files if path.exists()]
-        entries[str(cell.output.relative_to(grid.folder))] = {
+    for path in sorted(folder.glob("*/*-*.json")):
+        found = read(path)
+        there = [each for each in (path, path.with_suffix(".h5")) if each.exists()]
+        entries[path.relative_to(folder).as_posix()] = {
             "method": found.method,
             "task": found.task,
             "seed": found.seed,
@@ -166,11 +207,11 @@ def write_manifest(grid: Grid) -> None:
             "model": found.model,
             "model_digest": found.model_digest,
             "versions": found.versions,
-            "sha256": {path.name: _digest(path) for path in there},
+            "sha256": {each.name: _digest(each) for each in there},
         }
     content = {"asyndbt_mpi": __version__, "results": entries}
     text = json.dumps(content, indent=1) + "\n"
-    (grid.folder / "manifest.json").write_text(text, encoding="utf-8")
+    (folder / "manifest.json").write_text(text, encoding="utf-8")
 
 
 def _digest(path: Path) -> str:

@@ -5,8 +5,7 @@ from pathlib import Path
 
 from asyndbt_mpi.analysis import curves, files, training_time
 from asyndbt_mpi.analysis.methods import PARTS, Cell, Table, table3, table4
-from asyndbt_mpi.commands.experiment import Grid, results
-from asyndbt_mpi.config import ConfigurationError
+from asyndbt_mpi.commands.experiment import Grid, results, stem
 
 OF_TABLE4 = tuple(PARTS)
 OF_FIGURE1 = tuple(training_time.METHODS)
@@ -27,8 +26,8 @@ def write_table4(grid: Grid) -> list[str]:
 
 
 def _write_table(grid: Grid, name: str, lines_of: Callable[[Table], Iterator[str]]) -> list[str]:
-    cells = [Cell.of(found, Path(cell.source).stem) for cell, found in results(grid)]
-    table = Table(cells, grid.methods, [Path(task).stem for task in grid.tasks])
+    cells = [Cell.of(found, stem(cell.source)) for cell, found in results(grid)]
+    table = Table(cells, grid.methods, [stem(task) for task in grid.tasks])
     lines = list(lines_of(table)) if cells else [NOTHING]
     (grid.folder / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     (grid.folder / f"{name}.csv").write_text(table.csv(), encoding="utf-8")
@@ -37,21 +36,25 @@ def _write_table(grid: Grid, name: str, lines_of: Callable[[Table], Iterator[str
 
 def write_figure1(grid: Grid) -> list[str]:
     """Draw figure1.png and .pdf, and write figure1.csv; what AsynDBT saves, in lines."""
-    there = training_time.folders(grid.folder)
-    tasks = [path for path in _folders(grid) if path in there]
-    if not tasks:
-        return [NOTHING]
-    found = [each for task in tasks for each in training_time.read(task)]
+    found, lines = [], []
+    for folder in _folders(grid):
+        missing = [method for method in OF_FIGURE1 if method not in _logs(grid, folder)]
+        if missing:
+            lines.append(f"{folder.name} is left out: it has no log of {', '.join(missing)}")
+        else:
+            found += training_time.read(folder, range(grid.seeds))
+    if not found:
+        return [*lines, NOTHING]
+    model = training_time.delays(grid.folder / found[0].task)
     target = files.Output.of(str(grid.folder / "figure1"))
-    rows = list(training_time.rows(found))
-    target.save(training_time.draw(found, training_time.delays(tasks[0])), {"": rows})
-    return list(training_time.said(found))
+    target.save(training_time.draw(found, model), {"": list(training_time.rows(found))})
+    return [*lines, *training_time.said(found)]
 
 
 def write_curves(grid: Grid) -> list[str]:
     """Draw curves-TASK.png and .pdf for each task."""
     for folder in _folders(grid):
-        logs = curves.logs_of(folder, curves.METHODS)
+        logs = {m: paths for m, paths in _logs(grid, folder).items() if m in curves.METHODS}
         if logs:
             target = files.Output.of(str(grid.folder / f"curves-{folder.name}"))
             found = {method: curves.courses(paths) for method, paths in logs.items()}
@@ -60,14 +63,16 @@ def write_curves(grid: Grid) -> list[str]:
 
 
 def _folders(grid: Grid) -> list[Path]:
-    """By task, in the order asked for.
+    """By task, in the order asked for."""
+    return [grid.folder / stem(task) for task in grid.tasks]
 
-    Raises
-    ------
-    ConfigurationError
-        Two tasks have the same name.
-    """
-    names = [Path(task).stem for task in grid.tasks]
-    if len(set(names)) < len(names):
-        raise ConfigurationError("--tasks: two have the same name, and so the same folder")
-    return [grid.folder / name for name in names]
+
+def _logs(grid: Grid, folder: Path) -> dict[str, list[Path]]:
+    """The logs of finished results alone, by method."""
+    results(grid)  # they are of one kind
+    found = curves.logs_of(folder, OF_FIGURE1, range(grid.seeds))
+    finished = {
+        method: [path for path in paths if path.with_suffix(".json").exists()]
+        for method, paths in found.items()
+    }
+    return {method: paths for method, paths in finished.items() if paths}

@@ -206,11 +206,11 @@ def test_neighbours_by_cosine() -> None:
 
 def test_a_row_covers_its_neighbours_and_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adaicl, "NEIGHBOURS", 1)
-    # Nearest neighbours: 0 -> 1 -> 2 -> 1, 3 -> 4 -> 3.
+    # The nearest neighbour of 0 is 1, that of 1 is 2, of 2 it is 1; 3 and 4 are each other's.
     angles = (0.0, 0.30, 0.50, 2.0, 2.1)
-    found = adaicl.reachable(np.array([[math.cos(a), math.sin(a)] for a in angles]))
+    found = adaicl.shown_for(np.array([[math.cos(a), math.sin(a)] for a in angles]))
     assert [np.flatnonzero(row).tolist() for row in found] == [
-        [0, 1, 2], [1, 2], [1, 2], [3, 4], [3, 4],
+        [0], [0, 1, 2], [1, 2], [3, 4], [3, 4],
     ]  # fmt: skip
 
 
@@ -220,14 +220,17 @@ def test_hard_rows_are_the_half_the_model_is_least_sure_of() -> None:
     assert np.flatnonzero(adaicl.hard(sure, [3])).tolist() == [1, 2]
 
 
-def test_the_cover_is_greedy_and_leaves_out_what_was_chosen() -> None:
-    reach = np.eye(5, dtype=bool)
-    reach[0, [1, 2]] = reach[3, [2, 4]] = True
-    everything = np.ones(5, dtype=bool)
-    assert adaicl.cover(everything, reach, 5, []) == [0, 3]
-    assert adaicl.cover(everything, reach, 1, []) == [0]
-    assert adaicl.cover(everything, reach, 5, [0]) == [3, 1]
-    assert adaicl.cover(~everything, reach, 5, []) == [0]  # rounds come to an end
+def test_the_cover_is_greedy_and_reaches_over_hard_rows_only() -> None:
+    shows = np.eye(6, dtype=bool)
+    # 0 is shown for 1, and 1 for 2; 3 for 4, and 4 for 5.
+    shows[0, 1] = shows[1, 2] = shows[3, 4] = shows[4, 5] = True
+    everything = np.ones(6, dtype=bool)
+    assert adaicl.cover(everything, shows, 6) == [0, 3]
+    assert adaicl.cover(everything, shows, 1) == [0]
+    easy = everything.copy()
+    easy[1] = False
+    assert adaicl.cover(easy, shows, 6) == [3, 0, 2]  # 2 is behind an easy row
+    assert adaicl.cover(~everything, shows, 6) == []
 
 
 def test_information_of_neighbouring_words() -> None:

@@ -68,7 +68,7 @@ def test_the_table_is_written_beside_the_results(tmp_path: Path) -> None:
 def test_results_of_other_settings_are_refused(tmp_path: Path) -> None:
     experiment(grid(tmp_path, seeds=1))
     with pytest.raises(ConfigurationError, match="was made with other settings"):
-        experiment(grid(tmp_path, "task.calibration=none", seeds=1))
+        experiment(grid(tmp_path, "task.calibration=batch", seeds=1))
 
 
 def test_data_that_do_not_ship_have_to_be_given(tmp_path: Path, here: list[Path]) -> None:
