@@ -111,9 +111,9 @@ def prompt(
         asyndbt prompt runs/demo.h5 -o prompt.json
 
     Recommended is the prompt with the least loss in its worker's race; the test rows only say how
-    good it is.
+    good it is. A warning says if they show that tuning has made prompts worse.
     """
-    from asyndbt_mpi.commands.prompt import FORMATS, check_output, tuned_prompt, write
+    from asyndbt_mpi.commands.prompt import FORMATS, check_output, setback_of, tuned_prompt, write
 
     if output is not None:
         check_output(output, run)
@@ -126,6 +126,8 @@ def prompt(
     else:
         write(output, text)
         say(f"wrote {output}: of worker {found.origin.worker}, {found.origin.chosen}")
+    if worse := setback_of(run):
+        say(f"asyndbt: warning: {worse}", err=True)
     return DONE
 
 

@@ -77,6 +77,7 @@ def run_page(log: Log, texts: Mapping[int, str]) -> str:
         labels=[accuracy.label_name(log, u) for u in range(log.shapes.classes)],
         learnt=_learnt(log, found),
         recommended=_recommended(log),
+        setback=accuracy.setback(found),
         texts=texts,
         tests=_tests(log, found),
         test_picture=figures.tests(dict(found)),

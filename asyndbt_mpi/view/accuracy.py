@@ -121,6 +121,22 @@ def differences(found: Outcomes) -> Iterator[tuple[str, str, Comparison]]:
             yield NAMES[candidate], against, comparison
 
 
+def setback(found: Outcomes) -> str:
+    """What to warn of if the tuned prompts are worse than a baseline beyond chance; else ""."""
+    worse = [
+        f"{-100 * comparison.accuracy.value:.1f} points below {name}"
+        f" (95 %: {-100 * comparison.accuracy.high:.1f} to {-100 * comparison.accuracy.low:.1f})"
+        for who, name, comparison in differences(found)
+        if who == NAMES[Candidate.TUNED] and comparison.accuracy.high < 0
+    ]
+    if not worse:
+        return ""
+    return (
+        f"on the test rows the tuned prompts are {' and '.join(worse)}: more rows to train and"
+        " validate on, other words (prompt.vocabulary) or a larger model may help"
+    )
+
+
 def verdict(comparison: Comparison) -> str:
     """What the interval of a difference in accuracy says, in plain words."""
     low, high = comparison.accuracy.low, comparison.accuracy.high

@@ -13,7 +13,13 @@ from asyndbt_mpi.protocol.final_tests import number_of_tests
 from asyndbt_mpi.protocol.messages import WITHOUT, Candidate
 from asyndbt_mpi.protocol.records import EventKind
 from asyndbt_mpi.protocol.spending import price
-from asyndbt_mpi.view.accuracy import Outcomes, accuracy_table, class_table, difference_lines
+from asyndbt_mpi.view.accuracy import (
+    Outcomes,
+    accuracy_table,
+    class_table,
+    difference_lines,
+    setback,
+)
 from asyndbt_mpi.view.outcomes import newest_tests, outcomes
 
 MOST_ROWS = 32
@@ -54,6 +60,8 @@ def print_summary(log: Log, console: Console | None = None) -> None:
         console.print(accuracy_table(log, found))
     for line in difference_lines(found):
         console.print(line, highlight=False)
+    if worse := setback(found):
+        console.print(f"warning: {worse}", highlight=False)
     best = best_table(log, found)
     if best is not None:
         console.print(best)

@@ -6,6 +6,7 @@ import shutil
 from importlib import resources
 from pathlib import Path
 
+import h5py
 import jinja2
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ from asyndbt_mpi.task.tuned import (
 from asyndbt_mpi.view.outcomes import newest_tests
 from tests.commands.partial import Partial, use_partial
 from tests.helpers import Result, asyndbt
+from tests.report.parsed import Page
 
 WORKERS = 3
 SETTINGS = (
@@ -168,6 +170,51 @@ def test_other_data_are_refused_and_moved_ones_found(tmp_path: Path) -> None:
     assert "different data" in refused(
         asyndbt("prompt", str(path), "--data", "new", folder=tmp_path)
     )
+
+
+def spoil(path: Path) -> None:
+    """Tuned prompts become wrong on all test rows but one, other prompts right on all."""
+    with h5py.File(path, "r+") as file:
+        evaluations, of = file["evaluation"], file["answer/evaluation"][:]
+        for row in np.unique(of).tolist():
+            rows = np.flatnonzero(of == row)
+            labels = file["answer/label"][:][rows]
+            is_tuned = evaluations["candidate"][row] == Candidate.TUNED
+            answered = labels + (is_tuned & (np.arange(len(rows)) > 0))
+            classes = file["answer/log_probabilities"].shape[1]
+            logs = np.log(np.where(np.eye(classes)[answered % classes], 0.9, 0.1 / (classes - 1)))
+            file["answer/log_probabilities"][rows] = logs
+            evaluations["accuracy"][row] = (answered == labels).mean()
+            evaluations["loss"][row] = -logs[np.arange(len(rows)), labels].mean()
+
+
+def test_what_the_tests_say_against_it_is_told_with_a_recommendation(
+    demo_run: Path, tmp_path: Path
+) -> None:
+    commands = (
+        ("prompt", "demo.h5", "-o", "prompt.json"), ("show", "demo.h5"),
+        ("report", "demo.h5", "-o", "page.html"),
+    )  # fmt: skip
+
+    def told() -> list[str]:
+        results = [asyndbt(*command, folder=tmp_path) for command in commands]
+        assert not any(result.returncode for result in results)
+        texts = (
+            results[0].stderr,
+            results[1].stdout,
+            Page((tmp_path / "page.html").read_text()).text,
+        )
+        return [" ".join(text.split()) for text in texts]
+
+    warning = "the test rows the tuned prompts are 97.5 points below the untuned prompt (95 %: "
+    assert not any("points below" in text for text in told())
+    worker = read_prompt(tmp_path / "prompt.json").origin.worker
+    spoil(demo_run)
+    assert all(f"arning: on {warning}" in text for text in told())
+    assert read_prompt(tmp_path / "prompt.json").origin.worker == worker, "the race has chosen"
+    printed = asyndbt("prompt", "demo.h5", folder=tmp_path)
+    assert printed.stdout == (tmp_path / "prompt.json").read_text()
+    assert printed.stderr.startswith(f"asyndbt: warning: on {warning}")
 
 
 # ---------------------------------------------------------------- for other programs

@@ -13,7 +13,13 @@ from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.protocol.messages import Candidate
 from asyndbt_mpi.view import intervals
-from asyndbt_mpi.view.accuracy import accuracy_table, class_table, difference_lines, verdict
+from asyndbt_mpi.view.accuracy import (
+    accuracy_table,
+    class_table,
+    difference_lines,
+    setback,
+    verdict,
+)
 from asyndbt_mpi.view.outcomes import NAMES, Answers, Comparison, Outcome, compare, outcomes, score
 from asyndbt_mpi.view.summary import classes_of_tests
 from tests.helpers import asyndbt
@@ -248,6 +254,22 @@ def test_differences_are_told_in_words() -> None:
     assert random.startswith("+20.0 points, 95 %: 6.7 to 33.3 (p = 0.016); ")  # 7 rows: 2 / 2^7
     same = lines["tuned, consensus words, against the untuned prompt"]
     assert same == "right on the same rows; loss +0.000, 0.000 to 0.000"
+
+
+def test_tuned_prompts_that_are_worse_are_warned_of() -> None:
+    assert setback(found()) == ""
+    slightly = {**found(1), Candidate.TUNED: outcome({1: 15})}  # one row of 30 fewer
+    assert setback(slightly) == ""
+    worse = {**found(1), Candidate.TUNED: outcome({1: 8})}
+    gain = intervals.difference(worse[Candidate.TUNED].right(), worse[Candidate.RANDOM].right())
+    assert setback(worse).startswith(
+        "on the test rows the tuned prompts are 13.3 points below the untuned prompt (95 %: 3.3 to"
+        " 26.7) and 26.7 points below random demonstrations"
+        f" (95 %: {-100 * gain.high:.1f} to {-100 * gain.low:.1f}): more rows"
+    )
+    # The words of the consensus are not what is recommended, and without answers nothing is sure.
+    assert setback({**found(), Candidate.CONSENSUS: outcome({1: 2, 2: 2})}) == ""
+    assert setback({**worse, Candidate.TUNED: without_answers(worse[Candidate.TUNED])}) == ""
 
 
 def test_it_is_told_whose_answers_are_compared() -> None:
