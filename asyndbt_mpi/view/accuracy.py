@@ -138,15 +138,22 @@ def setback(found: Outcomes) -> str:
 
 
 def verdict(comparison: Comparison) -> str:
-    """What the interval of a difference in accuracy says, in plain words."""
+    """What the interval of a difference in accuracy says, in plain words.
+
+    Where that does not decide, the interval of the loss may.
+    """
     low, high = comparison.accuracy.low, comparison.accuracy.high
-    if low == high == 0:
-        return "right on the same rows"
     if low > 0:
         return "better, and most likely also on other rows like these"
     if high < 0:
         return "worse, and most likely also on other rows like these"
-    return "these rows cannot tell which is better"
+    alike = low == high == 0
+    said = "right on the same rows" if alike else "these rows cannot tell which is right more often"
+    if comparison.loss.high < 0:
+        return f"{said}, but the loss is lower"
+    if comparison.loss.low > 0:
+        return f"{said}, but the loss is higher"
+    return said
 
 
 def in_words(comparison: Comparison) -> str:

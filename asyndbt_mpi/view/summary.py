@@ -136,10 +136,16 @@ def run_lines(log: Log) -> list[str]:
     return lines
 
 
+def duration(log: Log) -> float:
+    """Seconds to the last iteration, or the last test."""
+    times = log["iteration/time"]
+    return max(
+        float(times[-1]) if len(times) else 0.0, float(log["evaluation/time"].max(initial=0.0))
+    )
+
+
 def cost_lines(log: Log) -> list[str]:
     """The calls of the black box, the time and the cost."""
-    times = log["iteration/time"]
-    seconds = max(times[-1] if len(times) else 0.0, log["evaluation/time"].max(initial=0.0))
     clock = "virtual seconds" if log.transport == "virtual" else "seconds"
     calls, prompt, completion = (
         int(log[f"event/{name}"].sum())
@@ -149,7 +155,7 @@ def cost_lines(log: Log) -> list[str]:
     tokens = f" {prompt:,} prompt tokens," if not llm.is_function else ""
     if completion:
         tokens += f" {completion:,} completion tokens,"
-    lines = [f"{calls:,} calls,{tokens} {seconds:.1f} {clock}"]
+    lines = [f"{calls:,} calls,{tokens} {duration(log):.1f} {clock}"]
     if tokens and (llm.input_price or llm.output_price):
         lines.append(f"{price(llm, prompt, completion):,.2f} at the prices of [llm]")
     asked, paid = (int(log[f"event/{name}"].sum()) for name in ("prompts", "llm_calls"))

@@ -308,6 +308,20 @@ def test_what_an_interval_says_in_words(low: float, high: float, said: str) -> N
     assert said in verdict(Comparison([1], gain, 0.5, gain))
 
 
+def test_the_loss_may_tell_what_the_accuracy_cannot() -> None:
+    unsure, lower = intervals.Interval(0.0, -0.1, 0.1), intervals.Interval(-0.2, -0.3, -0.1)
+    higher, none = intervals.Interval(0.2, 0.1, 0.3), intervals.Interval(0.0, 0.0, 0.0)
+    assert verdict(Comparison([1], unsure, 0.5, lower)) == (
+        "these rows cannot tell which is right more often, but the loss is lower"
+    )
+    assert verdict(Comparison([1], unsure, 0.5, higher)).endswith("often, but the loss is higher")
+    assert verdict(Comparison([1], unsure, 0.5, unsure)).endswith("right more often")
+    assert verdict(Comparison([1], none, 1.0, lower)) == (
+        "right on the same rows, but the loss is lower"
+    )
+    assert "loss" not in verdict(Comparison([1], higher, 0.01, lower))
+
+
 def test_predicted_is_what_has_the_highest_probability_and_a_tie_is_wrong() -> None:
     logs = np.log([[0.5, 0.3, 0.2], [0.4, 0.4, 0.2], [0.1, 0.2, 0.7]])
     found = score(np.array([0, 0, 1]), logs)
