@@ -63,12 +63,12 @@ def accuracy_table(log: Log, found: Outcomes) -> Table:
 
 
 def _shortage(log: Log, found: Outcomes) -> str | None:
-    """Whether there were fewer test rows than asked for."""
+    """Whether there were fewer test rows than the run would have taken."""
     rows = min((each.right().shape[1] for each in found.values() if each.answers), default=None)
-    wanted = log.config.task.test
-    if rows is None or log.config.llm.is_function or rows >= wanted:
+    task = log.config.task
+    if rows is None or log.config.llm.is_function or rows >= task.test:
         return None
-    return f"warning: only {rows:,} test rows, where task.test = {wanted:,} were asked for"
+    return f"warning: only {rows:,} test rows, where {task.rows_wanted} would take more"
 
 
 def _title(log: Log, found: Outcomes, classified: bool) -> str:
