@@ -1,6 +1,7 @@
 """A run's prompt as a file, and what it predicts: the same as in the run's own tests."""
 
 import csv
+import importlib
 import json
 import shutil
 from importlib import resources
@@ -307,6 +308,48 @@ def test_every_row_has_its_label_and_probabilities(folder: Path, prompt: TunedPr
     assert [row["label"] for row in rows] == [names[best] for best in due.argmax(axis=1)]
 
 
+def predicted(folder: Path, rows: str) -> list[list[str]]:
+    result = asyndbt("predict", "prompt.json", rows, "-o", "out.csv", folder=folder)
+    assert result.returncode == 0, result.stderr
+    with (folder / "out.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
+def test_columns_that_are_not_shown_are_kept(folder: Path) -> None:
+    (folder / "ids.csv").write_text(
+        'id,sentence1,label,"a, b",row,label (input),p(other)\n'
+        '7,one,positive,"x, ""y""",9,z,\n"8\n",two,,,,,0.5\n'
+    )
+    head, *lines = predicted(folder, "ids.csv")
+    kept = ["id", "label (input) (input)", "a, b", "row (input)", "label (input)", "p(other)"]
+    assert head == ["row", *kept, "label", "p(negative)", "p(positive)"]
+    assert [line[:7] for line in lines] == [
+        ["1", "7", "positive", 'x, "y"', "9", "z", ""], ["2", "8\n", "", "", "", "", "0.5"],
+    ]  # fmt: skip
+    assert all(line[7] in ("negative", "positive") for line in lines)
+
+
+def test_cells_of_json_are_kept_as_they_were(folder: Path) -> None:
+    (folder / "rows.jsonl").write_text(
+        '{"sentence1": "one", "id": 12, "ok": true, "tags": ["a", "b"], "p(negative)": 1}\n'
+        '{"sentence1": "two", "id": null, "note": "half \\ud800"}\n'
+    )
+    head, *lines = predicted(folder, "rows.jsonl")
+    assert head[:6] == ["row", "id", "ok", "tags", "p(negative) (input)", "note"]
+    assert [line[:6] for line in lines] == [
+        ["1", "12", "true", '["a", "b"]', "1", ""], ["2", "", "", "", "", "half \\ud800"],
+    ]  # fmt: skip
+
+
+def test_of_parquet_texts_and_whole_numbers_are_kept(folder: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    rows = [{"id": 7, "sentence1": "one", "share": 0.5, "name": "x"}]
+    writer = importlib.import_module("pyarrow.parquet")
+    writer.write_table(pyarrow.Table.from_pylist(rows), folder / "rows.parquet")
+    head, line = predicted(folder, "rows.parquet")
+    assert (head[:4], line[:3]) == (["row", "id", "name", "label"], ["1", "7", "x"])
+
+
 def test_predictions_are_compared_with_labels(folder: Path, prompt: TunedPrompt) -> None:
     arguments = "prompt.json", "rows.csv", "-o", "out.csv", "--evaluate"
     result = asyndbt("predict", *arguments, folder=folder)
@@ -433,5 +476,5 @@ def test_what_was_predicted_before_an_error_is_kept(folder: Path, prompt: TunedP
 
     rows = [Row({"sentence1": str(n)}, 0) for n in range(150)]
     with pytest.raises(ConnectionError):
-        predict(prompt, Breaking(), rows, folder / "out.csv")
+        predict(prompt, Breaking(), rows, {}, folder / "out.csv")
     assert len((folder / "out.csv").read_text().splitlines()) == 1 + 64
