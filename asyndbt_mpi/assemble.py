@@ -105,8 +105,8 @@ class Materials:
         if not self.data or not config.run.evaluate_every or rows >= config.task.test:
             return [line for line in found if line]
         found.append(
-            f"task.test = {config.task.test}, but only {rows} rows are left to test on; intervals"
-            " will be wider"
+            f"{config.task.rows_wanted}, but only {rows} rows are left to test on; intervals will"
+            " be wider"
         )
         return [line for line in found if line]
 

@@ -111,9 +111,9 @@ def prompt(
         asyndbt prompt runs/demo.h5 -o prompt.json
 
     Recommended is the prompt with the least loss in its worker's race; the test rows only say how
-    good it is.
+    good it is. A warning says if they show that tuning has made prompts worse.
     """
-    from asyndbt_mpi.commands.prompt import FORMATS, check_output, tuned_prompt, write
+    from asyndbt_mpi.commands.prompt import FORMATS, check_output, setback_of, tuned_prompt, write
 
     if output is not None:
         check_output(output, run)
@@ -126,6 +126,8 @@ def prompt(
     else:
         write(output, text)
         say(f"wrote {output}: of worker {found.origin.worker}, {found.origin.chosen}")
+    if worse := setback_of(run):
+        say(f"asyndbt: warning: {worse}", err=True)
     return DONE
 
 
@@ -150,9 +152,12 @@ def predict(
     """Classify rows with a tuned prompt.
 
     ROWS is a file with the columns that the prompt shows: CSV, TSV, JSON Lines or Parquet. For
-    each of its rows, OUT.csv has the label and the probability of every label:
+    each of its rows, OUT.csv has the number, the columns that the prompt does not show (of Parquet
+    texts and whole numbers), the label and the probability of every label:
 
         asyndbt predict prompt.json rows.csv -o out.csv
+
+    A column of ROWS called row, label or p(...) becomes "row (input)", and so on.
     """
     from asyndbt_mpi.commands import predict as of
     from asyndbt_mpi.commands.prompt import check_output
@@ -160,8 +165,8 @@ def predict(
 
     check_output(output, prompt, rows)
     tuned, config = of.sources(prompt, source, assignments, data, worker)
-    found = of.rows_to_predict(rows, tuned, has_labels=evaluate)
-    logs = of.predict(tuned, of.model_of(config), found, Path(output))
+    found, others = of.rows_to_predict(rows, tuned, has_labels=evaluate)
+    logs = of.predict(tuned, of.model_of(config), found, others, Path(output))
     say(f"wrote {output}: {len(found):,} rows")
     if evaluate:
         print_tables(tuned.task.label_texts, np.array([row.label for row in found]), logs)

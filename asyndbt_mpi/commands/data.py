@@ -4,8 +4,10 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from asyndbt_mpi.config import Config, ConfigurationError, load, parse
+from asyndbt_mpi.inputs.files import shown
 from asyndbt_mpi.inputs.sections import USUAL_WORKERS, TaskSection
 from asyndbt_mpi.task import guess, labels
 from asyndbt_mpi.task.arrow import HUB
@@ -57,7 +59,7 @@ def _of_file(path: str, assignments: Sequence[str]) -> Iterator[str]:
         raise ConfigurationError(f"{path}: {what}; name the columns in a [task] table")
     task = {"path": path, "template": guess.template(texts), "label_column": label}
     config = parse({"task": task}, path)
-    yield from _understood(config, tables)
+    yield from _understood(config, tables, guessed=True)
     yield ""
     yield "Guessed; to be changed and put into a configuration:"
     yield ""
@@ -67,28 +69,48 @@ def _of_file(path: str, assignments: Sequence[str]) -> Iterator[str]:
             yield f"{key} = {json.dumps(value, ensure_ascii=False)}"
     data = build(tables, config.task, texts, config.run.seed)
     yield f"labels = {labels.table(data.taken)}"
-    yield from _sizes(data, config)
+    sizes = _sizes(data, config)
+    if sizes:
+        yield f"# few rows, which {USUAL_WORKERS} workers share:"
+        yield f"train_per_class = {sizes.train}"
+        yield f"validation_per_class = {sizes.validation}"
+    yield ""
+    yield "[prompt]"
+    yield (
+        f'# vocabulary = "words.txt"   # one word or phrase a line, {config.prompt.vocabulary_size}'
+        f' or more; by default "{config.prompt.vocabulary}"'
+    )
+    if sizes:
+        yield f"pool = {sizes.pool}"
 
 
-def _sizes(data: Dataset, config: Config) -> Iterator[str]:
-    """Sizes for `USUAL_WORKERS` where the rows are too few for the defaults.
+class _Sizes(NamedTuple):
+    """Rows of each class that a worker trains on, validates on, and can show."""
+
+    train: int
+    validation: int
+    pool: int
+
+
+def _sizes(data: Dataset, config: Config) -> _Sizes | None:
+    """Sizes for `USUAL_WORKERS` where the rows are too few for the defaults; None otherwise.
 
     Of its rows to train on, a worker can show half; half of those to judge by are left for tests.
+    None, too, if there are so few that no sizes would do.
     """
     train, dev = _fewest(data)
     some_are_left = dev > USUAL_WORKERS * config.task.validation_per_class
     if _enough(train, dev, config) >= USUAL_WORKERS and some_are_left:
-        return
+        return None
     share, validation = train // USUAL_WORKERS, dev // (2 * USUAL_WORKERS)
     if share < 2 or not validation:
-        return
+        return None
     pool = min(share // 2, config.prompt.pool)
-    yield f"# few rows, which {USUAL_WORKERS} workers share:"
-    yield f"train_per_class = {min(share - pool, config.task.train_per_class)}"
-    yield f"validation_per_class = {min(validation, config.task.validation_per_class)}"
-    yield ""
-    yield "[prompt]"
-    yield f"pool = {pool}"
+    return _Sizes(
+        min(share - pool, config.task.train_per_class),
+        min(validation, config.task.validation_per_class),
+        pool,
+    )
 
 
 def _fewest(data: Dataset) -> tuple[int, int]:
@@ -105,7 +127,8 @@ def _enough(train: int, dev: int, config: Config) -> int:
     return min(train // taken, dev // task.validation_per_class)
 
 
-def _understood(config: Config, tables: Tables) -> Iterator[str]:
+def _understood(config: Config, tables: Tables, guessed: bool = False) -> Iterator[str]:
+    """If ``guessed``, a table follows, with sizes that may suit the data better."""
     task = config.task
     columns = columns_of(task.template)
     if task.labels:
@@ -123,11 +146,18 @@ def _understood(config: Config, tables: Tables) -> Iterator[str]:
     if warning := without_space(template):
         yield f"warning: {warning}"
     yield from _classes(data, config)
+    if guessed and _sizes(data, config):
+        yield f"the sizes in the table below make the rows enough for {USUAL_WORKERS} workers"
     yield from _repeats(data)
     vocabulary = load_vocabulary(config.prompt.vocabulary, config.prompt.vocabulary_size)
     words = vocabulary[: config.prompt.fragment_length]
     if data.train:
         yield _longest(data, template, words, config)
+    yield (
+        f"words of the prompts below: {shown(' '.join(words))}, the first {len(words)} of"
+        f" prompt.vocabulary = {shown(config.prompt.vocabulary)}; tuning chooses among"
+        f" {len(vocabulary)}"
+    )
     for row in _examples(data):
         yield ""
         yield f"--- {row.place}"
@@ -162,8 +192,9 @@ def _classes(data: Dataset, config: Config) -> Iterator[str]:
     task = config.task
     taken, workers = task.train_per_class + config.prompt.pool, _enough(*_fewest(data), config)
     left = len(data.dev) - workers * task.validation_per_class * len(data.labels)
+    many = "worker, which" if workers == 1 else "workers, each of which"
     yield (
-        f"enough for {workers} workers, each of which takes {taken} rows of each class to train on"
+        f"enough for {workers} {many} takes {taken} rows of each class to train on"
         f" (task.train_per_class + prompt.pool) and {task.validation_per_class} to validate on"
         f" (task.validation_per_class); {left:,} are then left to test on"
     )

@@ -1,9 +1,11 @@
 """`asyndbt predict`: labels and probabilities for rows, by a tuned prompt."""
 
 import csv
+import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -16,10 +18,13 @@ from asyndbt_mpi.jobs.given import configuration, given_configuration
 from asyndbt_mpi.llm.base import LanguageModel
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.task.dataset import Row, rows_of_table
-from asyndbt_mpi.task.tables import read_table
+from asyndbt_mpi.task.tables import Table, read_table
 from asyndbt_mpi.task.tuned import TunedPrompt, read_prompt
 from asyndbt_mpi.view.bar import Count
 from asyndbt_mpi.view.progress import loading
+
+Columns: TypeAlias = Mapping[str, Sequence[Any]]
+"""Cells by the name of their column, a cell for each row."""
 
 AT_ONCE = 64
 """Rows that are scored at once; their predictions are written before the next ones are."""
@@ -121,8 +126,11 @@ def model_of(config: Config) -> LanguageModel:
     return model
 
 
-def rows_to_predict(path: Path, prompt: TunedPrompt, has_labels: bool) -> list[Row]:
-    """The rows of a file, with the columns that the prompt shows.
+def rows_to_predict(path: Path, prompt: TunedPrompt, has_labels: bool) -> tuple[list[Row], Columns]:
+    """The rows of a file, with the columns that the prompt shows; and its other columns.
+
+    Of the latter, one that has the name of a column of predictions gets another, such as
+    "label (input)".
 
     Raises
     ------
@@ -130,19 +138,47 @@ def rows_to_predict(path: Path, prompt: TunedPrompt, has_labels: bool) -> list[R
         It cannot be read, lacks a column, or has no row.
     """
     try:
-        table = read_table(path, {*prompt.columns, prompt.label_column})
+        table = read_table(path)
     except ConfigurationError as error:
         raise ConfigurationError(str(error).removeprefix("task.path: ")) from error
     rows = rows_of_table(table, prompt.task, prompt.columns, has_labels)
     if not rows:
         raise ConfigurationError(f"{path}: has no rows")
-    return rows
+    return rows, _others(table, prompt)
+
+
+def _others(table: Table, prompt: TunedPrompt) -> Columns:
+    found, own = {}, set(_names_of_predictions(prompt))
+    for column in table.columns:
+        # Of Parquet not all kinds of cells are read.
+        if column in prompt.columns or not any(column in each.cells for each in table.records):
+            continue
+        name = column
+        while name in own or (name != column and name in table.columns):
+            name += " (input)"
+        found[name] = [_cell(record.cells.get(column)) for record in table.records]
+    return found
+
+
+def _cell(value: Any) -> Any:
+    """A cell of JSON Lines as it was there: Python would write True, or a list's repr."""
+    return json.dumps(value) if isinstance(value, bool | list | dict) else value
+
+
+def _names_of_predictions(prompt: TunedPrompt) -> list[str]:
+    return ["row", "label", *(f"p({label.strip()})" for label in prompt.task.label_texts)]
 
 
 def predict(
-    prompt: TunedPrompt, model: LanguageModel, rows: Sequence[Row], output: Path
+    prompt: TunedPrompt,
+    model: LanguageModel,
+    rows: Sequence[Row],
+    others: Columns,
+    output: Path,
 ) -> FloatArray:
-    """Write the number, label and probabilities of each row; all log-probabilities (B, U).
+    """Write the number, ``others``, label and probabilities of each row.
+
+    Returns all log-probabilities (B, U).
 
     Raises
     ------
@@ -152,18 +188,21 @@ def predict(
         As `LanguageModel`; what was predicted before is in the file.
     """
     try:
-        file = output.open("w", newline="", encoding="utf-8")
+        # JSON allows half of a surrogate pair, UTF-8 does not.
+        file = output.open("w", newline="", encoding="utf-8", errors="backslashreplace")
     except (OSError, ValueError) as error:
         raise unwritable(str(output), error) from error
     names = [label.strip() for label in prompt.task.label_texts]
     found = []
     with file, Count(len(rows), "rows") as bar:
         writer = csv.writer(file)
-        writer.writerow(["row", "label", *(f"p({name})" for name in names)])
+        first, *further = _names_of_predictions(prompt)
+        writer.writerow([first, *others, *further])
         for start, logs in _parts(prompt, model, rows):
             for number, of_row in enumerate(logs, start=start + 1):
+                kept = [cells[number - 1] for cells in others.values()]
                 shares = [f"{share:.6f}" for share in np.exp(of_row)]
-                writer.writerow([number, names[int(of_row.argmax())], *shares])
+                writer.writerow([number, *kept, names[int(of_row.argmax())], *shares])
             file.flush()
             found.append(logs)
             bar.add(len(logs))

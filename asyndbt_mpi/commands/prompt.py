@@ -26,6 +26,7 @@ from asyndbt_mpi.task.tuned import (
     as_text,
 )
 from asyndbt_mpi.view import intervals
+from asyndbt_mpi.view.accuracy import setback
 from asyndbt_mpi.view.outcomes import newest_tests, outcomes
 from asyndbt_mpi.view.recommended import recommended
 
@@ -60,6 +61,12 @@ def tuned_prompt(
         check_materials(log, materials)
         chosen, why = recommended(log, worker)
         return _exported(log, materials, chosen, why)
+
+
+def setback_of(path: Path) -> str:
+    """What to warn of whoever uses a prompt of the log at ``path``; "" if there is nothing."""
+    with Log(path) as log:
+        return setback(outcomes(log))
 
 
 def check_output(path: str, *inputs: Path) -> None:

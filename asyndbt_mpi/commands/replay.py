@@ -28,16 +28,22 @@ class Comparison:
     every: int
 
 
+def asks_model(log: Log) -> bool:
+    """Whether the run's model answers again: a server's answers are taken from the log.
+
+    It might answer differently now, and would charge.
+    """
+    return log.config.llm.backend != "openai"
+
+
 def _rebuild(log: Log, given: Config | None, own: Own) -> tuple[Workers, BlackBox]:
     """The workers, and the black box that answers them.
 
-    A server's answers are taken from the log, because it might answer differently now, and would
-    charge. A model in this process is asked, except for answers kept on disk.
+    A model in this process is asked, except for answers kept on disk.
     """
-    asks_model = log.config.llm.backend != "openai"
     own.check_same(log.config, log.path)
-    config = configuration(log, given, asks_model)
-    if asks_model:
+    config = configuration(log, given, asks_model(log))
+    if asks_model(log):
         # A replay only looks at a run, perhaps someone else's, and leaves nothing behind.
         return rebuild(log, config, keeps_answers=False, own=own)
     materials = prepare(config, log.workers, own)

@@ -36,9 +36,9 @@ def _of_node(workers: Sequence[Facts], members: Sequence[Facts]) -> list[Finding
     open_to_all = {core for each in members if each.cores for core in each.cores.allowed}
     if len(workers) > len(open_to_workers):
         text = f"{len(workers)} workers on {host} share {_cores(len(open_to_workers))}"
-        hint = "start fewer ranks per node"
+        hint = "the run is correct, but slower than with a core for each"
         if len(open_to_workers) < total:
-            hint += f", or {_more(members[0])}"
+            hint += f"; {_more(members[0])}"
         return [warning("cores", text, hint)]
     bound = [each.rank for each in workers if each.cores and len(each.cores.allowed) == 1]
     idle = total - len(open_to_all)

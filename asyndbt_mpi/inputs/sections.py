@@ -253,6 +253,12 @@ class TaskSection(Section):
         return self
 
     @property
+    def rows_wanted(self) -> str:
+        """Such as "task.test = 200 (the default)", which nobody may have asked for."""
+        is_default = self.test == type(self).model_fields["test"].default
+        return f"task.test = {self.test}{' (the default)' * is_default}"
+
+    @property
     def label_texts(self) -> list[str]:
         """One per class; empty if they are to be taken from the data.
 

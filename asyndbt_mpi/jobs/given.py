@@ -57,6 +57,11 @@ def configuration(
     return _configuration(log, given, asks_model, reads_files=True)
 
 
+def is_needed(log: Log, asks_model: bool) -> bool:
+    """Whether `configuration` refuses to work from the log alone."""
+    return any(_places(log.config, asks_model, reads_files=True))
+
+
 def _configuration(log: Log, given: Config | None, asks_model: bool, reads_files: bool) -> Config:
     if given is None:
         if named := ", ".join(_places(log.config, asks_model, reads_files)):

@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import numpy as np
 import tomli_w
@@ -11,7 +10,7 @@ from asyndbt_mpi.analysis import timing
 from asyndbt_mpi.analysis.convergence import clock
 from asyndbt_mpi.config import Config, ConfigurationError
 from asyndbt_mpi.inputs.defaults import UNUSED_BY_A_MODEL
-from asyndbt_mpi.inputs.sections import OWN_ESTIMATOR
+from asyndbt_mpi.inputs.sections import OWN_ESTIMATOR, TaskSection
 from asyndbt_mpi.log.reader import Candidate, Log
 from asyndbt_mpi.protocol.records import EventKind
 from asyndbt_mpi.protocol.spending import price
@@ -27,6 +26,7 @@ from asyndbt_mpi.view.summary import (
     MOST_ROWS,
     best_table,
     cost_lines,
+    duration,
     learnt_prompts,
     learnt_table,
     run_lines,
@@ -55,8 +55,15 @@ MOST_EVENTS = 200
 Found = Mapping[Candidate, Outcome]
 
 
-def run_page(log: Log, texts: Mapping[int, str]) -> str:
+def run_page(
+    log: Log,
+    texts: Mapping[int, str],
+    texts_need_config: bool = False,
+    replay_needs_config: bool = False,
+) -> str:
     """The page of a log; ``texts`` are the workers' prompts in full, if they may be shown.
+
+    The other two say whether reading these texts, and a replay, need the run's configuration.
 
     Raises
     ------
@@ -77,19 +84,23 @@ def run_page(log: Log, texts: Mapping[int, str]) -> str:
         labels=[accuracy.label_name(log, u) for u in range(log.shapes.classes)],
         learnt=_learnt(log, found),
         recommended=_recommended(log),
+        setback=accuracy.setback(found),
         texts=texts,
         tests=_tests(log, found),
         test_picture=figures.tests(dict(found)),
         course=list(figures.course(log)) if log.committed else [],
         time=_time(log, divided),
         divided=divided,
+        after=_after(log, divided),
         cost_lines=cost_lines(log),
         costs=_costs(log),
         worker_lines=worker_lines(log),
         workers_left_out=max(0, log.workers - MOST_ROWS),
         events=_events(log),
         models=sorted(set(filter(None, log.models))),
-        name=shlex.quote(Path(log.path).name),
+        path=shlex.quote(log.path),
+        texts_need_config=texts_need_config,
+        replay_needs_config=replay_needs_config,
         repeat=repeating(log),
         shares=_shares(divided),
         toml=configuration_file(log.config),
@@ -101,6 +112,8 @@ def configuration_file(config: Config) -> str:
     tables = config.model_dump(mode="json")
     for section, key in UNUSED_BY_A_MODEL if config.algorithm.pools else ():
         tables[section].pop(key, None)
+    if config.task.path and config.task.name == TaskSection().name:
+        del tables["task"]["name"]  # beside a path it looks as if the shipped data had been used
     return tomli_w.dumps(tables)
 
 
@@ -199,6 +212,20 @@ def _time(log: Log, divided: timing.Timing | str) -> list[Picture]:
     return pictures if isinstance(divided, str) else [*pictures, figures.seconds(divided)]
 
 
+def _after(log: Log, divided: timing.Timing | str) -> str:
+    """Which seconds of the run are not divided: those of races and tests, if they took any."""
+    if isinstance(divided, str):
+        return ""
+    iterations = divided.shares[0].duration
+    later = duration(log) - iterations
+    if later < 0.05:
+        return ""
+    return (
+        f"Of the iterations, {iterations:,.1f} {clock(log)}. Races and tests came after them, took"
+        f" {later:,.1f} more, and are not in these figures."
+    )
+
+
 def _costs(log: Log) -> PageTable:
     """Calls, tokens and money, by what they were for; of the total see `cost_lines`."""
     llm, kinds = log.config.llm, log["event/kind"]
@@ -265,5 +292,5 @@ def repeating(log: Log) -> str:
     if config.llm.backend == "python" or config.estimator.name.startswith(OWN_ESTIMATOR):
         return ""
     if log.transport == "virtual":
-        return f"asyndbt simulate run.toml --workers {log.workers}"
-    return f"mpiexec -n {log.workers + 1} asyndbt run run.toml"
+        return f"asyndbt simulate run.toml --workers {log.workers} --output again.h5"
+    return f"mpiexec -n {log.workers + 1} asyndbt run run.toml --output again.h5"

@@ -63,12 +63,12 @@ def accuracy_table(log: Log, found: Outcomes) -> Table:
 
 
 def _shortage(log: Log, found: Outcomes) -> str | None:
-    """Whether there were fewer test rows than asked for."""
+    """Whether there were fewer test rows than the run would have taken."""
     rows = min((each.right().shape[1] for each in found.values() if each.answers), default=None)
-    wanted = log.config.task.test
-    if rows is None or log.config.llm.is_function or rows >= wanted:
+    task = log.config.task
+    if rows is None or log.config.llm.is_function or rows >= task.test:
         return None
-    return f"warning: only {rows:,} test rows, where task.test = {wanted:,} were asked for"
+    return f"warning: only {rows:,} test rows, where {task.rows_wanted} would take more"
 
 
 def _title(log: Log, found: Outcomes, classified: bool) -> str:
@@ -121,16 +121,39 @@ def differences(found: Outcomes) -> Iterator[tuple[str, str, Comparison]]:
             yield NAMES[candidate], against, comparison
 
 
+def setback(found: Outcomes) -> str:
+    """What to warn of if the tuned prompts are worse than a baseline beyond chance; else ""."""
+    worse = [
+        f"{-100 * comparison.accuracy.value:.1f} points below {name}"
+        f" (95 %: {-100 * comparison.accuracy.high:.1f} to {-100 * comparison.accuracy.low:.1f})"
+        for who, name, comparison in differences(found)
+        if who == NAMES[Candidate.TUNED] and comparison.accuracy.high < 0
+    ]
+    if not worse:
+        return ""
+    return (
+        f"on the test rows the tuned prompts are {' and '.join(worse)}: more rows to train and"
+        " validate on, other words (prompt.vocabulary) or a larger model may help"
+    )
+
+
 def verdict(comparison: Comparison) -> str:
-    """What the interval of a difference in accuracy says, in plain words."""
+    """What the interval of a difference in accuracy says, in plain words.
+
+    Where that does not decide, the interval of the loss may.
+    """
     low, high = comparison.accuracy.low, comparison.accuracy.high
-    if low == high == 0:
-        return "right on the same rows"
     if low > 0:
         return "better, and most likely also on other rows like these"
     if high < 0:
         return "worse, and most likely also on other rows like these"
-    return "these rows cannot tell which is better"
+    alike = low == high == 0
+    said = "right on the same rows" if alike else "these rows cannot tell which is right more often"
+    if comparison.loss.high < 0:
+        return f"{said}, but the loss is lower"
+    if comparison.loss.low > 0:
+        return f"{said}, but the loss is higher"
+    return said
 
 
 def in_words(comparison: Comparison) -> str:

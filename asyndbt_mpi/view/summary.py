@@ -13,7 +13,13 @@ from asyndbt_mpi.protocol.final_tests import number_of_tests
 from asyndbt_mpi.protocol.messages import WITHOUT, Candidate
 from asyndbt_mpi.protocol.records import EventKind
 from asyndbt_mpi.protocol.spending import price
-from asyndbt_mpi.view.accuracy import Outcomes, accuracy_table, class_table, difference_lines
+from asyndbt_mpi.view.accuracy import (
+    Outcomes,
+    accuracy_table,
+    class_table,
+    difference_lines,
+    setback,
+)
 from asyndbt_mpi.view.outcomes import newest_tests, outcomes
 
 MOST_ROWS = 32
@@ -54,6 +60,8 @@ def print_summary(log: Log, console: Console | None = None) -> None:
         console.print(accuracy_table(log, found))
     for line in difference_lines(found):
         console.print(line, highlight=False)
+    if worse := setback(found):
+        console.print(f"warning: {worse}", highlight=False)
     best = best_table(log, found)
     if best is not None:
         console.print(best)
@@ -128,10 +136,16 @@ def run_lines(log: Log) -> list[str]:
     return lines
 
 
+def duration(log: Log) -> float:
+    """Seconds to the last iteration, or the last test."""
+    times = log["iteration/time"]
+    return max(
+        float(times[-1]) if len(times) else 0.0, float(log["evaluation/time"].max(initial=0.0))
+    )
+
+
 def cost_lines(log: Log) -> list[str]:
     """The calls of the black box, the time and the cost."""
-    times = log["iteration/time"]
-    seconds = max(times[-1] if len(times) else 0.0, log["evaluation/time"].max(initial=0.0))
     clock = "virtual seconds" if log.transport == "virtual" else "seconds"
     calls, prompt, completion = (
         int(log[f"event/{name}"].sum())
@@ -141,7 +155,7 @@ def cost_lines(log: Log) -> list[str]:
     tokens = f" {prompt:,} prompt tokens," if not llm.is_function else ""
     if completion:
         tokens += f" {completion:,} completion tokens,"
-    lines = [f"{calls:,} calls,{tokens} {seconds:.1f} {clock}"]
+    lines = [f"{calls:,} calls,{tokens} {duration(log):.1f} {clock}"]
     if tokens and (llm.input_price or llm.output_price):
         lines.append(f"{price(llm, prompt, completion):,.2f} at the prices of [llm]")
     asked, paid = (int(log[f"event/{name}"].sum()) for name in ("prompts", "llm_calls"))

@@ -42,6 +42,7 @@ test = 30
 [llm]
 cache = 0
 """
+WORDS = '# vocabulary = "words.txt"   # one word or phrase a line, 16 or more; by default "instructions"'
 TAKEN = '{ "politics" = " politics", "science" = " science", "sport" = " sport" }'
 
 
@@ -87,8 +88,14 @@ def test_a_table_alone_is_guessed_at() -> None:
         'path = "rows.csv"\ntemplate = "[[{fragment}\\n]]Body Text: {Body Text}\\nLabel:"\n'
         f'label_column = "Kind"\nlabels = {TAKEN}\n'
         "# few rows, which 3 workers share:\ntrain_per_class = 4\nvalidation_per_class = 1\n\n"
-        "[prompt]\npool = 3\n"
+        f"[prompt]\n{WORDS}\npool = 3\n"
     )
+    assert "\nenough for 0 workers, each of which takes 18 rows" in head
+    assert "\nthe sizes in the table below make the rows enough for 3 workers\n" in head
+    assert (
+        "\nwords of the prompts below: 'consider overall meaning carefully', the first 4 of"
+        " prompt.vocabulary = 'instructions'; tuning chooses among 16\n\n--- rows.csv"
+    ) in head
     Path("guess.toml").write_text("[task]\n" + table)
     materials = prepare(load("guess.toml"), 3)
     assert materials.template is not None
@@ -99,7 +106,9 @@ def test_a_table_alone_is_guessed_at() -> None:
 def test_a_guess_has_sizes_for_which_the_rows_are_enough(rows: int, tmp_path: Path) -> None:
     lines = "".join(f"text {n},{('a', 'b')[n % 2]}\n" for n in range(rows))
     (tmp_path / "few.csv").write_text("text,kind\n" + lines)
-    _, _, table = asyndbt("data", "few.csv", folder=tmp_path).stdout.partition("[task]\n")
+    understood, _, table = asyndbt("data", "few.csv", folder=tmp_path).stdout.partition("[task]\n")
+    if rows == 70:
+        assert "\nenough for 1 worker, which takes 18 rows of each class to train on" in understood
     (tmp_path / "guess.toml").write_text(
         "[task]\n" + table.replace("few.csv", str(tmp_path / "few.csv"))
     )
@@ -110,6 +119,8 @@ def test_a_guess_has_sizes_for_which_the_rows_are_enough(rows: int, tmp_path: Pa
             prepare(config, 3)
     else:
         assert ("few rows" in table) == (rows < 400)
+        assert ("the sizes in the table below" in understood) == (rows < 400)
+        assert f"\n[prompt]\n{WORDS}\n" in table
         prepare(config, 3)
 
 
@@ -121,6 +132,7 @@ def test_a_configuration_is_shown_as_a_run_understands_it(tmp_path: Path) -> Non
     assert "warning: 1 texts occur with different labels\n" in result.stdout
     assert "enough for 3 workers, each of which takes 6 rows of each class" in result.stdout
     assert "[task]" not in result.stdout
+    assert "the sizes in the table below" not in result.stdout
     materials = prepare(load("mine.toml"), 3)
     assert materials.data is not None
     assert f"; {len(materials.data[1].test)} are then left to test on\n" in result.stdout
@@ -250,7 +262,11 @@ def test_too_few_test_rows_are_warned_of_everywhere(log: Path, tmp_path: Path) -
         assert f"asyndbt: {line}" in result.stderr
         assert note in result.stderr
     table = asyndbt("show", str(log), folder=tmp_path).stdout
-    assert f"warning: only {left} test rows, where task.test = 31 were asked for" in table
+    assert f"warning: only {left} test rows, where task.test = 31 would take more" in table
+    by_default = asyndbt(
+        "estimate", "mine.toml", *sets("task.test=200"), "--workers", "2", folder=tmp_path
+    )
+    assert f"warning: task.test = 200 (the default), but only {left} rows" in by_default.stderr
     for enough in (f"task.test={left}", "run.evaluate_every=0"):
         result = asyndbt(
             "estimate", "mine.toml", *sets(few, enough), "--workers", "2", folder=tmp_path

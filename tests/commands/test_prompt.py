@@ -1,11 +1,13 @@
 """A run's prompt as a file, and what it predicts: the same as in the run's own tests."""
 
 import csv
+import importlib
 import json
 import shutil
 from importlib import resources
 from pathlib import Path
 
+import h5py
 import jinja2
 import numpy as np
 import pytest
@@ -30,6 +32,7 @@ from asyndbt_mpi.task.tuned import (
 from asyndbt_mpi.view.outcomes import newest_tests
 from tests.commands.partial import Partial, use_partial
 from tests.helpers import Result, asyndbt
+from tests.report.parsed import Page
 
 WORKERS = 3
 SETTINGS = (
@@ -170,6 +173,51 @@ def test_other_data_are_refused_and_moved_ones_found(tmp_path: Path) -> None:
     )
 
 
+def spoil(path: Path) -> None:
+    """Tuned prompts become wrong on all test rows but one, other prompts right on all."""
+    with h5py.File(path, "r+") as file:
+        evaluations, of = file["evaluation"], file["answer/evaluation"][:]
+        for row in np.unique(of).tolist():
+            rows = np.flatnonzero(of == row)
+            labels = file["answer/label"][:][rows]
+            is_tuned = evaluations["candidate"][row] == Candidate.TUNED
+            answered = labels + (is_tuned & (np.arange(len(rows)) > 0))
+            classes = file["answer/log_probabilities"].shape[1]
+            logs = np.log(np.where(np.eye(classes)[answered % classes], 0.9, 0.1 / (classes - 1)))
+            file["answer/log_probabilities"][rows] = logs
+            evaluations["accuracy"][row] = (answered == labels).mean()
+            evaluations["loss"][row] = -logs[np.arange(len(rows)), labels].mean()
+
+
+def test_what_the_tests_say_against_it_is_told_with_a_recommendation(
+    demo_run: Path, tmp_path: Path
+) -> None:
+    commands = (
+        ("prompt", "demo.h5", "-o", "prompt.json"), ("show", "demo.h5"),
+        ("report", "demo.h5", "-o", "page.html"),
+    )  # fmt: skip
+
+    def told() -> list[str]:
+        results = [asyndbt(*command, folder=tmp_path) for command in commands]
+        assert not any(result.returncode for result in results)
+        texts = (
+            results[0].stderr,
+            results[1].stdout,
+            Page((tmp_path / "page.html").read_text()).text,
+        )
+        return [" ".join(text.split()) for text in texts]
+
+    warning = "the test rows the tuned prompts are 97.5 points below the untuned prompt (95 %: "
+    assert not any("points below" in text for text in told())
+    worker = read_prompt(tmp_path / "prompt.json").origin.worker
+    spoil(demo_run)
+    assert all(f"arning: on {warning}" in text for text in told())
+    assert read_prompt(tmp_path / "prompt.json").origin.worker == worker, "the race has chosen"
+    printed = asyndbt("prompt", "demo.h5", folder=tmp_path)
+    assert printed.stdout == (tmp_path / "prompt.json").read_text()
+    assert printed.stderr.startswith(f"asyndbt: warning: on {warning}")
+
+
 # ---------------------------------------------------------------- for other programs
 
 
@@ -258,6 +306,48 @@ def test_every_row_has_its_label_and_probabilities(folder: Path, prompt: TunedPr
     found = np.array([[float(row[f"p({name})"]) for name in names] for row in rows])
     np.testing.assert_allclose(found, due, atol=1e-6)
     assert [row["label"] for row in rows] == [names[best] for best in due.argmax(axis=1)]
+
+
+def predicted(folder: Path, rows: str) -> list[list[str]]:
+    result = asyndbt("predict", "prompt.json", rows, "-o", "out.csv", folder=folder)
+    assert result.returncode == 0, result.stderr
+    with (folder / "out.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
+def test_columns_that_are_not_shown_are_kept(folder: Path) -> None:
+    (folder / "ids.csv").write_text(
+        'id,sentence1,label,"a, b",row,label (input),p(other)\n'
+        '7,one,positive,"x, ""y""",9,z,\n"8\n",two,,,,,0.5\n'
+    )
+    head, *lines = predicted(folder, "ids.csv")
+    kept = ["id", "label (input) (input)", "a, b", "row (input)", "label (input)", "p(other)"]
+    assert head == ["row", *kept, "label", "p(negative)", "p(positive)"]
+    assert [line[:7] for line in lines] == [
+        ["1", "7", "positive", 'x, "y"', "9", "z", ""], ["2", "8\n", "", "", "", "", "0.5"],
+    ]  # fmt: skip
+    assert all(line[7] in ("negative", "positive") for line in lines)
+
+
+def test_cells_of_json_are_kept_as_they_were(folder: Path) -> None:
+    (folder / "rows.jsonl").write_text(
+        '{"sentence1": "one", "id": 12, "ok": true, "tags": ["a", "b"], "p(negative)": 1}\n'
+        '{"sentence1": "two", "id": null, "note": "half \\ud800"}\n'
+    )
+    head, *lines = predicted(folder, "rows.jsonl")
+    assert head[:6] == ["row", "id", "ok", "tags", "p(negative) (input)", "note"]
+    assert [line[:6] for line in lines] == [
+        ["1", "12", "true", '["a", "b"]', "1", ""], ["2", "", "", "", "", "half \\ud800"],
+    ]  # fmt: skip
+
+
+def test_of_parquet_texts_and_whole_numbers_are_kept(folder: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    rows = [{"id": 7, "sentence1": "one", "share": 0.5, "name": "x"}]
+    writer = importlib.import_module("pyarrow.parquet")
+    writer.write_table(pyarrow.Table.from_pylist(rows), folder / "rows.parquet")
+    head, line = predicted(folder, "rows.parquet")
+    assert (head[:4], line[:3]) == (["row", "id", "name", "label"], ["1", "7", "x"])
 
 
 def test_predictions_are_compared_with_labels(folder: Path, prompt: TunedPrompt) -> None:
@@ -386,5 +476,5 @@ def test_what_was_predicted_before_an_error_is_kept(folder: Path, prompt: TunedP
 
     rows = [Row({"sentence1": str(n)}, 0) for n in range(150)]
     with pytest.raises(ConnectionError):
-        predict(prompt, Breaking(), rows, folder / "out.csv")
+        predict(prompt, Breaking(), rows, {}, folder / "out.csv")
     assert len((folder / "out.csv").read_text().splitlines()) == 1 + 64

@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 
 import h5py
@@ -27,11 +28,13 @@ from asyndbt_mpi.view import intervals
 from asyndbt_mpi.view.accuracy import differences, in_words
 from asyndbt_mpi.view.outcomes import outcomes
 from asyndbt_mpi.view.recommended import recommended
+from tests.commands.partial import use_partial
 from tests.conftest import SHAPES
-from tests.helpers import ROOT, asyndbt
+from tests.helpers import ROOT, asyndbt, sets
 from tests.report.parsed import Page
 
 Run = Callable[..., Path]
+NEEDING = "prompt", "show", "replay"
 
 HOSTILE = (
     "</script><img src=x onerror=alert(1)>",
@@ -194,7 +197,8 @@ def test_of_very_many_events_the_last_are_shown(
 
 @pytest.mark.parametrize(
     "source",
-    [("demo",), ("synthetic",), ("demo", "algorithm.lower_gradient=black_box"),
+    [("demo",), ("synthetic",), ("sst2", "task.path=mine"), ("reviews", "task.path=mine"),
+     ("demo", "task.path=mine"), ("demo", "algorithm.lower_gradient=black_box"),
      ("synthetic", "estimator.name=exact", "steps.optimizer=sgd")],
 )  # fmt: skip
 def test_the_configuration_on_a_page_can_be_run(tmp_path: Path, source: tuple[str, ...]) -> None:
@@ -213,7 +217,80 @@ def test_texts_of_the_data_are_shown_only_if_asked_for(demo_run: Path, tmp_path:
         assert result.returncode == 0, result.stderr
         found = Page(output.read_text()).text
         assert all((text in found) == bool(options) for text in texts.values())
-        assert ("asyndbt show demo.h5 --prompts" in found) != bool(options)
+        assert (f"asyndbt show {demo_run} --prompts" in found) != bool(options)
+
+
+@pytest.fixture
+def run_on_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The log of a run on data of the user's, with a path that a shell would take apart."""
+    use_partial(monkeypatch)
+    with resources.as_file(resources.files("asyndbt_mpi.task") / "data/reviews") as data:
+        shutil.copytree(data, tmp_path / "mine")
+    (tmp_path / "CONFIG.toml").write_text(
+        "[run]\niterations = 2\nevaluate_every = 1\n[algorithm]\nactive_workers = 2\n"
+        '[delay]\nmodel = "lognormal"\nmean = 1\n[prompt]\npool = 3\n'
+        '[task]\npath = "mine"\ntemplate = "[[{fragment} ]]{sentence1}:"\n'
+        'labels = [" bad", " good"]\ntest = 20\n'
+    )
+    path = "the runs/mine.h5"
+    (tmp_path / "the runs").mkdir()
+    result = asyndbt("simulate", "CONFIG.toml", "-o", path, folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    return path
+
+
+@pytest.mark.parametrize("on_files", [True, False])
+def test_the_commands_on_a_page_work_as_printed(
+    on_files: bool, run_on_files: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = run_on_files
+    if not on_files:
+        path = "runs/own.h5"
+        settings = sets("run.iterations=2", "run.evaluate_every=1", "task.test=20")
+        made = asyndbt("simulate", "reviews", "-o", path, *settings, folder=tmp_path)
+        assert made.returncode == 0, made.stderr
+    assert asyndbt("report", path, "-o", "page.html", folder=tmp_path).returncode == 0
+    page = Page((tmp_path / "page.html").read_text())
+    with Log(tmp_path / path) as log:
+        (tmp_path / "run.toml").write_text(configuration_file(log.config))
+    commands = re.findall("^asyndbt (?:prompt|show|simulate|replay|verify) .*", page.text, re.M)
+    assert len(commands) == 5
+    assert ("CONFIG.toml is the configuration" in page.text) == on_files
+    for command in commands:
+        assert (" --config " in command) == (on_files and command.split()[1] in NEEDING)
+        result = asyndbt(*shlex.split(command)[1:], folder=tmp_path)
+        assert result.returncode == 0, (command, result.stderr)
+
+
+def test_a_replay_needs_no_model_of_a_server(run_on_files: str, tmp_path: Path) -> None:
+    with h5py.File(tmp_path / run_on_files, "r+") as file:
+        written = file.attrs["config"].replace('path = "mine"', 'path = ""')
+        file.attrs["config"] = written.replace('"transformers"', '"openai"')
+    asyndbt("report", run_on_files, "-o", "page.html", folder=tmp_path)
+    assert "--config" not in Page((tmp_path / "page.html").read_text()).text
+
+
+def test_shipped_data_are_not_named_beside_a_path() -> None:
+    own = load("reviews", ["task.path=mine"])
+    assert "path = " in configuration_file(own)
+    assert "reviews" not in configuration_file(own).partition("[task]")[2].partition("[")[0]
+    assert 'name = "reviews"' in configuration_file(load("reviews"))
+    # Which columns GLUE's files have.
+    assert (
+        'name = "sst2"' in configuration_file(load("sst2", ["task.path=mine"])).split("[task]")[1]
+    )
+
+
+def test_races_and_tests_are_said_to_be_in_no_figure_of_the_time(virtual_run: Run) -> None:
+    path = virtual_run(run={"iterations": 12, "evaluate_every": 4})
+    with h5py.File(path, "r+") as file:
+        end = float(file["iteration/time"][-1])
+        file["evaluation/time"][:] = end + 12.34
+    assert f"Of the iterations, {end:,.1f} virtual seconds. Races and tests" in page(path).text
+    assert "took 12.3 more" in page(path).text
+    with h5py.File(path, "r+") as file:
+        file["evaluation/time"][:] = 0.0
+    assert "Races and tests" not in page(path).text
 
 
 def test_pages_that_are_not_made(virtual_run: Run, tmp_path: Path) -> None:

@@ -169,6 +169,24 @@ def test_a_mean_over_seeds_has_students_interval(values: np.ndarray) -> None:
     assert found == pytest.approx((values.mean(), values.mean() - half, values.mean() + half))
 
 
+@pytest.mark.parametrize(
+    ("workers", "rows", "disagreement"),
+    [(3, 85, 0.2), (3, 125, 0.3), (3, 170, 0.4), (1, 170, 0.2), (1, 250, 0.3), (1, 340, 0.4)],
+)
+def test_so_many_rows_tell_ten_points_from_chance(
+    workers: int, rows: int, disagreement: float
+) -> None:
+    """As docs/method.md says: four times out of five."""
+    generator, found = np.random.default_rng(0), []
+    shares = (disagreement - 0.1) / 2, 1 - disagreement, (disagreement + 0.1) / 2
+    for _ in range(400):
+        own = generator.choice([-1, 0, 1], p=shares, size=(workers, rows))
+        common = generator.choice([-1, 0, 1], p=shares, size=rows)
+        differences = np.where(generator.random((workers, rows)) < 0.5, common, own)
+        found.append(intervals.sign_test(differences > 0, differences < 0) < 0.05)
+    assert 0.74 < np.mean(found) < 0.86
+
+
 def test_one_seed_has_no_interval() -> None:
     value, low, high = intervals.mean(np.array([3.0]))
     assert value == 3

@@ -13,7 +13,13 @@ from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.protocol.messages import Candidate
 from asyndbt_mpi.view import intervals
-from asyndbt_mpi.view.accuracy import accuracy_table, class_table, difference_lines, verdict
+from asyndbt_mpi.view.accuracy import (
+    accuracy_table,
+    class_table,
+    difference_lines,
+    setback,
+    verdict,
+)
 from asyndbt_mpi.view.outcomes import NAMES, Answers, Comparison, Outcome, compare, outcomes, score
 from asyndbt_mpi.view.summary import classes_of_tests
 from tests.helpers import asyndbt
@@ -250,6 +256,22 @@ def test_differences_are_told_in_words() -> None:
     assert same == "right on the same rows; loss +0.000, 0.000 to 0.000"
 
 
+def test_tuned_prompts_that_are_worse_are_warned_of() -> None:
+    assert setback(found()) == ""
+    slightly = {**found(1), Candidate.TUNED: outcome({1: 15})}  # one row of 30 fewer
+    assert setback(slightly) == ""
+    worse = {**found(1), Candidate.TUNED: outcome({1: 8})}
+    gain = intervals.difference(worse[Candidate.TUNED].right(), worse[Candidate.RANDOM].right())
+    assert setback(worse).startswith(
+        "on the test rows the tuned prompts are 13.3 points below the untuned prompt (95 %: 3.3 to"
+        " 26.7) and 26.7 points below random demonstrations"
+        f" (95 %: {-100 * gain.high:.1f} to {-100 * gain.low:.1f}): more rows"
+    )
+    # The words of the consensus are not what is recommended, and without answers nothing is sure.
+    assert setback({**found(), Candidate.CONSENSUS: outcome({1: 2, 2: 2})}) == ""
+    assert setback({**worse, Candidate.TUNED: without_answers(worse[Candidate.TUNED])}) == ""
+
+
 def test_it_is_told_whose_answers_are_compared() -> None:
     some = {**found(3), Candidate.RANDOM: outcome({1: 15, 3: 16})}
     (line,) = (line for line in difference_lines(some) if line.startswith("tuned, against random"))
@@ -284,6 +306,20 @@ def test_classes_are_counted_one_by_one(log: Log) -> None:
 def test_what_an_interval_says_in_words(low: float, high: float, said: str) -> None:
     gain = intervals.Interval((low + high) / 2, low, high)
     assert said in verdict(Comparison([1], gain, 0.5, gain))
+
+
+def test_the_loss_may_tell_what_the_accuracy_cannot() -> None:
+    unsure, lower = intervals.Interval(0.0, -0.1, 0.1), intervals.Interval(-0.2, -0.3, -0.1)
+    higher, none = intervals.Interval(0.2, 0.1, 0.3), intervals.Interval(0.0, 0.0, 0.0)
+    assert verdict(Comparison([1], unsure, 0.5, lower)) == (
+        "these rows cannot tell which is right more often, but the loss is lower"
+    )
+    assert verdict(Comparison([1], unsure, 0.5, higher)).endswith("often, but the loss is higher")
+    assert verdict(Comparison([1], unsure, 0.5, unsure)).endswith("right more often")
+    assert verdict(Comparison([1], none, 1.0, lower)) == (
+        "right on the same rows, but the loss is lower"
+    )
+    assert "loss" not in verdict(Comparison([1], higher, 0.01, lower))
 
 
 def test_predicted_is_what_has_the_highest_probability_and_a_tie_is_wrong() -> None:
