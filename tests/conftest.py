@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from asyndbt_mpi.assemble import prepare, workers_with_black_box
 from asyndbt_mpi.config import load, parse
@@ -20,6 +21,10 @@ from asyndbt_mpi.task.synthetic import Synthetic
 from asyndbt_mpi.transport.delay import Delays
 from asyndbt_mpi.transport.virtual import VirtualCluster
 from tests.helpers import OPEN_MPI, ROOT
+
+# A machine may be busy: how long an example takes says nothing.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 # For every process that a test starts, wherever it runs.
 os.environ.update(OPEN_MPI)
