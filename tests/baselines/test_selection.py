@@ -100,7 +100,6 @@ def check_central(config: Config, workers: int) -> None:
     assert workers == 1
     assert (algorithm.active_workers, algorithm.min_workers, algorithm.max_delay) == (1, 1, 0)
     assert config.delay.slow_workers == 0
-    assert config.prompt.pool == 3 * 4
 
 
 def test_local_workers_share_nothing(tmp_path: Path) -> None:
@@ -113,14 +112,14 @@ def test_local_workers_share_nothing(tmp_path: Path) -> None:
 def test_cendbt_is_one_worker(tmp_path: Path) -> None:
     config, workers = logged("cendbt", tmp_path)
     check_central(config, workers)
+    assert config.prompt.pool == 3 * 4
     assert config.estimator.name == "additive"
     assert config.run.race == 5
 
 
 def test_bdpl_is_one_worker_with_its_own_estimator_and_no_race(tmp_path: Path) -> None:
     config, workers = logged("bdpl", tmp_path)
-    check_alone(config)
-    assert workers == config.algorithm.active_workers == 1
+    check_central(config, workers)
     assert config.estimator.name == "bdpl"
     assert config.steps.optimizer == "adam"
     assert config.run.race == 0
