@@ -7,6 +7,8 @@ import pytest
 from asyndbt_mpi.analysis import training_time as script
 from asyndbt_mpi.analysis.training_time import Compared, Training, compared
 from asyndbt_mpi.config import ConfigurationError
+from asyndbt_mpi.log.reader import Log
+from tests.analysis.logs import evaluate
 from tests.analysis.looks import check_looks
 from tests.helpers import plot
 
@@ -18,6 +20,16 @@ def run(pace: float, *best: float) -> Training:
 
 
 INF = np.inf
+
+
+def test_the_best_loss_so_far_after_every_iteration_by_hand(virtual_run: Run) -> None:
+    path = virtual_run(workers=2, run={"iterations": 7, "evaluate_every": 1})
+    evaluate(path, (2, 1, 3.0, 0.5), (3, 2, 1.0, 0.5), (4, 1, 4.0, 0.5), (6, 2, 0.5, 0.5))
+    found = script.training(path)
+    # Worker 1 ends with 4, but has had 3.
+    np.testing.assert_array_equal(found.best, [INF, INF, 2, 2, 2, 1.75, 1.75])
+    with Log(path) as log:
+        np.testing.assert_array_equal(found.times, log["iteration/time"])
 
 
 def test_seconds_at_equal_iterations_and_at_equal_loss_by_hand() -> None:
