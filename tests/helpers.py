@@ -66,17 +66,19 @@ def _call(program: Callable[[], object], words: list[str], folder: Path) -> Resu
     return Result(words, code or 0, out.getvalue().decode(), err.getvalue().decode())
 
 
-def start(command: list[str], folder: Path, **environment: str) -> Result:
+def start(command: list[str], folder: Path, seconds: float = SECONDS, **environment: str) -> Result:
     """Run a command to its end in a process of its own."""
     return subprocess.run(
         command, cwd=folder, env=os.environ | environment, capture_output=True, text=True,
-        timeout=SECONDS,
+        timeout=seconds,
     )  # fmt: skip
 
 
-def asyndbt_alone(*arguments: str, folder: Path, **environment: str) -> Result:
+def asyndbt_alone(
+    *arguments: str, folder: Path, seconds: float = SECONDS, **environment: str
+) -> Result:
     """A command in a process of its own."""
-    return start([*ASYNDBT, *arguments], folder, **environment)
+    return start([*ASYNDBT, *arguments], folder, seconds, **environment)
 
 
 def mpiexec(ranks: int, command: list[str], *options: str) -> list[str]:

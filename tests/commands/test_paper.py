@@ -41,6 +41,7 @@ def quick(name: str, model: Path, results: Path, *more: str) -> Result:
         *("experiment", name, "--quick", "--encoder", str(model), "-o", str(results)),
         *("--set", f"llm.model={model}", *more),
         folder=results,
+        seconds=500,
         CUDA_VISIBLE_DEVICES="",
     )
 
