@@ -25,6 +25,7 @@ METHODS = {
     "cendbt": ("cenDBT", "#1b6ca8"),
 }
 """By the beginning of the log's name: what it is called, and its colour."""
+OTHERS = "cendbt", "synchronous"
 MAY_DIFFER = {
     *("run.seed", "run.iterations", "algorithm", "budget", "prompt.pool", "delay.slow_workers"),
     *("llm.cache_folder", "steps.z", "steps.lam"),  # cenDBT has no z and no duals
@@ -55,15 +56,13 @@ class Compared:
     at: str
     seconds: dict[str, np.ndarray]
 
-    def saved(self, other: str) -> intervals.Interval:
-        """Per cent of the ``other`` method's time that AsynDBT saves.
+    def ratio(self, other: str) -> intervals.Interval:
+        """AsynDBT's time over that of the ``other`` method.
 
-        By the geometric mean of ratios, with Student's interval of their logarithms.
+        The geometric mean, with Student's interval of the logarithms.
         """
-        ratios = np.log(self.seconds["asyndbt"] / self.seconds[other])
-        found = intervals.mean(ratios)
-        ends = (100 * (1 - np.exp(each)) for each in (found.value, found.high, found.low))
-        return intervals.Interval(*map(float, ends))
+        found = intervals.mean(np.log(self.seconds["asyndbt"] / self.seconds[other]))
+        return intervals.Interval(*map(float, np.exp(found)))
 
 
 def training(path: Path) -> Training:
@@ -162,27 +161,25 @@ def rows(found: Sequence[Compared]) -> Iterator[dict[str, object]]:
         seconds = {
             f"{method}_seconds": f"{values.mean():.2f}" for method, values in each.seconds.items()
         }
-        saved: dict[str, object] = {}
-        for other in ("synchronous", "cendbt"):
-            share = each.saved(other)
-            saved |= {
-                f"saved_of_{other}_percent": f"{share.value:.1f}",
-                f"saved_of_{other}_low": f"{share.low:.1f}",
-                f"saved_of_{other}_high": f"{share.high:.1f}",
+        ratios: dict[str, object] = {}
+        for other in OTHERS:
+            names = (f"asyndbt_over_{other}{end}" for end in ("", "_low", "_high"))
+            ratios |= {
+                name: f"{end:.3f}" for name, end in zip(names, each.ratio(other), strict=True)
             }
         seeds = len(each.seconds["asyndbt"])
-        yield {"task": each.task, "at_equal": each.at, "seeds": seeds, **seconds, **saved}
+        yield {"task": each.task, "at_equal": each.at, "seeds": seeds, **seconds, **ratios}
 
 
 def said(found: Sequence[Compared]) -> Iterator[str]:
-    """What AsynDBT saves, a line for each comparison."""
+    """How long AsynDBT takes in comparison, a line for each task and ending."""
     for each in found:
         parts = []
-        for other in ("cendbt", "synchronous"):
-            share = each.saved(other)
-            ends = "" if np.isnan(share.low) else f" (95 %: {share.low:.0f} to {share.high:.0f})"
-            parts.append(f"{share.value:.0f} %{ends} of the time of {METHODS[other][0]}")
-        yield f"{each.task}, to {AT[each.at]}: AsynDBT saves {' and '.join(parts)}"
+        for other in OTHERS:
+            ratio = each.ratio(other)
+            ends = "" if np.isnan(ratio.low) else f" (95 %: {ratio.low:.2f} to {ratio.high:.2f})"
+            parts.append(f"{ratio.value:.2f} times{ends} as long as {METHODS[other][0]}")
+        yield f"{each.task}, to {AT[each.at]}: AsynDBT takes {' and '.join(parts)}"
 
 
 def draw(found: Sequence[Compared], model: str, width: float = style.PAGE) -> Figure:

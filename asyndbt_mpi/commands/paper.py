@@ -35,7 +35,7 @@ def _write_table(grid: Grid, name: str, lines_of: Callable[[Table], Iterator[str
 
 
 def write_figure1(grid: Grid) -> list[str]:
-    """Draw figure1.png and .pdf, and write figure1.csv; what AsynDBT saves, in lines."""
+    """Draw figure1.png and .pdf, and write figure1.csv; how long AsynDBT takes, in lines."""
     found, lines = [], []
     for folder in _folders(grid):
         missing = [method for method in OF_FIGURE1 if method not in _logs(grid, folder)]

@@ -46,17 +46,17 @@ def test_seconds_at_equal_iterations_and_at_equal_loss_by_hand() -> None:
     assert {m: v.tolist() for m, v in loss.seconds.items()} == {
         "asyndbt": [3.0], "synchronous": [4.0], "cendbt": [9.0],
     }  # fmt: skip
-    assert iterations.saved("cendbt").value == pytest.approx(100 * (1 - 3 / 9))
-    assert np.isnan(iterations.saved("cendbt").low)
+    assert iterations.ratio("cendbt").value == pytest.approx(3 / 9)
+    assert np.isnan(iterations.ratio("cendbt").low)
 
 
-def test_savings_are_those_of_the_geometric_mean_with_students_interval() -> None:
+def test_the_ratio_is_a_geometric_mean_with_students_interval() -> None:
     seconds = {"asyndbt": np.array([1.0, 1.0]), "cendbt": np.array([2.0, 8.0])}
-    found = Compared("task", "loss", seconds).saved("cendbt")
-    assert found.value == pytest.approx(75.0)  # 1 - sqrt(1/2 1/8)
+    found = Compared("task", "loss", seconds).ratio("cendbt")
+    assert found.value == pytest.approx(1 / 4)  # the root of 1/2 times 1/8
     # Logarithms to base 2: mean -2, deviation sqrt(2), t(0.975, 1) = 12.706.
-    assert found.low == pytest.approx(100 * (1 - 2 ** (-2 + 12.7062)), rel=1e-4)
-    assert found.high == pytest.approx(100 * (1 - 2 ** (-2 - 12.7062)), rel=1e-4)
+    assert found.low == pytest.approx(2 ** (-2 - 12.7062), rel=1e-4)
+    assert found.high == pytest.approx(2 ** (-2 + 12.7062), rel=1e-4)
 
 
 def test_seeds_that_a_method_lacks_do_not_count() -> None:

@@ -69,7 +69,7 @@ def test_table4_uses_what_is_known_from_table3(model: Path, results: Path) -> No
 def test_figure1(model: Path, results: Path) -> None:
     found = quick("figure1", model, results)
     assert found.returncode == 0, found.stderr
-    assert "reviews, to as many iterations: AsynDBT saves" in found.stdout
+    assert "reviews, to as many iterations: AsynDBT takes" in found.stdout
     assert (results / "figure1.png").read_bytes().startswith(b"\x89PNG")
     assert (results / "figure1.pdf").read_bytes().startswith(b"%PDF")
     rows = list(csv.DictReader((results / "figure1.csv").open()))
