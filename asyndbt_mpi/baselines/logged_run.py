@@ -32,7 +32,8 @@ def run(
     config = _budgeted(trial, materials, workers, assignments)
     shapes = replace(materials.shapes, samples=config.estimator.losses)
     everyone = range(1, workers + 1)
-    machines, box = workers_with_black_box(config, materials, everyone, trial.model())
+    with trial.counted.counting():  # the model is compared with itself, which is no tuning
+        machines, box = workers_with_black_box(config, materials, everyone, trial.model())
     server = Server(config, shapes, workers)
     cluster = VirtualCluster(server, machines, box, delays_of_workers(config, workers))
     writer = Writer(

@@ -96,10 +96,12 @@ class Counted:
 
     @contextmanager
     def counting(self) -> Iterator[Spent]:
-        """What is asked from here on, and the seconds that it takes, are counted anew."""
-        self.spent, started = Spent(), monotonic()
-        yield self.spent
-        self.spent.seconds = monotonic() - started
+        """What is asked within, and the seconds that it takes, are counted apart."""
+        outer, started = self.spent, monotonic()
+        self.spent = spent = Spent()
+        yield spent
+        spent.seconds = monotonic() - started
+        self.spent = outer
 
 
 @dataclass(frozen=True, slots=True)
