@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
@@ -80,13 +79,10 @@ def test_three_workers_find_enough_rows() -> None:
         assert Counter(row.label for row in part.test) == {0: 100, 1: 100}
 
 
-def test_the_template_of_the_paper_stands_beside_the_plain_one() -> None:
-    preset = (resources.files("asyndbt_mpi") / "presets" / "fiveg.toml").read_text("utf-8")
-    found = re.search(r'^# template = """\n(# .*\n)+?# .*"""\n', preset, re.MULTILINE)
-    assert found is not None
-    text = tomllib.loads(re.sub("^# ", "", found[0], flags=re.MULTILINE))["template"]
-    assert text == PAPER
-    shown = Template(text, [" No", " Yes"]).render(dataset.Row(TRAIN[0], 0), None)
+def test_the_wording_of_the_paper_is_its_template_to_the_letter() -> None:
+    task = load("fiveg", ("task.wording=paper",)).task
+    assert task.template == PAPER
+    shown = Template(task.template, task.label_texts).render(dataset.Row(TRAIN[0], 0), None)
     assert shown.endswith('Respond ONLY with "Yes" or "No".')
 
 
