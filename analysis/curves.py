@@ -33,6 +33,27 @@ class Courses:
     accuracy: np.ndarray
 
 
+def evaluations(log: Log, path: Path) -> Validation:
+    """Those of a finished run on validation rows.
+
+    Raises
+    ------
+    ConfigurationError
+        It is not finished, or has none.
+    """
+    files.check_finished(log, path)
+    checked = validation(log)
+    if not len(checked.iteration):
+        raise ConfigurationError(f"{path}: no prompt was evaluated on validation rows")
+    return checked
+
+
+def newest_at(iterations: np.ndarray, checked: Validation) -> np.ndarray:
+    """Row in ``checked`` of the newest evaluation after each of ``iterations``; -1 before any."""
+    newest: np.ndarray = np.searchsorted(checked.iteration, iterations, side="right") - 1
+    return newest
+
+
 def first_of_all(checked: Validation) -> int:
     """The first iteration after which every worker has been evaluated that ever is."""
     evaluated = ~np.isnan(checked.loss[-1])
@@ -46,22 +67,19 @@ def courses(paths: Sequence[Path]) -> Courses:
     Raises
     ------
     ConfigurationError
-        A log has no evaluation on validation rows, or other settings than the first.
+        As `evaluations`; or a log has other settings than the first.
     """
     read, settings, ends = [], [], []
     for path in paths:
         with Log(path) as log:
-            files.check_finished(log, path)
+            read.append(evaluations(log, path))
             settings.append((path, files.compared(log, {"run.seed", "llm.cache_folder"})))
             ends.append(log.committed)
-            read.append(validation(log))
-            if not len(read[-1].iteration):
-                raise ConfigurationError(f"{path}: no prompt was evaluated on validation rows")
     files.check_alike(settings, "run.seed")
     iterations = np.arange(max(map(first_of_all, read)), min(ends) + 1)
     losses, accuracies = [], []
     for each in read:
-        newest = np.searchsorted(each.iteration, iterations, side="right") - 1
+        newest = newest_at(iterations, each)
         evaluated = ~np.isnan(each.loss[-1])
         losses.append(each.loss[newest][:, evaluated].mean(axis=1))
         accuracies.append(each.accuracy[newest][:, evaluated].mean(axis=1))

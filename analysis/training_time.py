@@ -13,8 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from asyndbt_mpi.analysis import files, style
-from asyndbt_mpi.analysis.convergence import validation
-from asyndbt_mpi.analysis.curves import first_of_all, logs_of, seed_of
+from asyndbt_mpi.analysis.curves import evaluations, first_of_all, logs_of, newest_at, seed_of
 from asyndbt_mpi.config import ConfigurationError
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.view import intervals
@@ -65,21 +64,17 @@ class Compared:
         return intervals.Interval(*map(float, np.exp(found)))
 
 
-def training(path: Path) -> Training:
+def training(log: Log, path: Path) -> Training:
     """That of a log.
 
     Raises
     ------
     ConfigurationError
-        It has no evaluation on validation rows.
+        As `evaluations`.
     """
-    with Log(path) as log:
-        checked, times = validation(log), log["iteration/time"]
-    if not len(checked.iteration):
-        raise ConfigurationError(f"{path}: no prompt was evaluated on validation rows")
+    checked, times = evaluations(log, path), log["iteration/time"]
     iterations = np.arange(1, len(times) + 1)
-    newest = np.searchsorted(checked.iteration, iterations, side="right") - 1
-    best = np.nanmean(checked.best_loss, axis=1)[newest]
+    best = np.nanmean(checked.best_loss, axis=1)[newest_at(iterations, checked)]
     best[iterations < first_of_all(checked)] = np.inf
     return Training(times, best)
 
@@ -125,14 +120,13 @@ def read(folder: Path, seeds: Container[int] | None = None) -> list[Compared]:
     if missing:
         raise ConfigurationError(f"{folder}: has no log {missing[0]}-SEED.h5")
     settings = []
-    for path in (path for paths in logs.values() for path in paths):
-        with Log(path) as log:
-            files.check_finished(log, path)
-            settings.append((path, files.compared(log, MAY_DIFFER)))
+    runs: dict[str, dict[int, Training]] = {method: {} for method in logs}
+    for method, paths in logs.items():
+        for path in paths:
+            with Log(path) as log:
+                runs[method][seed_of(path)] = training(log, path)
+                settings.append((path, files.compared(log, MAY_DIFFER)))
     files.check_alike(settings, ", ".join(sorted(MAY_DIFFER)))
-    runs = {
-        method: {seed_of(path): training(path) for path in paths} for method, paths in logs.items()
-    }
     return compared(folder.name, runs)
 
 

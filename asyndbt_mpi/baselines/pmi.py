@@ -29,10 +29,8 @@ def public_words(path: str, size: int) -> list[str]:
         The file cannot be read, or has too few phrases.
     """
     try:
-        texts = read_file(path, MOST_BYTES).decode().splitlines() if path else shipped_texts()
+        texts = _read(path).decode().splitlines() if path else shipped_texts()
         return vocabulary(texts, size)
-    except OSError as error:
-        raise ConfigurationError(f"--texts {shown(path)}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"--texts {shown(path)}: not UTF-8 text") from error
     except ValueError as error:
@@ -49,8 +47,12 @@ def digest_of_texts(path: str) -> str:
     ConfigurationError
         The file cannot be read.
     """
+    return hashlib.sha256(_read(path)).hexdigest() if path else ""
+
+
+def _read(path: str) -> bytes:
     try:
-        return hashlib.sha256(read_file(path, MOST_BYTES)).hexdigest() if path else ""
+        return read_file(path, MOST_BYTES)
     except OSError as error:
         raise ConfigurationError(f"--texts {shown(path)}: {error.strerror}") from error
 

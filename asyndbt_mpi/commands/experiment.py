@@ -34,9 +34,6 @@ DEFAULTS = "delay.model=lognormal", "delay.mean=1", "task.calibration=none"
 """What the command line may change: an assignment takes seconds, for else no worker would ever be
 late, and scores are as they are, as in the paper."""
 
-FREE = {"llm": {"cache_folder"}}
-"""Settings on which no result depends."""
-
 
 @dataclass(frozen=True, slots=True)
 class Grid:
@@ -150,9 +147,7 @@ def finished(cell: Asked) -> Result | None:
     expected = load(cell.source, cell.assignments)
     settings = [tomllib.loads(text) for text in (expected.to_toml(), found.config)]
     for tables in settings:
-        for name, keys in FREE.items():
-            for key in keys:
-                tables.get(name, {}).pop(key, None)
+        tables["llm"].pop("cache_folder", None)  # no result depends on it
         if not expected.task.labels:
             tables["task"].pop("labels", None)  # of the data, and in the result alone
     same = (

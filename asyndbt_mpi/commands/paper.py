@@ -37,8 +37,8 @@ def _write_table(grid: Grid, name: str, lines_of: Callable[[Table], Iterator[str
 def write_figure1(grid: Grid) -> list[str]:
     """Draw figure1.png and .pdf, and write figure1.csv; how long AsynDBT takes, in lines."""
     found, lines = [], []
-    for folder in _folders(grid):
-        missing = [method for method in OF_FIGURE1 if method not in _logs(grid, folder)]
+    for folder, logs in _logs(grid).items():
+        missing = [method for method in OF_FIGURE1 if method not in logs]
         if missing:
             lines.append(f"{folder.name} is left out: it has no log of {', '.join(missing)}")
         else:
@@ -53,8 +53,7 @@ def write_figure1(grid: Grid) -> list[str]:
 
 def write_curves(grid: Grid) -> list[str]:
     """Draw curves-TASK.png and .pdf for each task."""
-    for folder in _folders(grid):
-        logs = {m: paths for m, paths in _logs(grid, folder).items() if m in curves.METHODS}
+    for folder, logs in _logs(grid).items():
         if logs:
             target = files.Output.of(str(grid.folder / f"curves-{folder.name}"))
             found = {method: curves.courses(paths) for method, paths in logs.items()}
@@ -62,17 +61,11 @@ def write_curves(grid: Grid) -> list[str]:
     return []
 
 
-def _folders(grid: Grid) -> list[Path]:
-    """By task, in the order asked for."""
-    return [grid.folder / stem(task) for task in grid.tasks]
-
-
-def _logs(grid: Grid, folder: Path) -> dict[str, list[Path]]:
-    """The logs of finished results alone, by method."""
-    results(grid)  # they are of one kind
-    found = curves.logs_of(folder, OF_FIGURE1, range(grid.seeds))
-    finished = {
-        method: [path for path in paths if path.with_suffix(".json").exists()]
-        for method, paths in found.items()
-    }
-    return {method: paths for method, paths in finished.items() if paths}
+def _logs(grid: Grid) -> dict[Path, dict[str, list[Path]]]:
+    """By task, in the order asked for, and method: the logs of finished results alone."""
+    found: dict[Path, dict[str, list[Path]]] = {grid.folder / stem(task): {} for task in grid.tasks}
+    for cell, _ in results(grid):
+        log = cell.output.with_suffix(".h5")
+        if log.exists():
+            found[log.parent].setdefault(cell.method, []).append(log)
+    return found

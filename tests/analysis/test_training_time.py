@@ -25,7 +25,8 @@ INF = np.inf
 def test_the_best_loss_so_far_after_every_iteration_by_hand(virtual_run: Run) -> None:
     path = virtual_run(workers=2, run={"iterations": 7, "evaluate_every": 1})
     evaluate(path, (2, 1, 3.0, 0.5), (3, 2, 1.0, 0.5), (4, 1, 4.0, 0.5), (6, 2, 0.5, 0.5))
-    found = script.training(path)
+    with Log(path) as log:
+        found = script.training(log, path)
     # Worker 1 ends with 4, but has had 3.
     np.testing.assert_array_equal(found.best, [INF, INF, 2, 2, 2, 1.75, 1.75])
     with Log(path) as log:
