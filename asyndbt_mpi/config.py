@@ -31,6 +31,7 @@ from asyndbt_mpi.inputs.sections import (
     TaskSection,
 )
 from asyndbt_mpi.inputs.toml import MOST_BYTES, MOST_PARTS, MOST_WRITTEN_BYTES, has_long_key
+from asyndbt_mpi.inputs.trust import Defence
 
 LONGEST_LINE = 300
 """Characters shown of another program's error."""
@@ -52,6 +53,7 @@ class Config(Section):
     llm: Llm = Llm()
     delay: Delay = Delay()
     budget: Budget = Budget()
+    defence: Defence = Defence()
     log: LogSection = LogSection()
 
     @model_validator(mode="before")
