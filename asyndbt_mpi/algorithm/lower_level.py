@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from asyndbt_mpi.algorithm.aggregation import PLAIN, Aggregation
 from asyndbt_mpi.algorithm.simplex import check_finite, project
 from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
 
@@ -31,7 +32,8 @@ class LowerSteps:
 class LowerLevel:
     """Scratch iterates of one estimation.
 
-    p, rho are (R, M, N), z is (M, N); ``live`` (R,) marks the workers that still count (D5).
+    p, rho are (R, M, N), z is (M, N); ``live`` (R,) marks the workers that still count (D5). What
+    they pull z by in (12) becomes one by the ``aggregation``, in which ``rounds`` number the calls.
     """
 
     p: FloatArray
@@ -39,13 +41,21 @@ class LowerLevel:
     rho: FloatArray
     live: BoolArray
     steps: LowerSteps
+    aggregation: Aggregation = PLAIN
+    rounds: int = 0
 
     @classmethod
     def start(
-        cls, p: FloatArray, z: FloatArray, live: BoolArray, steps: LowerSteps
+        cls,
+        p: FloatArray,
+        z: FloatArray,
+        live: BoolArray,
+        steps: LowerSteps,
+        aggregation: Aggregation = PLAIN,
+        rounds: int = 0,
     ) -> "LowerLevel":
-        """Round 0: the current p and z, and rho = 0."""
-        return cls(p.copy(), z.copy(), np.zeros_like(p), live, steps)
+        """Round 0: the current p and z, and rho = 0; there have been ``rounds`` before."""
+        return cls(p.copy(), z.copy(), np.zeros_like(p), live, steps, aggregation, rounds)
 
     def dual_gradients(self, workers: IntArray) -> FloatArray:
         """What (11) adds to each worker's own gradient of g; (len(workers), M, N).
@@ -99,14 +109,16 @@ class LowerLevel:
         live = slice(None) if self.live.all() else self.live
         p, rho = self.p[live], self.rho[live]
         gap = self.z - p
-        gradient = (
-            self.steps.penalty * gap.sum(axis=0)
-            + self.steps.robust_weight * np.sign(gap).sum(axis=0)
-            - rho.sum(axis=0)
-        )  # (12)
+        robust = self.steps.robust_weight * np.sign(gap).sum(axis=0)
+        if self.aggregation.is_mean or not len(p):
+            gradient = self.steps.penalty * gap.sum(axis=0) + robust - rho.sum(axis=0)  # (12)
+        else:
+            pulls = self.steps.penalty * gap - rho
+            gradient = len(p) * self.aggregation.mean(pulls, self.rounds) + robust
         self.z = project(self.z - self.steps.z * gradient)  # (9)
         self.rho[live] = rho + self.steps.rho * (p - self.z)  # (10), (13)
         check_finite(self.rho)
+        self.rounds += 1
 
 
 def worker_step(

@@ -14,6 +14,7 @@ its own effects alone, and bad advice does not last.
 
 import numpy as np
 
+from asyndbt_mpi.algorithm.aggregation import PLAIN, Aggregation
 from asyndbt_mpi.algorithm.types import FloatArray, IntArray
 
 SPREADS = np.array([0.1, 0.3, 1.0])
@@ -93,6 +94,7 @@ class Pool:
     shape : (R, M, N)
     prior : variance of an effect of which nobody knows anything
     samples : I, prompts of a step
+    aggregation : the rule by which what several workers know becomes one
 
     Attributes
     ----------
@@ -101,8 +103,15 @@ class Pool:
     known, lost : bool arrays (R,), who has reported, and who has left since
     """
 
-    def __init__(self, shape: tuple[int, int, int], prior: float, samples: int) -> None:
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        prior: float,
+        samples: int,
+        aggregation: Aggregation = PLAIN,
+    ) -> None:
         self.prior = prior
+        self.aggregation = aggregation
         self.samples = samples
         self.known = np.zeros(shape[0], dtype=bool)
         self.lost = np.zeros(shape[0], dtype=bool)
@@ -169,17 +178,37 @@ class Pool:
 
     def others(self, workers: IntArray) -> tuple[FloatArray, FloatArray]:
         """Precision and information (W, M, N) of all but each of ``workers``, from 0."""
+        if not self.aggregation.is_mean:
+            both = [self._of_others(worker) for worker in workers.tolist()]
+            return np.array([each[0] for each in both]), np.array([each[1] for each in both])
         precision, information = self._total
         # Rounding can leave less than nothing.
         rest = np.maximum(precision - self.precision[workers], 0.0)
         return rest, information - self.information[workers]
+
+    def _of_others(self, worker: int) -> tuple[FloatArray, FloatArray]:
+        """As `others` of one: n times the robust mean of the n others that have reported."""
+        among = self.known.copy()
+        among[worker] = False
+        count = int(among.sum())
+        if not count:
+            return np.zeros_like(self._told), np.zeros_like(self._told)
+        # Each by itself: in a joint vector the counts would outweigh the effects.
+        precision, information = (
+            count * self.aggregation.mean(held[among], self._steps)
+            for held in (self.precision, self.information)
+        )
+        return precision, information
 
     def step(self) -> FloatArray:
         """Gradient (M, N) for the next step of z: the mean of all grad g_v at p = z.
 
         Of those that have reported, and `corrected`.
         """
-        mean = self.effects.sum(axis=0) / max(int(self.known.sum()), 1)
+        if self.aggregation.is_mean or not self.known.any():
+            mean = self.effects.sum(axis=0) / max(int(self.known.sum()), 1)
+        else:
+            mean = self.aggregation.mean(self.effects[self.known], self._steps)
         gradient = corrected(mean, self._told, self._steps)
         self._told, self._steps = mean, self._steps + 1
         return gradient

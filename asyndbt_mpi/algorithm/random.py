@@ -23,6 +23,7 @@ class Purpose(IntEnum):
     STATIONARITY = 7
     EXPLORATION = 8
     FILE_SPLIT = 9
+    BUCKETS = 10
 
 
 class Streams:

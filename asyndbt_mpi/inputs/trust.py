@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from asyndbt_mpi.inputs.sections import Count, Section
+from asyndbt_mpi.inputs.fields import Count
+from asyndbt_mpi.inputs.sections import Section
 
 Aggregator = Literal[
     "rsa",

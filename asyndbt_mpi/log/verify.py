@@ -17,6 +17,7 @@ from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.events import attendance
 from asyndbt_mpi.log.integrity import damaged_roots, damaged_rows
 from asyndbt_mpi.log.reader import Log
+from asyndbt_mpi.protocol.asyndbt import aggregation_of
 from asyndbt_mpi.protocol.records import EventKind
 
 MOST_LINES = 10
@@ -275,14 +276,19 @@ def _duals(log: Log) -> Iterator[str]:
 
 
 def _objective(log: Log) -> Iterator[str]:
-    """Objectives other than the mean of the newest loss of every worker that has reported."""
+    """Objectives other than the mean of the newest losses, by the aggregation of the run."""
     loss = log["report/loss"]
     newest = np.full((log.committed, log.workers), -1)
     newest[log["report/iteration"], log["report/worker"] - 1] = np.arange(len(loss))
     newest = np.maximum.accumulate(newest, axis=0)
     known = newest >= 0
-    total = np.where(known, np.append(loss, 0.0)[newest], 0.0).sum(axis=1)
-    expected = total / np.maximum(1, known.sum(axis=1))
+    losses = np.append(loss, 0.0)[newest]
+    aggregation = aggregation_of(log.config)
+    if aggregation.is_mean:
+        expected = np.where(known, losses, 0.0).sum(axis=1) / np.maximum(1, known.sum(axis=1))
+    else:
+        there = enumerate(zip(losses, known, strict=True))
+        expected = np.array([aggregation.mean(of[heard], t) for t, (of, heard) in there])
     logged = log["iteration/objective"]
     wrong = ~(np.abs(logged - expected) <= TOLERANCE * np.maximum(1.0, np.abs(expected)))
     for iteration in np.flatnonzero(wrong):

@@ -27,6 +27,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from asyndbt_mpi.algorithm.additive import prior_variance
+from asyndbt_mpi.algorithm.aggregation import Aggregation
 from asyndbt_mpi.algorithm.lower_level import LowerLevel, LowerSteps, residual
 from asyndbt_mpi.algorithm.optimizer import OPTIMIZERS
 from asyndbt_mpi.algorithm.polyhedron import Polyhedron
@@ -58,6 +59,14 @@ class _Update:
     duals: FloatArray
     duals_before: FloatArray
     gradient: FloatArray
+
+
+def aggregation_of(config: Config) -> Aggregation:
+    """The rule that [defence] names."""
+    defence = config.defence
+    return Aggregation(
+        defence.aggregator, defence.preaggregator, defence.malicious, config.run.seed
+    )
 
 
 class AsynDBT:
@@ -113,18 +122,22 @@ class AsynDBT:
             algorithm.dual_regularisation,
             algorithm.dual_regularisation_floor,
         )
+        self.aggregation = aggregation_of(config)
         self.lower_steps = LowerSteps(
             steps.lower_z, steps.rho, algorithm.penalty, algorithm.robust_weight
         )
         self.pool: Pool | None = None
         if algorithm.pools:
             prior = prior_variance(shapes.positions, shapes.classes)
-            self.pool = Pool(self.p.shape, prior, shapes.samples)
+            self.pool = Pool(self.p.shape, prior, shapes.samples, self.aggregation)
 
     @property
     def objective(self) -> float:
-        """Mean of the newest losses of the workers that have reported."""
-        return float(np.add.reduce(self.loss)) / len(self._heard)
+        """Mean of the newest losses of the workers that have reported, by the aggregation."""
+        if self.aggregation.is_mean:
+            return float(np.add.reduce(self.loss)) / len(self._heard)
+        heard = np.array(sorted(self._heard)) - 1
+        return float(self.aggregation.mean(self.loss[heard], self.iteration))
 
     def prompt(self, worker: int) -> tuple[IntArray, IntArray]:
         """The most probable words (M,) and demonstrations (U,) of ``worker``."""
@@ -207,7 +220,14 @@ class AsynDBT:
         Diverged
             phi would not be finite.
         """
-        lower = LowerLevel.start(self.p, self.z, live.copy(), self.lower_steps)
+        lower = LowerLevel.start(
+            self.p,
+            self.z,
+            live.copy(),
+            self.lower_steps,
+            self.aggregation,
+            self._estimations * self.config.lower_steps,
+        )
         self.estimation = LowerEstimation(
             self._estimations, lower, participants, self.config.lower_steps, self.shapes.classes
         )

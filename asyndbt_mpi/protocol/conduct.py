@@ -345,7 +345,9 @@ class Conduct:
         if not self.members.working and not self.finished:
             self.finished = True
             words, classes = self.algorithm.z.argmax(axis=1), self.shapes.classes
-            of_consensus = self.evaluations.consensus(words, classes, out.time)
+            of_consensus = self.evaluations.consensus(
+                words, classes, out.time, self.algorithm.aggregation
+            )
             if of_consensus:
                 out.records.append(of_consensus)
 

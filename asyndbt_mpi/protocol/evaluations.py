@@ -4,6 +4,7 @@ from collections import deque
 
 import numpy as np
 
+from asyndbt_mpi.algorithm.aggregation import Aggregation
 from asyndbt_mpi.algorithm.types import IntArray
 from asyndbt_mpi.protocol.messages import (
     WITHOUT,
@@ -76,8 +77,12 @@ class Evaluations:
         """What was asked of ``worker`` and will not be answered."""
         return list(self._asked.pop(worker, ()))
 
-    def consensus(self, words: IntArray, classes: int, time: float) -> Evaluation | None:
+    def consensus(
+        self, words: IntArray, classes: int, time: float, aggregation: Aggregation
+    ) -> Evaluation | None:
         """The consensus' words (M,) over all workers, each with its own demonstrations.
+
+        Accuracy and loss are means by the ``aggregation``.
 
         None if no worker has scored them.
         """
@@ -89,8 +94,8 @@ class Evaluations:
             worker=CONSENSUS,
             split=Split.TEST,
             candidate=Candidate.CONSENSUS,
-            accuracy=float(np.mean([report.accuracy for report in reports])),
-            loss=float(np.mean([report.loss for report in reports])),
+            accuracy=float(aggregation.mean(np.array([each.accuracy for each in reports]))),
+            loss=float(aggregation.mean(np.array([each.loss for each in reports]))),
             words=words,
             demonstrations=np.full(classes, WITHOUT),
             calls=0,  # counted with the workers' own rows

@@ -56,6 +56,7 @@ class Membership:
     needed : how many have to be, for the run to go on
     barred : those that are not listened to any more
     returns : how often each worker was taken back
+    strikes : how many malformed messages each worker has sent
     """
 
     def __init__(self, workers: int, needed: int = 1) -> None:
@@ -64,6 +65,7 @@ class Membership:
         self.needed = needed
         self.barred: set[int] = set()
         self.returns: Counter[int] = Counter()
+        self.strikes: Counter[int] = Counter()
         everyone = range(1, workers + 1)
         self._state = dict.fromkeys(everyone, State.EXPECTED)
         self._in: dict[State, set[int]] = {state: set() for state in State}

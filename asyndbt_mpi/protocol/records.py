@@ -30,9 +30,9 @@ class EventKind(IntEnum):
     """What happened at the server; in this order the events determine a whole run.
 
     EVALUATION is the answer to one on the validation split, TEST on the test split, RACE on the
-    rows of the race. EXCLUDED is
-    for what a worker sent, and for good; LOST for one that died or fell silent. If it is heard of
-    again it has RETURNED and is told to start afresh, which its next HELLO says that it did. With
+    rows of the race. EXCLUDED is for what a worker sent, and for good, DROPPED for what it sent
+    before that (`defence.strikes`); LOST for one that died or fell silent. If it is heard of again
+    it has RETURNED and is told to start afresh, which its next HELLO says that it did. With
     CLOSING (of worker 0) the iterations are over: what follows belongs to that end of the run.
     RESUMED (of worker 0) is where another process went on, after leaving behind an end of the run
     that had the event's costs; its number is that of the calls that were under way when the run
@@ -50,6 +50,7 @@ class EventKind(IntEnum):
     CLOSING = 8
     RESUMED = 9
     RACE = 10
+    DROPPED = 11
 
 
 EVENT_OF = {

@@ -49,7 +49,7 @@ class Server(Conduct):
         ------
         MalformedMessage
             The message answers nothing that was asked; the state is unchanged, and the driver
-            should call `exclude`.
+            should call `strike`.
         """
         out = Output(time)
         state = self.members.state(worker)
@@ -79,6 +79,18 @@ class Server(Conduct):
                 return out
         self.members.heard(worker, time)
         self._proceed(out)
+        return out
+
+    def strike(self, worker: int, reason: str, time: float) -> Output:
+        """Drop a malformed message of ``worker``; exclude it after `defence.strikes`."""
+        out = Output(time)
+        if self.members.state(worker) in BARRED:
+            return out
+        self.members.strikes[worker] += 1
+        if self.members.strikes[worker] < self.config.defence.strikes:
+            self._record_event(out, EventKind.DROPPED, worker, reason.partition("\n")[0])
+        else:
+            self._exclude(out, worker, reason)
         return out
 
     def exclude(self, worker: int, reason: str, time: float) -> Output:

@@ -60,7 +60,7 @@ def serve(
 ) -> bool:
     """Run the server until it has finished; False if it was ``signalled`` before.
 
-    A worker whose message is malformed is excluded, one that died or is silent for too long is
+    A worker whose messages are malformed is excluded, one that died or is silent for too long is
     lost, and the run continues without it. Errors of the server are raised; the caller then closes
     the log and calls `stop_all`. ``earlier`` is the state from which a resumed run continues.
     """
@@ -137,7 +137,7 @@ def _take(
                 return Output(channel.now(), [(worker, answer) for answer in answers])
         return server.receive(worker, message, channel.now())
     except MalformedMessage as error:
-        return server.exclude(worker, str(error), channel.now())
+        return server.strike(worker, str(error), channel.now())
 
 
 def stop_all(channel: Channel, server: Server) -> None:

@@ -187,6 +187,8 @@ class Replay:
                 self.server.spending.count(event.costs)
                 self.server.spending.write_off(event.number)
                 return Output(time)
+            case EventKind.DROPPED:
+                return self.server.strike(worker, event.text, time)
             case EventKind.EXCLUDED:
                 self._leave(worker)
                 return self.server.exclude(worker, event.text, time)

@@ -5,6 +5,7 @@ from asyndbt_mpi.protocol.records import Event, EventKind, Record
 from asyndbt_mpi.view.progress import Progress
 
 NEWS = {
+    EventKind.DROPPED: "sent a message that was dropped",
     EventKind.EXCLUDED: "is excluded",
     EventKind.LOST: "is lost",
     EventKind.RETURNED: "is back, and starts afresh",

@@ -37,12 +37,13 @@ WON_AS = {
 Prompt: TypeAlias = tuple[np.ndarray, np.ndarray]
 """Words (M,) and demonstrations (U,), as indices."""
 
-COMINGS = {
+HAPPENED = {
+    EventKind.DROPPED: "caught sending a malformed message",
     EventKind.LOST: "lost",
     EventKind.RETURNED: "back",
     EventKind.EXCLUDED: "excluded",
 }
-"""What can happen to a worker's membership."""
+"""What can happen to a worker."""
 
 
 def print_summary(log: Log, console: Console | None = None) -> None:
@@ -174,8 +175,8 @@ def worker_lines(log: Log) -> list[str]:
     """What each worker runs on, and when it was lost, returned or excluded."""
     kinds, workers, iterations = (log[f"event/{name}"] for name in ("kind", "worker", "iteration"))
     happened: dict[int, list[str]] = {}
-    for row in np.flatnonzero(np.isin(kinds, list(COMINGS))).tolist():
-        what = f"{COMINGS[EventKind(int(kinds[row]))]} in iteration {iterations[row]}"
+    for row in np.flatnonzero(np.isin(kinds, list(HAPPENED))).tolist():
+        what = f"{HAPPENED[EventKind(int(kinds[row]))]} in iteration {iterations[row]}"
         happened.setdefault(int(workers[row]), []).append(what)
     lines = [
         f"worker {number}: {text or 'was never heard from'}"

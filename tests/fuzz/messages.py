@@ -15,6 +15,7 @@ from collections import Counter
 
 import numpy as np
 
+from asyndbt_mpi.algorithm.aggregation import RULES
 from asyndbt_mpi.protocol.messages import (
     Candidate,
     Costs,
@@ -79,6 +80,11 @@ def _run(generator: random.Random) -> tuple[Hand, list[Buffer]]:
     config = configuration(
         run={"evaluate_every": generator.choice([0, 2]), "race": 6, "iterations": most},
         algorithm={"plane_period": generator.choice([2, 1000]), "tolerance": 0.0},
+        defence={
+            "aggregator": generator.choice(["rsa", *RULES]),
+            "preaggregator": generator.choice(["none", "nnm", "bucketing"]),
+            "strikes": generator.choice([1, 2, 1000]),
+        },
     )
     hand = Hand(config, 3)
     hand.hello()
@@ -156,7 +162,7 @@ def _outcome(hand: Hand, buffer: Buffer, codec: Codec) -> str:
     except MalformedMessage as error:
         assert snapshot(server) == before, "a refused message has changed the state"
         _check_reason(str(error))
-        hand.take(server.exclude(HOSTILE, str(error), hand.time))
+        hand.take(server.strike(HOSTILE, str(error), hand.time))
         outcome = "refused by the server"
     assert server.failure is None
     assert server.refusal is None or not server.iteration

@@ -7,6 +7,7 @@ import numpy as np
 from asyndbt_mpi.algorithm.types import BoolArray, IntArray
 from asyndbt_mpi.log.checks.equations import TOLERANCE
 from asyndbt_mpi.log.reader import Log
+from asyndbt_mpi.protocol.asyndbt import aggregation_of
 from asyndbt_mpi.protocol.evaluations import CONSENSUS
 from asyndbt_mpi.protocol.messages import Candidate, Split
 from asyndbt_mpi.protocol.records import SPLIT_OF, EventKind
@@ -116,13 +117,14 @@ def _of_consensus(log: Log) -> Iterator[str]:
             f"{len(answers)} workers have tested it"
         )
         return
+    aggregation = aggregation_of(log.config)
     for row in rows:
         expected = {
             "split": Split.TEST,
             "candidate": Candidate.CONSENSUS,
             "iteration": column["iteration"][answers[0]],
-            "accuracy": column["accuracy"][answers].mean(),
-            "loss": column["loss"][answers].mean(),
+            "accuracy": aggregation.mean(column["accuracy"][answers]),
+            "loss": aggregation.mean(column["loss"][answers]),
             "llm_calls": 0,
             "prompt_tokens": 0,
         }

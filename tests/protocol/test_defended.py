@@ -1,0 +1,114 @@
+"""Robust means where reports meet: by hand, and in whole runs."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from asyndbt_mpi.algorithm.aggregation import RULES, Aggregation
+from asyndbt_mpi.algorithm.lower_level import LowerLevel, LowerSteps
+from asyndbt_mpi.algorithm.simplex import project
+from asyndbt_mpi.log.reader import Log
+from asyndbt_mpi.log.verify import verify
+from asyndbt_mpi.protocol.messages import MalformedMessage, Report
+from asyndbt_mpi.protocol.records import Event, EventKind
+from tests.protocol.hand import Hand, configuration
+
+Run = Callable[..., Path]
+MEDIAN = Aggregation("median")
+
+
+def test_z_follows_the_rule_and_not_the_sum() -> None:
+    """Two at word 0, a liar at word 2 with all its weight: the median of pulls is the honest's."""
+    p = np.array([[[1.0, 0.0, 0.0]], [[1.0, 0.0, 0.0]], [[0.0, 0.0, 1.0]]])
+    z = np.full((1, 3), 1 / 3)
+    steps = LowerSteps(z=0.1, rho=0.5, penalty=2.0, robust_weight=0.0)
+    lower = LowerLevel.start(p, z, np.ones(3, dtype=bool), steps, MEDIAN)
+    lower.server_step()
+    np.testing.assert_allclose(lower.z, project(z - 0.1 * 3 * 2.0 * (z - p[0])))
+    # The dual of each is still its own, (10).
+    np.testing.assert_allclose(lower.rho, 0.5 * (p - lower.z))
+
+
+def test_others_are_a_robust_mean_times_their_number() -> None:
+    pooled = {"lower_gradient": "model", "plane_period": 2, "active_workers": 4}
+    hand = Hand(configuration(algorithm=pooled, defence={"aggregator": "median"}), workers=4)
+    hand.hello()
+    replies = {worker: hand.reply(worker) for worker in range(1, 5)}
+    liar = replies[4]
+    assert isinstance(liar, Report)
+    liar.information = np.full_like(liar.information, 1e6)
+    for worker, reply in replies.items():
+        assert reply is not None
+        hand.deliver(worker, reply)
+    pool = hand.server.algorithm.pool
+    assert pool is not None
+    for worker in range(4):
+        among = [other for other in range(4) if other != worker]
+        precision, information = pool.others(np.array([worker]))
+        np.testing.assert_allclose(precision[0], 3 * np.median(pool.precision[among], axis=0))
+        np.testing.assert_allclose(information[0], 3 * np.median(pool.information[among], axis=0))
+
+
+def test_the_objective_is_not_a_liars() -> None:
+    hand = Hand(
+        configuration(algorithm={"active_workers": 3}, defence={"aggregator": "median"}), workers=3
+    )
+    hand.hello()
+    for worker in (1, 2, 3):
+        reply = hand.reply(worker)
+        assert isinstance(reply, Report)
+        if worker == 3:
+            reply.loss = 1e90
+        hand.deliver(worker, reply)
+    algorithm = hand.server.algorithm
+    assert algorithm.objective == np.median(algorithm.loss) < 1e3
+
+
+@pytest.mark.parametrize("name", ["rsa", *RULES])
+@pytest.mark.parametrize("before", ["none", "nnm", "bucketing"])
+@pytest.mark.parametrize("gradient", ["model", "black_box"])
+def test_runs_are_whole(virtual_run: Run, name: str, before: str, gradient: str) -> None:
+    path = virtual_run(
+        workers=5,
+        defence={"aggregator": name, "preaggregator": before},
+        algorithm={"lower_gradient": gradient, "plane_period": 3, "active_workers": 2},
+        run={"iterations": 20, "evaluate_every": 6},
+    )
+    with Log(path) as log:
+        assert log.committed == 20
+    assert verify(path).violations == []
+
+
+def struck(strikes: int) -> Hand:
+    hand = Hand(configuration(defence={"strikes": strikes}), workers=3)
+    hand.hello()
+    return hand
+
+
+def test_a_worker_is_excluded_after_its_strikes() -> None:
+    hand = struck(3)
+    for _ in range(2):
+        hand.take(hand.server.strike(3, "sent a NaN", hand.time))
+        assert hand.server.members.is_live(3)
+    hand.take(hand.server.strike(3, "sent a NaN", hand.time))
+    assert not hand.server.members.is_live(3)
+    kinds = [event.kind for event in hand.of_type(Event) if event.worker == 3]
+    assert kinds[-3:] == [EventKind.DROPPED, EventKind.DROPPED, EventKind.EXCLUDED]
+
+
+def test_what_is_dropped_changes_nothing_and_the_right_answer_still_counts() -> None:
+    hand = struck(2)
+    reply = hand.reply(3)
+    assert isinstance(reply, Report)
+    z, p = hand.server.algorithm.z.copy(), hand.server.algorithm.p.copy()
+    reply.number += 7
+    with pytest.raises(MalformedMessage):
+        hand.deliver(3, reply)
+    hand.take(hand.server.strike(3, "answers nothing", hand.time))
+    np.testing.assert_array_equal(hand.server.algorithm.z, z)
+    np.testing.assert_array_equal(hand.server.algorithm.p, p)
+    reply.number -= 7
+    hand.deliver(3, reply)
+    assert 3 in hand.server.algorithm.reported
