@@ -23,6 +23,8 @@ class Purpose(IntEnum):
     STATIONARITY = 7
     EXPLORATION = 8
     FILE_SPLIT = 9
+    ATTACK = 10
+    INVENTION = 11
 
 
 class Streams:
