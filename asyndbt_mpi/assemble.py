@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from asyndbt_mpi.adversary.boxes import Flipped, Invented
 from asyndbt_mpi.algorithm.types import FloatArray
 from asyndbt_mpi.config import Config, ConfigurationError
-from asyndbt_mpi.inputs.sections import Llm, TaskSection
+from asyndbt_mpi.inputs.sections import Delay, Llm, TaskSection
 from asyndbt_mpi.jobs.answer_cache import Answers, open_store
 from asyndbt_mpi.jobs.memory import check_memory
 from asyndbt_mpi.jobs.own import Own
@@ -29,6 +30,7 @@ from asyndbt_mpi.task import calibration
 from asyndbt_mpi.task.dataset import Dataset, Row, load
 from asyndbt_mpi.task.fit import check_fit
 from asyndbt_mpi.task.labels import table as written
+from asyndbt_mpi.task.mislabelled import mislabelled
 from asyndbt_mpi.task.partition import WorkerData, split
 from asyndbt_mpi.task.prompts import PromptBlackBox
 from asyndbt_mpi.task.rehearsal import longest_prompts
@@ -64,7 +66,8 @@ class Materials:
     ``data`` is indexed by the number of the worker; ``data_digest`` covers all of it and the
     template, and is "" without them. ``own`` is what Python code has provided. ``labels_taken``
     are labels by value, if the data and not the configuration name them; ``data_notes`` are what
-    was changed when the data were read, in lines.
+    was changed when the data were read, in lines. The ``malicious`` workers' data are as these have
+    them, perhaps with wrong labels.
     """
 
     shapes: Shapes
@@ -75,6 +78,7 @@ class Materials:
     own: Own = field(default_factory=Own)
     labels_taken: dict[str, str] = field(default_factory=dict)
     data_notes: list[str] = field(default_factory=list)
+    malicious: frozenset[int] = frozenset()
 
     def configured(self, config: Config) -> Config:
         """``config`` with the labels of the data, as a log keeps it."""
@@ -129,6 +133,7 @@ def prepare(config: Config, workers: int, own: Own | None = None) -> Materials:
     ):
         if value > workers:
             raise ConfigurationError(f"{name} = {value}: the run has only {workers} workers")
+    malicious = _malicious(config, workers)
     vocabulary = load_vocabulary(prompt.vocabulary, prompt.vocabulary_size)
     dataset = None if config.llm.is_function else _dataset(config)
     classes = len(dataset.labels if dataset else config.task.label_texts) or SYNTHETIC_CLASSES
@@ -144,14 +149,33 @@ def prepare(config: Config, workers: int, own: Own | None = None) -> Materials:
     check_memory(config, shapes, workers)
     if dataset is None:
         calibration.check(config, None)
-        return Materials(shapes, vocabulary, None, None, own=own)
+        return Materials(shapes, vocabulary, None, None, own=own, malicious=malicious)
     template = Template(config.task.template, dataset.labels)
     calibration.check(config, template)
     parts = split(dataset, config.task, prompt.pool, workers, config.run.seed)
     data = dict(enumerate(parts, start=1))
     digest = _digest(config.task, template.columns, data, dataset.taken)
-    kept = digest, own, dataset.taken, dataset.notes
+    # Only now, because the digest is to tell whether somebody's files differ.
+    attack = config.adversary.attack
+    data |= {worker: mislabelled(data[worker], attack) for worker in malicious}
+    kept = digest, own, dataset.taken, dataset.notes, malicious
     return Materials(shapes, vocabulary, template, data, *kept)
+
+
+def _malicious(config: Config, workers: int) -> frozenset[int]:
+    """The malicious ones among so many ``workers``."""
+    adversary = config.adversary
+    if adversary.needs > workers:
+        raise ConfigurationError(
+            f"adversary.workers = {adversary.workers}: the run has only {workers} workers"
+        )
+    malicious = adversary.of(workers)
+    if malicious and adversary.attack == "bad_demonstrations" and config.llm.is_function:
+        raise ConfigurationError(
+            f"adversary.attack = 'bad_demonstrations': llm.backend = {config.llm.backend!r} has no"
+            " demonstrations whose labels could be wrong"
+        )
+    return malicious
 
 
 def _dataset(config: Config) -> Dataset:
@@ -235,12 +259,16 @@ def delays_of_workers(config: Config, workers: int) -> dict[int, Delays]:
         The trace is not a log, or has no seconds to draw from.
     """
     traces = _traces(config.delay.trace) if config.delay.model == "trace" else [None]
-    return {
+    delays = {
         worker: Delays(
             config.delay, config.run.seed, worker, workers, traces[(worker - 1) % len(traces)]
         )
         for worker in range(1, workers + 1)
     }
+    if config.adversary.attack == "flood":
+        at_once = config.adversary.of(workers)
+        delays |= {v: Delays(Delay(), config.run.seed, v, workers) for v in at_once}
+    return delays
 
 
 def _traces(path: str) -> list[FloatArray | None]:
@@ -361,7 +389,19 @@ def workers_with_black_box(
             prompts = longest_prompts(*texts, method)
             asked.label_log_probabilities(prompts, materials.template.labels)
         box = PromptBlackBox(*texts, model, method)
+    if materials.malicious:
+        box = _malicious_box(config, materials.malicious, box)
     return Workers(config, materials.shapes, box.data_sizes, own.estimator), box
+
+
+def _malicious_box(config: Config, members: frozenset[int], box: BlackBox) -> BlackBox:
+    """``box`` as the malicious ``members`` have it; see also `mislabelled`."""
+    adversary = config.adversary
+    if adversary.attack == "flood":
+        return Invented(box, members, config.run.seed, adversary.strength)
+    if adversary.attack == "label_flip" and config.llm.is_function:
+        return Flipped(box, members)
+    return box
 
 
 def hellos(

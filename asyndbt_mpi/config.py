@@ -31,7 +31,7 @@ from asyndbt_mpi.inputs.sections import (
     TaskSection,
 )
 from asyndbt_mpi.inputs.toml import MOST_BYTES, MOST_PARTS, MOST_WRITTEN_BYTES, has_long_key
-from asyndbt_mpi.inputs.trust import Defence
+from asyndbt_mpi.inputs.trust import Adversary, Defence
 
 LONGEST_LINE = 300
 """Characters shown of another program's error."""
@@ -54,6 +54,7 @@ class Config(Section):
     delay: Delay = Delay()
     budget: Budget = Budget()
     defence: Defence = Defence()
+    adversary: Adversary = Adversary()
     log: LogSection = LogSection()
 
     @model_validator(mode="before")
@@ -87,8 +88,8 @@ class Config(Section):
     @property
     def usual_workers(self) -> int:
         """R where none is given, `USUAL_WORKERS` or as many as the configuration needs."""
-        algorithm, slow = self.algorithm, self.delay.slow_workers
-        return max(USUAL_WORKERS, algorithm.active_workers, algorithm.min_workers, slow)
+        algorithm, others = self.algorithm, (self.delay.slow_workers, self.adversary.needs)
+        return max(USUAL_WORKERS, algorithm.active_workers, algorithm.min_workers, *others)
 
     def to_toml(self) -> str:
         """The resolved configuration, every key written out."""

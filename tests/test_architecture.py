@@ -16,7 +16,8 @@ ALLOWED = {
     "config": {"inputs"},
     "algorithm": set(),
     "protocol": {"algorithm", "config", "inputs"},
-    "transport": {"protocol", "algorithm", "config", "inputs"},
+    "adversary": {"protocol", "algorithm", "config", "inputs"},
+    "transport": {"adversary", "protocol", "algorithm", "config", "inputs"},
     "log": {"protocol", "algorithm", "config", "inputs"},
     "llm": {"inputs"},
     "task": {"llm", "protocol", "algorithm", "config", "inputs"},
@@ -31,14 +32,15 @@ ALLOWED = {
     # The one place that chooses implementations stands at the door of jobs, and is one of them.
     "assemble": {
         *("jobs", "log", "task", "llm", "transport", "protocol", "algorithm", "config", "inputs"),
+        "adversary",
     },
     "jobs": {
         *("assemble", "log", "task", "llm", "transport", "protocol", "algorithm", "config"),
-        "inputs",
+        *("adversary", "inputs"),
     },
     "baselines": {
         *("assemble", "jobs", "log", "task", "llm", "transport", "protocol", "algorithm", "config"),
-        "inputs",
+        *("adversary", "inputs"),
     },
     "commands": {
         *(
@@ -53,7 +55,7 @@ ALLOWED = {
             "task",
             "llm",
         ),
-        *("transport", "protocol", "algorithm", "config", "inputs"),
+        *("transport", "adversary", "protocol", "algorithm", "config", "inputs"),
     },
     "api": {
         *("commands", "assemble", "jobs", "view", "log", "task", "transport", "protocol"),

@@ -160,7 +160,8 @@ class Aggregation:
         elif self.preaggregator == "bucketing":
             x = bucketing(x, f, stream(self.seed, 0, number, Purpose.BUCKETS))
         rule = RULES.get(self.aggregator)
-        one: FloatArray = rule(x, f) if rule else x.mean(axis=0)
+        # Where nobody lies, all reports are in one bucket.
+        one: FloatArray = rule(x, f) if rule and len(x) > 1 else x.mean(axis=0)
         return one.reshape(reports.shape[1:])
 
 

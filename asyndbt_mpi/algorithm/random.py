@@ -23,7 +23,9 @@ class Purpose(IntEnum):
     STATIONARITY = 7
     EXPLORATION = 8
     FILE_SPLIT = 9
-    BUCKETS = 10
+    ATTACK = 10
+    INVENTION = 11
+    BUCKETS = 12
 
 
 class Streams:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from asyndbt_mpi.adversary.colluders import colluders
 from asyndbt_mpi.algorithm.types import FloatArray
 from asyndbt_mpi.assemble import Materials, delays_of_workers, workers_with_black_box
 from asyndbt_mpi.baselines.trial import Chosen, Predict, Trial
@@ -35,7 +36,8 @@ def run(
     with trial.counted.counting():  # the model is compared with itself, which is no tuning
         machines, box = workers_with_black_box(config, materials, everyone, trial.model())
     server = Server(config, shapes, workers)
-    cluster = VirtualCluster(server, machines, box, delays_of_workers(config, workers))
+    delays, liars = delays_of_workers(config, workers), colluders(config, shapes, workers)
+    cluster = VirtualCluster(server, machines, box, delays, liars)
     writer = Writer(
         *(trial.log, config, shapes, workers, materials.vocabulary, "virtual"),
         server.algorithm.z,

@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 
+from asyndbt_mpi.adversary.colluders import colluders
 from asyndbt_mpi.assemble import check_materials, prepare, rebuild, workers_without_model
 from asyndbt_mpi.config import Config
 from asyndbt_mpi.jobs.given import configuration
@@ -71,8 +72,10 @@ def replay(
         workers, black_box = _rebuild(log, given, own or Own())
         server = Server(log.config, log.shapes, log.workers, log.committed)
         comparer = Comparer(log)
+        liars = colluders(log.config, log.shapes, log.workers)
+        again = Replay(server, workers, black_box, colluders=liars)
         try:
-            Replay(server, workers, black_box).run(events(log), comparer.write)
+            again.run(events(log), comparer.write)
         except (Differs, ReplayError) as error:
             return Comparison(comparer.iterations, str(error), log.every)
         if comparer.iterations < log.committed:

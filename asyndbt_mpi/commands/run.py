@@ -15,6 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
+from asyndbt_mpi.adversary.colluders import colluders
 from asyndbt_mpi.assemble import (
     Place,
     gpu_of,
@@ -297,7 +298,8 @@ def _run_worker(
         return workers_with_black_box(job.config, job.materials, [rank], model)
 
     with _warnings_signed(f"worker {rank} on {socket.gethostname()}"):
-        work(channel, prepare, job.delays[rank], _signals(job), signalled)
+        liars = colluders(job.config, job.materials.shapes, job.workers)
+        work(channel, prepare, job.delays[rank], _signals(job), signalled, liars)
     channel.close(float("inf"))
 
 

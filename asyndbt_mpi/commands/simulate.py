@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from asyndbt_mpi.adversary.colluders import colluders
 from asyndbt_mpi.assemble import (
     Materials,
     Place,
@@ -193,4 +194,5 @@ def virtual_cluster(
     if not fits:
         rows_fit(config, materials, everyone)  # now the model is on this machine
     workers, black_box = workers_with_black_box(config, materials, everyone, model)
-    return VirtualCluster(server, workers, black_box, delays)
+    liars = colluders(config, materials.shapes, len(everyone))
+    return VirtualCluster(server, workers, black_box, delays, liars)

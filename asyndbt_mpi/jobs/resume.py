@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from asyndbt_mpi.adversary.colluders import colluders
 from asyndbt_mpi.assemble import check_materials, hellos, workers_without_model
 from asyndbt_mpi.config import Config, ConfigurationError, difference, with_labels_of
 from asyndbt_mpi.inputs.sections import Budget
@@ -172,7 +173,8 @@ def resume(
     workers, box = workers_without_model(job.config, job.materials, range(1, job.workers + 1))
     # A simulation is repeated from its start, with all workers in this process.
     adoption = Adoption(server, workers, Used(log), TOLERANCE) if transport == "mpi" else None
-    replay = Replay(server, workers, Recorded(recorded, box), adoption)
+    liars = colluders(log.config, job.materials.shapes, job.workers)
+    replay = Replay(server, workers, Recorded(recorded, box), adoption, liars)
     counted: dict[str, int] = {}
     new: list[Record] = []
     sink = ResumeSink(log, recorded, new.append)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Protocol
 
+from asyndbt_mpi.adversary.colluders import Colluders
 from asyndbt_mpi.config import ConfigurationError
 from asyndbt_mpi.protocol.blackbox import BlackBox, Completed
 from asyndbt_mpi.protocol.messages import (
@@ -155,11 +156,13 @@ def work(
     delays: Delays,
     signals: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM),
     signalled: Sequence[signal.Signals] = (),
+    colluders: Colluders | None = None,
 ) -> None:
     """Run a worker until the server says stop; the server shows its errors.
 
     ``prepare`` loads what the worker needs; it is called here so that a failure to load reaches the
-    server like any other. The ``signals`` end it, also if it was ``signalled`` before.
+    server like any other. The ``signals`` end it, also if it was ``signalled`` before. The worker
+    may be one of the ``colluders``.
 
     Raises
     ------
@@ -174,7 +177,7 @@ def work(
             workers, black_box = prepare()
             _say_hello(channel, workers, black_box)
             while not workers.stopped:
-                _serve_assignment(channel, workers, black_box, delays)
+                _serve_assignment(channel, workers, black_box, delays, colluders)
             return
         except ServerDied:
             raise
@@ -199,7 +202,11 @@ def _say_hello(channel: Channel, workers: Workers, black_box: BlackBox) -> None:
 
 
 def _serve_assignment(
-    channel: Channel, workers: Workers, black_box: BlackBox, delays: Delays
+    channel: Channel,
+    workers: Workers,
+    black_box: BlackBox,
+    delays: Delays,
+    colluders: Colluders | None,
 ) -> None:
     arrived = channel.receive()
     assert arrived is not None
@@ -219,7 +226,22 @@ def _serve_assignment(
         time.sleep(pause)
     seconds = time.perf_counter() - started
     completed = Completed(channel.rank, answer, seconds, channel.now())
-    channel.send(SERVER, *workers.answer([completed]))
+    [reply] = workers.answer([completed])
+    if colluders is not None:
+        reply = _told(channel, colluders, reply)
+    channel.send(SERVER, reply)
+
+
+def _told(channel: Channel, colluders: Colluders, reply: ToServer) -> ToServer:
+    """What this worker sends in place of ``reply``; the honest let the colluders see theirs."""
+    if channel.rank not in colluders.members:
+        if colluders.look_at_others:
+            channel.show(colluders.members, reply)
+        return reply
+    for worker, message in channel.shown():
+        assert isinstance(message, ToServer)
+        colluders.report(worker, message)
+    return colluders.report(channel.rank, reply)
 
 
 def _await_stop(channel: Channel, seconds: float) -> bool:

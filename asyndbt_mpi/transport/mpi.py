@@ -45,6 +45,8 @@ if not MPI.Is_initialized():
 
 WORLD = MPI.COMM_WORLD
 SERVER = 0
+COPY = 1
+"""Tag of what one worker shows another; all other messages have 0."""
 SPIN_SECONDS = 5e-3
 """Seconds for which a wait only yields the core, so that the latency of sleep does not slow down a
 fast black box; after that it sleeps."""
@@ -120,6 +122,8 @@ class Channel:
         self.gone: set[int] = set()
         # A send's buffer must live until the send is complete.
         self._sends: list[tuple[MPI.Request, Buffer]] = []
+        # By rank, the last that was shown to it and that it has perhaps not taken.
+        self._copies: dict[int, tuple[MPI.Request, Buffer]] = {}
         self._status = MPI.Status()
         self.barred: set[int] = set()
         server = self.rank == SERVER
@@ -145,6 +149,49 @@ class Channel:
             self._sends.append((self.comm.Isend((buffer, MPI.BYTE), rank), buffer))
         except MPI.Exception as error:
             self._notice(error)
+
+    def show(self, ranks: Iterable[int], message: Message) -> None:
+        """Start to send a copy of ``message`` to other workers, to be taken by `shown`.
+
+        One that has not taken the last copy does not get this one: what is under way is bounded.
+        """
+        for rank in ranks:
+            if rank in self.gone or not self._is_taken(rank):
+                continue
+            buffer = self.codec.encode(message)
+            try:
+                # Synchronous: complete when it was received, not when MPI has stored it somewhere.
+                request = self.comm.Issend((buffer, MPI.BYTE), rank, COPY)
+                self._copies[rank] = request, buffer
+            except MPI.Exception as error:
+                self._notice(error)
+
+    def _is_taken(self, rank: int) -> bool:
+        if rank in self._copies and self._is_complete(self._copies[rank][0]):
+            del self._copies[rank]
+        return rank not in self._copies
+
+    def _has_shown_all(self) -> bool:
+        """Whether all copies were taken; takes those of the others, who wait for that as well."""
+        if self.rank == SERVER:
+            return True
+        for _ in self.shown():
+            pass
+        return all(map(self._is_taken, list(self._copies)))
+
+    def shown(self) -> Iterator[tuple[int, Message]]:
+        """What other workers have shown this one since, as (rank, message)."""
+        for rank in set(range(1, self.size)) - {self.rank} - self.gone:
+            # One by one: of any rank, MPI tells nothing more once one has died.
+            try:
+                matched = self.comm.Improbe(rank, COPY, self._status)
+            except MPI.Exception as error:
+                self._notice(error)
+                continue
+            if matched is not None:
+                buffer: Buffer = np.empty(self._status.Get_elements(MPI.BYTE), np.uint8)
+                matched.Recv((buffer, MPI.BYTE))
+                yield rank, self.codec.decode(buffer)
 
     def poll(self) -> tuple[int, Buffer] | None:
         """A message that has arrived, as (rank, buffer), or None; also lets MPI progress sends.
@@ -263,6 +310,8 @@ class Channel:
             with suppress(TooLong):
                 self.poll()
             self._complete_sends()
+            if not self._has_shown_all():
+                continue
             if not self._sends and self._fault_tolerant:
                 # A barrier would never complete after a death. Ranks that leave count as gone.
                 if self.rank != SERVER or len(self.gone) == self.size - 1:

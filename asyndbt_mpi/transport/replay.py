@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from asyndbt_mpi.adversary.colluders import Colluders
 from asyndbt_mpi.protocol.blackbox import Answer, AnyQuery, BlackBox, Completed, ExactQuery
 from asyndbt_mpi.protocol.messages import (
     Assignment,
@@ -115,6 +116,7 @@ class Replay:
     Parameters
     ----------
     adoption : replaces replies that the recorded answers do not explain
+    colluders : tell the same lies again if they know no more than the server had heard
 
     Attributes
     ----------
@@ -127,11 +129,13 @@ class Replay:
         workers: Workers,
         black_box: BlackBox,
         adoption: Adoption | None = None,
+        colluders: Colluders | None = None,
     ) -> None:
         self.server = server
         self.workers = workers
         self.black_box = black_box
         self.adoption = adoption
+        self.colluders = colluders
         self.answers = dict.fromkeys(black_box.data_sizes, 0)
         self._inboxes: dict[int, deque[ToWorker]] = {
             worker: deque() for worker in black_box.data_sizes
@@ -234,6 +238,8 @@ class Replay:
         self.answers[event.worker] += 1
         completed = Completed(event.worker, answer, event.costs.compute_seconds, event.sent_time)
         [reply] = self.workers.answer([completed])
+        if self.colluders is not None:
+            reply = self.colluders.report(event.worker, reply)
         return reply if self.adoption is None else self.adoption.reply(event, reply)
 
     # ------------------------------------------------------------ continuing from here

@@ -3,11 +3,19 @@
 import heapq
 from collections.abc import Callable, Iterator, Mapping
 
+from asyndbt_mpi.adversary.colluders import Colluders
 from asyndbt_mpi.protocol.blackbox import BlackBox, Completed
 from asyndbt_mpi.protocol.divergence import Diverged
-from asyndbt_mpi.protocol.messages import EvaluationRequest, Split, ToServer, ToWorker
-from asyndbt_mpi.protocol.records import Record
+from asyndbt_mpi.protocol.messages import (
+    EvaluationRequest,
+    MalformedMessage,
+    Split,
+    ToServer,
+    ToWorker,
+)
+from asyndbt_mpi.protocol.records import Output, Record
 from asyndbt_mpi.protocol.server import Server
+from asyndbt_mpi.protocol.wire import Codec
 from asyndbt_mpi.protocol.worker import Workers
 from asyndbt_mpi.transport.delay import Delays
 
@@ -21,6 +29,7 @@ class VirtualCluster:
     Parameters
     ----------
     delays : by number of the worker, 1..R
+    colluders : who lies to the server; they have seen every report that arrived before theirs
 
     Attributes
     ----------
@@ -34,11 +43,13 @@ class VirtualCluster:
         workers: Workers,
         black_box: BlackBox,
         delays: Mapping[int, Delays],
+        colluders: Colluders | None = None,
     ) -> None:
         self.server = server
         self.workers = workers
         self.black_box = black_box
         self.delays = delays
+        self.colluders = colluders
         self.now = 0.0
         self.free_at = dict.fromkeys(delays, 0.0)
         self._arrivals: list[tuple[float, int, int, ToServer]] = []
@@ -63,13 +74,33 @@ class VirtualCluster:
             self._arrive(0.0, worker, hello)
         while not self.server.finished:
             self.now, _, worker, message = heapq.heappop(self._arrivals)
-            output = self.server.receive(worker, message, self.now)
+            output = self._take(worker, message)
             yield output.records  # first: a worker's step may fail
             if output.messages:
                 for together in _first_to_last(output.messages):
                     self._work(together)
         if self.server.failure:
             raise Diverged(self.server.failure)
+
+    def _take(self, worker: int, message: ToServer) -> Output:
+        if self.colluders is None:
+            return self.server.receive(worker, message, self.now)
+        told = self.colluders.report(worker, message)
+        try:
+            if told is not message:  # only a lie may be refused
+                told = self._refusing(told)
+            return self.server.receive(worker, told, self.now)
+        except MalformedMessage as error:
+            return self.server.exclude(worker, str(error), self.now)
+
+    def _refusing(self, lie: ToServer) -> ToServer:
+        """``lie`` as it comes out of the wire, which refuses what no worker can mean."""
+        config = self.server.config
+        free, pools = config.llm.is_function, config.algorithm.pools
+        codec = Codec(self.server.shapes, free_losses=free, pools=pools)
+        read = codec.decode(codec.encode(lie))
+        assert isinstance(read, ToServer)
+        return read
 
     def _work(self, messages: list[tuple[int, ToWorker]]) -> None:
         """Let workers answer at once; their replies arrive when the work would be done."""

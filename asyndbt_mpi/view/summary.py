@@ -131,6 +131,9 @@ def run_lines(log: Log) -> list[str]:
         f"{log.workers} workers, {log.active_workers} active per iteration,"
         f" none more than {log.max_delay} iterations late",
     ]
+    if malicious := sorted(log.config.adversary.of(log.workers)):
+        numbers = ", ".join(map(str, malicious))
+        lines.append(f"malicious workers: {numbers} ({log.config.adversary.attack})")
     if log.starts > 1:
         times = log.starts - 1
         lines.append(f"resumed {times} time{'s' if times > 1 else ''}")

@@ -1,0 +1,1 @@
+"""Malicious workers, to study what a run withstands."""
