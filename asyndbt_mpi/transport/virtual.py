@@ -91,7 +91,7 @@ class VirtualCluster:
                 told = self._refusing(told)
             return self.server.receive(worker, told, self.now)
         except MalformedMessage as error:
-            return self.server.exclude(worker, str(error), self.now)
+            return self.server.strike(worker, str(error), self.now)
 
     def _refusing(self, lie: ToServer) -> ToServer:
         """``lie`` as it comes out of the wire, which refuses what no worker can mean."""
