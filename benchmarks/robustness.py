@@ -22,6 +22,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from machine import describe
@@ -133,7 +134,7 @@ def run(cell: Cell) -> dict[str, float]:
     ).run(lambda records: None)
     algorithm = server.algorithm
     honest = np.arange(cell.workers - cell.malicious)
-    truth = getattr(box, "box", box)  # what the malicious have is wrapped around it
+    truth: Any = getattr(box, "box", box)  # what the malicious have is wrapped around it
     p, q = workers.p[honest], workers.q[honest]
     z = np.repeat(algorithm.z[None], len(honest), axis=0)
     uniform = np.full_like(p, 1.0 / p.shape[-1]), np.full_like(q, 1.0 / q.shape[-1])

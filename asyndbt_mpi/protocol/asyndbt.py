@@ -31,7 +31,7 @@ from asyndbt_mpi.algorithm.aggregation import Aggregation
 from asyndbt_mpi.algorithm.lower_level import LowerLevel, LowerSteps, residual
 from asyndbt_mpi.algorithm.optimizer import OPTIMIZERS
 from asyndbt_mpi.algorithm.polyhedron import Polyhedron
-from asyndbt_mpi.algorithm.pooling import Pool
+from asyndbt_mpi.algorithm.pooling import OUTLYING, Pool
 from asyndbt_mpi.algorithm.simplex import onto_simplex
 from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
 from asyndbt_mpi.algorithm.updates import DualSteps, update_duals
@@ -285,9 +285,24 @@ class AsynDBT:
         self.p[indices], self.q[indices] = p, q
         self.loss[indices] = [each.report.loss for each in used]
 
+    def _plausible(self, lower: LowerLevel) -> FloatArray:
+        """phi_p (R, M, N), and p for a worker that is much further from it than the median one.
+
+        Such a worker then adds nothing to h (5) and no plane holds it: otherwise one that reports
+        at random would keep planes violated, and the others bound by ever larger duals. Without a
+        rule in [defence] phi is what it is.
+        """
+        if self.aggregation.is_mean:
+            return lower.p
+        distances = np.abs(self.p - lower.p).sum(axis=(1, 2))
+        there = np.sort(distances[lower.live])
+        # Of an even number the lower one: then even half of the workers may lie.
+        bound = OUTLYING * there[(len(there) - 1) // 2]
+        return np.where((distances > bound)[:, None, None], self.p, lower.p)
+
     def _cut(self, estimation: LowerEstimation, duals_before: FloatArray) -> Estimation:
         """Update the polyhedron with a finished estimate of phi, eqs. (28)-(33)."""
-        phi_p, phi_z = self.known_phi or (estimation.lower.p, estimation.lower.z)
+        phi_p, phi_z = self.known_phi or (self._plausible(estimation.lower), estimation.lower.z)
         self.known_phi = None
         h = residual(self.p, self.z, phi_p, phi_z, self.config.lower_distance)  # (5)
         drops = self.polyhedron.drop_slack(duals_before, self.config.plane_threshold)

@@ -11,9 +11,10 @@ from asyndbt_mpi.algorithm.lower_level import LowerLevel, LowerSteps
 from asyndbt_mpi.algorithm.simplex import project
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify
+from asyndbt_mpi.protocol.asyndbt import AsynDBT
 from asyndbt_mpi.protocol.messages import MalformedMessage, Report
 from asyndbt_mpi.protocol.records import Event, EventKind
-from tests.protocol.hand import Hand, configuration
+from tests.protocol.hand import SHAPES, Hand, configuration
 
 Run = Callable[..., Path]
 MEDIAN = Aggregation("median")
@@ -112,3 +113,19 @@ def test_what_is_dropped_changes_nothing_and_the_right_answer_still_counts() -> 
     reply.number -= 7
     hand.deliver(3, reply)
     assert 3 in hand.server.algorithm.reported
+
+
+def test_a_worker_far_from_phi_is_held_by_no_plane() -> None:
+    """Of four with p at (1, 0), three have phi near by; the fourth's is at the other end."""
+    for aggregator, counts in (("median", False), ("rsa", True)):
+        config = configuration(defence={"aggregator": aggregator})
+        algorithm = AsynDBT(config, SHAPES, 4)
+        phi = algorithm.p.copy()
+        phi[:, :, 0] += 0.01
+        phi[:, :, 1] -= 0.01
+        phi[3] = np.eye(SHAPES.words)[[0] * SHAPES.positions]
+        live = np.ones(4, dtype=bool)
+        lower = LowerLevel.start(phi, algorithm.z, live, algorithm.lower_steps)
+        plausible = algorithm._plausible(lower)
+        np.testing.assert_array_equal(plausible[:3], phi[:3])
+        np.testing.assert_array_equal(plausible[3], phi[3] if counts else algorithm.p[3])
