@@ -1,6 +1,6 @@
 """Malicious workers with data: what their rows say, and what that does to their prompts."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -26,7 +26,7 @@ SMALL = "task.test=20", "run.iterations=8", "run.evaluate_every=4", "algorithm.p
 
 def materials(attack: str, workers: int = 1) -> Materials:
     settings = f"adversary.attack={attack}", f"adversary.workers={workers}"
-    return prepare(load("demo", [*SMALL, *settings]), 3)
+    return prepare(load("reviews", [*SMALL, *settings]), 3)
 
 
 def labels(rows: Sequence[Row]) -> list[int]:
@@ -42,12 +42,10 @@ def test_the_labels_of_the_malicious_are_wrong_and_nobody_elses(attack: str) -> 
         assert malicious.data[worker] == honest.data[worker]
     before, after = honest.data[3], malicious.data[3]
     assert after.test == before.test
-    changed: list[Callable[[list[int]], list[int]]] = [lambda each: [1 - k for k in each]] * 2
-    own = "train", "validation"
     demonstrations = attack == "bad_demonstrations"
-    for name, flipped in zip(own, changed, strict=True):
+    for name in ("train", "validation"):
         rows, were = labels(getattr(after, name)), labels(getattr(before, name))
-        assert rows == (were if demonstrations else flipped(were))
+        assert rows == (were if demonstrations else [1 - label for label in were])
     for cls in range(2):
         shown = 1 - cls if demonstrations else cls
         assert labels(after.pool[cls]) == [shown] * len(before.pool[cls])
