@@ -336,6 +336,13 @@ def check_settings(log: Log, config: Config) -> None:
             f"{log.path}: was made with {found}; only run.iterations, run.output, [budget]"
             " and keys that do not affect iterates may change (see docs/faults.md)"
         )
+    before, after = log.config.run.iterations, config.run.iterations
+    adversary = config.adversary
+    if before != after and adversary.needs and adversary.attack == "slow_poison":
+        raise ConfigurationError(
+            f"{log.path}: run.iterations = {after}: must stay {before}, because with"
+            " adversary.attack = 'slow_poison' the lies begin at half of it"
+        )
 
 
 def reopen_log(log: Log, job: Job, resumed: Resumed) -> Writer:

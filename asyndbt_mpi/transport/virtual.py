@@ -50,6 +50,9 @@ class VirtualCluster:
         self.black_box = black_box
         self.delays = delays
         self.colluders = colluders
+        config = server.config
+        free, pools = config.llm.is_function, config.algorithm.pools
+        self._codec = Codec(server.shapes, free_losses=free, pools=pools)
         self.now = 0.0
         self.free_at = dict.fromkeys(delays, 0.0)
         self._arrivals: list[tuple[float, int, int, ToServer]] = []
@@ -95,10 +98,7 @@ class VirtualCluster:
 
     def _refusing(self, lie: ToServer) -> ToServer:
         """``lie`` as it comes out of the wire, which refuses what no worker can mean."""
-        config = self.server.config
-        free, pools = config.llm.is_function, config.algorithm.pools
-        codec = Codec(self.server.shapes, free_losses=free, pools=pools)
-        read = codec.decode(codec.encode(lie))
+        read = self._codec.decode(self._codec.encode(lie))
         assert isinstance(read, ToServer)
         return read
 

@@ -192,6 +192,12 @@ def nan(report: Report) -> Report:
         (nan, "Report.p holds a number outside"),
         (lambda report: dataclasses.replace(report, loss=float("inf")), "Report.loss is inf"),
         (lambda report: dataclasses.replace(report, number=99), "answers no outstanding"),
+        (
+            lambda report: dataclasses.replace(report, iteration=99),
+            "(read at iteration 99) answers",
+        ),
+        (lambda report: dataclasses.replace(report, iteration=2**60), "Report.iteration is"),
+        (lambda report: dataclasses.replace(report, p=report.p * 1e4), "Report.p holds a number"),
     ],
 )
 def test_a_worker_that_sends_garbage_is_excluded_and_the_run_goes_on(
