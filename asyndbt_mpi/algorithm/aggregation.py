@@ -25,6 +25,9 @@ CLIPPINGS = 3
 WEISZFELD = 100
 """Most steps of Weiszfeld's algorithm."""
 
+OUTLYING = 3.0
+"""Times the median worker's: larger effects of words, or distances from phi, are not believed."""
+
 LEAST = 1e-150
 """Distance that counts as none: its inverse times the largest report is finite."""
 
@@ -167,6 +170,14 @@ class Aggregation:
 
 PLAIN = Aggregation()
 """Sums and means: the paper's (9), of which the term psi is the whole defence."""
+
+
+def outlying(sizes: FloatArray) -> float:
+    """What is too large beside ``sizes`` (n,): `OUTLYING` times the median; 0 if there are none.
+
+    Of an even number the lower one in the middle: then even half of the workers may lie.
+    """
+    return OUTLYING * float(np.sort(sizes)[(len(sizes) - 1) // 2]) if len(sizes) else 0.0
 
 
 def _distances(x: FloatArray, y: FloatArray) -> FloatArray:

@@ -33,7 +33,7 @@ class LowerLevel:
     """Scratch iterates of one estimation.
 
     p, rho are (R, M, N), z is (M, N); ``live`` (R,) marks the workers that still count (D5). What
-    they pull z by in (12) becomes one by the ``aggregation``, in which ``rounds`` number the calls.
+    they pull z by in (12) becomes one by the ``aggregation``.
     """
 
     p: FloatArray
@@ -42,7 +42,6 @@ class LowerLevel:
     live: BoolArray
     steps: LowerSteps
     aggregation: Aggregation = PLAIN
-    rounds: int = 0
 
     @classmethod
     def start(
@@ -52,10 +51,9 @@ class LowerLevel:
         live: BoolArray,
         steps: LowerSteps,
         aggregation: Aggregation = PLAIN,
-        rounds: int = 0,
     ) -> "LowerLevel":
-        """Round 0: the current p and z, and rho = 0; there have been ``rounds`` before."""
-        return cls(p.copy(), z.copy(), np.zeros_like(p), live, steps, aggregation, rounds)
+        """Round 0: the current p and z, and rho = 0."""
+        return cls(p.copy(), z.copy(), np.zeros_like(p), live, steps, aggregation)
 
     def dual_gradients(self, workers: IntArray) -> FloatArray:
         """What (11) adds to each worker's own gradient of g; (len(workers), M, N).
@@ -78,8 +76,10 @@ class LowerLevel:
         check_finite(dual_gradients)
         return dual_gradients
 
-    def solve(self, gradients: FloatArray, rounds: int) -> None:
+    def solve(self, gradients: FloatArray, rounds: int, number: int = 0) -> None:
         """``rounds`` of (8)-(10) at constant ``gradients`` (R, M, N) of every g_v.
+
+        The first is that ``number`` of the run; see `server_step`.
 
         For a linear g each of the three is exact with eta_p = 1 / mu, eta_z = 1 / (mu R) and
         eta_rho = mu: the alternating direction method of multipliers (Boyd et al., 2011).
@@ -92,13 +92,15 @@ class LowerLevel:
         live = np.flatnonzero(self.live)
         step = 1.0 / self.steps.penalty
         self.steps = replace(self.steps, z=step / max(len(live), 1), rho=self.steps.penalty)
-        for _ in range(rounds):
+        for each in range(number, number + rounds):
             towards = self.dual_gradients(live)
             self.p[live] = worker_step(self.p[live], gradients[live], towards, step)  # (8)
-            self.server_step()
+            self.server_step(each)
 
-    def server_step(self) -> None:
+    def server_step(self, number: int = 0) -> None:
         """After the workers' step (8): z by (9), (12), then rho by (10), (13).
+
+        ``number``, of the round in the run, keys what is random in the aggregation.
 
         Raises
         ------
@@ -114,11 +116,10 @@ class LowerLevel:
             gradient = self.steps.penalty * gap.sum(axis=0) + robust - rho.sum(axis=0)  # (12)
         else:
             pulls = self.steps.penalty * gap - rho
-            gradient = len(p) * self.aggregation.mean(pulls, self.rounds) + robust
+            gradient = len(p) * self.aggregation.mean(pulls, number) + robust
         self.z = project(self.z - self.steps.z * gradient)  # (9)
         self.rho[live] = rho + self.steps.rho * (p - self.z)  # (10), (13)
         check_finite(self.rho)
-        self.rounds += 1
 
 
 def worker_step(

@@ -14,7 +14,7 @@ its own effects alone, and bad advice does not last.
 
 import numpy as np
 
-from asyndbt_mpi.algorithm.aggregation import PLAIN, Aggregation
+from asyndbt_mpi.algorithm.aggregation import PLAIN, Aggregation, outlying
 from asyndbt_mpi.algorithm.types import FloatArray, IntArray
 
 SPREADS = np.array([0.1, 0.3, 1.0])
@@ -22,9 +22,6 @@ SPREADS = np.array([0.1, 0.3, 1.0])
 
 CORRECTED = 20
 """Past steps that are put right when the model changes its mind."""
-
-OUTLYING = 3.0
-"""Effects beyond so many times the largest of the median worker are cut there."""
 
 
 def priors(
@@ -156,9 +153,7 @@ class Pool:
 
     def _refresh(self, workers: IntArray) -> None:
         """Work out what follows from the reports of ``workers`` and the bound that they change."""
-        there = np.sort(self._largest[~self.lost])
-        # Of an even number the lower one: then even half of the workers may lie.
-        bound = OUTLYING * (there[(len(there) - 1) // 2] if len(there) else 0.0)
+        bound = outlying(self._largest[~self.lost])
         is_cut = self._largest > bound
         changed = self._is_cut | is_cut
         changed[workers] = True

@@ -1,4 +1,4 @@
-"""Sections of the configuration on trust: workers that attack, the defence, and privacy."""
+"""Sections of the configuration on trust: workers that attack, and the defence."""
 
 import math
 from typing import Annotated, Any, Literal

@@ -27,11 +27,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from asyndbt_mpi.algorithm.additive import prior_variance
-from asyndbt_mpi.algorithm.aggregation import Aggregation
+from asyndbt_mpi.algorithm.aggregation import Aggregation, outlying
 from asyndbt_mpi.algorithm.lower_level import LowerLevel, LowerSteps, residual
 from asyndbt_mpi.algorithm.optimizer import OPTIMIZERS
 from asyndbt_mpi.algorithm.polyhedron import Polyhedron
-from asyndbt_mpi.algorithm.pooling import OUTLYING, Pool
+from asyndbt_mpi.algorithm.pooling import Pool
 from asyndbt_mpi.algorithm.simplex import onto_simplex
 from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
 from asyndbt_mpi.algorithm.updates import DualSteps, update_duals
@@ -220,14 +220,7 @@ class AsynDBT:
         Diverged
             phi would not be finite.
         """
-        lower = LowerLevel.start(
-            self.p,
-            self.z,
-            live.copy(),
-            self.lower_steps,
-            self.aggregation,
-            self._estimations * self.config.lower_steps,
-        )
+        lower = LowerLevel.start(self.p, self.z, live.copy(), self.lower_steps, self.aggregation)
         self.estimation = LowerEstimation(
             self._estimations, lower, participants, self.config.lower_steps, self.shapes.classes
         )
@@ -295,10 +288,8 @@ class AsynDBT:
         if self.aggregation.is_mean:
             return lower.p
         distances = np.abs(self.p - lower.p).sum(axis=(1, 2))
-        there = np.sort(distances[lower.live])
-        # Of an even number the lower one: then even half of the workers may lie.
-        bound = OUTLYING * there[(len(there) - 1) // 2]
-        return np.where((distances > bound)[:, None, None], self.p, lower.p)
+        is_outlying = distances > outlying(distances[lower.live])
+        return np.where(is_outlying[:, None, None], self.p, lower.p)
 
     def _cut(self, estimation: LowerEstimation, duals_before: FloatArray) -> Estimation:
         """Update the polyhedron with a finished estimate of phi, eqs. (28)-(33)."""

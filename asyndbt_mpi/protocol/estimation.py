@@ -74,7 +74,7 @@ class LowerEstimation:
         """
         self.participants, self.awaited = [], set()
         with SERVER_STEP:
-            self.lower.solve(gradients, self.rounds)
+            self.lower.solve(gradients, self.rounds, self.assignment_number)
         self.round = self.rounds
 
     def assignments(self) -> list[tuple[int, LowerAssignment]]:
@@ -130,7 +130,7 @@ class LowerEstimation:
         indices = self._indices()
         self.lower.p[indices] = onto_simplex(self.lower.p[indices])
         with SERVER_STEP:
-            self.lower.server_step()  # (9), (10)
+            self.lower.server_step(self.assignment_number)  # (9), (10)
         self.round += 1
         self.awaited = set(self.participants)
         return True

@@ -44,6 +44,7 @@ PURPOSES = {
 """What answers are paid for."""
 HAPPENINGS = {
     EventKind.HELLO: "ready",
+    EventKind.DROPPED: "sent a message that was dropped",
     EventKind.EXCLUDED: "excluded",
     EventKind.LOST: "lost",
     EventKind.RETURNED: "heard of again",

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from asyndbt_mpi.algorithm import pooling
 from asyndbt_mpi.algorithm.additive import EXPLORED, TEMPERATURE, Additive
+from asyndbt_mpi.algorithm.aggregation import OUTLYING
 from asyndbt_mpi.algorithm.lower_level import LowerLevel, LowerSteps
-from asyndbt_mpi.algorithm.pooling import CORRECTED, OUTLYING, SPREADS, Pool, combine, priors
+from asyndbt_mpi.algorithm.pooling import CORRECTED, SPREADS, Pool, combine, priors
 
 M, N, U, V, SAMPLES = 2, 4, 1, 3, 6
 PRIOR = 2.0
