@@ -40,7 +40,15 @@ PAGES = {
     "Use": ("configuration", "cluster", "faults", "threats", "answers"),
     "Python": ("python", "tour", "reference", "log"),
     "Method": ("method", "deviations", "architecture"),
-    "Results": ("quality", "comparison", "results", "complexity", "performance", "architectures"),
+    "Results": (
+        "quality",
+        "comparison",
+        "results",
+        "robustness",
+        "complexity",
+        "performance",
+        "architectures",
+    ),
 }
 ARRAY = re.compile(r"ndarray\[tuple\[[^\]]*\], [^\]]*?dtype\[([^\]]*)\]\]")
 
