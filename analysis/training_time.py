@@ -18,13 +18,9 @@ from asyndbt_mpi.config import ConfigurationError
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.view import intervals
 
-METHODS = {
-    "asyndbt": ("AsynDBT", "#b3541e"),
-    "synchronous": ("synchronous", "#d9a441"),
-    "cendbt": ("cenDBT", "#1b6ca8"),
-}
-"""By the beginning of the log's name: what it is called, and its colour."""
-OTHERS = "cendbt", "synchronous"
+OTHERS = {"cendbt": ("cenDBT", "#1b6ca8"), "synchronous": ("the synchronous run", "#b3541e")}
+"""What AsynDBT is compared with, by the beginning of the log's name: how it is called, colour."""
+METHODS = "asyndbt", "synchronous", "cendbt"
 MAY_DIFFER = {
     *("run.seed", "run.iterations", "algorithm", "budget", "prompt.pool", "delay.slow_workers"),
     *("llm.cache_folder", "steps.z", "steps.lam"),  # cenDBT has no z and no duals
@@ -55,12 +51,14 @@ class Compared:
     at: str
     seconds: dict[str, np.ndarray]
 
-    def ratio(self, other: str) -> intervals.Interval:
-        """AsynDBT's time over that of the ``other`` method.
+    def ratios(self, other: str) -> np.ndarray:
+        """AsynDBT's time over that of the ``other`` method, of every seed (n,)."""
+        ratios: np.ndarray = self.seconds["asyndbt"] / self.seconds[other]
+        return ratios
 
-        The geometric mean, with Student's interval of the logarithms.
-        """
-        found = intervals.mean(np.log(self.seconds["asyndbt"] / self.seconds[other]))
+    def ratio(self, other: str) -> intervals.Interval:
+        """The geometric mean of `ratios`, with Student's interval of their logarithms."""
+        found = intervals.mean(np.log(self.ratios(other)))
         return intervals.Interval(*map(float, np.exp(found)))
 
 
@@ -172,46 +170,48 @@ def said(found: Sequence[Compared]) -> Iterator[str]:
         for other in OTHERS:
             ratio = each.ratio(other)
             ends = "" if np.isnan(ratio.low) else f" (95 %: {ratio.low:.2f} to {ratio.high:.2f})"
-            parts.append(f"{ratio.value:.2f} times{ends} as long as {METHODS[other][0]}")
+            parts.append(f"{ratio.value:.2f} times{ends} as long as {OTHERS[other][0]}")
         yield f"{each.task}, to {AT[each.at]}: AsynDBT takes {' and '.join(parts)}"
 
 
 def draw(found: Sequence[Compared], model: str, width: float = style.PAGE) -> Figure:
-    """Bars by task and method; ``model`` says where the times come from."""
+    """Ratios of seconds by task; ``model`` says where the times come from."""
     with style.styled():
         text = (
-            f"{model} Bars: means over seeds, lines: 95\xa0% intervals. First: until the run with"
-            " the fewest iterations ends; second: until the loss that all methods reach."
+            f"{model} Faint: one seed; full: geometric means over seeds, with 95\xa0% intervals."
+            " First: until the run with the fewest iterations ends; second: until the loss that"
+            " all methods reach."
         )
         figure, panels = style.two_panels(width, HEIGHT, text)
         for axes, at in zip(panels, AT, strict=True):
-            _bars(axes, [each for each in found if each.at == at])
-            axes.set(title=f"to {AT[at]}", ylabel="virtual seconds")
-        panels[0].legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1.1), borderpad=0)
+            _ratios(axes, [each for each in found if each.at == at])
+            axes.set(title=f"to {AT[at]}")
+        panels[0].set_ylabel("AsynDBT's time / the other's")
+        panels[0].legend(ncols=2, loc="lower left", bbox_to_anchor=(0, 1.1), borderpad=0)
         return figure
 
 
-def _bars(axes: Axes, found: Sequence[Compared]) -> None:
-    places = np.arange(len(found))
-    bar = 0.8 / len(METHODS)
-    for number, (method, (name, colour)) in enumerate(METHODS.items()):
-        means = [intervals.mean(each.seconds[method]) for each in found]
-        halves = np.nan_to_num([each.high - each.value for each in means])
-        axes.bar(
-            *(places + (number - 1) * bar, [each.value for each in means], 0.9 * bar),
-            color=colour,
-            label=name,
-            yerr=halves if any(halves) else None,
-            error_kw={"lw": 0.8},
-        )
-    axes.set_xticks(places, [files.label(each.task) for each in found], parse_math=False)
-    axes.set_ylim(0)
+def _ratios(axes: Axes, found: Sequence[Compared]) -> None:
+    axes.axhline(1, color="0.6", lw=0.6)
+    drawn = [1.0]
+    for offset, (other, (name, colour)) in zip((-0.15, 0.15), OTHERS.items(), strict=True):
+        for place, each in enumerate(found):
+            ratios, mean = each.ratios(other), each.ratio(other)
+            at = place + offset
+            axes.plot(np.full(len(ratios), at), ratios, ".", color=colour, alpha=0.4, ms=4)
+            axes.vlines(at, mean.low, mean.high, color=colour, lw=1)
+            axes.plot(at, mean.value, "o", color=colour, ms=4, label="" if place else f"of {name}")
+            drawn += [*ratios, *mean]
+    style.logarithmic(axes, 0.8 * np.nanmin(drawn), 1.25 * np.nanmax(drawn))
+    names = [files.label(each.task) for each in found]
+    axes.set_xticks(range(len(found)), names, parse_math=False)
+    axes.set_xlim(-0.5, len(found) - 0.5)
 
 
 def folders(directory: Path) -> list[Path]:
     """The tasks in ``directory`` that have logs of all methods."""
     found = [path for path in sorted(directory.iterdir()) if path.is_dir()]
-    return [path for path in found if logs_of(path, METHODS).keys() == METHODS.keys()]
+    return [path for path in found if set(logs_of(path, METHODS)) == set(METHODS)]
 
 
 @click.command("training_time")

@@ -8,7 +8,7 @@ from asyndbt_mpi.analysis.methods import PARTS, Cell, Table, table3, table4
 from asyndbt_mpi.commands.experiment import Grid, results, stem
 
 OF_TABLE4 = tuple(PARTS)
-OF_FIGURE1 = tuple(training_time.METHODS)
+OF_FIGURE1 = training_time.METHODS
 OF_CURVES = tuple(curves.METHODS)
 """The methods that each needs."""
 
