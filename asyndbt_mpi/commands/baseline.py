@@ -8,7 +8,7 @@ import numpy as np
 
 from asyndbt_mpi.assemble import Materials, Place, check_server, language_model, prepare, rows_fit
 from asyndbt_mpi.baselines.encoder import encoder
-from asyndbt_mpi.baselines.methods import METHODS
+from asyndbt_mpi.baselines.methods import METHODS, least_calls
 from asyndbt_mpi.baselines.pmi import digest_of_texts
 from asyndbt_mpi.baselines.result import Costs, Result
 from asyndbt_mpi.baselines.trial import Counted, Spent, Trial
@@ -67,6 +67,23 @@ def check(asked: Asked) -> tuple[Config, Materials]:
     return materials.configured(config), materials
 
 
+def check_calls(asked: Asked, config: Config, materials: Materials) -> int:
+    """The calls that the method may pay for before its tests.
+
+    Raises
+    ------
+    ConfigurationError
+        They are too few.
+    """
+    calls = usual_calls(config) if asked.calls is None else asked.calls
+    least = least_calls(asked.method, config, materials)
+    if calls < least:
+        raise ConfigurationError(
+            f"--calls: {calls} are too few for {asked.method}, which needs at least {least}"
+        )
+    return calls
+
+
 def baseline(asked: Asked, cores: int | None = None, writer: int = 0) -> Result:
     """Run a method, test what it found, and write its result.
 
@@ -83,6 +100,7 @@ def baseline(asked: Asked, cores: int | None = None, writer: int = 0) -> Result:
     if asked.output.is_dir() or asked.output.suffix != ".json":
         raise ConfigurationError(f"--output {asked.output}: give the name of a file, FILE.json")
     config, materials = check(asked)
+    calls = check_calls(asked, config, materials)
     make_folder(config, asked.output)
     workers = range(1, asked.workers + 1)
     fits = rows_fit(config, materials, workers)
@@ -93,7 +111,7 @@ def baseline(asked: Asked, cores: int | None = None, writer: int = 0) -> Result:
         rows_fit(config, materials, workers)  # now the model is on this machine
     trial = Trial(
         *(asked.source, asked.assignments, config, materials, Counted(model)),
-        usual_calls(config) if asked.calls is None else asked.calls,
+        calls,
         encoder(asked.encoder),
         asked.texts,
         asked.output.with_suffix(".h5"),

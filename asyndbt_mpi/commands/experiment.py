@@ -13,7 +13,7 @@ from asyndbt_mpi import __version__
 from asyndbt_mpi.baselines import encoder
 from asyndbt_mpi.baselines.pmi import digest_of_texts, public_words
 from asyndbt_mpi.baselines.result import Result, read
-from asyndbt_mpi.commands.baseline import Asked, baseline, check, usual_calls
+from asyndbt_mpi.commands.baseline import Asked, baseline, check, check_calls, usual_calls
 from asyndbt_mpi.commands.cores import on_all_cores
 from asyndbt_mpi.config import ConfigurationError, load
 from asyndbt_mpi.log.storage.lock import Locked, take
@@ -110,13 +110,23 @@ def experiment(grid: Grid) -> list[str]:
         raise ConfigurationError(f"{grid.folder}: {error.strerror or error}") from error
     try:
         missing = [cell for cell in cells if finished(cell) is None]
-        for cell in {(each.source, each.assignments): each for each in missing}.values():
-            check(cell)  # before anything is paid for
+        _check(missing)
         _check_files(grid, missing)
         return on_all_cores(missing, _make, lambda cell: str(cell.output), "results", len(cells))
     finally:
         if lock is not None:
             lock.release()
+
+
+def _check(missing: Sequence[Asked]) -> None:
+    """The settings, rows and calls of all, before anything is paid for."""
+    by_rows: dict[tuple[str, tuple[str, ...]], list[Asked]] = {}
+    for cell in missing:
+        by_rows.setdefault((cell.source, cell.assignments), []).append(cell)
+    for cells in by_rows.values():
+        config, materials = check(cells[0])
+        for cell in cells:
+            check_calls(cell, config, materials)
 
 
 def _check_files(grid: Grid, missing: Sequence[Asked]) -> None:

@@ -155,10 +155,29 @@ def test_kate_shows_five_rows_of_the_pool_the_nearest_one_last(
         assert near.argmax() == len(near) - 1
 
 
-def test_few_calls_are_refused(tmp_path: Path) -> None:
-    for method in sorted(CALLED):
-        with pytest.raises(ConfigurationError, match=r"--calls: .*too few"):
-            run(method, tmp_path, calls=6)
+LEAST = {"adaicl": 3 * 8, "random_search": 3 * 20, "successive_halving": 3 * 20}
+"""Three workers: 4 demonstrations, 5 training and 5 validation rows of each of two classes."""
+
+
+@pytest.mark.parametrize("method", sorted(CALLED))
+def test_too_few_calls_are_refused_before_a_model_is_loaded(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    least = LEAST.get(method, 2 * 3)
+    settings = "estimator.samples=2", "estimator.batch=3"
+    if method in LEAST:
+        run(method, tmp_path, *settings, calls=least)  # the bound is not too high
+    monkeypatch.delattr(commands, "language_model")
+    expected = f"--calls: {least - 1} are too few for {method}, which needs at least {least}"
+    with pytest.raises(ConfigurationError, match=expected):
+        run(method, tmp_path, *settings, calls=least - 1)
+
+
+@pytest.mark.parametrize("method", sorted(CALLED - LEAST.keys()))
+def test_calls_for_less_than_an_iteration_are_refused(method: str, tmp_path: Path) -> None:
+    settings = "estimator.samples=2", "estimator.batch=3", "task.calibration=content_free"
+    with pytest.raises(ConfigurationError, match=r"--calls: .*too few for one"):
+        run(method, tmp_path, *settings, calls=6)
 
 
 def test_functions_and_runs_without_tests_are_refused(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -74,4 +75,12 @@ def test_results_of_other_settings_are_refused(tmp_path: Path) -> None:
 def test_data_that_do_not_ship_have_to_be_given(tmp_path: Path, here: list[Path]) -> None:
     with pytest.raises(ConfigurationError, match=r"cola: .* give --data FOLDER.*CoLA"):
         experiment(grid(tmp_path, tasks=("reviews", "cola")))
+    assert here == []
+
+
+def test_too_few_calls_for_one_method_are_refused_before_another_is_made(
+    tmp_path: Path, here: list[Path]
+) -> None:
+    with pytest.raises(ConfigurationError, match="59 are too few for random_search"):
+        experiment(dataclasses.replace(grid(tmp_path), calls=59))
     assert here == []
