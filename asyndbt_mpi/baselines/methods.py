@@ -1,66 +1,64 @@
 """The methods by name, in the order of the tables."""
 
 from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-from asyndbt_mpi.assemble import Materials
-from asyndbt_mpi.baselines import (
-    adaicl,
-    fedone,
-    roberta,
-    search,
-    similar,
-    tuned,
-    untuned,
-    zero_shot_cot,
-)
-from asyndbt_mpi.baselines.trial import Method
 from asyndbt_mpi.config import Config
 from asyndbt_mpi.task.partition import WorkerData
 
-COMPARED: dict[str, Method] = {
-    "roberta": roberta.roberta,
-    "manual": untuned.manual,
-    "zero_shot_cot": zero_shot_cot.zero_shot_cot,
-    "random_icl": untuned.random_icl,
-    "kate": similar.kate,
-    "bdpl": tuned.bdpl,
-    "adaicl": adaicl.adaicl,
-    "cendbt": tuned.cendbt,
-    "asyndbt": tuned.asyndbt,
-    "calibrated": untuned.calibrated,
-    "random_search": search.random_search,
-    "successive_halving": search.successive_halving,
-    "fedone": fedone.fedone,
-    "local": tuned.local,
+if TYPE_CHECKING:
+    from asyndbt_mpi.assemble import Materials
+    from asyndbt_mpi.baselines.trial import Method
+
+COMPARED = {
+    "roberta": "roberta",
+    "manual": "untuned",
+    "zero_shot_cot": "zero_shot_cot",
+    "random_icl": "untuned",
+    "kate": "similar",
+    "bdpl": "tuned",
+    "adaicl": "adaicl",
+    "cendbt": "tuned",
+    "asyndbt": "tuned",
+    "calibrated": "untuned",
+    "random_search": "search",
+    "successive_halving": "search",
+    "fedone": "fedone",
+    "local": "tuned",
 }
-"""The paper's, and those that it leaves out."""
+"""The paper's, and those that it leaves out; which module has the function of that name."""
 
 METHODS = COMPARED | {
-    "synchronous": tuned.synchronous,
-    "words_only": tuned.words_only,
-    "demonstrations_only": tuned.demonstrations_only,
+    "synchronous": "tuned",
+    "words_only": "tuned",
+    "demonstrations_only": "tuned",
 }
 """All of them."""
 
-SEARCHES = "random_search", "successive_halving"
-STEPS = "bdpl", "cendbt", "asyndbt", "fedone", "local", *(METHODS.keys() - COMPARED.keys())
+
+def method(name: str) -> "Method":
+    """That of the ``name``; its module is imported only now: `asyndbt --help` names them all."""
+    found: Method = getattr(import_module(f"asyndbt_mpi.baselines.{METHODS[name]}"), name)
+    return found
 
 
-def least_calls(method: str, config: Config, materials: Materials) -> int:
-    """A lower bound of the calls of all workers: with fewer, ``method`` cannot begin.
+def least_calls(name: str, config: Config, materials: "Materials") -> int:
+    """A lower bound of the calls of all workers: with fewer, method ``name`` cannot begin.
 
     What references for calibration cost is not in it.
     """
-    if method in STEPS:
+    module = METHODS[name]
+    if module in ("tuned", "fedone"):
         return config.estimator.samples * config.estimator.batch
-    if method == "adaicl":
+    if module == "adaicl":
         return _of_each(materials, lambda held: sum(map(len, held.pool)))
-    if method in SEARCHES:
+    if module == "search":
         return _of_each(materials, lambda held: len(held.validation) + len(held.train))
     return 0
 
 
-def _of_each(materials: Materials, rows: Callable[[WorkerData], int]) -> int:
+def _of_each(materials: "Materials", rows: Callable[[WorkerData], int]) -> int:
     """Workers have equal shares of the calls: what all need if one has to score most ``rows``."""
     assert materials.data is not None
     return max(map(rows, materials.data.values())) * len(materials.data)

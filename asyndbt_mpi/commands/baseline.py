@@ -8,7 +8,7 @@ import numpy as np
 
 from asyndbt_mpi.assemble import Materials, Place, check_server, language_model, prepare, rows_fit
 from asyndbt_mpi.baselines.encoder import encoder
-from asyndbt_mpi.baselines.methods import METHODS, least_calls
+from asyndbt_mpi.baselines.methods import least_calls, method
 from asyndbt_mpi.baselines.pmi import digest_of_texts
 from asyndbt_mpi.baselines.result import Costs, Result
 from asyndbt_mpi.baselines.trial import Counted, Spent, Trial
@@ -123,7 +123,7 @@ def baseline(asked: Asked, cores: int | None = None, writer: int = 0) -> Result:
 
 def _run(trial: Trial, asked: Asked) -> Result:
     with trial.counted.counting() as tuning:
-        predictions = METHODS[asked.method](trial)
+        predictions = method(asked.method)(trial)
     if tuning.calls > trial.calls:
         raise RuntimeError(f"{asked.method} spent {tuning.calls} calls of {trial.calls}")
     with trial.counted.counting() as tests:

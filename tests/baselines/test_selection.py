@@ -10,7 +10,7 @@ import pytest
 
 from asyndbt_mpi.assemble import Materials, prepare
 from asyndbt_mpi.baselines import tuned
-from asyndbt_mpi.baselines.methods import METHODS
+from asyndbt_mpi.baselines.methods import method
 from asyndbt_mpi.baselines.roberta import roberta
 from asyndbt_mpi.baselines.similar import NearestRows
 from asyndbt_mpi.baselines.trial import Counted, Trial
@@ -79,10 +79,10 @@ def test_the_five_nearest_others_are_shown_the_nearest_last(tmp_path: Path) -> N
 # ---------------------------------------------------------------- settings of AsynDBT
 
 
-def logged(method: str, folder: Path) -> tuple[Config, int]:
+def logged(name: str, folder: Path) -> tuple[Config, int]:
     """The settings and the number of workers in the log of a run."""
     asked = trial(folder, settings=OTHERWISE)
-    METHODS[method](asked)
+    method(name)(asked)
     with Log(asked.log) as log:
         return log.config, log.workers
 
