@@ -100,7 +100,8 @@ def table(folder: Path, device: str, prompts: list[Prompt], labels: list[str]) -
         memory = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else float("nan")
         print(
             f"| {batch:,} | {'compiled' if compiled else 'as it is'} |"
-            f" {len(prompts) / seconds:,.1f} | {read / seconds:,.0f} | {work * read / seconds / best:.0%} | {memory:.1f} |",
+            f" {len(prompts) / seconds:,.1f} | {read / seconds:,.0f} |"
+            f" {work * read / seconds / best:.0%} | {memory:.1f} |",
             flush=True,
         )
         del model, network
