@@ -362,8 +362,10 @@ class TransformersModel:
         if not compared:
             return True
         first = scores[furthest]
-        # The likeliest label, the least likely one and the longest.
-        some = {int(first.argmax()), int(first.argmin()), int(np.argmax([*map(len, labels)]))}
+        # The likeliest label, the least likely one and, if that is longer, the longest.
+        some, longest_label = {int(first.argmax()), int(first.argmin())}, max(map(len, labels))
+        if all(len(labels[u]) < longest_label for u in some):
+            some.add([*map(len, labels)].index(longest_label))
         chosen = sorted(some)
         whole = self._whole_texts([prompts[n] for n in compared], [labels[u] for u in chosen])
         ours = normalised(scores[np.ix_(compared, chosen)])
