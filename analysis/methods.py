@@ -121,7 +121,9 @@ class Table:
         yield ""
 
     def halves(self) -> Iterator[str]:
-        """Half of the interval of each mean."""
+        """Half of the interval of each mean; nothing for a single seed."""
+        if self.seeds == 1:
+            return
         yield "Half of the 95 % interval of these means (Student's t over seeds), in points:"
         yield ""
         yield from _head(["method", *self.tasks])

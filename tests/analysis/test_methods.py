@@ -50,6 +50,12 @@ def test_the_table_has_means_ranks_and_costs() -> None:
     assert not any("absent" in line for line in lines)
 
 
+def test_a_single_seed_has_no_intervals() -> None:
+    lines = list(table3(Table([cell for cell in cells() if not cell.seed], ["good"], ["one"])))
+    assert "| good | 80.0 |" in lines
+    assert not any("interval" in line for line in lines)
+
+
 def test_an_unfinished_table_says_what_is_missing() -> None:
     some = [cell for cell in cells() if (cell.method, cell.task, cell.seed) != ("bad", "one", 1)]
     lines = list(table3(Table(some, ["bad", "good"], ["one"])))
