@@ -36,6 +36,7 @@ from asyndbt_mpi.task.prompts import PromptBlackBox
 from asyndbt_mpi.task.rehearsal import longest_prompts
 from asyndbt_mpi.task.synthetic import Synthetic
 from asyndbt_mpi.task.template import Template, check_labels, columns_of, without_space
+from asyndbt_mpi.task.unquoted import unquoted
 from asyndbt_mpi.task.vocabulary import load_vocabulary
 from asyndbt_mpi.transport.delay import Delays
 
@@ -232,7 +233,8 @@ def rows_fit(config: Config, materials: Materials, workers: Iterable[int]) -> bo
     if materials.template is None or materials.data is None:
         return True
     data = {worker: materials.data[worker] for worker in workers}
-    return check_fit(config, materials.template, materials.vocabulary, data)
+    with unquoted():
+        return check_fit(config, materials.template, materials.vocabulary, data)
 
 
 def check_server(config: Config) -> None:
@@ -386,8 +388,9 @@ def workers_with_black_box(
         # Without the cache, because it is the model that is checked.
         asked = model.model if isinstance(model, CachedModel) else model
         if config.llm.backend == "transformers" and not isinstance(asked, NoModel):
-            prompts = longest_prompts(*texts, method)
-            asked.label_log_probabilities(prompts, materials.template.labels)
+            with unquoted():
+                prompts = longest_prompts(*texts, method)
+                asked.label_log_probabilities(prompts, materials.template.labels)
         box = PromptBlackBox(*texts, model, method)
     if materials.malicious:
         box = _malicious_box(config, materials.malicious, box)
