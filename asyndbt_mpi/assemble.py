@@ -25,6 +25,7 @@ from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.protocol.blackbox import BlackBox
 from asyndbt_mpi.protocol.messages import Hello, Shapes
+from asyndbt_mpi.protocol.private import Home
 from asyndbt_mpi.protocol.worker import Workers
 from asyndbt_mpi.task import calibration
 from asyndbt_mpi.task.dataset import Dataset, Row, load
@@ -361,11 +362,16 @@ def _served(llm: Llm, place: Place) -> "OpenAIModel":
 
 
 def workers_with_black_box(
-    config: Config, materials: Materials, workers: Sequence[int], model: LanguageModel | None
+    config: Config,
+    materials: Materials,
+    workers: Sequence[int],
+    model: LanguageModel | None,
+    home: Home | None = None,
 ) -> tuple[Workers, BlackBox]:
     """The state machine of the ``workers`` of this process, and the black box that answers it.
 
     A model in this process scores the run's longest prompts first; see `llm.transformers`.
+    ``home`` takes what the workers do not tell.
 
     Raises
     ------
@@ -378,7 +384,7 @@ def workers_with_black_box(
     box: BlackBox
     own = materials.own
     if own.black_box is not None:
-        box = own.black_box.of_workers(workers)
+        box = own.black_box.of_workers(workers, config.log.private)
     elif model is None or materials.data is None or materials.template is None:
         box = Synthetic(config.run.seed, materials.shapes, workers, config.llm.heterogeneity)
     else:
@@ -394,7 +400,7 @@ def workers_with_black_box(
         box = PromptBlackBox(*texts, model, method)
     if materials.malicious:
         box = _malicious_box(config, materials.malicious, box)
-    return Workers(config, materials.shapes, box.data_sizes, own.estimator), box
+    return Workers(config, materials.shapes, box.data_sizes, own.estimator, home), box
 
 
 def _malicious_box(config: Config, members: frozenset[int], box: BlackBox) -> BlackBox:
