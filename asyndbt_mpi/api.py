@@ -58,7 +58,8 @@ class Result:
     iterations : T, the number of committed iterations
     words : the M words of the consensus; [] if ``log.iterates`` left out the last z
     demonstrations : int array (R, U): the number of the demonstration for each worker and class;
-        -1 for a worker none of whose reports was used, or whose best prompt shows none
+        -1 for a worker none of whose reports was used, or whose best prompt shows none, and of all
+        with ``log.private``
     calls : calls of the black box by all workers, tests included
     """
 
@@ -84,7 +85,7 @@ class Result:
             words = [log.vocabulary[word] for word in z.argmax(axis=1)] if known else []
             demonstrations = np.full((log.workers, log.shapes.classes), NONE)
             for worker, (_, shown) in learnt_prompts(log).items():
-                demonstrations[worker - 1] = shown
+                demonstrations[worker - 1] = NONE if log.config.log.private else shown
             calls = int(log["event/llm_calls"].sum())
             return cls(Path(path), log.status, log.committed, words, demonstrations, calls)
 
@@ -100,7 +101,7 @@ class State:
     objective : mean over the workers of each one's newest loss, in the losses' unit
     z : array (M, N), the consensus; each row is a distribution over the words
     p : array (R, M, N), each worker's words, as in its newest report that was used
-    q : array (R, U, V), each worker's demonstrations, likewise
+    q : array (R, U, V), each worker's demonstrations, likewise; NaN with ``log.private``
     active : bool array (R,), the workers whose reports this iteration used
     delay : int array (R,), iterations since each worker's last report was used
     """

@@ -25,6 +25,7 @@ from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.protocol.blackbox import BlackBox
 from asyndbt_mpi.protocol.messages import Hello, Shapes
+from asyndbt_mpi.protocol.private import Home
 from asyndbt_mpi.protocol.worker import Workers
 from asyndbt_mpi.task import calibration
 from asyndbt_mpi.task.dataset import Dataset, Row, load
@@ -36,6 +37,7 @@ from asyndbt_mpi.task.prompts import PromptBlackBox
 from asyndbt_mpi.task.rehearsal import longest_prompts
 from asyndbt_mpi.task.synthetic import Synthetic
 from asyndbt_mpi.task.template import Template, check_labels, columns_of, without_space
+from asyndbt_mpi.task.unquoted import unquoted
 from asyndbt_mpi.task.vocabulary import load_vocabulary
 from asyndbt_mpi.transport.delay import Delays
 
@@ -232,7 +234,8 @@ def rows_fit(config: Config, materials: Materials, workers: Iterable[int]) -> bo
     if materials.template is None or materials.data is None:
         return True
     data = {worker: materials.data[worker] for worker in workers}
-    return check_fit(config, materials.template, materials.vocabulary, data)
+    with unquoted():
+        return check_fit(config, materials.template, materials.vocabulary, data)
 
 
 def check_server(config: Config) -> None:
@@ -359,11 +362,16 @@ def _served(llm: Llm, place: Place) -> "OpenAIModel":
 
 
 def workers_with_black_box(
-    config: Config, materials: Materials, workers: Sequence[int], model: LanguageModel | None
+    config: Config,
+    materials: Materials,
+    workers: Sequence[int],
+    model: LanguageModel | None,
+    home: Home | None = None,
 ) -> tuple[Workers, BlackBox]:
     """The state machine of the ``workers`` of this process, and the black box that answers it.
 
     A model in this process scores the run's longest prompts first; see `llm.transformers`.
+    ``home`` takes what the workers do not tell.
 
     Raises
     ------
@@ -376,7 +384,7 @@ def workers_with_black_box(
     box: BlackBox
     own = materials.own
     if own.black_box is not None:
-        box = own.black_box.of_workers(workers)
+        box = own.black_box.of_workers(workers, config.log.private)
     elif model is None or materials.data is None or materials.template is None:
         box = Synthetic(config.run.seed, materials.shapes, workers, config.llm.heterogeneity)
     else:
@@ -386,12 +394,13 @@ def workers_with_black_box(
         # Without the cache, because it is the model that is checked.
         asked = model.model if isinstance(model, CachedModel) else model
         if config.llm.backend == "transformers" and not isinstance(asked, NoModel):
-            prompts = longest_prompts(*texts, method)
-            asked.label_log_probabilities(prompts, materials.template.labels)
+            with unquoted():
+                prompts = longest_prompts(*texts, method)
+                asked.label_log_probabilities(prompts, materials.template.labels)
         box = PromptBlackBox(*texts, model, method)
     if materials.malicious:
         box = _malicious_box(config, materials.malicious, box)
-    return Workers(config, materials.shapes, box.data_sizes, own.estimator), box
+    return Workers(config, materials.shapes, box.data_sizes, own.estimator, home), box
 
 
 def _malicious_box(config: Config, members: frozenset[int], box: BlackBox) -> BlackBox:

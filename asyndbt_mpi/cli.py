@@ -141,7 +141,8 @@ def simulate(
     for line in job.materials.remarks(job.config):
         say(f"asyndbt: {line}", err=True)
     try:
-        simulate(job, resume, simulate_command(request, workers))
+        again = "" if job.config.log.private else simulate_command(request, workers)
+        simulate(job, resume, again)
     except Ended as error:
         say(f"asyndbt: {error}", err=True)
         return error.code

@@ -44,7 +44,8 @@ def show(
     """Summarise a run.
 
     Prints the learnt words and demonstrations, the accuracy before and after with 95 % intervals,
-    and the costs.
+    and the costs. Of a worker's file of a run with log.private (runs/demo.h5.home/worker-1.jsonl),
+    what the worker kept at home.
     """
     from asyndbt_mpi.commands.show import show
 

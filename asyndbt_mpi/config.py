@@ -69,6 +69,15 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _models_are_not_private(self) -> "Config":
+        if self.log.private and self.algorithm.pools:
+            raise ValueError(
+                "log.private = true needs algorithm.lower_gradient = 'black_box', because what"
+                " workers tell of words gives away the losses of single samples"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _exact_needs_a_closed_form(self) -> "Config":
         if self.estimator.name == "exact" and self.llm.backend != "synthetic":
             raise ValueError("estimator.name = 'exact' needs llm.backend = 'synthetic'")

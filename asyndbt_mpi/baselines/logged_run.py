@@ -29,6 +29,8 @@ def run(
         The calls do not suffice for one iteration.
     """
     assert materials.data is not None
+    if trial.config.log.private:
+        raise ConfigurationError("log.private = true: a method's prompts are read from its log")
     workers = len(materials.data)
     config = _budgeted(trial, materials, workers, assignments)
     shapes = replace(materials.shapes, samples=config.estimator.losses)

@@ -56,6 +56,7 @@ def tuned_prompt(
     with Log(path) as log:
         if log.config.llm.is_function:
             raise ConfigurationError(f"{path}: is of a function, which has no prompt in words")
+        log.check_public("a prompt has demonstrations")
         config = configuration(log, given, asks_model=False, data=data)
         materials = prepare(config, log.workers)
         check_materials(log, materials)

@@ -69,6 +69,7 @@ def replay(
         Its data or its language model are not available here.
     """
     with Log(path) as log:
+        log.check_public("a replay needs what the workers were answered")
         workers, black_box = _rebuild(log, given, own or Own())
         server = Server(log.config, log.shapes, log.workers, log.committed)
         comparer = Comparer(log)

@@ -236,6 +236,7 @@ def _codec(job: Job) -> Codec:
         free_losses=config.llm.is_function,
         rows=most_rows(job.materials.data),
         pools=config.algorithm.pools,
+        private=config.log.private,
     )
 
 
@@ -295,7 +296,8 @@ def _run_worker(
         model = language_model(job.config, place, Answers(job.path, rank))
         if not fits:
             rows_fit(job.config, job.materials, [rank])  # now the model is on this machine
-        return workers_with_black_box(job.config, job.materials, [rank], model)
+        home = job.home([rank])
+        return workers_with_black_box(job.config, job.materials, [rank], model, home)
 
     with _warnings_signed(f"worker {rank} on {socket.gethostname()}"):
         liars = colluders(job.config, job.materials.shapes, job.workers)
@@ -376,13 +378,17 @@ def _remains(job: Job, server: Server) -> str:
     """How much of a run that had a problem can be resumed."""
     if removed_if_empty(job, server):
         return ""
-    return f" ({server.iteration} iterations are in {job.path}; to continue, add resume=True)"
+    further = "" if job.config.log.private else "; to continue, add resume=True"
+    return f" ({server.iteration} iterations are in {job.path}{further})"
 
 
 def _tell_how_to_go_on(
     job: Job, server: Server, request: Request, signalled: list[signal.Signals]
 ) -> None:
     if removed_if_empty(job, server):
+        return
+    if job.config.log.private:
+        _say(f"{server.iteration} iterations are in {job.path}", debug=False)
         return
     _say(f"{server.iteration} iterations are in {job.path}; to continue:", debug=False)
     _say(f"  {_command(job, request)}", debug=False)
@@ -394,7 +400,9 @@ def _tell_how_to_go_on(
 
 
 def _command(job: Job, request: Request) -> str:
-    """What the user has to type to resume the run."""
+    """What the user has to type to resume the run; "" if it cannot be resumed."""
+    if job.config.log.private:
+        return ""
     return run_command(request, job.workers, launched(os.environ), survives_deaths())
 
 

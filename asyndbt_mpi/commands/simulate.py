@@ -22,6 +22,7 @@ from asyndbt_mpi.jobs.opening import Ended, removed_if_empty
 from asyndbt_mpi.jobs.resume import Resumed, ResumeSink, log_to_resume, nothing_left, resume
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.writer import Writer
+from asyndbt_mpi.protocol.private import Home
 from asyndbt_mpi.protocol.records import Record
 from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.transport.delay import Delays
@@ -160,8 +161,8 @@ def _cluster(
     job: Job, cores: int, log: Log | None = None, resumed: Resumed | None = None
 ) -> VirtualCluster:
     answers = Answers(job.path, 0)
-    least = log.committed if log else 0
-    cluster = virtual_cluster(job.config, job.materials, job.delays, cores, answers, least)
+    least, home = log.committed if log else 0, job.home(sorted(job.delays))
+    cluster = virtual_cluster(job.config, job.materials, job.delays, cores, answers, least, home)
     if resumed:
         cluster.black_box = Recorded(resumed.events, cluster.black_box)
     return cluster
@@ -174,11 +175,13 @@ def virtual_cluster(
     cores: int,
     answers: Answers | None = None,
     least_iterations: int = 0,
+    home: Home | None = None,
 ) -> VirtualCluster:
     """Server and workers of a run in this process, with the black box that answers them.
 
     There are as many workers as ``delays``. Without ``answers``, those of a language model are
-    kept in memory only. The run makes at least ``least_iterations``; see `Server`.
+    kept in memory only. The run makes at least ``least_iterations``; see `Server`. ``home`` takes
+    what the workers do not tell.
 
     Raises
     ------
@@ -193,6 +196,6 @@ def virtual_cluster(
     model = language_model(config, Place(0, cores), answers)
     if not fits:
         rows_fit(config, materials, everyone)  # now the model is on this machine
-    workers, black_box = workers_with_black_box(config, materials, everyone, model)
+    workers, black_box = workers_with_black_box(config, materials, everyone, model, home)
     liars = colluders(config, materials.shapes, len(everyone))
     return VirtualCluster(server, workers, black_box, delays, liars)

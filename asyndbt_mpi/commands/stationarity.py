@@ -79,6 +79,7 @@ def add(
         Its data or its language model are not available here.
     """
     with Log(path) as log:
+        log.check_public("||grad G||^2 is at the workers' q")
         _check(log)
         # New answers are kept, so that an interrupted command does not pay again.
         config = configuration(log, given, asks_model=True)

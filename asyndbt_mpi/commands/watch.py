@@ -111,7 +111,10 @@ class Follower:
             return f"{self.path}: was removed; a run that ends before anything is paid for does so"
         silence = f" (nothing written for {duration(self.silent)})" if self.state != KILLED else ""
         silence = "" if course.status != "running" else silence
-        return f"{ended}{silence}; to resume it, repeat its command with --resume"
+        resuming = (
+            "" if course.config.log.private else "; to resume it, repeat its command with --resume"
+        )
+        return f"{ended}{silence}{resuming}"
 
 
 def _phase(course: Course) -> str:

@@ -67,10 +67,10 @@ def with_defaults(tables: Any) -> Any:
 
     Anything but a mapping of mappings is returned as it is: that error is reported elsewhere.
     """
-    names = "algorithm", "steps", "estimator", "task", "llm"
+    names = "algorithm", "steps", "estimator", "task", "llm", "log"
     if not isinstance(tables, dict):
         return tables
-    algorithm, steps, estimator, task, llm = found = [tables.get(name, {}) for name in names]
+    algorithm, steps, estimator, task, llm, log = found = [tables.get(name, {}) for name in names]
     if not all(isinstance(table, dict) for table in found):
         return tables
     backend = llm.get("backend", "transformers")
@@ -83,7 +83,9 @@ def with_defaults(tables: Any) -> Any:
     if steps.get("optimizer", "mirror") == "mirror":
         of_steps = {"p": size, "q": size}
     has_model = estimator.get("name", "additive") == "additive"
-    if has_model and algorithm.get("lower_gradient", "model") == "model":
+    # What models know of words would give away the losses of single samples.
+    usual = "black_box" if log.get("private") else "model"
+    if has_model and algorithm.get("lower_gradient", usual) == "model":
         loss = 1.0 / size
         of_algorithm = {
             "lower_gradient": "model",

@@ -411,9 +411,13 @@ class Budget(Section):
 class LogSection(Section):
     """[log]: `iterates` "all", or n for every n-th p, q and z; `compression` of the iterates.
 
-    What was written is synced to disk every `sync_every` seconds; 0 for never.
+    What was written is synced to disk every `sync_every` seconds; 0 for never. If it is `private`,
+    q, losses of single samples and demonstrations stay with the workers, in the folder `home`,
+    whose name may contain the log's path as {output}.
     """
 
     iterates: Literal["all"] | Count = "all"
     compression: Literal["none", "gzip", "lzf"] = "none"
     sync_every: NonNegative = 5.0
+    private: bool = False
+    home: Annotated[FilePath, Field(min_length=1)] = "{output}.home"

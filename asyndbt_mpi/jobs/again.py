@@ -8,9 +8,13 @@ from asyndbt_mpi.transport.launcher import Launcher
 
 
 def announcement(log: Path, again: str) -> str:
-    """Where a run that starts has its log, and how to watch it and to resume it; one line."""
+    """Where a run that starts has its log, and how to watch it and to resume it; one line.
+
+    One that cannot be resumed has no command for that, "".
+    """
     watching = shlex.join(["asyndbt", "watch", str(log)])
-    return f"the log is {log}; to watch it: {watching}; to resume it: {again}"
+    resuming = f"; to resume it: {again}" if again else ""
+    return f"the log is {log}; to watch it: {watching}{resuming}"
 
 
 def run_command(request: Request, workers: int, launcher: Launcher, tolerant: bool) -> str:

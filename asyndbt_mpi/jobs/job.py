@@ -4,7 +4,7 @@ import contextlib
 import os
 import stat
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from asyndbt_mpi.jobs.answer_cache import make_folder
 from asyndbt_mpi.jobs.own import Own
 from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.file import check_no_link
+from asyndbt_mpi.log.home import HomeFiles, file_of
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.schema import Transport
 from asyndbt_mpi.log.storage.publish import check_replaceable
@@ -185,6 +186,19 @@ class Job:
                 overwrite=self.overwrite,
                 data_digest=self.materials.data_digest,
             )
+
+    def home(self, workers: Iterable[int]) -> HomeFiles | None:
+        """Where the ``workers`` of this process keep what they do not tell, with `log.private`.
+
+        Raises
+        ------
+        ConfigurationError
+            It cannot be written, or has files of another run.
+        """
+        if not self.config.log.private:
+            return None
+        files = {worker: file_of(self.config, self.path, worker) for worker in workers}
+        return HomeFiles(files, self.config.run.name, self.overwrite)
 
     def reopen_log(self, log: Log, counted: Mapping[str, int]) -> Writer:
         """``log``, opened to be continued; of some groups only ``counted`` rows count.

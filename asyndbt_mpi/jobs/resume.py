@@ -365,9 +365,11 @@ def log_to_resume(job: Job) -> Log | None:
     if is_being_written(job.path):  # checked before the run is replayed
         raise ConfigurationError(f"another process is writing {job.path}")
     try:
-        return Log(job.path)
+        log = Log(job.path)
+        log.check_public("a run is resumed from what its workers were answered")
     except LogError as error:
         raise ConfigurationError(f"--resume: {error}") from error
+    return log
 
 
 def at_its_end(log: Log, config: Config) -> bool:

@@ -25,6 +25,10 @@ class ModelError(Exception):
     """A model cannot be found, loaded, or used for what is asked; says what would be right."""
 
 
+class LabelError(ValueError):
+    """A model cannot tell the labels apart, or there are none; quotes nothing but labels."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """A prompt in two parts: the model reads ``context + query``, as one text."""

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from asyndbt_mpi.llm.base import ENDING, ModelError, Prompt, Scores, Written
+from asyndbt_mpi.llm.base import ENDING, LabelError, ModelError, Prompt, Scores, Written
 from asyndbt_mpi.llm.servers.account import LIKELY, Account, Most, count
 from asyndbt_mpi.llm.servers.bounds import ROUNDS, SPARE, answer_tokens, longest, most_calls
 from asyndbt_mpi.llm.servers.client import Client, Endpoint, Request
@@ -343,9 +343,9 @@ class OpenAIModel:
         elif self._chat:
             names, _ = names_of(labels)
         if not names or not all(names):
-            raise ValueError("there are no labels, or one is empty")
+            raise LabelError("there are no labels, or one is empty")
         if len(set(names)) < len(names):
-            raise ValueError(f"labels {list(labels)} cannot be distinguished by {self.description}")
+            raise LabelError(f"labels {list(labels)} cannot be distinguished by {self.description}")
 
     # ------------------------------------------------------------------------------------- trial
 

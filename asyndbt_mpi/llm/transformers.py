@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from asyndbt_mpi.llm.base import LABEL_TOKENS, ModelError, Prompt, Scores, Written
+from asyndbt_mpi.llm.base import LABEL_TOKENS, LabelError, ModelError, Prompt, Scores, Written
 from asyndbt_mpi.llm.checkpoint import load
 from asyndbt_mpi.llm.local.context import positions
 from asyndbt_mpi.llm.local.device import bind, choose, describe, is_out_of_memory, memory_for
@@ -227,11 +227,11 @@ class TransformersModel:
         if list(labels) == self._checked_labels:
             return
         if not labels:
-            raise ValueError("there are no labels")
+            raise LabelError("there are no labels")
         sequences = [self._label_tokens(label) for label in labels]
         for number, (label, tokens) in enumerate(zip(labels, sequences, strict=True)):
             if not tokens:
-                raise ValueError(f"label {number} has no tokens")
+                raise LabelError(f"label {number} has no tokens")
             if self._tokenizer.unk_token_id in tokens:
                 raise ModelError(
                     f"label {label!r} has characters that the tokenizer of model {self.name!r}"

@@ -247,6 +247,20 @@ class Log:
             raise self.file.error("the columns of /stationarity have different lengths")
         return Stationarity(found, *columns)
 
+    def check_public(self, why: str) -> None:
+        """Refuse a log without q, losses of samples and demonstrations; ``why`` they are needed.
+
+        Raises
+        ------
+        LogError
+            They stayed with the workers, with `log.private`.
+        """
+        if self.config.log.private:
+            raise self.file.error(
+                f"{why}, but q, losses of samples and demonstrations are with the workers alone"
+                " (log.private = true)"
+            )
+
     def rows(self, path: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Rows ``start`` to ``stop`` of those of ``path`` that count.
 

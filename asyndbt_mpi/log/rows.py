@@ -38,7 +38,7 @@ def report_row(used: UsedReport, iteration: int, keep: bool) -> Row:
         iteration,
         report.iteration,
         report.p if keep else None,
-        report.q if keep else None,
+        report.q if keep and report.q.size else None,
         report.loss,
         report.grad_p_norm,
         report.grad_q_norm,

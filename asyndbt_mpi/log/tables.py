@@ -34,6 +34,8 @@ class Tables:
         self.file = file
         self.lengths = dict(lengths)
         self._every = schema.period(config)
+        # With log.private q stays with the workers.
+        self._left_out = {"report/q"} if config.log.private else set()
         self._groups = schema.groups(config.algorithm.lower_distance)
         self._batches = Batches(file, self._groups)
         self._datasets = {
@@ -87,6 +89,7 @@ class Tables:
 
     def _append(self, column: Column, start: int, values: Sequence[object]) -> None:
         some = column.dtype == schema.TEXT or (column.iterate and self._every > 1)
+        some |= column.path in self._left_out
         append = datasets.append_some if some else datasets.append
         before = self._batches.checksums[column.path]
         self._batches.checksums[column.path] = append(

@@ -169,6 +169,8 @@ def _simplex(log: Log) -> Iterator[str]:
         "report/p": used_in,
         "report/q": used_in,
     }
+    if log.config.log.private:
+        del of_row["report/q"]
     for path, iterations in of_row.items():
         for start, block in log.blocks(path):
             off = np.maximum(-block.min(axis=(1, 2)), np.abs(block.sum(axis=2) - 1).max(axis=1))

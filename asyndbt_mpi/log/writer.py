@@ -303,7 +303,8 @@ class Writer:
             self._withheld.append(("iteration/gradient", iteration.number, iteration.gradient))
             for row, used in enumerate(iteration.reports, first_report):
                 self._withheld.append(("report/p", row, used.report.p))
-                self._withheld.append(("report/q", row, used.report.q))
+                if used.report.q.size:  # else it stays with the worker
+                    self._withheld.append(("report/q", row, used.report.q))
 
     def _gather_estimation(self, estimation: Estimation) -> None:
         self.waiting["lower"].append(rows.lower_row(estimation))

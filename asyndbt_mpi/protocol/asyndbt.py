@@ -39,7 +39,7 @@ from asyndbt_mpi.config import Config
 from asyndbt_mpi.protocol.divergence import Step
 from asyndbt_mpi.protocol.estimation import LowerEstimation
 from asyndbt_mpi.protocol.membership import Membership
-from asyndbt_mpi.protocol.messages import NOTHING, Report, Shapes
+from asyndbt_mpi.protocol.messages import NOTHING, WITHOUT, Report, Shapes
 from asyndbt_mpi.protocol.records import Estimation, Iteration, UsedReport
 
 Z_STEP = Step("z", "steps.z or algorithm.dual_bound")
@@ -77,6 +77,8 @@ class AsynDBT:
     iteration : int
         t, the number of committed iterations.
     p, q, z : arrays (R, M, N), (R, U, V), (M, N)
+    choice : array (R,)
+        With `log.private`, in the place of q the numbers of the most probable demonstrations.
     loss : array (R,), the newest of every worker; 0 before its first
     delay : array (R,)
         Iterations since each worker's last report was used.
@@ -99,6 +101,7 @@ class AsynDBT:
         algorithm, steps = config.algorithm, config.steps
         self.config = algorithm
         self.shapes = shapes
+        self._is_private = config.log.private
         self.iteration = 0
         self.delay: IntArray = np.zeros(workers, dtype=np.int64)
         self.reported: dict[int, Report] = {}
@@ -107,7 +110,9 @@ class AsynDBT:
         self._open: _Update | None = None
         self.z: FloatArray = np.full((shapes.positions, shapes.words), 1.0 / shapes.words)
         self.p: FloatArray = np.repeat(self.z[None], workers, axis=0)
-        self.q: FloatArray = np.zeros((workers, shapes.classes, shapes.pool))
+        unknown = float("nan") if self._is_private else 0.0
+        self.q: FloatArray = np.full((workers, shapes.classes, shapes.pool), unknown)
+        self.choice: IntArray = np.full(workers, WITHOUT)
         self.loss: FloatArray = np.zeros(workers)
         self.known_phi: tuple[FloatArray, FloatArray] | None = None
         self.known_gradient: FloatArray | None = None
@@ -141,7 +146,10 @@ class AsynDBT:
 
     def prompt(self, worker: int) -> tuple[IntArray, IntArray]:
         """The most probable words (M,) and demonstrations (U,) of ``worker``."""
-        return self.p[worker - 1].argmax(axis=1), self.q[worker - 1].argmax(axis=1)
+        words = self.p[worker - 1].argmax(axis=1)
+        if self._is_private:
+            return words, np.full(self.shapes.classes, self.choice[worker - 1])
+        return words, self.q[worker - 1].argmax(axis=1)
 
     # ------------------------------------------------------------ Algorithm 1
 
@@ -268,15 +276,26 @@ class AsynDBT:
     def _take(self, used: list[UsedReport], indices: IntArray) -> None:
         """The workers' newest values, put on the simplex wherever they lie (D6)."""
         reported_p = np.array([each.report.p for each in used])
-        reported_q = np.array([each.report.q for each in used])
-        p, q = onto_simplex(reported_p), onto_simplex(reported_q)
-        if p is not reported_p or q is not reported_q:
+        p = onto_simplex(reported_p)
+        if p is not reported_p:
             for row, each in enumerate(used):
-                each.report = replace(each.report, p=p[row], q=q[row])
+                each.report = replace(each.report, p=p[row])
         if len(self.polyhedron):
             self.polyhedron.move_workers(indices, p - self.p[indices])
-        self.p[indices], self.q[indices] = p, q
+        self.p[indices] = p
+        if self._is_private:
+            self.choice[indices] = [each.report.choice for each in used]
+        else:
+            self._take_q(used, indices)
         self.loss[indices] = [each.report.loss for each in used]
+
+    def _take_q(self, used: list[UsedReport], indices: IntArray) -> None:
+        reported = np.array([each.report.q for each in used])
+        q = onto_simplex(reported)
+        if q is not reported:
+            for row, each in enumerate(used):
+                each.report = replace(each.report, q=q[row])
+        self.q[indices] = q
 
     def _plausible(self, lower: LowerLevel) -> FloatArray:
         """phi_p (R, M, N), and p for a worker that is much further from it than the median one.

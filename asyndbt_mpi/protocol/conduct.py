@@ -24,6 +24,7 @@ from asyndbt_mpi.protocol.messages import (
     Stop,
 )
 from asyndbt_mpi.protocol.models import Models
+from asyndbt_mpi.protocol.private import RANDOM
 from asyndbt_mpi.protocol.race import Prompt, Race, Rounds, bare_prompt, entrants, most_calls
 from asyndbt_mpi.protocol.records import (
     Event,
@@ -261,10 +262,11 @@ class Conduct:
                 self._close_worker(out, worker)
 
     def _random(self, worker: int) -> Prompt:
-        seed = self.config.run.seed
-        return bare_prompt(self.shapes)[0], draw_demonstrations(
-            self._initial_q[worker - 1], seed, worker
-        )
+        words = bare_prompt(self.shapes)[0]
+        if self.config.log.private:
+            return words, np.full(self.shapes.classes, RANDOM)
+        q, seed = self._initial_q[worker - 1], self.config.run.seed
+        return words, draw_demonstrations(q, seed, worker)
 
     def _consensus(self, demonstrations: IntArray) -> Prompt:
         return self.algorithm.z.argmax(axis=1), demonstrations

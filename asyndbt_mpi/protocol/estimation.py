@@ -108,7 +108,8 @@ class LowerEstimation:
         self.prompt_tokens += report.costs.prompt_tokens
         self.awaited.discard(worker)
         self.lower.p[worker - 1] = report.p
-        self.k[worker - 1] = report.k
+        if report.k.size:  # else it stays with the worker
+            self.k[worker - 1] = report.k
 
     def exclude(self, worker: int) -> None:
         """Go on without ``worker``: its p is back where it started, and so adds nothing to h."""

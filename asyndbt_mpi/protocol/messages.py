@@ -176,13 +176,15 @@ class Costs:
 class Hello:
     """The worker is ready. ``q`` (U, V) is uniform over its demonstrations, 0 elsewhere.
 
-    ``digest`` is that of its language model, "" if not known.
+    ``digest`` is that of its language model, "" if not known. With `log.private` there is no q;
+    ``choice`` numbers its most probable demonstrations.
     """
 
     q: FloatArray
     description: str
     cost_bounds: CostBounds = CostBounds()
     digest: str = ""
+    choice: int = field(default=WITHOUT, kw_only=True)
 
 
 @dataclass(slots=True)
@@ -191,7 +193,8 @@ class Report:
 
     ``losses`` (I,) are those of the samples, ``loss`` is their mean. What it knows of words by
     them is ``precision``, ``information`` (M, N) and ``trust`` (G,), all `NOTHING` where that is
-    not pooled.
+    not pooled. With `log.private` there is no q; ``choice`` numbers its most probable
+    demonstrations, and all losses are their mean.
     """
 
     number: int
@@ -207,11 +210,15 @@ class Report:
     precision: FloatArray = field(default_factory=_nothing)
     information: FloatArray = field(default_factory=_nothing)
     trust: FloatArray = field(default_factory=_nothing)
+    choice: int = field(default=WITHOUT, kw_only=True)
 
 
 @dataclass(slots=True)
 class LowerReport:
-    """The scratch copy after one lower step: p (M, N), the demonstrations k (U,), losses (I,)."""
+    """The scratch copy after one lower step: p (M, N), the demonstrations k (U,), losses (I,).
+
+    With `log.private` there is no k, and all losses are their mean.
+    """
 
     number: int
     estimation: int
@@ -257,7 +264,8 @@ class EvaluationReport:
     """Mean loss and accuracy of a prompt, and which it is: ``words`` and ``demonstrations``.
 
     ``bias`` (U,) is what its scores were calibrated by, 0 if they were not; ``rows`` are those
-    that were scored, None of a function.
+    that were scored, None of a function. With `log.private` ``demonstrations`` are the number of
+    the choice, for each class, and the losses of a worker's own rows are all their mean.
     """
 
     iteration: int

@@ -61,6 +61,7 @@ RANGES = {
     "estimation": ORDINAL,
     "answers": ORDINAL,
     "rank": ORDINAL,
+    "choice": Range(0, 2**31 - 2),
     "halvings": Range(0, 62),
     "prompts": COUNT,
     "calls": COUNT,

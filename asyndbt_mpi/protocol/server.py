@@ -167,8 +167,11 @@ class Server(Conduct):
         out.records.append(hello_event(worker, message, self.iteration, out.time))
         self.members.become(worker, State.JOINED)
         self.spending.join(worker, message.cost_bounds)
-        q = self._initial_q[worker - 1] = onto_simplex(message.q)
-        self.algorithm.q[worker - 1] = q
+        if self.config.log.private:
+            self.algorithm.choice[worker - 1] = message.choice
+        else:
+            q = self._initial_q[worker - 1] = onto_simplex(message.q)
+            self.algorithm.q[worker - 1] = q
         self._assign(out, [worker])
 
     def check_hello(self, worker: int, message: Hello) -> None:
@@ -229,7 +232,7 @@ class Server(Conduct):
         self._check_calibration(worker, report)
         if report.split is Split.RACE and worker in self._races:
             self._races[worker].check(report.losses)
-        if report.candidate is Candidate.MODEL:
+        if report.candidate is Candidate.MODEL and not self.config.log.private:
             self._check_demonstrations(worker, report)
         evaluation = self.evaluations.accept(worker, report, out.time)
         self._record_answer(out, worker, report)

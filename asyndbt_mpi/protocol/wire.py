@@ -76,7 +76,7 @@ class Header(NamedTuple):
 
     ``iteration`` is an estimation's number in messages of the lower level; ``number`` counts the
     rows of an evaluation's report. A request for one has its rank and halvings in ``number`` and
-    ``prompts``.
+    ``prompts``. A hello and a report have the number of their choice, plus one, in ``split``.
     """
 
     magic: int = MAGIC
@@ -127,6 +127,7 @@ class Codec:
     free_losses : losses have no least value, as those of a synthetic task
     rows : the most that an evaluation can be of; a function has none
     pools : reports and assignments carry what workers know of words
+    private : q and demonstrations stay with the workers; see `private`
 
     Attributes
     ----------
@@ -140,13 +141,15 @@ class Codec:
         free_losses: bool = True,
         rows: int = 0,
         pools: bool = False,
+        private: bool = False,
     ) -> None:
         self.shapes = shapes
+        self.private = private
         self._pooled = ("precision", "information") if pools else ()
         self.loss = FREE_LOSS if free_losses else LOSS
         self.rows = 0 if free_losses else rows
         self.row_bytes = INTEGER.itemsize + REAL.itemsize * shapes.classes
-        self.layouts = [_layout(kind, shapes, state, pools) for kind in KINDS]
+        self.layouts = [_layout(kind, shapes, state, pools, private) for kind in KINDS]
         self.longest_to_server = self._longest(get_args(ToServer))
         self.longest_to_worker = self._longest(get_args(ToWorker))
 
@@ -217,13 +220,15 @@ class Codec:
         match message:
             case Report():
                 _within(message, "number", "iteration", "grad_p_norm", "grad_q_norm", "sent_time")
-                _all_within(message, "p", "q", *self._pooled, *self._pooled and ("trust",))
+                _all_within(message, "p", *self._pooled, *self._pooled and ("trust",))
+                self._check_q(message)
                 self._check_losses(message)
                 _check_costs(message)
             case LowerReport():
                 _within(message, "number", "estimation")
                 _all_within(message, "p")
-                _check_indices(message, "k", message.k, self.shapes.pool)
+                if not self.private:
+                    _check_indices(message, "k", message.k, self.shapes.pool)
                 self._check_losses(message)
                 _check_costs(message)
             case EvaluationReport():
@@ -235,7 +240,7 @@ class Codec:
                 self._check_prompt(message)
                 self._check_scores(message)
             case Hello(cost_bounds=cost_bounds):
-                _all_within(message, "q")
+                self._check_q(message)
                 for name in COST_BOUNDS:
                     _hold(message, name, RANGES["calls"], getattr(cost_bounds, name))
             case Assignment():
@@ -260,8 +265,22 @@ class Codec:
         words, shown = message.words, message.demonstrations
         if (words != WITHOUT).any():
             _check_indices(message, "words", words, self.shapes.words)
-        if (shown != WITHOUT).any():
+        if self.private:
+            choice = int(shown[0])
+            if not (
+                (shown == choice).all() and (choice == WITHOUT or RANGES["choice"].holds(choice))
+            ):
+                raise MalformedMessage(
+                    f"{type(message).__name__}.demonstrations {shown.tolist()} are no choice"
+                )
+        elif (shown != WITHOUT).any():
             _check_indices(message, "demonstrations", shown, self.shapes.pool)
+
+    def _check_q(self, message: Hello | Report) -> None:
+        if self.private:
+            _within(message, "choice")
+        else:
+            _all_within(message, "q")
 
     def _check_losses(self, message: Report | LowerReport) -> None:
         losses, loss = message.losses, message.loss
@@ -308,8 +327,9 @@ class Codec:
             )
 
 
-def _layout(kind: type, shapes: Shapes, state: int, pools: bool) -> Layout:
+def _layout(kind: type, shapes: Shapes, state: int, pools: bool, private: bool) -> Layout:
     fragment, demonstrations = (shapes.positions, shapes.words), (shapes.classes, shapes.pool)
+    q, k = ((0,), (0,)) if private else (demonstrations, demonstrations[:1])
     losses = (shapes.samples,)
     known = fragment if pools else (0,)
     trust = (len(SPREADS) if pools else 0,)
@@ -323,17 +343,17 @@ def _layout(kind: type, shapes: Shapes, state: int, pools: bool) -> Layout:
         ],
         Reset: [("p", fragment, REAL)],
         Restore: [("state", (state,), REAL)],
-        Hello: [("q", demonstrations, REAL), ("digest", (), DIGEST)],
+        Hello: [("q", q, REAL), ("digest", (), DIGEST)],
         Report: [
             ("p", fragment, REAL),
-            ("q", demonstrations, REAL),
+            ("q", q, REAL),
             ("losses", losses, REAL),
             *knowledge,
             ("trust", trust, REAL),
         ],
         LowerReport: [
             ("p", fragment, REAL),
-            ("k", demonstrations[:1], INTEGER),
+            ("k", k, INTEGER),
             ("losses", losses, REAL),
         ],
         EvaluationReport: [
@@ -372,7 +392,7 @@ def _header(message: Message) -> Header:
             return Header(MAGIC, number, message.number, message.estimation)
         case Report():
             return Header(
-                MAGIC, number, message.number, message.iteration, 0, 0,
+                MAGIC, number, message.number, message.iteration, message.choice + 1, 0,
                 *_counts(message.costs), message.costs.compute_seconds,
                 message.sent_time, message.loss, 0.0, message.grad_p_norm, message.grad_q_norm,
             )  # fmt: skip
@@ -396,7 +416,8 @@ def _header(message: Message) -> Header:
             )  # fmt: skip
         case Hello(cost_bounds=cost_bounds):
             return Header(
-                MAGIC, number, cost_bounds.assignment, cost_bounds.validation, 0, 0,
+                MAGIC, number, cost_bounds.assignment, cost_bounds.validation,
+                message.choice + 1, 0,
                 cost_bounds.race, cost_bounds.test, cost_bounds.prompt_tokens,
                 cost_bounds.completion_tokens, cost_bounds.race_rows,
             )  # fmt: skip
@@ -479,7 +500,7 @@ def _build(kind: type, header: Header, arrays: dict[str, np.ndarray], rest: Buff
             header.prompt_tokens, header.completion_tokens,
         )  # fmt: skip
         digest = _text(np.frombuffer(arrays["digest"].item(), np.uint8))
-        return Hello(arrays["q"], _text(rest), cost_bounds, digest)
+        return Hello(arrays["q"], _text(rest), cost_bounds, digest, choice=header.split - 1)
     costs = Costs(
         header.calls,
         header.prompt_tokens,
@@ -491,7 +512,7 @@ def _build(kind: type, header: Header, arrays: dict[str, np.ndarray], rest: Buff
     if kind is Report:
         norms = header.grad_p_norm, header.grad_q_norm
         numbers = number, iteration, header.loss, *norms, costs, header.sent_time
-        return Report(*numbers, *arrays.values())
+        return Report(*numbers, *arrays.values(), choice=header.split - 1)
     if kind is LowerReport:
         return LowerReport(number, iteration, header.loss, costs, **arrays)
     try:

@@ -31,6 +31,7 @@ from asyndbt_mpi.protocol.blackbox import (
     calibration_of,
 )
 from asyndbt_mpi.protocol.divergence import Step
+from asyndbt_mpi.protocol.final_tests import draw_demonstrations
 from asyndbt_mpi.protocol.gradients import allowed_demonstrations, gradients
 from asyndbt_mpi.protocol.messages import (
     NOTHING,
@@ -52,6 +53,7 @@ from asyndbt_mpi.protocol.messages import (
     ToServer,
     ToWorker,
 )
+from asyndbt_mpi.protocol.private import Home, Secrets
 from asyndbt_mpi.protocol.race import Prompt, first_rows
 from asyndbt_mpi.protocol.sampling import Realisations
 
@@ -77,6 +79,7 @@ class Workers:
     data_sizes : by number of the worker (from 1), which with the seed keys its randomness
         How many demonstrations and queries the worker's black box has.
     own_estimator : makes the estimator, in place of the one that the configuration names
+    home : where the workers keep what they do not tell, with `log.private`
 
     Attributes
     ----------
@@ -90,6 +93,7 @@ class Workers:
         shapes: Shapes,
         data_sizes: dict[int, DataSizes],
         own_estimator: EstimatorFactory | None = None,
+        home: Home | None = None,
     ) -> None:
         self.config = config
         self.own_estimator = own_estimator
@@ -107,6 +111,7 @@ class Workers:
         self.p_optimizer = optimizer(config.steps.p, self.p.shape)
         self.q_optimizer = optimizer(config.steps.q, self.q.shape, allowed)
         self._pools = config.algorithm.pools
+        self._secrets = self._own_secrets(home) if config.log.private else None
         self._asked: dict[int, _Asked[Any]] = {}
         self._working = set(data_sizes)
 
@@ -126,7 +131,13 @@ class Workers:
         race_rows = 1 if self.config.llm.is_function else held.rows[Split.RACE]
         tokens = held.prompt_tokens, held.completion_tokens
         cost_bounds = CostBounds(assignment, validation, test, race, race_rows, *tokens)
-        return Hello(self.q[self._index[worker]].copy(), description, cost_bounds, digest)
+        hello = Hello(self.q[self._index[worker]].copy(), description, cost_bounds, digest)
+        return self._secrets.hello(worker, hello) if self._secrets else hello
+
+    def _own_secrets(self, home: Home | None) -> Secrets:
+        draw, seed = draw_demonstrations, self.config.run.seed
+        random = {worker: draw(self.q[at], seed, worker) for worker, at in self._index.items()}
+        return Secrets(random, home)
 
     # ------------------------------------------------------------ state
 
@@ -204,7 +215,11 @@ class Workers:
             EvaluationRequest: self._evaluation_reports,
         }
         together = list(zip(completed, asked, strict=True))
-        return _by_kind(together, [type(each.message) for each in asked], step)
+        replies: list[ToServer] = _by_kind(together, [type(each.message) for each in asked], step)
+        if self._secrets is None:
+            return replies
+        answered = zip(completed, replies, strict=True)
+        return self._secrets.told((done.worker, done.answer, reply) for done, reply in answered)
 
     # ------------------------------------------------------------ upper level
 
@@ -290,6 +305,8 @@ class Workers:
         """The words (M,) and demonstrations (U,) to score."""
         if message.is_of_model:
             return self.gradients.best(self._index[worker], message.rank)
+        if self._secrets:
+            return message.words, self._secrets.choices[worker].of(message.demonstrations)
         return message.words, message.demonstrations
 
     def _evaluation_reports(

@@ -2,6 +2,7 @@
 
 import numbers
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from hashlib import blake2b
 from types import CodeType, FunctionType
@@ -15,6 +16,7 @@ from asyndbt_mpi.inputs.files import check_line, shown
 from asyndbt_mpi.protocol.blackbox import Answer, AnyQuery, DataSizes, Query
 from asyndbt_mpi.protocol.messages import Shapes, Split
 from asyndbt_mpi.protocol.ranges import FREE_LOSS
+from asyndbt_mpi.task.unquoted import unquoted
 from asyndbt_mpi.task.vocabulary import load_vocabulary
 
 Loss: TypeAlias = Callable[[int, IntArray, IntArray], Any]
@@ -81,16 +83,22 @@ class LossFunction:
         self.vocabulary = load_vocabulary([str(word) for word in words], shapes.words)
         self.name = _checked_name(name or code_name(loss))
 
-    def of_workers(self, workers: Sequence[int]) -> "FunctionBlackBox":
-        """The black box of the ``workers`` of this process."""
-        return FunctionBlackBox(self, workers)
+    def of_workers(self, workers: Sequence[int], private: bool = False) -> "FunctionBlackBox":
+        """The black box of the ``workers`` of this process; see `FunctionBlackBox`."""
+        return FunctionBlackBox(self, workers, private)
 
 
 class FunctionBlackBox:
-    """A `LossFunction` shared by several workers; each prompt is one call, without tokens."""
+    """A `LossFunction` shared by several workers; each prompt is one call, without tokens.
 
-    def __init__(self, function: LossFunction, workers: Sequence[int]) -> None:
+    If it is ``private``, the words of its exceptions, which may quote data, are not told.
+    """
+
+    def __init__(
+        self, function: LossFunction, workers: Sequence[int], private: bool = False
+    ) -> None:
         self.function = function
+        self._guard = unquoted if private else nullcontext[None]
         shapes = function.shapes
         pool = np.full(shapes.classes, shapes.pool)
         self.data_sizes = {worker: DataSizes(pool, ONE_ROW) for worker in workers}
@@ -113,7 +121,9 @@ class FunctionBlackBox:
         if not isinstance(query, Query):
             raise TypeError("a function has no exact gradient")
         # Copies: the function may write into its arguments.
-        returned = self.function.loss(query.worker, query.words.copy(), query.demonstrations.copy())
+        words, shown = query.words.copy(), query.demonstrations.copy()
+        with self._guard():
+            returned = self.function.loss(query.worker, words, shown)
         prompts = len(query.words)
         losses = checked_losses(returned, query.worker, prompts)
         return Answer(losses, np.full(prompts, np.nan), prompts, prompt_tokens=0, prompts=prompts)

@@ -16,6 +16,7 @@ from asyndbt_mpi.task.dataset import Row
 from asyndbt_mpi.task.longest import longest_parts
 from asyndbt_mpi.task.partition import WorkerData, rows_of
 from asyndbt_mpi.task.template import Template
+from asyndbt_mpi.task.unquoted import unquoted
 
 
 class PromptBlackBox:
@@ -47,7 +48,8 @@ class PromptBlackBox:
         self.calibration = calibration
         self.data = data
         self.log_priors = {worker: log_priors(held) for worker, held in data.items()}
-        self.data_sizes = {worker: self._data_sizes(held) for worker, held in data.items()}
+        with unquoted():
+            self.data_sizes = {worker: self._data_sizes(held) for worker, held in data.items()}
         self.descriptions = dict.fromkeys(data, model.description)
         self.digests = dict.fromkeys(data, model.digest)
 
@@ -95,6 +97,8 @@ class PromptBlackBox:
             The model's answer to a prompt is not finite.
         TypeError
             An exact gradient was requested.
+        UnquotedError
+            Any other error in assembling or scoring the prompts.
         """
         return [self._answer(query) for query in queries]
 
@@ -106,12 +110,13 @@ class PromptBlackBox:
         rows = [rows_of(data, query.split)[row] for row in query.rows]
         calibration = query.calibration or self.calibration
         further = references(calibration, query.split, data.train)
-        prompts = [
-            prompt
-            for words, demonstrations in zip(query.words, query.demonstrations, strict=True)
-            for prompt in self._prompts(words, demonstrations, data.pool, [*rows, *further])
-        ]
-        scores = self.model.label_log_probabilities(prompts, self.template.labels)
+        with unquoted():
+            prompts = [
+                prompt
+                for words, demonstrations in zip(query.words, query.demonstrations, strict=True)
+                for prompt in self._prompts(words, demonstrations, data.pool, [*rows, *further])
+            ]
+            scores = self.model.label_log_probabilities(prompts, self.template.labels)
         shape = len(query.words), len(rows) + len(further), len(self.template.labels)
         all_rows = scores.log_probabilities.reshape(shape)
         _check_finite(all_rows, len(rows))

@@ -52,7 +52,8 @@ class VirtualCluster:
         self.colluders = colluders
         config = server.config
         free, pools = config.llm.is_function, config.algorithm.pools
-        self._codec = Codec(server.shapes, free_losses=free, pools=pools)
+        private = config.log.private
+        self._codec = Codec(server.shapes, free_losses=free, pools=pools, private=private)
         self.now = 0.0
         self.free_at = dict.fromkeys(delays, 0.0)
         self._arrivals: list[tuple[float, int, int, ToServer]] = []

@@ -113,7 +113,7 @@ def learnt_prompts(log: Log, most: int | None = None) -> dict[int, Prompt]:
             prompts[worker] = won.words, won.demonstrations
         elif worker in log.best:
             prompts[worker] = log.best[worker].words, log.best[worker].demonstrations
-        elif worker in row_newest:
+        elif worker in row_newest and not log.config.log.private:
             newest = row_newest[worker]
             p, q = (log.rows(f"report/{name}", newest, newest + 1)[0] for name in "pq")
             if not np.isnan(p).any():  # else log.iterates left it out
@@ -193,10 +193,13 @@ def worker_lines(log: Log) -> list[str]:
 def learnt_table(log: Log, prompts: dict[int, Prompt]) -> Table:
     """Words and demonstrations of every worker, and the words of the consensus."""
     what = "number" if log.config.llm.is_function else "row"
+    where = f"{what} in the pool of each class, from 0"
+    if log.config.log.private:
+        where = "numbers of choices, which only the worker's own file explains (log.private)"
     first = f"; the first {len(prompts)} workers" if log.workers > MOST_ROWS else ""
     table = Table(
         title="What was learnt",
-        caption=f"demonstrations: {what} in the pool of each class, from 0{first}",
+        caption=f"demonstrations: {where}{first}",
         title_justify="left",
         caption_justify="left",
     )

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, TypeAlias
 
-from asyndbt_mpi.llm.base import ENDING, ModelError
+from asyndbt_mpi.llm.base import ENDING, LabelError, ModelError
 
 Tokens: TypeAlias = list[int]
 
@@ -122,20 +122,20 @@ class Tokenizer:
         wholes = [self._begin(each) for each in self.encode([text + label for label in labels])]
         for number, whole in enumerate(wholes):
             if _common(prompt, whole) == len(whole):
-                raise ValueError(f"label {number} has no tokens of its own")
+                raise LabelError(f"label {number} has no tokens of its own")
         for number in _beginning_others(wholes):
             wholes[number] = self._ended(text, labels[number], wholes[number])
         start = min(_common(prompt, whole) for whole in wholes)
         if not start:
             raise ValueError("a prompt has no tokens")
         if still := _beginning_others(wholes):
-            raise ValueError(
+            raise LabelError(
                 f"label {still[0]} is the beginning of another and cannot be distinguished from it"
             )
         sequences = tuple(tuple(whole[start:]) for whole in wholes)
         for label, sequence in zip(labels, sequences, strict=True):
             if self._tokenizer.unk_token_id in sequence:
-                raise ValueError(f"label {label!r} has characters that the tokenizer does not know")
+                raise LabelError(f"label {label!r} has characters that the tokenizer does not know")
         return Continuation(len(prompt) - start, sequences)
 
     def _ended(self, text: str, label: str, whole: Tokens) -> Tokens:
@@ -148,7 +148,7 @@ class Tokenizer:
             [f"{text}{label}{end}{_next_row(text)}" for end in (" ", ENDING)]
         )
         if spaced == ended:
-            raise ValueError(
+            raise LabelError(
                 f"label {label!r} is the beginning of another, and the tokenizer has no line break"
                 " to end it"
             )
@@ -185,7 +185,7 @@ def _beginning_others(sequences: Sequence[Tokens]) -> list[int]:
     for this, following in pairwise(order):
         if sequences[this] == sequences[following]:
             first, second = sorted((this, following))
-            raise ValueError(f"labels {first} and {second} have the same tokens")
+            raise LabelError(f"labels {first} and {second} have the same tokens")
         # Whatever a sequence begins stands right behind it in this order.
         if sequences[following][: len(sequences[this])] == sequences[this]:
             found.append(this)

@@ -293,8 +293,11 @@ class Prompts:
                 )
 
     def _tell_unknown(self) -> None:
+        left_out = "log.iterates left out what they were made from"
+        if self.log.config.log.private:
+            left_out = "with log.private q is with the workers alone"
         reasons = {
-            "validated": "because log.iterates left out what they were made from",
+            "validated": f"because {left_out}",
             "tuned": "because the log does not say which prompts were in the race",
             "consensus": "because log.iterates left out the last z",
             "random": "because the log does not say which demonstrations their workers have",

@@ -189,7 +189,8 @@ def evaluations(log: Log) -> Iterator[str]:
     accuracy = log.rows("evaluation/accuracy")
     for row in np.flatnonzero(RANGES["accuracy"].outside(accuracy) & ~np.isnan(accuracy)):
         yield f"/evaluation/accuracy row {row}: {accuracy[row]:.6g} is outside [0, 1]"
-    for name, size in (("words", log.shapes.words), ("demonstrations", log.shapes.pool)):
+    choices = int(RANGES["choice"].most) + 1 if log.config.log.private else log.shapes.pool
+    for name, size in (("words", log.shapes.words), ("demonstrations", choices)):
         shown = log.rows(f"evaluation/{name}")
         for row in np.flatnonzero(_outside(shown, size).any(axis=1)):
             yield f"/evaluation/{name} row {row}: {shown[row].tolist()} is outside [-1, {size})"
