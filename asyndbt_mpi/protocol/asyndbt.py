@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from asyndbt_mpi.algorithm.additive import prior_variance
-from asyndbt_mpi.algorithm.aggregation import Aggregation, outlying
+from asyndbt_mpi.algorithm.aggregation import Aggregation, outlying, tolerated
 from asyndbt_mpi.algorithm.lower_level import LowerLevel, LowerSteps, residual
 from asyndbt_mpi.algorithm.optimizer import OPTIMIZERS
 from asyndbt_mpi.algorithm.polyhedron import Polyhedron
@@ -61,12 +61,11 @@ class _Update:
     gradient: FloatArray
 
 
-def aggregation_of(config: Config) -> Aggregation:
-    """The rule that [defence] names."""
+def aggregation_of(config: Config, workers: int) -> Aggregation:
+    """The rule that [defence] names, of a run with so many ``workers``."""
     defence = config.defence
-    return Aggregation(
-        defence.aggregator, defence.preaggregator, defence.malicious, config.run.seed
-    )
+    liars = tolerated(defence.malicious, workers)
+    return Aggregation(defence.aggregator, defence.preaggregator, liars, config.run.seed)
 
 
 class AsynDBT:
@@ -122,7 +121,7 @@ class AsynDBT:
             algorithm.dual_regularisation,
             algorithm.dual_regularisation_floor,
         )
-        self.aggregation = aggregation_of(config)
+        self.aggregation = aggregation_of(config, workers)
         self.lower_steps = LowerSteps(
             steps.lower_z, steps.rho, algorithm.penalty, algorithm.robust_weight
         )
