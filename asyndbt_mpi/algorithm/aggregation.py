@@ -29,9 +29,6 @@ WEISZFELD = 100
 OUTLYING = 3.0
 """Times the median worker's: larger effects of words, or distances from phi, are not believed."""
 
-ROUNDING = 1e-9
-"""By as much a share of workers may miss a whole one."""
-
 LEAST = 1e-150
 """Distance that counts as none: its inverse times the largest report is finite."""
 
@@ -123,12 +120,7 @@ RULES: dict[str, Callable[[FloatArray, int], FloatArray]] = {
     "multi_krum": multi_krum,
     "centered_clipping": centered_clipping,
 }
-"""By the name of `defence.aggregator`; "rsa" has none: it is the mean."""
-
-
-def tolerated(share: float, n: int) -> int:
-    """f: how many whole workers are in this ``share`` of n, but fewer than half of them."""
-    return min(math.floor(share * n + ROUNDING), (n - 1) // 2)
+"""By the name of `defence.aggregator`; "rsa" is none of them: it is the mean."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +129,7 @@ class Aggregation:
 
     Parameters
     ----------
+    aggregator : one of `RULES`; anything else is the mean
     liars : how many of the run's workers may lie
     seed : keys the buckets
     """
@@ -149,7 +142,7 @@ class Aggregation:
     @property
     def is_mean(self) -> bool:
         """Nothing is done to reports but to add them up."""
-        return not self.liars or (self.aggregator == "rsa" and self.preaggregator == "none")
+        return not self.liars
 
     def mean(self, reports: FloatArray, number: int = 0) -> FloatArray:
         """One (...) of the ``reports`` (n, ...) of n > 0 workers; ``number`` keys the buckets.
@@ -158,7 +151,7 @@ class Aggregation:
         are not numbers, such as a function's accuracies, it is none either.
         """
         f = min(self.liars, (len(reports) - 1) // 2)
-        if self.is_mean or not f or not np.isfinite(reports).all():
+        if not f or not np.isfinite(reports).all():
             plain: FloatArray = reports.mean(axis=0)
             return plain
         x = reports.reshape(len(reports), -1)

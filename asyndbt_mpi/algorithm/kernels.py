@@ -259,9 +259,9 @@ def squared_distances(x: FloatArray) -> FloatArray:
 
 @compiled
 def means_of_nearest(x: FloatArray, distances: FloatArray, count: int) -> FloatArray:
-    """For each row of x (n, d) the mean of the ``count`` rows nearest to it by ``distances`` (n, n).
+    """For each row of x (n, d) the mean of the ``count`` rows that are nearest to it; (n, d).
 
-    Of rows that are equally far the first ones count.
+    ``distances`` (n, n) say how near; of rows that are equally far the first ones count.
     """
     n, size = x.shape
     means = np.zeros((n, size))

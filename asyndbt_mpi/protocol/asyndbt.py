@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from asyndbt_mpi.algorithm.additive import prior_variance
-from asyndbt_mpi.algorithm.aggregation import Aggregation, outlying, tolerated
+from asyndbt_mpi.algorithm.aggregation import Aggregation, outlying
 from asyndbt_mpi.algorithm.lower_level import LowerLevel, LowerSteps, residual
 from asyndbt_mpi.algorithm.optimizer import OPTIMIZERS
 from asyndbt_mpi.algorithm.polyhedron import Polyhedron
@@ -64,7 +64,7 @@ class _Update:
 def aggregation_of(config: Config, workers: int) -> Aggregation:
     """The rule that [defence] names, of a run with so many ``workers``."""
     defence = config.defence
-    liars = tolerated(defence.malicious, workers)
+    liars = defence.tolerated(workers)
     return Aggregation(defence.aggregator, defence.preaggregator, liars, config.run.seed)
 
 
