@@ -178,9 +178,11 @@ class Pool:
         effects.
         """
         if self.aggregation.is_mean or not self.known.any():
-            plain: FloatArray = held.sum(axis=0)
-            return plain
-        return self.known.sum() * self.aggregation.mean(held[self.known], self._steps)
+            total: FloatArray = held.sum(axis=0)
+        else:
+            count = int(self.known.sum())
+            total = count * self.aggregation.mean(held[self.known], self._steps)
+        return total
 
     def others(self, workers: IntArray) -> tuple[FloatArray, FloatArray]:
         """Precision and information (W, M, N) of all but each of ``workers``, from 0.
