@@ -45,7 +45,7 @@ def shares(variant: str, workers: int, heterogeneity: float, seed: int) -> Float
         f"run.seed={seed}", "run.iterations=1000000", "delay.model=lognormal", "delay.mean=1",
         f"algorithm.active_workers={workers // 2}", "prompt.fragment_length=4",
         "prompt.vocabulary_size=16", "prompt.pool=8", f"llm.heterogeneity={heterogeneity}",
-        f"budget.calls={max(budgets)}", *VARIANTS[variant],
+        f"budget.calls={max(budgets)}", "defence.aggregator=rsa", *VARIANTS[variant],
     )  # fmt: skip
     config = load("synthetic", settings)
     materials = prepare(config, workers)

@@ -3,13 +3,13 @@
 Example: python benchmarks/estimators.py
 
 The whole algorithm, with R = 4 workers of which S = 2 are active, the planes and all else as it is
-by default, under lognormal delays. What is measured is the mean over the workers of the exact
-expected loss, as share of the way from its start (p and q uniform) to the least that shared words
-allow; calls are those for reports and for estimates of the lower level. First on the synthetic
-task, then for a real language model, on a small task whose every prompt was scored once and is
-looked up from then on (two minutes; --table keeps it). Every estimator takes the optimizer, the
-step size and the lower level's step size that were best for it on other seeds, by the median calls
-to 80 % of the way; --tune searches.
+by default, but reports added up ("rsa"), under lognormal delays. What is measured is the mean over
+the workers of the exact expected loss, as share of the way from its start (p and q uniform) to the
+least that shared words allow; calls are those for reports and for estimates of the lower level.
+First on the synthetic task, then for a real language model, on a small task whose every prompt was
+scored once and is looked up from then on (two minutes; --table keeps it). Every estimator takes the
+optimizer, the step size and the lower level's step size that were best for it on other seeds, by
+the median calls to 80 % of the way; --tune searches.
 """
 
 import argparse
@@ -114,6 +114,7 @@ def configuration(task: Task, estimator: str, steps: Steps, seed: int) -> Config
         "steps.p": size,
         "steps.q": size,
         "algorithm.lower_gradient": "black_box",
+        "defence.aggregator": "rsa",
         "steps.lower_p": lower,
         "estimator.name": estimator,
         "estimator.batch": task.batch,

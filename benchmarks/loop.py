@@ -43,6 +43,7 @@ def settings(active: int, positions: int, words: int, iterations: int) -> dict[s
         "run.iterations": iterations,
         "algorithm.active_workers": active,
         "algorithm.plane_until": iterations,
+        "defence.aggregator": "rsa",
         "estimator.name": "loo",
         "steps.optimizer": "adam",
         "prompt.fragment_length": positions,

@@ -1,206 +1,117 @@
-"""What malicious workers do to the honest ones, by attack and defence, on the exact task.
+"""What malicious workers do to the honest ones, by attack, defence and their share.
 
-Example: python benchmarks/robustness.py -o runs/robustness --seeds 10
+Example: python benchmarks/robustness.py -o runs/robustness --workers 20 --active 10
+             --shares 0.1 0.2 0.3 0.4 0.49
 
-The synthetic task has no sampling noise with `estimator.name = "exact"`, and its losses are known
-in closed form. A cell is one run: some workers attack, under one defence. Of the honest workers it
-keeps
+On the exact task; see `robustness_cells.run` for what is measured. Tables go to the terminal as
+Markdown: of the honest workers' own loss and of that of the consensus, how much of the way from the
+start to where the same workers get when nobody attacks; how far they are from the consensus and
+from stationarity; and, of several shares, the least at which a defence keeps less than 90 %. A line
+for each run goes to FOLDER/robustness.csv, which `asyndbt plot robustness` draws.
 
-    loss        mean of f_v(p_v, q_v) at the end
-    consensus   mean of f_v(z, q_v): the loss if all took the consensus' words
-    distance    mean of ||p_v - z||_1 per position
-
-and of each loss the share of the way from the start to where the same workers get when nobody lies.
-Finished cells are kept in the folder's cells.jsonl, and not made again.
+A defence is told to tolerate 30 % of the workers, or as many as attack if these are more.
 """
 
 import argparse
-import json
-import os
-import sys
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+import csv
+import math
+from collections.abc import Callable
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from machine import describe
+from robustness_cells import (
+    ATTACKS,
+    DEFENCES,
+    UNDEFENDED,
+    USUAL_SHARE,
+    VARIANTS,
+    Cell,
+    Found,
+    kept,
+    make,
+    mean,
+)
 
-from asyndbt_mpi.adversary.colluders import colluders
-from asyndbt_mpi.algorithm.types import FloatArray
-from asyndbt_mpi.assemble import delays_of_workers, prepare, workers_with_black_box
-from asyndbt_mpi.config import load
-from asyndbt_mpi.protocol.server import Server
-from asyndbt_mpi.transport.virtual import VirtualCluster
+BROKEN = 90.0
+"""Per cent of the way: a defence that keeps less is broken."""
 
-ATTACKS = {
-    "none": 0.0,
-    "sign_flip": 10.0,
-    "gaussian": 1.0,
-    "same_value": 1.0,
-    "alie": 1.0,
-    "ipm": 10.0,
-    "mimic": 0.0,
-    "label_flip": 0.0,
-    "stale_replay": 0.0,
-    "nan": 0.0,
-    "flood": 1.0,
-    "slow_poison": 10.0,
-}
-"""By name, the strength. "bad_demonstrations" needs demonstrations that have labels."""
-
-DEFENCES = {
-    "undefended": ("rsa", "none"),
-    "rsa": ("rsa", "none"),
-    "median": ("median", "none"),
-    "trimmed_mean": ("trimmed_mean", "none"),
-    "geometric_median": ("geometric_median", "none"),
-    "krum": ("krum", "none"),
-    "multi_krum": ("multi_krum", "none"),
-    "centered_clipping": ("centered_clipping", "none"),
-    "nnm + trimmed_mean": ("trimmed_mean", "nnm"),
-    "nnm + geometric_median": ("geometric_median", "nnm"),
-    "bucketing + trimmed_mean": ("trimmed_mean", "bucketing"),
-}
-"""Aggregator and what comes before it; undefended is the sum without the robust term psi."""
-
-SETTINGS = [
-    "run.iterations=300",
-    "algorithm.max_delay=20",
-    "algorithm.plane_period=5",
-    "prompt.fragment_length=6",
-    "prompt.vocabulary=english",
-    "prompt.vocabulary_size=16",
-    "prompt.pool=5",
-    "delay.model=lognormal",
-    "delay.mean=1",
-]
-VARIANTS = {
-    "exact": ["estimator.name=exact", "algorithm.lower_gradient=black_box"],
-    "pooled": ["estimator.name=additive", "algorithm.lower_gradient=model"],
+KEPT = ("loss", "consensus")
+TABLES = {
+    "loss": "own loss, % of the honest run's way",
+    "consensus": "loss with the consensus' words, % of the honest run's way",
+    "distance": "distance from the consensus, || p - z ||_1 per position",
+    "stationarity": "squared norm of the gradient mapping of p and q, per worker",
 }
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One run: of ``workers`` the last ``malicious`` attack, S are ``active``."""
-
-    variant: str
-    attack: str
-    defence: str
-    workers: int
-    malicious: int
-    active: int
-    heterogeneity: float
-    seed: int
-
-    @property
-    def key(self) -> str:
-        """Of the cell's line in the file."""
-        return json.dumps(asdict(self), sort_keys=True)
-
-
-def run(cell: Cell) -> dict[str, float]:
-    """What becomes of the honest workers of ``cell``."""
-    aggregator, before = DEFENCES[cell.defence]
-    share = min(cell.malicious / cell.workers, 0.49)
-    settings = [
-        *SETTINGS,
-        *VARIANTS[cell.variant],
-        f"run.seed={cell.seed}",
-        f"algorithm.active_workers={cell.active}",
-        f"llm.heterogeneity={cell.heterogeneity}",
-        f"defence.aggregator={aggregator}",
-        f"defence.preaggregator={before}",
-        f"defence.malicious={share}",
-    ]
-    if cell.defence == "undefended":
-        settings.append("algorithm.robust_weight=0")
-    if cell.attack != "none":
-        settings += [
-            f"adversary.workers={cell.malicious}",
-            f"adversary.attack={cell.attack}",
-            f"adversary.strength={ATTACKS[cell.attack]}",
-        ]
-    config = load("synthetic", settings)
-    everyone = range(1, cell.workers + 1)
-    materials = prepare(config, cell.workers)
-    workers, box = workers_with_black_box(config, materials, everyone, None)
-    server = Server(config, materials.shapes, cell.workers)
-    delays = delays_of_workers(config, cell.workers)
-    VirtualCluster(
-        server, workers, box, delays, colluders(config, materials.shapes, cell.workers)
-    ).run(lambda records: None)
-    algorithm = server.algorithm
-    honest = np.arange(cell.workers - cell.malicious)
-    truth: Any = getattr(box, "box", box)  # what the malicious have is wrapped around it
-    p, q = workers.p[honest], workers.q[honest]
-    z = np.repeat(algorithm.z[None], len(honest), axis=0)
-    uniform = np.full_like(p, 1.0 / p.shape[-1]), np.full_like(q, 1.0 / q.shape[-1])
-    return {
-        "start": _mean(truth.expected_loss(*uniform, honest)),
-        "loss": _mean(truth.expected_loss(p, q, honest)),
-        "consensus": _mean(truth.expected_loss(z, q, honest)),
-        "distance": float(np.abs(p - z).sum(axis=-1).mean()),
-        "iterations": float(server.iteration),
-    }
-
-
-def _mean(losses: FloatArray) -> float:
-    return float(losses.mean())
-
-
-def make(wanted: list[Cell], folder: Path) -> dict[str, dict[str, float]]:
-    """Results by the cells' keys; what the folder has not is made, on all cores."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "cells.jsonl"
-    found: dict[str, dict[str, float]] = {}
-    if path.exists():
-        for line in path.read_text().splitlines():
-            key, result = json.loads(line)
-            found[key] = result
-    missing = [cell for cell in wanted if cell.key not in found]
-    with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool, path.open("a") as file:
-        running = {pool.submit(run, cell): cell for cell in missing}
-        for done, future in enumerate(as_completed(running), start=1):
-            cell = running[future]
-            found[cell.key] = future.result()
-            file.write(json.dumps([cell.key, found[cell.key]]) + "\n")
-            file.flush()
-            print(f"{done}/{len(missing)} runs", end="\r", file=sys.stderr, flush=True)
+def cells(chosen: argparse.Namespace, attacks: list[str], defences: list[str]) -> list[Cell]:
+    """All that is asked for, what is shown in one table beside each other."""
+    grid = product(
+        chosen.variants, chosen.heterogeneity, chosen.active, chosen.shares,
+        range(chosen.seeds), attacks, defences,
+    )  # fmt: skip
+    found = []
+    for variant, spread, active, share, seed, attack, defence in grid:
+        malicious = math.floor(share * chosen.workers + 1e-9)
+        tolerated = max(malicious, math.floor(USUAL_SHARE * chosen.workers + 1e-9))
+        sizes = chosen.workers, malicious, tolerated, active
+        found.append(Cell(variant, attack, defence, *sizes, spread, seed))
     return found
 
 
-def kept(found: dict[str, dict[str, float]], cell: Cell, what: str) -> float:
-    """The share of the honest run's way that ``cell`` gets, in per cent.
+def table(found: Found, wanted: list[Cell], what: str) -> str:
+    """Means over seeds, and the worst seed if a share is ``kept``; attacks by defences."""
 
-    The honest run has the same seed, without an attack and undefended.
-    """
-    honest = found[Cell(**{**asdict(cell), "attack": "none", "defence": "undefended"}).key]
-    result = found[cell.key]
-    return 100 * (honest["start"] - result[what]) / (honest["start"] - honest[what])
+    def entry(of_seeds: list[Cell]) -> str:
+        if what in KEPT:
+            values = [kept(found, cell, what) for cell in of_seeds]
+            return f"{np.mean(values):.0f} ({min(values):.0f})"
+        return f"{np.mean([mean(found, cell, what) for cell in of_seeds]):.2f}"
+
+    return _markdown(wanted, entry)
 
 
-def table(found: dict[str, dict[str, float]], wanted: list[Cell], what: str) -> str:
-    """Means over seeds and the worst seed, attacks by defences, as Markdown."""
+def breakdown(found: Found, wanted: list[Cell], what: str) -> str:
+    """The least share, in per cent, at which less than `BROKEN` is kept on average over seeds."""
+
+    def entry(of_shares: list[Cell]) -> str:
+        for malicious in sorted({cell.malicious for cell in of_shares}):
+            of_seeds = [cell for cell in of_shares if cell.malicious == malicious]
+            if np.mean([kept(found, cell, what) for cell in of_seeds]) < BROKEN:
+                return f"{100 * malicious / of_seeds[0].workers:.0f}"
+        return "-"
+
+    return _markdown([cell for cell in wanted if cell.attack != "none"], entry)
+
+
+def _markdown(wanted: list[Cell], entry: Callable[[list[Cell]], str]) -> str:
     attacks = list(dict.fromkeys(cell.attack for cell in wanted))
     defences = list(dict.fromkeys(cell.defence for cell in wanted))
-    lines = [
-        f"| attack | {' | '.join(defences)} |",
-        f"| --- |{' --- |' * len(defences)}",
-    ]
+    lines = [f"| attack | {' | '.join(defences)} |", f"| --- |{' --- |' * len(defences)}"]
     for attack in attacks:
-        row = []
-        for defence in defences:
-            values = [
-                kept(found, cell, what)
-                for cell in wanted
-                if (cell.attack, cell.defence) == (attack, defence)
-            ]
-            row.append(f"{np.mean(values):.0f} ({min(values):.0f})")
+        row = [
+            entry([cell for cell in wanted if (cell.attack, cell.defence) == (attack, defence)])
+            for defence in defences
+        ]
         lines.append(f"| {attack} | {' | '.join(row)} |")
     return "\n".join(lines)
+
+
+def write(found: Found, wanted: list[Cell], path: Path) -> None:
+    """A line for each run that is shown."""
+    rows = [
+        asdict(cell)
+        | {f"{what}_kept": round(kept(found, cell, what), 3) for what in KEPT}
+        | {what: round(mean(found, cell, what), 6) for what in TABLES}
+        for cell in wanted
+    ]
+    with path.open("w", newline="") as file:
+        lines = csv.DictWriter(file, list(rows[0]))
+        lines.writeheader()
+        lines.writerows(rows)
 
 
 def main() -> None:
@@ -211,30 +122,31 @@ def main() -> None:
     parser.add_argument("--active", type=int, nargs="+", default=[5])
     parser.add_argument("--shares", type=float, nargs="+", default=[0.3])
     parser.add_argument("--heterogeneity", type=float, nargs="+", default=[0.0, 0.5])
-    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--variants", nargs="+", default=["exact"], choices=list(VARIANTS))
     parser.add_argument("--attacks", nargs="+", default=list(ATTACKS), choices=list(ATTACKS))
     parser.add_argument("--defences", nargs="+", default=list(DEFENCES), choices=list(DEFENCES))
     chosen = parser.parse_args()
     attacks = list(dict.fromkeys(["none", *chosen.attacks]))
-    defences = list(dict.fromkeys(["undefended", *chosen.defences]))
+    defences = list(dict.fromkeys([UNDEFENDED, *chosen.defences]))
     print(f"{describe()}; means over {chosen.seeds} seeds, and the worst seed in brackets")
-    grid = product(chosen.variants, chosen.heterogeneity, chosen.active, chosen.shares)
-    for variant, spread, active, share in grid:
-        malicious = round(share * chosen.workers)
-        wanted = [
-            Cell(variant, attack, defence, chosen.workers, malicious, active, spread, seed)
-            for seed in range(chosen.seeds)
-            for attack in attacks
-            for defence in defences
-        ]
-        found = make(wanted, chosen.output)
-        for what in ("loss", "consensus"):
-            print(
-                f"\n{variant}, heterogeneity {spread:g}, S = {active}, {malicious} of"
-                f" {chosen.workers} malicious: {what}, % of the honest run's way\n\n"
-                f"{table(found, wanted, what)}",
-                flush=True,
-            )
+    everything = cells(chosen, attacks, defences)
+    found = make(everything, chosen.output)
+    write(found, everything, chosen.output / "robustness.csv")
+    for variant, spread, active in product(chosen.variants, chosen.heterogeneity, chosen.active):
+        there = (variant, spread, active)
+        of_shares = [c for c in everything if (c.variant, c.heterogeneity, c.active) == there]
+        setting = f"{variant}, heterogeneity {spread:g}, S = {active}"
+        for malicious in sorted({cell.malicious for cell in of_shares}):
+            shown = [cell for cell in of_shares if cell.malicious == malicious]
+            for what, title in TABLES.items():
+                print(f"\n{setting}, {malicious} of {chosen.workers} malicious: {title}\n")
+                print(table(found, shown, what), flush=True)
+        if len(chosen.shares) > 1:
+            for what in KEPT:
+                print(f"\n{setting}: the least share, in %, that keeps less than {BROKEN:.0f} % of")
+                print(
+                    f"the {TABLES[what].partition(',')[0]}\n\n{breakdown(found, of_shares, what)}"
+                )
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from asyndbt_mpi.log.reader import Log
 WORKERS = 1000
 SETTINGS = {
     "algorithm.active_workers": 100,
+    "defence.aggregator": "rsa",
     "prompt.fragment_length": 16,
     "prompt.vocabulary": "english",
     "prompt.vocabulary_size": 32,

@@ -85,6 +85,7 @@ class Run:
             "algorithm.active_workers": self.active,
             "algorithm.max_delay": self.iterations,
             "algorithm.plane_until": 0,
+            "defence.aggregator": "rsa",
             "estimator.samples": 2,
             "delay.model": "lognormal",
         }

@@ -121,6 +121,26 @@ def test_mirror_steps_suit_the_scale_of_the_losses() -> None:
     assert Config.from_toml(config.to_toml()) == config
 
 
+@pytest.mark.parametrize(
+    ("workers", "share", "liars"),
+    [(10, 0.3, 3), (10, 0.29, 2), (4, 0.3, 1), (3, 0.3, 0), (1, 0.49, 0), (20, 0.49, 9)],
+)
+def test_liars_are_whole_and_fewer_than_half(workers: int, share: float, liars: int) -> None:
+    defence = load("synthetic", [f"defence.malicious={share}"]).defence
+    assert defence.tolerated(workers) == liars
+    assert (f"up to {liars} malicious" in defence.in_words(workers)) == (liars > 0)
+    assert ("as in the paper" in defence.in_words(workers)) == (liars == 0)
+
+
+def test_nothing_comes_before_the_papers_sums_unless_it_is_asked_for() -> None:
+    assert load("synthetic").defence.preaggregator == "nnm"
+    paper = load("synthetic", ["defence.aggregator=rsa"]).defence
+    assert paper.adds_up
+    assert paper.tolerated(1000) == 0
+    mixed = load("synthetic", ["defence.aggregator=rsa", "defence.preaggregator=nnm"]).defence
+    assert mixed.tolerated(10) == 3
+
+
 @pytest.mark.parametrize("default", ["none", "batch"])
 @pytest.mark.parametrize(
     ("assignments", "calibrated"),

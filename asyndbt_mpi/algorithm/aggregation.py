@@ -2,7 +2,7 @@
 
 Each rule takes ``x`` (n, d), one vote for each worker, and f < n / 2. n times its result takes the
 place of a sum over workers: in (9), in the step of z and in what workers learn of words from each
-other, and of the mean of the losses shown.
+other, and of the mean of the losses shown. Where nobody may lie, f = 0, it is the mean.
 
 Sources: coordinate-wise median and trimmed mean (Yin et al., ICML 2018); geometric median (Pillutla
 et al., IEEE TSP 2022); Krum and multi-Krum (Blanchard et al., NeurIPS 2017); centred clipping
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from asyndbt_mpi.algorithm.kernels import means_of_nearest, squared_distances
 from asyndbt_mpi.algorithm.random import Purpose, stream
 from asyndbt_mpi.algorithm.types import FloatArray
 
@@ -90,9 +91,7 @@ def centered_clipping(x: FloatArray, f: int) -> FloatArray:
 
 def nearest_neighbour_mixing(x: FloatArray, f: int) -> FloatArray:
     """Each report replaced by the mean of the n - f nearest to it, itself included; (n, d)."""
-    nearest = np.argsort(_squared_distances(x), axis=1, kind="stable")[:, : len(x) - f]
-    mixed: FloatArray = x[np.sort(nearest, axis=1)].mean(axis=1)
-    return mixed
+    return means_of_nearest(x, squared_distances(x), len(x) - f)
 
 
 def bucketing(x: FloatArray, f: int, generator: np.random.Generator) -> FloatArray:
@@ -121,50 +120,47 @@ RULES: dict[str, Callable[[FloatArray, int], FloatArray]] = {
     "multi_krum": multi_krum,
     "centered_clipping": centered_clipping,
 }
-"""By the name of `defence.aggregator`; "rsa" has none: it is the mean."""
+"""By the name of `defence.aggregator`; "rsa" is none of them: it is the mean."""
 
 
 @dataclass(frozen=True, slots=True)
 class Aggregation:
-    """The rule that a run's configuration names.
+    """The rule by which the reports of a run's workers become one.
 
     Parameters
     ----------
-    malicious : the share of workers that may lie, rounded up, but fewer than half of them
+    aggregator : one of `RULES`; anything else is the mean
+    liars : how many of the run's workers may lie
     seed : keys the buckets
     """
 
     aggregator: str = "rsa"
     preaggregator: str = "none"
-    malicious: float = 0.3
+    liars: int = 0
     seed: int = 0
 
     @property
     def is_mean(self) -> bool:
         """Nothing is done to reports but to add them up."""
-        return self.aggregator == "rsa" and self.preaggregator == "none"
-
-    def tolerated(self, n: int) -> int:
-        """f, of n workers."""
-        return min(math.ceil(self.malicious * n), (n - 1) // 2)
+        return not self.liars
 
     def mean(self, reports: FloatArray, number: int = 0) -> FloatArray:
         """One (...) of the ``reports`` (n, ...) of n > 0 workers; ``number`` keys the buckets.
 
-        Of reports that are not numbers, such as a function's accuracies, it is none either.
+        Any of the run's liars may be among them, but fewer than half of them are. Of reports that
+        are not numbers, such as a function's accuracies, it is none either.
         """
-        if self.is_mean or len(reports) == 1 or not np.isfinite(reports).all():
+        f = min(self.liars, (len(reports) - 1) // 2)
+        if not f or not np.isfinite(reports).all():
             plain: FloatArray = reports.mean(axis=0)
             return plain
         x = reports.reshape(len(reports), -1)
-        f = self.tolerated(len(x))
         if self.preaggregator == "nnm":
             x = nearest_neighbour_mixing(x, f)
         elif self.preaggregator == "bucketing":
             x = bucketing(x, f, stream(self.seed, 0, number, Purpose.BUCKETS))
         rule = RULES.get(self.aggregator)
-        # Where nobody lies, all reports are in one bucket.
-        one: FloatArray = rule(x, f) if rule and len(x) > 1 else x.mean(axis=0)
+        one: FloatArray = rule(x, f) if rule else x.mean(axis=0)
         return one.reshape(reports.shape[1:])
 
 
@@ -185,13 +181,8 @@ def _distances(x: FloatArray, y: FloatArray) -> FloatArray:
     return distances
 
 
-def _squared_distances(x: FloatArray) -> FloatArray:
-    # Differences, not products: those lose all digits where reports nearly agree.
-    return np.array([((x - each) ** 2).sum(axis=1) for each in x])
-
-
 def _krum_scores(x: FloatArray, f: int) -> FloatArray:
     """Mean squared distance of each report to its n - f - 1 nearest others; (n,)."""
-    among = np.sort(_squared_distances(x), axis=1)[:, 1 : len(x) - f]
+    among = np.sort(squared_distances(x), axis=1)[:, 1 : len(x) - f]
     scores: FloatArray = among.mean(axis=1)
     return scores

@@ -237,3 +237,45 @@ def apply_planes(coefficients: np.ndarray, of: IntArray, x: FloatArray, terms: F
                 for j in range(words):
                     total += coefficients[of[w], i, plane, j] * x[w, i, j]
                 terms[plane, i] += total
+
+
+@reordered
+def squared_distances(x: FloatArray) -> FloatArray:
+    """Between all rows of x (n, d); (n, n).
+
+    Of differences, not of products: those lose all digits where rows nearly agree.
+    """
+    n, size = x.shape
+    found = np.zeros((n, n))
+    for i in range(n):
+        for k in range(i):
+            total = 0.0
+            for j in range(size):
+                difference = x[i, j] - x[k, j]
+                total += difference * difference
+            found[i, k] = found[k, i] = total
+    return found
+
+
+@compiled
+def means_of_nearest(x: FloatArray, distances: FloatArray, count: int) -> FloatArray:
+    """For each row of x (n, d) the mean of the ``count`` rows that are nearest to it; (n, d).
+
+    ``distances`` (n, n) say how near; of rows that are equally far the first ones count.
+    """
+    n, size = x.shape
+    means = np.zeros((n, size))
+    for i in range(n):
+        reach = np.partition(distances[i], count - 1)[count - 1]
+        room = count
+        for k in range(n):
+            if distances[i, k] < reach:
+                room -= 1
+        for k in range(n):
+            if distances[i, k] == reach and room > 0:
+                room -= 1
+            elif distances[i, k] >= reach:
+                continue
+            for j in range(size):
+                means[i, j] += x[k, j]
+    return means / count

@@ -161,7 +161,7 @@ class Pool:
         certain = self.precision[changed] + 1.0 / self.prior
         self.information[changed] = certain * self._reported[changed].clip(-bound, bound)
         # Not as running sums, which would keep the rounding of all that ever passed through them.
-        self._total = self.precision.sum(axis=0), self.information.sum(axis=0)
+        self._total = self._sum(self.precision), self._sum(self.information)
         self._mix(np.flatnonzero(changed & self.known))
 
     def _mix(self, workers: IntArray) -> None:
@@ -171,29 +171,33 @@ class Pool:
         weights = self._trust[workers] + np.finfo(float).tiny
         self.effects[workers] = mix(values, weights / weights.sum(axis=-1, keepdims=True))
 
+    def _sum(self, held: FloatArray) -> FloatArray:
+        """Over the workers that have reported: by a rule, their number times its robust mean.
+
+        Precision and information each by itself: in a joint vector the counts would outweigh the
+        effects.
+        """
+        if self.aggregation.is_mean or not self.known.any():
+            total: FloatArray = held.sum(axis=0)
+        else:
+            count = int(self.known.sum())
+            total = count * self.aggregation.mean(held[self.known], self._steps)
+        return total
+
     def others(self, workers: IntArray) -> tuple[FloatArray, FloatArray]:
-        """Precision and information (W, M, N) of all but each of ``workers``, from 0."""
-        if not self.aggregation.is_mean:
-            both = [self._of_others(worker) for worker in workers.tolist()]
-            return np.array([each[0] for each in both]), np.array([each[1] for each in both])
+        """Precision and information (W, M, N) of all but each of ``workers``, from 0.
+
+        A robust mean is of all that have reported, the worker itself included, for it cannot be
+        taken out again; then it is their number times that mean.
+        """
         precision, information = self._total
+        if not self.aggregation.is_mean:
+            known = self.known[workers]
+            share = ((self.known.sum() - known) / max(int(self.known.sum()), 1))[:, None, None]
+            return share * precision, share * information
         # Rounding can leave less than nothing.
         rest = np.maximum(precision - self.precision[workers], 0.0)
         return rest, information - self.information[workers]
-
-    def _of_others(self, worker: int) -> tuple[FloatArray, FloatArray]:
-        """As `others` of one: n times the robust mean of the n others that have reported."""
-        among = self.known.copy()
-        among[worker] = False
-        count = int(among.sum())
-        if not count:
-            return np.zeros_like(self._told), np.zeros_like(self._told)
-        # Each by itself: in a joint vector the counts would outweigh the effects.
-        precision, information = (
-            count * self.aggregation.mean(held[among], self._steps)
-            for held in (self.precision, self.information)
-        )
-        return precision, information
 
     def step(self) -> FloatArray:
         """Gradient (M, N) for the next step of z: the mean of all grad g_v at p = z.

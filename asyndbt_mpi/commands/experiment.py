@@ -30,9 +30,12 @@ OF_TEXTS = {"bdpl", "fedone"}
 ANSWERS = "answers"
 """Where a folder of results keeps what the language model has answered."""
 
-DEFAULTS = "delay.model=lognormal", "delay.mean=1", "task.calibration=none"
+DEFAULTS = (
+    *("delay.model=lognormal", "delay.mean=1"),
+    *("task.calibration=none", "defence.aggregator=rsa"),
+)
 """What the command line may change: an assignment takes seconds, for else no worker would ever be
-late, and scores are as they are, as in the paper."""
+late; scores are as they are and reports are added up, as in the paper."""
 
 
 @dataclass(frozen=True, slots=True)

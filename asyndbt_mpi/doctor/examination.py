@@ -39,7 +39,7 @@ ALIKE = 8
 """Number of similar lines shown for a large job."""
 
 SUBJECTS = (
-    *("configuration", "MPI", "versions", "ULFM", "cores", "GPUs"),
+    *("configuration", "defence", "MPI", "versions", "ULFM", "cores", "GPUs"),
     *("output", "HDF5 locking", "shared folder", "answers", "model", "data", "rows"),
 )
 """Subjects in the order of the report."""
@@ -172,6 +172,7 @@ def report(facts: Sequence[Facts], plan: Plan) -> list[Finding]:
     on_cpu = not any(each.gpus and each.gpus.taken for each in facts)
     found = [
         *([warning("configuration", unused, "remove them, or change llm.backend")] * bool(unused)),
+        ok("defence", plan.config.defence.in_words(plan.workers)),
         *check_mpi(facts, plan.source, plan.workers),
         *check_versions(facts),
         *check_deaths(facts),

@@ -3,7 +3,7 @@
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from asyndbt_mpi.inputs.fields import Count, NonNegativeCount
 from asyndbt_mpi.inputs.sections import Section
@@ -23,17 +23,54 @@ Preaggregator = Literal["none", "nnm", "bucketing"]
 """What is done to reports before they are aggregated."""
 
 
-class Defence(Section):
-    """[defence]: how reports are aggregated, up to a share of `malicious` workers tolerated.
+ROUNDING = 1e-9
+"""By as much a share of workers may miss a whole one."""
 
-    "rsa" is the paper's: sums, with the robust term `algorithm.robust_weight`. A worker is excluded
-    after `strikes` messages that are malformed.
+
+class Defence(Section):
+    """[defence]: how reports are aggregated, and the share of workers that may be `malicious`.
+
+    "rsa" is the paper's: sums, with the robust term `algorithm.robust_weight`. So are all others
+    where the share is of too few workers to be one of them. A worker is excluded after `strikes`
+    messages that are malformed.
     """
 
-    aggregator: Aggregator = "rsa"
-    preaggregator: Preaggregator = "none"
+    aggregator: Aggregator = "trimmed_mean"
+    preaggregator: Preaggregator = "nnm"
     malicious: Annotated[float, Field(ge=0, lt=0.5)] = 0.3
     strikes: Count = 1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_comes_before_sums(cls, keys: Any) -> Any:
+        if isinstance(keys, dict) and keys.get("aggregator") == "rsa":
+            return {"preaggregator": "none", **keys}
+        return keys
+
+    @property
+    def adds_up(self) -> bool:
+        """Nothing is done to reports but to add them up."""
+        return self.aggregator == "rsa" and self.preaggregator == "none"
+
+    def tolerated(self, workers: int) -> int:
+        """f: how many whole workers are in the `malicious` share, but fewer than half of them."""
+        if self.adds_up:
+            return 0
+        return min(math.floor(self.malicious * workers + ROUNDING), (workers - 1) // 2)
+
+    def in_words(self, workers: int) -> str:
+        """What a run with so many ``workers`` withstands."""
+        if self.adds_up:
+            return "sums of all reports and psi, as in the paper"
+        liars = self.tolerated(workers)
+        if not liars:
+            return (
+                f"sums of all reports and psi, as in the paper: of {workers} workers less than one"
+                f" is malicious by defence.malicious = {self.malicious:g}"
+            )
+        rule = self.aggregator if self.aggregator != "rsa" else "mean"
+        before = f"{self.preaggregator} + " if self.preaggregator != "none" else ""
+        return f"{before}{rule}, for up to {liars} malicious of {workers} workers"
 
 
 Attack = Literal[

@@ -285,7 +285,7 @@ def _objective(log: Log) -> Iterator[str]:
     newest = np.maximum.accumulate(newest, axis=0)
     known = newest >= 0
     losses = np.append(loss, 0.0)[newest]
-    aggregation = aggregation_of(log.config)
+    aggregation = aggregation_of(log.config, log.workers)
     if aggregation.is_mean:
         expected = np.where(known, losses, 0.0).sum(axis=1) / np.maximum(1, known.sum(axis=1))
     else:

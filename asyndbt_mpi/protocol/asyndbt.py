@@ -61,12 +61,11 @@ class _Update:
     gradient: FloatArray
 
 
-def aggregation_of(config: Config) -> Aggregation:
-    """The rule that [defence] names."""
+def aggregation_of(config: Config, workers: int) -> Aggregation:
+    """The rule that [defence] names, of a run with so many ``workers``."""
     defence = config.defence
-    return Aggregation(
-        defence.aggregator, defence.preaggregator, defence.malicious, config.run.seed
-    )
+    liars = defence.tolerated(workers)
+    return Aggregation(defence.aggregator, defence.preaggregator, liars, config.run.seed)
 
 
 class AsynDBT:
@@ -127,7 +126,7 @@ class AsynDBT:
             algorithm.dual_regularisation,
             algorithm.dual_regularisation_floor,
         )
-        self.aggregation = aggregation_of(config)
+        self.aggregation = aggregation_of(config, workers)
         self.lower_steps = LowerSteps(
             steps.lower_z, steps.rho, algorithm.penalty, algorithm.robust_weight
         )

@@ -130,6 +130,7 @@ def run_lines(log: Log) -> list[str]:
         f"{log.config.run.name} ({log.path}): {state} after {log.committed} iterations{by}",
         f"{log.workers} workers, {log.active_workers} active per iteration,"
         f" none more than {log.max_delay} iterations late",
+        f"defence: {log.config.defence.in_words(log.workers)}",
     ]
     if malicious := sorted(log.config.adversary.of(log.workers)):
         numbers = ", ".join(map(str, malicious))

@@ -92,6 +92,17 @@ def test_nearest_neighbour_mixing_agrees_with_byzfl(seed):
 
 
 @pytest.mark.parametrize("seed", range(50))
+def test_of_equally_near_ones_the_first_are_mixed(seed):
+    generator = np.random.default_rng(seed)
+    x = generator.integers(0, 3, size=(int(generator.integers(1, 30)), 3)).astype(float)
+    f = int(generator.integers(0, (len(x) - 1) // 2 + 1))
+    squared = ((x[:, None] - x[None]) ** 2).sum(axis=-1)
+    nearest = np.argsort(squared, axis=1, kind="stable")[:, : len(x) - f]
+    found = aggregation.nearest_neighbour_mixing(x, f)
+    np.testing.assert_allclose(found, x[nearest].mean(axis=1))
+
+
+@pytest.mark.parametrize("seed", range(50))
 def test_bucketing_agrees_with_byzfl(seed, monkeypatch):
     x, f = random_reports(seed)
     theirs = byzfl("preaggregators").Bucketing(bucket_size(len(x), f))
@@ -125,7 +136,7 @@ def test_a_bucket_is_as_large_as_the_liars_allow(n, f, size):
 @pytest.mark.parametrize("before", ["none", "nnm", "bucketing"])
 @given(x=REPORTS, shift=st.floats(-10, 10))
 def test_every_rule_moves_with_the_reports_and_stays_among_them(name, before, x, shift):
-    rule = Aggregation(name, before)
+    rule = Aggregation(name, before, liars=3)
     y = rule.mean(x)
     assert (x.min(axis=0) - 1e-6 <= y).all()
     assert (y <= x.max(axis=0) + 1e-6).all()
@@ -140,7 +151,7 @@ def test_every_rule_moves_with_the_reports_and_stays_among_them(name, before, x,
 def test_three_of_ten_cannot_move_it_far(name, before, lie):
     honest = np.random.default_rng(0).normal(size=(7, 6))
     x = np.concatenate([honest, np.full((3, 6), lie)])
-    y = Aggregation(name, before, malicious=0.3).mean(x)
+    y = Aggregation(name, before, liars=3).mean(x)
     spread = np.linalg.norm(honest - honest.mean(axis=0), axis=1).max()
     assert np.linalg.norm(y - honest.mean(axis=0)) <= 2 * spread
 
@@ -150,15 +161,24 @@ def test_the_mean_is_moved_wherever_one_liar_likes():
     assert (Aggregation("rsa").mean(x) == 100).all()
 
 
-@pytest.mark.parametrize(
-    ("n", "share", "f"), [(10, 0.3, 3), (3, 0.3, 1), (2, 0.3, 0), (20, 0.45, 9)]
-)
-def test_fewer_than_half_are_tolerated(n, share, f):
-    assert Aggregation("median", malicious=share).tolerated(n) == f
+@pytest.mark.parametrize("name", ["rsa", *RULES])
+@pytest.mark.parametrize("before", ["none", "nnm", "bucketing"])
+@pytest.mark.parametrize("liars", [0, 3])
+def test_where_nobody_can_lie_every_rule_is_the_mean_to_the_bit(name, before, liars):
+    """Of no liars, and of so few reports that the liars could be half of them."""
+    x = np.random.default_rng(1).normal(size=(2 if liars else 9, 3, 5))
+    np.testing.assert_array_equal(Aggregation(name, before, liars).mean(x), x.mean(axis=0))
+
+
+def test_the_liars_do_not_become_fewer_while_others_have_not_reported():
+    """Three of seven: a trimmed mean for 0.3 x 7 = 2 would leave one of them."""
+    x = np.array([[0.0], [1.0], [2.0], [3.0], [1e3], [1e3], [1e3]])
+    assert Aggregation("trimmed_mean", liars=3).mean(x) == 3
+    assert Aggregation("trimmed_mean", liars=2).mean(x) > 300
 
 
 def test_buckets_are_keyed():
     x = np.arange(20.0)[:, None] ** 2
-    rule = Aggregation("median", "bucketing", malicious=0.1, seed=3)
+    rule = Aggregation("median", "bucketing", liars=2, seed=3)
     assert rule.mean(x, 5) == rule.mean(x, 5)
     assert len({float(rule.mean(x, number)[0]) for number in range(10)}) > 1

@@ -42,6 +42,7 @@ def test_run_verify_and_show(tmp_path: Path) -> None:
     shown = asyndbt("show", "runs/synthetic.h5", folder=tmp_path)
     assert shown.returncode == 0
     assert "3 workers, 2 active per iteration" in shown.stdout
+    assert "defence: sums of all reports and psi, as in the paper: of 3 workers" in shown.stdout
     again = mpi(4, "run", "synthetic", folder=tmp_path)
     assert again.returncode == 2
     assert complaints(again) == [

@@ -174,6 +174,7 @@ def test_a_single_process_checks_the_run_of_several(
     result = alone("doctor", "synthetic", *arguments, folder=tmp_path)
     found = lines(result)
     assert found["data"] == f"ok complete, for {workers} workers\n"
+    assert f"of {workers} workers" in found["defence"]
     assert f"mpiexec -n {workers + 1} asyndbt doctor synthetic" in found["MPI"]
 
 

@@ -55,6 +55,7 @@ def configuration(**sections: dict[str, object]) -> Config:
         "steps": {"optimizer": "sgd", "p": 0.1},
         "prompt": {"fragment_length": 3, "vocabulary_size": 5, "pool": 4},
         "task": {"calibration": "none"},
+        "defence": {"aggregator": "rsa", "preaggregator": "none"},
     }
     for section, keys in sections.items():
         table.setdefault(section, {}).update(keys)

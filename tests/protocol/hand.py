@@ -37,6 +37,7 @@ def configuration(**sections: dict[str, Any]) -> Config:
         "steps": {"optimizer": "sgd"},
         "estimator": {"samples": 4, "batch": 3},
         "llm": {"backend": "synthetic"},
+        "defence": {"aggregator": "rsa", "preaggregator": "none"},
     }
     for name, section in sections.items():
         base.setdefault(name, {}).update(section)

@@ -119,7 +119,7 @@ def _of_consensus(log: Log) -> Iterator[str]:
             f"{len(answers)} workers have tested it"
         )
         return
-    aggregation = aggregation_of(log.config)
+    aggregation = aggregation_of(log.config, log.workers)
     for row in rows:
         expected = {
             "split": Split.TEST,
