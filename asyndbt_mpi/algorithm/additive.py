@@ -21,7 +21,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from asyndbt_mpi.algorithm import pooling
+from asyndbt_mpi.algorithm import filtering, pooling
 from asyndbt_mpi.algorithm.coupling import latin_hypercube
 from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
 
@@ -128,36 +128,17 @@ class Additive:
         information = self.effects[members, words] * precision
         return np.maximum(precision - 1.0 / self.prior, 0.0), information
 
-    def _of_each_spread(self, members: IntArray) -> tuple[FloatArray, FloatArray]:
-        """Effects of words and their variances, both (G, W, M N)."""
-        others = self._others[0][members], self._others[1][members]
-        return pooling.combine(self._own(members), others, self.prior)
-
     def _known(self, members: IntArray) -> tuple[FloatArray, FloatArray]:
         """All effects (W, M N + U V) by what everybody knows, and their variances."""
         weights = pooling.trust(self.scores[members])
-        effects, variances = self.effects[members], self.variances[members]
-        of_each, variance = self._of_each_spread(members)
-        words = slice(of_each.shape[-1])
-        effects[:, words] = pooling.mix(of_each, weights)
-        variances[:, words] = pooling.mix(variance, weights)
-        return effects, variances
+        return filtering.known(
+            self.effects, self.variances, self._others, members, weights, pooling.SPREADS,
+            self.prior,
+        )  # fmt: skip
 
-    def _judge(
-        self, members: IntArray, words: IntArray, demonstrations: IntArray, losses: FloatArray
-    ) -> None:
-        """Hold the predictions of each of `pooling.SPREADS` against ``losses`` (W, I)."""
-        scale = self.scale[members]
-        of_each, _ = self._of_each_spread(members)
-        m = words.shape[-1]
-        shown = _taken(self.effects[members], demonstrations + self.first[m:]).sum(axis=-1)
-        predicted = np.array([_taken(effects, words + self.first[:m]) for effects in of_each])
-        errors = losses - shown - predicted.sum(axis=-1)  # (G, W, I)
-        errors = (errors - np.median(errors, axis=-1, keepdims=True)) ** 2
-        bounded = np.minimum(errors, OUTLIER**2 * scale).sum(axis=-1).T
-        known = scale > 0  # before the first assignment nothing predicts anything
-        surprise = np.divide(bounded, 2.0 * scale, out=np.zeros_like(bounded), where=known)
-        self.scores[members] = (1.0 - DRIFT) * self.scores[members] + surprise
+    def _entries(self, words: IntArray, demonstrations: IntArray) -> IntArray:
+        """Where the effects of each sample are, (W, I, M + U)."""
+        return np.concatenate((words, demonstrations), axis=-1) + self.first
 
     # ------------------------------------------------------------ samples
 
@@ -177,18 +158,17 @@ class Additive:
         effects, variances = self._known(members)
         deviations = TEMPERATURE * np.sqrt(variances * self.scale[members])
         m, n = self.of_words
+        everything = np.ones((m, n), dtype=bool)
         for row, generator in enumerate(generators):
-            for drawn, start, mask in (
-                (words[row], 0, np.ones((m, n), dtype=bool)),
-                (demonstrations[row], m * n, allowed[row]),
+            for drawn, part, mask in (
+                (words[row], slice(m * n), everything),
+                (demonstrations[row], slice(m * n, None), allowed[row]),
             ):
-                samples, categories = np.nonzero(generator.random(drawn.shape) < EXPLORED)
-                part = slice(start, start + mask.size)
-                mean = effects[row, part].reshape(mask.shape)[categories]
-                deviation = deviations[row, part].reshape(mask.shape)[categories]
-                value = mean + deviation * generator.standard_normal(mean.shape)
-                best = np.where(mask[categories], value, np.inf).argmin(axis=-1)
-                drawn[samples, categories] = best
+                chosen = generator.random(drawn.shape) < EXPLORED
+                normal = generator.standard_normal((np.count_nonzero(chosen), mask.shape[1]))
+                mean = effects[row, part].reshape(mask.shape)
+                deviation = deviations[row, part].reshape(mask.shape)
+                filtering.choose(drawn, chosen, mean, deviation, normal, mask)
 
     def best(self, member: int, allowed: BoolArray, rank: int) -> tuple[IntArray, IntArray]:
         """As `Estimator`: the first by the effects alone, the others out of `sampled`.
@@ -202,34 +182,12 @@ class Additive:
         found = np.concatenate((words, np.where(allowed, shown, np.inf).argmin(axis=-1)))
         if rank:
             sampled = self.sampled[member].astype(np.int64)
-            values = self._values(effects, sampled[None], self.residuals[[member]])[0]
-            values[(sampled == found).all(axis=-1)] = np.inf
+            values = effects[0, sampled + self.first].sum(axis=-1)
+            values += BELIEVED * self.residuals[member]
+            values[(sampled < 0).any(axis=-1) | (sampled == found).all(axis=-1)] = np.inf
             if rank <= np.isfinite(values).sum():
                 found = sampled[np.argsort(values, kind="stable")[rank - 1]]
         return found[:m], found[m:]
-
-    def _values(self, effects: FloatArray, prompts: IntArray, residuals: FloatArray) -> FloatArray:
-        """Losses (W, K) of ``prompts`` (W, K, M + U), but for that of the rows; inf for none."""
-        values = _taken(effects, prompts + self.first).sum(axis=-1) + BELIEVED * residuals
-        return np.where((prompts < 0).any(axis=-1), np.inf, values)
-
-    def _remember(self, members: IntArray, drawn: IntArray, losses: FloatArray) -> None:
-        """Keep the best of the prompts ``drawn`` (W, I, M + U) and of those before."""
-        effects = self.effects[members]
-        residuals = losses - _taken(effects, drawn + self.first).sum(axis=-1)
-        # A mean would give one very bad sample's difference to all the others.
-        residuals -= np.median(residuals, axis=-1, keepdims=True)
-        prompts = np.concatenate((drawn, self.sampled[members].astype(np.int64)), axis=1)
-        residuals = np.concatenate((residuals, self.residuals[members]), axis=1)
-        # Of one that was drawn before, the newest residual counts.
-        same = (prompts[:, :, None] == prompts[:, None]).all(axis=-1)
-        again = np.tril(same, -1).any(axis=-1)
-        values = np.where(again, np.inf, self._values(effects, prompts, residuals))
-        kept = np.argsort(values, axis=-1, kind="stable")[:, :SAMPLED]
-        there = np.isfinite(np.take_along_axis(values, kept, axis=-1))
-        best = np.take_along_axis(prompts, kept[..., None], axis=1)
-        self.sampled[members] = np.where(there[..., None], best, -1.0)
-        self.residuals[members] = np.take_along_axis(residuals, kept, axis=-1)
 
     # ------------------------------------------------------------ gradients
 
@@ -247,8 +205,13 @@ class Additive:
         What the others know counts in both; see `pooling.corrected` for a model whose estimate
         changes.
         """
-        self._judge(members, words, demonstrations, losses)
-        self._learn(members, words, demonstrations, losses)
+        entries = self._entries(words, demonstrations)
+        filtering.judge(
+            self.effects, self.variances, self._others, self.scale, self.scores, members, entries,
+            len(self.first) - demonstrations.shape[-1], losses, pooling.SPREADS,
+            (self.prior, DRIFT, OUTLIER),
+        )  # fmt: skip
+        self._learn(members, entries, losses)
         effects, _ = self._known(members)
         steps = self.steps[members]
         gradient = pooling.corrected(effects, self.told[members], steps)
@@ -264,7 +227,7 @@ class Additive:
         losses: FloatArray,
     ) -> FloatArray:
         """Learn, and return the gradient (W, M, N) in p at fixed demonstrations."""
-        self._learn(members, words, demonstrations, losses)
+        self._learn(members, self._entries(words, demonstrations), losses)
         return self._of_words(self._known(members)[0])
 
     def _of_words(self, effects: FloatArray) -> FloatArray:
@@ -273,73 +236,17 @@ class Additive:
     def _of_demonstrations(self, effects: FloatArray) -> FloatArray:
         return effects[:, np.prod(self.of_words) :].reshape(-1, *self.of_demonstrations)
 
-    def _learn(
-        self, members: IntArray, words: IntArray, demonstrations: IntArray, losses: FloatArray
-    ) -> None:
-        """The filter's step with centred ``losses`` (W, I)."""
-        effects, variances = self.effects[members], self.variances[members]
-        prompts = np.concatenate((words, demonstrations), axis=-1)
-        drawn = prompts + self.first  # (W, I, M + U)
-        workers, samples, rows = drawn.shape
-        residuals = losses - _taken(effects, drawn).sum(axis=-1)
-        rounding = ROUNDING * np.abs(losses).max(axis=-1, keepdims=True)
-        residuals = self._without_outliers(members, residuals, rounding)
-        same = drawn[:, :, None] == drawn[:, None]  # (W, I, I, M + U)
-        shared = (same * _taken(variances, drawn)[:, :, None]).sum(axis=-1)
-        covariance = _centred(_centred(shared).swapaxes(1, 2)) + np.eye(samples)
-        # The centred noise has the covariance I - 11'/I, which on centred vectors is that of I.
-        precision = np.linalg.inv(covariance) - 1.0 / samples
-        weights = (precision * residuals[:, None]).sum(axis=-1)
-        learnt = (same * precision[..., None]).sum(axis=2)
-        shape = workers, effects.shape[1]
-        moves = _scattered(shape, drawn, np.repeat(weights[..., None], rows, axis=-1))
-        moves *= variances
-        effects += moves
-        known = _scattered(shape, drawn, learnt)
-        known *= variances
-        known *= variances
-        variances -= known
-        variances += DRIFT * (self.prior - variances)
-        # Samples are forgotten, not their mean: see `_own`.
-        effects *= 1.0 - DRIFT
-        self.effects[members], self.variances[members] = effects, variances
-        self._remember(members, prompts, losses)
-
-    def _without_outliers(
-        self, members: IntArray, residuals: FloatArray, rounding: FloatArray
-    ) -> FloatArray:
-        """``residuals`` (W, I), with unusually large ones clipped.
-
-        Their middle and their usual size are medians: one sample of a prompt that is out of all
-        proportion, in the very first assignment even, must not set the scale for all that follow.
-        """
-        residuals = residuals - np.median(residuals, axis=-1, keepdims=True)
-        square = np.median(residuals**2, axis=-1, keepdims=True) / MEDIAN_SQUARE
-        square = np.where(square > rounding**2, square, 0.0)
-        scale = self.scale[members]
-        scale = np.where(scale > 0, scale, square)
-        bound = OUTLIER * np.sqrt(scale)
-        cut = np.clip(residuals, -bound, bound)
-        # Equal samples, as when p and q are concentrated, say nothing about the noise.
-        told = square > AGREEING * scale
-        square = (cut**2).mean(axis=-1, keepdims=True)
-        self.scale[members] = np.where(told, scale + SCALE_RATE * (square - scale), scale)
-        return _centred(cut)
-
-
-def _centred(values: FloatArray) -> FloatArray:
-    centred: FloatArray = values - values.mean(axis=-1, keepdims=True)
-    return centred
-
-
-def _taken(values: FloatArray, drawn: IntArray) -> FloatArray:
-    """Entries ``drawn`` (W, I, rows) of ``values`` (W, n)."""
-    return np.take_along_axis(values, drawn.reshape(len(drawn), -1), axis=1).reshape(drawn.shape)
-
-
-def _scattered(shape: tuple[int, int], drawn: IntArray, values: FloatArray) -> FloatArray:
-    """Sum (W, n) of the ``values`` (W, I, rows) at each entry that was ``drawn``."""
-    workers, entries = shape
-    index = drawn + entries * np.arange(workers)[:, None, None]
-    total = np.bincount(index.ravel(), values.ravel(), minlength=workers * entries)
-    return total.astype(np.float64, copy=False).reshape(shape)
+    def _learn(self, members: IntArray, entries: IntArray, losses: FloatArray) -> None:
+        """The filter's step with ``losses`` (W, I) of the samples at ``entries`` (W, I, M + U)."""
+        residuals, covariance = filtering.surprises(
+            self.effects, self.variances, self.scale, members, entries, losses,
+            (ROUNDING, MEDIAN_SQUARE, OUTLIER, AGREEING, SCALE_RATE),
+        )  # fmt: skip
+        inverse = np.asarray(np.linalg.inv(covariance), np.float64)
+        filtering.learn(
+            self.effects, self.variances, members, entries, residuals, inverse, DRIFT, self.prior
+        )
+        filtering.remember(
+            self.effects, self.sampled, self.residuals, members, entries, self.first, losses,
+            BELIEVED,
+        )  # fmt: skip

@@ -15,6 +15,15 @@ from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
 
 Kernel = TypeVar("Kernel", bound=Callable[..., object])
 
+HELPERS: list[Callable[..., object]] = []
+"""Functions that kernels call, until numba knows them."""
+
+
+def helper(function: Kernel) -> Kernel:
+    """The function, for kernels of the same file: what numba keeps is as old as the file."""
+    HELPERS.append(function)
+    return function
+
 
 def compiled(kernel: Kernel) -> Kernel:
     """The function, compiled at its first call."""
@@ -47,7 +56,10 @@ def _machine_code(
 ) -> Callable[..., object]:
     # Imported here: `asyndbt show` and the analyses do not need it.
     import numba
+    from numba.extending import register_jitable
 
+    while HELPERS:
+        register_jitable(HELPERS.pop())
     options: dict[str, Any] = {"error_model": "numpy", "fastmath": set(fastmath)}
     try:
         kept = numba.njit(kernel, cache=True, **options)

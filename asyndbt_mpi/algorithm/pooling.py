@@ -14,6 +14,7 @@ its own effects alone, and bad advice does not last.
 
 import numpy as np
 
+from asyndbt_mpi.algorithm import filtering
 from asyndbt_mpi.algorithm.aggregation import PLAIN, Aggregation, outlying
 from asyndbt_mpi.algorithm.types import FloatArray, IntArray
 
@@ -24,48 +25,11 @@ CORRECTED = 20
 """Past steps that are put right when the model changes its mind."""
 
 
-def priors(
-    precision: FloatArray, information: FloatArray, prior: float
-) -> tuple[FloatArray, FloatArray]:
-    """Means (G, ...) and variances (G, ...) of effects, by what others know of them.
-
-    Parameters
-    ----------
-    precision, information : arrays (...), sums over the others, in units of the noise
-    prior : variance of an effect of which nobody knows anything
-    """
-    common = 1.0 / (precision + 1.0 / prior)
-    spreads = (SPREADS * prior).reshape(-1, *(1,) * precision.ndim)
-    alone = spreads >= prior
-    means = np.where(alone, 0.0, information * common)
-    variances = np.where(alone, prior, np.minimum(spreads + common, prior))
-    return means, variances
-
-
-def combine(
-    own: tuple[FloatArray, FloatArray], others: tuple[FloatArray, FloatArray], prior: float
-) -> tuple[FloatArray, FloatArray]:
-    """Effects and their variances, both (G, ...), one for each of `SPREADS`.
-
-    ``own`` and ``others`` are (precision, information), each array (...).
-    """
-    means, variances = priors(*others, prior)
-    precision, information = own
-    variance = 1.0 / (precision + 1.0 / variances)
-    return (information + means / variances) * variance, variance
-
-
 def trust(scores: FloatArray) -> FloatArray:
     """Weights (..., G) of `SPREADS` from their negative log-likelihoods ``scores`` (..., G)."""
     weights: FloatArray = np.exp(scores.min(axis=-1, keepdims=True) - scores)
     weights /= weights.sum(axis=-1, keepdims=True)
     return weights
-
-
-def mix(values: FloatArray, weights: FloatArray) -> FloatArray:
-    """Mean of ``values`` (G, W, ...) by ``weights`` (W, G); (W, ...)."""
-    mixed: FloatArray = np.einsum("gw...,wg->w...", values, weights)
-    return mixed
 
 
 def corrected(effects: FloatArray, told: FloatArray, steps: FloatArray | int) -> FloatArray:
@@ -166,10 +130,11 @@ class Pool:
 
     def _mix(self, workers: IntArray) -> None:
         own = self.precision[workers], self.information[workers]
-        values, _ = combine(own, self.others(workers), self.prior)
         # One that trusts nothing trusts all alike.
         weights = self._trust[workers] + np.finfo(float).tiny
-        self.effects[workers] = mix(values, weights / weights.sum(axis=-1, keepdims=True))
+        weights /= weights.sum(axis=-1, keepdims=True)
+        others = self.others(workers)
+        self.effects[workers] = filtering.mixed(*own, *others, weights, SPREADS, self.prior)
 
     def _sum(self, held: FloatArray) -> FloatArray:
         """Over the workers that have reported: by a rule, their number times its robust mean.

@@ -10,30 +10,37 @@ from hypothesis import strategies as st
 from asyndbt_mpi.algorithm import pooling
 from asyndbt_mpi.algorithm.additive import EXPLORED, TEMPERATURE, Additive
 from asyndbt_mpi.algorithm.aggregation import OUTLYING
+from asyndbt_mpi.algorithm.filtering import posterior
 from asyndbt_mpi.algorithm.lower_level import LowerLevel, LowerSteps
-from asyndbt_mpi.algorithm.pooling import CORRECTED, SPREADS, Pool, combine, priors
+from asyndbt_mpi.algorithm.pooling import CORRECTED, SPREADS, Pool
 
 M, N, U, V, SAMPLES = 2, 4, 1, 3, 6
 PRIOR = 2.0
+UNKNOWN = 0.0, 0.0
+
+
+def combine(own: tuple[float, float], others: tuple[float, float]) -> np.ndarray:
+    """An effect and its variance, (2, G), by each of the spreads."""
+    each = [posterior(*own, *others, spread * PRIOR, PRIOR) for spread in SPREADS.tolist()]
+    return np.transpose(each)
 
 
 def test_what_nobody_knows_is_the_prior() -> None:
-    nothing = np.zeros(3)
-    means, variances = priors(nothing, nothing, PRIOR)
-    np.testing.assert_array_equal(means, np.zeros((len(SPREADS), 3)))
-    np.testing.assert_array_equal(variances, np.full((len(SPREADS), 3), PRIOR))
+    means, variances = combine(UNKNOWN, UNKNOWN)
+    np.testing.assert_array_equal(means, np.zeros(len(SPREADS)))
+    np.testing.assert_array_equal(variances, np.full(len(SPREADS), PRIOR))
 
 
 def test_a_prior_by_hand() -> None:
     # The others: precision 3.5 and information 8 give 8 / (3.5 + 0.5) = 2 with variance 1 / 4.
-    means, variances = priors(np.array(3.5), np.array(8.0), PRIOR)
+    means, variances = combine(UNKNOWN, (3.5, 8.0))
     np.testing.assert_allclose(means, [2.0, 2.0, 0.0])
     np.testing.assert_allclose(variances, [0.1 * 2 + 0.25, 0.3 * 2 + 0.25, 2.0])
 
 
 def test_effects_by_hand() -> None:
-    own = np.array(1.0), np.array(-1.0)  # one sample that said -1
-    effects, variances = combine(own, (np.array(3.5), np.array(8.0)), PRIOR)
+    own = 1.0, -1.0  # one sample that said -1
+    effects, variances = combine(own, (3.5, 8.0))
     np.testing.assert_allclose(variances, [1 / (1 + 1 / 0.45), 1 / (1 + 1 / 0.85), 1 / 1.5])
     np.testing.assert_allclose(effects, variances * [-1 + 2 / 0.45, -1 + 2 / 0.85, -1])
 
@@ -42,14 +49,14 @@ def test_workers_that_do_not_differ_learn_as_one() -> None:
     """With tau = 0 the effects are those of ridge regression on everybody's samples."""
     generator = np.random.default_rng(0)
     samples = [generator.normal(1.0, 1.0, size) for size in (3, 5, 2)]
-    known = [(np.array(float(len(each))), np.array(each.sum())) for each in samples]
-    others = tuple(np.add(one, other) for one, other in zip(*known[1:], strict=True))
+    known = [(float(len(each)), float(each.sum())) for each in samples]
+    others = known[1][0] + known[2][0], known[1][1] + known[2][1]
     common = 1 / (others[0] + 1 / PRIOR)
     precision = known[0][0] + 1 / common
     effect = (known[0][1] + others[1] * common / common) / precision
     everything = np.concatenate(samples)
     assert effect == pytest.approx(everything.sum() / (len(everything) + 1 / PRIOR))
-    assert priors(*others, PRIOR)[0][0] == pytest.approx(others[1] * common)
+    assert combine(UNKNOWN, others)[0][0] == pytest.approx(others[1] * common)
 
 
 def test_trust_is_the_likelihood() -> None:
@@ -145,8 +152,8 @@ def test_one_liar_moves_the_others_and_z_by_a_bounded_amount(lie: float) -> None
     before = np.abs(pool.effects[:2]).max()
     pool.take(np.array([2]), np.array([4]), np.full(shape, 1e12), np.full(shape, lie), trust)
     bound = OUTLYING * 5.0 / 10.5  # of what the median worker says
-    mean, _ = priors(*pool.others(np.array([0])), PRIOR)
-    assert np.abs(mean).max() <= bound
+    precision, information = (each[0, 0, 0] for each in pool.others(np.array([0])))
+    assert np.abs(combine(UNKNOWN, (precision, information))[0]).max() <= bound + 1e-9
     assert np.abs(pool.step()).max() <= (2 * before + bound) / 3 + 1e-9
     pool.forget(2)
     np.testing.assert_allclose(pool.others(np.array([0]))[0], honest[0], rtol=1e-9)
