@@ -17,7 +17,7 @@ from tests.helpers import ROOT, mpiexec, needs_mpiexec, sets
 from tests.llm.tiny import SMALL, byte_level_tokenizer, save
 from tests.privacy.marks import Search, write_rows
 
-pytestmark = [needs_mpiexec, pytest.mark.long, pytest.mark.timeout(280)]
+pytestmark = [needs_mpiexec, pytest.mark.long, pytest.mark.timeout(420)]
 
 WORKERS = 2
 FOREIGN = "/dev/null", "/dev/shm"
