@@ -4,7 +4,9 @@ from importlib import import_module
 
 import click
 
-FIGURES = ("convergence", "curves", "scaling", "stragglers", "timing", "training_time")
+FIGURES = (
+    *("convergence", "curves", "robustness", "scaling", "stragglers", "timing", "training_time"),
+)
 
 
 class Figures(click.Group):
