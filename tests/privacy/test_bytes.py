@@ -17,7 +17,7 @@ from tests.helpers import ROOT, mpiexec, needs_mpiexec, sets
 from tests.llm.tiny import SMALL, byte_level_tokenizer, save
 from tests.privacy.marks import Search, write_rows
 
-pytestmark = [needs_mpiexec, pytest.mark.long, pytest.mark.timeout(280)]
+pytestmark = [needs_mpiexec, pytest.mark.long, pytest.mark.timeout(580)]
 
 WORKERS = 2
 FOREIGN = "/dev/null", "/dev/shm"
@@ -25,7 +25,7 @@ FOREIGN = "/dev/null", "/dev/shm"
 CODE = str(ROOT / "asyndbt_mpi" / "algorithm" / "__pycache__")
 """Where numba keeps the kernels."""
 SETTINGS = (
-    *("run.iterations=6", "run.evaluate_every=2", "run.race=4", "run.worker_timeout=60"),
+    *("run.iterations=6", "run.evaluate_every=2", "run.race=4", "run.worker_timeout=500"),
     *("algorithm.active_workers=2", "algorithm.plane_period=2", "algorithm.tolerance=0"),
     *("prompt.fragment_length=2", "prompt.vocabulary_size=4", "prompt.pool=3"),
     *("task.train_per_class=4", "task.validation_per_class=4", "task.test=6"),
@@ -67,7 +67,7 @@ class Place:
             env=os.environ | {name: str(path) for name, path in here.items()}
             | {"PYTHONPATH": path, "PLANT": plant, "PRTE_MCA_prte_local_tmpdir_base": "/tmp"},
             capture_output=True,
-            timeout=240,
+            timeout=550,
         )  # fmt: skip
 
     def found(self, done: subprocess.CompletedProcess[bytes]) -> dict[str, set[str]]:
@@ -84,7 +84,7 @@ class Place:
             if not line.startswith((*map(str, (self.folder / "world", self.records)), *FOREIGN))
             and not line.startswith(CODE)
         }
-        assert len(leaks) > 2 + 3 * (WORKERS + 1)
+        assert len(leaks) >= 2 + 3 * (WORKERS + 1)
         return {place: what for place, what in {**leaks, "elsewhere": written}.items() if what}
 
 
