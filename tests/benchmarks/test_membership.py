@@ -37,9 +37,9 @@ def test_means_over_known_batches_are_solved_for_single_rows() -> None:
 
 @pytest.mark.long
 def test_rows_are_found_in_a_log_and_not_in_a_private_one() -> None:
-    model = membership.HashedWords()
+    model = membership.Words()
     found = {
-        setting: membership.run(membership.Cell("hashed-words", setting, 8, seed=1), model)
+        setting: membership.run(membership.Cell("words", setting, 8, seed=1), model)
         for setting in ("as it is", "log.private")
     }
     assert found["as it is"]["rows"] > 0.65

@@ -102,6 +102,7 @@ def place(tmp_path: Path) -> Place:
     [
         ("algorithm.lower_gradient=black_box", "estimator.name=loo", "task.calibration=none"),
         ("algorithm.lower_gradient=model", "task.calibration=batch"),
+        ("log.private=true", "privacy.noise=8", "task.test=0"),
     ],
 )
 def test_nothing_leaves(place: Place, settings: tuple[str, ...]) -> None:
@@ -111,7 +112,10 @@ def test_nothing_leaves(place: Place, settings: tuple[str, ...]) -> None:
     with Log(place.folder / "world" / "run.h5") as log:
         kinds, worker = log["event/kind"], log["event/worker"]
         assert log.status == "finished"
-        assert {EventKind.TEST, EventKind.RACE, EventKind.EVALUATION} <= set(kinds.tolist())
+        assert {EventKind.RACE, EventKind.EVALUATION} <= set(kinds.tolist())
+        assert (EventKind.TEST in kinds) == (not log.config.log.private)
+    homes = list((place.folder / "world" / "run.h5.home").glob("worker-*.jsonl"))
+    assert len(homes) == WORKERS * ("log.private=true" in settings)
     # All messages were recorded, and the answers of the model were kept.
     for rank in range(1, WORKERS + 1):
         calls = Counter((place.records / f"calls.{rank}").read_text().split())
