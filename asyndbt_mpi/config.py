@@ -31,7 +31,7 @@ from asyndbt_mpi.inputs.sections import (
     TaskSection,
 )
 from asyndbt_mpi.inputs.toml import MOST_BYTES, MOST_PARTS, MOST_WRITTEN_BYTES, has_long_key
-from asyndbt_mpi.inputs.trust import Adversary, Defence
+from asyndbt_mpi.inputs.trust import Adversary, Defence, Privacy
 
 LONGEST_LINE = 300
 """Characters shown of another program's error."""
@@ -55,6 +55,7 @@ class Config(Section):
     budget: Budget = Budget()
     defence: Defence = Defence()
     adversary: Adversary = Adversary()
+    privacy: Privacy = Privacy()
     log: LogSection = LogSection()
 
     @model_validator(mode="before")
@@ -75,6 +76,22 @@ class Config(Section):
                 "log.private = true needs algorithm.lower_gradient = 'black_box', because what"
                 " workers tell of words gives away the losses of single samples"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _noise_needs_what_it_can_hide(self) -> "Config":
+        if self.privacy.noise and not self.log.private:
+            raise ValueError(
+                "privacy.noise needs log.private = true, or single losses are told beside their"
+                " noisy mean"
+            )
+        if self.privacy.noise and self.run.evaluate_every and self.task.test:
+            raise ValueError(
+                "privacy.noise needs task.test = 0, because a worker's scores of the test rows"
+                " depend on its demonstrations, and would be told without noise"
+            )
+        if self.privacy.noise and self.estimator.name == "exact":
+            raise ValueError("privacy.noise needs an estimator that samples: not 'exact'")
         return self
 
     @model_validator(mode="after")

@@ -28,6 +28,7 @@ from asyndbt_mpi.task.lengths import Lengths
 from asyndbt_mpi.task.longest import TokenCounter
 from asyndbt_mpi.task.partition import rows_of
 from asyndbt_mpi.task.synthetic import ROWS
+from asyndbt_mpi.view.privacy import guarantee, most_releases
 
 COMPLETION_TOKENS = {"transformers": 0, "openai": 1}
 """That a call writes: a model on this machine none, a server the one that it scores."""
@@ -55,14 +56,15 @@ class Part:
 class Estimate:
     """All parts of a run of R ``workers`` if no budget ends it; races and tests come last.
 
-    ``cost_bounds`` of each worker are upper bounds of what an answer costs; ``seconds_per_call``
-    are of one worker, if they are known.
+    ``cost_bounds`` of each worker are upper bounds of what an answer costs; ``most_raced`` prompts
+    are scored in a worker's race; ``seconds_per_call`` are of one worker, if they are known.
     """
 
     config: Config
     workers: int
     parts: tuple[Part, ...]
     cost_bounds: tuple[CostBounds, ...]
+    most_raced: int = 0
     seconds_per_call: float | None = None
 
     @property
@@ -150,7 +152,8 @@ def estimate(
     spending = joined(unlimited(config), needed)
     races = [spending.rounds(worker, workers) for worker in range(1, workers + 1)]
     parts_of_run = parts(config, rows, tokens, races)
-    return Estimate(config, workers, parts_of_run, needed, seconds_per_call)
+    most_raced = max(sum(prompts for prompts, _ in rounds) for rounds in races)
+    return Estimate(config, workers, parts_of_run, needed, most_raced, seconds_per_call)
 
 
 def unlimited(config: Config) -> Config:
@@ -316,6 +319,9 @@ def remarks(found: Estimate, counted_by: str, like: Path | None) -> list[str]:
             "One request a prompt is counted: unusable answers, time-outs, each worker's first"
             " request and further tokens of a label come on top."
         )
+    if found.config.privacy.noise:
+        most = most_releases(found.config, found.most_raced)
+        lines.append(f"At most {guarantee(found.config, most)}.")
     return lines
 
 

@@ -67,10 +67,12 @@ def with_defaults(tables: Any) -> Any:
 
     Anything but a mapping of mappings is returned as it is: that error is reported elsewhere.
     """
-    names = "algorithm", "steps", "estimator", "task", "llm", "log"
+    names = "algorithm", "steps", "estimator", "task", "llm", "log", "privacy"
     if not isinstance(tables, dict):
         return tables
-    algorithm, steps, estimator, task, llm, log = found = [tables.get(name, {}) for name in names]
+    algorithm, steps, estimator, task, llm, log, privacy = found = [
+        tables.get(name, {}) for name in names
+    ]
     if not all(isinstance(table, dict) for table in found):
         return tables
     backend = llm.get("backend", "transformers")
@@ -83,6 +85,9 @@ def with_defaults(tables: Any) -> Any:
     if steps.get("optimizer", "mirror") == "mirror":
         of_steps = {"p": size, "q": size}
     has_model = estimator.get("name", "additive") == "additive"
+    of_task: dict[str, Any] = {"calibration": "none" if uncalibrated else CALIBRATION}
+    if privacy.get("noise"):
+        of_task["test"] = 0
     # What models know of words would give away the losses of single samples.
     usual = "black_box" if log.get("private") else "model"
     if has_model and algorithm.get("lower_gradient", usual) == "model":
@@ -100,5 +105,5 @@ def with_defaults(tables: Any) -> Any:
         **tables,
         "algorithm": {**of_algorithm, **algorithm},
         "steps": {**of_steps, **steps},
-        "task": {"calibration": "none" if uncalibrated else CALIBRATION, **task},
+        "task": {**of_task, **task},
     }

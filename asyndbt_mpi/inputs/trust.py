@@ -1,4 +1,4 @@
-"""Sections of the configuration on trust: workers that attack, and the defence."""
+"""Sections of the configuration on trust: workers that attack, the defence, and privacy."""
 
 import math
 from typing import Annotated, Any, Literal
@@ -116,3 +116,15 @@ class Adversary(Section):
         if isinstance(self.workers, int):
             return frozenset(range(workers - self.workers + 1, workers + 1))
         return frozenset(self.workers)
+
+
+class Privacy(Section):
+    """[privacy]: Gaussian noise on losses, 0 for none, before anything is learnt or told of them.
+
+    Losses are clipped to [0, `clip`] nats; the standard deviation is `noise` times the most by
+    which the losses of an answer can then differ, as a vector. `delta` is that of the guarantee.
+    """
+
+    noise: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+    clip: Annotated[float, Field(gt=0, le=1e6)] = 2.0
+    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5

@@ -293,6 +293,5 @@ class Race:
 def _is_worse(entrant: Entrant, leader: Entrant) -> bool:
     assert entrant.losses is not None
     assert leader.losses is not None
-    differences = entrant.losses - leader.losses
-    # A single row of many says nothing of the others, nor does a mean that stands for each of them.
-    return bool(np.ptp(differences) > 0) and is_clear(differences)
+    # A single row of many says nothing of the others.
+    return len(leader.losses) > 1 and is_clear(entrant.losses - leader.losses)

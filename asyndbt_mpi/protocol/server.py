@@ -242,7 +242,10 @@ class Server(Conduct):
             return
         if evaluation.split is Split.RACE:
             prompt = evaluation.words, evaluation.demonstrations
-            self._races[worker].take(prompt, evaluation.losses)
+            # That of each row stays with the worker: there is one number, their mean.
+            mean = np.array([evaluation.loss])
+            losses = mean if self.config.log.private else evaluation.losses
+            self._races[worker].take(prompt, losses)
         self._close_worker(out, worker)
 
     def _check_demonstrations(self, worker: int, report: EvaluationReport) -> None:
@@ -256,6 +259,8 @@ class Server(Conduct):
     def _check_calibration(self, worker: int, report: EvaluationReport) -> None:
         method = self.config.task.calibration
         calibration = calibration_of(report.candidate, report.split, method)
+        if self.config.privacy.noise:  # the bias, which is exact, stays with the worker
+            calibration = "none"
         if report.bias.any() != (calibration != "none") and not self.replaying:
             raise MalformedMessage(
                 f"worker {worker} reports the bias {report.bias.tolist()} for its"

@@ -9,7 +9,7 @@ all of them in a simulation. What a worker does depends on its own state and mes
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
@@ -53,6 +53,7 @@ from asyndbt_mpi.protocol.messages import (
     ToServer,
     ToWorker,
 )
+from asyndbt_mpi.protocol.noise import Noise
 from asyndbt_mpi.protocol.private import Home, Secrets
 from asyndbt_mpi.protocol.race import Prompt, first_rows
 from asyndbt_mpi.protocol.sampling import Realisations
@@ -112,6 +113,7 @@ class Workers:
         self.q_optimizer = optimizer(config.steps.q, self.q.shape, allowed)
         self._pools = config.algorithm.pools
         self._secrets = self._own_secrets(home) if config.log.private else None
+        self._noise = Noise(config.privacy) if config.privacy.noise else None
         self._asked: dict[int, _Asked[Any]] = {}
         self._working = set(data_sizes)
 
@@ -214,8 +216,17 @@ class Workers:
             LowerAssignment: self._lower_step,
             EvaluationRequest: self._evaluation_reports,
         }
-        together = list(zip(completed, asked, strict=True))
+        heard: Sequence[Completed] = completed
+        if self._noise:
+            kinds = (isinstance(each.message, EvaluationRequest) for each in asked)
+            heard = [
+                replace(done, answer=self._noise.heard(done.answer, kind))
+                for done, kind in zip(completed, kinds, strict=True)
+            ]
+        together = list(zip(heard, asked, strict=True))
         replies: list[ToServer] = _by_kind(together, [type(each.message) for each in asked], step)
+        if self._noise:
+            replies = list(map(self._noise.told, replies))
         if self._secrets is None:
             return replies
         answered = zip(completed, replies, strict=True)

@@ -21,6 +21,7 @@ from asyndbt_mpi.view.accuracy import (
     setback,
 )
 from asyndbt_mpi.view.outcomes import newest_tests, outcomes
+from asyndbt_mpi.view.privacy import guarantee, releases
 
 MOST_ROWS = 32
 """Number of workers whose words are shown; means are always over all workers."""
@@ -49,7 +50,10 @@ HAPPENED = {
 def print_summary(log: Log, console: Console | None = None) -> None:
     """Print what the run did, cost and learnt, and how much better the result is."""
     console = console or Console()
-    for line in [*run_lines(log), *cost_lines(log), *worker_lines(log)]:
+    lines = [*run_lines(log), *cost_lines(log), *worker_lines(log)]
+    if log.config.privacy.noise:
+        lines.append(guarantee(log.config, releases(log)))
+    for line in lines:
         console.print(Text(printable(line)))  # others' markup and emoji codes are printed as text
     prompts = learnt_prompts(log, MOST_ROWS)
     if not prompts:

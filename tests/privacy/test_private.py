@@ -1,6 +1,7 @@
 """With log.private q, losses of samples and demonstrations stay home, and runs are the same."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,19 @@ from asyndbt_mpi.log.home import HomeFiles, read
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.log.writer import Writer
-from asyndbt_mpi.protocol.messages import WITHOUT, MalformedMessage, Split
+from asyndbt_mpi.protocol.messages import (
+    NOTHING,
+    WITHOUT,
+    Candidate,
+    Costs,
+    EvaluationRequest,
+    Hello,
+    LowerReport,
+    MalformedMessage,
+    Report,
+    Shapes,
+    Split,
+)
 from asyndbt_mpi.protocol.private import RANDOM, Choices, Kept
 from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.protocol.wire import Codec
@@ -22,6 +35,7 @@ from tests.conftest import Opinionated
 from tests.helpers import Result, asyndbt, complaints, sets
 
 EVERYONE = [1, 2, 3]
+SHAPES = Shapes(positions=3, words=4, classes=2, pool=5, samples=4)
 SYNTHETIC = (
     *("run.iterations=30", "run.evaluate_every=8", "algorithm.plane_period=5"),
     *("algorithm.lower_gradient=black_box", "algorithm.tolerance=0", "algorithm.active_workers=2"),
@@ -120,7 +134,8 @@ def test_prompts_of_a_private_run_are_refused(tmp_path: Path) -> None:
 def demo(folder: Path) -> tuple[Path, list[bytes]]:
     """A private run of the demo, by a model that takes no time; and all that its workers sent."""
     settings = "run.iterations=8", "run.evaluate_every=2", "task.test=40", "log.private=true"
-    config: Config = load("demo", settings)
+    # Other sizes than those of the pools, or p and q have numbers in common.
+    config: Config = load("demo", [*settings, "prompt.vocabulary_size=7"])
     materials = prepare(config, 3)
     home = HomeFiles({v: folder / "home" / f"worker-{v}.jsonl" for v in EVERYONE}, "demo", False)
     workers, box = workers_with_black_box(config, materials, EVERYONE, Opinionated(), home)
@@ -150,8 +165,8 @@ def test_no_message_has_what_is_private(tmp_path: Path) -> None:
         for kept in read(tmp_path / "home" / f"worker-{worker}.jsonl").kept:
             of_test = kept.kind.endswith(f"on {Split.TEST.name.lower()}")
             secrets = [] if of_test else [*kept.losses[kept.losses != kept.loss]]
-            q = np.zeros(0) if kept.q is None else kept.q[(kept.q > 0) & (kept.q < 1)]
-            secrets += [*q[np.abs(q - 1 / 8) > 1e-6]]  # p starts with as many words
+            q = np.zeros(0) if kept.q is None else kept.q
+            secrets += [*q[(q > 0) & (q < 1) & (q != 1 / 8)]]  # it starts uniform
             for number in secrets:
                 assert np.float64(number).tobytes() not in everything
             some += len(secrets)
@@ -214,3 +229,36 @@ def test_models_that_are_shared_are_not_private() -> None:
     assert load("demo", ["log.private=true"]).algorithm.lower_gradient == "black_box"
     with pytest.raises(ConfigurationError, match=r"log.private = true needs algorithm.lower_grad"):
         load("demo", ["log.private=true", "algorithm.lower_gradient=model"])
+
+
+def test_messages_of_a_private_run_have_no_room_for_what_is_private() -> None:
+    codec, open_codec = (Codec(SHAPES, private=private) for private in (True, False))
+    p, q, losses = np.full((3, 4), 0.25), np.full((2, 5), 0.2), np.full(4, 0.5)
+    k = np.zeros(2, dtype=int)
+    report = Report(1, 0, 0.5, 1.0, 1.0, Costs(), 0.0, p, NOTHING, losses, choice=7)
+    lower = LowerReport(1, 0, 0.5, Costs(), p, k[:0], losses)
+    hello = Hello(NOTHING, "node-1", choice=3)
+    sizes = [len(codec.encode(message)) for message in (report, lower, hello)]
+    public = replace(report, q=q, choice=WITHOUT), replace(lower, k=k), replace(hello, q=q)
+    assert [len(open_codec.encode(each)) for each in public] == [
+        sizes[0] + q.nbytes, sizes[1] + 8 * 2, sizes[2] + q.nbytes,
+    ]  # fmt: skip
+    for message, choice in ((report, 7), (hello, 3)):
+        read = codec.decode(codec.encode(message))
+        assert isinstance(read, Report | Hello)
+        assert (read.choice, read.q.size) == (choice, 0)
+    for message in (replace(report, choice=WITHOUT), replace(hello, choice=-9)):
+        with pytest.raises(MalformedMessage, match="choice is"):
+            codec.decode(codec.encode(message))
+
+
+@pytest.mark.parametrize("shown", [[4, 5], [-7, -7], [WITHOUT, 2]])
+def test_demonstrations_that_are_no_choice_are_refused(shown: list[int]) -> None:
+    codec = Codec(SHAPES, private=True)
+    request = EvaluationRequest(
+        0, Split.VALIDATION, Candidate.TUNED, np.zeros(3, int), np.array(shown)
+    )
+    with pytest.raises(MalformedMessage, match="are no choice"):
+        codec.decode(codec.encode(request))
+    many = replace(request, demonstrations=np.full(2, 1000))  # more choices than demonstrations
+    assert codec.decode(codec.encode(many)).demonstrations.tolist() == [1000, 1000]

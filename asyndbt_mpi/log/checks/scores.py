@@ -29,6 +29,8 @@ def biases(log: Log) -> Iterator[str]:
     }
     for row, (candidate, split, worker) in enumerate(zip(*columns, strict=True)):
         due = "none" if worker == CONSENSUS else known.get((candidate, split), "none")
+        if log.config.privacy.noise:
+            due = "none"  # it stays with the worker
         if bias[row].any() != (due != "none"):
             has = "a" if bias[row].any() else "no"
             yield f"/evaluation/bias row {row}: {has} bias, but the calibration is {due}"

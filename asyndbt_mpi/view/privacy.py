@@ -1,0 +1,68 @@
+"""The guarantee that `[privacy]` gives for so many noisy answers, by a maintained accountant."""
+
+from functools import cache
+
+import numpy as np
+
+from asyndbt_mpi.config import Config
+from asyndbt_mpi.log.reader import Log
+from asyndbt_mpi.protocol.estimation import rounds_asked
+from asyndbt_mpi.protocol.records import SPLIT_OF, EventKind
+
+ANSWERS = (EventKind.REPORT, EventKind.LOWER_REPORT, *SPLIT_OF)
+"""Events that tell of an answer of a worker's black box."""
+MISSING = "epsilon is not known without dp-accounting: pip install 'asyndbt-mpi[privacy]'"
+
+
+def most_releases(config: Config, raced: int) -> int:
+    """The most noisy answers that a worker gives, unless it is lost and comes back.
+
+    ``raced`` are those in its race.
+    """
+    run, algorithm = config.run, config.algorithm
+    estimates = min(run.iterations, algorithm.plane_until) // algorithm.plane_period
+    validations = (run.iterations - 1) // run.evaluate_every if run.evaluate_every else 0
+    return run.iterations + rounds_asked(algorithm) * estimates + validations + raced
+
+
+def releases(log: Log) -> int:
+    """The most noisy answers that a worker of ``log`` has given."""
+    told = np.isin(log["event/kind"], ANSWERS)
+    return int(np.bincount(log["event/worker"][told], minlength=1).max())
+
+
+def guarantee(config: Config, count: int) -> str:
+    """What ``count`` noisy answers of a worker tell of its data at the most; one line."""
+    privacy = config.privacy
+    so_many = f"{count:,} noisy answers of a worker (privacy.noise = {privacy.noise:g})"
+    try:
+        found = epsilon(privacy.noise, count, privacy.delta)
+    except ImportError:
+        return f"{so_many}: {MISSING}"
+    return (
+        f"{so_many} are ({found:.3g}, {privacy.delta:g})-differentially private with respect to all"
+        " of its data; costs and times are not covered"
+    )
+
+
+@cache
+def epsilon(noise: float, count: int, delta: float) -> float:
+    """Epsilon of ``count`` Gaussian mechanisms of multiplier ``noise`` at ``delta``.
+
+    By privacy loss distributions, which compose tightly.
+
+    Raises
+    ------
+    ImportError
+        dp-accounting is not installed.
+    """
+    if not count:
+        return 0.0
+    # Here, because it is optional, and takes seconds.
+    from dp_accounting import GaussianDpEvent
+    from dp_accounting.pld import PLDAccountant
+
+    # The multiplier is that for any two data sets, so that no relation of neighbours doubles it.
+    accountant = PLDAccountant()
+    accountant.compose(GaussianDpEvent(noise), count)
+    return float(accountant.get_epsilon(delta))

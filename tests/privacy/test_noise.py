@@ -1,0 +1,139 @@
+"""[privacy]: the noise is as large as it says, of no known seed, and accounted for."""
+
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.optimize import brentq
+from scipy.stats import norm
+
+from asyndbt_mpi.config import ConfigurationError, load
+from asyndbt_mpi.inputs.trust import Privacy
+from asyndbt_mpi.log.home import read
+from asyndbt_mpi.log.reader import Log
+from asyndbt_mpi.log.verify import verify
+from asyndbt_mpi.protocol.blackbox import Answer
+from asyndbt_mpi.protocol.messages import Costs, LowerReport
+from asyndbt_mpi.protocol.noise import Noise
+from asyndbt_mpi.view import privacy
+from tests.helpers import asyndbt, sets
+
+PRIVACY = Privacy(noise=3.0, clip=0.5)
+SAMPLES, REPEATS = 4, 4000
+SETTINGS = (
+    *("log.private=true", "privacy.noise=2", "privacy.clip=1", "run.iterations=20"),
+    *("run.evaluate_every=6", "algorithm.plane_period=5", "algorithm.active_workers=2"),
+)
+
+
+def of_samples(losses: list[float]) -> np.ndarray:
+    noise = Noise(PRIVACY)
+    answer = Answer(np.array(losses), np.zeros(SAMPLES), 0, 0)
+    return np.array([noise.heard(answer, False).losses for _ in range(REPEATS)])
+
+
+def test_the_noise_of_a_step_hides_any_losses_within_the_clip() -> None:
+    found = of_samples([-1.0, 0.2, 0.5, 7.0])
+    scale = PRIVACY.noise * PRIVACY.clip * math.sqrt(SAMPLES)
+    error = scale / math.sqrt(REPEATS)
+    np.testing.assert_allclose(found.mean(axis=0), [0.0, 0.2, 0.5, 0.5], atol=5 * error)
+    np.testing.assert_allclose(found.std(axis=0), scale, rtol=5 / math.sqrt(2 * REPEATS))
+    correlation = np.corrcoef(found.T) - np.eye(SAMPLES)
+    assert np.abs(correlation).max() < 5 / math.sqrt(REPEATS)
+
+
+def test_nobody_can_draw_the_same_noise_again() -> None:
+    assert not np.array_equal(of_samples([0.1] * SAMPLES), of_samples([0.1] * SAMPLES))
+
+
+def test_an_evaluation_tells_a_noisy_loss_and_accuracy_alone() -> None:
+    noise = Noise(Privacy(noise=0.1, clip=0.5))
+    scores = np.log(np.full((1, 6, 2), 0.5))
+    answer = Answer(
+        np.array([0.3]), np.array([0.5]), 6, 90, log_probabilities=scores,
+        labels=np.zeros(6, int), bias=np.log([[0.4, 0.6]]),
+    )  # fmt: skip
+    heard = [noise.heard(answer, True) for _ in range(REPEATS)]
+    for each in heard[:50]:
+        assert each.log_probabilities is None
+        assert each.labels is None
+        assert each.bias is None
+        assert each.row_losses is not None
+        np.testing.assert_array_equal(each.row_losses, np.full((1, 6), each.losses[0]))
+    losses = np.array([each.losses[0] for each in heard])
+    accuracies = np.array([each.accuracies[0] for each in heard])
+    assert 0 <= losses.min() < losses.max() <= 0.5
+    assert 0 <= accuracies.min() < accuracies.max() <= 1
+    scale = 0.1 * math.sqrt(2)  # of the loss over the clip, and of the accuracy
+    assert np.median(np.abs(losses - 0.3)) == pytest.approx(0.5 * scale * 0.6745, rel=0.1)
+    assert np.median(np.abs(accuracies - 0.5)) == pytest.approx(scale * 0.6745, rel=0.1)
+
+
+def test_a_mean_is_told_within_the_clip() -> None:
+    noise = Noise(PRIVACY)
+    for mean, told in ((-3.0, 0.0), (0.2, 0.2), (9.0, 0.5)):
+        p, k = np.ones((1, 1)), np.zeros(1, int)
+        message = noise.told(LowerReport(0, 0, mean, Costs(), p, k, np.array([mean])))
+        assert message.loss == told
+
+
+def test_epsilon_is_that_of_one_gaussian_mechanism() -> None:
+    """n of multiplier s are one of s / sqrt(n), whose delta is known (Balle and Wang, 2018)."""
+    for noise, count, delta in ((8.0, 60, 1e-5), (1.0, 30, 1e-6), (2.0, 1, 1e-5)):
+        s = noise / math.sqrt(count)
+
+        def excess(epsilon: float, s: float = s, delta: float = delta) -> float:
+            below, above = 0.5 / s - epsilon * s, -0.5 / s - epsilon * s
+            return norm.cdf(below) - math.exp(epsilon) * norm.cdf(above) - delta
+
+        due = brentq(excess, 0.0, 300.0)
+        assert privacy.epsilon(noise, count, delta) == pytest.approx(due, rel=1e-3)
+    assert privacy.epsilon(1.0, 0, 1e-5) == 0.0
+
+
+def test_a_run_is_told_its_guarantee_before_and_after(tmp_path: Path) -> None:
+    foretold = asyndbt("estimate", "synthetic", *sets(*SETTINGS), folder=tmp_path).stdout
+    command = "simulate", "synthetic", "--output", "run.h5", *sets(*SETTINGS)
+    done = asyndbt(*command, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert verify(tmp_path / "run.h5").violations == []
+    said = " ".join(asyndbt("show", "run.h5", folder=tmp_path).stdout.split())
+    with Log(tmp_path / "run.h5") as log:
+        count, config = privacy.releases(log), log.config
+        told = {worker: log["report/loss"][log["report/worker"] == worker] for worker in (1, 2, 3)}
+    line = privacy.guarantee(config, count)
+    assert line in said
+    most = int(foretold.partition("At most ")[2].split()[0])
+    assert count <= most <= count + 4
+    assert privacy.guarantee(config, most) in foretold
+    for worker, losses in told.items():
+        kept = read(tmp_path / "run.h5.home" / f"worker-{worker}.jsonl").kept
+        true = np.array([each.loss for each in kept if each.kind == "report"])[: len(losses)]
+        assert 0 <= losses.min() < losses.max() <= 1
+        assert not np.isclose(losses, true).any()
+
+
+def test_without_the_accountant_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "dp_accounting", None)
+    config = load("synthetic", SETTINGS)
+    assert "pip install 'asyndbt-mpi[privacy]'" in privacy.guarantee(config, 17)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["privacy.noise=1"], "privacy.noise needs log.private = true"),
+        (["privacy.noise=1", "log.private=true", "task.test=9"], "needs task.test = 0"),
+        (["privacy.noise=1", "log.private=true", "estimator.name=exact"], "not 'exact'"),
+    ],
+)
+def test_what_would_undo_the_noise_is_refused(settings: list[str], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        load("synthetic", ["run.evaluate_every=2", *settings])
+
+
+def test_tests_are_off_by_default_with_noise() -> None:
+    assert load("synthetic", SETTINGS).task.test == 0
+    assert load("synthetic").task.test > 0
