@@ -1,0 +1,119 @@
+"""What malicious workers do to the honest ones with a language model: test accuracy.
+
+Example: python benchmarks/robustness_llm.py -o runs/robustness_llm --seeds 5
+             --sst2 /data/glue/SST-2
+
+SmolLM2-135M-Instruct on reviews and SST-2; seven workers of which two attack, everything else as
+for language models by default (words learnt together). Of the honest workers it shows the accuracy
+on the test rows, with the prompts that they end with and with the consensus' words, and the loss,
+each the mean over workers, rows and seeds. Logs and the model's answers are kept in the folder:
+finished runs are not made again, and no prompt is scored twice.
+"""
+
+import argparse
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+from machine import describe
+from scipy import stats
+
+import asyndbt_mpi as adbt
+from asyndbt_mpi.log.reader import Log
+from asyndbt_mpi.protocol.messages import Candidate
+from asyndbt_mpi.view.outcomes import outcomes
+
+WORKERS, MALICIOUS = 7, 2
+ATTACKS = {"none": 0.0, "sign_flip": 10.0, "label_flip": 0.0}
+"""By name, the strength."""
+DEFENCES = {
+    "undefended": ("defence.aggregator=rsa", "algorithm.robust_weight=0"),
+    "default": (),
+}
+SETTINGS = (
+    *("run.iterations=16", "run.evaluate_every=8", "run.race=0", "algorithm.active_workers=4"),
+    *("algorithm.max_delay=6", "algorithm.plane_period=4", "delay.model=lognormal"),
+    *("delay.mean=1", "estimator.samples=4", "estimator.batch=2", "prompt.fragment_length=2"),
+    *("prompt.vocabulary=reviews", "prompt.vocabulary_size=8", "prompt.pool=6"),
+    *("task.train_per_class=8", "task.validation_per_class=4", "task.test=24"),
+    *("llm.model=smollm2-135m-instruct", "llm.precision=float32"),
+)
+COLUMNS = {
+    "own prompts": (Candidate.TUNED, "accuracies", 100.0),
+    "consensus' words": (Candidate.CONSENSUS, "accuracies", 100.0),
+    "loss, own": (Candidate.TUNED, "losses", 1.0),
+    "loss, consensus": (Candidate.CONSENSUS, "losses", 1.0),
+}
+"""The prompt, what of its tests, and the unit."""
+
+
+def run(folder: Path, task: tuple[str, ...], attack: str, defence: str, seed: int) -> Path:
+    """The log of a finished run, made if it is not there."""
+    name, *of_task = task
+    path = folder / f"{name}-{attack}-{defence}-{seed}.h5"
+    settings = [*SETTINGS, *of_task, *DEFENCES[defence], f"run.seed={seed}"]
+    settings.append(f"llm.cache_folder={folder / 'answers'}")
+    if attack != "none":
+        settings += [f"adversary.workers={MALICIOUS}", f"adversary.attack={attack}"]
+        settings.append(f"adversary.strength={ATTACKS[attack]}")
+    if path.exists():
+        with Log(path) as log:
+            if log.status == "finished":
+                return path
+    adbt.simulate(adbt.load(name, settings), WORKERS, path, resume=path.exists())
+    return path
+
+
+def measured(path: Path) -> list[float]:
+    """Of the honest workers of a log, by `COLUMNS`."""
+    with Log(path) as log:
+        found = outcomes(log)
+    honest = range(1, WORKERS - MALICIOUS + 1)
+    return [
+        unit * float(np.mean([getattr(found[prompt], what)[worker] for worker in honest]))
+        for prompt, what, unit in COLUMNS.values()
+    ]
+
+
+def rows(found: dict[tuple[str, str, str], list[list[float]]]) -> Iterator[str]:
+    """The table as Markdown: means over seeds, with Student's intervals."""
+    yield f"| task | attack | defence | {' | '.join(COLUMNS)} |"
+    yield f"| --- | --- | --- |{' --- |' * len(COLUMNS)}"
+    for key, of_seeds in found.items():
+        cells = []
+        for values, (_, _, unit) in zip(np.transpose(of_seeds), COLUMNS.values(), strict=True):
+            digits = 1 if unit > 1 else 3
+            half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values) if len(values) > 1 else 0
+            interval = f" ± {half:.{digits}f}" if half else ""
+            cells.append(f"{values.mean():.{digits}f}{interval}")
+        yield f"| {' | '.join(key)} | {' | '.join(cells)} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("-o", "--output", type=Path, default=Path("runs/robustness_llm"))
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--sst2", metavar="FOLDER", help="SST-2 of GLUE; without it reviews alone")
+    parser.add_argument("--attacks", nargs="+", default=list(ATTACKS), choices=list(ATTACKS))
+    chosen = parser.parse_args()
+    chosen.output.mkdir(parents=True, exist_ok=True)
+    tasks: list[tuple[str, ...]] = [("reviews",)]
+    if chosen.sst2:
+        tasks.append(("sst2", f"task.path={chosen.sst2}"))
+    found: dict[tuple[str, str, str], list[list[float]]] = {}
+    for seed, task, attack, defence in product(
+        range(chosen.seeds), tasks, chosen.attacks, DEFENCES
+    ):
+        path = run(chosen.output, task, attack, defence, seed)
+        found.setdefault((task[0], attack, defence), []).append(measured(path))
+        print(path, *(f"{value:.3f}" for value in found[task[0], attack, defence][-1]), flush=True)
+    print(
+        f"\n{describe()}; {MALICIOUS} of {WORKERS} workers malicious; means of {chosen.seeds} seeds"
+    )
+    print("with 95 % intervals; accuracy in %\n")
+    print("\n".join(rows(found)))
+
+
+if __name__ == "__main__":
+    main()
