@@ -237,6 +237,8 @@ class Conduct:
         """
         if self.iteration < self.least_iterations:
             return None
+        if not self.config.budget.limits_calls:  # the sums would cost more than all the rest
+            return self.spending.overdrawn(0, time)
         validating = [v for v in workers if self.validation.is_due(v, self.iteration)]
         due = self.algorithm.estimation_due
         rounds = rounds_asked(self.config.algorithm) if due else 0
