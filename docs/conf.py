@@ -37,7 +37,7 @@ html_copy_source = False
 html_show_sphinx = False
 
 PAGES = {
-    "Use": ("configuration", "cluster", "faults", "threats", "answers"),
+    "Use": ("configuration", "cluster", "faults", "threats", "privacy", "answers"),
     "Python": ("python", "tour", "reference", "log"),
     "Method": ("method", "deviations", "architecture"),
     "Results": (
