@@ -61,6 +61,8 @@ TESTS = 100
 OF_ALL = [
     *("run.evaluate_every=8", "task.calibration=none", "delay.model=lognormal", "delay.mean=1"),
 ]
+SHIFT = 1.0
+"""Nats by which prompts may have moved the losses of all rows."""
 ATTACKS = ("rows", "means", "words")
 
 
@@ -108,6 +110,15 @@ class Words:
         return len(text)
 
 
+class DeafWords(Words):
+    """To whom prompts do not matter, so that means of losses can be solved for rows exactly."""
+
+    description, digest = "deaf sums over words", "1f"
+
+    def _odds(self, prompt: Prompt, label: int) -> float:
+        return super()._odds(Prompt("", prompt.query.partition("\n")[0] + " so it is"), label)
+
+
 def _words(row: dict[str, Any]) -> set[str]:
     return set(row["sentence1"].lower().split())
 
@@ -148,6 +159,14 @@ def solved(means: FloatArray, batches: Sequence[IntArray], rows: int) -> FloatAr
     strength = 1e-3 * np.trace(design.T @ design) / rows
     found: FloatArray = np.linalg.solve(design.T @ design + strength * np.eye(rows), design.T @ due)
     return found
+
+
+def aligned(found: FloatArray, losses: FloatArray) -> FloatArray:
+    """``found`` (rows,) at the level at which it fits the ``losses`` of candidates best."""
+    shifts = np.linspace(-SHIFT, SHIFT, 401)
+    misses = [-nearest(found + shift, losses).mean() for shift in shifts]
+    aligned: FloatArray = found + shifts[int(np.argmin(misses))]
+    return aligned
 
 
 # ---------------------------------------------------------------- a run, and what is attacked
@@ -284,7 +303,7 @@ def _by_means(log: Log, worker: int, sizes: dict[int, DataSizes], bare: FloatArr
     of_step = Purpose.UPPER_STEP, (shapes.positions, shapes.classes)
     batches = [draws.for_step([(worker, number)], *of_step)[0][0] for number in numbers]
     found = solved(means, batches, held)
-    return nearest(bare - bare.mean(), found - found.mean())
+    return nearest(bare, aligned(found - found.mean() + means.mean(), bare))
 
 
 # ---------------------------------------------------------------- the table
@@ -314,10 +333,13 @@ def interval(values: FloatArray, digits: int = 3) -> str:
     return f"{values.mean():.{digits}f} ± {half:.{digits}f}"
 
 
+STAND_INS: dict[str, type[Words]] = {"words": Words, "deaf": DeafWords}
+
+
 def language_model(name: str) -> LanguageModel:
     """The model by its name; it remembers what it was asked."""
-    if name == "words":
-        return Words()
+    if name in STAND_INS:
+        return STAND_INS[name]()
     from asyndbt_mpi.llm.transformers import TransformersModel
 
     return CachedModel(TransformersModel(name, device="cpu", threads=1), entries=1_000_000)
@@ -326,7 +348,7 @@ def language_model(name: str) -> LanguageModel:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the results")
-    parser.add_argument("--model", default="words", help="or smollm2-135m-instruct")
+    parser.add_argument("--model", default="words", help="words, deaf, or a real one")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--iterations", type=int, nargs="+", default=[32, 128])
     parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))

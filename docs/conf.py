@@ -37,7 +37,15 @@ html_copy_source = False
 html_show_sphinx = False
 
 PAGES = {
-    "Use": ("configuration", "cluster", "faults", "threats", "boundaries", "answers"),
+    "Use": (
+        "configuration",
+        "cluster",
+        "faults",
+        "threats",
+        "boundaries",
+        "privacy",
+        "answers",
+    ),
     "Python": ("python", "tour", "reference", "log"),
     "Method": ("method", "deviations", "architecture"),
     "Results": (

@@ -49,5 +49,16 @@ def test_rows_are_found_in_a_log_and_not_in_a_private_one() -> None:
         assert 0 <= each["accuracy"] <= 1
 
 
+@pytest.mark.long
+def test_means_give_rows_away_where_prompts_do_not_matter_unless_there_is_noise() -> None:
+    model = membership.DeafWords()
+    found = {
+        setting: membership.run(membership.Cell("deaf", setting, 64, seed=0), model)["means"]
+        for setting in ("log.private", "noise 8")
+    }
+    assert found["log.private"] > 0.75
+    assert found["noise 8"] < 0.65
+
+
 def test_an_interval_is_students() -> None:
     assert membership.interval(np.array([0.4, 0.6]), 2) == "0.50 ± 1.27"
