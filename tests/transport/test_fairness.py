@@ -1,0 +1,60 @@
+"""No rank starves: workers that are equally fast report equally often, where one report is enough."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from asyndbt_mpi.log.reader import Log
+from tests.helpers import ASYNDBT, asyndbt, mpiexec, needs_mpiexec, sets, start
+
+EACH = 100
+"""Reports of a worker."""
+STARTING = 5
+"""Of them, those in which ranks may still be on their way."""
+PATIENCE = 1200.0
+
+
+def settings(workers: int) -> list[str]:
+    """S = 1, and nobody is waited for: neither by the bound on the delay nor by an estimate."""
+    return sets(
+        "algorithm.active_workers=1", "algorithm.max_delay=1000000", "algorithm.plane_until=0",
+        f"run.iterations={workers * EACH}", "log.iterates=1000",
+        "estimator.name=loo", "steps.optimizer=adam",
+    )  # fmt: skip
+
+
+def over_mpi(workers: int, output: Path) -> None:
+    command = [*ASYNDBT, "run", "synthetic", "--output", str(output), *settings(workers)]
+    done = start(mpiexec(workers + 1, command), output.parent, PATIENCE)
+    assert done.returncode == 0, done.stderr
+
+
+def simulated(workers: int, output: Path) -> None:
+    delays = sets("delay.model=lognormal", "delay.mean=1", "delay.sigma=0.5")
+    command = "simulate", "synthetic", "--workers", str(workers), "--output", str(output)
+    done = asyndbt(*command, *settings(workers), *delays, folder=output.parent)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("run", "workers"),
+    [
+        (simulated, 16),
+        (simulated, 64),
+        pytest.param(over_mpi, 16, marks=needs_mpiexec),
+        pytest.param(over_mpi, 64, marks=[needs_mpiexec, pytest.mark.long]),
+    ],
+)
+def test_workers_that_are_equally_fast_report_equally_often(
+    run: Callable[[int, Path], None], workers: int, tmp_path: Path
+) -> None:
+    output = tmp_path / "run.h5"
+    run(workers, output)
+    with Log(output) as log:
+        reports = log["report/worker"][workers * STARTING :]
+    counts = np.bincount(reports, minlength=workers + 1)[1:]
+    mean = counts.mean()
+    assert mean > 0.9 * (EACH - STARTING)
+    assert 0.8 * mean <= counts.min() <= counts.max() <= 1.2 * mean, counts.tolist()
