@@ -1,0 +1,56 @@
+"""The benchmark of attacks: which runs are the same, and what is kept, by hand."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from robustness import breakdown, write
+from robustness_cells import Cell, kept, make, run
+
+CELL = Cell("exact", "sign_flip", "nnm + trimmed_mean", 5, 2, 1, 3, 0.5, 0)
+
+
+def test_runs_that_are_the_same_are_made_once() -> None:
+    quiet = replace(CELL, attack="none")
+    assert quiet.key == replace(quiet, malicious=1).key
+    assert CELL.key != replace(CELL, malicious=1).key
+    added_up = replace(CELL, defence="undefended")
+    assert added_up.key == replace(added_up, tolerated=2).key
+    assert CELL.key != replace(CELL, tolerated=2).key
+
+
+def test_what_is_kept_is_of_the_honest_and_of_their_own_way() -> None:
+    start = [1.0, 1.0, 1.0, 9.0, 9.0]
+    found = {
+        CELL.honest.key: {"start": start, "loss": [0.0, 0.0, -3.0, 50.0, 50.0]},
+        CELL.key: {"start": start, "loss": [0.0, 1.0, -1.0, 70.0, 70.0]},
+    }
+    assert kept(found, CELL, "loss") == pytest.approx(100 * (3 - 0) / (3 + 3))
+
+
+def test_a_defence_is_broken_at_the_least_share_that_keeps_too_little() -> None:
+    found, cells = {}, []
+    for malicious, loss in ((1, 0.05), (2, 0.2), (3, 0.0)):
+        cell = replace(CELL, malicious=malicious, workers=10)
+        cells.append(cell)
+        found[cell.key] = {"start": [1.0] * 10, "loss": [loss] * 10}
+        found[cell.honest.key] = {"start": [1.0] * 10, "loss": [0.0] * 10}
+    assert breakdown(found, cells, "loss").splitlines()[-1] == "| sign_flip | 20 |"
+    assert breakdown(found, cells[:1], "loss").splitlines()[-1] == "| sign_flip | - |"
+
+
+def test_a_run_is_kept_and_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("robustness_cells.SETTINGS", ["run.iterations=8", "prompt.pool=3"])
+    result = run(CELL)
+    assert {len(values) for values in result.values()} == {5}
+    honest = run(CELL.honest)
+    found = {CELL.key: result, CELL.honest.key: honest}
+    write(found, [CELL], tmp_path / "robustness.csv")
+    head, line = (tmp_path / "robustness.csv").read_text().splitlines()
+    assert "consensus_kept" in head
+    assert line.startswith("exact,sign_flip,nnm + trimmed_mean,5,2,1,3,0.5,0,")
+    kept_there = [json.dumps([key, each]) for key, each in found.items()]
+    (tmp_path / "cells.jsonl").write_text("\n".join(kept_there) + "\n")
+    monkeypatch.setattr("robustness_cells.run", None)  # nothing is missing
+    assert make([CELL, CELL.honest], tmp_path) == found
