@@ -11,8 +11,6 @@ from tests.helpers import ASYNDBT, asyndbt, mpiexec, needs_mpiexec, sets, start
 
 EACH = 100
 """Reports of a worker."""
-STARTING = 5
-"""Of them, those in which ranks may still be on their way."""
 PATIENCE = 1200.0
 
 
@@ -53,8 +51,11 @@ def test_workers_that_are_equally_fast_report_equally_often(
     output = tmp_path / "run.h5"
     run(workers, output)
     with Log(output) as log:
-        reports = log["report/worker"][workers * STARTING :]
-    counts = np.bincount(reports, minlength=workers + 1)[1:]
+        reports = log["report/worker"]
+    # Who starts later has not starved: what counts is what follows when all are there.
+    _, first = np.unique(reports, return_index=True)
+    assert len(first) == workers
+    counts = np.bincount(reports[first.max() :], minlength=workers + 1)[1:]
     mean = counts.mean()
-    assert mean > 0.9 * (EACH - STARTING)
+    assert mean > EACH / 2, "ranks started too late for the rest to tell"
     assert 0.8 * mean <= counts.min() <= counts.max() <= 1.2 * mean, counts.tolist()
