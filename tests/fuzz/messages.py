@@ -16,6 +16,7 @@ from collections import Counter
 import numpy as np
 
 from asyndbt_mpi.algorithm.aggregation import RULES
+from asyndbt_mpi.config import Config
 from asyndbt_mpi.protocol.messages import (
     Candidate,
     Costs,
@@ -30,6 +31,7 @@ from asyndbt_mpi.protocol.messages import (
     ToServer,
 )
 from asyndbt_mpi.protocol.wire import HEADER, KINDS, Buffer, Codec
+from asyndbt_mpi.protocol.worker import state_length
 from tests.protocol.hand import SHAPES, Hand, configuration
 from tests.protocol.invariants import snapshot
 
@@ -39,12 +41,19 @@ MOST_OF_ONE, LEAST_OF_ONE = 256, 16
 
 REALS = [0.0, -0.0, 5e-324, 1.0, -1.0, 1e3, 1e4, -1e4, 1e100, 1.7e308, -1.7e308]
 REALS += [float("nan"), float("inf"), float("-inf")]
+KEPT = [("black_box", False), ("model", False), ("black_box", True)]
+"""`algorithm.lower_gradient` and `log.private`, which change what messages are made of."""
 INTEGERS = [0, 1, -1, 2, 7, 2**31 - 1, -(2**31), 2**40, 2**53, 2**62, 2**63 - 1, -(2**63)]
 
-CODEC = Codec(SHAPES, free_losses=True)
 PROMPT = np.array([0, 3, 1]), np.array([4, 0])
 OF_MODEL = Codec(SHAPES, free_losses=False, rows=4)
 """What the server of a language model would decode by: it has answers on rows."""
+
+
+def codec_of(config: Config) -> Codec:
+    """What the server of a function decodes by."""
+    kept = {"pools": config.algorithm.pools, "private": config.log.private}
+    return Codec(SHAPES, state_length(config, SHAPES), free_losses=True, **kept)
 
 
 def fuzz(seed: int, cases: int) -> Counter[str]:
@@ -57,14 +66,14 @@ def fuzz(seed: int, cases: int) -> Counter[str]:
     """
     generator = random.Random(seed)
     outcomes: Counter[str] = Counter()
-    hand, own = _run(generator)
+    hand, own, usual = _run(generator)
     sent = 0
     for number in range(cases):
         barred = HOSTILE in hand.server.members.barred
         if sent >= MOST_OF_ONE or (barred and sent >= LEAST_OF_ONE):
             _get_on(hand)
-            (hand, own), sent = _run(generator), 0
-        buffer, codec = _damaged(generator, own), generator.choice([CODEC, CODEC, OF_MODEL])
+            (hand, own, usual), sent = _run(generator), 0
+        buffer, codec = _damaged(generator, own), generator.choice([usual, usual, OF_MODEL])
         sent += 1
         try:
             outcomes[_outcome(hand, buffer, codec)] += 1
@@ -74,19 +83,27 @@ def fuzz(seed: int, cases: int) -> Counter[str]:
     return outcomes
 
 
-def _run(generator: random.Random) -> tuple[Hand, list[Buffer]]:
-    """A run that has got somewhere, and what the hostile worker could honestly say."""
+def _run(generator: random.Random) -> tuple[Hand, list[Buffer], Codec]:
+    """A run that has got somewhere, what the hostile worker could honestly say, and its codec."""
     most = generator.choice([20, 50])  # some are in their races and tests
+    lower_gradient, private = generator.choice(KEPT)
     config = configuration(
         run={"evaluate_every": generator.choice([0, 2]), "race": 6, "iterations": most},
-        algorithm={"plane_period": generator.choice([2, 1000]), "tolerance": 0.0},
+        algorithm={
+            "plane_period": generator.choice([2, 1000]),
+            "tolerance": 0.0,
+            "lower_gradient": lower_gradient,
+        },
         defence={
             "aggregator": generator.choice(["rsa", *RULES]),
             "preaggregator": generator.choice(["none", "nnm", "bucketing"]),
+            "malicious": 0.4,  # one of three
             "strikes": generator.choice([1, 2, 1000]),
         },
+        log={"private": private},
     )
     hand = Hand(config, 3)
+    assert hand.server.algorithm.aggregation.is_mean == (config.defence.adds_up)
     hand.hello()
     for _ in range(generator.randrange(4)):
         hand.work(*(worker for worker, inbox in hand.inbox.items() if inbox))
@@ -110,7 +127,8 @@ def _run(generator: random.Random) -> tuple[Hand, list[Buffer]]:
     own_rows = RowLosses(np.array([0.1, 0.3]))
     raced = Candidate.MODEL, 0.2, 0.5, costs, bias, *PROMPT, own_rows
     of_model = tested, OF_MODEL.encode(EvaluationReport(2, Split.RACE, *raced))
-    return hand, [*(CODEC.encode(each) for each in own), *of_model]
+    codec = codec_of(config)
+    return hand, [*(codec.encode(each) for each in own), *of_model], codec
 
 
 def _damaged(generator: random.Random, buffers: list[Buffer]) -> Buffer:

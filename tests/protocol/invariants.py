@@ -82,7 +82,8 @@ def _validate_iterates(server: Server) -> None:
     for name, values in (("p", algorithm.p), ("z", algorithm.z[None])):
         assert np.isfinite(values).all(), f"{name} is not finite"
         assert (distance_to_simplex(values) <= TOLERANCE).all(), f"{name} is off the simplex"
-    assert np.isfinite(algorithm.q).all(), "q is not finite"
+    private = server.config.log.private
+    assert (np.isfinite(algorithm.q) != private).all(), "q is not finite, or is not at home"
     greeted = (algorithm.q != 0).any(axis=(1, 2))
     assert (distance_to_simplex(algorithm.q[greeted]) <= TOLERANCE).all(), "q is off the simplex"
     assert greeted[[v - 1 for v in members.joined]].all(), "who has said hello has a q"
