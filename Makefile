@@ -11,6 +11,7 @@
 # make docs: README.md and docs/ as a site, with every link between them checked; open site/index.html.
 # make dist: wheel and sdist, each tested in an empty environment without this clone: two minutes.
 # make complexity: the simulations and figures of docs/complexity.md.
+# make robustness: the attacks and defences of docs/robustness.md; hours.
 # make test-newest: the most telling tests with the newest versions of all packages but torch, and a
 #   list of what changed since constraints.txt: 6 minutes. To adopt these versions:
 #   make constraints VENV=.venv-newest
@@ -64,7 +65,7 @@ TELLING := -m 'not long' tests/algorithm tests/commands/test_commands.py tests/c
 	tests/llm tests/log/test_reader.py tests/log/test_schema.py tests/log/test_writer.py \
 	tests/protocol tests/test_config.py tests/transport tests/view
 
-.PHONY: venv demo check quick test unit mpi test-slurm test-gpu lint faults fuzz bench complexity docs dist \
+.PHONY: venv demo check quick test unit mpi test-slurm test-gpu lint faults fuzz bench complexity robustness docs dist \
 	clean constraints test-newest
 
 venv: $(VENV)/installed
@@ -133,7 +134,7 @@ lint: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy asyndbt_mpi
 	$(BIN)/mypy benchmarks
-	$(BIN)/shellcheck slurm/*.sh slurm/*.sbatch docs/complexity/*.sh .ci/run
+	$(BIN)/shellcheck slurm/*.sh slurm/*.sbatch docs/complexity/*.sh docs/robustness/*.sh .ci/run
 
 faults: venv
 	$(BIN)/python -m tests.faults
@@ -163,6 +164,9 @@ dist: venv
 
 complexity: venv
 	docs/complexity/study.sh runs/complexity
+
+robustness: venv
+	docs/robustness/study.sh runs/robustness
 
 clean:
 	rm -rf $(VENV) $(NEWEST) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

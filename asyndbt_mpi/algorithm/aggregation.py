@@ -62,7 +62,10 @@ def geometric_median(x: FloatArray, f: int) -> FloatArray:
 
 
 def krum(x: FloatArray, f: int) -> FloatArray:
-    """The report that is nearest to its n - f - 1 nearest."""
+    """The report with the least mean squared distance to its n - f - 1 nearest others.
+
+    (The source has n - f - 2 of them, byzfl as many as here.)
+    """
     best: FloatArray = x[np.argmin(_krum_scores(x, f))]
     return best
 
@@ -147,11 +150,11 @@ class Aggregation:
     def mean(self, reports: FloatArray, number: int = 0) -> FloatArray:
         """One (...) of the ``reports`` (n, ...) of n > 0 workers; ``number`` keys the buckets.
 
-        Any of the run's liars may be among them, but fewer than half of them are. Of reports that
-        are not numbers, such as a function's accuracies, it is none either.
+        Any of the run's liars may be among them, but fewer than half of them are. Where no report
+        has numbers, as the accuracies of a function, the result has none either.
         """
         f = min(self.liars, (len(reports) - 1) // 2)
-        if not f or not np.isfinite(reports).all():
+        if not f or np.isnan(reports).all():
             plain: FloatArray = reports.mean(axis=0)
             return plain
         x = reports.reshape(len(reports), -1)

@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# All tables of docs/robustness.md but those with a language model, the most important first.
+# Hours on one core; runs that are finished are not made again.
+#     docs/robustness/study.sh [FOLDER]
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+out=${1:-runs/robustness}
+python=${PYTHON:-.venv/bin/python}
+export OMP_NUM_THREADS=1
+
+bench() { # NAME, then what benchmarks/robustness.py is told
+    local name=$1
+    shift
+    "$python" benchmarks/robustness.py -o "$out" "$@" | tee "$out/$name.md"
+    cp "$out/robustness.csv" "$out/$name.csv"
+}
+
+ten=(--workers 10 --active 5 --seeds 10)
+twenty=(--workers 20 --active 10 --seeds 3)
+apart=(--heterogeneity 0.5)
+alike=(--heterogeneity 0)
+shares=(--shares 0.1 0.2 0.3 0.4 0.49)
+main=(--attacks sign_flip gaussian same_value label_flip ipm stale_replay flood)
+two=(--defences undefended "nnm + trimmed_mean")
+psi=("rsa, psi = 0.03" "rsa, psi = 0.1" "rsa, psi = 0.3" "rsa, psi = 1")
+
+mkdir -p "$out"
+bench three-of-ten "${ten[@]}" "${apart[@]}" "${two[@]}"
+bench shares "${twenty[@]}" "${apart[@]}" "${shares[@]}" "${main[@]}" \
+    --defences undefended multi_krum "nnm + trimmed_mean"
+bench synchronous "${twenty[@]}" --active 20 "${apart[@]}" "${shares[@]}" "${main[@]}" "${two[@]}"
+bench alike "${twenty[@]}" "${alike[@]}" "${shares[@]}" "${main[@]}" "${two[@]}"
+bench all-rules "${twenty[@]}" "${apart[@]}"
+bench psi "${twenty[@]}" "${apart[@]}" "${main[@]}" \
+    --defences undefended rsa "${psi[@]}" "nnm + trimmed_mean"
+bench pooled --variants pooled --workers 10 --active 5 --seeds 4 "${apart[@]}" "${main[@]}" \
+    --defences undefended rsa multi_krum "nnm + trimmed_mean" "nnm + geometric_median"
+.venv/bin/asyndbt plot robustness "$out/shares.csv" -o "$out/shares.png"
