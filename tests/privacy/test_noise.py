@@ -4,9 +4,11 @@ import math
 import sys
 from pathlib import Path
 
+import mpmath as mp
 import numpy as np
 import pytest
-from scipy.optimize import brentq
+from dp_accounting import GaussianDpEvent
+from dp_accounting.pld import PLDAccountant
 from scipy.stats import norm
 
 from asyndbt_mpi.config import ConfigurationError, load
@@ -79,18 +81,40 @@ def test_a_mean_is_told_within_the_clip() -> None:
         assert message.loss == told
 
 
-def test_epsilon_is_that_of_one_gaussian_mechanism() -> None:
-    """n of multiplier s are one of s / sqrt(n), whose delta is known (Balle and Wang, 2018)."""
-    for noise, count, delta in ((8.0, 60, 1e-5), (1.0, 30, 1e-6), (2.0, 1, 1e-5)):
-        s = noise / math.sqrt(count)
+@pytest.mark.parametrize(
+    ("noise", "count", "delta"),
+    [(8.0, 60, 1e-5), (8.0, 216, 1e-5), (1.0, 30, 1e-6), (2.0, 1, 1e-5), (1e3, 1, 1e-5)],
+)
+def test_epsilon_solves_its_definition(noise: float, count: int, delta: float) -> None:
+    """That of n answers of multiplier s in docs/privacy.md, in 60 digits."""
+    mp.mp.dps = 60
+    mu = mp.sqrt(count) / noise
+    found = mp.mpf(privacy.epsilon(noise, count, delta))
+    below, above = mp.ncdf(mu / 2 - found / mu), mp.ncdf(-mu / 2 - found / mu)
+    assert float(below - mp.exp(found) * above) == pytest.approx(delta, rel=1e-6)
+    assert privacy.epsilon(noise, 0, delta) == 0.0
 
-        def excess(epsilon: float, s: float = s, delta: float = delta) -> float:
-            below, above = 0.5 / s - epsilon * s, -0.5 / s - epsilon * s
-            return norm.cdf(below) - math.exp(epsilon) * norm.cdf(above) - delta
 
-        due = brentq(excess, 0.0, 300.0)
-        assert privacy.epsilon(noise, count, delta) == pytest.approx(due, rel=1e-3)
-    assert privacy.epsilon(1.0, 0, 1e-5) == 0.0
+@pytest.mark.parametrize(("noise", "count", "delta"), [(8.0, 60, 1e-5), (1.0, 30, 1e-6)])
+def test_epsilon_is_that_of_composed_loss_distributions(
+    noise: float, count: int, delta: float
+) -> None:
+    accountant = PLDAccountant()
+    accountant.compose(GaussianDpEvent(noise), count)
+    due = accountant.get_epsilon(delta)
+    assert privacy.epsilon(noise, count, delta) == pytest.approx(due, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("noise", "count"), [(1.0, 390), (0.5, 100), (0.02, 20), (1e-6, 10_000), (1e-6, 10**9)]
+)
+def test_little_noise_is_accounted_for_at_once(noise: float, count: int) -> None:
+    """Then epsilon is close to mu^2 / 2 + mu z, z the quantile of delta."""
+    mu = math.sqrt(count) / noise
+    near = mu**2 / 2 + mu * norm.isf(1e-5)
+    assert privacy.epsilon(noise, count, 1e-5) == pytest.approx(near, rel=2e-3)
+    config = load("synthetic", [*SETTINGS, f"privacy.noise={noise}"])
+    assert "no guarantee that means anything" in privacy.guarantee(config, count)
 
 
 def test_a_run_is_told_its_guarantee_before_and_after(tmp_path: Path) -> None:
