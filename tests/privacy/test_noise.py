@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from dp_accounting import GaussianDpEvent
 from dp_accounting.pld import PLDAccountant
-from scipy.stats import norm
+from scipy.stats import kstest, norm
 
 from asyndbt_mpi.config import ConfigurationError, load
 from asyndbt_mpi.inputs.trust import Privacy
@@ -18,7 +18,7 @@ from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.protocol.blackbox import Answer
 from asyndbt_mpi.protocol.messages import Costs, LowerReport
-from asyndbt_mpi.protocol.noise import Noise
+from asyndbt_mpi.protocol.noise import Noise, normal
 from asyndbt_mpi.view import privacy
 from tests.helpers import asyndbt, sets
 
@@ -48,6 +48,25 @@ def test_the_noise_of_a_step_hides_any_losses_within_the_clip() -> None:
 
 def test_nobody_can_draw_the_same_noise_again() -> None:
     assert not np.array_equal(of_samples([0.1] * SAMPLES), of_samples([0.1] * SAMPLES))
+
+
+def test_the_noise_is_normal_to_its_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kstest(normal(20_000), "norm").pvalue > 1e-6
+    for byte, sign in ((b"\0", -1), (b"\xff", 1)):
+        monkeypatch.setattr("os.urandom", lambda count, byte=byte: byte * count)
+        assert normal(2) == pytest.approx([sign * 8.29, sign * 8.29], abs=0.01)
+
+
+def test_of_a_step_nothing_is_left_without_noise() -> None:
+    answer = Answer(
+        np.full(SAMPLES, 0.3), np.full(SAMPLES, 0.5), 6, 90, labels=np.zeros(6, int),
+        log_probabilities=np.zeros((SAMPLES, 6, 2)), bias=np.zeros((SAMPLES, 2)),
+        row_losses=np.zeros((SAMPLES, 6)),
+    )  # fmt: skip
+    heard = Noise(PRIVACY).heard(answer, False)
+    assert np.isnan(heard.accuracies).all()
+    exact = heard.log_probabilities, heard.labels, heard.bias, heard.row_losses
+    assert exact == (None,) * 4
 
 
 def test_an_evaluation_tells_a_noisy_loss_and_accuracy_alone() -> None:
@@ -95,7 +114,7 @@ def test_epsilon_solves_its_definition(noise: float, count: int, delta: float) -
     assert privacy.epsilon(noise, 0, delta) == 0.0
 
 
-@pytest.mark.parametrize(("noise", "count", "delta"), [(8.0, 60, 1e-5), (1.0, 30, 1e-6)])
+@pytest.mark.parametrize(("noise", "count", "delta"), [(8.0, 60, 1e-5), (4.0, 5, 1e-6)])
 def test_epsilon_is_that_of_composed_loss_distributions(
     noise: float, count: int, delta: float
 ) -> None:
@@ -112,7 +131,7 @@ def test_little_noise_is_accounted_for_at_once(noise: float, count: int) -> None
     """Then epsilon is close to mu^2 / 2 + mu z, z the quantile of delta."""
     mu = math.sqrt(count) / noise
     near = mu**2 / 2 + mu * norm.isf(1e-5)
-    assert privacy.epsilon(noise, count, 1e-5) == pytest.approx(near, rel=2e-3)
+    assert privacy.epsilon(noise, count, 1e-5) == pytest.approx(near, rel=5e-3)
     config = load("synthetic", [*SETTINGS, f"privacy.noise={noise}"])
     assert "no guarantee that means anything" in privacy.guarantee(config, count)
 
