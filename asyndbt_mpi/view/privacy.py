@@ -11,6 +11,10 @@ from asyndbt_mpi.protocol.records import SPLIT_OF, EventKind
 
 ANSWERS = (EventKind.REPORT, EventKind.LOWER_REPORT, *SPLIT_OF)
 """Events that tell of an answer of a worker's black box."""
+MISSING_AFTER = (EventKind.LOST, EventKind.DROPPED, EventKind.EXCLUDED)
+"""Events of a worker before which it may have given answers that are not in the log."""
+IN_FLIGHT = 3
+"""The most that a worker is asked for at once: a step, a validation, a round of an estimate."""
 MISSING = "epsilon is not known without dp-accounting: pip install 'asyndbt-mpi[privacy]'"
 MEANINGFUL = 100.0
 """An epsilon above which nobody is protected."""
@@ -28,9 +32,17 @@ def most_releases(config: Config, raced: int) -> int:
 
 
 def releases(log: Log) -> int:
-    """The most noisy answers that a worker of ``log`` has given."""
-    told = np.isin(log["event/kind"], ANSWERS)
-    return int(np.bincount(log["event/worker"][told], minlength=1).max())
+    """The most noisy answers that a worker of ``log`` has given, in the log or not.
+
+    What was on its way when a worker was lost, dropped or excluded is not in the log, nor is it
+    when a run was stopped from one moment to the next.
+    """
+    kinds, workers = log["event/kind"], log["event/worker"]
+    told = np.isin(kinds, ANSWERS)
+    missed = IN_FLIGHT * np.isin(kinds, MISSING_AFTER)
+    at_work = log.status != "finished" or log.config.budget.seconds > 0
+    of_each = np.bincount(workers, told + missed, minlength=log.workers + 1)[1:]
+    return int(of_each.max()) + IN_FLIGHT * at_work
 
 
 def guarantee(config: Config, count: int) -> str:

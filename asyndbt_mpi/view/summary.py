@@ -52,7 +52,7 @@ def print_summary(log: Log, console: Console | None = None) -> None:
     console = console or Console()
     lines = [*run_lines(log), *cost_lines(log), *worker_lines(log)]
     if log.config.privacy.noise:
-        lines.append(guarantee(log.config, releases(log)))
+        lines.append(f"At most {guarantee(log.config, releases(log))}")
     for line in lines:
         console.print(Text(printable(line)))  # others' markup and emoji codes are printed as text
     prompts = learnt_prompts(log, MOST_ROWS)
@@ -232,7 +232,8 @@ def best_table(log: Log, found: Outcomes) -> Table | None:
     if not log.best or (log.status == "finished" and found):
         return None
     on = "in validation" if log.config.llm.is_function else "on the validation rows"
-    table = Table(title=f"Best so far {on}", title_justify="left")
+    noisy = ", with noise" * (log.config.privacy.noise > 0)
+    table = Table(title=f"Best so far {on}{noisy}", title_justify="left")
     for name in ("worker", "iteration", "loss"):
         table.add_column(name, justify="right")
     table.add_column("words")

@@ -4,6 +4,7 @@ import math
 import sys
 from pathlib import Path
 
+import h5py
 import mpmath as mp
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.protocol.blackbox import Answer
 from asyndbt_mpi.protocol.messages import Costs, LowerReport
 from asyndbt_mpi.protocol.noise import Noise, normal
+from asyndbt_mpi.protocol.records import EventKind
 from asyndbt_mpi.view import privacy
 from tests.helpers import asyndbt, sets
 
@@ -156,6 +158,23 @@ def test_a_run_is_told_its_guarantee_before_and_after(tmp_path: Path) -> None:
         true = np.array([each.loss for each in kept if each.kind == "report"])[: len(losses)]
         assert 0 <= losses.min() < losses.max() <= 1
         assert not np.isclose(losses, true).any()
+
+
+def test_answers_that_were_on_their_way_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "run.h5"
+    done = asyndbt("simulate", "synthetic", "-o", "run.h5", *sets(*SETTINGS), folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with Log(path) as log:
+        kinds, workers = log["event/kind"], log["event/worker"]
+        told = np.isin(kinds, privacy.ANSWERS)
+        most = max(int((told & (workers == worker)).sum()) for worker in (1, 2, 3))
+        assert privacy.releases(log) == most
+        busiest = max((1, 2, 3), key=lambda worker: int((told & (workers == worker)).sum()))
+    with h5py.File(path, "r+") as file:
+        hello = np.flatnonzero((kinds == EventKind.HELLO) & (workers == busiest))
+        file["event/kind"][hello[0]] = EventKind.LOST
+    with Log(path) as log:
+        assert privacy.releases(log) == most + 3
 
 
 def test_without_the_accountant_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
