@@ -121,8 +121,9 @@ class Adversary(Section):
 class Privacy(Section):
     """[privacy]: Gaussian noise on losses, 0 for none, before anything is learnt or told of them.
 
-    Losses are clipped to [0, `clip`] nats; the standard deviation is `noise` times the most by
-    which the losses of an answer can then differ, as a vector. `delta` is that of the guarantee.
+    Losses are clipped to [0, `clip`] nats, also a function's, of which negative ones are then all
+    alike; the standard deviation is `noise` times the most by which the losses of an answer can
+    then differ, as a vector. `delta` is that of the guarantee.
     """
 
     noise: Annotated[float, Field(ge=0, le=1e6)] = 0.0

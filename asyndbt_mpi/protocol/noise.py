@@ -9,10 +9,13 @@ the worker's data, and those of a run a composition of as many (Dwork and Roth, 
 """
 
 import math
+import os
 from dataclasses import replace
 
 import numpy as np
+from scipy import special
 
+from asyndbt_mpi.algorithm.types import FloatArray
 from asyndbt_mpi.inputs.trust import Privacy
 from asyndbt_mpi.protocol.blackbox import Answer
 from asyndbt_mpi.protocol.messages import LowerReport, Report, ToServer
@@ -21,8 +24,8 @@ from asyndbt_mpi.protocol.messages import LowerReport, Report, ToServer
 class Noise:
     """Clips losses, and adds noise to them.
 
-    It is drawn from the operating system's entropy, which nobody keeps: whoever knew the seed of
-    the noise could take it off again.
+    It is drawn from the operating system's cryptographic source, and kept nowhere: whoever knew a
+    seed or a state of a generator could take the noise off again.
 
     Parameters
     ----------
@@ -32,7 +35,6 @@ class Noise:
     def __init__(self, privacy: Privacy) -> None:
         self.clip = privacy.clip
         self.multiplier = privacy.noise
-        self._generator = np.random.Generator(np.random.PCG64())
 
     def heard(self, answer: Answer, is_evaluation: bool) -> Answer:
         """``answer`` as the worker may learn from it and tell of it."""
@@ -45,14 +47,22 @@ class Noise:
         return message
 
     def _of_samples(self, answer: Answer) -> Answer:
+        """With nothing beside the losses that is exact."""
         scale = self.multiplier * self.clip * math.sqrt(len(answer.losses))
         clipped = answer.losses.clip(0.0, self.clip)
-        return replace(answer, losses=clipped + self._generator.normal(0.0, scale, clipped.shape))
+        return replace(
+            answer,
+            losses=clipped + scale * normal(len(clipped)),
+            accuracies=np.full_like(clipped, np.nan),
+            row_losses=None,
+            log_probabilities=None,
+            labels=None,
+            bias=None,
+        )
 
     def _of_prompt(self, answer: Answer) -> Answer:
         """Without what loss and accuracy are means of; both are brought back into their ranges."""
-        scale = self.multiplier * math.sqrt(2.0)
-        loss, accuracy = self._generator.normal(0.0, scale, 2)
+        loss, accuracy = self.multiplier * math.sqrt(2.0) * normal(2)
         losses = answer.losses.clip(0.0, self.clip) + self.clip * loss
         losses = losses.clip(0.0, self.clip)
         scores = answer.log_probabilities
@@ -65,3 +75,10 @@ class Noise:
             labels=None,
             bias=None,
         )
+
+
+def normal(count: int) -> FloatArray:
+    """Standard normal numbers (``count``,), each by inversion of one with 53 random bits."""
+    bits = np.frombuffer(os.urandom(8 * count), dtype=np.uint64) >> np.uint64(11)
+    numbers: FloatArray = special.ndtri((bits + 0.5) / 2.0**53)  # never 0
+    return numbers.clip(max=-special.ndtri(0.5 / 2.0**53))  # where one was rounded to 1

@@ -1,9 +1,9 @@
 """What workers keep to themselves with `log.private`, and what they tell in its place.
 
 q stays at home; the losses of single samples and rows are told as their mean, each of them; and
-demonstrations are told by the number of the choice: the how-manieth that differs from all before
-it. By such a number the server can have a prompt scored again, and tell one from another, which is
-all that it uses demonstrations for.
+demonstrations are told by the number of the choice: each that differs from all before it has the
+next one. By such a number the server can have a prompt scored again, and tell one from another,
+which is all that it uses demonstrations for.
 """
 
 from collections.abc import Iterable, Mapping

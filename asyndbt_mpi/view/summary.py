@@ -52,11 +52,11 @@ def print_summary(log: Log, console: Console | None = None) -> None:
     console = console or Console()
     lines = [*run_lines(log), *cost_lines(log), *worker_lines(log)]
     if log.config.privacy.noise:
-        lines.append(guarantee(log.config, releases(log)))
+        lines.append(f"At most {guarantee(log.config, releases(log))}")
     for line in lines:
         console.print(Text(printable(line)))  # others' markup and emoji codes are printed as text
     prompts = learnt_prompts(log, MOST_ROWS)
-    if not prompts:
+    if not (prompts or log.count("report")):
         console.print("No worker's report has been used yet.")
         return
     console.print(learnt_table(log, prompts))
@@ -97,7 +97,7 @@ def learnt_prompts(log: Log, most: int | None = None) -> dict[int, Prompt]:
     """What the first ``most`` workers have learnt.
 
     The prompt that was tested, else the one that won the race, else the best one that was
-    validated, else the newest.
+    validated, else the newest, whose demonstrations a log that is private does not have: (0,).
     """
     tests = newest_tests(log)
     rows = tests[log["evaluation/candidate"][tests] == Candidate.TUNED]
@@ -117,11 +117,12 @@ def learnt_prompts(log: Log, most: int | None = None) -> dict[int, Prompt]:
             prompts[worker] = won.words, won.demonstrations
         elif worker in log.best:
             prompts[worker] = log.best[worker].words, log.best[worker].demonstrations
-        elif worker in row_newest and not log.config.log.private:
+        elif worker in row_newest:
             newest = row_newest[worker]
             p, q = (log.rows(f"report/{name}", newest, newest + 1)[0] for name in "pq")
             if not np.isnan(p).any():  # else log.iterates left it out
-                prompts[worker] = p.argmax(axis=1), q.argmax(axis=1)
+                shown = q[:0] if log.config.log.private else q
+                prompts[worker] = p.argmax(axis=1), shown.argmax(axis=1)
     return prompts
 
 
@@ -200,7 +201,10 @@ def learnt_table(log: Log, prompts: dict[int, Prompt]) -> Table:
     what = "number" if log.config.llm.is_function else "row"
     where = f"{what} in the pool of each class, from 0"
     if log.config.log.private:
-        where = "numbers of choices, which only the worker's own file explains (log.private)"
+        where = (
+            "numbers of choices, which only the worker's own file explains (log.private),"
+            " \N{EN DASH} if none was scored"
+        )
     first = f"; the first {len(prompts)} workers" if log.workers > MOST_ROWS else ""
     table = Table(
         title="What was learnt",
@@ -228,7 +232,8 @@ def best_table(log: Log, found: Outcomes) -> Table | None:
     if not log.best or (log.status == "finished" and found):
         return None
     on = "in validation" if log.config.llm.is_function else "on the validation rows"
-    table = Table(title=f"Best so far {on}", title_justify="left")
+    noisy = ", with noise" * (log.config.privacy.noise > 0)
+    table = Table(title=f"Best so far {on}{noisy}", title_justify="left")
     for name in ("worker", "iteration", "loss"):
         table.add_column(name, justify="right")
     table.add_column("words")
@@ -240,6 +245,8 @@ def best_table(log: Log, found: Outcomes) -> Table | None:
 
 
 def _shown(demonstrations: np.ndarray) -> str:
+    if not demonstrations.size:
+        return "\N{EN DASH}"  # they are not in the log
     return "none" if (demonstrations == WITHOUT).any() else ", ".join(map(str, demonstrations))
 
 

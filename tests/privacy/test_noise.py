@@ -4,10 +4,13 @@ import math
 import sys
 from pathlib import Path
 
+import h5py
+import mpmath as mp
 import numpy as np
 import pytest
-from scipy.optimize import brentq
-from scipy.stats import norm
+from dp_accounting import GaussianDpEvent
+from dp_accounting.pld import PLDAccountant
+from scipy.stats import kstest, norm
 
 from asyndbt_mpi.config import ConfigurationError, load
 from asyndbt_mpi.inputs.trust import Privacy
@@ -16,7 +19,8 @@ from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.protocol.blackbox import Answer
 from asyndbt_mpi.protocol.messages import Costs, LowerReport
-from asyndbt_mpi.protocol.noise import Noise
+from asyndbt_mpi.protocol.noise import Noise, normal
+from asyndbt_mpi.protocol.records import EventKind
 from asyndbt_mpi.view import privacy
 from tests.helpers import asyndbt, sets
 
@@ -46,6 +50,25 @@ def test_the_noise_of_a_step_hides_any_losses_within_the_clip() -> None:
 
 def test_nobody_can_draw_the_same_noise_again() -> None:
     assert not np.array_equal(of_samples([0.1] * SAMPLES), of_samples([0.1] * SAMPLES))
+
+
+def test_the_noise_is_normal_to_its_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kstest(normal(20_000), "norm").pvalue > 1e-6
+    for byte, sign in ((b"\0", -1), (b"\xff", 1)):
+        monkeypatch.setattr("os.urandom", lambda count, byte=byte: byte * count)
+        assert normal(2) == pytest.approx([sign * 8.29, sign * 8.29], abs=0.01)
+
+
+def test_of_a_step_nothing_is_left_without_noise() -> None:
+    answer = Answer(
+        np.full(SAMPLES, 0.3), np.full(SAMPLES, 0.5), 6, 90, labels=np.zeros(6, int),
+        log_probabilities=np.zeros((SAMPLES, 6, 2)), bias=np.zeros((SAMPLES, 2)),
+        row_losses=np.zeros((SAMPLES, 6)),
+    )  # fmt: skip
+    heard = Noise(PRIVACY).heard(answer, False)
+    assert np.isnan(heard.accuracies).all()
+    exact = heard.log_probabilities, heard.labels, heard.bias, heard.row_losses
+    assert exact == (None,) * 4
 
 
 def test_an_evaluation_tells_a_noisy_loss_and_accuracy_alone() -> None:
@@ -79,18 +102,40 @@ def test_a_mean_is_told_within_the_clip() -> None:
         assert message.loss == told
 
 
-def test_epsilon_is_that_of_one_gaussian_mechanism() -> None:
-    """n of multiplier s are one of s / sqrt(n), whose delta is known (Balle and Wang, 2018)."""
-    for noise, count, delta in ((8.0, 60, 1e-5), (1.0, 30, 1e-6), (2.0, 1, 1e-5)):
-        s = noise / math.sqrt(count)
+@pytest.mark.parametrize(
+    ("noise", "count", "delta"),
+    [(8.0, 60, 1e-5), (8.0, 216, 1e-5), (1.0, 30, 1e-6), (2.0, 1, 1e-5), (1e3, 1, 1e-5)],
+)
+def test_epsilon_solves_its_definition(noise: float, count: int, delta: float) -> None:
+    """That of n answers of multiplier s in docs/privacy.md, in 60 digits."""
+    mp.mp.dps = 60
+    mu = mp.sqrt(count) / noise
+    found = mp.mpf(privacy.epsilon(noise, count, delta))
+    below, above = mp.ncdf(mu / 2 - found / mu), mp.ncdf(-mu / 2 - found / mu)
+    assert float(below - mp.exp(found) * above) == pytest.approx(delta, rel=1e-6)
+    assert privacy.epsilon(noise, 0, delta) == 0.0
 
-        def excess(epsilon: float, s: float = s, delta: float = delta) -> float:
-            below, above = 0.5 / s - epsilon * s, -0.5 / s - epsilon * s
-            return norm.cdf(below) - math.exp(epsilon) * norm.cdf(above) - delta
 
-        due = brentq(excess, 0.0, 300.0)
-        assert privacy.epsilon(noise, count, delta) == pytest.approx(due, rel=1e-3)
-    assert privacy.epsilon(1.0, 0, 1e-5) == 0.0
+@pytest.mark.parametrize(("noise", "count", "delta"), [(8.0, 60, 1e-5), (4.0, 5, 1e-6)])
+def test_epsilon_is_that_of_composed_loss_distributions(
+    noise: float, count: int, delta: float
+) -> None:
+    accountant = PLDAccountant()
+    accountant.compose(GaussianDpEvent(noise), count)
+    due = accountant.get_epsilon(delta)
+    assert privacy.epsilon(noise, count, delta) == pytest.approx(due, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("noise", "count"), [(1.0, 390), (0.5, 100), (0.02, 20), (1e-6, 10_000), (1e-6, 10**9)]
+)
+def test_little_noise_is_accounted_for_at_once(noise: float, count: int) -> None:
+    """Then epsilon is close to mu^2 / 2 + mu z, z the quantile of delta."""
+    mu = math.sqrt(count) / noise
+    near = mu**2 / 2 + mu * norm.isf(1e-5)
+    assert privacy.epsilon(noise, count, 1e-5) == pytest.approx(near, rel=5e-3)
+    config = load("synthetic", [*SETTINGS, f"privacy.noise={noise}"])
+    assert "no guarantee that means anything" in privacy.guarantee(config, count)
 
 
 def test_a_run_is_told_its_guarantee_before_and_after(tmp_path: Path) -> None:
@@ -113,6 +158,23 @@ def test_a_run_is_told_its_guarantee_before_and_after(tmp_path: Path) -> None:
         true = np.array([each.loss for each in kept if each.kind == "report"])[: len(losses)]
         assert 0 <= losses.min() < losses.max() <= 1
         assert not np.isclose(losses, true).any()
+
+
+def test_answers_that_were_on_their_way_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "run.h5"
+    done = asyndbt("simulate", "synthetic", "-o", "run.h5", *sets(*SETTINGS), folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with Log(path) as log:
+        kinds, workers = log["event/kind"], log["event/worker"]
+        told = np.isin(kinds, privacy.ANSWERS)
+        most = max(int((told & (workers == worker)).sum()) for worker in (1, 2, 3))
+        assert privacy.releases(log) == most
+        busiest = max((1, 2, 3), key=lambda worker: int((told & (workers == worker)).sum()))
+    with h5py.File(path, "r+") as file:
+        hello = np.flatnonzero((kinds == EventKind.HELLO) & (workers == busiest))
+        file["event/kind"][hello[0]] = EventKind.LOST
+    with Log(path) as log:
+        assert privacy.releases(log) == most + 3
 
 
 def test_without_the_accountant_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """With log.private q, losses of samples and demonstrations stay home, and runs are the same."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.protocol.wire import Codec
 from asyndbt_mpi.transport.delay import Delays
 from asyndbt_mpi.transport.virtual import VirtualCluster
+from asyndbt_mpi.view.summary import learnt_prompts
 from tests.conftest import Opinionated
 from tests.helpers import Result, asyndbt, complaints, sets
 
@@ -97,6 +99,23 @@ def test_the_run_is_the_same_and_its_secrets_are_at_home(private: Path) -> None:
         known = {each.choice for each in kept}
         of_worker = log["evaluation/demonstrations"][log["evaluation/worker"] == EVERYONE[-1]]
         assert set(of_worker.ravel().tolist()) <= known
+
+
+def test_words_are_shown_of_a_run_without_evaluations(tmp_path: Path) -> None:
+    done = simulated(tmp_path, "log.private=true", "run.evaluate_every=0")
+    assert done.returncode == 0, done.stderr
+    with Log(tmp_path / "run.h5") as log:
+        newest = {v: log["report/p"][log["report/worker"] == v][-1] for v in EVERYONE}
+        learnt, vocabulary = learnt_prompts(log), log.vocabulary
+    assert sorted(learnt) == EVERYONE
+    said = asyndbt("show", "run.h5", folder=tmp_path).stdout
+    assert "No worker's report" not in said
+    for worker, (words, demonstrations) in learnt.items():
+        np.testing.assert_array_equal(words, newest[worker].argmax(axis=1))
+        assert not demonstrations.size
+        first = re.escape(vocabulary[words[0]])  # the table breaks the others
+        assert re.search(f"\\b{worker}\\W+{first} .*\N{EN DASH}", said)
+    assert "consensus" in said
 
 
 def test_what_reads_a_log_works_or_says_why_not(private: Path) -> None:
