@@ -119,7 +119,11 @@ class Adoption:
         phi = self.logged.estimate(number)
         if phi is None or round_ < self._rounds - 1:
             return reply
-        p = phi[0][worker - 1]
+        p, algorithm = phi[0][worker - 1], self.server.algorithm
+        if not algorithm.aggregation.is_mean and np.array_equal(p, algorithm.p[worker - 1]):
+            # It was too far from phi (`AsynDBT._plausible`): what it sent is in no log.
+            algorithm.known_phi = phi
+            return reply
         if not self._same(onto_simplex(reply.p), p):
             self._doubted.add(worker)
             self._take_next_estimate()

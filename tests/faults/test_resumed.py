@@ -62,7 +62,8 @@ def test_an_estimate_of_phi_is_taken_as_it_is_logged(
     tmp_path: Path, rounds: int, leaves: tuple[Mishap, ...]
 ) -> None:
     """What the first rounds' liar sent is in no log; phi is."""
-    path, settings = tmp_path / "run.h5", (*ALL, f"algorithm.lower_steps={rounds}")
+    settings = (*ALL, f"algorithm.lower_steps={rounds}", "defence.aggregator=rsa")
+    path = tmp_path / "run.h5"
     start(path, Plan(liar=2, lies="phi", term=34, mishaps=leaves), settings)
     with Log(path) as log:
         assert len(log["plane/id"]) > 0
@@ -72,6 +73,20 @@ def test_an_estimate_of_phi_is_taken_as_it_is_logged(
         assert (log.status, log.committed) == ("finished", ITERATIONS)
     if not leaves:
         assert any("the estimates of phi from iteration 2 on" in line for line in life.said)
+    assert verify(path).violations == []
+
+
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_who_was_too_far_from_phi_is_taken_as_the_server_took_it(
+    tmp_path: Path, rounds: int
+) -> None:
+    """By default its own p is in the log, in place of what it sent."""
+    path, settings = tmp_path / "run.h5", (*ALL, f"algorithm.lower_steps={rounds}")
+    start(path, Plan(liar=2, lies="phi", term=34), settings)
+    life = start(path, Plan(), settings)
+    assert life.code == DONE, life.said
+    with Log(path) as log:
+        assert (log.status, log.committed) == ("finished", ITERATIONS)
     assert verify(path).violations == []
 
 
