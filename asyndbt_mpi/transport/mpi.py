@@ -2,8 +2,8 @@
 
 Messages travel as buffers by non-blocking sends on a duplicate of the world communicator;
 receives are matched probes, so that any rank's message is received as soon as it has arrived, and
-not a byte of one that is too long. Workers listen to rank 0 alone. A waiting rank sleeps until one
-of its machine rings at it (see `bell`), and looks for messages of others at growing intervals.
+not a byte of one that is too long. Workers listen to rank 0 alone. A waiting rank backs off and
+sleeps instead of spinning on a core.
 
 Under an MPI library with user-level failure mitigation (Open MPI's `mpiexec --with-ft ulfm`) rank
 0 learns of ranks that died. After a death MPI_Finalize may hang, so all ranks then leave through
@@ -15,7 +15,6 @@ Importing this module starts MPI, or raises a `launcher.Misfit` if that would en
 import atexit
 import math
 import os
-import secrets
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -26,7 +25,6 @@ import numpy as np
 
 from asyndbt_mpi.protocol.messages import MalformedMessage, Message
 from asyndbt_mpi.protocol.wire import Buffer, Codec
-from asyndbt_mpi.transport.bell import Bell
 from asyndbt_mpi.transport.launcher import Misfit, aborts, launched
 
 # Otherwise mpi4py would start MPI before the library's name is known.
@@ -54,8 +52,6 @@ SPIN_SECONDS = 5e-3
 fast black box; after that it sleeps."""
 SLEEP_SHARE = 1 / 16
 SHORTEST_SLEEP, LONGEST_SLEEP = 5e-5, 5e-3
-SHORTEST_AT_BELL = 1e-3
-"""Where every message is announced by a ring; but a long one may need both ranks to be awake."""
 STANDSTILL_SECONDS = 0.25
 """Seconds; if two checks are further apart, this process was stopped or otherwise busy."""
 ARRIVAL_SECONDS = 1e-3
@@ -117,12 +113,8 @@ class Channel:
         self.codec = codec
         self.rank = comm.Get_rank()
         self.size = comm.Get_size()
-        server = self.rank == SERVER
-        shown = np.array([clock, float(secrets.randbits(53))])
-        # Rank 0 can be rung at before anybody knows how.
-        bell = Bell(int(shown[1]), SERVER, range(1, self.size)) if server else None
+        shown = np.array([clock])
         complete(self.comm, self.comm.Ibcast(shown, SERVER), patience, shown)
-        self.bell = bell or Bell(int(shown[1]), self.rank, [SERVER])
         self._started = time.perf_counter() - float(shown[0])
         self._fault_tolerant = survives_deaths()
         # Ranks whose death has not been handled yet, and all that are known to be gone.
@@ -134,6 +126,7 @@ class Channel:
         self._copies: dict[int, tuple[MPI.Request, Buffer]] = {}
         self._status = MPI.Status()
         self.barred: set[int] = set()
+        server = self.rank == SERVER
         self._source = MPI.ANY_SOURCE if server else SERVER
         self._longest = codec.longest_to_server if server else codec.longest_to_worker
         # Messages that are not received stay matched, or they would be found again and again.
@@ -156,7 +149,6 @@ class Channel:
             self._sends.append((self.comm.Isend((buffer, MPI.BYTE), rank), buffer))
         except MPI.Exception as error:
             self._notice(error)
-        self.bell.ring(rank)
 
     def show(self, ranks: Iterable[int], message: Message) -> None:
         """Start to send a copy of ``message`` to other workers, to be taken by `shown`.
@@ -289,7 +281,7 @@ class Channel:
 
     def receive(self, until: Callable[[], bool] = lambda: False) -> tuple[int, Buffer] | None:
         """Wait for a message; None if ``until`` became true first."""
-        for _ in backoff(self.bell):
+        for _ in backoff():
             arrived = self.poll()
             if arrived is not None:
                 return arrived
@@ -328,7 +320,6 @@ class Channel:
                 barrier = self.comm.Ibarrier()
             if barrier is not None and barrier.Test():
                 self.comm.Free()
-                self.bell.close()
                 return True
         return False
 
@@ -353,23 +344,20 @@ def leave_at_exit() -> None:
     atexit.register(lambda: leave(int(hasattr(sys, "last_type"))))
 
 
-def backoff(bell: Bell | None = None) -> Iterator[None]:
+def backoff() -> Iterator[None]:
     """Yields at growing intervals: after yielding the core at first, then after sleeps.
 
     A sleep is a fixed share of the wait so far: an event is noticed late by no more than that
-    share, and a long wait costs almost nothing. A ``bell`` that is enough wakes from it.
+    share, and a long wait costs almost nothing.
     """
     started = time.perf_counter()
     while True:
         yield
         waited = time.perf_counter() - started
-        seconds = min(max(waited * SLEEP_SHARE, SHORTEST_SLEEP), LONGEST_SLEEP)
-        if bell is not None and bell.is_enough:
-            bell.sleep(max(seconds, SHORTEST_AT_BELL))
-        elif waited < SPIN_SECONDS:
+        if waited < SPIN_SECONDS:
             os.sched_yield()
         else:
-            time.sleep(seconds)
+            time.sleep(min(max(waited * SLEEP_SHARE, SHORTEST_SLEEP), LONGEST_SLEEP))
 
 
 def backoff_for(seconds: float) -> Iterator[None]:
