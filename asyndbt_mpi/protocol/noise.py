@@ -13,7 +13,6 @@ import os
 from dataclasses import replace
 
 import numpy as np
-from scipy import special
 
 from asyndbt_mpi.algorithm.types import FloatArray
 from asyndbt_mpi.inputs.trust import Privacy
@@ -79,6 +78,8 @@ class Noise:
 
 def normal(count: int) -> FloatArray:
     """Standard normal numbers (``count``,), each by inversion of one with 53 random bits."""
+    from scipy import special  # a tenth of a second for every command, and few have noise
+
     bits = np.frombuffer(os.urandom(8 * count), dtype=np.uint64) >> np.uint64(11)
     numbers: FloatArray = special.ndtri((bits + 0.5) / 2.0**53)  # never 0
     return numbers.clip(max=-special.ndtri(0.5 / 2.0**53))  # where one was rounded to 1
