@@ -23,6 +23,7 @@ while algorithm.ready(members):
 """
 
 from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 
@@ -273,28 +274,16 @@ class AsynDBT:
         return committed
 
     def _take(self, used: list[UsedReport], indices: IntArray) -> None:
-        """The workers' newest values, put on the simplex wherever they lie (D6)."""
-        reported_p = np.array([each.report.p for each in used])
-        p = onto_simplex(reported_p)
-        if p is not reported_p:
-            for row, each in enumerate(used):
-                each.report = replace(each.report, p=p[row])
+        """The workers' newest values."""
+        p = _on_simplex(used, "p")
         if len(self.polyhedron):
             self.polyhedron.move_workers(indices, p - self.p[indices])
         self.p[indices] = p
         if self._is_private:
             self.choice[indices] = [each.report.choice for each in used]
         else:
-            self._take_q(used, indices)
+            self.q[indices] = _on_simplex(used, "q")
         self.loss[indices] = [each.report.loss for each in used]
-
-    def _take_q(self, used: list[UsedReport], indices: IntArray) -> None:
-        reported = np.array([each.report.q for each in used])
-        q = onto_simplex(reported)
-        if q is not reported:
-            for row, each in enumerate(used):
-                each.report = replace(each.report, q=q[row])
-        self.q[indices] = q
 
     def _plausible(self, lower: LowerLevel) -> FloatArray:
         """phi_p (R, M, N), and p for a worker that is much further from it than the median one.
@@ -329,3 +318,14 @@ class AsynDBT:
             plane=plane,
             drops=drops + displaced,
         )
+
+
+def _on_simplex(used: list[UsedReport], name: Literal["p", "q"]) -> FloatArray:
+    """What the reports have of ``name``, put on the simplex wherever it lies, there too (D6)."""
+    reported: FloatArray = np.array([getattr(each.report, name) for each in used])
+    projected = onto_simplex(reported)
+    if projected is not reported:
+        for row, each in enumerate(used):
+            moved: dict[str, Any] = {name: projected[row]}
+            each.report = replace(each.report, **moved)
+    return projected
