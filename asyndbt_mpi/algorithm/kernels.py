@@ -178,7 +178,7 @@ def weigh_drawn(drawn: IntArray, weights: FloatArray, weighed: FloatArray) -> No
 def leave_one_out(
     probabilities: FloatArray, drawn: IntArray, losses: FloatArray, means: FloatArray, least: float
 ) -> FloatArray:
-    """Gradients (W, rows, n) of `estimator.leave_one_out`; probabilities count as at least ``least``.
+    """Gradients (W, rows, n) of `estimator.leave_one_out`; none counts as under ``least``.
 
     ``drawn`` is (W, I, rows), ``losses`` (W, I), and ``means`` (W,) are those of the losses.
     """
