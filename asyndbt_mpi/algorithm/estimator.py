@@ -140,25 +140,17 @@ def leave_one_out(probabilities: FloatArray, drawn: IntArray, losses: FloatArray
         (..., rows, n), an estimate of the gradient of E[loss] in ``probabilities``
     """
     # d log Cat(j; p) / dp = e_j / p_j for the drawn category j.
-    weight_drawn = _weight_drawn(probabilities.shape, drawn, _weights(losses))
-    gradient: FloatArray = weight_drawn / np.maximum(probabilities, SMALLEST_PROBABILITY)
-    return gradient
-
-
-def _weights(losses: FloatArray) -> FloatArray:
-    """Weight of each sample; centred by the mean, over I - 1: the leave-one-out baseline."""
     samples = losses.shape[-1]
-    weights: FloatArray = losses - np.add.reduce(losses, axis=-1, keepdims=True) / samples
-    weights /= samples - 1
-    return weights
-
-
-def _weight_drawn(shape: tuple[int, ...], drawn: IntArray, weights: FloatArray) -> FloatArray:
-    """Sum of the ``weights`` (..., I) of the samples that drew each category; ``shape``."""
-    weighed: FloatArray = np.zeros(shape)
-    samples = weights.shape[-1]
-    kernels.weigh_drawn(_stack(drawn), weights.reshape(-1, samples), _stack(weighed))
-    return weighed
+    means = np.add.reduce(losses, axis=-1) / samples
+    given, of_stack = _stack(probabilities), losses.reshape(-1, samples)
+    gradient = kernels.leave_one_out(
+        np.ascontiguousarray(given),
+        _stack(drawn),
+        of_stack,
+        means.reshape(-1),
+        SMALLEST_PROBABILITY,
+    )
+    return gradient.reshape(probabilities.shape)
 
 
 def _stack(x: Array) -> Array:
@@ -173,11 +165,11 @@ def bdpl(probabilities: FloatArray, drawn: IntArray, losses: FloatArray) -> Floa
     Kept for comparison. Its mean before clipping is twice the gradient centred by the
     baseline, at a far higher variance. Parameters and result as in `leave_one_out`.
     """
-    weights = _weights(losses)
-    drawn_less_others = (
-        2.0 * _weight_drawn(probabilities.shape, drawn, weights)
-        - weights.sum(axis=-1)[..., None, None]
-    )
+    samples = losses.shape[-1]
+    weights = (losses - np.add.reduce(losses, axis=-1, keepdims=True) / samples) / (samples - 1)
+    weighed = np.zeros(probabilities.shape)
+    kernels.weigh_drawn(_stack(drawn), weights.reshape(-1, samples), _stack(weighed))
+    drawn_less_others = 2.0 * weighed - weights.sum(axis=-1)[..., None, None]
     gradient: FloatArray = drawn_less_others / np.maximum(probabilities, SMALLEST_PROBABILITY)
     norm = np.linalg.norm(gradient, axis=(-2, -1), keepdims=True)
     gradient *= np.minimum(1.0, BDPL_NORM / np.maximum(norm, SMALLEST_PROBABILITY))

@@ -70,6 +70,16 @@ def _machine_code(
     return cast(Kernel, kept)
 
 
+@compiled
+def within(numbers: np.ndarray, least: float, most: float) -> bool:
+    """Whether every one of ``numbers`` (n,) is from ``least`` to ``most``; NaN is not."""
+    inside = 0
+    for i in range(len(numbers)):  # by index: else it is not done in vector units
+        if least <= numbers[i] and numbers[i] <= most:
+            inside += 1
+    return inside == len(numbers)
+
+
 @reordered
 def project(x: FloatArray, allowed: BoolArray) -> None:
     """Replace each row of x (W, rows, n) by the nearest probability vector, in place.
@@ -165,6 +175,28 @@ def weigh_drawn(drawn: IntArray, weights: FloatArray, weighed: FloatArray) -> No
 
 
 @compiled
+def leave_one_out(
+    probabilities: FloatArray, drawn: IntArray, losses: FloatArray, means: FloatArray, least: float
+) -> FloatArray:
+    """Gradients (W, rows, n) of `estimator.leave_one_out`; none counts as under ``least``.
+
+    ``drawn`` is (W, I, rows), ``losses`` (W, I), and ``means`` (W,) are those of the losses.
+    """
+    stack, samples, rows = drawn.shape
+    size = probabilities.shape[2]
+    gradient = np.zeros(probabilities.shape)
+    for w in range(stack):
+        for s in range(samples):
+            weight = (losses[w, s] - means[w]) / (samples - 1)
+            for i in range(rows):
+                gradient[w, i, drawn[w, s, i]] += weight
+        for i in range(rows):
+            for j in range(size):
+                gradient[w, i, j] /= max(probabilities[w, i, j], least)
+    return gradient
+
+
+@compiled
 def adam(
     x: FloatArray,
     gradient: FloatArray,
@@ -175,13 +207,15 @@ def adam(
     step_size: float,
     decays: tuple[float, float],
     stabiliser: float,
-) -> FloatArray:
+) -> tuple[FloatArray, bool]:
     """x (W, rows, n) after a step of Adam; also updates the moments of ``members``.
 
     ``first`` and ``second`` hold the moments of the whole stack, ``powers`` (members, 2) its
-    ``decays`` to the power of each member's number of steps.
+    ``decays`` to the power of each member's number of steps. Beside x it is returned whether the
+    second moments of ``members`` are finite.
     """
     moved = np.empty(x.shape)
+    finite = True
     rows, size = x.shape[1:]
     for w in range(len(members)):
         member = members[w]
@@ -196,9 +230,10 @@ def adam(
                 square = decays[1] * second[member, i, j] + (1.0 - decays[1]) * slope * slope
                 first[member, i, j] = mean
                 second[member, i, j] = square
+                finite &= square < np.inf  # which NaN is not
                 spread = np.sqrt(square * correction) + stabiliser
                 moved[w, i, j] = x[w, i, j] - scale * mean / spread
-    return moved
+    return moved, finite
 
 
 @reordered

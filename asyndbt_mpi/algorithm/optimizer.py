@@ -12,11 +12,16 @@ from typing import TypeAlias
 import numpy as np
 
 from asyndbt_mpi.algorithm import kernels
-from asyndbt_mpi.algorithm.simplex import check_finite, project_in_place
+from asyndbt_mpi.algorithm.simplex import check_finite, not_finite, project_in_place
 from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
 
 Members: TypeAlias = IntArray | EllipsisType
 """Indices into the stack, or ``...`` for all members."""
+
+
+def of(members: Members, stack: BoolArray) -> BoolArray:
+    """The rows of ``stack`` that belong to ``members``."""
+    return stack if isinstance(members, EllipsisType) else stack.take(members, axis=0)
 
 
 class Sgd:
@@ -45,7 +50,7 @@ class Sgd:
         return self._projected(x - self.step_size * gradient, members)
 
     def _projected(self, moved: FloatArray, members: Members) -> FloatArray:
-        project_in_place(moved, None if self.allowed is None else self.allowed[members])
+        project_in_place(moved, None if self.allowed is None else of(members, self.allowed))
         return moved
 
 
@@ -75,7 +80,7 @@ class Adam(Sgd):
     def step(self, x: FloatArray, gradient: FloatArray, members: Members = ...) -> FloatArray:
         """One step scaled by the moments of past gradients, projected."""
         stack = -1, *x.shape[-2:]
-        moved = kernels.adam(
+        moved, finite = kernels.adam(
             x.reshape(stack),
             gradient.reshape(stack),
             self._everyone if isinstance(members, EllipsisType) else members,
@@ -87,7 +92,8 @@ class Adam(Sgd):
             self.stabiliser,
         )
         # Dividing by an infinite square would silently stop the variable.
-        check_finite(self.second[members])
+        if not finite:
+            raise not_finite()
         return self._projected(moved.reshape(x.shape), members)
 
 
@@ -107,7 +113,7 @@ class Mirror(Sgd):
         # A row can underflow only if all its mass is where the gradient is worst.
         total = weighted.sum(axis=-1, keepdims=True)
         moved = np.where(total > 0, weighted / np.where(total > 0, total, 1.0), x)
-        floor = LEAST if self.allowed is None else LEAST * self.allowed[members]
+        floor = LEAST if self.allowed is None else LEAST * of(members, self.allowed)
         moved = np.maximum(moved, floor)
         moved /= moved.sum(axis=-1, keepdims=True)
         return moved

@@ -14,10 +14,18 @@ ON_SIMPLEX = 1e-9
 ALL_ALLOWED: BoolArray = np.zeros((0, 0, 0), dtype=np.bool_)
 
 
+LARGEST = float(np.finfo(np.float64).max)
+
+
 def check_finite(x: FloatArray) -> None:
     """Raise a FloatingPointError if a number is infinite or NaN."""
-    if not np.isfinite(x).all():
-        raise FloatingPointError("a step has led to numbers that are not finite")
+    if not kernels.within(x.reshape(-1), -LARGEST, LARGEST):
+        raise not_finite()
+
+
+def not_finite() -> FloatingPointError:
+    """The error of a step that leads nowhere."""
+    return FloatingPointError("a step has led to numbers that are not finite")
 
 
 def project(x: FloatArray, allowed: BoolArray | None = None) -> FloatArray:

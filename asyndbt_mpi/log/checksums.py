@@ -7,7 +7,8 @@ reader counts. Whoever can write the file can write its checksums as well.
 """
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import h5py
 import numpy as np
@@ -32,7 +33,7 @@ def of_rows(column: Column, rows: np.ndarray, before: int = 0) -> int:
     return _of_array(rows, before)
 
 
-def of_some(column: Column, values: Sequence[object], before: int = 0) -> int:
+def of_some(column: Column, values: Iterable[Any], before: int = 0) -> int:
     """As `of_rows`, of a value for each row, None where it is left out."""
     if column.dtype == schema.TEXT:
         return zlib.crc32(b"".join(_bytes_of(text or b"") + b"\0" for text in values), before)

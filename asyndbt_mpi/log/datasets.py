@@ -1,6 +1,7 @@
 """The datasets of a log's file: making them, in chunks that suit the run, and adding rows."""
 
 from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import h5py
 import numpy as np
@@ -9,6 +10,9 @@ from asyndbt_mpi.config import Config
 from asyndbt_mpi.log import checksums, schema
 from asyndbt_mpi.log.schema import Column
 from asyndbt_mpi.protocol.messages import Shapes
+
+Values: TypeAlias = Sequence[Any] | np.ndarray
+"""Of a column, one for each row."""
 
 CHUNK_BYTES = 1 << 18
 LONGEST_CHUNK = 512
@@ -55,7 +59,11 @@ def create_texts(
 
 
 def append(
-    dataset: h5py.Dataset, column: Column, start: int, values: Sequence[object], checksum: int = 0
+    dataset: h5py.Dataset,
+    column: Column,
+    start: int,
+    values: Values,
+    checksum: int = 0,
 ) -> int:
     """Write one row for each of ``values`` from row ``start``, which is the dataset's end.
 
@@ -64,7 +72,9 @@ def append(
     h5py's low-level calls: with batches this small, its indexing would cost more than HDF5.
     """
     row = dataset.shape[1:]
-    if row:
+    if isinstance(values, np.ndarray):
+        block = np.ascontiguousarray(values, column.dtype)
+    elif row:
         # Of many small arrays this takes a fraction of what np.array takes.
         arrays = [np.asarray(value) for value in values]
         block = np.concatenate(arrays, dtype=column.dtype).reshape(len(values), *row)
@@ -79,7 +89,7 @@ def append(
 
 
 def append_some(
-    dataset: h5py.Dataset, column: Column, start: int, values: Sequence[object], checksum: int = 0
+    dataset: h5py.Dataset, column: Column, start: int, values: Values, checksum: int = 0
 ) -> int:
     """As `append`, but None leaves a row at the fill value, where it takes no room."""
     dataset.resize(start + len(values), axis=0)

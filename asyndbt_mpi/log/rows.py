@@ -14,6 +14,9 @@ from asyndbt_mpi.protocol.records import Estimation, Evaluation, Event, Iteratio
 Row: TypeAlias = tuple[object, ...]
 """Values of the columns; None leaves it out."""
 
+BLOCKS = ("dual",)
+"""Groups that have many rows for each iteration, which are taken in together."""
+
 SEVEN_COUNTS = re.compile("[0-9]{1,20}(?: [0-9]{1,20}){6}")
 
 
@@ -51,10 +54,10 @@ def report_row(used: UsedReport, iteration: int, keep: bool) -> Row:
     )
 
 
-def dual_rows(iteration: Iteration) -> list[Row]:
-    """Rows of /dual, one for each plane in force."""
-    planes, duals = iteration.planes.tolist(), iteration.duals
-    return [(iteration.number, plane, dual) for plane, dual in zip(planes, duals, strict=True)]
+def dual_block(iteration: Iteration) -> Row:
+    """Rows of /dual, one for each plane in force: the values are arrays of them; see `BLOCKS`."""
+    planes = iteration.planes
+    return np.full(len(planes), iteration.number), planes, iteration.duals
 
 
 def lower_row(estimation: Estimation) -> Row:

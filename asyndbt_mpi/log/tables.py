@@ -77,17 +77,20 @@ class Tables:
             self._batches.end(self.lengths)
 
     def _append_rows(self, group: str, new: Sequence[rows.Row]) -> None:
-        for column, values in zip(self._groups[group], zip(*new, strict=True), strict=True):
+        columns: list[datasets.Values] = list(zip(*new, strict=True))
+        if group in rows.BLOCKS:
+            columns = [np.concatenate(blocks) for blocks in columns]
+        for column, values in zip(self._groups[group], columns, strict=True):
             start = self.lengths[group] + (column.path == "iteration/z")  # its row 0: the start
             self._append(column, start, values)
-        self.lengths[group] += len(new)
+        self.lengths[group] += len(columns[0])
 
     def begin(self, z0: FloatArray) -> None:
         """The first batch: row 0 of /iteration/z alone."""
         self._append(self._groups["iteration"][0], 0, [z0])
         self._batches.end(self.lengths)
 
-    def _append(self, column: Column, start: int, values: Sequence[object]) -> None:
+    def _append(self, column: Column, start: int, values: datasets.Values) -> None:
         some = column.dtype == schema.TEXT or (column.iterate and self._every > 1)
         some |= column.path in self._left_out
         append = datasets.append_some if some else datasets.append

@@ -294,7 +294,8 @@ class Writer:
         self.waiting["report"].extend(
             rows.report_row(used, iteration.number, keep) for used in iteration.reports
         )
-        self.waiting["dual"].extend(rows.dual_rows(iteration))
+        if len(iteration.planes):
+            self.waiting["dual"].append(rows.dual_block(iteration))
         if iteration.estimation is not None:
             self._gather_estimation(iteration.estimation)
         self._withheld = []

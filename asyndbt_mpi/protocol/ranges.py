@@ -10,7 +10,7 @@ import numpy as np
 
 
 class Range(NamedTuple):
-    """From ``least`` to ``most``, both included."""
+    """From ``least`` to ``most``, both included; both are float, also in ranges of integers."""
 
     least: float
     most: float
@@ -20,7 +20,10 @@ class Range(NamedTuple):
         return self.least <= number <= self.most
 
     def holds_all(self, numbers: np.ndarray) -> bool:
-        """Whether every one of ``numbers`` is within; NaN is not."""
+        """Whether every one of ``numbers`` is within; NaN is not.
+
+        Without the compiler, which viewers of a log need not load; messages have `kernels.within`.
+        """
         # A NaN is the minimum and the maximum of whatever it is among.
         least, most = np.minimum.reduce(numbers, axis=None), np.maximum.reduce(numbers, axis=None)
         return bool(self.least <= least and most <= self.most)
@@ -34,19 +37,19 @@ class Range(NamedTuple):
         return f"[{self.least:g}, {self.most:g}]"
 
 
-COUNT = Range(0, 2**40)
+COUNT = Range(0.0, 2.0**40)
 """Of calls, tokens, prompts or seconds; sums over a run then fit into 64 bits."""
 
-ORDINAL = Range(0, 2**53)
+ORDINAL = Range(0.0, 2.0**53)
 """Numbers of iterations, assignments, estimations."""
 
-LOSS = Range(0, 1e100)
+LOSS = Range(0.0, 1e100)
 """A mean negative log-probability."""
 
 FREE_LOSS = Range(-1e100, 1e100)
 """The loss of a function that stands for a language model: it has no least value."""
 
-PROBABILITY = Range(0, 1)
+PROBABILITY = Range(0.0, 1.0)
 
 LOG_PROBABILITY = Range(-1e100, 1e-6)
 """Of a label, or of its mean probability over some rows; up to a model's rounding."""
@@ -61,8 +64,8 @@ RANGES = {
     "estimation": ORDINAL,
     "answers": ORDINAL,
     "rank": ORDINAL,
-    "choice": Range(0, 2**31 - 2),
-    "halvings": Range(0, 62),
+    "choice": Range(0.0, 2.0**31 - 2.0),
+    "halvings": Range(0.0, 62.0),
     "prompts": COUNT,
     "calls": COUNT,
     "prompt_tokens": COUNT,
@@ -71,8 +74,8 @@ RANGES = {
     "compute_seconds": COUNT,
     "time": COUNT,
     "sent_time": COUNT,
-    "grad_p_norm": Range(0, 1e150),
-    "grad_q_norm": Range(0, 1e150),
+    "grad_p_norm": Range(0.0, 1e150),
+    "grad_q_norm": Range(0.0, 1e150),
     "accuracy": PROBABILITY,
     "bias": LOG_PROBABILITY,
     "log_probabilities": LOG_PROBABILITY,

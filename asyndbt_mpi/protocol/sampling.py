@@ -45,7 +45,9 @@ class Draws:
         held = [self._data_sizes[worker].rows[Split.TRAIN] for worker, _ in keys]
         for_all_samples = self._samples * sum(sizes)
         # 2 where a worker has fewer rows than another: none of its own draws comes after it.
-        uniform = np.full((len(keys), for_all_samples + max(held)), 2.0)
+        most = max(held)
+        of_each = len(keys), for_all_samples + most
+        uniform = np.empty(of_each) if min(held) == most else np.full(of_each, 2.0)
         for index, (worker, number) in enumerate(keys):
             generator = self._streams.at(self._seed, worker, number, purpose)
             generator.random(out=uniform[index, : for_all_samples + held[index]])
@@ -102,4 +104,4 @@ class Realisations:
                 self._streams.at(self._seed, worker, estimation, purpose).random(out=uniform[row])
             self.k[drawing] = sample(q[drawing], uniform)[:, 0]
             self._estimation[drawing] = [estimation for _, estimation in new.values()]
-        return self.k[indices]
+        return self.k.take(indices, axis=0)

@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from asyndbt_mpi.algorithm import kernels
 from asyndbt_mpi.algorithm.pooling import SPREADS
 from asyndbt_mpi.protocol.messages import (
     WITHOUT,
@@ -68,6 +69,7 @@ KINDS: tuple[type, ...] = (
 )
 NUMBER = {kind: number for number, kind in enumerate(KINDS)}
 WITH_TEXT = (Hello, Failure)
+COSTS = [field.name for field in fields(Costs)]
 COST_BOUNDS = [field.name for field in fields(CostBounds)]
 
 
@@ -285,7 +287,7 @@ class Codec:
     def _check_losses(self, message: Report | LowerReport) -> None:
         losses, loss = message.losses, message.loss
         _hold(message, "loss", self.loss, loss)
-        if not self.loss.holds_all(losses):
+        if not _holds_all(self.loss, losses):
             raise _outside(message, "losses", "holds a number", self.loss)
         mean = float(np.add.reduce(losses)) / len(losses)
         if abs(loss - mean) > SAME_MEAN * max(1.0, abs(mean)):
@@ -305,12 +307,12 @@ class Codec:
         if rows is None:
             return
         if isinstance(rows, RowLosses):
-            if not self.loss.holds_all(rows.losses):
+            if not _holds_all(self.loss, rows.losses):
                 raise _outside(message, "losses", "holds a number", self.loss)
             self._check_mean(message, "loss", float(rows.losses.mean()))
             return
         due = RANGES["log_probabilities"]
-        if not due.holds_all(rows.log_probabilities):
+        if not _holds_all(due, rows.log_probabilities):
             raise _outside(message, "log_probabilities", "holds a number", due)
         if not is_normalised(rows.log_probabilities):
             raise MalformedMessage("EvaluationReport.log_probabilities are not normalised")
@@ -448,6 +450,10 @@ def _hold(message: Message, name: str, due: Range, number: float) -> None:
         raise _outside(message, name, f"is {number},", due)
 
 
+def _holds_all(due: Range, numbers: np.ndarray) -> bool:
+    return kernels.within(numbers.reshape(-1), due.least, due.most)
+
+
 def _within(message: Message, *names: str) -> None:
     for name in names:
         _hold(message, name, RANGES[name], getattr(message, name))
@@ -455,15 +461,14 @@ def _within(message: Message, *names: str) -> None:
 
 def _all_within(message: Message, *names: str) -> None:
     for name in names:
-        if not RANGES[name].holds_all(getattr(message, name)):
+        if not _holds_all(RANGES[name], getattr(message, name)):
             raise _outside(message, name, "holds a number", RANGES[name])
 
 
 def _check_costs(message: Report | LowerReport | EvaluationReport) -> None:
     costs = message.costs
-    for name in ("prompts", "calls", "prompt_tokens", "completion_tokens", "unrecognised"):
+    for name in COSTS:
         _hold(message, name, RANGES[name], getattr(costs, name))
-    _hold(message, "compute_seconds", RANGES["compute_seconds"], costs.compute_seconds)
     if costs.unrecognised > costs.prompts:
         raise MalformedMessage(
             f"{type(message).__name__}.unrecognised is {costs.unrecognised},"
@@ -472,7 +477,7 @@ def _check_costs(message: Report | LowerReport | EvaluationReport) -> None:
 
 
 def _check_indices(message: Message, name: str, indices: np.ndarray, size: int) -> None:
-    if not 0 <= indices.min() <= indices.max() < size:
+    if not kernels.within(indices, 0.0, size - 1.0):
         raise MalformedMessage(
             f"{type(message).__name__}.{name} {indices.tolist()} are outside [0, {size})"
         )

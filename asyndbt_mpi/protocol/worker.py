@@ -116,6 +116,17 @@ class Workers:
         self._noise = Noise(config.privacy) if config.privacy.noise else None
         self._asked: dict[int, _Asked[Any]] = {}
         self._working = set(data_sizes)
+        self._ask: dict[type, Callable[..., Sequence[AnyQuery | None]]] = {
+            Assignment: self._ask_upper,
+            LowerAssignment: self._ask_lower,
+            EvaluationRequest: self._ask_evaluation,
+            **dict.fromkeys((Stop, Reset, Restore), lambda messages: [None] * len(messages)),
+        }
+        self._finish: dict[type, Callable[..., list[ToServer]]] = {
+            Assignment: self._step,
+            LowerAssignment: self._lower_step,
+            EvaluationRequest: self._evaluation_reports,
+        }
 
     @property
     def stopped(self) -> bool:
@@ -190,13 +201,7 @@ class Workers:
                 self.start_afresh(worker, message.p)
             elif isinstance(message, Restore):
                 self.restore(worker, message.state)
-        ask: dict[type, Callable[..., Sequence[AnyQuery | None]]] = {
-            Assignment: self._ask_upper,
-            LowerAssignment: self._ask_lower,
-            EvaluationRequest: self._ask_evaluation,
-            **dict.fromkeys((Stop, Reset, Restore), lambda messages: [None] * len(messages)),
-        }
-        return _by_kind(messages, [type(message) for _, message in messages], ask)
+        return _by_kind(messages, [type(message) for _, message in messages], self._ask)
 
     def answer(self, completed: Sequence[Completed]) -> list[ToServer]:
         """Finish the assignments whose answers have come; a reply to each.
@@ -211,11 +216,6 @@ class Workers:
             if each.worker not in self._asked:
                 raise RuntimeError("an answer came without an assignment")
             asked.append(self._asked.pop(each.worker))
-        step: dict[type, Callable[..., list[ToServer]]] = {
-            Assignment: self._step,
-            LowerAssignment: self._lower_step,
-            EvaluationRequest: self._evaluation_reports,
-        }
         heard: Sequence[Completed] = completed
         if self._noise:
             kinds = (isinstance(each.message, EvaluationRequest) for each in asked)
@@ -224,7 +224,9 @@ class Workers:
                 for done, kind in zip(completed, kinds, strict=True)
             ]
         together = list(zip(heard, asked, strict=True))
-        replies: list[ToServer] = _by_kind(together, [type(each.message) for each in asked], step)
+        replies: list[ToServer] = _by_kind(
+            together, [type(each.message) for each in asked], self._finish
+        )
         if self._noise:
             replies = list(map(self._noise.told, replies))
         if self._secrets is None:
@@ -236,7 +238,7 @@ class Workers:
 
     def _ask_upper(self, messages: Sequence[tuple[int, Assignment]]) -> list[AnyQuery]:
         indices = self._indices(worker for worker, _ in messages)
-        p, q = self.p[indices], self.q[indices]
+        p, q = self.p.take(indices, axis=0), self.q.take(indices, axis=0)
         if self._pools and self.gradients.model:
             precision = np.array([message.precision for _, message in messages])
             information = np.array([message.information for _, message in messages])
@@ -245,7 +247,7 @@ class Workers:
 
     def _step(self, together: Sequence[_Finished[Assignment]]) -> list[ToServer]:
         indices = self._indices(done.worker for done, _ in together)
-        p, q = self.p[indices], self.q[indices]
+        p, q = self.p.take(indices, axis=0), self.q.take(indices, axis=0)
         p_gradient, q_gradient = self.gradients.upper(indices, p, q, *_exchanged(together))
         dual_gradient = np.array([asked.message.dual_gradient for _, asked in together])
         when = f" after the step of iteration {together[0][1].message.iteration}"
@@ -290,7 +292,7 @@ class Workers:
         when = f" after a step of estimate {together[0][1].message.estimation}"
         with Step("phi", "steps.lower_p, algorithm.penalty or steps.rho", when):
             p = worker_step(p, gradient, dual_gradient, self.lower_step_size)  # (8), (11)
-        losses, k = _losses(together), self.realisations.k[indices]
+        losses, k = _losses(together), self.realisations.k.take(indices, axis=0)
         return [
             LowerReport(
                 asked.message.number, asked.message.estimation, losses[row], done.costs, p[row],

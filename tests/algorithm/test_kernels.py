@@ -46,6 +46,36 @@ def test_kernels_without_room_to_keep_them(monkeypatch: pytest.MonkeyPatch) -> N
     assert kernels.compiled(lambda x: x.sum())(np.ones(3)) == 3.0
 
 
+@pytest.mark.parametrize("length", [0, 1, 3, 100])
+@pytest.mark.parametrize(
+    ("number", "inside"),
+    [
+        (-2.0, True),
+        (5.0, True),
+        (np.nextafter(-2.0, -3.0), False),
+        (np.nextafter(5.0, 6.0), False),
+        (np.nan, False),
+        (np.inf, False),
+        (-np.inf, False),
+    ],
+)
+def test_a_number_out_of_range_is_found_wherever_it_is(
+    number: float, inside: bool, length: int
+) -> None:
+    numbers = np.linspace(-2.0, 5.0, length)
+    assert kernels.within(numbers, -2.0, 5.0)
+    for place in range(length):
+        changed = numbers.copy()
+        changed[place] = number
+        assert kernels.within(changed, -2.0, 5.0) == inside
+
+
+def test_indices_out_of_range_are_found() -> None:
+    assert kernels.within(np.array([0, 3, 1]), 0.0, 3.0)
+    assert not kernels.within(np.array([0, 4, 1]), 0.0, 3.0)
+    assert not kernels.within(np.array([0, 3, -1]), 0.0, 3.0)
+
+
 @pytest.mark.parametrize("coefficient", [np.int8, np.float64])
 @pytest.mark.parametrize("used", [0, 1, 3])
 def test_sums_over_planes(coefficient: type, used: int) -> None:

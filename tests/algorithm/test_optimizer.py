@@ -82,3 +82,13 @@ def test_members_of_a_stack_move_as_each_would_alone(name: str) -> None:
         expected = [alone[v].step(x[[v]], gradient[[i]])[0] for i, v in enumerate(members)]
         x[members] = stack.step(x[members], gradient, np.array(members))
         np.testing.assert_array_equal(x[members], expected)
+
+
+@pytest.mark.parametrize("slope", [1e200, np.inf, np.nan])
+def test_adam_does_not_stop_silently_where_the_square_of_a_slope_is_infinite(slope: float) -> None:
+    adam = Adam(0.01, (3, 2, 2))
+    gradient = np.ones((2, 2, 2))
+    adam.step(np.full((2, 2, 2), 0.5), gradient, np.array([2, 0]))
+    gradient[1, 1, 0] = slope
+    with pytest.raises(FloatingPointError, match="not finite"):
+        adam.step(np.full((2, 2, 2), 0.5), gradient, np.array([2, 0]))

@@ -73,31 +73,29 @@ def whole_pages(end: int) -> int:
     return -(-end // PAGE) * PAGE
 
 
-def extents(pages: Mapping[int, memoryview]) -> Iterator[tuple[int, bytes]]:
-    """The pages in their order, neighbours joined: offset and content of each extent."""
+def extents(pages: Mapping[int, memoryview]) -> Iterator[tuple[int, list[memoryview]]]:
+    """The pages in their order, neighbours together: offset and pages of each extent."""
     run: list[memoryview] = []
     start = end = 0
     for page, content in pages.items():
-        if page * PAGE != end:
+        if page != end:
             if run:
-                yield start, b"".join(run)
-            run, start = [], page * PAGE
+                yield start * PAGE, run
+            run, start = [], page
         run.append(content)
-        end = (page + 1) * PAGE
+        end = page + 1
     if run:
-        yield start, b"".join(run)
+        yield start * PAGE, run
 
 
 def pack(before: Place, known: Mapping[int, memoryview], beyond: Mapping[int, memoryview]) -> bytes:
     """A block of pages that are ``known`` and of those ``beyond``: see `_unpack`."""
     extents_known, extents_beyond = list(extents(known)), list(extents(beyond))
     parts = [HEAD.pack(*before, len(extents_known), len(extents_beyond), 0)]
-    for offset, content in (*extents_known, *extents_beyond):
-        parts.append(EXTENT.pack(offset, len(content)))
-    for _, content in extents_beyond:
-        pages = range(0, len(content), PAGE)
-        parts += [CHECKSUM.pack(zlib.crc32(content[page : page + PAGE])) for page in pages]
-    return b"".join([*parts, *(content for _, content in extents_known)])
+    for offset, contents in (*extents_known, *extents_beyond):
+        parts.append(EXTENT.pack(offset, len(contents) * PAGE))
+    parts += map(CHECKSUM.pack, map(zlib.crc32, beyond.values()))
+    return b"".join([*parts, *known.values()])
 
 
 def _unpack(block: bytes) -> Block | None:
