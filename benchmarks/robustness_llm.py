@@ -6,8 +6,9 @@ Example: python benchmarks/robustness_llm.py -o runs/robustness_llm --seeds 5
 SmolLM2-135M-Instruct on reviews and SST-2; seven workers of which two attack, everything else as
 for language models by default (words learnt together). Of the honest workers it shows the accuracy
 on the test rows, with the prompts that they end with and with the consensus' words, and the loss,
-each the mean over workers, rows and seeds. Logs and the model's answers are kept in the folder:
-finished runs are not made again, and no prompt is scored twice.
+each the mean over workers, rows and seeds, and what changes under the same seed. Logs and the
+model's answers are kept in the folder: finished runs are not made again, and no prompt is scored
+twice.
 """
 
 import argparse
@@ -37,7 +38,7 @@ SETTINGS = (
     *("delay.mean=1", "estimator.samples=4", "estimator.batch=2", "prompt.fragment_length=2"),
     *("prompt.vocabulary=reviews", "prompt.vocabulary_size=8", "prompt.pool=6"),
     *("task.train_per_class=8", "task.validation_per_class=4", "task.test=24"),
-    *("llm.model=smollm2-135m-instruct", "llm.precision=float32"),
+    *("llm.model=smollm2-135m-instruct", "llm.precision=bfloat16"),
 )
 COLUMNS = {
     "own prompts": (Candidate.TUNED, "accuracies", 100.0),
@@ -77,17 +78,33 @@ def measured(path: Path) -> list[float]:
 
 
 def rows(found: dict[tuple[str, str, str], list[list[float]]]) -> Iterator[str]:
-    """The table as Markdown: means over seeds, with Student's intervals."""
+    """The table as Markdown: means over seeds, and differences to the task's first row.
+
+    Seeds differ more than attacks do, so differences are of runs under the same seed.
+    """
     yield f"| task | attack | defence | {' | '.join(COLUMNS)} |"
     yield f"| --- | --- | --- |{' --- |' * len(COLUMNS)}"
     for key, of_seeds in found.items():
+        reference = found[key[0], "none", "undefended"]
         cells = []
-        for values, (_, _, unit) in zip(np.transpose(of_seeds), COLUMNS.values(), strict=True):
+        for column, (_, _, unit) in enumerate(COLUMNS.values()):
+            values, of_reference = (
+                np.array([each[column] for each in runs]) for runs in (of_seeds, reference)
+            )
             digits = 1 if unit > 1 else 3
-            half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values) if len(values) > 1 else 0
-            interval = f" ± {half:.{digits}f}" if half else ""
-            cells.append(f"{values.mean():.{digits}f}{interval}")
+            cell = f"{values.mean():.{digits}f}"
+            if of_seeds is not reference:
+                changes = values - of_reference
+                cell += f" ({changes.mean():+.{digits}f}{half(changes, digits)})"
+            cells.append(cell)
         yield f"| {' | '.join(key)} | {' | '.join(cells)} |"
+
+
+def half(values: np.ndarray, digits: int) -> str:
+    """Half of Student's 95 % interval of the mean of ``values``; nothing of a single one."""
+    if len(values) < 2:
+        return ""
+    return f" ± {stats.t.ppf(0.975, len(values) - 1) * stats.sem(values):.{digits}f}"
 
 
 def main() -> None:
@@ -95,7 +112,8 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("runs/robustness_llm"))
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--sst2", metavar="FOLDER", help="SST-2 of GLUE; without it reviews alone")
-    parser.add_argument("--attacks", nargs="+", default=list(ATTACKS), choices=list(ATTACKS))
+    attacks = list(ATTACKS)[1:]
+    parser.add_argument("--attacks", nargs="+", default=attacks, choices=attacks, help="and none")
     chosen = parser.parse_args()
     chosen.output.mkdir(parents=True, exist_ok=True)
     tasks: list[tuple[str, ...]] = [("reviews",)]
@@ -103,7 +121,7 @@ def main() -> None:
         tasks.append(("sst2", f"task.path={chosen.sst2}"))
     found: dict[tuple[str, str, str], list[list[float]]] = {}
     for seed, task, attack, defence in product(
-        range(chosen.seeds), tasks, chosen.attacks, DEFENCES
+        range(chosen.seeds), tasks, ["none", *chosen.attacks], DEFENCES
     ):
         path = run(chosen.output, task, attack, defence, seed)
         found.setdefault((task[0], attack, defence), []).append(measured(path))
@@ -111,7 +129,7 @@ def main() -> None:
     print(
         f"\n{describe()}; {MALICIOUS} of {WORKERS} workers malicious; means of {chosen.seeds} seeds"
     )
-    print("with 95 % intervals; accuracy in %\n")
+    print("(differences to nobody attacking and undefended, 95 % intervals); accuracy in %\n")
     print("\n".join(rows(found)))
 
 
