@@ -168,11 +168,17 @@ def clock(log: Log) -> str:
     return "virtual seconds" if log.transport == "virtual" else "seconds"
 
 
+def objective_in_words(log: Log) -> str:
+    """How the objective comes of the workers' losses, by the run's defence."""
+    rule = log.config.defence.mean_in_words(log.workers)
+    return f"the {rule} of the newest losses of the workers that take part, each on its batch"
+
+
 def caption(log: Log, checked: Validation, tested: dict[Candidate, Outcome]) -> str:
     """What the figure shows, in words."""
     said = (
-        "Training loss: the objective, which is the mean of all workers' newest losses on their"
-        f" batches, and its running median over {window(log.committed)} iterations."
+        f"Training loss: the objective, which is {objective_in_words(log)}; and its running"
+        f" median over {window(log.committed)} iterations."
     )
     if len(checked.iteration):
         said += (

@@ -98,8 +98,8 @@ class State:
     ----------
     iteration : from 1
     time : seconds of the virtual clock
-    objective : mean over the workers of each one's newest loss, in the losses' unit; by the rule of
-        [defence], if it tolerates liars
+    objective : mean of the newest losses of the workers that have reported, in the losses' unit; by
+        the rule of [defence], if it tolerates liars
     z : array (M, N), the consensus; each row is a distribution over the words
     p : array (R, M, N), each worker's words, as in its newest report that was used
     q : array (R, U, V), each worker's demonstrations, likewise; NaN with ``log.private``

@@ -21,6 +21,7 @@ from asyndbt_mpi.protocol.blackbox import calibration_of
 from asyndbt_mpi.protocol.estimation import rounds_asked
 from asyndbt_mpi.protocol.final_tests import own_tests
 from asyndbt_mpi.protocol.messages import Candidate, CostBounds, Split
+from asyndbt_mpi.protocol.noise import most_answers
 from asyndbt_mpi.protocol.race import Rounds, size
 from asyndbt_mpi.protocol.spending import Spending, price
 from asyndbt_mpi.task.calibration import references
@@ -28,7 +29,7 @@ from asyndbt_mpi.task.lengths import Lengths
 from asyndbt_mpi.task.longest import TokenCounter
 from asyndbt_mpi.task.partition import rows_of
 from asyndbt_mpi.task.synthetic import ROWS
-from asyndbt_mpi.view.privacy import guarantee, most_releases
+from asyndbt_mpi.view.privacy import guarantee
 
 COMPLETION_TOKENS = {"transformers": 0, "openai": 1}
 """That a call writes: a model on this machine none, a server the one that it scores."""
@@ -56,15 +57,14 @@ class Part:
 class Estimate:
     """All parts of a run of R ``workers`` if no budget ends it; races and tests come last.
 
-    ``cost_bounds`` of each worker are upper bounds of what an answer costs; ``most_raced`` prompts
-    are scored in a worker's race; ``seconds_per_call`` are of one worker, if they are known.
+    ``cost_bounds`` of each worker are upper bounds of what an answer costs; ``seconds_per_call``
+    are of one worker, if they are known.
     """
 
     config: Config
     workers: int
     parts: tuple[Part, ...]
     cost_bounds: tuple[CostBounds, ...]
-    most_raced: int = 0
     seconds_per_call: float | None = None
 
     @property
@@ -152,8 +152,7 @@ def estimate(
     spending = joined(unlimited(config), needed)
     races = [spending.rounds(worker, workers) for worker in range(1, workers + 1)]
     parts_of_run = parts(config, rows, tokens, races)
-    most_raced = max(sum(prompts for prompts, _ in rounds) for rounds in races)
-    return Estimate(config, workers, parts_of_run, needed, most_raced, seconds_per_call)
+    return Estimate(config, workers, parts_of_run, needed, seconds_per_call)
 
 
 def unlimited(config: Config) -> Config:
@@ -320,7 +319,7 @@ def remarks(found: Estimate, counted_by: str, like: Path | None) -> list[str]:
             " request and further tokens of a label come on top."
         )
     if found.config.privacy.noise:
-        most = most_releases(found.config, found.most_raced)
+        most = max(most_answers(found.config, bounds) for bounds in found.cost_bounds)
         lines.append(f"At most {guarantee(found.config, most)}.")
     return lines
 

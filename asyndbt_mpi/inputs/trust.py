@@ -23,6 +23,24 @@ Preaggregator = Literal["none", "nnm", "bucketing"]
 """What is done to reports before they are aggregated."""
 
 
+MEANS: dict[Aggregator, str] = {
+    "rsa": "mean",
+    "median": "median",
+    "trimmed_mean": "trimmed mean",
+    "geometric_median": "geometric median",
+    "krum": "choice by Krum",
+    "multi_krum": "multi-Krum mean",
+    "centered_clipping": "mean with centred clipping",
+}
+"""Of numbers, in words: "the mean of the losses"."""
+
+BEFORE: dict[Preaggregator, str] = {
+    "none": "",
+    "nnm": ", after nearest-neighbour mixing,",
+    "bucketing": ", after bucketing,",
+}
+"""What follows `MEANS`."""
+
 ROUNDING = 1e-9
 """By as much a share of workers may miss a whole one."""
 
@@ -71,6 +89,12 @@ class Defence(Section):
         rule = self.aggregator if self.aggregator != "rsa" else "mean"
         before = f"{self.preaggregator} + " if self.preaggregator != "none" else ""
         return f"{before}{rule}, for up to {liars} malicious of {workers} workers"
+
+    def mean_in_words(self, workers: int) -> str:
+        """By what rule numbers, one of each of so many ``workers``, become one."""
+        if not self.tolerated(workers):
+            return MEANS["rsa"]
+        return MEANS[self.aggregator] + BEFORE[self.preaggregator]
 
 
 Attack = Literal[

@@ -283,13 +283,13 @@ def _objective(log: Log) -> Iterator[str]:
     newest = np.full((log.committed, log.workers), -1)
     newest[log["report/iteration"], log["report/worker"] - 1] = np.arange(len(loss))
     newest = np.maximum.accumulate(newest, axis=0)
-    known = newest >= 0
+    counted = _counted(log, newest)
     losses = np.append(loss, 0.0)[newest]
     aggregation = aggregation_of(log.config, log.workers)
     if aggregation.is_mean:
-        expected = np.where(known, losses, 0.0).sum(axis=1) / np.maximum(1, known.sum(axis=1))
+        expected = np.where(counted, losses, 0.0).sum(axis=1) / np.maximum(1, counted.sum(axis=1))
     else:
-        there = enumerate(zip(losses, known, strict=True))
+        there = enumerate(zip(losses, counted, strict=True))
         expected = np.array([aggregation.mean(of[heard], t) for t, (of, heard) in there])
     logged = log["iteration/objective"]
     wrong = ~(np.abs(logged - expected) <= TOLERANCE * np.maximum(1.0, np.abs(expected)))
@@ -298,6 +298,27 @@ def _objective(log: Log) -> Iterator[str]:
             f"iteration {iteration}: objective {logged[iteration]:.12g} is logged, but the newest "
             f"losses give {expected[iteration]:.12g}"
         )
+
+
+def _counted(log: Log, newest: IntArray) -> BoolArray:
+    """Whose ``newest`` reports (T, R), rows or -1, count in the objective of each iteration.
+
+    Those that have not been lost or excluded since the report arrived; and always those that the
+    iteration used.
+    """
+    kinds, workers, numbers, iterations = (
+        log[f"event/{name}"] for name in ("kind", "worker", "number", "iteration")
+    )
+    (rows,) = np.nonzero(kinds == EventKind.REPORT)
+    of_report = zip(workers[rows].tolist(), numbers[rows].tolist(), strict=True)
+    row_of = dict(zip(of_report, rows.tolist(), strict=True))
+    used = zip(log["report/worker"].tolist(), log["report/seq"].tolist(), strict=True)
+    arrived = np.array([*(row_of.get(each, len(kinds)) for each in used), -1])
+    left = np.full(newest.shape, -1)  # the row of the event by which each left last
+    for row in np.flatnonzero(np.isin(kinds, (EventKind.LOST, EventKind.EXCLUDED))).tolist():
+        left[iterations[row] :, workers[row] - 1] = row
+    counted: BoolArray = (newest >= 0) & ((arrived[newest] > left) | log["iteration/active"])
+    return counted
 
 
 CHECKS = (

@@ -116,7 +116,7 @@ class AsynDBT:
         self.loss: FloatArray = np.zeros(workers)
         self.known_phi: tuple[FloatArray, FloatArray] | None = None
         self.known_gradient: FloatArray | None = None
-        self._heard: set[int] = set()
+        self._heard: BoolArray = np.zeros(workers, dtype=bool)
         self.polyhedron = Polyhedron(
             workers, shapes.positions, shapes.words, algorithm.max_planes, algorithm.lower_distance
         )
@@ -138,11 +138,16 @@ class AsynDBT:
 
     @property
     def objective(self) -> float:
-        """Mean of the newest losses of the workers that have reported, by the aggregation."""
+        """Mean of the newest losses, by the aggregation, of those that have reported and not left.
+
+        A worker that came back counts again from its next report that is used. Who leaves an open
+        iteration that has used its report counts in it: nobody else may have reported.
+        """
+        counted = self._heard | self._open.active if self._open else self._heard
         if self.aggregation.is_mean:
-            return float(np.add.reduce(self.loss)) / len(self._heard)
-        heard = np.array(sorted(self._heard)) - 1
-        return float(self.aggregation.mean(self.loss[heard], self.iteration))
+            there = np.where(counted, self.loss, 0.0)
+            return float(np.add.reduce(there)) / int(np.count_nonzero(counted))
+        return float(self.aggregation.mean(self.loss[counted], self.iteration))
 
     def prompt(self, worker: int) -> tuple[IntArray, IntArray]:
         """The most probable words (M,) and demonstrations (U,) of ``worker``."""
@@ -185,7 +190,7 @@ class AsynDBT:
         used = [UsedReport(worker, reports[worker], time) for worker in workers]
         indices = np.array(workers) - 1
         self._take(used, indices)
-        self._heard.update(workers)
+        self._heard[indices] = True
         if self.pool:
             report = [each.report for each in used]
             self.pool.take(
@@ -246,6 +251,7 @@ class AsynDBT:
     def forget(self, worker: int) -> None:
         """Go on without ``worker``, which has left."""
         self.reported.pop(worker, None)
+        self._heard[worker - 1] = False
         if self.pool:
             self.pool.forget(worker - 1)
         if self.estimation:
@@ -254,6 +260,7 @@ class AsynDBT:
     def commit(self, time: float) -> Iteration:
         """End the open iteration: cut if phi was estimated, (28)-(33), and t <- t + 1."""
         assert self._open is not None
+        objective = self.objective
         used, self._open = self._open, None
         estimation, self.estimation = self.estimation, None
         cut = self._cut(estimation, used.duals_before) if estimation else None
@@ -264,7 +271,7 @@ class AsynDBT:
             active=used.active,
             delay=self.delay.copy(),
             time=time,
-            objective=self.objective,
+            objective=objective,
             reports=used.reports,
             planes=used.planes,
             duals=used.duals,

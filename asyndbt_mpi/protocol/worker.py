@@ -53,7 +53,7 @@ from asyndbt_mpi.protocol.messages import (
     ToServer,
     ToWorker,
 )
-from asyndbt_mpi.protocol.noise import Noise
+from asyndbt_mpi.protocol.noise import Noise, most_answers
 from asyndbt_mpi.protocol.private import Home, Secrets
 from asyndbt_mpi.protocol.race import Prompt, first_rows
 from asyndbt_mpi.protocol.sampling import Realisations
@@ -113,7 +113,7 @@ class Workers:
         self.q_optimizer = optimizer(config.steps.q, self.q.shape, allowed)
         self._pools = config.algorithm.pools
         self._secrets = self._own_secrets(home) if config.log.private else None
-        self._noise = Noise(config.privacy) if config.privacy.noise else None
+        self._noise = self._own_noise() if config.privacy.noise else None
         self._asked: dict[int, _Asked[Any]] = {}
         self._working = set(data_sizes)
         self._ask: dict[type, Callable[..., Sequence[AnyQuery | None]]] = {
@@ -135,6 +135,11 @@ class Workers:
 
     def hello(self, worker: int, description: str, digest: str = "") -> Hello:
         """The first message of ``worker`` to the server; ``digest`` of its language model."""
+        q = self.q[self._index[worker]].copy()
+        hello = Hello(q, description, self._cost_bounds(worker), digest)
+        return self._secrets.hello(worker, hello) if self._secrets else hello
+
+    def _cost_bounds(self, worker: int) -> CostBounds:
         held = self.data_sizes[worker]
         prompts = self.gradients.prompts(worker)
         prompts += self.config.estimator.losses * held.references[Split.TRAIN]
@@ -143,14 +148,17 @@ class Workers:
         assignment, validation, test, race = (held.most_calls(n) for n in (prompts, *rows))
         race_rows = 1 if self.config.llm.is_function else held.rows[Split.RACE]
         tokens = held.prompt_tokens, held.completion_tokens
-        cost_bounds = CostBounds(assignment, validation, test, race, race_rows, *tokens)
-        hello = Hello(self.q[self._index[worker]].copy(), description, cost_bounds, digest)
-        return self._secrets.hello(worker, hello) if self._secrets else hello
+        return CostBounds(assignment, validation, test, race, race_rows, *tokens)
 
     def _own_secrets(self, home: Home | None) -> Secrets:
         draw, seed = draw_demonstrations, self.config.run.seed
         random = {worker: draw(self.q[at], seed, worker) for worker, at in self._index.items()}
         return Secrets(random, home)
+
+    def _own_noise(self) -> Noise:
+        bounds = {worker: self._cost_bounds(worker) for worker in self.data_sizes}
+        most = {worker: most_answers(self.config, each) for worker, each in bounds.items()}
+        return Noise(self.config.privacy, most)
 
     # ------------------------------------------------------------ state
 
@@ -191,7 +199,13 @@ class Workers:
             self.q[self._index[worker]] = q if not q[~allowed].any() else project(q, allowed)
 
     def receive(self, messages: Sequence[tuple[int, ToWorker]]) -> list[AnyQuery | None]:
-        """Start on a message for each of several workers; None where there is nothing to ask."""
+        """Start on a message for each of several workers; None where there is nothing to ask.
+
+        Raises
+        ------
+        AskedTooOften
+            With noise, one is asked for more than its guarantee is for.
+        """
         for worker, message in messages:
             if worker in self._asked:
                 raise RuntimeError("a new assignment came before the last one was answered")
@@ -201,6 +215,8 @@ class Workers:
                 self.start_afresh(worker, message.p)
             elif isinstance(message, Restore):
                 self.restore(worker, message.state)
+            elif self._noise:
+                self._noise.ask(worker)
         return _by_kind(messages, [type(message) for _, message in messages], self._ask)
 
     def answer(self, completed: Sequence[Completed]) -> list[ToServer]:

@@ -43,6 +43,7 @@ def panel(
 def course(log: Log) -> Iterator[Picture]:
     """Losses and accuracies over the iterations."""
     objective, iterations = log["iteration/objective"], np.arange(1, log.committed + 1)
+    shown = convergence.objective_in_words(log)
 
     def draw_objective(_: Figure, axes: Axes) -> None:
         convergence.draw_objective(axes, iterations, objective, "iteration")
@@ -50,7 +51,7 @@ def course(log: Log) -> Iterator[Picture]:
 
     yield panel(
         "Training loss",
-        "The mean of all workers' newest losses on their batches, and its running median over"
+        f"{shown[0].upper()}{shown[1:]}; and its running median over"
         f" {convergence.window(log.committed)} iterations.",
         draw_objective,
         lines=True,

@@ -22,6 +22,7 @@ from asyndbt_mpi.protocol.messages import (
     ToServer,
     ToWorker,
 )
+from asyndbt_mpi.protocol.noise import AskedTooOften
 from asyndbt_mpi.protocol.records import Output, Record
 from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.protocol.wire import Buffer
@@ -188,6 +189,8 @@ def work(
                 return
         except ConfigurationError as error:
             reason, refuses = str(error), True
+        except AskedTooOften as error:
+            reason = str(error)
         except Exception as error:
             what = f"{type(error).__name__}: {error}".replace("\n", " ")
             reason = f"{what} (on {socket.gethostname()})\n{traceback.format_exc()}"

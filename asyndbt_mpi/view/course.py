@@ -189,7 +189,7 @@ class Course:
 
     @property
     def objective(self) -> np.ndarray:
-        """The mean training loss of each iteration; (T,)."""
+        """The objective of each iteration; (T,)."""
         return self.columns["iteration/objective"]
 
     def validated(self) -> tuple[str, np.ndarray]:

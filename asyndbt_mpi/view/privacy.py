@@ -6,7 +6,6 @@ import numpy as np
 
 from asyndbt_mpi.config import Config
 from asyndbt_mpi.log.reader import Log
-from asyndbt_mpi.protocol.estimation import rounds_asked
 from asyndbt_mpi.protocol.records import SPLIT_OF, EventKind
 
 ANSWERS = (EventKind.REPORT, EventKind.LOWER_REPORT, *SPLIT_OF)
@@ -18,17 +17,6 @@ IN_FLIGHT = 3
 MISSING = "epsilon is not known without dp-accounting: pip install 'asyndbt-mpi[privacy]'"
 MEANINGFUL = 100.0
 """An epsilon above which nobody is protected."""
-
-
-def most_releases(config: Config, raced: int) -> int:
-    """The most noisy answers that a worker gives, unless it is lost and comes back.
-
-    ``raced`` are those in its race.
-    """
-    run, algorithm = config.run, config.algorithm
-    estimates = min(run.iterations, algorithm.plane_until) // algorithm.plane_period
-    validations = (run.iterations - 1) // run.evaluate_every if run.evaluate_every else 0
-    return run.iterations + rounds_asked(algorithm) * estimates + validations + raced
 
 
 def releases(log: Log) -> int:

@@ -113,6 +113,26 @@ def test_every_entry_of_a_legend_has_a_line(virtual_run: Run, evaluate_every: in
     assert "Test:" not in caption
 
 
+@pytest.mark.parametrize(
+    ("workers", "defence", "rule"),
+    [
+        (3, {}, "the mean of the newest"),
+        (4, {}, "the trimmed mean, after nearest-neighbour mixing, of the newest"),
+        (4, {"malicious": 0.2}, "the mean of the newest"),
+        (4, {"aggregator": "rsa"}, "the mean of the newest"),
+        (4, {"aggregator": "rsa", "preaggregator": "nnm"}, "the mean, after nearest-"),
+        (4, {"aggregator": "krum", "preaggregator": "none"}, "the choice by Krum of the newest"),
+        (4, {"aggregator": "median", "preaggregator": "bucketing"}, "the median, after bucketing,"),
+    ],
+)
+def test_the_caption_names_the_runs_rule(
+    virtual_run: Run, workers: int, defence: dict[str, object], rule: str
+) -> None:
+    with Log(virtual_run(workers, run={"iterations": 2}, defence=defence)) as log:
+        caption = script.caption(log, script.validation(log), {})
+    assert f"the objective, which is {rule}" in caption
+
+
 def test_iterations_are_whole_numbers(late: Log) -> None:
     figure = script.draw(late)
     figure.draw_without_rendering()

@@ -71,7 +71,7 @@ class Manners:
     """How the server behaves.
 
     ``faults`` are done one by one, then it is polite; "any text" is answered as it is, with
-    status 200. ``most`` alternatives are granted, more are refused with 400; 0: it has none.
+    status 200, "echo 500" is an error that quotes the prompt. ``most`` alternatives are granted, more are refused with 400; 0: it has none.
     ``older``: completions have the format of OpenAI's older models, or llama.cpp's.
     ``body`` stands in place of JSON in errors. ``says`` is what it writes, whatever it is asked,
     ``beside`` what else its messages have. ``spelt`` is how it spells tokens. ``refuses`` are
@@ -253,6 +253,9 @@ class Handler(BaseHTTPRequestHandler):
             self.send(
                 200, json.dumps(self.answer(body | {"logprobs": None}, prompt, chat)).encode()
             )
+        elif what.startswith("echo "):
+            content = json.dumps({"error": {"message": f"cannot take {prompt}"}}).encode()
+            self.send(int(what.removeprefix("echo ")), content)
         elif what.isdigit():
             rude = {"Retry-After": "1"} if manners.rude is not None and what == "429" else {}
             error = {"message": manners.message, "code": manners.code, "type": "x"}

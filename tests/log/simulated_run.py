@@ -104,6 +104,7 @@ class Run:
         self.read = np.zeros(WORKERS, dtype=np.int64)
         self.number = np.zeros(WORKERS, dtype=np.int64)
         self.loss = np.full(WORKERS, np.nan)
+        self.stayed = np.ones(WORKERS, dtype=bool)  # since it reported last
         self.estimates = 0
 
     def records(self, iterations: int | None = None) -> Iterator[Record]:
@@ -119,7 +120,7 @@ class Run:
     def iteration(self, t: int) -> Iterator[Record]:
         """What happens in one iteration."""
         if t == EXCLUDED_IN:
-            self.live[EXCLUDED_WORKER - 1] = False
+            self.live[EXCLUDED_WORKER - 1] = self.stayed[EXCLUDED_WORKER - 1] = False
             yield Event(EventKind.EXCLUDED, EXCLUDED_WORKER, -1, t, t + 0.1, text="died, signal 9")
         yield from self._absences(t, estimating=False)
         active = self._active()
@@ -151,7 +152,7 @@ class Run:
         for worker in np.flatnonzero(active):
             self.dual_gradient[worker] = self.polyhedron.dual_gradients(np.array([worker]))[0]
             self.read[worker] = t + 1
-        objective = float(np.nanmean(self.loss))
+        objective = float(np.nanmean(self.loss[self.stayed | active]))
         yield Iteration(
             t,
             self.z,
@@ -182,7 +183,7 @@ class Run:
                     costs, losses = Costs(1, 1, 0.25, 1), np.ones(SHAPES.samples)
                     number = int(self.number[index]) + 1
                     yield Event(EventKind.REPORT, worker, number, t, t + 0.1, costs, losses=losses)
-                self.live[index] = False
+                self.live[index] = self.stayed[index] = False
                 # In iteration 0 it has nothing to do yet, nor if its report was used just now.
                 self.number[index] += t > 0 and not (estimating and self.delay[index] == 0)
                 yield Event(EventKind.LOST, worker, -1, t, t + 0.1, text="fell silent")
@@ -208,6 +209,7 @@ class Run:
         self.q[worker] = project(q - step * self.generator.normal(size=q.shape))
         self.polyhedron.move_workers(np.array([worker]), (self.p[worker] - p)[None])
         self.loss[worker] = 0.5 * float((gap**2).sum())
+        self.stayed[worker] = True
         self.number[worker] += 1
         report = Report(
             number=int(self.number[worker]),

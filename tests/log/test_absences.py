@@ -105,6 +105,15 @@ def test_faults(path: Path, edit: Edit, patterns: list[str]) -> None:
     assert_only(violations(path, edit), *patterns)
 
 
+def test_who_is_away_is_not_in_the_objective(path: Path) -> None:
+    with Log(path) as log:
+        losses, worker, used = (log[f"report/{name}"] for name in ("loss", "worker", "iteration"))
+        newest = np.array([losses[(worker == v) & (used <= 12)][-1] for v in (1, 2, 3, 4)])
+        assert log["iteration/objective"][12] == pytest.approx(newest[[0, 1, 3]].mean(), rel=1e-12)
+    with_it = put("iteration/objective", 12, newest.mean())
+    assert_only(violations(path, with_it), "^iteration 12: objective .* the newest losses give")
+
+
 def test_the_delay_counts_on_while_a_worker_is_away(path: Path) -> None:
     with Log(path) as log:
         delay = log["iteration/delay"][:, 2]

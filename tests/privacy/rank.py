@@ -11,6 +11,7 @@ something that a worker does on purpose, of `PLANTS`.
 
 import os
 import shutil
+import socket
 import sys
 import tempfile
 import warnings
@@ -161,11 +162,26 @@ def fail() -> None:
         box().template.render = in_the_template
 
 
+def fail_at_request() -> None:
+    """As a library that quotes what it could not send."""
+
+    def at_request(sent: Any) -> Any:
+        raise ValueError(f"cannot send {sent!r}")
+
+    box().model.model._client._post = at_request
+
+
+def connect() -> None:
+    """To another address than that of the server of models."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as elsewhere:
+        elsewhere.connect(("127.0.0.1", 9))
+
+
 PLANTS: dict[str, Callable[[], None]] = {
     each.__name__: each
     for each in (
         *(send_text, send_tokens, show_tokens, warn_of_text, write_file, write_temporary),
-        *(write_elsewhere, fail),
+        *(write_elsewhere, fail, fail_at_request, connect),
     )
 }
 boxes: list[Any] = []

@@ -1,10 +1,6 @@
 """Of the texts of workers, nothing leaves them: every byte of whole runs is searched."""
 
-import os
-import subprocess
-import sys
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,79 +9,12 @@ from transformers import LlamaConfig
 
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.protocol.records import EventKind
-from tests.helpers import ROOT, mpiexec, needs_mpiexec, sets
+from tests.helpers import needs_mpiexec
 from tests.llm.tiny import SMALL, byte_level_tokenizer, save
 from tests.privacy.marks import Search, write_rows
+from tests.privacy.place import WORKERS, Place
 
 pytestmark = [needs_mpiexec, pytest.mark.long, pytest.mark.timeout(580)]
-
-WORKERS = 2
-FOREIGN = "/dev/null", "/dev/shm"
-"""Where everybody writes."""
-CODE = str(ROOT / "asyndbt_mpi" / "algorithm" / "__pycache__")
-"""Where numba keeps the kernels."""
-SETTINGS = (
-    *("run.iterations=6", "run.evaluate_every=2", "run.race=4", "run.worker_timeout=500"),
-    *("algorithm.active_workers=2", "algorithm.plane_period=2", "algorithm.tolerance=0"),
-    *("prompt.fragment_length=2", "prompt.vocabulary_size=4", "prompt.pool=3"),
-    *("task.train_per_class=4", "task.validation_per_class=4", "task.test=6"),
-    *("estimator.samples=3", "estimator.batch=4", "llm.threads=1"),
-    'task.labels=[" bad", " good"]',
-    'task.template="[[{fragment}\\n]]Text: {text}\\nIs it:"',
-)
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where the runs are, and what is searched for there; what is ``known`` is no leak."""
-
-    folder: Path
-    search: Search
-    known: set[Path]
-
-    @property
-    def records(self) -> Path:
-        """What was recorded of the run."""
-        return self.folder / "records"
-
-    def run(self, plant: str, *settings: str) -> subprocess.CompletedProcess[bytes]:
-        """A whole run, with --debug, all of whose files are in ``folder / "world"``."""
-        world = self.folder / "world"
-        for path in (self.records, world / "tmp", world / "home"):
-            path.mkdir(parents=True)
-        here = {"HOME": world / "home", "TMPDIR": world / "tmp", "XDG_CACHE_HOME": world / "home"}
-        command = [
-            *(sys.executable, "-m", "tests.privacy.rank", str(self.records), "run", "reviews"),
-            *sets(*SETTINGS, f"task.path={self.folder / 'rows.jsonl'}"),
-            *sets(f"llm.model={self.folder / 'model'}", *settings),
-            *("--output", "run.h5", "--debug"),
-        ]
-        path = os.pathsep.join([str(ROOT), os.environ["PYTHONPATH"]])
-        return subprocess.run(
-            mpiexec(WORKERS + 1, command),
-            cwd=world,
-            env=os.environ | {name: str(path) for name, path in here.items()}
-            | {"PYTHONPATH": path, "PLANT": plant, "PRTE_MCA_prte_local_tmpdir_base": "/tmp"},
-            capture_output=True,
-            timeout=550,
-        )  # fmt: skip
-
-    def found(self, done: subprocess.CompletedProcess[bytes]) -> dict[str, set[str]]:
-        """By place, what is where it must not be; and what was written outside of the world."""
-        leaks = {"stdout": self.search.found(done.stdout)}
-        leaks["stderr"] = self.search.found(done.stderr)
-        for path in sorted(self.folder.rglob("*")):
-            if path.is_file() and not self.known & {path, *path.parents}:
-                leaks[str(path.relative_to(self.folder))] = self.search.found(path.read_bytes())
-        written = {
-            line
-            for file in self.records.glob("written.*")
-            for line in file.read_text().splitlines()
-            if not line.startswith((*map(str, (self.folder / "world", self.records)), *FOREIGN))
-            and not line.startswith(CODE)
-        }
-        assert len(leaks) >= 2 + 3 * (WORKERS + 1)
-        return {place: what for place, what in {**leaks, "elsewhere": written}.items() if what}
 
 
 @pytest.fixture
@@ -94,7 +23,8 @@ def place(tmp_path: Path) -> Place:
     save(tmp_path / "model", LlamaConfig(**SMALL))
     tokenizer = byte_level_tokenizer()
     tokens = [tokenizer(mark, add_special_tokens=False)["input_ids"] for mark in marks]
-    return Place(tmp_path, Search(marks, tokens), {tmp_path / "rows.jsonl", tmp_path / "model"})
+    model, known = tmp_path / "model", {tmp_path / "rows.jsonl", tmp_path / "model"}
+    return Place(tmp_path, Search(marks, tokens), (f"llm.model={model}", "llm.threads=1"), known)
 
 
 @pytest.mark.parametrize(

@@ -16,16 +16,34 @@ from asyndbt_mpi.config import ConfigurationError, load
 from asyndbt_mpi.inputs.trust import Privacy
 from asyndbt_mpi.log.home import read
 from asyndbt_mpi.log.reader import Log
+from asyndbt_mpi.log.rows import cost_bounds_of
 from asyndbt_mpi.log.verify import verify
-from asyndbt_mpi.protocol.blackbox import Answer
-from asyndbt_mpi.protocol.messages import Costs, LowerReport
-from asyndbt_mpi.protocol.noise import Noise, normal
+from asyndbt_mpi.protocol.blackbox import Answer, Completed, Query
+from asyndbt_mpi.protocol.messages import (
+    WITHOUT,
+    Assignment,
+    Candidate,
+    Costs,
+    EvaluationRequest,
+    LowerAssignment,
+    LowerReport,
+    Reset,
+    Shapes,
+    Split,
+    Stop,
+    ToServer,
+    ToWorker,
+)
+from asyndbt_mpi.protocol.noise import AskedTooOften, Noise, most_answers, normal
 from asyndbt_mpi.protocol.records import EventKind
+from asyndbt_mpi.protocol.worker import Workers
+from asyndbt_mpi.task.synthetic import Synthetic
 from asyndbt_mpi.view import privacy
 from tests.helpers import asyndbt, sets
 
 PRIVACY = Privacy(noise=3.0, clip=0.5)
 SAMPLES, REPEATS = 4, 4000
+SHAPES = Shapes(positions=3, words=4, classes=2, pool=5, samples=8)
 SETTINGS = (
     *("log.private=true", "privacy.noise=2", "privacy.clip=1", "run.iterations=20"),
     *("run.evaluate_every=6", "algorithm.plane_period=5", "algorithm.active_workers=2"),
@@ -33,7 +51,7 @@ SETTINGS = (
 
 
 def of_samples(losses: list[float]) -> np.ndarray:
-    noise = Noise(PRIVACY)
+    noise = Noise(PRIVACY, {})
     answer = Answer(np.array(losses), np.zeros(SAMPLES), 0, 0)
     return np.array([noise.heard(answer, False).losses for _ in range(REPEATS)])
 
@@ -65,14 +83,14 @@ def test_of_a_step_nothing_is_left_without_noise() -> None:
         log_probabilities=np.zeros((SAMPLES, 6, 2)), bias=np.zeros((SAMPLES, 2)),
         row_losses=np.zeros((SAMPLES, 6)),
     )  # fmt: skip
-    heard = Noise(PRIVACY).heard(answer, False)
+    heard = Noise(PRIVACY, {}).heard(answer, False)
     assert np.isnan(heard.accuracies).all()
     exact = heard.log_probabilities, heard.labels, heard.bias, heard.row_losses
     assert exact == (None,) * 4
 
 
 def test_an_evaluation_tells_a_noisy_loss_and_accuracy_alone() -> None:
-    noise = Noise(Privacy(noise=0.1, clip=0.5))
+    noise = Noise(Privacy(noise=0.1, clip=0.5), {})
     scores = np.log(np.full((1, 6, 2), 0.5))
     answer = Answer(
         np.array([0.3]), np.array([0.5]), 6, 90, log_probabilities=scores,
@@ -95,7 +113,7 @@ def test_an_evaluation_tells_a_noisy_loss_and_accuracy_alone() -> None:
 
 
 def test_a_mean_is_told_within_the_clip() -> None:
-    noise = Noise(PRIVACY)
+    noise = Noise(PRIVACY, {})
     for mean, told in ((-3.0, 0.0), (0.2, 0.2), (9.0, 0.5)):
         p, k = np.ones((1, 1)), np.zeros(1, int)
         message = noise.told(LowerReport(0, 0, mean, Costs(), p, k, np.array([mean])))
@@ -175,6 +193,78 @@ def test_answers_that_were_on_their_way_are_counted(tmp_path: Path) -> None:
         file["event/kind"][hello[0]] = EventKind.LOST
     with Log(path) as log:
         assert privacy.releases(log) == most + 3
+
+
+# ---------------------------------------------------------------- a curious server
+
+
+def asking(*settings: str) -> Workers:
+    """Worker 2 of a run with noise on each answer."""
+    config = load("synthetic", [*SETTINGS, *settings])
+    box = Synthetic(0, SHAPES, [2], 0.3)
+    return Workers(config, SHAPES, box.data_sizes)
+
+
+def ask(workers: Workers, message: ToWorker) -> ToServer:
+    [query] = workers.receive([(2, message)])
+    assert isinstance(query, Query)
+    [answer] = Synthetic(0, SHAPES, [2], 0.3).answer([query])
+    [reply] = workers.answer([Completed(2, answer, 0.1, 0.0)])
+    return reply
+
+
+@pytest.mark.parametrize(
+    ("settings", "most"),
+    [
+        # Steps, 4 estimates of 3 rounds, 3 validations, and a race of 8 on one row.
+        ((), 20 + 12 + 3 + 8),
+        (("run.race=0",), 20 + 12 + 3),
+        (("run.evaluate_every=0", "algorithm.lower_steps=1"), 20 + 4),
+        (("run.evaluate_every=0", "algorithm.plane_until=11"), 20 + 6),
+    ],
+)
+def test_a_worker_answers_no_more_often_than_it_has_promised(
+    settings: tuple[str, ...], most: int
+) -> None:
+    """Whatever it is asked, and told to forget in between."""
+    workers = asking(*settings)
+    z = np.full((SHAPES.positions, SHAPES.words), 1 / SHAPES.words)
+    nothing = np.full(SHAPES.positions, WITHOUT), np.full(SHAPES.classes, WITHOUT)
+    kinds = (
+        lambda n: Assignment(n, n, np.zeros_like(z)),
+        lambda n: LowerAssignment(n, n, z, np.zeros_like(z)),
+        lambda n: EvaluationRequest(n, Split.VALIDATION, Candidate.UNTUNED, *nothing),
+    )
+    for number in range(most):
+        assert ask(workers, kinds[number % 3](number)) is not None
+        workers.receive([(2, Reset(z))])
+    for kind in kinds:
+        with pytest.raises(AskedTooOften, match=f"asked for more than {most} noisy answers"):
+            ask(workers, kind(most))
+    workers.receive([(2, Stop())])
+    assert workers.stopped
+
+
+def test_without_noise_it_answers_whatever_it_is_asked() -> None:
+    workers = asking("privacy.noise=0", "run.iterations=1", "run.evaluate_every=0")
+    force = np.zeros((SHAPES.positions, SHAPES.words))
+    assert all(ask(workers, Assignment(number, 0, force)) for number in range(50))
+
+
+@pytest.mark.parametrize("every", [1, 2, 7, 20])
+@pytest.mark.parametrize("active", [1, 3])
+def test_a_run_needs_no_more_answers_than_it_may(tmp_path: Path, every: int, active: int) -> None:
+    """In a synchronous one every worker gives all of them, but for a race that ends early."""
+    settings = f"run.evaluate_every={every}", f"algorithm.active_workers={active}", "run.race=0"
+    command = "simulate", "synthetic", "-o", "run.h5", *sets(*SETTINGS, *settings)
+    done = asyndbt(*command, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with Log(tmp_path / "run.h5") as log:
+        given = privacy.releases(log)
+        most = {most_answers(log.config, cost_bounds_of(text)) for text in log.cost_bounds}
+    assert given <= min(most)
+    if active == 3:
+        assert {given} == most
 
 
 def test_without_the_accountant_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

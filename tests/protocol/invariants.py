@@ -88,7 +88,10 @@ def _validate_iterates(server: Server) -> None:
     assert (distance_to_simplex(algorithm.q[greeted]) <= TOLERANCE).all(), "q is off the simplex"
     assert greeted[[v - 1 for v in members.joined]].all(), "who has said hello has a q"
     assert np.isfinite(algorithm.loss).all(), "a loss is not finite"
-    assert not algorithm._heard or np.isfinite(algorithm.objective), "the objective is not finite"
+    counts = algorithm._heard.any() or algorithm.is_open
+    assert not counts or np.isfinite(algorithm.objective), "the objective is not finite"
+    gone = algorithm._heard & ~members.live
+    assert not gone.any(), "a worker that has left counts in the objective"
     assert 0 <= algorithm.iteration <= server.config.run.iterations, "t is outside the run"
     begun = algorithm.iteration + algorithm.is_open
     assert ((algorithm.delay >= 0) & (algorithm.delay <= begun)).all(), "a delay is outside the run"

@@ -13,7 +13,7 @@ from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.protocol.asyndbt import AsynDBT
 from asyndbt_mpi.protocol.messages import MalformedMessage, Report
-from asyndbt_mpi.protocol.records import Event, EventKind
+from asyndbt_mpi.protocol.records import Event, EventKind, Iteration
 from tests.protocol.hand import SHAPES, Hand, configuration
 
 Run = Callable[..., Path]
@@ -64,6 +64,70 @@ def test_the_objective_is_not_a_liars() -> None:
         hand.deliver(worker, reply)
     algorithm = hand.server.algorithm
     assert algorithm.objective == np.median(algorithm.loss) < 1e3
+
+
+def lying(hand: Hand, liar: int, loss: float) -> None:
+    """Everybody that has something to do reports, ``liar`` the ``loss``."""
+    for worker in [v for v, inbox in hand.inbox.items() if inbox]:
+        reply = hand.reply(worker)
+        if isinstance(reply, Report) and worker == liar:
+            reply.loss = loss
+        if reply is not None:
+            hand.deliver(worker, reply)
+
+
+@pytest.mark.parametrize(("aggregator", "mean"), [("rsa", np.mean), ("median", np.median)])
+def test_the_objective_is_of_those_who_have_not_left(
+    aggregator: str, mean: Callable[[np.ndarray], float]
+) -> None:
+    """Lost, it counts no more until it is back and has reported; excluded, it never does."""
+    config = configuration(
+        algorithm={"active_workers": 4, "max_delay": 9},
+        defence={"aggregator": aggregator, "strikes": 1},
+    )
+    hand = Hand(config, workers=4)
+    hand.hello()
+    loss = hand.server.algorithm.loss
+
+    def shown(*counted: int) -> None:
+        objective = hand.of_type(Iteration)[-1].objective
+        assert objective == pytest.approx(mean(loss[[v - 1 for v in counted]]), abs=1e-12)
+
+    lying(hand, 4, 1e6)
+    shown(1, 2, 3, 4)
+    hand.inbox[4].clear()
+    hand.take(hand.server.lose(4, "fell silent", hand.time))
+    lying(hand, 4, 1e6)
+    shown(1, 2, 3)
+    hand.take(hand.server.take_back(4, hand.time))
+    hand.reply(4)
+    lying(hand, 4, 1e6)
+    shown(1, 2, 3)
+    hand.hello(4)
+    hand.work(1, 2, 3)
+    assert len(hand.of_type(Iteration)) == 3  # it is waited for
+    lying(hand, 4, 7.0)
+    shown(1, 2, 3, 4)
+    assert loss[3] == 7.0
+    hand.take(hand.server.strike(4, "sent a NaN", hand.time))
+    lying(hand, 4, 1e6)
+    shown(1, 2, 3)
+
+
+def test_the_objective_of_an_iteration_has_those_it_used() -> None:
+    """Also if all of them are lost while phi is estimated."""
+    hand = Hand(
+        configuration(algorithm={"active_workers": 1, "plane_period": 1, "lower_steps": 1}), 2
+    )
+    hand.hello()
+    hand.work(1)
+    algorithm = hand.server.algorithm
+    assert algorithm.is_open
+    hand.take(hand.server.lose(1, "fell silent", hand.time))
+    hand.work(2, 2, 2)
+    first, second = (each.objective for each in hand.of_type(Iteration)[:2])
+    assert first == algorithm.loss[0]
+    assert second == algorithm.loss[1] != first
 
 
 @pytest.mark.parametrize("name", ["rsa", *RULES])

@@ -137,6 +137,7 @@ def test_what_a_log_says_stays_text(demo_run: Path, text: str) -> None:
 def test_a_function_has_no_texts_and_no_classes(virtual_run: Run, evaluate_every: int) -> None:
     found = page(virtual_run(run={"iterations": 12, "evaluate_every": evaluate_every}))
     assert "{fragment}" not in found.text
+    assert "The mean of the newest losses of the workers that take part" in found.text
     assert "--prompts" not in found.text
     assert not [caption for caption in found.tables if "label" in caption]
     assert ("None: no prompt was scored" in found.text) == (evaluate_every == 0)
