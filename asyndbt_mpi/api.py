@@ -25,7 +25,8 @@ from asyndbt_mpi.commands.replay import replay as replay_log
 from asyndbt_mpi.commands.simulate import simulate_silently, virtual_cluster
 from asyndbt_mpi.commands.start import start
 from asyndbt_mpi.config import Config, ConfigurationError
-from asyndbt_mpi.jobs.job import BAD_USAGE, DONE, Job, Request
+from asyndbt_mpi.jobs.codes import BAD_USAGE, DONE
+from asyndbt_mpi.jobs.job import Job, Request
 from asyndbt_mpi.jobs.own import Own
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.text import printable

@@ -27,14 +27,8 @@ from asyndbt_mpi.config import Config, ConfigurationError
 from asyndbt_mpi.inputs.sections import Run
 from asyndbt_mpi.jobs.again import announcement, run_command
 from asyndbt_mpi.jobs.answer_cache import Answers
-from asyndbt_mpi.jobs.job import (
-    BAD_USAGE,
-    DONE,
-    FAILED,
-    Job,
-    Request,
-    log_path,
-)
+from asyndbt_mpi.jobs.codes import BAD_USAGE, DONE, FAILED
+from asyndbt_mpi.jobs.job import Job, Request, log_path
 from asyndbt_mpi.jobs.opening import Ended, Opened, open_run, removed_if_empty, verdict
 from asyndbt_mpi.jobs.readings import first_difference, reading
 from asyndbt_mpi.log.errors import LogWriteError

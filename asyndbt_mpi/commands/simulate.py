@@ -17,7 +17,8 @@ from asyndbt_mpi.assemble import (
 from asyndbt_mpi.config import Config, ConfigurationError
 from asyndbt_mpi.jobs.again import announcement
 from asyndbt_mpi.jobs.answer_cache import Answers
-from asyndbt_mpi.jobs.job import DONE, Job
+from asyndbt_mpi.jobs.codes import DONE
+from asyndbt_mpi.jobs.job import Job
 from asyndbt_mpi.jobs.opening import Ended, removed_if_empty
 from asyndbt_mpi.jobs.resume import Resumed, ResumeSink, log_to_resume, nothing_left, resume
 from asyndbt_mpi.log.reader import Log
