@@ -379,9 +379,9 @@ class TransformersModel:
     def _whole_texts(
         self, prompts: list[Tokens], labels: list[Sequence[int]]
     ) -> NDArray[np.float64]:
-        """Log-probabilities (n, U), each by a pass of its own."""
+        """Log-probabilities (n, U), by passes over whole texts: see `PlainReader.whole`."""
         with memory_for("a single prompt", self._device, self._sharing):
-            whole = [[self._plain.whole(prompt, label) for label in labels] for prompt in prompts]
+            whole = [self._plain.whole(prompt, labels) for prompt in prompts]
         if not np.isfinite(whole).all():
             hint = "" if self._dtype == torch.float32 else "; use another llm.precision"
             raise ModelError(
