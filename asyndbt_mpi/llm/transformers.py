@@ -354,7 +354,11 @@ class TransformersModel:
             A whole text has no finite log-probability.
         """
         lengths = [len(prompt) for prompt in prompts]
-        longest, shortest = int(np.argmax(lengths)), int(np.argmin(lengths))
+        # Of equally long ones the furthest, which is compared anyway.
+        longest, shortest = (
+            furthest if lengths[furthest] == length else lengths.index(length)
+            for length in (max(lengths), min(lengths))
+        )
         reach = width, lengths[longest], max(map(len, labels)), -lengths[shortest]
         of_each = furthest, longest, longest, shortest
         both = zip(of_each, reach, self._compared, strict=True)
