@@ -309,12 +309,19 @@ def language_model(config: Config, place: Place, answers: Answers | None) -> Lan
         model = served = _served(config.llm, place)
         scored_by = served.scored_by
     else:
-        model = _in_process(config.llm, place)
+        model = in_process(config.llm, place)
     store = open_store(config, answers, scored_by, model.digest) if answers else None
     return CachedModel(model, config.llm.cache, store) if config.llm.cache else model
 
 
-def _in_process(llm: Llm, place: Place) -> LanguageModel:
+def in_process(llm: Llm, place: Place) -> LanguageModel:
+    """The model of `transformers`, in a precision that is decided.
+
+    Raises
+    ------
+    ModelError
+        It cannot be found or loaded.
+    """
     with quickly():
         from asyndbt_mpi.llm.transformers import TransformersModel
 

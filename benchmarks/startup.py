@@ -83,12 +83,14 @@ def run(path: Path, settings: list[str]) -> tuple[float, float, float]:
         text=True,
     ) as process:
         assert process.stderr is not None
+        said: list[str] = []
         for line in process.stderr:
+            said.append(line)
             if "the log is " in line:
                 opened = time.monotonic() - started
     whole = time.monotonic() - started
     if process.returncode or not opened:
-        raise SystemExit(f"startup.py: {' '.join(command)}: exit code {process.returncode}")
+        raise SystemExit(f"{''.join(said)}startup.py: exit code {process.returncode}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return opened, whole, used

@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 from asyndbt_mpi.llm.base import LABEL_TOKENS, LabelError, ModelError, Prompt, Scores, Written
 from asyndbt_mpi.llm.checkpoint import load
 from asyndbt_mpi.llm.local.context import positions
-from asyndbt_mpi.llm.local.device import bind, choose, describe, is_out_of_memory, memory_for
+from asyndbt_mpi.llm.local.device import (
+    bind,
+    choose,
+    describe,
+    is_out_of_memory,
+    memory_for,
+    processor_has,
+)
 from asyndbt_mpi.llm.local.labels import LabelTree, label_tree, normalised
 from asyndbt_mpi.llm.local.packed import (
     PackedReader,
@@ -447,9 +454,7 @@ def _warn_of_slow_arithmetic(precision: str) -> None:
     """Without instructions for half of the bits, a processor takes ten times as long."""
     if not hasattr(torch.cpu, "get_capabilities"):
         return  # an older torch, which cannot tell
-    name = {"bfloat16": "bf16", "float16": "fp16"}[precision]
-    abilities = torch.cpu.get_capabilities()
-    if not any(able for ability, able in abilities.items() if name in ability):
+    if not processor_has({"bfloat16": "bf16", "float16": "fp16"}[precision]):
         warnings.warn(
             f"this processor has no instructions for {precision}: float32 will be faster",
             stacklevel=3,
