@@ -145,6 +145,7 @@ fuzz: venv
 	$(BIN)/python -m tests.fuzz
 
 bench: venv
+	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/scoring.py
 	$(BIN)/python benchmarks/loop.py
 	$(BIN)/python benchmarks/stragglers.py

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
-from asyndbt_mpi.assemble import check_server, delays_of_workers, prepare
+from asyndbt_mpi.assemble import Place, check_server, delays_of_workers, prepare
 from asyndbt_mpi.commands import predict as of_predict
 from asyndbt_mpi.commands import prompt as of_prompt
 from asyndbt_mpi.commands.replay import Comparison
@@ -25,8 +25,10 @@ from asyndbt_mpi.commands.replay import replay as replay_log
 from asyndbt_mpi.commands.simulate import simulate_silently, virtual_cluster
 from asyndbt_mpi.commands.start import start
 from asyndbt_mpi.config import Config, ConfigurationError
-from asyndbt_mpi.jobs.job import BAD_USAGE, DONE, Job, Request
+from asyndbt_mpi.jobs.codes import BAD_USAGE, DONE
+from asyndbt_mpi.jobs.job import Job, Request
 from asyndbt_mpi.jobs.own import Own
+from asyndbt_mpi.jobs.precision import decide, decided, is_open
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.text import printable
 from asyndbt_mpi.log.verify import Verification
@@ -237,6 +239,9 @@ def iterate(
     check_server(configured)
     materials = prepare(configured, _checked(workers), own)
     configured = materials.configured(configured)
+    if is_open(configured):
+        decision = decide(configured, materials, Place(0, _cores()))
+        configured = decided(configured, decision.precision)
     delays = delays_of_workers(configured, workers)
     return _states(virtual_cluster(configured, materials, delays, _cores()))
 

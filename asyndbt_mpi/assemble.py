@@ -19,6 +19,7 @@ from asyndbt_mpi.jobs.memory import check_memory
 from asyndbt_mpi.jobs.own import Own
 from asyndbt_mpi.llm.base import LanguageModel, ModelError, NoModel
 from asyndbt_mpi.llm.cache import CachedModel
+from asyndbt_mpi.llm.local.quickly import quickly
 from asyndbt_mpi.llm.servers.bounds import Bounds
 from asyndbt_mpi.llm.servers.key import read_key
 from asyndbt_mpi.log.errors import LogError
@@ -308,13 +309,21 @@ def language_model(config: Config, place: Place, answers: Answers | None) -> Lan
         model = served = _served(config.llm, place)
         scored_by = served.scored_by
     else:
-        model = _in_process(config.llm, place)
+        model = in_process(config.llm, place)
     store = open_store(config, answers, scored_by, model.digest) if answers else None
     return CachedModel(model, config.llm.cache, store) if config.llm.cache else model
 
 
-def _in_process(llm: Llm, place: Place) -> LanguageModel:
-    from asyndbt_mpi.llm.transformers import TransformersModel
+def in_process(llm: Llm, place: Place) -> LanguageModel:
+    """The model of `transformers`, in a precision that is decided.
+
+    Raises
+    ------
+    ModelError
+        It cannot be found or loaded.
+    """
+    with quickly():
+        from asyndbt_mpi.llm.transformers import TransformersModel
 
     return TransformersModel(
         llm.model,
@@ -394,8 +403,11 @@ def workers_with_black_box(
         # Without the cache, because it is the model that is checked.
         asked = model.model if isinstance(model, CachedModel) else model
         if config.llm.backend == "transformers" and not isinstance(asked, NoModel):
+            nothing = asked.longest("")  # it adds room for labels
             with unquoted():
-                prompts = longest_prompts(*texts, method)
+                prompts = longest_prompts(
+                    *texts, method, lambda some: [asked.longest(text) - nothing for text in some]
+                )
                 asked.label_log_probabilities(prompts, materials.template.labels)
         box = PromptBlackBox(*texts, model, method)
     if materials.malicious:

@@ -23,9 +23,8 @@ from asyndbt_mpi.inputs.options import (
     run_options,
 )
 from asyndbt_mpi.inputs.sections import Run
-from asyndbt_mpi.jobs.job import BAD_USAGE, DONE, FAILED, Job, Request, log_path
+from asyndbt_mpi.jobs.codes import BAD_USAGE, DONE, FAILED
 from asyndbt_mpi.log.errors import LogError
-from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.protocol.divergence import Diverged
 from asyndbt_mpi.transport.launcher import Misfit, launched, wait_for_spokesman
 from asyndbt_mpi.view.say import say
@@ -64,6 +63,7 @@ def run(
         mpiexec --with-ft ulfm -n 4 asyndbt run demo
     """
     from asyndbt_mpi.commands.start import start
+    from asyndbt_mpi.jobs.job import Request
 
     try:
         launch = start(_patience(config, assignments))
@@ -134,6 +134,7 @@ def simulate(
     """
     from asyndbt_mpi.commands.simulate import simulate
     from asyndbt_mpi.jobs.again import simulate_command
+    from asyndbt_mpi.jobs.job import Job, Request
     from asyndbt_mpi.jobs.opening import Ended
 
     request = Request(config, assignments, output, overwrite, debug, resume)
@@ -302,7 +303,9 @@ def status(
     Takes the same arguments as `asyndbt run`, for use in scripts; --overwrite and --resume are
     ignored.
     """
+    from asyndbt_mpi.jobs.job import log_path
     from asyndbt_mpi.jobs.resume import at_its_end, check_settings
+    from asyndbt_mpi.log.reader import Log
     from asyndbt_mpi.view.course import missing_writer
 
     del overwrite, resume
@@ -379,6 +382,7 @@ def estimate(config: str, assignments: tuple[str, ...], workers: int, like: Path
     from asyndbt_mpi.assemble import prepare
     from asyndbt_mpi.commands.estimate import estimate, measured_seconds_per_call, remarks
     from asyndbt_mpi.commands.limits import covering, set_aside, shortfalls
+    from asyndbt_mpi.log.reader import Log
     from asyndbt_mpi.task.lengths import token_counter
     from asyndbt_mpi.view.costs import print_costs
 

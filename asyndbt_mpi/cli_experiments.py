@@ -6,17 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from asyndbt_mpi.baselines.encoder import BUNDLED
-from asyndbt_mpi.baselines.methods import COMPARED, METHODS
+from asyndbt_mpi.baselines.methods import BUNDLED_ENCODER, COMPARED, METHODS
 from asyndbt_mpi.inputs.options import SETTINGS, WORKERS
-from asyndbt_mpi.jobs.job import DONE, FAILED
+from asyndbt_mpi.jobs.codes import DONE, FAILED
 from asyndbt_mpi.view.say import say
 
 if TYPE_CHECKING:
     from asyndbt_mpi.commands.experiment import Grid
 
 ENCODER = click.option(
-    "--encoder", default=BUNDLED, show_default=True, metavar="NAME",
+    "--encoder", default=BUNDLED_ENCODER, show_default=True, metavar="NAME",
     help="Of sentences, for kate, adaicl and roberta: a hub id, such as roberta-base, or a folder.",
 )  # fmt: skip
 TEXTS = click.option(

@@ -7,8 +7,8 @@ import click
 import numpy as np
 
 from asyndbt_mpi.inputs.options import LOG_FILE, configuration_of_run
+from asyndbt_mpi.jobs.codes import DONE, FAILED
 from asyndbt_mpi.jobs.given import given_configuration
-from asyndbt_mpi.jobs.job import DONE, FAILED
 from asyndbt_mpi.view.say import say
 
 

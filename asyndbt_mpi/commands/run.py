@@ -8,7 +8,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,18 +25,14 @@ from asyndbt_mpi.assemble import (
 )
 from asyndbt_mpi.config import Config, ConfigurationError
 from asyndbt_mpi.inputs.sections import Run
+from asyndbt_mpi.jobs import precision
 from asyndbt_mpi.jobs.again import announcement, run_command
 from asyndbt_mpi.jobs.answer_cache import Answers
-from asyndbt_mpi.jobs.job import (
-    BAD_USAGE,
-    DONE,
-    FAILED,
-    Job,
-    Request,
-    log_path,
-)
+from asyndbt_mpi.jobs.codes import BAD_USAGE, DONE, FAILED
+from asyndbt_mpi.jobs.job import Job, Request, log_path
 from asyndbt_mpi.jobs.opening import Ended, Opened, open_run, removed_if_empty, verdict
 from asyndbt_mpi.jobs.readings import first_difference, reading
+from asyndbt_mpi.llm.base import ModelError
 from asyndbt_mpi.log.errors import LogWriteError
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.text import printable
@@ -201,6 +197,7 @@ def _run_job(
     # Counting tokens takes the workers a while; the server sleeps meanwhile.
     together.wait_for_all()
     _agree(together, problem)
+    job = _with_precision(job, request.resume, together)
     # An older log is replaced only now, when no rank objects to the run.
     opened: Opened | None = None
     code = BAD_USAGE
@@ -225,6 +222,48 @@ def _run_job(
         return _run_server(channel, job, opened, request, signalled)
     _run_worker(channel, job, place, fits, signalled)
     return Outcome(DONE)
+
+
+def _with_precision(job: Job, resuming: bool, together: Together) -> Job:
+    """``job`` with its precision decided, for all workers the same; all ranks call this together.
+
+    A run that is resumed keeps its own. Else it is float32 if bfloat16 is slow for one worker, and
+    rank 1 finds out whether it is near enough.
+    """
+    if not precision.is_open(job.config):
+        return job
+    rank, found = WORLD.Get_rank(), ""
+    problem: str | None = None
+    if rank == SERVER and resuming:
+        try:
+            found = precision.of_log(job)
+        except ConfigurationError as error:
+            problem = str(error)
+    _agree(together, problem)
+    found = together.first_text(found)
+    if found:
+        return replace(job, config=precision.decided(job.config, found))
+    local_rank, cores = together.node_share()
+    slow = ""
+    if rank != SERVER:
+        with suppress(ModelError):  # whoever loads the model reports it
+            if why := precision.why_slow(job.config, local_rank):
+                slow = f"on {socket.gethostname()} {why}"
+    if slow := together.first_text(slow):
+        decision = precision.Decision("float32", slow)
+    else:
+        if rank == SERVER + 1:
+            try:
+                place = Place(local_rank, cores)
+                found = precision.compare(job.config, job.materials, place).to_text()
+            except ModelError as error:
+                problem = str(error)
+        together.wait_for_all()  # it takes a while; the others sleep meanwhile
+        _agree(together, problem)
+        decision = precision.Decision.of_text(together.first_text(found))
+    if rank == SERVER:
+        _say(str(decision), debug=False)
+    return replace(job, config=precision.decided(job.config, decision.precision))
 
 
 def _codec(job: Job) -> Codec:

@@ -4,13 +4,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from asyndbt_mpi.assemble import check_materials, prepare
 from asyndbt_mpi.config import Config, ConfigurationError
 from asyndbt_mpi.jobs.given import configuration
 from asyndbt_mpi.log.home import is_home, read
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.view.home import print_home
-from asyndbt_mpi.view.prompts import full_prompts
 from asyndbt_mpi.view.say import say
 from asyndbt_mpi.view.summary import classes_of_tests, print_summary
 
@@ -44,6 +42,9 @@ def show(path: Path, given: Config | None, prompts: bool, classes: bool) -> None
 
 def texts_of_prompts(log: Log, given: Config | None) -> dict[int, str]:
     """By worker; the log has row numbers only, so the texts are read from the run's data again."""
+    from asyndbt_mpi.assemble import check_materials, prepare
+    from asyndbt_mpi.view.prompts import full_prompts
+
     if log.config.llm.is_function:
         raise ConfigurationError(
             f"--prompts: {log.path}: its task is a function, which has no text"

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from asyndbt_mpi.adversary.colluders import colluders
@@ -14,11 +14,13 @@ from asyndbt_mpi.assemble import (
     rows_fit,
     workers_with_black_box,
 )
-from asyndbt_mpi.config import Config, ConfigurationError
+from asyndbt_mpi.config import Config, ConfigurationError, with_choices_of
 from asyndbt_mpi.jobs.again import announcement
 from asyndbt_mpi.jobs.answer_cache import Answers
-from asyndbt_mpi.jobs.job import DONE, Job
+from asyndbt_mpi.jobs.codes import DONE
+from asyndbt_mpi.jobs.job import Job
 from asyndbt_mpi.jobs.opening import Ended, removed_if_empty
+from asyndbt_mpi.jobs.precision import Decision, decide, decided, is_open
 from asyndbt_mpi.jobs.resume import Resumed, ResumeSink, log_to_resume, nothing_left, resume
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.writer import Writer
@@ -94,13 +96,20 @@ def _simulate(job: Job, cores: int, resuming: bool, display: Display) -> None:
     log = log_to_resume(job) if resuming else None
     if log is not None:
         with log:
-            _go_on(job, log, cores, display)
+            kept = replace(job, config=with_choices_of(job.config, log.config))
+            _go_on(kept, log, cores, display)
         return
+    decision: Decision | None = None
     with display.loading(job.config):
+        if is_open(job.config):
+            decision = decide(job.config, job.materials, Place(0, cores))
+            job = replace(job, config=decided(job.config, decision.precision))
         cluster = _cluster(job, cores)
     writer = job.open_log("virtual", cluster.server.algorithm.z)
     try:
         with writer, display.sinks(job, writer, 0) as (write, say):
+            if decision:
+                say(str(decision))
             cluster.run(write)
             _tell_limit(cluster.server, say)
     except BaseException:

@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.text import Text
 
 from asyndbt_mpi.config import ConfigurationError
-from asyndbt_mpi.jobs.job import DONE, FAILED
+from asyndbt_mpi.jobs.codes import DONE, FAILED
 from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.text import printable

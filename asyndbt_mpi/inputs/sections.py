@@ -286,7 +286,7 @@ class Llm(Section):
     model: FilePath = "smollm2-135m-instruct"
     model_may_differ: bool = False
     device: Annotated[str, Field(pattern="^(auto|cpu|cuda(:[0-9]{1,4})?)$")] = "auto"
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
     max_tokens_per_batch: Count = 4096
     cache: NonNegativeCount = 100_000
     cache_folder: FilePath = "{output}.cache"

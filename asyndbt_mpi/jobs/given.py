@@ -6,7 +6,7 @@ the command line instead: to rebuild a run, the user gives the run's own configu
 
 from collections.abc import Iterator
 
-from asyndbt_mpi.config import Config, ConfigurationError, difference, load, with_labels_of
+from asyndbt_mpi.config import Config, ConfigurationError, difference, load, with_choices_of
 from asyndbt_mpi.inputs.sections import Llm
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.task.vocabulary import shipped
@@ -75,7 +75,7 @@ def _configuration(log: Log, given: Config | None, asks_model: bool, reads_files
         section: FROM_COMMAND_LINE.get(section, set()) | NOT_USED.get(section, set())
         for section in FROM_COMMAND_LINE | NOT_USED
     }
-    if found := difference(log.config, with_labels_of(given, log.config), besides):
+    if found := difference(log.config, with_choices_of(given, log.config), besides):
         raise ConfigurationError(f"--config: {log.path} was made with {found}")
     places = {
         section: getattr(log.config, section).model_copy(

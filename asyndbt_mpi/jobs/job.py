@@ -23,11 +23,6 @@ from asyndbt_mpi.log.storage.publish import check_replaceable
 from asyndbt_mpi.log.writer import Writer
 from asyndbt_mpi.transport.delay import Delays
 
-DONE, FAILED, BAD_USAGE = 0, 1, 2
-"""Exit codes of every command."""
-TOO_FEW_WORKERS = 3
-"""Exit code of a run with fewer than `algorithm.min_workers` workers left."""
-
 
 @dataclass(frozen=True, slots=True)
 class Request:

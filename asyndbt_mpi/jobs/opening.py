@@ -4,7 +4,8 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from asyndbt_mpi.jobs.job import BAD_USAGE, DONE, FAILED, TOO_FEW_WORKERS, Job
+from asyndbt_mpi.jobs.codes import BAD_USAGE, DONE, FAILED, TOO_FEW_WORKERS
+from asyndbt_mpi.jobs.job import Job
 from asyndbt_mpi.jobs.resume import (
     expected_hellos,
     log_to_resume,

@@ -21,7 +21,7 @@ import numpy as np
 
 from asyndbt_mpi.adversary.colluders import colluders
 from asyndbt_mpi.assemble import check_materials, hellos, workers_without_model
-from asyndbt_mpi.config import Config, ConfigurationError, difference, with_labels_of
+from asyndbt_mpi.config import Config, ConfigurationError, difference, with_choices_of
 from asyndbt_mpi.inputs.sections import Budget
 from asyndbt_mpi.jobs.job import Job
 from asyndbt_mpi.jobs.used import Used
@@ -331,7 +331,7 @@ def check_settings(log: Log, config: Config) -> None:
     ConfigurationError
         What it was made with instead.
     """
-    if found := difference(log.config, with_labels_of(config, log.config), MAY_CHANGE):
+    if found := difference(log.config, with_choices_of(config, log.config), MAY_CHANGE):
         raise ConfigurationError(
             f"{log.path}: was made with {found}; only run.iterations, run.output, [budget]"
             " and keys that do not affect iterates may change (see docs/faults.md)"

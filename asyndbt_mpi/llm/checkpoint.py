@@ -16,6 +16,7 @@ from asyndbt_mpi.inputs.hub import unreachable
 from asyndbt_mpi.llm.base import ModelError
 from asyndbt_mpi.llm.converted import convert_once, entry_of
 from asyndbt_mpi.llm.local.gguf import check_gguf
+from asyndbt_mpi.llm.local.quickly import quickly
 from asyndbt_mpi.llm.local.weights import check_files, check_tokenizer, check_whole
 
 BUNDLED = "smollm2-135m-instruct"
@@ -112,14 +113,14 @@ def check(model: str) -> None:
 
 
 def _load(model: str, source: str, local_only: bool = False, **options: Any) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    any_model: Any = AutoModelForCausalLM  # its methods have no types
     is_folder = Path(source).is_dir()
     here = {"local_files_only": local_only or (not is_folder and _is_on_this_machine_only(source))}
     # The libraries below raise whatever their own libraries do, hence Exception.
     try:
         with quiet():
+            from transformers import AutoModelForCausalLM, AutoTokenizer
+
+            any_model: Any = AutoModelForCausalLM  # its methods have no types
             if is_folder:
                 check_files(Path(source))
                 check_tokenizer(Path(source))
@@ -167,13 +168,13 @@ def _no_folder(model: str) -> str:
 
 def tokenizer(model: str) -> Any | None:
     """The tokenizer of ``model`` if it is on this machine, and in no need of conversion."""
-    from transformers import AutoTokenizer
-
     try:
         source = model
         if model == BUNDLED or model.endswith(".gguf"):
             source = str(entry_of(_bundled() if model == BUNDLED else Path(model).expanduser()))
         with quiet():
+            from transformers import AutoTokenizer
+
             return AutoTokenizer.from_pretrained(os.path.expanduser(source), local_files_only=True)
     except Exception:  # whatever those libraries raise where there is none
         return None
@@ -243,17 +244,21 @@ def _convert(file: Path, folder: Path) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence progress bars and warnings of transformers; its errors still come out."""
-    from transformers import utils
+    """Silence progress bars and warnings of transformers; its errors still come out.
 
-    logging: Any = utils.logging  # its functions have no types
-    verbosity = logging.get_verbosity()
-    bars = logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
+    What is imported within is imported `quickly`.
+    """
+    with quickly():
+        from transformers import utils
+
+        logging: Any = utils.logging  # its functions have no types
+        verbosity = logging.get_verbosity()
+        bars = logging.is_progress_bar_enabled()
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        try:
+            yield
+        finally:
+            logging.set_verbosity(verbosity)
+            if bars:
+                logging.enable_progress_bar()

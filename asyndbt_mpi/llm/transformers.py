@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 from asyndbt_mpi.llm.base import LABEL_TOKENS, LabelError, ModelError, Prompt, Scores, Written
 from asyndbt_mpi.llm.checkpoint import load
 from asyndbt_mpi.llm.local.context import positions
-from asyndbt_mpi.llm.local.device import bind, choose, describe, is_out_of_memory, memory_for
+from asyndbt_mpi.llm.local.device import (
+    bind,
+    choose,
+    describe,
+    is_out_of_memory,
+    memory_for,
+    processor_has,
+)
 from asyndbt_mpi.llm.local.labels import LabelTree, label_tree, normalised
 from asyndbt_mpi.llm.local.packed import (
     PackedReader,
@@ -354,7 +361,11 @@ class TransformersModel:
             A whole text has no finite log-probability.
         """
         lengths = [len(prompt) for prompt in prompts]
-        longest, shortest = int(np.argmax(lengths)), int(np.argmin(lengths))
+        # Of equally long ones the furthest, which is compared anyway.
+        longest, shortest = (
+            furthest if lengths[furthest] == length else lengths.index(length)
+            for length in (max(lengths), min(lengths))
+        )
         reach = width, lengths[longest], max(map(len, labels)), -lengths[shortest]
         of_each = furthest, longest, longest, shortest
         both = zip(of_each, reach, self._compared, strict=True)
@@ -379,9 +390,9 @@ class TransformersModel:
     def _whole_texts(
         self, prompts: list[Tokens], labels: list[Sequence[int]]
     ) -> NDArray[np.float64]:
-        """Log-probabilities (n, U), each by a pass of its own."""
+        """Log-probabilities (n, U), by passes over whole texts: see `PlainReader.whole`."""
         with memory_for("a single prompt", self._device, self._sharing):
-            whole = [[self._plain.whole(prompt, label) for label in labels] for prompt in prompts]
+            whole = [self._plain.whole(prompt, labels) for prompt in prompts]
         if not np.isfinite(whole).all():
             hint = "" if self._dtype == torch.float32 else "; use another llm.precision"
             raise ModelError(
@@ -443,9 +454,7 @@ def _warn_of_slow_arithmetic(precision: str) -> None:
     """Without instructions for half of the bits, a processor takes ten times as long."""
     if not hasattr(torch.cpu, "get_capabilities"):
         return  # an older torch, which cannot tell
-    name = {"bfloat16": "bf16", "float16": "fp16"}[precision]
-    abilities = torch.cpu.get_capabilities()
-    if not any(able for ability, able in abilities.items() if name in ability):
+    if not processor_has({"bfloat16": "bf16", "float16": "fp16"}[precision]):
         warnings.warn(
             f"this processor has no instructions for {precision}: float32 will be faster",
             stacklevel=3,

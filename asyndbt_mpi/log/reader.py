@@ -196,11 +196,10 @@ class Log:
         iteration, split, workers, candidates, losses, words, shown = (
             self[f"evaluation/{name}"] for name in columns
         )
-        (counted,) = np.nonzero(self.rows("evaluation/iteration") <= self.committed)
-        rows = np.bincount(self.answered, minlength=self.count("evaluation"))[counted]
+        rows = np.bincount(self.answered, minlength=self.count("evaluation"))[self._evaluations]
         raced = (split == Split.RACE) & (iteration == self.committed)
         found = {}
-        for worker in np.unique(workers[raced]).tolist():
+        for worker in sorted(set(workers[raced].tolist())):
             of_worker = np.flatnonzero(raced & (workers == worker))
             last = of_worker[rows[of_worker] == rows[of_worker].max()]
             best = last[losses[last].argmin()]
@@ -213,14 +212,18 @@ class Log:
 
         There are none (B = 0) but of workers' prompts on the test rows, and none of a function.
         """
-        (rows,) = np.nonzero(self.rows("evaluation/iteration") <= self.committed)
-        of_row = int(rows[evaluation_row])
+        of_row = int(self._evaluations[evaluation_row])
         bounds = np.searchsorted(self.answered, (of_row, of_row + 1)).tolist()
         label, log_probabilities = (
             self.rows(f"answer/{name}", *bounds) for name in ("label", "log_probabilities")
         )
         of_test = label >= 0
         return label[of_test], log_probabilities[of_test]
+
+    @cached_property
+    def _evaluations(self) -> np.ndarray:
+        """The rows of /evaluation that count."""
+        return np.flatnonzero(self.rows("evaluation/iteration") <= self.committed)
 
     @cached_property
     def answered(self) -> np.ndarray:

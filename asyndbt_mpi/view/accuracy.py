@@ -200,9 +200,9 @@ def test_labels(found: Outcomes) -> IntArray:
 
 def majority(log: Log, labels: IntArray) -> str:
     """How good the most frequent of ``labels`` (B,) would be as the answer to every row."""
-    classes, counts = np.unique(labels, return_counts=True)
+    counts = np.bincount(labels)
     most = int(counts.argmax())
-    name = label_name(log, int(classes[most]))
+    name = label_name(log, most)
     return f"always {name}: {_percent(counts[most] / len(labels))} per cent"
 
 

@@ -9,7 +9,7 @@ import pytest
 from asyndbt_mpi.commands.replay import replay
 from asyndbt_mpi.config import ConfigurationError, load
 from asyndbt_mpi.inputs.trust import Attack
-from asyndbt_mpi.jobs.job import BAD_USAGE
+from asyndbt_mpi.jobs.codes import BAD_USAGE
 from asyndbt_mpi.log.events import events
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from asyndbt_mpi.commands.replay import replay
 from asyndbt_mpi.commands.simulate import simulate
 from asyndbt_mpi.config import ConfigurationError
-from asyndbt_mpi.jobs.job import DONE, Job, Request
+from asyndbt_mpi.jobs.codes import DONE
+from asyndbt_mpi.jobs.job import Job, Request
 from asyndbt_mpi.jobs.opening import Ended
 from asyndbt_mpi.jobs.resume import log_to_resume, resume
 from asyndbt_mpi.llm.base import NoModel, Prompt, Scores

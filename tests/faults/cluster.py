@@ -20,7 +20,8 @@ import numpy as np
 from asyndbt_mpi.assemble import workers_with_black_box
 from asyndbt_mpi.config import ConfigurationError
 from asyndbt_mpi.jobs.answer_cache import Answers, open_store
-from asyndbt_mpi.jobs.job import BAD_USAGE, FAILED, Job, Request
+from asyndbt_mpi.jobs.codes import BAD_USAGE, FAILED
+from asyndbt_mpi.jobs.job import Job, Request
 from asyndbt_mpi.jobs.opening import Ended, open_run, verdict
 from asyndbt_mpi.llm.base import NoModel, Prompt, Scores
 from asyndbt_mpi.llm.cache import CachedModel

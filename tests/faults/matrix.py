@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from asyndbt_mpi.commands.replay import replay
-from asyndbt_mpi.jobs.job import BAD_USAGE, DONE, FAILED, TOO_FEW_WORKERS
+from asyndbt_mpi.jobs.codes import BAD_USAGE, DONE, FAILED, TOO_FEW_WORKERS
 from asyndbt_mpi.jobs.resume import at_its_end
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify

@@ -10,7 +10,8 @@ from click.testing import CliRunner
 
 from asyndbt_mpi.cli import cli
 from asyndbt_mpi.commands.replay import replay
-from asyndbt_mpi.jobs.job import BAD_USAGE, DONE, FAILED, TOO_FEW_WORKERS, Job, Request
+from asyndbt_mpi.jobs.codes import BAD_USAGE, DONE, FAILED, TOO_FEW_WORKERS
+from asyndbt_mpi.jobs.job import Job, Request
 from asyndbt_mpi.jobs.resume import Resumed, resume
 from asyndbt_mpi.log.events import events
 from asyndbt_mpi.log.reader import Log

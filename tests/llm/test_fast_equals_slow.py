@@ -42,9 +42,9 @@ def counted(model: TransformersModel, patch: pytest.MonkeyPatch) -> list[int]:
     read: list[int] = []
     whole = model._plain.whole
 
-    def noted(prompt: list[int], label: Any) -> float:
+    def noted(prompt: list[int], labels: Any) -> list[float]:
         read.append(len(prompt))
-        return whole(prompt, label)
+        return whole(prompt, labels)
 
     patch.setattr(model._plain, "whole", noted)
     return read

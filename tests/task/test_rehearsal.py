@@ -8,20 +8,28 @@ from asyndbt_mpi.assemble import prepare, workers_with_black_box
 from asyndbt_mpi.config import Config, load
 from asyndbt_mpi.llm.base import NoModel
 from asyndbt_mpi.llm.cache import CachedModel
+from asyndbt_mpi.llm.local.packing import ROW_TOKENS
 from asyndbt_mpi.protocol.messages import Split
 from asyndbt_mpi.task.dataset import Row
 from asyndbt_mpi.task.partition import rows_of
-from asyndbt_mpi.task.rehearsal import QUERIES, longest_prompts
+from asyndbt_mpi.task.rehearsal import longest_prompts
 from asyndbt_mpi.task.template import Template
 from tests.task.fake import DATA, Fake
 
 TEMPLATE = Template("[[{fragment}: ]]{sentence1}?", [" no", " yes"])
 
 
+def characters(texts: list[str]) -> list[int]:
+    return list(map(len, texts))
+
+
 class Even(Fake):
     """To which all labels are equally probable."""
 
     digest = ""
+
+    def longest(self, text: str) -> int:
+        return 7 + len(text)
 
     def label_log_probabilities(self, prompts: Any, labels: Any) -> Any:
         self.probabilities = [[1 / len(labels)] * len(labels)] * len(prompts)
@@ -38,13 +46,24 @@ def test_the_longest_words_demonstrations_and_rows_of_one_worker() -> None:
         ],
         validation=[Row({"sentence1": "a very long row"}, 1), Row({"sentence1": "short"}, 0)],
     )
-    prompts = longest_prompts({1: DATA, 2: longer}, TEMPLATE, ["w", "word", "wo"], 2, "none")
+    prompts = longest_prompts(
+        {1: DATA, 2: longer}, TEMPLATE, ["w", "word", "wo"], 2, "none", characters
+    )
     context = "word word: a long? no\n\nword word: b? yes\n\n"
     assert {prompt.context for prompt in prompts} == {context}
     assert prompts[0].query == "word word: a very long row?"
     assert len(prompts) == 2 + 2 + 3  # all rows of the worker: they are few
     many = replace(longer, test=[Row({"sentence1": f"row {n:03}"}, 0) for n in range(100)])
-    assert len(longest_prompts({1: many}, TEMPLATE, ["w"], 1, "none")) == QUERIES
+    prompts = longest_prompts({1: many}, TEMPLATE, ["w"], 1, "none", characters)
+    lengths = [len(prompt.query) for prompt in prompts]  # of "w: a very long row?" and so on
+    assert lengths[:2] == [19, 11]
+    assert sum(lengths) <= ROW_TOKENS < sum(lengths) + lengths[-1]
+
+
+def test_two_queries_however_long_share_a_context() -> None:
+    wide = replace(DATA, test=[Row({"sentence1": letter * 500}, 0) for letter in "abc"])
+    prompts = longest_prompts({1: wide}, TEMPLATE, ["w"], 1, "none", characters)
+    assert [prompt.query[3] for prompt in prompts] == ["a", "b"]
 
 
 def configuration(*assignments: str) -> Config:
@@ -60,7 +79,8 @@ def test_a_model_in_this_process_scores_them_before_anything_else(cached: bool) 
         config, materials, [1, 2], CachedModel(model, 10) if cached else model
     )
     [asked, *_] = model.asked
-    assert len(asked) == QUERIES
+    lengths = [len(prompt.query) for prompt in asked]
+    assert sum(lengths) <= ROW_TOKENS or len(asked) == 2
     assert materials.data is not None
     everything = [
         len(row.texts["sentence1"])

@@ -89,6 +89,22 @@ def identity(device: torch.device) -> str:
     return f"GPU-{uuid}" if uuid else f"device {entry or device.index}"
 
 
+def why_bfloat16_is_slow(device: torch.device) -> str:
+    """Why this hardware computes bfloat16 no faster than float32, if it does; else ""."""
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return ""
+        return f"{torch.cuda.get_device_name(device)} has no units for bfloat16"
+    return "" if processor_has("bf16") else "this processor has no instructions for bfloat16"
+
+
+def processor_has(kind: str) -> bool:
+    """Whether the processor has instructions for numbers of a ``kind``: bf16, fp16."""
+    if not hasattr(torch.cpu, "get_capabilities"):
+        return False  # an older torch, which cannot tell
+    return any(able for name, able in torch.cpu.get_capabilities().items() if kind in name)
+
+
 def describe(device: torch.device, sharing: int = 1) -> str:
     """One line: the device's name and identity, and how many workers share it; or the threads."""
     if device.type != "cuda":

@@ -15,14 +15,18 @@ from transformers import DynamicCache
 
 from asyndbt_mpi.llm.local.device import is_out_of_memory
 from asyndbt_mpi.llm.local.labels import LabelTree
-from asyndbt_mpi.llm.local.packing import Group, Layout, Row, batches, fill_rows, lay_out
+from asyndbt_mpi.llm.local.packing import (
+    ROW_TOKENS,
+    Group,
+    Layout,
+    Row,
+    batches,
+    fill_rows,
+    lay_out,
+)
 
 KeysAndValues: TypeAlias = list[tuple[torch.Tensor, torch.Tensor]]
 """Of each layer, (G, heads, P, size)."""
-
-ROW_TOKENS = 256
-"""Tokens in a row of tails.  Attention is computed between all tokens of a row and then masked:
-up to this length that costs a few percent, beyond it grows."""
 
 HEAD_PROMPTS = 64
 """Prompts whose vocabulary logits, behind the first token of a label, are in memory at one time."""

@@ -18,6 +18,10 @@ from asyndbt_mpi.llm.local.labels import LabelTree
 
 Thing = TypeVar("Thing")
 
+ROW_TOKENS = 256
+"""Tokens in a row of tails.  Attention is computed between all tokens of a row and then masked:
+up to this length that costs a few percent, beyond it grows."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tail:

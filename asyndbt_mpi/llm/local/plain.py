@@ -34,7 +34,7 @@ class PlainReader:
         """Those of the labels (n, U), given as tokens, normalised over them."""
         if self._apart:
             return normalised(
-                np.array([[self.whole(p, label) for label in labels] for p in prompts])
+                np.array([[self._whole(p, label) for label in labels] for p in prompts])
             )
         tree = label_tree(labels)
         return tree.log_probabilities(self.steps(prompts, tree))
@@ -64,7 +64,21 @@ class PlainReader:
                         steps[row, step] = predicted[place[source], token]
         return steps
 
-    def whole(self, prompt: Tokens, label: Sequence[int]) -> float:
+    def whole(self, prompt: Tokens, labels: Sequence[Sequence[int]]) -> list[float]:
+        """Log-probabilities of the ``labels`` behind the ``prompt``, each read at once with it.
+
+        Those of one token are read off a single pass, which has the first of them at its end.
+        """
+        alone = [label for label in labels if len(label) == 1]
+        if self._apart or len(alone) < 2:
+            return [self._whole(prompt, label) for label in labels]
+        predicted = self._predicted([*prompt, *alone[0]], 2)[0]
+        return [
+            float(predicted[label[0]]) if len(label) == 1 else self._whole(prompt, label)
+            for label in labels
+        ]
+
+    def _whole(self, prompt: Tokens, label: Sequence[int]) -> float:
         """Log-probability of the ``label`` behind the ``prompt``, both read at once."""
         predicted = self._predicted([*prompt, *label], len(label) + 1)[:-1]
         return float(predicted[range(len(label)), list(label)].sum())

@@ -76,7 +76,7 @@ class Heaps:
             if (longest := int(lengths.max(initial=0))) > MOST_TEXT_BYTES:
                 raise ValueError(f"has a text of {longest:,} bytes, more than {MOST_TEXT_BYTES:,}")
             total += int(lengths.sum(dtype=np.int64))
-            for heap in np.unique(references["heap"]).tolist():
+            for heap in sorted(set(references["heap"].tolist())):
                 self.check(heap)
         if total > self.source.size:
             raise ValueError("has more text than the file has bytes")
