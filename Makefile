@@ -122,6 +122,7 @@ unit: venv
 mpi: venv
 	$(call MPI_PYTEST,3)
 	$(call MPI_PYTEST,4)
+	$(call MPI_PYTEST,5)/test_attacks.py
 
 test-slurm: venv
 	$(BIN)/python -m pytest -n 2 --dist loadfile -v tests/slurm
