@@ -16,19 +16,31 @@ def quickly() -> Iterator[None]:
     """Import transformers within this, or parts of it: that takes 30 % less time.
 
     Thousands of modules and classes stay for good, so that looking for garbage among them is in
-    vain; and `UNUSED` libraries seem not to be there, unless they are in use already.
+    vain. And to transformers the `UNUSED` libraries are not installed, in this process, unless it
+    or they were imported before.
     """
-    hidden = [name for name in UNUSED if name not in sys.modules]
     collecting = gc.isenabled()
     gc.disable()
-    # What Python itself looks at: the import of a name whose module is None fails.
-    nothing: Any = None
-    sys.modules.update(dict.fromkeys(hidden, nothing))
     try:
+        if "transformers" not in sys.modules:
+            _leave_out_unused()
         yield
     finally:
-        for name in hidden:
-            if sys.modules.get(name) is None:
-                sys.modules.pop(name, None)
         if collecting:
             gc.enable()
+
+
+def _leave_out_unused() -> None:
+    """Have transformers look for the libraries, which it does once, while they cannot be found."""
+    hidden = [name for name in UNUSED if name not in sys.modules]
+    nothing: Any = None
+    sys.modules.update(dict.fromkeys(hidden, nothing))  # how Python marks what is not there
+    try:
+        from transformers import utils
+
+        known: Any = utils  # its functions have no types
+        known.is_scipy_available()
+        known.is_sklearn_available()
+    finally:
+        for name in hidden:
+            del sys.modules[name]
