@@ -113,11 +113,14 @@ def draw(found: Mapping[str, Courses], task: str, width: float = style.PAGE) -> 
     """Mean and standard deviation over seeds of each method, ``width`` millimetres wide."""
     with style.styled():
         runs = sorted({len(each.loss) for each in found.values()})
-        text = (
-            "The most probable prompt of each worker on its validation rows, mean over workers."
-            f" Lines: mean of {' and '.join(map(str, runs))} runs under different seeds; bands:"
-            " one standard deviation on either side."
-        )
+        text = "The most probable prompt of each worker on its validation rows, mean over workers."
+        if runs == [1]:
+            text += " A single run of each method."
+        else:
+            text += (
+                f" Lines: mean of {' and '.join(map(str, runs))} runs under different seeds; bands:"
+                " one standard deviation on either side."
+            )
         figure, (loss, accuracy) = style.two_panels(width, HEIGHT, text)
         for method, each in found.items():
             name, colour = METHODS[method]

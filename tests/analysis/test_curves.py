@@ -108,6 +108,16 @@ def test_lines_are_means_and_bands_one_standard_deviation_wide() -> None:
         assert corners[:, 1].max() == pytest.approx(edges[1].max())
 
 
+def test_the_caption_says_how_many_runs_there_are() -> None:
+    row = np.array([[1.0, 2.0]])
+    for runs, said in ((1, "A single run of each method."), (3, "mean of 3 runs")):
+        found = script.Courses(np.array([4, 5]), *(row.repeat(runs, axis=0) for _ in range(2)))
+        figure = script.draw({"asyndbt": found}, "task")
+        shown = " ".join(each.get_text().replace("\n", " ") for each in figure.texts)
+        assert said in shown
+        assert ("bands" in shown) == (runs > 1)
+
+
 def test_logs_of_other_settings_are_refused(virtual_run: Run, tmp_path: Path) -> None:
     folder = logs(virtual_run, tmp_path / "task", "asyndbt")
     (folder / "asyndbt-1.h5").unlink()
