@@ -21,6 +21,8 @@ apart=(--heterogeneity 0.5)
 alike=(--heterogeneity 0)
 shares=(--shares 0.1 0.2 0.3 0.4 0.49)
 main=(--attacks sign_flip gaussian same_value label_flip ipm stale_replay flood)
+rules=(undefended rsa median trimmed_mean geometric_median krum multi_krum centered_clipping)
+rules+=("nnm + trimmed_mean" "nnm + geometric_median")
 two=(--defences undefended "nnm + trimmed_mean")
 psi=("rsa, psi = 0.03" "rsa, psi = 0.1" "rsa, psi = 0.3" "rsa, psi = 1")
 
@@ -28,6 +30,7 @@ mkdir -p "$out"
 bench three-of-ten "${ten[@]}" "${apart[@]}" "${two[@]}"
 bench shares "${twenty[@]}" "${apart[@]}" "${shares[@]}" "${main[@]}" \
     --defences undefended multi_krum "nnm + trimmed_mean"
+bench breakdown "${twenty[@]}" "${apart[@]}" "${shares[@]}" "${main[@]}" --defences "${rules[@]}"
 bench synchronous "${twenty[@]}" --active 20 "${apart[@]}" "${shares[@]}" "${main[@]}" "${two[@]}"
 bench alike "${twenty[@]}" "${alike[@]}" "${shares[@]}" "${main[@]}" "${two[@]}"
 bench all-rules "${twenty[@]}" "${apart[@]}"
