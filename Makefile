@@ -148,7 +148,9 @@ fuzz: venv
 bench: venv
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/scoring.py
+	$(BIN)/python benchmarks/operators.py
 	$(BIN)/python benchmarks/loop.py
+	$(BIN)/python benchmarks/scale.py --most 1000 --ranks 16
 	$(BIN)/python benchmarks/stragglers.py
 	$(BIN)/python benchmarks/estimators.py
 

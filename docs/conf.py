@@ -55,6 +55,7 @@ PAGES = {
         "robustness",
         "complexity",
         "performance",
+        "scale",
         "architectures",
     ),
 }
