@@ -155,7 +155,7 @@ def unknown(task: TaskSection, classes: Classes, values: Mapping[str, int]) -> s
         )
     known = ", ".join(map(_quoted, list(classes.number_of)[: 2 * MOST_SHOWN]))
     more = ", ..." if len(classes.number_of) > 2 * MOST_SHOWN else ""
-    example = f"{{ {_quoted(next(iter(without)))} = {json.dumps(task.label_texts[0])}, ... }}"
+    example = f"{{ {_quoted(next(iter(without)))} = {_string(task.label_texts[0])}, ... }}"
     table = f"; a table names them: labels = {example}" if isinstance(task.labels, list) else ""
     return (
         f"no label stands for {task.label_column} = {with_counts(dict(without.most_common()))};"
@@ -175,13 +175,22 @@ def with_counts(values: Mapping[str, int]) -> str:
 
 def table(labels: Mapping[str, str]) -> str:
     """A TOML table in one line."""
-    cells = [
-        f"{json.dumps(key, ensure_ascii=False)} = {json.dumps(label, ensure_ascii=False)}"
-        for key, label in labels.items()
-    ]
+    cells = [f"{_string(key)} = {_string(label)}" for key, label in labels.items()]
     return "{ " + ", ".join(cells) + " }"
 
 
 def _quoted(value: str) -> str:
     """A value, unless it is long: then it may be a private text."""
-    return json.dumps(value, ensure_ascii=False) if len(value) <= LONGEST_SHOWN else "a long text"
+    return _string(value) if len(value) <= LONGEST_SHOWN else "a long text"
+
+
+def _string(text: str) -> str:
+    """A string of TOML, in which what cannot be seen, such as a byte order mark, is escaped."""
+
+    def seen(character: str) -> str:
+        if character.isprintable():
+            return character
+        number = ord(character)
+        return f"\\u{number:04x}" if number < 1 << 16 else f"\\U{number:08x}"
+
+    return "".join(map(seen, json.dumps(text, ensure_ascii=False)))
