@@ -28,7 +28,7 @@ from asyndbt_mpi.config import Config, ConfigurationError
 from asyndbt_mpi.jobs.codes import BAD_USAGE, DONE
 from asyndbt_mpi.jobs.job import Job, Request
 from asyndbt_mpi.jobs.own import Own
-from asyndbt_mpi.jobs.precision import decide, decided, is_open
+from asyndbt_mpi.jobs.precision import settled
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.text import printable
 from asyndbt_mpi.log.verify import Verification
@@ -239,9 +239,7 @@ def iterate(
     check_server(configured)
     materials = prepare(configured, _checked(workers), own)
     configured = materials.configured(configured)
-    if is_open(configured):
-        decision = decide(configured, materials, Place(0, _cores()))
-        configured = decided(configured, decision.precision)
+    configured, _ = settled(configured, materials, Place(0, _cores()))
     delays = delays_of_workers(configured, workers)
     return _states(virtual_cluster(configured, materials, delays, _cores()))
 

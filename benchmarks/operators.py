@@ -12,7 +12,7 @@ from collections import Counter
 
 import torch
 from machine import describe
-from scoring import CASES, QUERIES, make_prompts, of_preset, operations
+from scoring import CASES, QUERIES, make_prompts, of_preset, operations, peak
 from torch.profiler import ProfilerActivity, profile
 
 from asyndbt_mpi.llm.base import Prompt
@@ -28,20 +28,6 @@ KINDS = {
     **dict.fromkeys(("cat", "copy_", "index", "clone", "index_select"), COPIES),
 }
 """By the operator's name without its namespace."""
-SHAPES = (512, 576), (576, 1536)
-"""Of a product as large as those of the model."""
-TRIALS = 60
-
-
-def peak(precision: str) -> float:
-    """Operations per processor second of the fastest of many products."""
-    first, second = (torch.randn(shape, dtype=getattr(torch, precision)) for shape in SHAPES)
-    least = float("inf")
-    for _ in range(TRIALS):
-        started = time.process_time()
-        torch.mm(first, second)
-        least = min(least, time.process_time() - started)
-    return 2.0 * SHAPES[0][0] * SHAPES[0][1] * SHAPES[1][1] / least
 
 
 def shares(model: TransformersModel, prompts: list[Prompt], labels: list[str]) -> Counter[str]:
@@ -75,7 +61,7 @@ def main() -> None:
             spent = shares(model, prompts, labels)
             row = "".join(f"{spent[kind] / spent.total():14.0%}" for kind in columns)
             name = f"{positions}, {preset}"
-            print(f"{name:14}{precision:>10}{1e9 * speed / peak(precision):9.0%}{row}", flush=True)
+            print(f"{name:14}{precision:>10}{speed / peak(precision):9.0%}{row}", flush=True)
 
 
 if __name__ == "__main__":

@@ -17,10 +17,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
-from loop import launch
+from loop import launch, settings
 from loop_rank import Free
 from machine import describe
 
@@ -224,18 +223,7 @@ def over_mpi(ranks: list[int]) -> None:
     for workers in ranks:
         active = max(1, workers // PARTICIPATION)
         iterations = max(250, 4000 // workers)
-        keys: dict[str, Any] = {
-            "run.iterations": iterations,
-            "algorithm.active_workers": active,
-            "algorithm.plane_until": iterations,
-            "defence.aggregator": "rsa",
-            "estimator.name": "loo",
-            "steps.optimizer": "adam",
-            "prompt.fragment_length": POSITIONS,
-            "prompt.vocabulary": "english",
-            "prompt.vocabulary_size": WORDS,
-            "prompt.pool": POOL,
-        }
+        keys = settings(active, POSITIONS, WORDS, iterations) | {"prompt.pool": POOL}
         found = launch(workers + 1, "profile", keys, logging=True)
         parts = [
             1e6 * found["server"][part] / active for part in ("decode", "receive", "encode", "log")

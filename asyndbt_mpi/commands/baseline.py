@@ -15,7 +15,7 @@ from asyndbt_mpi.baselines.trial import Counted, Spent, Trial
 from asyndbt_mpi.config import Config, ConfigurationError, load
 from asyndbt_mpi.doctor.processes import versions
 from asyndbt_mpi.jobs.answer_cache import Answers, make_folder
-from asyndbt_mpi.jobs.precision import decide, decided, is_open
+from asyndbt_mpi.jobs.precision import settled
 from asyndbt_mpi.view import intervals
 from asyndbt_mpi.view.outcomes import score
 from asyndbt_mpi.view.say import say
@@ -107,12 +107,11 @@ def baseline(asked: Asked, cores: int | None = None, writer: int = 0) -> Result:
     workers = range(1, asked.workers + 1)
     fits = rows_fit(config, materials, workers)
     place = Place(0, cores or len(os.sched_getaffinity(0)))
-    if is_open(config):
-        decision = decide(config, materials, place)
+    config, decision = settled(config, materials, place)
+    if decision:
         say(str(decision), err=True)
         chosen = f"llm.precision={decision.precision}"
         asked = replace(asked, assignments=(*asked.assignments, chosen))
-        config = decided(config, decision.precision)
     model = language_model(config, place, Answers(asked.output, writer))
     assert model is not None
     if not fits:

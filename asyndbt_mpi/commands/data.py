@@ -1,6 +1,5 @@
 """`asyndbt data`: what a run would understand of its data."""
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import NamedTuple
 from asyndbt_mpi.config import Config, ConfigurationError, load, parse
 from asyndbt_mpi.inputs.files import shown
 from asyndbt_mpi.inputs.sections import USUAL_WORKERS, TaskSection
+from asyndbt_mpi.inputs.toml import toml_string
 from asyndbt_mpi.task import guess, labels
 from asyndbt_mpi.task.arrow import HUB
 from asyndbt_mpi.task.dataset import Dataset, Row, build
@@ -66,7 +66,7 @@ def _of_file(path: str, assignments: Sequence[str]) -> Iterator[str]:
     yield "[task]"
     for key, value in task.items():
         if value != TaskSection.model_fields[key].default:
-            yield f"{key} = {json.dumps(value, ensure_ascii=False)}"
+            yield f"{key} = {toml_string(value)}"
     data = build(tables, config.task, texts, config.run.seed)
     yield f"labels = {labels.table(data.taken)}"
     sizes = _sizes(data, config)

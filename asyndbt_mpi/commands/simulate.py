@@ -20,7 +20,7 @@ from asyndbt_mpi.jobs.answer_cache import Answers
 from asyndbt_mpi.jobs.codes import DONE
 from asyndbt_mpi.jobs.job import Job
 from asyndbt_mpi.jobs.opening import Ended, removed_if_empty
-from asyndbt_mpi.jobs.precision import Decision, decide, decided, is_open
+from asyndbt_mpi.jobs.precision import settled
 from asyndbt_mpi.jobs.resume import Resumed, ResumeSink, log_to_resume, nothing_left, resume
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.writer import Writer
@@ -99,11 +99,9 @@ def _simulate(job: Job, cores: int, resuming: bool, display: Display) -> None:
             kept = replace(job, config=with_choices_of(job.config, log.config))
             _go_on(kept, log, cores, display)
         return
-    decision: Decision | None = None
     with display.loading(job.config):
-        if is_open(job.config):
-            decision = decide(job.config, job.materials, Place(0, cores))
-            job = replace(job, config=decided(job.config, decision.precision))
+        config, decision = settled(job.config, job.materials, Place(0, cores))
+        job = replace(job, config=config)
         cluster = _cluster(job, cores)
     writer = job.open_log("virtual", cluster.server.algorithm.z)
     try:

@@ -1,8 +1,9 @@
-"""Bounds on a TOML text, checked before it is parsed.
+"""Bounds on a TOML text, checked before it is parsed; and strings, as they are written.
 
 The parser's time and memory grow with the square of the number of a key's parts.
 """
 
+import json
 import re
 
 MOST_BYTES = 2**17
@@ -31,3 +32,15 @@ LONG_KEY = re.compile(rf"\.(?:[ \t]*+[A-Za-z0-9_-]++[ \t]*+\.){{{MOST_PARTS - 1}
 def has_long_key(text: str) -> bool:
     """Whether ``text`` has a key of more than `MOST_PARTS` parts, quoted ones among them."""
     return LONG_KEY.search(STRING_OR_COMMENT.sub("s", text)) is not None
+
+
+def toml_string(text: str) -> str:
+    """``text`` as a string of TOML; what cannot be seen, such as a byte order mark, is escaped."""
+
+    def seen(character: str) -> str:
+        if character.isprintable():
+            return character
+        number = ord(character)
+        return f"\\u{number:04x}" if number < 1 << 16 else f"\\U{number:08x}"
+
+    return "".join(map(seen, json.dumps(text, ensure_ascii=False)))

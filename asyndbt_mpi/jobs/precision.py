@@ -132,6 +132,20 @@ def decide(config: Config, materials: Materials, place: Place) -> Decision:
     return Decision("float32", slow) if slow else compare(config, materials, place)
 
 
+def settled(config: Config, materials: Materials, place: Place) -> tuple[Config, Decision | None]:
+    """``config`` with its precision decided by this process, and how if it was still open.
+
+    Raises
+    ------
+    ModelError
+        As `compare`.
+    """
+    if not is_open(config):
+        return config, None
+    decision = decide(config, materials, place)
+    return decided(config, decision.precision), decision
+
+
 def decided(config: Config, precision: str) -> Config:
     """``config``, with the ``precision``."""
     llm = config.llm.model_copy(update={"precision": precision})

@@ -1,6 +1,5 @@
 """Which class the value of a label column stands for, and the text of its label."""
 
-import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Any
 from asyndbt_mpi.config import ConfigurationError
 from asyndbt_mpi.inputs.files import check_line
 from asyndbt_mpi.inputs.sections import TaskSection
+from asyndbt_mpi.inputs.toml import toml_string
 
 MOST_TAKEN = 200
 """Classes that are taken from the data: more are likely to be texts."""
@@ -155,7 +155,7 @@ def unknown(task: TaskSection, classes: Classes, values: Mapping[str, int]) -> s
         )
     known = ", ".join(map(_quoted, list(classes.number_of)[: 2 * MOST_SHOWN]))
     more = ", ..." if len(classes.number_of) > 2 * MOST_SHOWN else ""
-    example = f"{{ {_quoted(next(iter(without)))} = {_string(task.label_texts[0])}, ... }}"
+    example = f"{{ {_quoted(next(iter(without)))} = {toml_string(task.label_texts[0])}, ... }}"
     table = f"; a table names them: labels = {example}" if isinstance(task.labels, list) else ""
     return (
         f"no label stands for {task.label_column} = {with_counts(dict(without.most_common()))};"
@@ -175,22 +175,10 @@ def with_counts(values: Mapping[str, int]) -> str:
 
 def table(labels: Mapping[str, str]) -> str:
     """A TOML table in one line."""
-    cells = [f"{_string(key)} = {_string(label)}" for key, label in labels.items()]
+    cells = [f"{toml_string(key)} = {toml_string(label)}" for key, label in labels.items()]
     return "{ " + ", ".join(cells) + " }"
 
 
 def _quoted(value: str) -> str:
     """A value, unless it is long: then it may be a private text."""
-    return _string(value) if len(value) <= LONGEST_SHOWN else "a long text"
-
-
-def _string(text: str) -> str:
-    """A string of TOML, in which what cannot be seen, such as a byte order mark, is escaped."""
-
-    def seen(character: str) -> str:
-        if character.isprintable():
-            return character
-        number = ord(character)
-        return f"\\u{number:04x}" if number < 1 << 16 else f"\\U{number:08x}"
-
-    return "".join(map(seen, json.dumps(text, ensure_ascii=False)))
+    return toml_string(value) if len(value) <= LONGEST_SHOWN else "a long text"

@@ -104,7 +104,7 @@ def test_a_run_is_logged_replayed_and_resumed_with_what_was_decided(
 ) -> None:
     folder = save(tmp_path / "tiny", LlamaConfig(**LONG_CONTEXT), spread=0.05)
     monkeypatch.setattr(
-        "asyndbt_mpi.commands.simulate.decide", lambda *_: Decision(kind, "it was decided")
+        "asyndbt_mpi.jobs.precision.decide", lambda *_: Decision(kind, "it was decided")
     )
     settings = *SHORT, f"llm.model={folder}", "llm.device=cpu"
     path = tmp_path / "run.h5"
@@ -113,7 +113,7 @@ def test_a_run_is_logged_replayed_and_resumed_with_what_was_decided(
     with Log(path) as log:
         assert log.config.llm.precision == kind
         assert all(text.endswith(kind) for text in log.descriptions)
-    monkeypatch.setattr("asyndbt_mpi.commands.simulate.decide", lambda *_: pytest.fail("again"))
+    monkeypatch.setattr("asyndbt_mpi.jobs.precision.decide", lambda *_: pytest.fail("again"))
     assert not replay(path, load("demo", settings)).difference
     longer = *settings, "run.iterations=3"
     simulate_silently(Job.of(Request("demo", longer, str(path), False, False, True), 3), 1, True)
