@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from asyndbt_mpi.algorithm.kernels import means_of_nearest, squared_distances
+from asyndbt_mpi.algorithm.kernels import means_within, squared_distances
 from asyndbt_mpi.algorithm.random import Purpose, stream
 from asyndbt_mpi.algorithm.types import FloatArray
 
@@ -94,7 +94,10 @@ def centered_clipping(x: FloatArray, f: int) -> FloatArray:
 
 def nearest_neighbour_mixing(x: FloatArray, f: int) -> FloatArray:
     """Each report replaced by the mean of the n - f nearest to it, itself included; (n, d)."""
-    return means_of_nearest(x, squared_distances(x), len(x) - f)
+    count = len(x) - f
+    distances = squared_distances(x)
+    reach = np.partition(distances, count - 1, axis=1)[:, count - 1].copy()
+    return means_within(x, distances, reach, count)
 
 
 def bucketing(x: FloatArray, f: int, generator: np.random.Generator) -> FloatArray:

@@ -84,11 +84,25 @@ def of_prompt(values: FloatArray, entries: IntArray, taken: FloatArray) -> float
 @helper
 def median(values: FloatArray) -> float:
     """Of an even number the mean of the two in the middle."""
-    ordered = np.sort(values)
+    # Inserted one by one: samples are few, and numba takes seconds to compile np.sort.
+    ordered = values.copy()
+    for i in range(1, len(ordered)):
+        value, j = ordered[i], i
+        while j > 0 and ordered[j - 1] > value:
+            ordered[j] = ordered[j - 1]
+            j -= 1
+        ordered[j] = value
     middle = len(values) // 2
     if len(values) % 2:
         return float(ordered[middle])
     return float(ordered[middle - 1] + ordered[middle]) / 2.0
+
+
+@helper
+def centre(values: FloatArray, middle: float, size: int) -> None:
+    """Take ``middle`` from the first so many ``values``; numba takes long to compile ``-=``."""
+    for i in range(size):
+        values[i] -= middle
 
 
 @helper
@@ -257,7 +271,7 @@ def surprises(
         for s in range(samples):
             residual[s] = losses[w, s] - of_prompt(effects[member], entries[w, s], taken)
             largest = max(largest, abs(losses[w, s]))
-        residual -= median(residual)
+        centre(residual, median(residual), samples)
         for s in range(samples):
             squares[s] = residual[s] ** 2
         square = median(squares) / median_square
@@ -274,14 +288,14 @@ def surprises(
         if square > agreeing * usual:
             usual += rate * (pairwise(squares, samples) / samples - usual)
         scale[member, 0] = usual
-        residual -= pairwise(residual, samples) / samples
+        centre(residual, pairwise(residual, samples) / samples, samples)
         for s in range(samples):
             for t in range(samples):
                 for i in range(rows):
                     j = entries[w, s, i]
                     taken[i] = variances[member, j] if entries[w, t, i] == j else 0.0
                 shared[s, t] = pairwise(taken, rows)
-            shared[s] -= pairwise(shared[s], samples) / samples
+            centre(shared[s], pairwise(shared[s], samples) / samples, samples)
         for t in range(samples):
             total = 0.0
             for s in range(samples):
@@ -353,14 +367,15 @@ def remember(
     kept = sampled.shape[1]
     number = samples + kept
     prompts, values = np.empty((number, rows), np.int64), np.empty(number)
-    residual, taken = np.empty(number), np.empty(rows)
+    residual, taken, left = np.empty(number), np.empty(rows), np.empty(number, np.bool_)
     for w in range(workers):
         member = members[w]
         for s in range(samples):
-            prompts[s] = entries[w, s]
+            for i in range(rows):
+                prompts[s, i] = entries[w, s, i]
             residual[s] = losses[w, s] - of_prompt(effects[member], entries[w, s], taken)
         # A mean would give one very bad sample's difference to all the others.
-        residual[:samples] -= median(residual[:samples])
+        centre(residual, median(residual[:samples]), samples)
         for k in range(kept):
             residual[samples + k] = residuals[member, k]
             for i in range(rows):
@@ -381,9 +396,14 @@ def remember(
             if not again:
                 value = of_prompt(effects[member], prompts[k], taken)
                 values[k] = value + believed * residual[k]
-        order = np.argsort(values, kind="mergesort")  # which is stable
+        for k in range(number):
+            left[k] = True
         for k in range(kept):
-            best = order[k]
+            best = -1
+            for other in range(number):
+                if left[other] and (best < 0 or values[other] < values[best]):
+                    best = other
+            left[best] = False
             residuals[member, k] = residual[best]
             there = np.isfinite(values[best])
             for i in range(rows):

@@ -2,7 +2,7 @@
 
 All work on stacks of matrices, one per worker, and on each of them separately: a worker's numbers
 do not depend on which others are in the stack. Each is compiled at its first call, once per machine
-(half a minute in all); numba keeps the result beside this file or in the user's cache folder.
+(some ten seconds in all); numba keeps the result beside this file or in the user's cache folder.
 """
 
 from collections.abc import Callable
@@ -305,24 +305,25 @@ def squared_distances(x: FloatArray) -> FloatArray:
 
 
 @compiled
-def means_of_nearest(x: FloatArray, distances: FloatArray, count: int) -> FloatArray:
-    """For each row of x (n, d) the mean of the ``count`` rows that are nearest to it; (n, d).
+def means_within(x: FloatArray, distances: FloatArray, reach: FloatArray, count: int) -> FloatArray:
+    """For each row of x (n, d) the mean of the ``count`` rows within its ``reach`` (n,); (n, d).
 
-    ``distances`` (n, n) say how near; of rows that are equally far the first ones count.
+    ``distances`` (n, n) say how near they are; of rows just at the reach the first ones count.
     """
     n, size = x.shape
     means = np.zeros((n, size))
     for i in range(n):
-        reach = np.partition(distances[i], count - 1)[count - 1]
         room = count
         for k in range(n):
-            if distances[i, k] < reach:
+            if distances[i, k] < reach[i]:
                 room -= 1
         for k in range(n):
-            if distances[i, k] == reach and room > 0:
+            if distances[i, k] == reach[i] and room > 0:
                 room -= 1
-            elif distances[i, k] >= reach:
+            elif distances[i, k] >= reach[i]:
                 continue
             for j in range(size):
                 means[i, j] += x[k, j]
-    return means / count
+        for j in range(size):
+            means[i, j] /= count
+    return means
