@@ -6,8 +6,10 @@ Example: python benchmarks/robustness.py -o runs/robustness --workers 20 --activ
 On the exact task; see `robustness_cells.run` for what is measured. Tables go to the terminal as
 Markdown: of the honest workers' own loss and of that of the consensus, how much of the way from the
 start to where the same workers get when nobody attacks; how far they are from the consensus and
-from stationarity; and, of several shares, the least at which a defence keeps less than 90 %. A line
-for each run goes to FOLDER/robustness.csv, which `asyndbt plot robustness` draws.
+from stationarity; and, of several shares, what a defence keeps under the attack that leaves least,
+and the least share at which it keeps less than 90 %. A line for each run goes to
+FOLDER/robustness.csv, which `asyndbt plot robustness` draws, and one for all seeds of it to
+FOLDER/seeds.csv.
 
 A defence is told to tolerate 30 % of the workers, or as many as attack if these are more.
 """
@@ -16,9 +18,10 @@ import argparse
 import csv
 import math
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from machine import describe
@@ -87,27 +90,71 @@ def breakdown(found: Found, wanted: list[Cell], what: str) -> str:
     return _markdown([cell for cell in wanted if cell.attack != "none"], entry)
 
 
-def _markdown(wanted: list[Cell], entry: Callable[[list[Cell]], str]) -> str:
-    attacks = list(dict.fromkeys(cell.attack for cell in wanted))
-    defences = list(dict.fromkeys(cell.defence for cell in wanted))
-    lines = [f"| attack | {' | '.join(defences)} |", f"| --- |{' --- |' * len(defences)}"]
-    for attack in attacks:
-        row = [
-            entry([cell for cell in wanted if (cell.attack, cell.defence) == (attack, defence)])
-            for defence in defences
-        ]
-        lines.append(f"| {attack} | {' | '.join(row)} |")
+def worst(found: Found, wanted: list[Cell], what: str) -> str:
+    """The mean over seeds under the attack that leaves least, by share; and which it is."""
+
+    def entry(of_attacks: list[Cell]) -> str:
+        left = {
+            attack: np.mean([kept(found, cell, what) for cell in of_seeds])
+            for attack, of_seeds in _by(of_attacks, "attack").items()
+        }
+        attack = min(left, key=left.__getitem__)
+        return f"{left[attack]:.0f} ({attack})"
+
+    attacked = [cell for cell in wanted if cell.attack != "none"]
+    return _markdown(attacked, entry, ("malicious", "defence"))
+
+
+def _by(wanted: list[Cell], axis: str) -> dict[Any, list[Cell]]:
+    """The cells of each value of ``axis``, in the order in which they come."""
+    values = dict.fromkeys(getattr(cell, axis) for cell in wanted)
+    return {value: [cell for cell in wanted if getattr(cell, axis) == value] for value in values}
+
+
+def _markdown(
+    wanted: list[Cell],
+    entry: Callable[[list[Cell]], str],
+    axes: tuple[str, str] = ("attack", "defence"),
+) -> str:
+    rows, columns = axes
+    names = _by(wanted, columns)
+    lines = [f"| {rows} | {' | '.join(names)} |", f"| --- |{' --- |' * len(names)}"]
+    for value, of_row in _by(wanted, rows).items():
+        entries = map(entry, _by(of_row, columns).values())
+        lines.append(f"| {value} | {' | '.join(entries)} |")
     return "\n".join(lines)
 
 
-def write(found: Found, wanted: list[Cell], path: Path) -> None:
-    """A line for each run that is shown."""
+def write(found: Found, wanted: list[Cell], folder: Path) -> None:
+    """A line for each run that is shown, and one for all seeds of a run."""
     rows = [
         asdict(cell)
         | {f"{what}_kept": round(kept(found, cell, what), 3) for what in KEPT}
         | {what: round(mean(found, cell, what), 6) for what in TABLES}
         for cell in wanted
     ]
+    _write(rows, folder / "robustness.csv")
+    of_seeds: dict[Cell, list[dict[str, Any]]] = {}
+    for cell, row in zip(wanted, rows, strict=True):
+        of_seeds.setdefault(replace(cell, seed=0), []).append(row)
+    _write(
+        [
+            {name: row for name, row in asdict(cell).items() if name != "seed"}
+            | {"seeds": len(of)}
+            | {f"{what}_kept": f"{np.mean(_all(of, what)):.1f}" for what in KEPT}
+            | {f"{what}_least": f"{min(_all(of, what)):.1f}" for what in KEPT}
+            | {what: f"{np.mean([row[what] for row in of]):.4g}" for what in TABLES}
+            for cell, of in of_seeds.items()
+        ],
+        folder / "seeds.csv",
+    )
+
+
+def _all(rows: list[dict[str, Any]], what: str) -> list[float]:
+    return [row[f"{what}_kept"] for row in rows]
+
+
+def _write(rows: list[dict[str, Any]], path: Path) -> None:
     with path.open("w", newline="") as file:
         lines = csv.DictWriter(file, list(rows[0]))
         lines.writeheader()
@@ -131,7 +178,7 @@ def main() -> None:
     print(f"{describe()}; means over {chosen.seeds} seeds, and the worst seed in brackets")
     everything = cells(chosen, attacks, defences)
     found = make(everything, chosen.output)
-    write(found, everything, chosen.output / "robustness.csv")
+    write(found, everything, chosen.output)
     for variant, spread, active in product(chosen.variants, chosen.heterogeneity, chosen.active):
         there = (variant, spread, active)
         of_shares = [c for c in everything if (c.variant, c.heterogeneity, c.active) == there]
@@ -143,10 +190,11 @@ def main() -> None:
                 print(table(found, shown, what), flush=True)
         if len(chosen.shares) > 1:
             for what in KEPT:
-                print(f"\n{setting}: the least share, in %, that keeps less than {BROKEN:.0f} % of")
-                print(
-                    f"the {TABLES[what].partition(',')[0]}\n\n{breakdown(found, of_shares, what)}"
-                )
+                of = TABLES[what].partition(",")[0]
+                print(f"\n{setting}: what is kept under the worst attack, %: {of}\n")
+                print(worst(found, of_shares, what))
+                print(f"\n{setting}: the least share, %, that keeps less than {BROKEN:.0f}: {of}\n")
+                print(breakdown(found, of_shares, what), flush=True)
 
 
 if __name__ == "__main__":
