@@ -26,7 +26,7 @@ from asyndbt_mpi.protocol.messages import Candidate
 from asyndbt_mpi.view.outcomes import outcomes
 
 WORKERS, MALICIOUS = 7, 2
-ATTACKS = {"none": 0.0, "sign_flip": 10.0, "label_flip": 0.0}
+ATTACKS = {"none": 0.0, "sign_flip": 10.0, "label_flip": 0.0, "bad_demonstrations": 0.0}
 """By name, the strength."""
 DEFENCES = {
     "undefended": ("defence.aggregator=rsa", "algorithm.robust_weight=0"),
