@@ -296,13 +296,14 @@ class AsynDBT:
         """phi_p (R, M, N), and p for a worker that is much further from it than the median one.
 
         Such a worker then adds nothing to h (5) and no plane holds it: otherwise one that reports
-        at random would keep planes violated, and the others bound by ever larger duals. Without a
-        rule in [defence] phi is what it is.
+        at random would keep planes violated, and the others bound by ever larger duals. The median
+        is that of the workers that have moved: with "quorum" most of them may have kept their last
+        p. Without a rule in [defence] phi is what it is.
         """
         if self.aggregation.is_mean:
             return lower.p
         distances = np.abs(self.p - lower.p).sum(axis=(1, 2))
-        is_outlying = distances > outlying(distances[lower.live])
+        is_outlying = distances > outlying(distances[lower.live & (distances > 0.0)])
         return np.where(is_outlying[:, None, None], self.p, lower.p)
 
     def _cut(self, estimation: LowerEstimation, duals_before: FloatArray) -> Estimation:

@@ -208,3 +208,15 @@ def test_a_worker_far_from_phi_is_held_by_no_plane() -> None:
         plausible = algorithm._plausible(lower)
         np.testing.assert_array_equal(plausible[:3], phi[:3])
         np.testing.assert_array_equal(plausible[3], phi[3] if counts else algorithm.p[3])
+
+
+def test_workers_that_keep_their_p_do_not_say_what_is_far() -> None:
+    """With "quorum" most may take no part in an estimate; the others are held as ever."""
+    config = configuration(defence={"aggregator": "median"})
+    algorithm = AsynDBT(config, SHAPES, 7)
+    phi = algorithm.p.copy()
+    phi[:2, :, 0] += 0.01
+    phi[:2, :, 1] -= 0.01
+    live = np.ones(7, dtype=bool)
+    lower = LowerLevel.start(phi, algorithm.z, live, algorithm.lower_steps)
+    np.testing.assert_array_equal(algorithm._plausible(lower), phi)
