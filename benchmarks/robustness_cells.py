@@ -36,6 +36,7 @@ ATTACKS = {
     "nan": 0.0,
     "flood": 1.0,
     "slow_poison": 10.0,
+    "malformed": 0.0,
 }
 """By name, the strength. "bad_demonstrations" needs demonstrations that have labels."""
 

@@ -1,4 +1,4 @@
-"""Malicious workers that follow the protocol and lie in their reports.
+"""Malicious workers that lie in their reports.
 
 Every colluder lives through its own run honestly, in the shadow; what it reports is made of its
 honest report, of the lies that it told before, and of what it knows of the reports of the others.
@@ -6,6 +6,7 @@ honest report, of the lies that it told before, and of what it knows of the repo
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,12 @@ from asyndbt_mpi.algorithm.types import FloatArray
 from asyndbt_mpi.config import Config
 from asyndbt_mpi.protocol.messages import LowerReport, Report, Shapes, ToServer
 from asyndbt_mpi.protocol.ranges import RANGES
+
+MALFORMED = "malformed"
+"""The attack of those that lie about the protocol, not about p."""
+
+NEVER = 2**31
+"""An iteration, or an estimate, that no run has."""
 
 UPPER, LOWER, SCORES = range(3)
 """What is lied about: p of either level, and scores of words."""
@@ -70,12 +77,26 @@ class Colluders:
         That of an honest worker is returned as it is, and remembered.
         """
         match message:
+            case Report() | LowerReport() if self.attack == MALFORMED and worker in self.members:
+                return self._malformed(worker, message)
             case Report():
                 return self._upper(worker, message)
             case LowerReport():
                 return self._lower(worker, message)
             case _:
                 return message
+
+    def _malformed(self, worker: int, report: Report | LowerReport) -> Report | LowerReport:
+        """``report`` with a number that it cannot have: one of several, at random."""
+        lower = isinstance(report, LowerReport)
+        fields: list[dict[str, Any]] = [
+            {"number": report.number + 1},
+            {"loss": np.inf},
+            {"p": np.full_like(report.p, np.nan)},
+            {"estimation" if lower else "iteration": NEVER},
+        ]
+        generator = self._generator(worker, 2 * report.number + lower)
+        return replace(report, **fields[generator.integers(len(fields))])
 
     def _upper(self, worker: int, report: Report) -> Report:
         past = self._past(worker)
@@ -156,6 +177,6 @@ def _stacked(
 def colluders(config: Config, shapes: Shapes, workers: int) -> Colluders | None:
     """The run's colluders among so many ``workers``; None if nobody lies in reports."""
     members = config.adversary.of(workers)
-    if not members or config.adversary.attack not in LIES:
+    if not members or config.adversary.attack not in {*LIES, MALFORMED}:
         return None
     return Colluders(config, shapes, members)

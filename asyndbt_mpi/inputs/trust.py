@@ -110,6 +110,7 @@ Attack = Literal[
     "label_flip",
     "bad_demonstrations",
     "flood",
+    "malformed",
 ]
 """What malicious workers do: lie in their reports (`asyndbt_mpi.adversary.attacks`), about their
 labels (`asyndbt_mpi.task.mislabelled`), or of answers (`asyndbt_mpi.adversary.boxes`)."""

@@ -46,7 +46,7 @@ def test_a_run_under_attack(tmp_path: Path, attack: str, estimator: str, gradien
         assert (log.status, log.committed) == ("finished", 24)
         left = log["event/kind"] == EventKind.EXCLUDED
         excluded = sorted(log["event/worker"][left].tolist())
-        assert excluded == (MALICIOUS if attack == "nan" else [])
+        assert excluded == (MALICIOUS if attack in ("nan", "malformed") else [])
         assert not (log["event/kind"] == EventKind.LOST).any()
         reported = set(log["report/worker"].tolist())
         assert reported == set(range(1, 6)) - set(excluded)
@@ -90,7 +90,7 @@ def test_the_log_says_who_was_malicious(tmp_path: Path) -> None:
     assert "malicious workers: 4, 5 (ipm)" in said
 
 
-@pytest.mark.parametrize("attack", ["alie", "flood", "nan"])
+@pytest.mark.parametrize("attack", ["alie", "flood", "nan", "malformed"])
 @pytest.mark.parametrize("gradient", ["black_box", "model"])
 def test_a_simulation_is_resumed(tmp_path: Path, attack: str, gradient: str) -> None:
     setting = f"algorithm.lower_gradient={gradient}"

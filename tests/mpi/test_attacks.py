@@ -10,7 +10,7 @@ from mpi4py import MPI
 
 import asyndbt_mpi as adbt
 from asyndbt_mpi.adversary.attacks import LIES, OMNISCIENT
-from asyndbt_mpi.adversary.colluders import Colluders
+from asyndbt_mpi.adversary.colluders import MALFORMED, Colluders
 from asyndbt_mpi.algorithm.simplex import onto_simplex
 from asyndbt_mpi.inputs.trust import Attack
 from asyndbt_mpi.log.home import read
@@ -91,8 +91,8 @@ def test_an_attack(shared_path: Path, unattacked: float, attack: str) -> None:
     with adbt.Log(path) as log:
         assert log.config.defence.tolerated(log.workers) == 1
         excluded = log["event/worker"][log["event/kind"] == EventKind.EXCLUDED].tolist()
-        assert excluded == ([LIAR] if attack == "nan" else [])
-        assert bool(said) == (attack in LIES)
+        assert excluded == ([LIAR] if attack in ("nan", "malformed") else [])
+        assert bool(said) == (attack in {*LIES, MALFORMED})
         check_lies(log, said)
         seen = {worker for worker, _, _ in said} - {LIAR}
         assert seen == ({*HONEST} if attack in OMNISCIENT else set())
