@@ -7,7 +7,8 @@ from asyndbt_mpi.log.reader import Log
 def recommended(log: Log, worker: int | None = None) -> tuple[int, str]:
     """Whose prompt, and why; that of ``worker``, if it is given.
 
-    Never chosen by the test rows, which are to say how good it is.
+    Never chosen by the test rows, which are to say how good it is. A worker's loss is its own word:
+    nobody else has its rows and demonstrations.
 
     Raises
     ------
@@ -27,4 +28,7 @@ def recommended(log: Log, worker: int | None = None) -> tuple[int, str]:
         )
     found, where = (raced, "its race") if raced else (validated, "its validation rows")
     best = min(found, key=lambda each: found[each].loss)
-    return best, f"the least loss of all workers in {where} (its own rows): {found[best].loss:.3f}"
+    why = f"the least loss of all workers in {where} (its own rows): {found[best].loss:.3f}"
+    if log.config.defence.tolerated(log.workers):
+        why += ", by its own word; --worker chooses one that is trusted"
+    return best, why

@@ -4,6 +4,7 @@ import csv
 import importlib
 import json
 import shutil
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -19,7 +20,9 @@ from asyndbt_mpi.commands.prompt import tuned_prompt
 from asyndbt_mpi.commands.simulate import simulate
 from asyndbt_mpi.jobs.job import Job, Request
 from asyndbt_mpi.log.reader import Best, Log
-from asyndbt_mpi.protocol.messages import Candidate, Split
+from asyndbt_mpi.protocol.messages import Candidate, EvaluationReport, Split, ToServer
+from asyndbt_mpi.protocol.records import Output
+from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.task.dataset import Row
 from asyndbt_mpi.task.tuned import (
     Demonstration,
@@ -30,6 +33,7 @@ from asyndbt_mpi.task.tuned import (
     read_prompt,
 )
 from asyndbt_mpi.view.outcomes import newest_tests
+from asyndbt_mpi.view.recommended import recommended
 from tests.commands.partial import Partial, use_partial
 from tests.helpers import Result, asyndbt
 from tests.report.parsed import Page
@@ -105,6 +109,27 @@ def test_recommended_is_the_least_loss_in_a_race(logs, prompt) -> None:
     assert prompt.origin.worker == min(losses, key=lambda worker: losses[worker])
     assert "in its race" in prompt.origin.chosen
     assert tuned_prompt(logs["batch"], None, worker=2).origin.worker == 2
+
+
+def test_what_is_recommended_is_a_workers_own_word(tmp_path: Path, monkeypatch) -> None:
+    """A liar among four has its own recommended, and the reason says whose word that is."""
+    liar, receive = 4, Server.receive
+
+    def told(self: Server, worker: int, message: ToServer, now: float) -> Output:
+        if worker == liar and isinstance(message, EvaluationReport):
+            message = replace(message, loss=-100.0)
+        return receive(self, worker, message, now)
+
+    monkeypatch.setattr(Server, "receive", told)
+    for workers in (4, 3):
+        path = tmp_path / f"{workers}.h5"
+        config = adbt.load("synthetic", ["run.iterations=6", "run.evaluate_every=3", "run.race=4"])
+        adbt.simulate(config, workers, path)
+        with Log(path) as log:
+            chosen, why = recommended(log)
+            assert ("by its own word; --worker" in why) == (workers == 4)
+            assert (chosen == liar) == (workers == 4)
+            assert recommended(log, worker=2)[0] == 2
 
 
 def test_without_tests_the_race_calibrates(tmp_path: Path) -> None:
