@@ -50,20 +50,26 @@ def test_by_default_three_of_ten_move_a_mean_no_further_than_the_honest_differ(
 @given(
     p=arrays.arrays(float, (4, 2, 3), elements=NUMBERS),
     lie=arrays.arrays(float, (2, 3), elements=NUMBERS),
+    rho=arrays.arrays(float, (5, 2, 3), elements=NUMBERS),
 )
-def test_added_up_one_worker_moves_z_by_its_weight_at_most(p: np.ndarray, lie: np.ndarray) -> None:
-    """By eta_z (mu ||p - p'|| + 2 psi sqrt(N)) in a row, wherever it says that it is."""
+def test_added_up_one_worker_moves_z_by_its_weight_at_most(
+    p: np.ndarray, lie: np.ndarray, rho: np.ndarray
+) -> None:
+    """By eta_z (mu ||p - p'|| + ||rho - rho'|| + 2 psi sqrt(N)) in a row, whatever it says."""
     steps = LowerSteps(z=0.1, rho=0.5, penalty=2.0, robust_weight=0.3)
     found = []
-    for reported in (p[3], lie):
+    for reported, its_rho in ((p[3], rho[3]), (lie, rho[4])):
         of_all = onto_simplex(np.concatenate([p[:3], reported[None]]))
         lower = LowerLevel.start(
             of_all, np.full((2, 3), 1 / 3), np.ones(4, dtype=bool), steps, Aggregation()
         )
+        lower.rho[:3], lower.rho[3] = rho[:3], its_rho  # as after rounds before
         lower.server_step()
-        found.append((lower.z, of_all[3]))
-    (z, before), (moved, after) = found
-    most = 0.1 * (2.0 * np.linalg.norm(before - after, axis=1) + 2 * 0.3 * np.sqrt(3))
+        found.append((lower.z, of_all[3], its_rho))
+    (z, before, rho_before), (moved, after, rho_after) = found
+    apart = 2.0 * np.linalg.norm(before - after, axis=1)
+    apart += np.linalg.norm(rho_before - rho_after, axis=1)
+    most = 0.1 * (apart + 2 * 0.3 * np.sqrt(3))
     assert (np.linalg.norm(moved - z, axis=1) <= most + 1e-12).all()
 
 
