@@ -23,4 +23,4 @@ def test_lies_are_on_the_simplex_and_of_those_who_collude() -> None:
         assert (told >= 0).all()
     agreed = lies(p, 6, "same_value", 1.0, 3)
     np.testing.assert_array_equal(agreed[:, :, 0], 1.0)
-    assert WORDS == p.shape[-1]
+    assert p.shape[-1] == WORDS
