@@ -3,7 +3,7 @@
 Example: python benchmarks/robustness_llm.py -o runs/robustness_llm --seeds 5
              --sst2 /data/glue/SST-2
 
-SmolLM2-135M-Instruct on reviews and SST-2; seven workers of which two attack, everything else as
+SmolLM2-135M-Instruct on reviews and SST-2; seven workers of which some attack, everything else as
 for language models by default (words learnt together). Of the honest workers it shows the accuracy
 on the test rows, with the prompts that they end with and with the consensus' words, and the loss,
 each the mean over workers, rows and seeds, and what changes under the same seed. Logs and the
@@ -25,7 +25,9 @@ from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.protocol.messages import Candidate
 from asyndbt_mpi.view.outcomes import outcomes
 
-WORKERS, MALICIOUS = 7, 2
+WORKERS = 7
+TOLERATED = 2
+"""By default, of so many workers."""
 ATTACKS = {"none": 0.0, "sign_flip": 10.0, "label_flip": 0.0, "bad_demonstrations": 0.0}
 """By name, the strength."""
 DEFENCES = {
@@ -49,15 +51,25 @@ COLUMNS = {
 """The prompt, what of its tests, and the unit."""
 
 
-def run(folder: Path, task: tuple[str, ...], attack: str, defence: str, seed: int) -> Path:
-    """The log of a finished run, made if it is not there."""
+def run(
+    folder: Path, task: tuple[str, ...], malicious: int, attack: str, defence: str, seed: int
+) -> Path:
+    """The log of a finished run, made if it is not there.
+
+    If more attack than are tolerated by default, the defence is told of them.
+    """
     name, *of_task = task
+    more = max(malicious - TOLERATED, 0) if attack != "none" or defence == "default" else 0
     path = folder / f"{name}-{attack}-{defence}-{seed}.h5"
+    if malicious != TOLERATED and (attack != "none" or more):
+        path = path.with_stem(f"{path.stem}-of-{malicious}")
     settings = [*SETTINGS, *of_task, *DEFENCES[defence], f"run.seed={seed}"]
     settings.append(f"llm.cache_folder={folder / 'answers'}")
     if attack != "none":
-        settings += [f"adversary.workers={MALICIOUS}", f"adversary.attack={attack}"]
+        settings += [f"adversary.workers={malicious}", f"adversary.attack={attack}"]
         settings.append(f"adversary.strength={ATTACKS[attack]}")
+    if more:
+        settings.append(f"defence.malicious={malicious / WORKERS}")
     if path.exists():
         with Log(path) as log:
             if log.status == "finished":
@@ -66,26 +78,26 @@ def run(folder: Path, task: tuple[str, ...], attack: str, defence: str, seed: in
     return path
 
 
-def measured(path: Path) -> list[float]:
-    """Of the honest workers of a log, by `COLUMNS`."""
+def measured(path: Path, malicious: int) -> list[float]:
+    """Of all but the last ``malicious`` workers of a log, by `COLUMNS`."""
     with Log(path) as log:
         found = outcomes(log)
-    honest = range(1, WORKERS - MALICIOUS + 1)
+    honest = range(1, WORKERS - malicious + 1)
     return [
         unit * float(np.mean([getattr(found[prompt], what)[worker] for worker in honest]))
         for prompt, what, unit in COLUMNS.values()
     ]
 
 
-def rows(found: dict[tuple[str, str, str], list[list[float]]]) -> Iterator[str]:
-    """The table as Markdown: means over seeds, and differences to the task's first row.
+def rows(found: dict[tuple[str, str, str, str], list[list[float]]]) -> Iterator[str]:
+    """The table as Markdown: means over seeds, and differences to the same workers unattacked.
 
     Seeds differ more than attacks do, so differences are of runs under the same seed.
     """
-    yield f"| task | attack | defence | {' | '.join(COLUMNS)} |"
-    yield f"| --- | --- | --- |{' --- |' * len(COLUMNS)}"
+    yield f"| task | malicious | attack | defence | {' | '.join(COLUMNS)} |"
+    yield f"| --- | --- | --- | --- |{' --- |' * len(COLUMNS)}"
     for key, of_seeds in found.items():
-        reference = found[key[0], "none", "undefended"]
+        reference = found[*key[:2], "none", "undefended"]
         cells = []
         for column, (_, _, unit) in enumerate(COLUMNS.values()):
             values, of_reference = (
@@ -111,6 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--output", type=Path, default=Path("runs/robustness_llm"))
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--malicious", type=int, nargs="+", default=[TOLERATED])
     parser.add_argument("--sst2", metavar="FOLDER", help="SST-2 of GLUE; without it reviews alone")
     attacks = list(ATTACKS)[1:]
     parser.add_argument("--attacks", nargs="+", default=attacks, choices=attacks, help="and none")
@@ -119,17 +132,18 @@ def main() -> None:
     tasks: list[tuple[str, ...]] = [("reviews",)]
     if chosen.sst2:
         tasks.append(("sst2", f"task.path={chosen.sst2}"))
-    found: dict[tuple[str, str, str], list[list[float]]] = {}
-    for seed, task, attack, defence in product(
-        range(chosen.seeds), tasks, ["none", *chosen.attacks], DEFENCES
+    found: dict[tuple[str, str, str, str], list[list[float]]] = {}
+    for seed, task, malicious, attack, defence in product(
+        range(chosen.seeds), tasks, chosen.malicious, ["none", *chosen.attacks], DEFENCES
     ):
-        path = run(chosen.output, task, attack, defence, seed)
-        found.setdefault((task[0], attack, defence), []).append(measured(path))
-        print(path, *(f"{value:.3f}" for value in found[task[0], attack, defence][-1]), flush=True)
+        path = run(chosen.output, task, malicious, attack, defence, seed)
+        key = task[0], f"{malicious} of {WORKERS}", attack, defence
+        found.setdefault(key, []).append(measured(path, malicious))
+        print(path, malicious, *(f"{value:.3f}" for value in found[key][-1]), flush=True)
+    print(f"\n{describe()}; means of the honest workers and {chosen.seeds} seeds")
     print(
-        f"\n{describe()}; {MALICIOUS} of {WORKERS} workers malicious; means of {chosen.seeds} seeds"
+        "(differences to the same workers, nobody attacking and undefended, 95 % intervals); accuracy in %\n"
     )
-    print("(differences to nobody attacking and undefended, 95 % intervals); accuracy in %\n")
     print("\n".join(rows(found)))
 
 
