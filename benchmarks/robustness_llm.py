@@ -59,16 +59,16 @@ def run(
     If more attack than are tolerated by default, the defence is told of them.
     """
     name, *of_task = task
-    more = max(malicious - TOLERATED, 0) if attack != "none" or defence == "default" else 0
+    is_told = defence == "default" and malicious > TOLERATED
     path = folder / f"{name}-{attack}-{defence}-{seed}.h5"
-    if malicious != TOLERATED and (attack != "none" or more):
+    if malicious != TOLERATED and (attack != "none" or is_told):
         path = path.with_stem(f"{path.stem}-of-{malicious}")
     settings = [*SETTINGS, *of_task, *DEFENCES[defence], f"run.seed={seed}"]
     settings.append(f"llm.cache_folder={folder / 'answers'}")
     if attack != "none":
         settings += [f"adversary.workers={malicious}", f"adversary.attack={attack}"]
         settings.append(f"adversary.strength={ATTACKS[attack]}")
-    if more:
+    if is_told:
         settings.append(f"defence.malicious={malicious / WORKERS}")
     if path.exists():
         with Log(path) as log:
@@ -141,9 +141,8 @@ def main() -> None:
         found.setdefault(key, []).append(measured(path, malicious))
         print(path, malicious, *(f"{value:.3f}" for value in found[key][-1]), flush=True)
     print(f"\n{describe()}; means of the honest workers and {chosen.seeds} seeds")
-    print(
-        "(differences to the same workers, nobody attacking and undefended, 95 % intervals); accuracy in %\n"
-    )
+    print("(differences to the same workers, nobody attacking and undefended, 95 % intervals)")
+    print("accuracy in %\n")
     print("\n".join(rows(found)))
 
 
