@@ -141,8 +141,8 @@ def write(found: Found, wanted: list[Cell], folder: Path) -> None:
         [
             {name: row for name, row in asdict(cell).items() if name != "seed"}
             | {"seeds": len(of)}
-            | {f"{what}_kept": f"{np.mean(_all(of, what)):.1f}" for what in KEPT}
-            | {f"{what}_least": f"{min(_all(of, what)):.1f}" for what in KEPT}
+            | {f"{what}_kept": f"{np.mean(_all(of, what)):.2f}" for what in KEPT}
+            | {f"{what}_least": f"{min(_all(of, what)):.2f}" for what in KEPT}
             | {what: f"{np.mean([row[what] for row in of]):.4g}" for what in TABLES}
             for cell, of in of_seeds.items()
         ],
