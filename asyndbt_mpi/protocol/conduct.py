@@ -10,7 +10,7 @@ from asyndbt_mpi.protocol.asyndbt import AsynDBT
 from asyndbt_mpi.protocol.divergence import Diverged
 from asyndbt_mpi.protocol.estimation import LowerEstimation, rounds_asked
 from asyndbt_mpi.protocol.evaluations import Evaluations
-from asyndbt_mpi.protocol.final_tests import FinalTests, draw_demonstrations, own_tests
+from asyndbt_mpi.protocol.final_tests import FinalTests, draw_demonstrations, own_tests, scorers
 from asyndbt_mpi.protocol.held import Held
 from asyndbt_mpi.protocol.membership import Membership, State
 from asyndbt_mpi.protocol.messages import (
@@ -262,7 +262,10 @@ class Conduct:
         if self.config.run.evaluate_every:
             self._races = {v: self._race(v, self.spending.rounds(v, len(joined))) for v in joined}
         self._final_tests = FinalTests(
-            self.iteration, own_tests(self.config), bare_prompt(self.shapes)
+            self.iteration,
+            own_tests(self.config),
+            bare_prompt(self.shapes),
+            scorers(self.config, self.workers),
         )
         for worker in joined:
             if worker not in self._outstanding:  # the others when their last report is in
