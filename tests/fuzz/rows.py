@@ -5,7 +5,8 @@
 As rank 0 of a language model's run does, the server knows what each worker holds and may spend. The
 third of four workers answers with damaged messages, or with lies that agree with themselves: other
 labels, rows, losses, demonstrations, costs. It may be excluded; nothing else may be raised, the others
-end their tests, and the log can be shown and verified, whatever it was told.
+end their tests, and the log can be shown and verified, whatever it was told: at most the liar's
+demonstrations of an estimate do not follow from its q and the seed, of which `verify` tells.
 """
 
 import io
@@ -47,9 +48,6 @@ MOST_TRIES = 4
 EXTREME = [0.0, 1e-300, 1e-9, 1.0, 1e6, 1e100]
 """Losses that a message can have."""
 MANY = [0, 1, 2**31, 2**40]
-UNSEEN = "do not follow"
-"""What verify may say of a liar's numbers: that they do not follow from its answers."""
-
 SETTINGS = (
     *("run.iterations=4", "run.evaluate_every=2", "task.test=12", "task.partition=dirichlet"),
     *("task.alpha=0.5", "algorithm.plane_period=2", "algorithm.tolerance=0"),
@@ -200,7 +198,7 @@ def _other_rows(generator: random.Random, report: EvaluationReport) -> Evaluatio
 
 
 def _shown(hand: OnRows) -> str:
-    """Write the log of the run, open it as its commands do; what `verify` finds."""
+    """Write the log of the run, and open it as commands do; what `verify` finds."""
     server, materials = hand.server, hand.materials
     config, start = materials.configured(server.config), np.full_like(server.algorithm.z, 1.0)
     start /= start.shape[1]
@@ -221,11 +219,11 @@ def _shown(hand: OnRows) -> str:
                 recommended(log)
             except ConfigurationError:
                 assert not config.run.evaluate_every
-        return (
-            "a log that is intact"
-            if not verify(path).violations
-            else str(verify(path).violations[:3])
-        )
+        violations = verify(path).violations
+    others = [each for each in violations if not each.startswith("/lower/k row ")]
+    assert not others, others
+    assert all(f", worker {HOSTILE}: " in each for each in violations), violations
+    return "log with k of its own" if violations else "log that is intact"
 
 
 if __name__ == "__main__":
