@@ -128,7 +128,7 @@ def draw_tests(axes: Axes, found: dict[Candidate, Outcome]) -> None:
         if outcome.accuracy:
             ends = [100 * outcome.accuracy.low, 100 * outcome.accuracy.high]
             axes.plot(ends, [row, row], color=TEST, lw=INTERVAL, alpha=0.25, solid_capstyle="butt")
-        axes.plot(single.mean(), row, "D", color=TEST, ms=4)
+        axes.plot(100 * outcome.mean_accuracy, row, "D", color=TEST, ms=4)
     axes.set_yticks(range(len(found)), [candidate.name.lower() for candidate in found])
     axes.set(ylim=(len(found) - 0.5, -0.5), xlabel="test accuracy, %")
     axes.xaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10]))

@@ -19,7 +19,7 @@ from asyndbt_mpi.log.errors import LogError
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.protocol.blackbox import calibration_of
 from asyndbt_mpi.protocol.estimation import rounds_asked
-from asyndbt_mpi.protocol.final_tests import own_tests
+from asyndbt_mpi.protocol.final_tests import own_tests, scorers
 from asyndbt_mpi.protocol.messages import Candidate, CostBounds, Split
 from asyndbt_mpi.protocol.noise import most_answers
 from asyndbt_mpi.protocol.race import Rounds, size
@@ -205,7 +205,7 @@ def parts(
     testing = 0
     if run.evaluate_every and config.task.test:
         tests = [(candidate, held) for held in rows for candidate in own_tests(config)]
-        tests.append((Candidate.UNTUNED, rows[0]))
+        tests += [(Candidate.UNTUNED, rows[0])] * scorers(config, workers)
         testing = sum(_of_evaluation(config, Split.TEST, *each) for each in tests)
     return (
         Part(

@@ -402,15 +402,30 @@ def _run_server(
     elif request.given is None:
         if server.limit:
             _say(f"the run ends at {server.limit}", request.debug)
-        with Log(job.path) as log:
-            # A rank sees the launcher's terminal even if the output goes to a file.
-            print_summary(log, Console(force_terminal=False, color_system=None))
+        code = _sum_up(job, request)
     # After a problem a worker may be deep in a computation, and so may a lost one at any time.
     given_up = problem or server.members.given_up - channel.gone
     if not channel.close(GRACE_SECONDS if given_up else PATIENCE_SECONDS):
         _say("a worker does not answer: its process is ended", request.debug)
         channel.comm.Abort(code)
     return Outcome(code, problem, job.path)
+
+
+def _sum_up(job: Job, request: Request) -> int:
+    """Print the summary of a run that is over; the exit code.
+
+    Whatever is wrong with it must not end the job as `launch` would: the log is whole.
+    """
+    try:
+        with Log(job.path) as log:
+            # A rank sees the launcher's terminal even if the output goes to a file.
+            print_summary(log, Console(force_terminal=False, color_system=None))
+    except Exception as error:
+        what = f"the run is over and its log is whole ({job.path}), but it cannot be summed up"
+        text = f"{what}: {type(error).__name__}: {error}".partition("\n")[0]
+        _say(f"{text}\n{traceback.format_exc()}", request.debug)
+        return FAILED
+    return DONE
 
 
 def _remains(job: Job, server: Server) -> str:

@@ -27,6 +27,7 @@ from asyndbt_mpi.log.writer import Writer
 from asyndbt_mpi.protocol.private import Home
 from asyndbt_mpi.protocol.records import Record
 from asyndbt_mpi.protocol.server import Server
+from asyndbt_mpi.task.partition import held
 from asyndbt_mpi.transport.delay import Delays
 from asyndbt_mpi.transport.replay import Recorded
 from asyndbt_mpi.transport.virtual import VirtualCluster
@@ -198,7 +199,8 @@ def virtual_cluster(
         The language model cannot be found, loaded or reached.
     """
     everyone = sorted(delays)
-    server = Server(config, materials.shapes, len(everyone), least_iterations)
+    known = held(materials.data)
+    server = Server(config, materials.shapes, len(everyone), least_iterations, held=known)
     fits = rows_fit(config, materials, everyone)
     model = language_model(config, Place(0, cores), answers)
     if not fits:

@@ -17,6 +17,7 @@ from asyndbt_mpi.log.file import remove_log
 from asyndbt_mpi.log.text import printable
 from asyndbt_mpi.log.writer import Writer
 from asyndbt_mpi.protocol.server import Server
+from asyndbt_mpi.task.partition import held
 from asyndbt_mpi.transport.replay import Replay
 
 
@@ -53,7 +54,8 @@ def open_run(job: Job, resuming: bool, signalled: Sequence[signal.Signals] = ())
     log = log_to_resume(job) if resuming else None
     if log is None:
         shapes, expected = job.materials.shapes, expected_hellos(job)
-        server = Server(job.config, shapes, job.workers, expected=expected)
+        known = held(job.materials.data)
+        server = Server(job.config, shapes, job.workers, expected=expected, held=known)
         return Opened(server, job.open_log("mpi", server.algorithm.z))
     with log:
         resumed = resume(log, job, "mpi", signalled)

@@ -37,6 +37,7 @@ from asyndbt_mpi.protocol.evaluations import CONSENSUS
 from asyndbt_mpi.protocol.messages import Costs, Hello
 from asyndbt_mpi.protocol.records import SPLIT_OF, Evaluation, Event, EventKind, Iteration, Record
 from asyndbt_mpi.protocol.server import Server
+from asyndbt_mpi.task.partition import held
 from asyndbt_mpi.transport.adoption import Adoption
 from asyndbt_mpi.transport.interruption import Interrupted
 from asyndbt_mpi.transport.replay import Recorded, Replay, ReplayError
@@ -169,7 +170,9 @@ def resume(
     _check(log, job, transport)
     recorded = list(events(log))
     expected = expected_hellos(job) if transport == "mpi" else {}
-    server = Server(job.config, job.materials.shapes, job.workers, log.committed, expected)
+    known = held(job.materials.data)
+    shapes = job.materials.shapes
+    server = Server(job.config, shapes, job.workers, log.committed, expected, known)
     workers, box = workers_without_model(job.config, job.materials, range(1, job.workers + 1))
     # A simulation is repeated from its start, with all workers in this process.
     adoption = Adoption(server, workers, Used(log), TOLERANCE) if transport == "mpi" else None

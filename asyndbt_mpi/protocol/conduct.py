@@ -10,7 +10,8 @@ from asyndbt_mpi.protocol.asyndbt import AsynDBT
 from asyndbt_mpi.protocol.divergence import Diverged
 from asyndbt_mpi.protocol.estimation import LowerEstimation, rounds_asked
 from asyndbt_mpi.protocol.evaluations import Evaluations
-from asyndbt_mpi.protocol.final_tests import FinalTests, draw_demonstrations, own_tests
+from asyndbt_mpi.protocol.final_tests import FinalTests, draw_demonstrations, own_tests, scorers
+from asyndbt_mpi.protocol.held import Held
 from asyndbt_mpi.protocol.membership import Membership, State
 from asyndbt_mpi.protocol.messages import (
     WITHOUT,
@@ -70,6 +71,8 @@ class Conduct:
     expected
         By worker the hello that its data give, where that is known without asking it: its q is to
         be that, and what it may need at most so much.
+    held
+        By worker the rows that it has, where they are known: its answers have to be on these.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class Conduct:
         workers: int,
         least_iterations: int = 0,
         expected: Mapping[int, Hello] | None = None,
+        held: Mapping[int, Held] | None = None,
     ) -> None:
         self.config = config
         self.shapes = shapes
@@ -88,6 +92,7 @@ class Conduct:
         self.replaying = False
         self.members = Membership(workers, config.algorithm.min_workers)
         self.expected = expected or {}
+        self.held = held or {}
         self.spending = Spending(
             config, workers, {v: hello.cost_bounds for v, hello in self.expected.items()}
         )
@@ -257,7 +262,10 @@ class Conduct:
         if self.config.run.evaluate_every:
             self._races = {v: self._race(v, self.spending.rounds(v, len(joined))) for v in joined}
         self._final_tests = FinalTests(
-            self.iteration, own_tests(self.config), bare_prompt(self.shapes)
+            self.iteration,
+            own_tests(self.config),
+            bare_prompt(self.shapes),
+            scorers(self.config, self.workers),
         )
         for worker in joined:
             if worker not in self._outstanding:  # the others when their last report is in

@@ -6,6 +6,7 @@ import numpy as np
 
 from asyndbt_mpi.algorithm.aggregation import Aggregation
 from asyndbt_mpi.algorithm.types import IntArray
+from asyndbt_mpi.protocol.held import Held
 from asyndbt_mpi.protocol.messages import (
     WITHOUT,
     Candidate,
@@ -32,13 +33,15 @@ class Evaluations:
         """Note that ``request`` is sent to ``worker``."""
         self._asked.setdefault(worker, deque()).append(request)
 
-    def accept(self, worker: int, report: EvaluationReport, time: float) -> Evaluation:
-        """The record of an answer.
+    def accept(
+        self, worker: int, report: EvaluationReport, time: float, held: Held | None = None
+    ) -> Evaluation:
+        """The record of an answer, which has to be on the rows that the worker ``held``, if known.
 
         Raises
         ------
         MalformedMessage
-            It answers nothing that was asked; nothing is changed.
+            It answers nothing that was asked, or on other rows; nothing is changed.
         """
         asked = self._asked.get(worker)
         request = asked[0] if asked else None
@@ -46,6 +49,8 @@ class Evaluations:
             raise MalformedMessage(f"evaluation of worker {worker} was not asked for")
         if not self._is_asked_for(request, report):
             raise MalformedMessage(f"worker {worker} scored another prompt than it was asked for")
+        if held is not None:
+            held.check(worker, request, report)
         asked.popleft()
         if (request.split, request.candidate) == (Split.TEST, Candidate.CONSENSUS):
             self._of_consensus.append(report)

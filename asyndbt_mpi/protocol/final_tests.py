@@ -13,7 +13,7 @@ from asyndbt_mpi.protocol.race import Prompt
 
 
 def own_tests(config: Config) -> tuple[Candidate, ...]:
-    """What each worker tests, in this order; the first that is done also tests the untuned prompt.
+    """What each worker tests, in this order; the first that are done also test the untuned prompt.
 
     The calibrated untuned prompt is among them because its scores depend on the worker's training
     rows; a function has no scores.
@@ -22,11 +22,19 @@ def own_tests(config: Config) -> tuple[Candidate, ...]:
     return own if config.llm.is_function else (*own, Candidate.CALIBRATED)
 
 
+def scorers(config: Config, workers: int) -> int:
+    """How many of the workers score the untuned prompt: an honest majority of those that may lie.
+
+    With f liars 2f + 1, which are one where nobody lies.
+    """
+    return 2 * config.defence.tolerated(workers) + 1
+
+
 def number_of_tests(config: Config, workers: int) -> int:
     """Of all workers together, if the run makes any."""
     if not (config.run.evaluate_every and config.task.test):
         return 0
-    return len(own_tests(config)) * workers + 1
+    return len(own_tests(config)) * workers + scorers(config, workers)
 
 
 class FinalTests:
@@ -34,21 +42,25 @@ class FinalTests:
 
     Each worker scores its tuned prompt, random demonstrations of its own, the consensus words with
     its own tuned demonstrations and, if its scores can be calibrated, the untuned prompt with
-    calibrated scores. The untuned prompt as it is has the same scores everywhere: the worker that
-    is first done scores it.
+    calibrated scores. The untuned prompt as it is has the same scores everywhere: it is enough that
+    the workers score it that are first done, one or, where some may lie, a majority of honest ones.
 
     Parameters
     ----------
     own : what each worker tests, in this order; see `own_tests`
     untuned : the prompt without words and demonstrations
+    scorers : how many workers score that; see `scorers`
     """
 
-    def __init__(self, iteration: int, own: Sequence[Candidate], untuned: Prompt) -> None:
+    def __init__(
+        self, iteration: int, own: Sequence[Candidate], untuned: Prompt, scorers: int = 1
+    ) -> None:
         self._iteration = iteration
         self._candidates = own
         self._untuned = untuned
         self._own: dict[int, deque[EvaluationRequest]] = {}
-        self._shared = deque([self._request(Candidate.UNTUNED, untuned)])
+        self._shared = scorers
+        self._sharing: set[int] = set()
 
     def enter(self, worker: int, tuned: Prompt, random: Prompt, consensus: Prompt) -> None:
         """The prompts of ``worker``, once it is known which one is best."""
@@ -72,15 +84,19 @@ class FinalTests:
         own = self._own.get(worker)
         if own is None:
             return None  # it joined after the iterations were over
-        queue = own or self._shared
-        return queue.popleft() if queue else None
+        if own:
+            return own.popleft()
+        if not self._shared or worker in self._sharing:
+            return None
+        self._shared -= 1
+        self._sharing.add(worker)
+        return self._request(Candidate.UNTUNED, self._untuned)
 
     def give_back(self, requests: list[EvaluationRequest]) -> None:
         """Of the ``requests`` that a worker left unanswered, another may take the shared one."""
-        self._shared.extend(
-            request
+        self._shared += sum(
+            request.split is Split.TEST and request.candidate is Candidate.UNTUNED
             for request in requests
-            if request.split is Split.TEST and request.candidate is Candidate.UNTUNED
         )
 
 

@@ -184,6 +184,11 @@ class Server(Conduct):
         expected = self.expected.get(worker)
         if expected and not self.replaying and not np.array_equal(expected.q, message.q):
             raise MalformedMessage(f"worker {worker} begins with another q than its data give")
+        held, told = self.held.get(worker), message.cost_bounds.race_rows
+        if held and not self.replaying and told != held.rows[Split.RACE]:
+            raise MalformedMessage(
+                f"worker {worker} says that its race has {told} rows: {held.rows[Split.RACE]}"
+            )
         self.spending.check_cost_bounds(worker, message.cost_bounds)
 
     def _objection(self, worker: int, message: Hello) -> str | None:
@@ -210,6 +215,7 @@ class Server(Conduct):
                 f" outstanding assignment of worker {worker}"
             )
         self.spending.check(worker, "assignment", report.costs)
+        self._check_pool(worker, report)
         self._record_answer(out, worker, report)
         del self._outstanding[worker]
         if self._final_tests:
@@ -221,6 +227,7 @@ class Server(Conduct):
         if self.algorithm.estimation is None:
             raise not_asked_for(worker, report)
         self.spending.check(worker, "assignment", report.costs)
+        self._check_pool(worker, report)
         self.algorithm.estimation.accept(worker, report)
         self._record_answer(out, worker, report)
 
@@ -232,9 +239,10 @@ class Server(Conduct):
         self._check_calibration(worker, report)
         if report.split is Split.RACE and worker in self._races:
             self._races[worker].check(report.losses)
-        if report.candidate is Candidate.MODEL and not self.config.log.private:
-            self._check_demonstrations(worker, report)
-        evaluation = self.evaluations.accept(worker, report, out.time)
+        if report.candidate is Candidate.MODEL:
+            self._check_pool(worker, report)
+        held = None if self.replaying else self.held.get(worker)
+        evaluation = self.evaluations.accept(worker, report, out.time, held)
         self._record_answer(out, worker, report)
         out.records.append(evaluation)
         if evaluation.split is Split.VALIDATION:
@@ -248,12 +256,20 @@ class Server(Conduct):
             self._races[worker].take(prompt, losses)
         self._close_worker(out, worker)
 
-    def _check_demonstrations(self, worker: int, report: EvaluationReport) -> None:
+    def _check_pool(self, worker: int, report: Report | LowerReport | EvaluationReport) -> None:
+        """Refuse demonstrations that ``worker`` does not have, also as the most probable ones."""
         held = self._initial_q[worker - 1] > 0
-        if not held[np.arange(self.shapes.classes), report.demonstrations].all():
+        if self.config.log.private or held.all():
+            return
+        match report:
+            case Report(q=q):
+                # As the algorithm will take it, with mass wherever the projection puts some.
+                shown = onto_simplex(q).argmax(axis=1)
+            case LowerReport(k=shown) | EvaluationReport(demonstrations=shown):
+                pass
+        if not held[np.arange(self.shapes.classes), shown].all():
             raise MalformedMessage(
-                f"worker {worker} shows demonstrations {report.demonstrations.tolist()}, which it"
-                " does not have"
+                f"worker {worker} shows demonstrations {shown.tolist()}, which it does not have"
             )
 
     def _check_calibration(self, worker: int, report: EvaluationReport) -> None:

@@ -121,6 +121,7 @@ class Spending:
         cost_bounds, calls = held.cost_bounds, held.most_calls(kind, halvings)
         for name, most in (
             ("calls", calls),
+            ("prompts", calls),  # a cache may know some, but each could have been a call
             ("prompt_tokens", 2 * calls * cost_bounds.prompt_tokens),
             ("completion_tokens", 2 * calls * cost_bounds.completion_tokens),
         ):

@@ -136,8 +136,7 @@ def _headlines(log: Log, found: Found) -> Iterator[tuple[str, str, str]]:
                 said = f"{ends}: {accuracy.verdict(comparison)}"
                 yield f"against {against}", f"{100 * gain.value:+.1f} points", said
     elif tuned:
-        loss = float(np.mean(list(tuned.losses.values())))
-        yield "mean loss of the tuned prompts in the tests", f"{loss:.3f}", ""
+        yield "mean loss of the tuned prompts in the tests", f"{tuned.mean_loss:.3f}", ""
 
 
 def _ends(low: float, high: float) -> str:

@@ -81,8 +81,8 @@ def read(log: Log) -> Run:
     if log.committed:
         values[TRAINING] = float(log["iteration/objective"][-1])
     if tuned := found.get(Candidate.TUNED):
-        values[LOSS] = float(np.mean(list(tuned.losses.values())))
-        values[ACCURACY] = 100 * float(np.mean(list(tuned.accuracies.values())))
+        values[LOSS] = tuned.mean_loss
+        values[ACCURACY] = 100 * tuned.mean_accuracy
         random = found.get(Candidate.RANDOM)
         comparison = compare(tuned, random, shared=False) if random else None
         if comparison:

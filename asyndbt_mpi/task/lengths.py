@@ -8,7 +8,7 @@ from asyndbt_mpi.config import Config
 from asyndbt_mpi.llm.checkpoint import tokenizer
 from asyndbt_mpi.llm.local.tokens import Tokenizer
 from asyndbt_mpi.protocol.blackbox import calibration_of
-from asyndbt_mpi.protocol.final_tests import own_tests
+from asyndbt_mpi.protocol.final_tests import own_tests, scorers
 from asyndbt_mpi.protocol.messages import Candidate, Split
 from asyndbt_mpi.task.calibration import references
 from asyndbt_mpi.task.dataset import Row
@@ -77,7 +77,7 @@ class Lengths:
             candidate: number * len([*held.test, *self._references(split, candidate, held)])
             for candidate, number in (
                 *((each, len(self.data)) for each in own),
-                (Candidate.UNTUNED, 1),
+                (Candidate.UNTUNED, scorers(self.config, len(self.data))),
             )
         }
         every = sum(asked.values())

@@ -10,6 +10,7 @@ from asyndbt_mpi.algorithm.random import Purpose, stream
 from asyndbt_mpi.algorithm.types import FloatArray, IntArray
 from asyndbt_mpi.config import ConfigurationError
 from asyndbt_mpi.inputs.sections import TaskSection
+from asyndbt_mpi.protocol.held import Held
 from asyndbt_mpi.protocol.messages import Split
 from asyndbt_mpi.task.dataset import EVERYBODY, Dataset, Row
 
@@ -48,6 +49,17 @@ def most_rows(data: Mapping[int, WorkerData] | None) -> int:
     """The most rows that any worker has of a split; a function, without ``data``, has none."""
     held = data.values() if data else ()
     return max((len(rows_of(each, split)) for each in held for split in Split), default=0)
+
+
+def held(data: Mapping[int, WorkerData] | None) -> dict[int, Held]:
+    """By worker what rank 0 knows of its rows; nothing of a function, without ``data``."""
+    return {
+        worker: Held(
+            {split: len(rows_of(each, split)) for split in Split},
+            np.array([row.label for row in each.test], dtype=np.int64),
+        )
+        for worker, each in (data or {}).items()
+    }
 
 
 def interleaved(rows: Sequence[Row]) -> list[Row]:

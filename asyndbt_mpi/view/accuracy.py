@@ -94,9 +94,8 @@ def _lines(
             interval = intervals.accuracy(outcome.right([worker])) if outcome.answers else None
             yield str(worker), outcome.accuracies[worker], interval, loss
     if len(outcome.losses) > 1 or not single:
-        mean = float(np.mean(list(outcome.accuracies.values())))
-        loss = float(np.mean(list(outcome.losses.values())))
-        yield "all" if shared else "mean", mean, outcome.accuracy, loss
+        mean = outcome.mean_accuracy
+        yield "all" if shared else "mean", mean, outcome.accuracy, outcome.mean_loss
 
 
 def difference_lines(found: Outcomes) -> Iterator[str]:
@@ -186,7 +185,7 @@ def class_table(log: Log, found: Outcomes) -> Table | None:
     for candidate in known:
         table.add_column(candidate.name.lower(), justify="right")
     for label, count in zip(classes.tolist(), counts.tolist(), strict=True):
-        shares = [intervals.accuracy(each.right()[:, labels == label]) for each in known.values()]
+        shares = [each.accuracy_on(labels == label) for each in known.values()]
         cells = [f"{_percent(share.value)}\n{_ends(share, 0)}" for share in shares]
         table.add_row(Text(label_name(log, label)), f"{count:,}", *cells)
     return table

@@ -1,12 +1,15 @@
 """The final tests of a run, row by row where its log has the answers."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from asyndbt_mpi.algorithm.aggregation import PLAIN, Aggregation
 from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
 from asyndbt_mpi.log.reader import Log
+from asyndbt_mpi.protocol.asyndbt import aggregation_of
 from asyndbt_mpi.protocol.messages import Candidate, Split
 from asyndbt_mpi.protocol.ranges import LOG_PROBABILITY
 from asyndbt_mpi.view import intervals
@@ -21,7 +24,12 @@ NAMES = {
 }
 """The prompts that are tested at the end, in the order in which they are shown."""
 
-TOLERANCE = 1e-9
+EVERYBODY = 0
+"""In place of a worker, where several have scored the same prompt."""
+
+TOLERANCE = 2e-9
+"""Twice `wire.SAME_MEAN`, by which the server has checked a mean that may have been rounded
+otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +49,16 @@ class Answers:
 class Outcome:
     """What one kind of prompt achieved on the test rows, which are the same for all workers.
 
-    By worker (1..R); of a prompt that is the same for all, only one worker has scored it.
+    By worker (1..R). A prompt that is the same for all was scored by one worker; or by several, of
+    which a majority is honest, and then what they say together is that of worker `EVERYBODY`.
     Accuracies are NaN if nothing is classified. ``answers`` are those of all these workers, or
-    none if the log has no answers by row.
+    none if the log has no answers by row. Means over workers are by the ``aggregation``.
     """
 
     accuracies: dict[int, float]
     losses: dict[int, float]
     answers: dict[int, Answers]
+    aggregation: Aggregation = PLAIN
 
     def right(self, workers: Iterable[int] | None = None) -> BoolArray:
         """Which answers were right, (W, B), of all workers or those given."""
@@ -62,7 +72,39 @@ class Outcome:
     @property
     def accuracy(self) -> Interval | None:
         """The mean over workers and rows; None if the log has no answers by row."""
-        return intervals.accuracy(self.right()) if self.answers else None
+        return self.accuracy_on() if self.answers else None
+
+    def accuracy_on(self, rows: BoolArray | slice = slice(None)) -> Interval:
+        """The mean over workers and the given ``rows`` of the test, which has answers."""
+        return intervals.accuracy(self.right()[:, rows], self.aggregation)
+
+    @property
+    def mean_accuracy(self) -> float:
+        """Over workers."""
+        return float(self.aggregation.mean(np.array([*self.accuracies.values()])))
+
+    @property
+    def mean_loss(self) -> float:
+        """Over workers."""
+        return float(self.aggregation.mean(np.array([*self.losses.values()])))
+
+    def agreed(self) -> "Outcome":
+        """Of one prompt that several workers have scored: what most of them say, row by row.
+
+        The most frequent prediction, and the median loss; of a function the median.
+        """
+        if not self.answers:
+            medians = (np.median([*each.values()]) for each in (self.accuracies, self.losses))
+            accuracy, loss = map(float, medians)
+            return Outcome({EVERYBODY: accuracy}, {EVERYBODY: loss}, {}, self.aggregation)
+        every = [*self.answers.values()]
+        labels, predicted = every[0].labels, np.stack([each.predicted for each in every])
+        votes = (predicted[:, :, None] == np.arange(predicted.max() + 1)).sum(axis=0)  # (B, U)
+        most = votes.argmax(axis=1)
+        losses = np.median([each.losses for each in every], axis=0)
+        together = Answers(labels, most, most == labels, losses)
+        means = {EVERYBODY: float(together.right.mean())}, {EVERYBODY: float(losses.mean())}
+        return Outcome(*means, {EVERYBODY: together}, self.aggregation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +140,12 @@ def compare(first: Outcome, second: Outcome, shared: bool) -> Comparison | None:
         return None
     others = list(second.answers) if shared else workers
     right = first.right(workers), second.right(others)
+    losses = first.row_losses(workers), second.row_losses(others)
     return Comparison(
         workers,
-        intervals.difference(*right),
-        intervals.sign_test(*right),
-        intervals.difference(first.row_losses(workers), second.row_losses(others)),
+        intervals.difference(*right, first.aggregation),
+        intervals.sign_test(*right, first.aggregation),
+        intervals.difference(*losses, first.aggregation),
     )
 
 
@@ -119,18 +162,25 @@ def newest_tests(log: Log) -> IntArray:
 def outcomes(log: Log) -> dict[Candidate, Outcome]:
     """What each kind of prompt achieved at the end of the run, in the order of `NAMES`.
 
+    Tests whose rows have other labels than those of most workers, which the server refuses today,
+    are left out.
+
     Raises
     ------
     LogError
-        The log's answers are damaged, do not give the logged means, or those of two prompts are
-        not to the same rows.
+        The log's answers are damaged, or do not give the logged means.
     """
     tests = newest_tests(log)
     names = ("candidate", "worker", "accuracy", "loss")
     columns = [log[f"evaluation/{name}"][tests].tolist() for name in names]
-    found = {candidate: Outcome({}, {}, {}) for candidate in NAMES}
+    aggregation = aggregation_of(log.config, log.workers)
+    found = {candidate: Outcome({}, {}, {}, aggregation) for candidate in NAMES}
+    by_row = dict(zip(tests.tolist(), columns[1], strict=True))
     answers = _answers(log, tests)
+    labels = _most_named(answers, by_row)
     for row, candidate, worker, accuracy, loss in zip(tests.tolist(), *columns, strict=True):
+        if row in answers and answers[row].labels.tobytes() != labels:
+            continue
         outcome = found[Candidate(candidate)]
         outcome.accuracies[worker], outcome.losses[worker] = accuracy, loss
         if row in answers:
@@ -141,6 +191,9 @@ def outcomes(log: Log) -> dict[Candidate, Outcome]:
     for outcome in found.values():
         if len(outcome.answers) < len(outcome.losses):
             outcome.answers.clear()
+    untuned = found[Candidate.UNTUNED]
+    if len(untuned.losses) > 1 and not aggregation.is_mean:
+        found[Candidate.UNTUNED] = untuned.agreed()
     return {candidate: outcome for candidate, outcome in found.items() if outcome.losses}
 
 
@@ -156,6 +209,13 @@ def _answers(log: Log, tests: IntArray) -> dict[int, Answers]:
         if not LOG_PROBABILITY.holds_all(log_probabilities):
             raise log.file.error("/answer/log_probabilities has values that are none")
         found[row] = score(labels, log_probabilities)
-    if len({answers.labels.tobytes() for answers in found.values()}) > 1:
-        raise log.file.error("/answer/label differs between tests, which are of the same rows")
     return found
+
+
+def _most_named(answers: Mapping[int, Answers], workers: Mapping[int, int]) -> bytes:
+    """The labels that most ``workers``, by row, name in their first test; b"" if there are none."""
+    first: dict[int, bytes] = {}
+    for row, answer in answers.items():
+        first.setdefault(workers[row], answer.labels.tobytes())
+    [(labels, _)] = Counter(first.values()).most_common(1) or [(b"", 0)]
+    return labels

@@ -3,7 +3,8 @@
     mpiexec -n 3 python -m tests.commands.rank HOW run ...
 
 HOW is "folder": the last rank runs in the folder ELSEWHERE; "late": the model comes onto the
-machine only while it is loaded; "absent": the last one never takes part; "models:aa,bb": these are the digests of the workers' models.
+machine only while it is loaded; "absent": the last one never takes part; "models:aa,bb": these are
+the digests of the workers' models; "unsummed": the summary at the end cannot be made.
 """
 
 import os
@@ -49,6 +50,12 @@ if __name__ == "__main__":
         context_length = fit.context_length
         fit.context_length = lambda model: None
         found, fit.tokenizer = fit.tokenizer, lambda model: None
+
+    def fails(*_: object) -> None:
+        raise KeyError("what there is not")
+
+    if how == "unsummed":
+        launch.print_summary = fails
 
     def loaded(*_: object) -> Even:
         if how == "late":

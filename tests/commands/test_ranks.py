@@ -185,3 +185,18 @@ def test_a_rank_that_never_takes_part_is_named(tmp_path: Path, model: Path) -> N
     assert result.returncode == 1
     assert "asyndbt: rank 2 took no part in the start for 3 seconds" in result.stderr
     assert not list(tmp_path.rglob("*.h5"))
+
+
+def test_a_summary_that_fails_costs_nothing_but_itself(tmp_path: Path, model: Path) -> None:
+    """The other ranks end by themselves, the log is whole, and no process is aborted."""
+    lay_out(tmp_path, model)
+    result = ranks("unsummed", tmp_path)
+    assert result.returncode == 1
+    assert complaints(result) == [
+        "asyndbt: the run is over and its log is whole (run.h5), but it cannot be summed up:"
+        " KeyError: 'what there is not'"
+    ]
+    assert "MPI_ABORT" not in result.stderr
+    assert verify(tmp_path / "run.h5").violations == []
+    with Log(tmp_path / "run.h5") as log:
+        assert (log.status, log.committed) == ("finished", 2)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from typing import NamedTuple
 
-from tests.fuzz import answers, configuration, logs, messages
+from tests.fuzz import answers, configuration, logs, messages, rows
 
 
 class Part(NamedTuple):
@@ -28,6 +28,7 @@ class Part(NamedTuple):
 
 PARTS = [
     Part("messages between ranks", messages.fuzz, 20, 50_000),
+    Part("runs on rows, with their logs", rows.fuzz, 10, 30),
     Part("answers of servers", answers.fuzz, 10, 50_000),
     Part("configurations and data", configuration.fuzz, 10, 20_000),
     Part("logs", logs.fuzz, 10, 200),

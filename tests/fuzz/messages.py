@@ -73,10 +73,10 @@ def fuzz(seed: int, cases: int) -> Counter[str]:
         if sent >= MOST_OF_ONE or (barred and sent >= LEAST_OF_ONE):
             _get_on(hand)
             (hand, own, usual), sent = _run(generator), 0
-        buffer, codec = _damaged(generator, own), generator.choice([usual, usual, OF_MODEL])
+        buffer, codec = damaged(generator, own), generator.choice([usual, usual, OF_MODEL])
         sent += 1
         try:
-            outcomes[_outcome(hand, buffer, codec)] += 1
+            outcomes[outcome_of(hand, buffer, codec)] += 1
         except Exception as error:
             case = f"seed {seed}, message {number}: {buffer.tobytes()[:300]!r}"
             raise AssertionError(case) from error
@@ -131,7 +131,7 @@ def _run(generator: random.Random) -> tuple[Hand, list[Buffer], Codec]:
     return hand, [*(codec.encode(each) for each in own), *of_model], codec
 
 
-def _damaged(generator: random.Random, buffers: list[Buffer]) -> Buffer:
+def damaged(generator: random.Random, buffers: list[Buffer]) -> Buffer:
     """One of ``buffers``, whole or changed in up to three places."""
     content = bytearray(generator.choice(buffers).tobytes())
     for _ in range(generator.choice([0, 1, 1, 1, 2, 3])):
@@ -161,7 +161,7 @@ def _change(generator: random.Random, content: bytearray, buffers: list[Buffer])
             struct.pack_into("<I", content, 4, generator.randrange(len(KINDS) + 2))
 
 
-def _outcome(hand: Hand, buffer: Buffer, codec: Codec) -> str:
+def outcome_of(hand: Hand, buffer: Buffer, codec: Codec) -> str:
     server = hand.server
     try:
         message = codec.decode(buffer)

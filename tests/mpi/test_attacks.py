@@ -1,12 +1,16 @@
 """Every attack in ranks of its own, under the default defence: one liar of four workers."""
 
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import TypeAlias, get_args
 
 import numpy as np
 import pytest
 from mpi4py import MPI
+from rich.console import Console
 
 import asyndbt_mpi as adbt
 from asyndbt_mpi.adversary.attacks import LIES, OMNISCIENT
@@ -14,8 +18,21 @@ from asyndbt_mpi.adversary.colluders import MALFORMED, Colluders
 from asyndbt_mpi.algorithm.simplex import onto_simplex
 from asyndbt_mpi.inputs.trust import Attack
 from asyndbt_mpi.log.home import read
-from asyndbt_mpi.protocol.messages import EvaluationReport, LowerReport, Report, ToServer
+from asyndbt_mpi.protocol.blackbox import Completed
+from asyndbt_mpi.protocol.messages import (
+    Candidate,
+    EvaluationReport,
+    LowerReport,
+    Report,
+    RowScores,
+    Split,
+    ToServer,
+)
 from asyndbt_mpi.protocol.records import EventKind
+from asyndbt_mpi.protocol.scoring import scored
+from asyndbt_mpi.protocol.worker import Workers
+from asyndbt_mpi.view.outcomes import outcomes
+from asyndbt_mpi.view.summary import print_summary
 from tests.llm.api_server import Manners, serving
 
 COMM = MPI.COMM_WORLD
@@ -136,6 +153,56 @@ def test_an_attack_by_bad_demonstrations(shared_path: Path) -> None:
             config = adbt.load("reviews", [*SETTINGS, *settings])
             assert adbt.replay(path, config=config).difference is None
         COMM.Barrier()  # until then the server is needed
+
+
+def told(how: str, report: EvaluationReport) -> EvaluationReport:
+    """``report`` on the test rows with the "labels" exchanged, or of the "row" that is first."""
+    rows = report.rows
+    if report.split is not Split.TEST or not isinstance(rows, RowScores):
+        return report
+    end = 1 if how == "row" else len(rows)
+    labels = rows.labels[:end] if how == "row" else 1 - rows.labels
+    of = RowScores(labels, rows.log_probabilities[:end])
+    losses, accuracies = scored(of.log_probabilities[None], labels)
+    return replace(report, rows=of, loss=float(losses[0]), accuracy=float(accuracies[0]))
+
+
+@pytest.mark.filterwarnings("ignore:.* has none of the labels")
+@pytest.mark.parametrize("how", ["labels", "row"])
+def test_false_rows_in_a_test_exclude_their_worker(shared_path: Path, how: str) -> None:
+    """They agree with themselves. The others' tests are made, and can be shown."""
+    original = Workers.answer
+
+    def answer(self: Workers, completed: Sequence[Completed]) -> list[ToServer]:
+        replies = original(self, completed)
+        return [told(how, each) if isinstance(each, EvaluationReport) else each for each in replies]
+
+    path = shared_path / "run.h5"
+    with ExitStack() as stack:
+        server = stack.enter_context(serving(Manners())) if RANK == 0 else None
+        url = COMM.bcast(server.url if server else "")
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        if RANK == LIAR:
+            patch.setattr(Workers, "answer", answer)
+        run(
+            path,
+            *("run.iterations=4", "run.evaluate_every=2", "run.race=2", "task.test=8"),
+            *("estimator.samples=2", "estimator.batch=2", "task.calibration=none"),
+            *("llm.backend=openai", "llm.model=toy", "llm.api=completion", "llm.key_variable="),
+            *(f"llm.base_url={url}", "algorithm.active_workers=3"),
+            source="reviews",
+        )
+        COMM.Barrier()  # until then the server is needed
+    if RANK:
+        return
+    with adbt.Log(path) as log:
+        excluded = log["event/kind"] == EventKind.EXCLUDED
+        assert log["event/worker"][excluded].tolist() == [LIAR]
+        (why,) = log["event/text"][excluded].tolist()
+        assert ("names other labels than the data have for 8 of 8" in why) == (how == "labels")
+        assert ("scored 1 TEST rows, not the 8" in why) == (how == "row")
+        assert {*outcomes(log)[Candidate.TUNED].answers} == {*HONEST}
+        print_summary(log, Console(file=StringIO()))
 
 
 def test_an_attack_on_a_private_run(shared_path: Path) -> None:

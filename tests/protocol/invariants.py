@@ -52,7 +52,7 @@ def validate_state(server: Server) -> None:
 
 def snapshot(server: Server) -> bytes:
     """All of ``server`` that may change."""
-    given = {"config", "shapes", "expected"}
+    given = {"config", "shapes", "expected", "held"}
     return pickle.dumps({k: each for k, each in vars(server).items() if k not in given})
 
 

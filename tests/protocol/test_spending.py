@@ -235,7 +235,7 @@ def hand_that_expects(**sections: dict[str, Any]) -> Hand:
     return Hand(configuration(**sections), 2, expecting=True)
 
 
-@pytest.mark.parametrize("name", ["calls", "prompt_tokens", "completion_tokens"])
+@pytest.mark.parametrize("name", ["calls", "prompts", "prompt_tokens", "completion_tokens"])
 @pytest.mark.parametrize("sections", [{}, {"budget": {"calls": 10_000}}])
 def test_who_claims_to_cost_nothing_has_nothing_to_spend(name: str, sections: Any) -> None:
     hand = hand_that_expects(**sections)

@@ -13,7 +13,7 @@ from asyndbt_mpi.log.checks.accounts import arrival_rows, estimate_numbers
 from asyndbt_mpi.log.iterates import InOrder
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.protocol.evaluations import CONSENSUS
-from asyndbt_mpi.protocol.final_tests import draw_demonstrations, own_tests
+from asyndbt_mpi.protocol.final_tests import draw_demonstrations, own_tests, scorers
 from asyndbt_mpi.protocol.messages import WITHOUT, Candidate
 from asyndbt_mpi.protocol.race import Entrant, Prompt, Race, bare_prompt, entrants
 from asyndbt_mpi.protocol.records import SPLIT_OF, EventKind
@@ -182,8 +182,12 @@ class Prompts:
                         f"number {number + 1} of worker {worker} should be of {_name(due)}"
                     )
             untuned += rows[len(own) :]
-        for row in untuned[1:]:
-            yield f"/evaluation/candidate row {row}: the untuned prompt was tested before"
+        enough = scorers(self.log.config, self.log.workers)
+        for row in untuned[enough:]:
+            yield (
+                f"/evaluation/candidate row {row}: the untuned prompt was tested before, by the"
+                f" {enough} that there should be"
+            )
         if not self._tests_all():
             return
         for worker, rows in tests.items():
