@@ -227,7 +227,7 @@ def test_what_was_under_way_counts_as_spent(tmp_path: Path) -> None:
     assert resumed.event.number == under_way
     assert resumed.server.spending.spent.calls == spent
     resumed.server.spending.budget = resumed.server.config.budget.model_copy(
-        update={"calls": spent + 2 * under_way + 4 * 8 * 40 + 2600}  # races and tests
+        update={"calls": spent + 2 * under_way + 4 * 8 * 40 + 15 * 200}  # races and tests
     )
     assert resumed.server.spending.overdrawn(0, 0.0) is None
     assert resumed.server.spending.overdrawn(1, 0.0) is not None
