@@ -31,15 +31,15 @@ class State(Enum):
 COUNTED = frozenset({State.EXPECTED, State.JOINED, State.STOPPED})
 """S and tau are about these workers; the others are not waited for."""
 
-BARRED = frozenset({State.EXCLUDED, State.DISMISSED})
+BARRED = frozenset({State.STOPPED, State.EXCLUDED, State.DISMISSED})
 """These were told to stop for good, and are not listened to any more."""
 
 NEXT = {
-    State.EXPECTED: {State.JOINED, State.STOPPED, State.LOST, *BARRED},
-    State.JOINED: {State.STOPPED, State.LOST, *BARRED},
-    State.STOPPED: set(BARRED),
-    State.LOST: {State.RESTARTING, *BARRED},
-    State.RESTARTING: {State.JOINED, *BARRED},
+    State.EXPECTED: {State.JOINED, State.LOST, *BARRED},
+    State.JOINED: {State.LOST, *BARRED},
+    State.STOPPED: set(),
+    State.LOST: {State.RESTARTING, State.EXCLUDED, State.DISMISSED},
+    State.RESTARTING: {State.JOINED, State.EXCLUDED, State.DISMISSED},
     State.EXCLUDED: set(),
     State.DISMISSED: set(),
 }
