@@ -203,7 +203,7 @@ def test_who_has_stopped_ends_nobodys_tests(last_words: str, strikes: int) -> No
     report = hand.reply(1)
     hand.deliver(1, report)
     hand.work(2)
-    while not hand.server.members.state(1) is State.STOPPED:
+    while hand.server.members.state(1) is not State.STOPPED:
         hand.work(1)
     assert hand.server.members.working == {2}
     for _ in range(strikes + 1):
