@@ -102,7 +102,8 @@ class LowerEstimation:
         MalformedMessage
             It was not asked for.
         """
-        if worker not in self.awaited or report.number != self.assignment_number:
+        answered, asked = (report.number, report.estimation), (self.assignment_number, self.number)
+        if worker not in self.awaited or answered != asked:
             raise not_asked_for(worker, report)
         self.calls += report.costs.calls
         self.prompt_tokens += report.costs.prompt_tokens

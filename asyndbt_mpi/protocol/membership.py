@@ -12,7 +12,8 @@ MOST_RETURNS = 5
 MOST_NOISE = 16
 """Messages of a worker that was told to start afresh, which it may have sent before it heard."""
 MOST_HELD_UP = 100
-"""How many times as long as it works a run may be held up by one worker, beyond the time-out."""
+"""How many times as long as it works a run may be held up by one worker, beyond the time-out; its
+returns included."""
 
 
 class State(Enum):
@@ -30,15 +31,15 @@ class State(Enum):
 COUNTED = frozenset({State.EXPECTED, State.JOINED, State.STOPPED})
 """S and tau are about these workers; the others are not waited for."""
 
-BARRED = frozenset({State.EXCLUDED, State.DISMISSED})
+BARRED = frozenset({State.STOPPED, State.EXCLUDED, State.DISMISSED})
 """These were told to stop for good, and are not listened to any more."""
 
 NEXT = {
-    State.EXPECTED: {State.JOINED, State.STOPPED, State.LOST, *BARRED},
-    State.JOINED: {State.STOPPED, State.LOST, *BARRED},
-    State.STOPPED: set(BARRED),
-    State.LOST: {State.RESTARTING, *BARRED},
-    State.RESTARTING: {State.JOINED, *BARRED},
+    State.EXPECTED: {State.JOINED, State.LOST, *BARRED},
+    State.JOINED: {State.LOST, *BARRED},
+    State.STOPPED: set(),
+    State.LOST: {State.RESTARTING, State.EXCLUDED, State.DISMISSED},
+    State.RESTARTING: {State.JOINED, State.EXCLUDED, State.DISMISSED},
     State.EXCLUDED: set(),
     State.DISMISSED: set(),
 }
@@ -74,7 +75,7 @@ class Membership:
         # At first everybody owes a hello. Lists: they are touched with every message.
         self._owed = [1] * (workers + 1)
         self._silent_since = [0.0] * (workers + 1)
-        # Seconds for which the run had nothing to do but wait for a few, by worker, and the others.
+        # Seconds for which a majority waited for a few, by worker and for good, and the others.
         self._held_up = [0.0] * (workers + 1)
         self._worked = 0.0
         self._looked = 0.0
@@ -158,7 +159,6 @@ class Membership:
         self.returns[worker] += 1
         self._noise[worker] = 0
         self._owed[worker] = 1
-        self._held_up[worker] = 0.0
         self._silent_since[worker] = time
 
     def note_noise(self, worker: int) -> None:
@@ -201,8 +201,8 @@ class Membership:
         """Live workers that keep the others waiting for too long, and how.
 
         That is those that owe an answer for more than ``seconds``; and those for which a majority
-        waited, over the whole run up to the last `account`, for longer than that and a hundred
-        times what it worked.
+        waited, by all the `account`s, for longer than that and a hundred times what it worked. So
+        each worker holds up a run for so long at most, and a number of them for that many times.
         """
         most = seconds + MOST_HELD_UP * self._worked
         late = []
@@ -216,13 +216,18 @@ class Membership:
         return late
 
     def account(self, time: float) -> None:
-        """Put the seconds since the last call down to work, or to the few that all wait for."""
+        """Put the seconds since the last call down to work, or to the few that all wait for.
+
+        The run works while at least half of the workers owe an answer: where no majority waits,
+        nobody can say who is slow and who is quick. Before everybody has said hello, or is lost,
+        nothing is counted: who loads a model holds nobody up, but nor do the others work.
+        """
         passed, self._looked = time - self._looked, time
-        # Who has not said hello may be loading a model. Where no majority waits, nobody can say
-        # who is slow and who is quick.
-        few = [worker for worker in self.joined if self._owed[worker]]
-        if few and 2 * len(few) < self.count:
-            for worker in few:
-                self._held_up[worker] += passed
-        else:
+        if self.awaits_hellos:
+            return
+        owing = [worker for worker in self.joined if self._owed[worker]]
+        if 2 * len(owing) >= self.count:
             self._worked += passed
+            return
+        for worker in owing:
+            self._held_up[worker] += passed

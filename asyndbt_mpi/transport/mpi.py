@@ -2,8 +2,8 @@
 
 Messages travel as buffers by non-blocking sends on a duplicate of the world communicator;
 receives are matched probes, so that any rank's message is received as soon as it has arrived, and
-not a byte of one that is too long. Workers listen to rank 0 alone. A waiting rank backs off and
-sleeps instead of spinning on a core.
+nothing of one that is too long is kept. Workers listen to rank 0 alone. A waiting rank backs off
+and sleeps instead of spinning on a core.
 
 Under an MPI library with user-level failure mitigation (Open MPI's `mpiexec --with-ft ulfm`) rank
 0 learns of ranks that died. After a death MPI_Finalize may hang, so all ranks then leave through
@@ -17,6 +17,7 @@ import math
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -56,9 +57,16 @@ STANDSTILL_SECONDS = 0.25
 """Seconds; if two checks are further apart, this process was stopped or otherwise busy."""
 ARRIVAL_SECONDS = 1e-3
 """Seconds in which any message of a run arrives completely, unless its sender has stopped."""
-MOST_DROPPED = 64
-"""Messages of barred ranks that are dropped before the others have their turn."""
+MOST_DROPPED = 1024
+"""Messages of barred ranks that are dropped before the others have their turn; also those of the
+discarded that are looked at in a turn."""
 NOTHING: Buffer = np.empty(0, np.uint8)
+BLOCK: Buffer = np.empty(2**16, np.uint8)
+"""Where messages go that are too long; nobody reads it."""
+SINK = MPI.BYTE.Create_contiguous(len(BLOCK)).Create_hvector(2**23, 1, 0)
+SINK = SINK.Create_hvector(2**23, 1, 0).Commit()
+"""BLOCK over and over: 2**62 bytes, more than any message has. For MPI must not cut one off: Open
+MPI 5.0.11 writes beyond the end of a shorter buffer."""
 LEAVING: list[bool] = []
 """Whether this process is to `leave` when Python ends."""
 ABANDONED: list[object] = []
@@ -74,7 +82,7 @@ class ServerDied(RuntimeError):
 
 
 class TooLong(MalformedMessage):
-    """A message from ``rank`` is too long, and was not received."""
+    """A message from ``rank`` is too long, and is discarded."""
 
     def __init__(self, rank: int, length: int, most: int) -> None:
         # MPI knows no number for what it cannot count.
@@ -129,8 +137,9 @@ class Channel:
         server = self.rank == SERVER
         self._source = MPI.ANY_SOURCE if server else SERVER
         self._longest = codec.longest_to_server if server else codec.longest_to_worker
-        # Messages that are not received stay matched, or they would be found again and again.
-        self._refused: list[MPI.Message] = []
+        # Messages that are too long, on their way into the sink: MPI keeps them if nobody takes
+        # them. Not freed before they are complete, for then the death of a sender would be fatal.
+        self._discarded: deque[MPI.Request] = deque()
         # Messages that have begun to arrive, by rank: the rest may never come.
         self._arriving: dict[int, tuple[MPI.Request, Buffer]] = {}
         self._turn = 0
@@ -199,9 +208,10 @@ class Channel:
         Raises
         ------
         TooLong
-            The message was set aside, not received.
+            The message is discarded.
         """
         try:
+            self._complete_discarded()
             return self._receive()
         except MPI.Exception as error:
             self._notice(error)
@@ -233,7 +243,7 @@ class Channel:
             return None
         rank, length = status.Get_source(), status.Get_elements(MPI.BYTE)
         if not 0 <= length <= self._longest:
-            self._refused.append(matched)
+            self._discard(matched)
             if rank in self.barred:
                 return rank, NOTHING
             raise TooLong(rank, length, self._longest)
@@ -243,6 +253,18 @@ class Channel:
         while (found := self._arrived(rank)) is None and time.perf_counter() < until:
             pass
         return found
+
+    def _discard(self, matched: MPI.Message) -> None:
+        request = matched.Irecv([BLOCK, 1, SINK])
+        if not self._is_complete(request):
+            self._discarded.append(request)
+
+    def _complete_discarded(self) -> None:
+        """Release those of the discarded messages that are complete, the next few in turn."""
+        for _ in range(min(len(self._discarded), MOST_DROPPED)):
+            request = self._discarded.popleft()
+            if not self._is_complete(request):
+                self._discarded.append(request)
 
     def _arrived(self, rank: int) -> tuple[int, Buffer] | None:
         """The message of ``rank`` that began to arrive, if it is complete by now."""

@@ -1,6 +1,7 @@
 """A few of the faults, as part of every test run; `make faults` has them all."""
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -42,6 +43,20 @@ def test_who_stops_in_the_middle_of_a_message_holds_up_nobody(tmp_path: Path) ->
     done = start(mpiexec(3, command), ROOT, OMPI_MCA_btl="tcp,self")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "heard [(2, 3), (1, 1), (1, 2)]" in done.stdout
+
+
+@pytest.mark.parametrize(("length", "bursts"), [(20_000, 20), (200_000, 4)])
+def test_nothing_is_kept_of_a_flood_of_messages_that_are_too_long(length: int, bursts: int) -> None:
+    """Over TCP the first are sent at once, of the second 64 KiB before they are taken."""
+    flood = [sys.executable, "-m", "tests.faults.too_long", str(length), str(bursts)]
+    done = start(mpiexec(4, flood), ROOT, OMPI_MCA_btl="tcp,self")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = re.search(r"refused (\d+) of (\d+), heard (.*), grew by (\d+) MiB", done.stdout)
+    assert found
+    refused, sent, heard, grown = found.groups()
+    assert 2 * int(refused) == int(sent)
+    assert heard == "[2, 3]"
+    assert int(grown) < 60, "of at least 120 MiB that were stored on the way"
 
 
 @pytest.mark.parametrize("missing", [0, 2])

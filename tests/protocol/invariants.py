@@ -300,7 +300,7 @@ class Account:
     def _send(self, worker: int, message: object) -> None:
         state = self.server.members.state(worker)
         if isinstance(message, Stop):
-            assert state in {State.STOPPED, *BARRED}, f"worker {worker}, {state.name}, is stopped"
+            assert state in BARRED, f"worker {worker}, {state.name}, is stopped"
             self.stopped.add(worker)
             return
         assert worker not in self.stopped, f"worker {worker} is sent something after its stop"

@@ -1,12 +1,20 @@
 """A whole plane refinement, message by message, for both participations."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from asyndbt_mpi.algorithm.simplex import project
-from asyndbt_mpi.protocol.messages import Assignment, LowerAssignment
+from asyndbt_mpi.protocol.messages import (
+    Assignment,
+    LowerAssignment,
+    LowerReport,
+    MalformedMessage,
+)
 from asyndbt_mpi.protocol.records import Iteration
 from tests.protocol.hand import Hand, configuration
+from tests.protocol.invariants import snapshot
 
 ROUNDS = 3
 
@@ -193,3 +201,18 @@ def test_planes_stay_bounded() -> None:
         driven.work(*(v for v, inbox in driven.inbox.items() if inbox))
     assert max(len(i.planes) for i in driven.of_type(Iteration)) == 4
     assert sum(len(i.estimation.drops) for i in driven.of_type(Iteration) if i.estimation) > 100
+
+
+@pytest.mark.parametrize("changed", ["number", "estimation"])
+def test_an_answer_to_another_question_is_refused_and_changes_nothing(changed: str) -> None:
+    driven = hand("all")
+    driven.work(1, 2)
+    report = driven.reply(1)
+    assert isinstance(report, LowerReport)
+    before = snapshot(driven.server)
+    other = dataclasses.replace(report, **{changed: getattr(report, changed) + 1})
+    with pytest.raises(MalformedMessage, match="was not asked for"):
+        driven.deliver(1, other)
+    assert snapshot(driven.server) == before
+    driven.deliver(1, report)
+    assert snapshot(driven.server) != before

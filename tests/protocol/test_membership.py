@@ -30,7 +30,7 @@ from asyndbt_mpi.protocol.messages import (
     Stop,
 )
 from asyndbt_mpi.protocol.records import Evaluation, Event, EventKind, Iteration
-from tests.protocol.hand import Hand, configuration, validated
+from tests.protocol.hand import Hand, configuration, until_finished, validated
 
 
 def kinds(hand: Hand, worker: int) -> list[str]:
@@ -191,6 +191,33 @@ def test_who_has_stopped_may_go() -> None:
     hand.take(hand.server.lose(1, "its process died", 9.0))
     assert "LOST" not in kinds(hand, 1)
     assert hand.server.failure is None
+
+
+@pytest.mark.parametrize("strikes", [1, 3])
+@pytest.mark.parametrize("last_words", ["a failure", "a report", "noise"])
+def test_who_has_stopped_ends_nobodys_tests(last_words: str, strikes: int) -> None:
+    """A liar that is told to stop can no longer make it look as if too few were left."""
+    limits = {"run": {"iterations": 1, "evaluate_every": 1}, "algorithm": {"min_workers": 2}}
+    hand = Hand(configuration(**limits, defence={"strikes": strikes}), 2)
+    hand.hello()
+    report = hand.reply(1)
+    hand.deliver(1, report)
+    hand.work(2)
+    while hand.server.members.state(1) is not State.STOPPED:
+        hand.work(1)
+    assert hand.server.members.working == {2}
+    for _ in range(strikes + 1):
+        if last_words == "a failure":
+            hand.deliver(1, Failure("broken"))
+        elif last_words == "a report":
+            hand.deliver(1, report)
+        else:
+            hand.take(hand.server.strike(1, "noise", hand.time))
+    assert hand.server.failure is None
+    until_finished(hand)
+    assert hand.server.failure is None
+    assert {e.candidate for e in hand.of_type(Evaluation) if e.worker == 2} >= {Candidate.TUNED}
+    assert not {"LOST", "EXCLUDED", "DROPPED"} & {*kinds(hand, 1)}
 
 
 def test_too_few_are_left() -> None:
