@@ -177,7 +177,7 @@ PLAIN = Aggregation()
 def outlying(sizes: FloatArray) -> float:
     """What is too large beside ``sizes`` (n,): `OUTLYING` times the median; 0 if there are none.
 
-    Of an even number the lower one in the middle: then even half of the workers may lie.
+    Of an even number the lower one in the middle: then even half of those that are judged may lie.
     """
     return OUTLYING * float(np.sort(sizes)[(len(sizes) - 1) // 2]) if len(sizes) else 0.0
 

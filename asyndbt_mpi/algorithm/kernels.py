@@ -54,7 +54,7 @@ def _compiled(kernel: Kernel, fastmath: frozenset[str]) -> Kernel:
 def _machine_code(
     kernel: Kernel, fastmath: frozenset[str], arguments: tuple[object, ...]
 ) -> Callable[..., object]:
-    # Imported here: `asyndbt show` and the analyses do not need it.
+    # Imported here: viewers do not need it, but for means of tests where workers may lie.
     import numba
     from numba.extending import register_jitable
 

@@ -20,7 +20,7 @@ from asyndbt_mpi.protocol.messages import Candidate, Shapes, Split
 from asyndbt_mpi.protocol.records import EventKind
 
 FORMAT = "asyndbt"
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 
 Transport = Literal["mpi", "virtual", "replay"]
 Status = Literal["running", "finished", "interrupted"]

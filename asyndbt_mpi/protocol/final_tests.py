@@ -49,17 +49,17 @@ class FinalTests:
     ----------
     own : what each worker tests, in this order; see `own_tests`
     untuned : the prompt without words and demonstrations
-    scorers : how many workers score that; see `scorers`
+    sharing : how many workers score that; see `scorers`
     """
 
     def __init__(
-        self, iteration: int, own: Sequence[Candidate], untuned: Prompt, scorers: int = 1
+        self, iteration: int, own: Sequence[Candidate], untuned: Prompt, sharing: int
     ) -> None:
         self._iteration = iteration
         self._candidates = own
         self._untuned = untuned
         self._own: dict[int, deque[EvaluationRequest]] = {}
-        self._shared = scorers
+        self._left = sharing
         self._sharing: set[int] = set()
 
     def enter(self, worker: int, tuned: Prompt, random: Prompt, consensus: Prompt) -> None:
@@ -86,15 +86,15 @@ class FinalTests:
             return None  # it joined after the iterations were over
         if own:
             return own.popleft()
-        if not self._shared or worker in self._sharing:
+        if not self._left or worker in self._sharing:
             return None
-        self._shared -= 1
+        self._left -= 1
         self._sharing.add(worker)
         return self._request(Candidate.UNTUNED, self._untuned)
 
     def give_back(self, requests: list[EvaluationRequest]) -> None:
         """Of the ``requests`` that a worker left unanswered, another may take the shared one."""
-        self._shared += sum(
+        self._left += sum(
             request.split is Split.TEST and request.candidate is Candidate.UNTUNED
             for request in requests
         )

@@ -75,7 +75,7 @@ class Membership:
         # At first everybody owes a hello. Lists: they are touched with every message.
         self._owed = [1] * (workers + 1)
         self._silent_since = [0.0] * (workers + 1)
-        # Seconds for which a majority waited for a few, by worker and for good, and the others.
+        # Seconds for which a majority waited, by the worker that it waited for, and those of work.
         self._held_up = [0.0] * (workers + 1)
         self._worked = 0.0
         self._looked = 0.0

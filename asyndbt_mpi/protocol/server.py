@@ -259,7 +259,7 @@ class Server(Conduct):
     def _check_pool(self, worker: int, report: Report | LowerReport | EvaluationReport) -> None:
         """Refuse demonstrations that ``worker`` does not have, also as the most probable ones."""
         held = self._initial_q[worker - 1] > 0
-        if self.config.log.private or held.all():
+        if self.replaying or self.config.log.private or held.all():
             return
         match report:
             case Report(q=q):

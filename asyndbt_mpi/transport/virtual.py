@@ -77,14 +77,25 @@ class VirtualCluster:
             hello = self.workers.hello(worker, box.descriptions[worker], box.digests[worker])
             self._arrive(0.0, worker, hello)
         while not self.server.finished:
-            self.now, _, worker, message = heapq.heappop(self._arrivals)
-            output = self._take(worker, message)
+            output = self._next()
             yield output.records  # first: a worker's step may fail
             if output.messages:
                 for together in _first_to_last(output.messages):
                     self._work(together)
         if self.server.failure:
             raise Diverged(self.server.failure)
+
+    def _next(self) -> Output:
+        """What becomes of the next arrival or, if there is none, of those that are waited for."""
+        if self._arrivals:
+            self.now, _, worker, message = heapq.heappop(self._arrivals)
+            return self._take(worker, message)
+        # The answers of all of them were dropped, and nobody asks again: they fall silent.
+        self.now += 2 * self.server.config.run.worker_timeout
+        output = self.server.tick(self.now)
+        if not output.records:
+            raise RuntimeError("the server waits, but nobody owes it an answer")
+        return output
 
     def _take(self, worker: int, message: ToServer) -> Output:
         if self.colluders is None:

@@ -40,7 +40,7 @@ def accuracy_table(log: Log, found: Outcomes) -> Table:
     table = Table(
         title=_title(log, found, classified),
         title_justify="left",
-        caption=_shortage(log, found),
+        caption="\n".join(filter(None, [_shortage(log, found), _rule(log)])) or None,
         caption_justify="left",
     )
     table.add_column("prompt")
@@ -69,6 +69,18 @@ def _shortage(log: Log, found: Outcomes) -> str | None:
     if rows is None or log.config.llm.is_function or rows >= task.test:
         return None
     return f"warning: only {rows:,} test rows, where {task.rows_wanted} would take more"
+
+
+def _rule(log: Log) -> str:
+    """What "mean" means where workers may lie, and for what intervals then hold."""
+    liars = log.config.defence.tolerated(log.workers)
+    if not liars:
+        return ""
+    rule = log.config.defence.mean_in_words(log.workers).replace(",", "").strip()
+    return (
+        f'"mean": the {rule}, as up to {liars} of {log.workers} workers may lie. Intervals and p'
+        " say how sure it is for other rows if nobody does."
+    )
 
 
 def _title(log: Log, found: Outcomes, classified: bool) -> str:

@@ -5,12 +5,14 @@ rows: a row counts once, with the mean of what the workers made of it. Counting 
 worker would make every interval too narrow.
 
 Where workers may lie, what stands for their mean is the rule of the run's `[defence]`, on each
-worker's mean over the rows.
+worker's mean over the rows. Intervals and p-values are of the rows alone: by how much liars have
+moved that mean, within the spread of the honest, is in none of them.
 """
 
 import math
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -89,7 +91,8 @@ def difference(
         means = np.concatenate([of_rows[drawn].mean(axis=1) for drawn in _draws(len(of_rows))])
     else:
         of_workers = _of_workers(first, second)
-        weights = [np.ones((1, of_workers.shape[1])), *map(_counts, _draws(of_workers.shape[1]))]
+        rows = of_workers.shape[1]
+        weights = chain([np.ones((1, rows))], map(_counts, _draws(rows)))
         aggregated = _aggregated(of_workers, weights, aggregation)
         value, means = float(aggregated[0]), aggregated[1:]
     tail = (1 - CONFIDENCE) / 2

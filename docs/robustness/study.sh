@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All tables of docs/robustness.md but those with a language model, the most important first.
+# All tables of docs/robustness.md but that with a language model, which takes its own data.
 # Hours on one core; runs that are finished are not made again.
 #     docs/robustness/study.sh [FOLDER]
 set -euo pipefail
@@ -36,4 +36,5 @@ bench psi "${twenty[@]}" "${apart[@]}" "${main[@]}" \
     --defences undefended rsa "${psi[@]}" "nnm + trimmed_mean"
 bench pooled --variants pooled --workers 10 --active 5 --seeds 4 "${apart[@]}" "${main[@]}" \
     --defences undefended rsa multi_krum "nnm + trimmed_mean" "nnm + geometric_median"
-.venv/bin/asyndbt plot robustness "$out/shares.csv" -o "$out/shares.png"
+"$python" benchmarks/aggregation.py | tee "$out/aggregation.md"
+"$(dirname "$python")/asyndbt" plot robustness "$out/shares.csv" -o "$out/shares.png"

@@ -53,6 +53,18 @@ def test_a_run_under_attack(tmp_path: Path, attack: str, estimator: str, gradien
     assert replay(path).difference is None
 
 
+def test_who_has_all_dropped_falls_silent(tmp_path: Path) -> None:
+    """Nobody asks it again, so the others go on when it is lost, as under MPI."""
+    path = simulated(tmp_path / "run.h5", "malformed", "defence.strikes=100")
+    with Log(path) as log:
+        kinds, workers = log["event/kind"], log["event/worker"]
+        for kind in (EventKind.DROPPED, EventKind.LOST):
+            assert sorted(set(workers[kinds == kind].tolist())) == MALICIOUS
+        assert (log.status, log.committed) == ("finished", 24)
+    assert verify(path).violations == []
+    assert replay(path).difference is None
+
+
 @pytest.mark.parametrize(("estimator", "gradient"), KINDS)
 def test_the_same_seed_gives_the_same_iterates(
     tmp_path: Path, estimator: str, gradient: str
@@ -88,6 +100,10 @@ def test_the_log_says_who_was_malicious(tmp_path: Path) -> None:
     path = simulated(tmp_path / "run.h5", "ipm")
     said = asyndbt("show", str(path), folder=tmp_path).stdout
     assert "malicious workers: 4, 5 (ipm)" in said
+    rule = (
+        '"mean": the trimmed mean after nearest-neighbour mixing, as up to 1 of 5 workers may lie.'
+    )
+    assert rule in " ".join(said.split())
 
 
 @pytest.mark.parametrize("attack", ["alie", "flood", "nan", "malformed"])

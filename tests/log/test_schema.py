@@ -95,7 +95,7 @@ CONTRACT = {
 ATTRIBUTES = {
     "data_digest": "",
     "format": "asyndbt",
-    "format_version": 4,
+    "format_version": 5,
     "seed": 7,
     "workers": WORKERS,
     "active_workers": 2,

@@ -180,7 +180,7 @@ def test_an_untuned_prompt_of_a_race_is_no_test_that_another_could_take() -> Non
     assert tests is not None
     hand.take(hand.server.lose(3, "gone", hand.time))
     hand.inbox[3].clear()
-    assert tests._shared == 1  # nobody had taken it
+    assert tests._left == 1  # nobody had taken it
 
 
 def test_an_untuned_test_that_is_lost_is_another_workers() -> None:
