@@ -4,44 +4,50 @@ Example: python benchmarks/membership.py -o runs/membership --seeds 10
 
 The attacker is a curious rank 0: it has the log of a run, the seed, the template, the words and the
 model, and asks of each candidate, a text with its label, whether it is one of the rows of a
-worker. Half of the candidates are, the others are test rows. It tries three ways:
+worker. Half of the candidates are, the others are test rows. It tries five ways:
 
-    rows    the loss of the candidate, without words and demonstrations, is one of the losses of
-            single rows in the worker's race
-    means   the mean losses of the reports, each on a batch of training rows that the seed gives,
-            are solved for the loss of each row; the candidate's own loss is near one of them
-    words   the words that the worker has learnt lower the loss of the candidate more than others do
+    rows     the loss of the candidate, without words and demonstrations, is one of the losses of
+             single rows in the worker's race
+    means    the mean losses of the reports, each on a batch of training rows that the seed gives,
+             are solved for the loss of each row; the candidate's own loss is near one of them
+    words    the words that the worker has learnt lower the loss of the candidate more than others
+             do
+    samples  the losses of all samples, of which the words and the batches are known, are those of
+             rows that the candidate is one of: its own losses with these words are worked out,
+             without the demonstrations. With log.private these losses are not told, but p moves by
+             them; this attacker is taken to have found them (see membership_steps.Overheard)
+    lengths  the tokens of the steps are solved for the length of each training row, which is that
+             of the candidate
 
 Each gives a score, by which the area under the ROC curve (AUC) is that of the candidates: 0.5 is
 guessing, 1 is certainty. A cell is one run under one setting and seed. What an attack finds is a
-lower bound of what there is to be found; these use neither costs nor times.
-Finished cells are kept in the folder's cells.jsonl, and not made again.
+lower bound of what there is to be found; these use no times, and no more than one of losses and
+tokens.
+Finished cells are kept in the folder's cells.jsonl, and not made again unless they lack an attack.
 """
 
 import argparse
 import json
-import math
 import sys
 import tempfile
-import zlib
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib import resources
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from machine import describe
+from membership_attacks import aligned, alike, auc, lengths, nearest, shares, solved, taken
+from membership_models import language_model
+from membership_steps import Overheard, Step
 from scipy import stats
 
 from asyndbt_mpi.algorithm.random import Purpose
 from asyndbt_mpi.algorithm.types import FloatArray, IntArray
 from asyndbt_mpi.assemble import Materials, delays_of_workers, prepare, workers_with_black_box
 from asyndbt_mpi.config import Config, load
-from asyndbt_mpi.llm.base import LanguageModel, Prompt, Scores, Written
-from asyndbt_mpi.llm.cache import CachedModel
+from asyndbt_mpi.llm.base import LanguageModel, Prompt
 from asyndbt_mpi.log.home import HomeFiles, read
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.writer import Writer
@@ -61,112 +67,7 @@ TESTS = 100
 OF_ALL = [
     *("run.evaluate_every=8", "task.calibration=none", "delay.model=lognormal", "delay.mean=1"),
 ]
-SHIFT = 1.0
-"""Nats by which prompts may have moved the losses of all rows."""
-ATTACKS = ("rows", "means", "words")
-
-
-class Words:
-    """Stands for a language model: the odds of a label are sums over the words of the prompt.
-
-    A word counts by how often the shipped reviews that have it have the label, and by a random
-    number that its text gives; so do pairs of a word of the fragment and a word of the review, and,
-    less, the words of the context. So prompts matter, and no run takes long.
-    """
-
-    description, digest = "sums over words", "0f"
-    at_once: int | None = None
-
-    def __init__(self) -> None:
-        folder = resources.files("asyndbt_mpi") / "task" / "data" / "reviews"
-        lines = [(folder / name).read_text().splitlines() for name in ("train.jsonl", "dev.jsonl")]
-        rows = [json.loads(line) for line in chain(*lines)]
-        self._counts = Counter((word, row["label"]) for row in rows for word in _words(row))
-
-    def label_log_probabilities(self, prompts: Sequence[Prompt], labels: Sequence[str]) -> Scores:
-        """See `LanguageModel`."""
-        odds = np.array([[self._odds(p, n) for n in range(len(labels))] for p in prompts])
-        scores = odds - np.logaddexp.reduce(odds, axis=1, keepdims=True)
-        return Scores(scores, len(prompts), len(prompts))
-
-    def _odds(self, prompt: Prompt, label: int) -> float:
-        own, before = prompt.query.split(), prompt.context.split()[-20:]
-        meant = sum(math.log(1 + self._counts[word.lower(), label]) for word in own)
-        of_words = sum(_random(f"{word} {label}") for word in own)
-        of_pairs = sum(_random(f"{one} {other} {label}") for one in own[-3:-1] for other in own[:9])
-        of_context = sum(_random(f"{word} {label}") for word in before)
-        return 0.2 * meant + 0.5 * of_words + 0.7 * of_pairs + 0.4 * of_context
-
-    def write(self, prompts: Sequence[str], most_tokens: int) -> Written:
-        """See `LanguageModel`."""
-        raise NotImplementedError
-
-    def most_calls(self, prompts: int, labels: Sequence[str]) -> int:
-        """See `LanguageModel`."""
-        return prompts
-
-    def longest(self, text: str) -> int:
-        """See `LanguageModel`."""
-        return len(text)
-
-
-class DeafWords(Words):
-    """To whom prompts do not matter, so that means of losses can be solved for rows exactly."""
-
-    description, digest = "deaf sums over words", "1f"
-
-    def _odds(self, prompt: Prompt, label: int) -> float:
-        return super()._odds(Prompt("", prompt.query.partition("\n")[0] + " so it is"), label)
-
-
-def _words(row: dict[str, Any]) -> set[str]:
-    return set(row["sentence1"].lower().split())
-
-
-def _random(text: str) -> float:
-    return zlib.crc32(text.encode()) / 2**32 - 0.5
-
-
-# ---------------------------------------------------------------- attacks
-
-
-def auc(of_members: FloatArray, of_others: FloatArray) -> float:
-    """The share of pairs in which the member has the larger score; ties count half."""
-    above = of_members[:, None] - of_others
-    return float((above > 0).mean() + 0.5 * (above == 0).mean())
-
-
-def nearest(losses: FloatArray, known: FloatArray) -> FloatArray:
-    """For each of the ``losses`` of candidates (n,), less the distance to the nearest ``known``."""
-    if not len(known):
-        return np.zeros(len(losses))
-    distances: FloatArray = np.abs(losses[:, None] - known).min(axis=1)
-    return -distances
-
-
-def solved(means: FloatArray, batches: Sequence[IntArray], rows: int) -> FloatArray:
-    """The loss of each row (rows,) that ``means`` (n,) over ``batches`` give, with a trend.
-
-    Ridge regression, whose strength is that of a row's loss against the rest.
-    """
-    share = np.zeros((len(means), rows))
-    for number, batch in enumerate(batches):
-        share[number, batch] = 1 / len(batch)
-    time = np.linspace(-1, 1, len(means))
-    trend = np.stack([np.ones_like(time), time, time**2], axis=1)
-    off_trend = np.eye(len(means)) - trend @ np.linalg.pinv(trend)
-    design, due = off_trend @ share, off_trend @ means
-    strength = 1e-3 * np.trace(design.T @ design) / rows
-    found: FloatArray = np.linalg.solve(design.T @ design + strength * np.eye(rows), design.T @ due)
-    return found
-
-
-def aligned(found: FloatArray, losses: FloatArray) -> FloatArray:
-    """``found`` (rows,) at the level at which it fits the ``losses`` of candidates best."""
-    shifts = np.linspace(-SHIFT, SHIFT, 401)
-    misses = [-nearest(found + shift, losses).mean() for shift in shifts]
-    aligned: FloatArray = found + shifts[int(np.argmin(misses))]
-    return aligned
+ATTACKS = ("rows", "means", "words", "samples", "lengths")
 
 
 # ---------------------------------------------------------------- a run, and what is attacked
@@ -211,6 +112,7 @@ def run(cell: Cell, model: LanguageModel) -> dict[str, float]:
         files = {v: Path(folder, "home", f"worker-{v}.jsonl") for v in everyone}
         home = HomeFiles(files, "membership", overwrite=True)
         machines, box = workers_with_black_box(config, materials, everyone, model, home)
+        machines.gradients = heard = Overheard(machines)
         server = Server(config, materials.shapes, workers)
         cluster = VirtualCluster(server, machines, box, delays_of_workers(config, workers))
         sizes = config, materials.shapes, workers, materials.vocabulary
@@ -220,7 +122,11 @@ def run(cell: Cell, model: LanguageModel) -> dict[str, float]:
         known = prepare(public, workers)
         _, judge = workers_with_black_box(public, known, everyone, model)
         with Log(path) as log:
-            found = [attack(log, v, known, model, box.data_sizes) for v in everyone]
+            found = [
+                attack(log, v, known, model, box.data_sizes)
+                | attack_steps(heard.steps, v, known, model, np.random.default_rng([cell.seed, v]))
+                for v in everyone
+            ]
             accuracies = [
                 accuracy(judge, v, log.winners[v].words, _shown(log, v, files[v])) for v in everyone
             ]
@@ -247,11 +153,8 @@ def attack(
     log: Log, worker: int, known: Materials, model: LanguageModel, sizes: dict[int, DataSizes]
 ) -> dict[str, float]:
     """AUC of each attack on the rows of ``worker``, of "means" on those that steps are made on."""
-    assert known.data is not None
-    held = known.data[worker]
-    trained, validated = held.train, held.validation
-    others = held.test[: len(trained) + len(validated)]
-    candidates = [*trained, *validated, *others]
+    trained, validated, others = parts = parts_of(known, worker)
+    candidates = [*chain(*parts)]
     bare = losses_of(candidates, [None], known, model)[0]
     newest = log["report/p"][np.flatnonzero(log["report/worker"] == worker)[-1]]
     learnt = [log.vocabulary[word] for word in newest.argmax(axis=1)]
@@ -263,8 +166,36 @@ def attack(
         "means": _by_means(log, worker, sizes, bare),
         "words": of_words[1:].mean(axis=0) - of_words[0],
     }
-    members = dict.fromkeys(ATTACKS, len(trained) + len(validated)) | {"means": len(trained)}
+    members = dict.fromkeys(scores, len(trained) + len(validated)) | {"means": len(trained)}
     return {name: auc(each[: members[name]], each[-len(others) :]) for name, each in scores.items()}
+
+
+def attack_steps(
+    steps: Sequence[Step],
+    worker: int,
+    known: Materials,
+    model: LanguageModel,
+    generator: np.random.Generator,
+) -> dict[str, float]:
+    """AUC of the attacks by what is known of the ``steps`` of ``worker``, on its training rows.
+
+    The order of these is that of their labels, so that the label of each is known.
+    """
+    trained, _, others = parts = parts_of(known, worker)
+    candidates, labels = [*chain(*parts)], [row.label for row in trained]
+    own = [step for step in steps if step.worker == worker]
+    scores = {
+        "samples": _by_samples(own, labels, candidates, known, model, generator),
+        "lengths": _by_lengths(own, labels, candidates, known, model),
+    }
+    return {name: auc(each[: len(trained)], each[-len(others) :]) for name, each in scores.items()}
+
+
+def parts_of(known: Materials, worker: int) -> tuple[list[Row], list[Row], list[Row]]:
+    """Training and validation rows of ``worker``, and as many others."""
+    assert known.data is not None
+    held = known.data[worker]
+    return held.train, held.validation, held.test[: len(held.train) + len(held.validation)]
 
 
 def losses_of(
@@ -306,13 +237,50 @@ def _by_means(log: Log, worker: int, sizes: dict[int, DataSizes], bare: FloatArr
     return nearest(bare, aligned(found - found.mean() + means.mean(), bare))
 
 
+def _by_samples(
+    steps: Sequence[Step],
+    labels: Sequence[int],
+    candidates: Sequence[Row],
+    known: Materials,
+    model: LanguageModel,
+    generator: np.random.Generator,
+) -> FloatArray:
+    words = np.concatenate([step.words for step in steps])
+    fragments, which = np.unique(words, axis=0, return_inverse=True)
+    in_texts = [[known.vocabulary[word] for word in fragment] for fragment in fragments]
+    predicted = losses_of(candidates, in_texts, known, model)[which.ravel()]
+    share = shares([step.rows for step in steps for _ in step.losses], len(labels))
+    allowed = np.array(labels)[:, None] == [row.label for row in candidates]
+    losses = np.concatenate([step.losses for step in steps])
+    return taken(losses, share, predicted, allowed, generator)
+
+
+def _by_lengths(
+    steps: Sequence[Step],
+    labels: Sequence[int],
+    candidates: Sequence[Row],
+    known: Materials,
+    model: LanguageModel,
+) -> FloatArray:
+    template = known.template
+    assert template is not None
+    nothing = model.longest("")
+    long = [model.longest(template.render(row, None)) - nothing for row in candidates]
+    of_words = np.array([model.longest(word) - nothing for word in known.vocabulary])
+    paid = [step for step in steps if step.tokens is not None]
+    sizes = len(labels), len(template.labels)
+    found = lengths(paid, of_words, sizes, float(np.mean(long)))
+    rows = zip(labels, np.rint(found).astype(int).tolist(), strict=True)
+    return alike(list(rows), [(row.label, n) for row, n in zip(candidates, long, strict=True)])
+
+
 # ---------------------------------------------------------------- the table
 
 
 def table(cells: dict[str, dict[str, float]], wanted: Sequence[Cell]) -> str:
     """AUC and accuracy by setting, with 95 % intervals over the seeds (Student's t)."""
-    lines = ["| model | iterations | setting | n | AUC rows | means | words | accuracy |"]
-    lines.append("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    head = ["model", "iterations", "setting", "n", f"AUC {ATTACKS[0]}", *ATTACKS[1:], "accuracy"]
+    lines = [f"| {' | '.join(head)} |", f"| {' | '.join(['---'] * len(head))} |"]
     for name in dict.fromkeys((c.model, c.iterations, c.setting) for c in wanted):
         found = [
             cells[c.key]
@@ -333,18 +301,6 @@ def interval(values: FloatArray, digits: int = 3) -> str:
     return f"{values.mean():.{digits}f} ± {half:.{digits}f}"
 
 
-STAND_INS: dict[str, type[Words]] = {"words": Words, "deaf": DeafWords}
-
-
-def language_model(name: str) -> LanguageModel:
-    """The model by its name; it remembers what it was asked."""
-    if name in STAND_INS:
-        return STAND_INS[name]()
-    from asyndbt_mpi.llm.transformers import TransformersModel
-
-    return CachedModel(TransformersModel(name, device="cpu", threads=1), entries=1_000_000)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the results")
@@ -357,7 +313,8 @@ def main() -> None:
     file = arguments.output / "cells.jsonl"
     cells: dict[str, dict[str, float]] = {}
     if file.exists():
-        cells = dict(json.loads(line) for line in file.read_text().splitlines())
+        lines = map(json.loads, file.read_text().splitlines())
+        cells = {key: found for key, found in lines if found.keys() >= {*ATTACKS, "accuracy"}}
     wanted = [
         Cell(arguments.model, setting, iterations, seed)
         for seed in range(arguments.seeds)
@@ -368,8 +325,8 @@ def main() -> None:
     for cell in wanted:
         if cell.key not in cells:
             cells[cell.key] = run(cell, model)
-            with file.open("a") as lines:
-                lines.write(json.dumps([cell.key, cells[cell.key]]) + "\n")
+            with file.open("a") as cells_file:
+                cells_file.write(json.dumps([cell.key, cells[cell.key]]) + "\n")
             print(cell.setting, cell.iterations, cell.seed, cells[cell.key], file=sys.stderr)
     print(f"{describe()}\n\n{table(cells, wanted)}")
 
