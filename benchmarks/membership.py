@@ -8,14 +8,15 @@ worker. Half of the candidates are, the others are test rows. It tries five ways
 
     rows     the loss of the candidate, without words and demonstrations, is one of the losses of
              single rows in the worker's race
-    means    the mean losses of the reports, each on a batch of training rows that the seed gives,
-             are solved for the loss of each row; the candidate's own loss is near one of them
+    means    the mean losses of the reports are those of rows that the candidate is one of: the seed
+             and p give the batches and half of the words, for the others the most probable ones are
+             taken, and the losses of the candidate with these words are worked out, without
+             demonstrations
     words    the words that the worker has learnt lower the loss of the candidate more than others
              do
-    samples  the losses of all samples, of which the words and the batches are known, are those of
-             rows that the candidate is one of: its own losses with these words are worked out,
-             without the demonstrations. With log.private these losses are not told, but p moves by
-             them; this attacker is taken to have found them (see membership_steps.Overheard)
+    samples  the same with the losses of all samples, and all of their words. With log.private
+             these losses are not told, but p moves by them; this attacker is taken to have found
+             them (see membership_steps.Overheard)
     lengths  the tokens of the steps are solved for the length of each training row, which is that
              of the candidate
 
@@ -32,19 +33,17 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from machine import describe
-from membership_attacks import aligned, alike, auc, lengths, nearest, shares, solved, taken
+from membership_attacks import alike, auc, lengths, nearest, shares, taken
 from membership_models import language_model
-from membership_steps import Overheard, Step
+from membership_steps import Overheard, Step, drawn
 from scipy import stats
 
-from asyndbt_mpi.algorithm.random import Purpose
-from asyndbt_mpi.algorithm.types import FloatArray, IntArray
+from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
 from asyndbt_mpi.assemble import Materials, delays_of_workers, prepare, workers_with_black_box
 from asyndbt_mpi.config import Config, load
 from asyndbt_mpi.llm.base import LanguageModel, Prompt
@@ -53,7 +52,6 @@ from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.writer import Writer
 from asyndbt_mpi.protocol.blackbox import DataSizes, Query
 from asyndbt_mpi.protocol.messages import WITHOUT, Candidate, Split
-from asyndbt_mpi.protocol.sampling import Draws
 from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.task.dataset import Row
 from asyndbt_mpi.transport.virtual import VirtualCluster
@@ -122,11 +120,8 @@ def run(cell: Cell, model: LanguageModel) -> dict[str, float]:
         known = prepare(public, workers)
         _, judge = workers_with_black_box(public, known, everyone, model)
         with Log(path) as log:
-            found = [
-                attack(log, v, known, model, box.data_sizes)
-                | attack_steps(heard.steps, v, known, model, np.random.default_rng([cell.seed, v]))
-                for v in everyone
-            ]
+            attacked = known, model, box.data_sizes
+            found = [attack(log, heard.steps, v, *attacked) for v in everyone]
             accuracies = [
                 accuracy(judge, v, log.winners[v].words, _shown(log, v, files[v])) for v in everyone
             ]
@@ -150,45 +145,34 @@ def accuracy(judge: Any, worker: int, words: IntArray, shown: IntArray) -> float
 
 
 def attack(
-    log: Log, worker: int, known: Materials, model: LanguageModel, sizes: dict[int, DataSizes]
-) -> dict[str, float]:
-    """AUC of each attack on the rows of ``worker``, of "means" on those that steps are made on."""
-    trained, validated, others = parts = parts_of(known, worker)
-    candidates = [*chain(*parts)]
-    bare = losses_of(candidates, [None], known, model)[0]
-    newest = log["report/p"][np.flatnonzero(log["report/worker"] == worker)[-1]]
-    learnt = [log.vocabulary[word] for word in newest.argmax(axis=1)]
-    generator = np.random.default_rng(0)
-    some = [list(generator.choice(log.vocabulary, len(learnt))) for _ in range(16)]
-    of_words = losses_of(candidates, [learnt, *some], known, model)
-    scores = {
-        "rows": nearest(bare, single_losses(log, worker)),
-        "means": _by_means(log, worker, sizes, bare),
-        "words": of_words[1:].mean(axis=0) - of_words[0],
-    }
-    members = dict.fromkeys(scores, len(trained) + len(validated)) | {"means": len(trained)}
-    return {name: auc(each[: members[name]], each[-len(others) :]) for name, each in scores.items()}
-
-
-def attack_steps(
+    log: Log,
     steps: Sequence[Step],
     worker: int,
     known: Materials,
     model: LanguageModel,
-    generator: np.random.Generator,
+    sizes: dict[int, DataSizes],
 ) -> dict[str, float]:
-    """AUC of the attacks by what is known of the ``steps`` of ``worker``, on its training rows.
+    """AUC of each attack on the rows of ``worker``, of the last two and "means" on training rows.
 
-    The order of these is that of their labels, so that the label of each is known.
+    Their order is that of their labels, so that the label of each is known.
     """
-    trained, _, others = parts = parts_of(known, worker)
-    candidates, labels = [*chain(*parts)], [row.label for row in trained]
+    trained, validated, others = parts_of(known, worker)
+    candidates, labels = [*trained, *validated, *others], [row.label for row in trained]
     own = [step for step in steps if step.worker == worker]
+    generator = np.random.default_rng([log.seed, worker])
+    asked = labels, candidates, known, model
     scores = {
-        "samples": _by_samples(own, labels, candidates, known, model, generator),
-        "lengths": _by_lengths(own, labels, candidates, known, model),
+        "rows": nearest(losses_of(candidates, [None], known, model)[0], single_losses(log, worker)),
+        "means": _by_means(log, worker, sizes, *asked, generator),
+        "words": _by_words(log, worker, candidates, known, model),
+        "samples": _by_samples(own, *asked, generator),
+        "lengths": _by_lengths(own, *asked),
     }
-    return {name: auc(each[: len(trained)], each[-len(others) :]) for name, each in scores.items()}
+    every = dict.fromkeys(("rows", "words"), len(trained) + len(validated))
+    return {
+        name: auc(each[: every.get(name, len(trained))], each[-len(others) :])
+        for name, each in scores.items()
+    }
 
 
 def parts_of(known: Materials, worker: int) -> tuple[list[Row], list[Row], list[Row]]:
@@ -224,17 +208,33 @@ def single_losses(log: Log, worker: int) -> FloatArray:
     return losses
 
 
-def _by_means(log: Log, worker: int, sizes: dict[int, DataSizes], bare: FloatArray) -> FloatArray:
-    own = log["report/worker"] == worker
-    numbers, means = log["report/seq"][own].tolist(), log["report/loss"][own]
-    held, config, shapes = sizes[worker].rows[Split.TRAIN], log.config, log.shapes
-    batch = {worker: min(config.estimator.batch, held)}
-    draws = Draws(config.run.seed, config.estimator.samples, batch, sizes, lambda drawn: drawn)
-    # Rows come behind the samples' draws: M for words and U for demonstrations each.
-    of_step = Purpose.UPPER_STEP, (shapes.positions, shapes.classes)
-    batches = [draws.for_step([(worker, number)], *of_step)[0][0] for number in numbers]
-    found = solved(means, batches, held)
-    return nearest(bare, aligned(found - found.mean() + means.mean(), bare))
+def _by_words(
+    log: Log, worker: int, candidates: Sequence[Row], known: Materials, model: LanguageModel
+) -> FloatArray:
+    newest = log["report/p"][np.flatnonzero(log["report/worker"] == worker)[-1]]
+    learnt = [log.vocabulary[word] for word in newest.argmax(axis=1)]
+    generator = np.random.default_rng(0)
+    some = [list(generator.choice(log.vocabulary, len(learnt))) for _ in range(16)]
+    of_words = losses_of(candidates, [learnt, *some], known, model)
+    lowered: FloatArray = of_words[1:].mean(axis=0) - of_words[0]
+    return lowered
+
+
+def _by_means(
+    log: Log,
+    worker: int,
+    sizes: dict[int, DataSizes],
+    labels: Sequence[int],
+    candidates: Sequence[Row],
+    known: Materials,
+    model: LanguageModel,
+    generator: np.random.Generator,
+) -> FloatArray:
+    batches, words, _ = drawn(log, worker, sizes)
+    predicted = _predicted(words, candidates, known, model).mean(axis=1)
+    share, allowed = shares(batches, len(labels)), _allowed(labels, candidates)
+    means = log["report/loss"][log["report/worker"] == worker]
+    return taken(means, share, predicted, allowed, generator)
 
 
 def _by_samples(
@@ -245,14 +245,27 @@ def _by_samples(
     model: LanguageModel,
     generator: np.random.Generator,
 ) -> FloatArray:
-    words = np.concatenate([step.words for step in steps])
-    fragments, which = np.unique(words, axis=0, return_inverse=True)
-    in_texts = [[known.vocabulary[word] for word in fragment] for fragment in fragments]
-    predicted = losses_of(candidates, in_texts, known, model)[which.ravel()]
+    words = np.array([step.words for step in steps])
+    predicted = _predicted(words, candidates, known, model).reshape(-1, len(candidates))
     share = shares([step.rows for step in steps for _ in step.losses], len(labels))
-    allowed = np.array(labels)[:, None] == [row.label for row in candidates]
     losses = np.concatenate([step.losses for step in steps])
-    return taken(losses, share, predicted, allowed, generator)
+    return taken(losses, share, predicted, _allowed(labels, candidates), generator)
+
+
+def _predicted(
+    words: IntArray, candidates: Sequence[Row], known: Materials, model: LanguageModel
+) -> FloatArray:
+    """The loss of each candidate with each of ``words`` (n, I, M), (n, I, candidates)."""
+    fragments, which = np.unique(words.reshape(-1, words.shape[-1]), axis=0, return_inverse=True)
+    in_texts = [[known.vocabulary[word] for word in fragment] for fragment in fragments]
+    losses = losses_of(candidates, in_texts, known, model)[which.ravel()]
+    return losses.reshape(*words.shape[:2], -1)
+
+
+def _allowed(labels: Sequence[int], candidates: Sequence[Row]) -> BoolArray:
+    """Which candidates have the label of each row, (rows, candidates)."""
+    allowed: BoolArray = np.array(labels)[:, None] == [row.label for row in candidates]
+    return allowed
 
 
 def _by_lengths(

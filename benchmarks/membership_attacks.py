@@ -11,9 +11,6 @@ from membership_steps import Step
 
 from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
 
-SHIFT = 1.0
-"""Nats by which prompts may have moved the losses of all rows."""
-
 CHAINS = 16
 """Assignments that are drawn side by side."""
 SWEEPS = 400
@@ -38,22 +35,7 @@ def nearest(losses: FloatArray, known: FloatArray) -> FloatArray:
     return -distances
 
 
-# ---------------------------------------------------------------- mean losses
-
-
-def solved(means: FloatArray, batches: Sequence[IntArray], rows: int) -> FloatArray:
-    """The loss of each row (R,) that ``means`` (n,) over ``batches`` give, with a trend.
-
-    Ridge regression, whose strength is that of a row's loss against the rest.
-    """
-    share = shares(batches, rows)
-    time = np.linspace(-1, 1, len(means))
-    trend = np.stack([np.ones_like(time), time, time**2], axis=1)
-    off_trend = np.eye(len(means)) - trend @ np.linalg.pinv(trend)
-    design, due = off_trend @ share, off_trend @ means
-    strength = 1e-3 * np.trace(design.T @ design) / rows
-    found: FloatArray = np.linalg.solve(design.T @ design + strength * np.eye(rows), design.T @ due)
-    return found
+# ---------------------------------------------------------------- losses of batches
 
 
 def shares(batches: Sequence[IntArray], rows: int) -> FloatArray:
@@ -62,17 +44,6 @@ def shares(batches: Sequence[IntArray], rows: int) -> FloatArray:
     for number, batch in enumerate(batches):
         share[number, batch] = 1 / len(batch)
     return share
-
-
-def aligned(found: FloatArray, losses: FloatArray) -> FloatArray:
-    """``found`` (R,) at the level at which it fits the ``losses`` of candidates best."""
-    shifts = np.linspace(-SHIFT, SHIFT, 401)
-    misses = [-nearest(found + shift, losses).mean() for shift in shifts]
-    aligned: FloatArray = found + shifts[int(np.argmin(misses))]
-    return aligned
-
-
-# ---------------------------------------------------------------- losses of samples
 
 
 def taken(

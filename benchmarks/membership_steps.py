@@ -1,11 +1,20 @@
 """What a curious rank 0 can know of the steps of workers, for the attacks of membership.py."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from asyndbt_mpi.algorithm.types import FloatArray, IntArray
-from asyndbt_mpi.protocol.blackbox import Answer, AnyQuery, Query
+import numpy as np
+
+from asyndbt_mpi.algorithm.additive import EXPLORED
+from asyndbt_mpi.algorithm.coupling import latin_hypercube
+from asyndbt_mpi.algorithm.estimator import sample
+from asyndbt_mpi.algorithm.random import Purpose, stream
+from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
+from asyndbt_mpi.log.reader import Log
+from asyndbt_mpi.protocol.blackbox import Answer, AnyQuery, DataSizes, Query
 from asyndbt_mpi.protocol.gradients import Sampled
+from asyndbt_mpi.protocol.messages import Split
+from asyndbt_mpi.protocol.sampling import Draws
 from asyndbt_mpi.protocol.worker import Workers
 
 
@@ -73,3 +82,30 @@ class Overheard(Sampled):
             tokens = answer.prompt_tokens if answer.calls == answer.prompts else None
             prompts = query.rows, query.words, query.demonstrations
             self.steps.append(Step(query.worker, *prompts, answer.losses, tokens))
+
+
+def drawn(
+    log: Log, worker: int, sizes: Mapping[int, DataSizes]
+) -> tuple[list[IntArray], IntArray, BoolArray]:
+    """The batches (B,) of the reports of ``worker`` in ``log``, and the words (n, I, M) drawn.
+
+    They follow from the seed and the p before. Where the last array is True, the worker has put
+    a word that its model takes for the best in place of the one drawn; here it is the most
+    probable one.
+    """
+    of_worker, config, shapes = log["report/worker"] == worker, log.config, log.shapes
+    numbers, after = log["report/seq"][of_worker].tolist(), log["report/p"][of_worker]
+    first = np.full((1, *after.shape[1:]), 1 / shapes.words)
+    batch = {worker: min(config.estimator.batch, sizes[worker].rows[Split.TRAIN])}
+    draws = Draws(config.run.seed, config.estimator.samples, batch, sizes, latin_hypercube)
+    of_step = Purpose.UPPER_STEP, (shapes.positions, shapes.classes)
+    batches, words, replaced = [], [], []
+    for number, p in zip(numbers, np.concatenate((first, after[:-1])), strict=True):
+        [rows], (uniform, _) = draws.for_step([(worker, number)], *of_step)
+        chosen = sample(p[None], uniform)[0]
+        generator = stream(config.run.seed, worker, number, Purpose.EXPLORATION)
+        explored = generator.random(chosen.shape) < EXPLORED
+        batches.append(rows)
+        words.append(np.where(explored, p.argmax(axis=1), chosen))
+        replaced.append(explored)
+    return batches, np.array(words), np.array(replaced)
