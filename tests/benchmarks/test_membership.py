@@ -2,18 +2,21 @@
 
 import math
 from collections import defaultdict, deque
+from pathlib import Path
 
 import membership
 import numpy as np
 import pytest
-from membership_attacks import CHAINS, SWEEPS, alike, auc, lengths, nearest, solved, taken
+from membership_attacks import CHAINS, SWEEPS, alike, auc, lengths, nearest, taken
 from membership_models import DeafWords, Words
-from membership_steps import Overheard, Step
+from membership_steps import Overheard, Step, drawn
 from scipy import stats
 
 from asyndbt_mpi.assemble import delays_of_workers, prepare, workers_with_black_box
 from asyndbt_mpi.inputs.trust import Privacy
 from asyndbt_mpi.llm.base import Prompt
+from asyndbt_mpi.log.reader import Log
+from asyndbt_mpi.log.writer import Writer
 from asyndbt_mpi.protocol.blackbox import Answer, Completed, DataSizes
 from asyndbt_mpi.protocol.messages import Split, ToWorker
 from asyndbt_mpi.protocol.server import Server
@@ -36,18 +39,6 @@ def test_the_nearest_known_loss_counts() -> None:
     found = nearest(np.array([0.5, 1.0, 3.0]), known)
     np.testing.assert_allclose(found, [0.0, -0.5, -1.0])
     assert nearest(np.array([0.5, 1.0]), np.zeros(0)).tolist() == [0.0, 0.0]
-
-
-def test_means_over_known_batches_are_solved_for_single_rows() -> None:
-    losses = RNG.gamma(2.0, 0.4, 20)
-    batches = [RNG.permutation(20)[:10] for _ in range(200)]
-    trend = np.linspace(1.0, 0.0, 200) ** 2
-    means = np.array([losses[batch].mean() for batch in batches]) + trend
-    found = solved(means, batches, 20)
-    # All batches have as many rows: only differences between rows can be known.
-    np.testing.assert_allclose(found - found.mean(), losses - losses.mean(), atol=0.02)
-    noisy = solved(means + RNG.normal(0, 20, 200), batches, 20)
-    assert np.abs(noisy - noisy.mean() - losses + losses.mean()).mean() > 1
 
 
 def _mixed(
@@ -133,6 +124,31 @@ def test_a_stand_in_reads_a_context_once() -> None:
     assert (scores.calls, scores.prompt_tokens) == (3, 2 + 1 + 2 + 1 + 1)
 
 
+def test_the_seed_and_p_give_the_batches_and_half_of_the_words(tmp_path: Path) -> None:
+    cell = membership.Cell("words", "as it is", iterations=24, seed=2)
+    config = membership.configuration(cell, [], tests=0)
+    materials, path = prepare(config, 3), tmp_path / "run.h5"
+    machines, box = workers_with_black_box(config, materials, [1, 2, 3], Words())
+    machines.gradients = heard = Overheard(machines)
+    server = Server(config, materials.shapes, 3)
+    sizes = config, materials.shapes, 3, materials.vocabulary
+    with Writer(path, *sizes, "virtual", server.algorithm.z) as writer:
+        cluster = VirtualCluster(server, machines, box, delays_of_workers(config, 3))
+        cluster.run(writer.write_all)
+    same = []
+    with Log(path) as log:
+        for worker in (1, 2, 3):
+            batches, words, replaced = drawn(log, worker, box.data_sizes)
+            own = [step for step in heard.steps if step.worker == worker][: len(batches)]
+            assert len(own) > 8
+            np.testing.assert_array_equal(batches, [step.rows for step in own])
+            asked = np.array([step.words for step in own])
+            np.testing.assert_array_equal(words[~replaced], asked[~replaced])
+            assert 0.3 < replaced.mean() < 0.7
+            same.append((words == asked)[replaced].mean())
+    assert np.mean(same) > 2 / 8  # of 8 words; without knowledge one would be right
+
+
 @pytest.mark.parametrize("setting", membership.SETTINGS)
 def test_what_is_overheard_follows_from_losses_seed_and_what_rank_0_sent(setting: str) -> None:
     cell = membership.Cell("words", setting, iterations=8, seed=1)
@@ -185,28 +201,29 @@ def test_what_is_overheard_follows_from_losses_seed_and_what_rank_0_sent(setting
 
 
 @pytest.mark.long
-def test_rows_are_found_in_a_log_and_not_in_a_private_one() -> None:
-    model = Words()
+def test_log_private_hides_the_losses_of_rows_and_not_what_rows_there_are() -> None:
     found = {
-        setting: membership.run(membership.Cell("words", setting, 8, seed=1), model)
-        for setting in ("as it is", "log.private")
+        setting: membership.run(membership.Cell("words", setting, 64, seed=1), Words())
+        for setting in membership.SETTINGS
     }
     assert found["as it is"]["rows"] > 0.65
     assert found["log.private"]["rows"] < 0.6
+    assert found["log.private"]["samples"] > 0.75
+    assert found["noise 8"]["samples"] < 0.7
     for each in found.values():
-        assert 0.2 < each["means"] < 0.8
+        assert each["lengths"] > 0.7
         assert 0 <= each["accuracy"] <= 1
 
 
 @pytest.mark.long
 def test_means_give_rows_away_where_prompts_do_not_matter_unless_there_is_noise() -> None:
-    model = DeafWords()
     found = {
-        setting: membership.run(membership.Cell("deaf", setting, 64, seed=0), model)["means"]
+        setting: membership.run(membership.Cell("deaf", setting, 32, seed=0), DeafWords())
         for setting in ("log.private", "noise 8")
     }
-    assert found["log.private"] > 0.75
-    assert found["noise 8"] < 0.65
+    for attack in ("means", "samples"):
+        assert found["log.private"][attack] > 0.9
+        assert found["noise 8"][attack] < 0.8
 
 
 def test_an_interval_is_students() -> None:
