@@ -18,7 +18,7 @@ worker. Half of the candidates are, the others are test rows. It tries five ways
              these losses are not told, but p moves by them; this attacker is taken to have found
              them (see membership_steps.Overheard)
     lengths  the tokens of the steps are solved for the length of each training row, which is that
-             of the candidate
+             of the candidate. Which demonstrations were shown is known as in "samples"
 
 Each gives a score, by which the area under the ROC curve (AUC) is that of the candidates: 0.5 is
 guessing, 1 is certainty. A cell is one run under one setting and seed. What an attack finds is a
