@@ -14,9 +14,9 @@ worker. Half of the candidates are, the others are test rows. It tries five ways
              demonstrations
     words    the words that the worker has learnt lower the loss of the candidate more than others
              do
-    samples  the same with the losses of all samples, and all of their words. With log.private
-             these losses are not told, but p moves by them; this attacker is taken to have found
-             them (see membership_steps.Overheard)
+    samples  as means, with the losses of all samples and all of their words. With log.private these
+             losses are not told, but p moves by them; this attacker is taken to have found them
+             (see membership_steps.Overheard)
     lengths  the tokens of the steps are solved for the length of each training row, which is that
              of the candidate. Which demonstrations were shown is known as in "samples"
 
