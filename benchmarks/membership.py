@@ -4,50 +4,54 @@ Example: python benchmarks/membership.py -o runs/membership --seeds 10
 
 The attacker is a curious rank 0: it has the log of a run, the seed, the template, the words and the
 model, and asks of each candidate, a text with its label, whether it is one of the rows of a
-worker. Half of the candidates are, the others are test rows. It tries three ways:
+worker. Half of the candidates are, the others are test rows. It tries five ways:
 
-    rows    the loss of the candidate, without words and demonstrations, is one of the losses of
-            single rows in the worker's race
-    means   the mean losses of the reports, each on a batch of training rows that the seed gives,
-            are solved for the loss of each row; the candidate's own loss is near one of them
-    words   the words that the worker has learnt lower the loss of the candidate more than others do
+    rows     the loss of the candidate, without words and demonstrations, is one of the losses of
+             single rows in the worker's race
+    means    the mean losses of the reports are those of rows that the candidate is one of: the seed
+             and p give the batches and half of the words, for the others the most probable ones are
+             taken, and the losses of the candidate with these words are worked out, without
+             demonstrations
+    words    the words that the worker has learnt lower the loss of the candidate more than others
+             do
+    samples  as means, with the losses of all samples and all of their words. With log.private these
+             losses are not told, but p moves by them; this attacker is taken to have found them
+             (see membership_steps.Overheard)
+    lengths  the tokens of the steps are solved for the length of each training row, which is that
+             of the candidate. Which demonstrations were shown is known as in "samples"
 
 Each gives a score, by which the area under the ROC curve (AUC) is that of the candidates: 0.5 is
 guessing, 1 is certainty. A cell is one run under one setting and seed. What an attack finds is a
-lower bound of what there is to be found; these use neither costs nor times.
-Finished cells are kept in the folder's cells.jsonl, and not made again.
+lower bound of what there is to be found; these use no times, and no more than one of losses and
+tokens.
+Finished cells are kept in the folder's cells.jsonl, and not made again unless they lack an attack.
 """
 
 import argparse
 import json
-import math
 import sys
 import tempfile
-import zlib
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib import resources
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from machine import describe
+from membership_attacks import alike, auc, lengths, nearest, shares, taken
+from membership_models import language_model
+from membership_steps import Overheard, Step, drawn
 from scipy import stats
 
-from asyndbt_mpi.algorithm.random import Purpose
-from asyndbt_mpi.algorithm.types import FloatArray, IntArray
+from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
 from asyndbt_mpi.assemble import Materials, delays_of_workers, prepare, workers_with_black_box
 from asyndbt_mpi.config import Config, load
-from asyndbt_mpi.llm.base import LanguageModel, Prompt, Scores, Written
-from asyndbt_mpi.llm.cache import CachedModel
+from asyndbt_mpi.llm.base import LanguageModel, Prompt
 from asyndbt_mpi.log.home import HomeFiles, read
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.writer import Writer
 from asyndbt_mpi.protocol.blackbox import DataSizes, Query
 from asyndbt_mpi.protocol.messages import WITHOUT, Candidate, Split
-from asyndbt_mpi.protocol.sampling import Draws
 from asyndbt_mpi.protocol.server import Server
 from asyndbt_mpi.task.dataset import Row
 from asyndbt_mpi.transport.virtual import VirtualCluster
@@ -61,112 +65,7 @@ TESTS = 100
 OF_ALL = [
     *("run.evaluate_every=8", "task.calibration=none", "delay.model=lognormal", "delay.mean=1"),
 ]
-SHIFT = 1.0
-"""Nats by which prompts may have moved the losses of all rows."""
-ATTACKS = ("rows", "means", "words")
-
-
-class Words:
-    """Stands for a language model: the odds of a label are sums over the words of the prompt.
-
-    A word counts by how often the shipped reviews that have it have the label, and by a random
-    number that its text gives; so do pairs of a word of the fragment and a word of the review, and,
-    less, the words of the context. So prompts matter, and no run takes long.
-    """
-
-    description, digest = "sums over words", "0f"
-    at_once: int | None = None
-
-    def __init__(self) -> None:
-        folder = resources.files("asyndbt_mpi") / "task" / "data" / "reviews"
-        lines = [(folder / name).read_text().splitlines() for name in ("train.jsonl", "dev.jsonl")]
-        rows = [json.loads(line) for line in chain(*lines)]
-        self._counts = Counter((word, row["label"]) for row in rows for word in _words(row))
-
-    def label_log_probabilities(self, prompts: Sequence[Prompt], labels: Sequence[str]) -> Scores:
-        """See `LanguageModel`."""
-        odds = np.array([[self._odds(p, n) for n in range(len(labels))] for p in prompts])
-        scores = odds - np.logaddexp.reduce(odds, axis=1, keepdims=True)
-        return Scores(scores, len(prompts), len(prompts))
-
-    def _odds(self, prompt: Prompt, label: int) -> float:
-        own, before = prompt.query.split(), prompt.context.split()[-20:]
-        meant = sum(math.log(1 + self._counts[word.lower(), label]) for word in own)
-        of_words = sum(_random(f"{word} {label}") for word in own)
-        of_pairs = sum(_random(f"{one} {other} {label}") for one in own[-3:-1] for other in own[:9])
-        of_context = sum(_random(f"{word} {label}") for word in before)
-        return 0.2 * meant + 0.5 * of_words + 0.7 * of_pairs + 0.4 * of_context
-
-    def write(self, prompts: Sequence[str], most_tokens: int) -> Written:
-        """See `LanguageModel`."""
-        raise NotImplementedError
-
-    def most_calls(self, prompts: int, labels: Sequence[str]) -> int:
-        """See `LanguageModel`."""
-        return prompts
-
-    def longest(self, text: str) -> int:
-        """See `LanguageModel`."""
-        return len(text)
-
-
-class DeafWords(Words):
-    """To whom prompts do not matter, so that means of losses can be solved for rows exactly."""
-
-    description, digest = "deaf sums over words", "1f"
-
-    def _odds(self, prompt: Prompt, label: int) -> float:
-        return super()._odds(Prompt("", prompt.query.partition("\n")[0] + " so it is"), label)
-
-
-def _words(row: dict[str, Any]) -> set[str]:
-    return set(row["sentence1"].lower().split())
-
-
-def _random(text: str) -> float:
-    return zlib.crc32(text.encode()) / 2**32 - 0.5
-
-
-# ---------------------------------------------------------------- attacks
-
-
-def auc(of_members: FloatArray, of_others: FloatArray) -> float:
-    """The share of pairs in which the member has the larger score; ties count half."""
-    above = of_members[:, None] - of_others
-    return float((above > 0).mean() + 0.5 * (above == 0).mean())
-
-
-def nearest(losses: FloatArray, known: FloatArray) -> FloatArray:
-    """For each of the ``losses`` of candidates (n,), less the distance to the nearest ``known``."""
-    if not len(known):
-        return np.zeros(len(losses))
-    distances: FloatArray = np.abs(losses[:, None] - known).min(axis=1)
-    return -distances
-
-
-def solved(means: FloatArray, batches: Sequence[IntArray], rows: int) -> FloatArray:
-    """The loss of each row (rows,) that ``means`` (n,) over ``batches`` give, with a trend.
-
-    Ridge regression, whose strength is that of a row's loss against the rest.
-    """
-    share = np.zeros((len(means), rows))
-    for number, batch in enumerate(batches):
-        share[number, batch] = 1 / len(batch)
-    time = np.linspace(-1, 1, len(means))
-    trend = np.stack([np.ones_like(time), time, time**2], axis=1)
-    off_trend = np.eye(len(means)) - trend @ np.linalg.pinv(trend)
-    design, due = off_trend @ share, off_trend @ means
-    strength = 1e-3 * np.trace(design.T @ design) / rows
-    found: FloatArray = np.linalg.solve(design.T @ design + strength * np.eye(rows), design.T @ due)
-    return found
-
-
-def aligned(found: FloatArray, losses: FloatArray) -> FloatArray:
-    """``found`` (rows,) at the level at which it fits the ``losses`` of candidates best."""
-    shifts = np.linspace(-SHIFT, SHIFT, 401)
-    misses = [-nearest(found + shift, losses).mean() for shift in shifts]
-    aligned: FloatArray = found + shifts[int(np.argmin(misses))]
-    return aligned
+ATTACKS = ("rows", "means", "words", "samples", "lengths")
 
 
 # ---------------------------------------------------------------- a run, and what is attacked
@@ -211,6 +110,7 @@ def run(cell: Cell, model: LanguageModel) -> dict[str, float]:
         files = {v: Path(folder, "home", f"worker-{v}.jsonl") for v in everyone}
         home = HomeFiles(files, "membership", overwrite=True)
         machines, box = workers_with_black_box(config, materials, everyone, model, home)
+        machines.gradients = heard = Overheard(machines)
         server = Server(config, materials.shapes, workers)
         cluster = VirtualCluster(server, machines, box, delays_of_workers(config, workers))
         sizes = config, materials.shapes, workers, materials.vocabulary
@@ -220,7 +120,8 @@ def run(cell: Cell, model: LanguageModel) -> dict[str, float]:
         known = prepare(public, workers)
         _, judge = workers_with_black_box(public, known, everyone, model)
         with Log(path) as log:
-            found = [attack(log, v, known, model, box.data_sizes) for v in everyone]
+            attacked = known, model, box.data_sizes
+            found = [attack(log, heard.steps, v, *attacked) for v in everyone]
             accuracies = [
                 accuracy(judge, v, log.winners[v].words, _shown(log, v, files[v])) for v in everyone
             ]
@@ -244,27 +145,41 @@ def accuracy(judge: Any, worker: int, words: IntArray, shown: IntArray) -> float
 
 
 def attack(
-    log: Log, worker: int, known: Materials, model: LanguageModel, sizes: dict[int, DataSizes]
+    log: Log,
+    steps: Sequence[Step],
+    worker: int,
+    known: Materials,
+    model: LanguageModel,
+    sizes: dict[int, DataSizes],
 ) -> dict[str, float]:
-    """AUC of each attack on the rows of ``worker``, of "means" on those that steps are made on."""
+    """AUC of each attack on the rows of ``worker``, of the last two and "means" on training rows.
+
+    Their order is that of their labels, so that the label of each is known.
+    """
+    trained, validated, others = parts_of(known, worker)
+    candidates, labels = [*trained, *validated, *others], [row.label for row in trained]
+    own = [step for step in steps if step.worker == worker]
+    generator = np.random.default_rng([log.seed, worker])
+    asked = labels, candidates, known, model
+    scores = {
+        "rows": nearest(losses_of(candidates, [None], known, model)[0], single_losses(log, worker)),
+        "means": _by_means(log, worker, sizes, *asked, generator),
+        "words": _by_words(log, worker, candidates, known, model),
+        "samples": _by_samples(own, *asked, generator),
+        "lengths": _by_lengths(own, *asked),
+    }
+    every = dict.fromkeys(("rows", "words"), len(trained) + len(validated))
+    return {
+        name: auc(each[: every.get(name, len(trained))], each[-len(others) :])
+        for name, each in scores.items()
+    }
+
+
+def parts_of(known: Materials, worker: int) -> tuple[list[Row], list[Row], list[Row]]:
+    """Training and validation rows of ``worker``, and as many others."""
     assert known.data is not None
     held = known.data[worker]
-    trained, validated = held.train, held.validation
-    others = held.test[: len(trained) + len(validated)]
-    candidates = [*trained, *validated, *others]
-    bare = losses_of(candidates, [None], known, model)[0]
-    newest = log["report/p"][np.flatnonzero(log["report/worker"] == worker)[-1]]
-    learnt = [log.vocabulary[word] for word in newest.argmax(axis=1)]
-    generator = np.random.default_rng(0)
-    some = [list(generator.choice(log.vocabulary, len(learnt))) for _ in range(16)]
-    of_words = losses_of(candidates, [learnt, *some], known, model)
-    scores = {
-        "rows": nearest(bare, single_losses(log, worker)),
-        "means": _by_means(log, worker, sizes, bare),
-        "words": of_words[1:].mean(axis=0) - of_words[0],
-    }
-    members = dict.fromkeys(ATTACKS, len(trained) + len(validated)) | {"means": len(trained)}
-    return {name: auc(each[: members[name]], each[-len(others) :]) for name, each in scores.items()}
+    return held.train, held.validation, held.test[: len(held.train) + len(held.validation)]
 
 
 def losses_of(
@@ -293,17 +208,83 @@ def single_losses(log: Log, worker: int) -> FloatArray:
     return losses
 
 
-def _by_means(log: Log, worker: int, sizes: dict[int, DataSizes], bare: FloatArray) -> FloatArray:
-    own = log["report/worker"] == worker
-    numbers, means = log["report/seq"][own].tolist(), log["report/loss"][own]
-    held, config, shapes = sizes[worker].rows[Split.TRAIN], log.config, log.shapes
-    batch = {worker: min(config.estimator.batch, held)}
-    draws = Draws(config.run.seed, config.estimator.samples, batch, sizes, lambda drawn: drawn)
-    # Rows come behind the samples' draws: M for words and U for demonstrations each.
-    of_step = Purpose.UPPER_STEP, (shapes.positions, shapes.classes)
-    batches = [draws.for_step([(worker, number)], *of_step)[0][0] for number in numbers]
-    found = solved(means, batches, held)
-    return nearest(bare, aligned(found - found.mean() + means.mean(), bare))
+def _by_words(
+    log: Log, worker: int, candidates: Sequence[Row], known: Materials, model: LanguageModel
+) -> FloatArray:
+    newest = log["report/p"][np.flatnonzero(log["report/worker"] == worker)[-1]]
+    learnt = [log.vocabulary[word] for word in newest.argmax(axis=1)]
+    generator = np.random.default_rng(0)
+    some = [list(generator.choice(log.vocabulary, len(learnt))) for _ in range(16)]
+    of_words = losses_of(candidates, [learnt, *some], known, model)
+    lowered: FloatArray = of_words[1:].mean(axis=0) - of_words[0]
+    return lowered
+
+
+def _by_means(
+    log: Log,
+    worker: int,
+    sizes: dict[int, DataSizes],
+    labels: Sequence[int],
+    candidates: Sequence[Row],
+    known: Materials,
+    model: LanguageModel,
+    generator: np.random.Generator,
+) -> FloatArray:
+    batches, words, _ = drawn(log, worker, sizes)
+    predicted = _predicted(words, candidates, known, model).mean(axis=1)
+    share, allowed = shares(batches, len(labels)), _allowed(labels, candidates)
+    means = log["report/loss"][log["report/worker"] == worker]
+    return taken(means, share, predicted, allowed, generator)
+
+
+def _by_samples(
+    steps: Sequence[Step],
+    labels: Sequence[int],
+    candidates: Sequence[Row],
+    known: Materials,
+    model: LanguageModel,
+    generator: np.random.Generator,
+) -> FloatArray:
+    words = np.array([step.words for step in steps])
+    predicted = _predicted(words, candidates, known, model).reshape(-1, len(candidates))
+    share = shares([step.rows for step in steps for _ in step.losses], len(labels))
+    losses = np.concatenate([step.losses for step in steps])
+    return taken(losses, share, predicted, _allowed(labels, candidates), generator)
+
+
+def _predicted(
+    words: IntArray, candidates: Sequence[Row], known: Materials, model: LanguageModel
+) -> FloatArray:
+    """The loss of each candidate with each of ``words`` (n, I, M), (n, I, candidates)."""
+    fragments, which = np.unique(words.reshape(-1, words.shape[-1]), axis=0, return_inverse=True)
+    in_texts = [[known.vocabulary[word] for word in fragment] for fragment in fragments]
+    losses = losses_of(candidates, in_texts, known, model)[which.ravel()]
+    return losses.reshape(*words.shape[:2], -1)
+
+
+def _allowed(labels: Sequence[int], candidates: Sequence[Row]) -> BoolArray:
+    """Which candidates have the label of each row, (rows, candidates)."""
+    allowed: BoolArray = np.array(labels)[:, None] == [row.label for row in candidates]
+    return allowed
+
+
+def _by_lengths(
+    steps: Sequence[Step],
+    labels: Sequence[int],
+    candidates: Sequence[Row],
+    known: Materials,
+    model: LanguageModel,
+) -> FloatArray:
+    template = known.template
+    assert template is not None
+    nothing = model.longest("")
+    long = [model.longest(template.render(row, None)) - nothing for row in candidates]
+    of_words = np.array([model.longest(word) - nothing for word in known.vocabulary])
+    paid = [step for step in steps if step.tokens is not None]
+    sizes = len(labels), len(template.labels)
+    found = lengths(paid, of_words, sizes, float(np.mean(long)))
+    rows = zip(labels, np.rint(found).astype(int).tolist(), strict=True)
+    return alike(list(rows), [(row.label, n) for row, n in zip(candidates, long, strict=True)])
 
 
 # ---------------------------------------------------------------- the table
@@ -311,8 +292,8 @@ def _by_means(log: Log, worker: int, sizes: dict[int, DataSizes], bare: FloatArr
 
 def table(cells: dict[str, dict[str, float]], wanted: Sequence[Cell]) -> str:
     """AUC and accuracy by setting, with 95 % intervals over the seeds (Student's t)."""
-    lines = ["| model | iterations | setting | n | AUC rows | means | words | accuracy |"]
-    lines.append("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    head = ["model", "iterations", "setting", "n", f"AUC {ATTACKS[0]}", *ATTACKS[1:], "accuracy"]
+    lines = [f"| {' | '.join(head)} |", f"| {' | '.join(['---'] * len(head))} |"]
     for name in dict.fromkeys((c.model, c.iterations, c.setting) for c in wanted):
         found = [
             cells[c.key]
@@ -333,18 +314,6 @@ def interval(values: FloatArray, digits: int = 3) -> str:
     return f"{values.mean():.{digits}f} ± {half:.{digits}f}"
 
 
-STAND_INS: dict[str, type[Words]] = {"words": Words, "deaf": DeafWords}
-
-
-def language_model(name: str) -> LanguageModel:
-    """The model by its name; it remembers what it was asked."""
-    if name in STAND_INS:
-        return STAND_INS[name]()
-    from asyndbt_mpi.llm.transformers import TransformersModel
-
-    return CachedModel(TransformersModel(name, device="cpu", threads=1), entries=1_000_000)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the results")
@@ -357,7 +326,8 @@ def main() -> None:
     file = arguments.output / "cells.jsonl"
     cells: dict[str, dict[str, float]] = {}
     if file.exists():
-        cells = dict(json.loads(line) for line in file.read_text().splitlines())
+        lines = map(json.loads, file.read_text().splitlines())
+        cells = {key: found for key, found in lines if found.keys() >= {*ATTACKS, "accuracy"}}
     wanted = [
         Cell(arguments.model, setting, iterations, seed)
         for seed in range(arguments.seeds)
@@ -368,8 +338,8 @@ def main() -> None:
     for cell in wanted:
         if cell.key not in cells:
             cells[cell.key] = run(cell, model)
-            with file.open("a") as lines:
-                lines.write(json.dumps([cell.key, cells[cell.key]]) + "\n")
+            with file.open("a") as cells_file:
+                cells_file.write(json.dumps([cell.key, cells[cell.key]]) + "\n")
             print(cell.setting, cell.iterations, cell.seed, cells[cell.key], file=sys.stderr)
     print(f"{describe()}\n\n{table(cells, wanted)}")
 

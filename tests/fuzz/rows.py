@@ -25,6 +25,7 @@ from asyndbt_mpi.config import Config, ConfigurationError, load
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.log.verify import verify
 from asyndbt_mpi.log.writer import Writer
+from asyndbt_mpi.protocol.membership import State
 from asyndbt_mpi.protocol.messages import (
     EvaluationReport,
     LowerReport,
@@ -112,7 +113,7 @@ def _go(hand: OnRows, generator: random.Random, found: Counter[str]) -> None:
                 continue
         hand.deliver(worker, reply)
     assert hand.server.failure is None
-    assert not HONEST & hand.server.members.barred
+    assert {hand.server.members.state(worker) for worker in HONEST} == {State.STOPPED}
     assert hand.server.iteration == hand.server.config.run.iterations
 
 
