@@ -61,12 +61,9 @@ MOST_DROPPED = 1024
 """Messages of barred ranks that are dropped before the others have their turn; also those of the
 discarded that are looked at in a turn."""
 NOTHING: Buffer = np.empty(0, np.uint8)
-BLOCK: Buffer = np.empty(2**16, np.uint8)
-"""Where messages go that are too long; nobody reads it."""
-SINK = MPI.BYTE.Create_contiguous(len(BLOCK)).Create_hvector(2**23, 1, 0)
-SINK = SINK.Create_hvector(2**23, 1, 0).Commit()
-"""BLOCK over and over: 2**62 bytes, more than any message has. For MPI must not cut one off: Open
-MPI 5.0.11 writes beyond the end of a shorter buffer."""
+MOST_READ = 2**20
+"""Bytes of a message that is too long, if it is still read, whole, to free what MPI has of it: Open
+MPI 5.0.11 writes beyond the end of a shorter buffer. Of longer ones MPI has but the beginning."""
 LEAVING: list[bool] = []
 """Whether this process is to `leave` when Python ends."""
 ABANDONED: list[object] = []
@@ -137,9 +134,11 @@ class Channel:
         server = self.rank == SERVER
         self._source = MPI.ANY_SOURCE if server else SERVER
         self._longest = codec.longest_to_server if server else codec.longest_to_worker
-        # Messages that are too long, on their way into the sink: MPI keeps them if nobody takes
-        # them. Not freed before they are complete, for then the death of a sender would be fatal.
-        self._discarded: deque[MPI.Request] = deque()
+        # Messages that are too long: not read yet, being read, and too long to be read. Those that
+        # are not read stay matched, or they would be found again and again.
+        self._unread: deque[tuple[MPI.Message, int]] = deque()
+        self._discarded: deque[tuple[MPI.Request, Buffer]] = deque()
+        self._refused: list[MPI.Message] = []
         # Messages that have begun to arrive, by rank: the rest may never come.
         self._arriving: dict[int, tuple[MPI.Request, Buffer]] = {}
         self._turn = 0
@@ -211,7 +210,7 @@ class Channel:
             The message is discarded.
         """
         try:
-            self._complete_discarded()
+            self._read_unread()
             return self._receive()
         except MPI.Exception as error:
             self._notice(error)
@@ -243,7 +242,7 @@ class Channel:
             return None
         rank, length = status.Get_source(), status.Get_elements(MPI.BYTE)
         if not 0 <= length <= self._longest:
-            self._discard(matched)
+            self._discard(matched, length)
             if rank in self.barred:
                 return rank, NOTHING
             raise TooLong(rank, length, self._longest)
@@ -254,17 +253,29 @@ class Channel:
             pass
         return found
 
-    def _discard(self, matched: MPI.Message) -> None:
-        request = matched.Irecv([BLOCK, 1, SINK])
-        if not self._is_complete(request):
-            self._discarded.append(request)
+    def _discard(self, matched: MPI.Message, length: int) -> None:
+        if 0 <= length <= MOST_READ:
+            self._unread.append((matched, length))
+            self._read_unread()
+        else:
+            self._refused.append(matched)
 
-    def _complete_discarded(self) -> None:
-        """Release those of the discarded messages that are complete, the next few in turn."""
+    def _read_unread(self) -> None:
+        """Release what was read, the next few in turn, and go on with about `MOST_READ` bytes."""
+        if not self._discarded and not self._unread:
+            return
         for _ in range(min(len(self._discarded), MOST_DROPPED)):
-            request = self._discarded.popleft()
+            request, buffer = self._discarded.popleft()
             if not self._is_complete(request):
-                self._discarded.append(request)
+                self._discarded.append((request, buffer))
+        reading = sum(len(buffer) for _, buffer in self._discarded)
+        while self._unread and reading < MOST_READ:
+            matched, length = self._unread.popleft()
+            buffer = np.empty(length, np.uint8)
+            request = matched.Irecv([buffer, MPI.BYTE])
+            if not self._is_complete(request):
+                self._discarded.append((request, buffer))
+                reading += length
 
     def _arrived(self, rank: int) -> tuple[int, Buffer] | None:
         """The message of ``rank`` that began to arrive, if it is complete by now."""
