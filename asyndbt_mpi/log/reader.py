@@ -196,7 +196,9 @@ class Log:
         iteration, split, workers, candidates, losses, words, shown = (
             self[f"evaluation/{name}"] for name in columns
         )
-        rows = np.bincount(self.answered, minlength=self.count("evaluation"))[self._evaluations]
+        # By searching, not by counting: a damaged log may name any row.
+        first = np.searchsorted(self.answered, self._evaluations, "left")
+        rows = np.searchsorted(self.answered, self._evaluations, "right") - first
         raced = (split == Split.RACE) & (iteration == self.committed)
         found = {}
         for worker in sorted(set(workers[raced].tolist())):

@@ -166,6 +166,15 @@ def test_an_honest_race_is_whole(path: Path) -> None:
         assert len(rows_of(file, Split.RACE)) > 8
 
 
+@pytest.mark.parametrize("row", [-1, 2**56])
+def test_an_answer_to_no_evaluation_takes_no_memory(path: Path, row: int) -> None:
+    with h5py.File(path, "r+") as file:
+        file["answer/evaluation"][-1] = row
+    with Log(path) as log:
+        assert log.winners.keys() == {1, 2, 3}
+    assert any("is out of range or of order" in each for each in verify(path).violations)
+
+
 @pytest.mark.parametrize("what", TAMPERED)
 def test_a_race_that_was_tampered_with_is_found(path: Path, what: str) -> None:
     edit, pattern = TAMPERED[what]
