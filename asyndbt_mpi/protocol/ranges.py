@@ -37,6 +37,9 @@ class Range(NamedTuple):
         return f"[{self.least:g}, {self.most:g}]"
 
 
+SAME_MEAN = 1e-9
+"""How far a mean may be from that of its parts, relative to it if that is more than 1."""
+
 COUNT = Range(0.0, 2.0**40)
 """Of calls, tokens, prompts or seconds; sums over a run then fit into 64 bits."""
 

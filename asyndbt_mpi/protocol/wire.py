@@ -41,7 +41,7 @@ from asyndbt_mpi.protocol.messages import (
     ToServer,
     ToWorker,
 )
-from asyndbt_mpi.protocol.ranges import FREE_LOSS, LOSS, RANGES, Range
+from asyndbt_mpi.protocol.ranges import FREE_LOSS, LOSS, RANGES, SAME_MEAN, Range
 from asyndbt_mpi.protocol.scoring import is_normalised, scored
 
 Buffer: TypeAlias = NDArray[np.uint8]
@@ -51,8 +51,6 @@ REAL, INTEGER = np.dtype("<f8"), np.dtype("<i8")
 LONGEST_TEXT = 16_384
 DIGEST = np.dtype("S64")
 """ASCII characters, with zeros behind them."""
-SAME_MEAN = 1e-9
-"""How far a mean may be from that of its parts, relative to it if that is more than 1."""
 
 KINDS: tuple[type, ...] = (
     Assignment,

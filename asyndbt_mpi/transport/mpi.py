@@ -2,8 +2,8 @@
 
 Messages travel as buffers by non-blocking sends on a duplicate of the world communicator;
 receives are matched probes, so that any rank's message is received as soon as it has arrived, and
-nothing of one that is too long is kept. Workers listen to rank 0 alone. A waiting rank backs off
-and sleeps instead of spinning on a core.
+of one that is too long MPI keeps the beginning at most. Workers listen to rank 0 alone. A waiting
+rank backs off and sleeps instead of spinning on a core.
 
 Under an MPI library with user-level failure mitigation (Open MPI's `mpiexec --with-ft ulfm`) rank
 0 learns of ranks that died. After a death MPI_Finalize may hang, so all ranks then leave through

@@ -11,7 +11,7 @@ from asyndbt_mpi.algorithm.types import BoolArray, FloatArray, IntArray
 from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.protocol.asyndbt import aggregation_of
 from asyndbt_mpi.protocol.messages import Candidate, Split
-from asyndbt_mpi.protocol.ranges import LOG_PROBABILITY
+from asyndbt_mpi.protocol.ranges import LOG_PROBABILITY, SAME_MEAN
 from asyndbt_mpi.view import intervals
 from asyndbt_mpi.view.intervals import Interval
 
@@ -27,9 +27,8 @@ NAMES = {
 EVERYBODY = 0
 """In place of a worker, where several have scored the same prompt."""
 
-TOLERANCE = 2e-9
-"""Twice `wire.SAME_MEAN`, by which the server has checked a mean that may have been rounded
-otherwise."""
+TOLERANCE = 2 * SAME_MEAN
+"""Twice that by which the server has checked a mean, which may have been rounded otherwise."""
 
 
 @dataclass(frozen=True, slots=True)

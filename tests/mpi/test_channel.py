@@ -78,7 +78,7 @@ def test_kinds_are_told_apart_by_content_not_by_order(channel: Channel) -> None:
 @pytest.mark.mpi(min_size=3)
 @pytest.mark.parametrize("length", [1, 300_000_000, 3_000_000_000], ids=["byte", "300 MB", "3 GB"])
 def test_a_message_that_is_too_long_is_refused_at_once_and_holds_up_nobody(length: int) -> None:
-    """It is sent out of one byte that is sent over and over; nothing of it is ever allocated."""
+    """It is sent out of one byte that is sent over and over; so much is never allocated."""
     comm = MPI.COMM_WORLD.Dup()
     channel = Channel(comm, Codec(SHAPES))
     more = channel.codec.longest_to_server if length == 1 else 0

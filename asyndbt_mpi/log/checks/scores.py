@@ -10,11 +10,8 @@ from asyndbt_mpi.log.reader import Log
 from asyndbt_mpi.protocol.blackbox import calibration_of
 from asyndbt_mpi.protocol.evaluations import CONSENSUS
 from asyndbt_mpi.protocol.messages import Candidate, RowScores, Split
-from asyndbt_mpi.protocol.ranges import LOG_PROBABILITY, LOSS
+from asyndbt_mpi.protocol.ranges import LOG_PROBABILITY, LOSS, SAME_MEAN
 from asyndbt_mpi.protocol.scoring import is_normalised, scored
-
-TOLERANCE = 1e-9
-"""As `wire.SAME_MEAN`, by which the server has checked them."""
 
 
 def biases(log: Log) -> Iterator[str]:
@@ -108,5 +105,5 @@ def _of_test(log: Log, row: int, place: str, start: int, labels: IntArray) -> It
 
 def _differs(log: Log, row: int, name: str, value: float) -> Iterator[str]:
     logged = log.rows(f"evaluation/{name}", row, row + 1)[0]
-    if not abs(logged - value) <= TOLERANCE * max(1.0, abs(value)):
+    if not abs(logged - value) <= SAME_MEAN * max(1.0, abs(value)):
         yield f"/evaluation/{name} row {row} is {logged:.12g}, but its rows give {value:.12g}"
